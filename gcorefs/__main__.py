@@ -1,0 +1,3 @@
+from gcorefs.cli import main
+
+main()

@@ -1,0 +1,163 @@
+"""From the records of a stop and the facts of /proc to the layout of the file.
+
+Everything here is asked once, after the last thread has stopped, and through a thread that
+lives (procfs.py says why): /proc/TID is served for every thread, though not listed.
+"""
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+
+from gcorefs.elfcore import filter as rules
+from gcorefs.elfcore.layout import Layout, Segment
+from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
+from gcorefs.elfcore.vma import Vma, parse_smaps
+from gcorefs.process import procfs, syscalls
+from gcorefs.process.procfs import Process, Stat
+from gcorefs.process.tracer import Record
+
+_MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
+_ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
+
+_ELF_MAGIC = b"\x7fELF"
+
+ReadMemory = Callable[[int, int], bytes]
+"""Address and length (bytes) to bytes."""
+
+
+def assemble(
+    process: Process,
+    tid: int,
+    machine: Machine,
+    before: Stat,
+    records: Sequence[Record],
+    read_memory: ReadMemory,
+) -> Layout:
+    """The layout of a core of `process`, whose live thread `tid` is stopped like all others.
+
+    `before` is the leader's stat of before the stop: what it was doing then.  Raises
+    ProcessLookupError where the process dies meanwhile, MapsError for a /proc unlike any
+    that we know.
+    """
+    vmas = parse_smaps(procfs.read(f"{tid}/smaps"))
+    if not vmas:
+        raise ProcessLookupError(f"thread {tid} has no memory any more")
+    mask = int(procfs.read(f"{tid}/coredump_filter"), 16)
+    segments = [
+        Segment(vma.start, vma.size, _dump_size(vma, mask, tid, read_memory), vma.flags)
+        for vma in vmas
+    ]
+    threads = [_thread(process, machine, record) for record in records]
+    notes = ProcessNotes(
+        machine=machine,
+        info=_info(process, tid, before, threads[0].tid, read_memory),
+        threads=threads,
+        siginfo=struct.pack("<i", records[0].signal),
+        auxv=procfs.read(f"{tid}/auxv"),
+        files=[(vma, _path(vma, tid)) for vma in vmas if vma.has_file],
+        xsave_layout=_xsave_layout(records),
+    )
+    return Layout(machine, segments, notes.pack())
+
+
+def _dump_size(vma: Vma, mask: int, tid: int, read_memory: ReadMemory) -> int:
+    def is_unlinked(vma: Vma) -> bool:
+        file = procfs.mapped_file(tid, vma.start, vma.end)
+        return file.st_nlink == 0 if file else vma.name.endswith(b" (deleted)")
+
+    def is_program(vma: Vma) -> bool:
+        file = procfs.mapped_file(tid, vma.start, vma.end)
+        if file and file.st_mode & 0o111:
+            return True
+        return read_memory(vma.start, len(_ELF_MAGIC)) == _ELF_MAGIC
+
+    return rules.dump_size(vma, mask, is_unlinked, is_program)
+
+
+def _path(vma: Vma, tid: int) -> bytes:
+    # Named shared anonymous memory shows its name; the file behind it is the kernel's own
+    # (mm/shmem.c, shmem_zero_setup).
+    if vma.name.startswith(b"[anon_shmem"):
+        return b"/dev/zero (deleted)"
+    return procfs.mapped_path(tid, vma.start, vma.end, vma.name)
+
+
+def _thread(process: Process, machine: Machine, record: Record) -> Thread:
+    pid, tid = process.pid, record.tid
+    # A leader's times are those of the whole process (fs/binfmt_elf.c, fill_prstatus).
+    stat = procfs.stat(pid) if tid == pid else procfs.stat(pid, tid)
+    return Thread(
+        tid=_own_pids(procfs.status(pid, tid), "NSpid")[-1],
+        general=record.general or _partial(process, machine, tid),
+        regsets=record.regsets,
+        signal=record.signal,
+        pending=record.pending,
+        blocked=record.blocked,
+        utime=stat.utime * _MICROSECONDS_PER_TICK,
+        stime=stat.stime * _MICROSECONDS_PER_TICK,
+        cutime=stat.cutime * _MICROSECONDS_PER_TICK,
+        cstime=stat.cstime * _MICROSECONDS_PER_TICK,
+    )
+
+
+def _partial(process: Process, machine: Machine, tid: int) -> bytes:
+    """Registers of a thread that did not stop: those of its system call, or zeros."""
+    call = procfs.system_call(process.pid, tid)
+    return machine.partial(*call) if call else bytes(machine.general_size)
+
+
+def _info(
+    process: Process, tid: int, before: Stat, own_tid: int, read_memory: ReadMemory
+) -> ProcessInfo:
+    status = procfs.status(process.pid, tid)
+    pids = _own_pids(status, "NStgid")
+    length = min(before.argument_end - before.argument_start, _ARGUMENT_BYTES)
+    return ProcessInfo(
+        pid=pids[-1] if pids else own_tid,
+        ids=ProcessIds(
+            ppid=_own_parent(before.ppid, len(pids)),
+            pgrp=_own_pids(status, "NSpgid")[-1],
+            sid=_own_pids(status, "NSsid")[-1],
+        ),
+        state=before.state,
+        nice=before.nice,
+        flags=before.flags,
+        uid=procfs.own_id(tid, "uid", int(status["Uid"].split()[0])),
+        gid=procfs.own_id(tid, "gid", int(status["Gid"].split()[0])),
+        comm=before.comm,
+        arguments=read_memory(before.argument_start, length) if length > 0 else b"",
+    )
+
+
+def _own_pids(status: dict[str, bytes], key: str) -> list[int]:
+    """One id as each pid namespace numbers it, from ours down to the process's own."""
+    return [int(word) for word in status[key].split()]
+
+
+def _own_parent(ppid: int, depth: int) -> int:
+    """The parent as a process `depth` namespaces down numbers it, 0 where it is outside."""
+    if depth == 1 or ppid == 0:
+        return ppid
+    try:
+        pids = _own_pids(procfs.status(ppid), "NSpid")
+    except ProcessLookupError:
+        return 0
+    return pids[depth - 1] if len(pids) >= depth else 0
+
+
+def _xsave_layout(records: Sequence[Record]) -> list[tuple[int, int, int]]:
+    for record in records:
+        for note, data in record.regsets:
+            if note == NT_X86_XSTATE:
+                try:
+                    return [(n, *syscalls.cpuid(0xD, n)[:2]) for n in xsave_components(data)]
+                except OSError:  # executing from a memfd is not allowed here
+                    return []
+    return []
+
+
+def estimate(process: Process, stat: Stat) -> int:
+    """Bytes that a core of the process may have, for the cheap: resident and swapped."""
+    swapped = procfs.status(process.pid).get("VmSwap", b"0 kB").split()[0]
+    return stat.resident * os.sysconf("SC_PAGE_SIZE") + int(swapped) * 1024

@@ -1,0 +1,9 @@
+"""The core file format: knows no process and no clock; same input, same bytes.
+
+elf      headers of an ELF file
+vma      what /proc/PID/smaps says of one mapping
+filter   how much of a mapping the kernel would dump
+regsets  which registers a machine records, and under which note
+notes    the notes of a core, as structures
+layout   where every byte of the file lies
+"""

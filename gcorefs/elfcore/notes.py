@@ -1,0 +1,186 @@
+"""The notes of a core: structures of include/uapi/linux/elfcore.h, as fs/binfmt_elf.c fills
+them for a 64-bit process, and their order.
+
+Readers lean on that order: everything from one PRSTATUS to the next belongs to one thread,
+and the process-wide notes stand in the first thread's part.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from gcorefs.elfcore.elf import PAGE_SIZE, pack_note
+from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine
+from gcorefs.elfcore.vma import Vma
+
+NT_PRPSINFO = 3
+NT_AUXV = 6
+NT_SIGINFO = 0x53494749
+NT_FILE = 0x46494C45
+NT_X86_XSAVE_LAYOUT = 0x205
+
+CORE = b"CORE"
+LINUX = b"LINUX"
+
+SIGINFO_SIZE = 128
+
+# fs/binfmt_elf.c, MAX_FILE_NOTE_SIZE: past it the kernel writes no NT_FILE at all.
+FILE_NOTE_LIMIT = 4 << 20
+
+# struct elf_prstatus without pr_reg and pr_fpvalid: siginfo, cursig, padding, pending and
+# blocked signals, pid, ppid, pgrp, sid, and four struct timeval.
+_PRSTATUS = struct.Struct("<iiih2xQQiiii8q")
+_PRPSINFO = struct.Struct("<bcbb4xQIIiiii16s80s")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIds:
+    """As the process's own pid namespace numbers them: what its memory holds too."""
+
+    ppid: int
+    pgrp: int
+    sid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One thread as its PRSTATUS and regset notes tell of it.  Times in microseconds."""
+
+    tid: int
+    general: bytes
+    regsets: Sequence[tuple[int, bytes]] = ()
+    """Note type and bytes; empty where the thread did not stop."""
+    signal: int = 0
+    """The signal that stopped the thread, 0 where none did."""
+    pending: int = 0
+    """Signals waiting for this thread alone: bit n - 1 for signal n."""
+    blocked: int = 0
+    utime: int = 0
+    stime: int = 0
+    cutime: int = 0
+    cstime: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """What PRPSINFO says.  `state` is the letter of /proc/PID/stat."""
+
+    pid: int
+    ids: ProcessIds
+    state: str
+    nice: int
+    flags: int
+    uid: int
+    gid: int
+    comm: bytes
+    arguments: bytes
+    """The first bytes of the argument area, NULs between the words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessNotes:
+    """Everything that the notes of one process are made of."""
+
+    machine: Machine
+    info: ProcessInfo
+    threads: Sequence[Thread]
+    siginfo: bytes
+    auxv: bytes
+    files: Sequence[tuple[Vma, bytes]]
+    """Mappings that have a file, each with its path."""
+    xsave_layout: Sequence[tuple[int, int, int]] = field(default=())
+    """Feature number, size and offset in the XSTATE note."""
+
+    def pack(self) -> bytes:
+        """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info)."""
+        first, *others = self.threads
+        parts = [
+            pack_prstatus(first, self.info.ids),
+            pack_prpsinfo(self.info),
+            pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")),
+            pack_note(CORE, NT_AUXV, self.auxv),
+        ]
+        if files := pack_files(self.files):
+            parts.append(files)
+        parts.extend(self._regsets(first))
+        for thread in others:
+            parts.append(pack_prstatus(thread, self.info.ids))
+            parts.extend(self._regsets(thread))
+        if self.xsave_layout:
+            parts.append(pack_xsave_layout(self.xsave_layout))
+        return b"".join(parts)
+
+    def _regsets(self, thread: Thread) -> Iterable[bytes]:
+        owners = {regset.note: regset.owner for regset in self.machine.regsets}
+        return (pack_note(owners[kind], kind, data) for kind, data in thread.regsets)
+
+
+def pack_prstatus(thread: Thread, ids: ProcessIds) -> bytes:
+    """NT_PRSTATUS: fs/binfmt_elf.c, fill_prstatus."""
+    times: list[int] = []
+    for microseconds in (thread.utime, thread.stime, thread.cutime, thread.cstime):
+        times += divmod(microseconds, 1_000_000)
+    desc = b"".join(
+        (
+            _PRSTATUS.pack(
+                thread.signal,  # pr_info.si_signo; its si_code and si_errno stay 0
+                0,
+                0,
+                thread.signal,
+                thread.pending,
+                thread.blocked,
+                thread.tid,
+                ids.ppid,
+                ids.pgrp,
+                ids.sid,
+                *times,
+            ),
+            thread.general,
+            struct.pack("<i4x", bool(thread.regsets)),  # pr_fpvalid
+        )
+    )
+    return pack_note(CORE, NT_PRSTATUS, desc)
+
+
+def pack_prpsinfo(info: ProcessInfo) -> bytes:
+    """NT_PRPSINFO: fs/binfmt_elf.c, fill_psinfo."""
+    # The kernel numbers the bits of task->__state; its letters begin alike, and anything
+    # past the sixth is shown as a dot.
+    number = "RSDTZW".find(info.state)
+    desc = _PRPSINFO.pack(
+        number if number >= 0 else 6,
+        info.state.encode() if number >= 0 else b".",
+        info.state == "Z",
+        info.nice,
+        info.flags,
+        info.uid & 0xFFFFFFFF,
+        info.gid & 0xFFFFFFFF,
+        info.pid,
+        info.ids.ppid,
+        info.ids.pgrp,
+        info.ids.sid,
+        info.comm[:15],
+        info.arguments[:79].replace(b"\0", b" "),
+    )
+    return pack_note(CORE, NT_PRPSINFO, desc)
+
+
+def pack_files(files: Sequence[tuple[Vma, bytes]]) -> bytes:
+    """NT_FILE: fs/binfmt_elf.c, fill_files_note.  Empty where the kernel would write none.
+
+    Offsets are in pages.
+    """
+    numbers = [len(files), PAGE_SIZE]
+    for vma, _ in files:
+        numbers += (vma.start, vma.end, vma.offset // PAGE_SIZE)
+    desc = struct.pack(f"<{len(numbers)}Q", *numbers)
+    desc += b"".join(path + b"\0" for _, path in files)
+    return pack_note(CORE, NT_FILE, desc) if len(desc) <= FILE_NOTE_LIMIT else b""
+
+
+def pack_xsave_layout(components: Sequence[tuple[int, int, int]]) -> bytes:
+    """NT_X86_XSAVE_LAYOUT: arch/x86/kernel/fpu/xstate.c, dump_xsave_layout_desc."""
+    desc = b"".join(
+        struct.pack("<IIII", number, size, offset, 0) for number, size, offset in components
+    )
+    return pack_note(LINUX, NT_X86_XSAVE_LAYOUT, desc)

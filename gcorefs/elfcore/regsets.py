@@ -1,0 +1,107 @@
+"""Which registers a machine records, in which order and under which note.
+
+A machine is a table: the kernel's user_regset_view of it (arch/*/kernel/ptrace.c), of which
+fs/binfmt_elf.c writes one note per regset and thread.  Regset 0 is inside PRSTATUS.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gcorefs.elfcore import elf
+
+NT_PRSTATUS = 1
+NT_PRFPREG = 2
+NT_X86_XSTATE = 0x202
+NT_X86_SHSTK = 0x204
+
+
+@dataclass(frozen=True, slots=True)
+class Regset:
+    """One set beyond the general registers, as PTRACE_GETREGSET and the core know it."""
+
+    note: int
+    owner: bytes
+    size: int
+    """The most bytes that it can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    elf_machine: int
+    general: tuple[str, ...]
+    """Names of the 64-bit words of elf_gregset_t, in order."""
+    regsets: tuple[Regset, ...]
+    call_number: str
+    """The word that holds the system call in which a thread sleeps, negative outside one."""
+    call_result: str
+    call_arguments: tuple[str, ...]
+    stack_pointer: str
+    program_counter: str
+
+    @property
+    def general_size(self) -> int:
+        return 8 * len(self.general)
+
+    def offset(self, name: str) -> int:
+        """Of the word `name` in elf_gregset_t, in bytes."""
+        return 8 * self.general.index(name)
+
+    def word(self, general: bytes, name: str) -> int:
+        """The signed value of one word of the general registers."""
+        value: int = struct.unpack_from("<q", general, self.offset(name))[0]
+        return value
+
+    def partial(self, number: int, arguments: Sequence[int], sp: int, pc: int) -> bytes:
+        """General registers of a thread of which only its system call is known.
+
+        These are what /proc/TID/syscall tells (fs/proc/base.c, proc_pid_syscall); every other
+        word is 0.
+        """
+        words = dict.fromkeys(self.general, 0)
+        words[self.call_number] = number & _WORD
+        words.update(zip(self.call_arguments, arguments, strict=False))
+        words[self.stack_pointer] = sp
+        words[self.program_counter] = pc
+        return struct.pack(f"<{len(words)}Q", *words.values())
+
+
+_WORD = (1 << 64) - 1
+
+X86_64 = Machine(
+    elf_machine=elf.EM_X86_64,
+    # struct user_regs_struct, arch/x86/include/asm/user_64.h
+    general=(
+        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
+        "rdx", "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base",
+        "gs_base", "ds", "es", "fs", "gs",
+    ),
+    # x86_64_regsets of arch/x86/kernel/ptrace.c.  XSTATE is 11,008 bytes with AMX and may
+    # grow with the processor; PTRACE_GETREGSET says how much it filled.
+    regsets=(
+        Regset(NT_PRFPREG, b"CORE", 512),
+        Regset(NT_X86_XSTATE, b"LINUX", 1 << 16),
+        Regset(NT_X86_SHSTK, b"LINUX", 8),
+    ),
+    call_number="orig_rax",
+    call_result="rax",
+    call_arguments=("rdi", "rsi", "rdx", "r10", "r8", "r9"),
+    stack_pointer="rsp",
+    program_counter="rip",
+)  # fmt: skip
+
+MACHINES = {"x86_64": X86_64}
+"""By the name that uname(2) gives."""
+
+
+def xsave_components(xstate: bytes) -> list[int]:
+    """The extended features whose place in `xstate` the XSAVE_LAYOUT note describes.
+
+    Bytes 464..471 hold the features that the kernel saves, XCR0's bits (Linux,
+    arch/x86/include/uapi/asm/sigcontext.h, struct _fpx_sw_bytes as ptrace fills it).
+    Features 0 and 1, x87 and SSE, lie in the legacy area and are not described.
+    """
+    if len(xstate) < 576:  # the legacy area and the XSAVE header
+        return []
+    (mask,) = struct.unpack_from("<Q", xstate, 464)
+    return [number for number in range(2, 63) if mask >> number & 1]

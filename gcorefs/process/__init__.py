@@ -1,0 +1,10 @@
+"""One live process, seen from outside: blocking system calls, no event loop.
+
+errors    what can be wrong, with its errno and what to do about it
+syscalls  everything that ctypes is needed for
+procfs    what /proc says
+restart   which interrupted calls the kernel would not restart by itself
+access    may this opener see that process?  The kernel decides
+tracer    stops the threads, records them, holds them, lets them go
+memory    bytes out of the process
+"""

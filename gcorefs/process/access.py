@@ -1,0 +1,112 @@
+"""May this opener see that process?  The kernel decides, under the opener's credentials.
+
+"The instigator must have permission for full inspection and control, a la ptrace."  Whoever
+may open /proc/PID/mem may have the core: PTRACE_MODE_ATTACH_FSCREDS, in which ids,
+capabilities, dumpability, user namespaces and security modules all have their say
+(ptrace(2), "Ptrace access mode checking").  So a thread that lives for this one question
+takes on the opener's credentials and opens that file.
+
+The thread is never the tracer's, and its real and saved ids stay ours: an opener who owned
+it could signal it.  setfsuid(2) alone would not do: an effective uid of 0 owns every user
+namespace that root made.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+
+from gcorefs.process import procfs, syscalls
+from gcorefs.process.errors import ProcessError, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Who opens: the credentials that the kernel judges."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    capabilities: int
+
+
+def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
+    """The opener behind a request: thread `tid`, with the ids that FUSE gives for it.
+
+    The thread waits in its open(2), so what /proc says of it holds.  EACCES where it cannot
+    be seen, or where something does not match; `target` only names the process in the error.
+    """
+    try:
+        if tid == 0:  # outside our pid namespace
+            raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another pid namespace")
+        status = procfs.status(tid)
+        _same_namespace(tid, target)
+        label, ours = _label(str(tid)), _label("self")
+    except ProcessLookupError as error:
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is gone") from error
+    if label != ours:
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "its security label is not ours")
+    # The four ids are real, effective, saved and file system; FUSE gives the last
+    # (fs/fuse/dev.c, fuse_get_req).
+    uids, gids = status["Uid"].split(), status["Gid"].split()
+    if (int(uids[3]), int(gids[3])) != (uid, gid):
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "its ids changed")
+    if uids[1] != uids[3] or gids[1] != gids[3]:
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "its effective ids are not these")
+    return Opener(
+        pid=int(status["Tgid"]),
+        uid=uid,
+        gid=gid,
+        groups=tuple(int(group) for group in status["Groups"].split()),
+        capabilities=int(status["CapEff"], 16),
+    )
+
+
+def check(opener: Opener, pid: int) -> None:
+    """Return where the opener may have the core of `pid`; EACCES, ESRCH where not."""
+    failure: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            _assume(opener)
+            tid = procfs.live_tid(pid)
+            os.close(os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC))
+        except BaseException as error:  # handed to the caller, in whose thread it belongs
+            failure.append(error)
+
+    thread = threading.Thread(target=ask, name=f"gcorefs-door-{pid}", daemon=True)
+    thread.start()
+    thread.join()
+    if not failure:
+        return
+    error = failure[0]
+    if isinstance(error, PermissionError):
+        raise ProcessError(Reason.DENIED, pid, f"uid {opener.uid}") from error
+    if isinstance(error, ProcessLookupError | FileNotFoundError):
+        raise ProcessError(Reason.GONE, pid) from error
+    raise error
+
+
+def _assume(opener: Opener) -> None:
+    """Take on the opener's credentials, in this thread and for good."""
+    ours = int(procfs.status(os.getpid(), threading.get_native_id())["CapPrm"], 16)
+    if os.geteuid() == 0:
+        syscalls.set_thread_groups(opener.groups)
+        syscalls.set_thread_effective_ids(opener.uid, opener.gid)
+    elif (opener.uid, opener.gid) != (os.geteuid(), os.getegid()):
+        raise PermissionError("only root can answer for another user")
+    # What the opener has beyond us we cannot lend it: that only makes the answer stricter.
+    syscalls.set_thread_capabilities(opener.capabilities & ours)
+
+
+def _same_namespace(tid: int, target: int) -> None:
+    if os.stat(f"/proc/{tid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another user namespace")
+
+
+def _label(process: str) -> bytes:
+    """The security module's label; empty where there is no such module."""
+    try:
+        return procfs.read(f"{process}/attr/current")
+    except OSError:
+        return b""

@@ -1,0 +1,40 @@
+"""Every way in which a dump is refused or lost: one reason, one errno, one clear line.
+
+README has the same table for people (tests/pure/test_errors.py compares the two).
+"""
+
+import enum
+import errno
+
+
+class Reason(enum.Enum):
+    """Why not: the errno that the caller sees, and what the log says."""
+
+    OURSELVES = (errno.EDEADLK, "this is gcorefs itself: stopped, it could not serve the file")
+    CALLER = (errno.EDEADLK, "the opener is a thread of this process: stopped, it could not read")
+    KERNEL_THREAD = (errno.EINVAL, "a kernel thread has no memory of its own")
+    FOREIGN = (errno.EINVAL, "not a 64-bit process of a machine that gcorefs knows")
+    GONE = (errno.ESRCH, "there is no such process, or no thread of it lives")
+    TRACED = (errno.EBUSY, "another tracer holds it: detach that debugger first")
+    DENIED = (errno.EACCES, "the kernel does not allow the opener to trace it")
+    UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")
+    DIED = (errno.EIO, "the process died while it was being dumped")
+    LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
+    STUCK = (errno.EIO, "its memory could not be read in time")
+
+    def __init__(self, errno_: int, text: str) -> None:
+        self.errno = errno_
+        self.text = text
+
+
+class ProcessError(OSError):
+    """A dump that cannot be had.  `errno` is what open(2) or read(2) fails with."""
+
+    def __init__(self, reason: Reason, pid: int, detail: str = "") -> None:
+        text = f"process {pid}: {reason.text}"
+        super().__init__(reason.errno, f"{text} ({detail})" if detail else text)
+        self.reason = reason
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return str(self.strerror)

@@ -1,0 +1,80 @@
+"""Bytes out of a process that stands still.
+
+process_vm_readv(2) is the quick way, and stops short at a page that it cannot have.  Such a
+page is tried once more through /proc/PID/mem, which also reads what is mapped PROT_NONE
+(FOLL_FORCE in fs/proc/base.c, mem_rw).  What neither can read ([vvar], [vsyscall], pages
+past the end of a mapped file) is zeros here, as it is a hole in the kernel's own cores, and
+is counted.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+
+from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.process import syscalls
+from gcorefs.process.errors import ProcessError, Reason
+
+
+class Memory:
+    """The memory of one process, read through one of its threads while that is held."""
+
+    def __init__(self, pid: int, tid: int, check: Callable[[], None]) -> None:
+        """`check` is asked after every read, and raises where it came too late to be true."""
+        self.unreadable: set[int] = set()
+        """Addresses of pages that could not be read and are zeros in the file."""
+        self._pid = pid
+        self._tid = tid
+        self._check = check
+        self._mem = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_into(self, address: int, buffer: memoryview) -> None:
+        """Fill `buffer` (writable, bytes) from `address`.  EIO: died or let go."""
+        done = 0
+        while done < len(buffer):
+            try:
+                count = syscalls.read_memory(self._tid, address + done, buffer[done:])
+            except OSError as error:
+                if error.errno == errno.ESRCH:
+                    raise ProcessError(Reason.DIED, self._pid) from error
+                if error.errno != errno.EFAULT:
+                    raise
+                count = 0
+            done += count
+            if done < len(buffer):
+                done += self._read_forced(address + done, buffer[done:])
+        self._check()
+
+    def read_bytes(self, address: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        self.read_into(address, memoryview(buffer))
+        return bytes(buffer)
+
+    def _read_forced(self, address: int, buffer: memoryview) -> int:
+        """What /proc/PID/mem has from `address` on, or one page of zeros where it has none."""
+        if address < _UPPER_HALF:  # pread(2) takes no higher offset; only [vsyscall] is there
+            try:
+                count = os.preadv(self._mem, [buffer[:_FORCED_AT_ONCE]], address)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+            else:
+                if count == 0:  # fs/proc/base.c, mem_rw: the address space is gone
+                    raise ProcessError(Reason.DIED, self._pid)
+                return count
+        length = min(len(buffer), PAGE_SIZE - address % PAGE_SIZE)
+        buffer[:length] = bytes(length)
+        self.unreadable.add(address - address % PAGE_SIZE)
+        return length
+
+    def __del__(self) -> None:
+        # Not a close() that somebody calls: a reader in another thread may be in the middle
+        # of a pread, and the number of a closed file is soon another file's.
+        if hasattr(self, "_mem"):
+            os.close(self._mem)
+
+
+_UPPER_HALF = 1 << 63
+# Enough that a large PROT_NONE mapping costs few calls, little enough that the quick way is
+# soon tried again.
+_FORCED_AT_ONCE = 16 * PAGE_SIZE

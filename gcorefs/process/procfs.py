@@ -1,0 +1,207 @@
+"""What /proc says of a process (proc(5)).
+
+A process whose leader has called pthread_exit(3) reads empty or not at all through
+/proc/PID, but well through /proc/PID/task/LIVE.  So every file is read through a live
+thread: that is what the `tid` of these functions is.
+
+A missing process or thread raises ProcessLookupError (ESRCH), whichever of ENOENT and ESRCH
+the kernel chose to say it with.
+"""
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+
+# include/linux/sched.h
+PF_KTHREAD = 0x00200000
+PF_IO_WORKER = 0x00000010
+PF_USER_WORKER = 0x00004000
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, told from a later one of the same pid by when it started."""
+
+    pid: int
+    start_time: int
+    """Clock ticks since boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """/proc/PID/task/TID/stat.  Times in clock ticks, sizes in pages."""
+
+    comm: bytes
+    state: str
+    ppid: int
+    flags: int
+    utime: int
+    stime: int
+    cutime: int
+    cstime: int
+    nice: int
+    start_time: int
+    resident: int
+    argument_start: int
+    argument_end: int
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        return bool(self.flags & PF_KTHREAD)
+
+    @property
+    def is_worker(self) -> bool:
+        """An io_uring or vhost worker: a kernel thread in the process's clothes."""
+        return bool(self.flags & (PF_IO_WORKER | PF_USER_WORKER))
+
+    @property
+    def is_dead(self) -> bool:
+        return self.state in "ZXx"
+
+
+def read(path: str) -> bytes:
+    """All of one file below /proc, in as few reads as it takes."""
+    try:
+        fd = os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            chunks = []
+            # smaps comes a page at a time however much is asked for; small files in one go.
+            while chunk := os.read(fd, 1 << 16):
+                chunks.append(chunk)
+            return b"".join(chunks)
+        finally:
+            os.close(fd)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), path) from error
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def tids(pid: int) -> list[int]:
+    """Every thread of a process, the leader first where it is still there."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
+
+
+def parse_stat(text: bytes) -> Stat:
+    # The name stands in parentheses and may hold any byte, parentheses and newlines too.
+    opening, closing = text.index(b"("), text.rindex(b")")
+    fields = text[closing + 2 :].split()
+    number = [int(field) for field in fields[1:]]
+    # Field n of proc(5) is number[n - 4].
+    return Stat(
+        comm=text[opening + 1 : closing],
+        state=fields[0].decode("ascii"),
+        ppid=number[0],
+        flags=number[5],
+        utime=number[10],
+        stime=number[11],
+        cutime=number[12],
+        cstime=number[13],
+        nice=number[15],
+        start_time=number[18],
+        resident=number[20],
+        argument_start=number[44],
+        argument_end=number[45],
+    )
+
+
+def stat(pid: int, tid: int | None = None) -> Stat:
+    """Of one thread, or of the whole process (its times are then those of all threads)."""
+    return parse_stat(read(f"{pid}/stat" if tid is None else f"{pid}/task/{tid}/stat"))
+
+
+def process(pid: int) -> Process:
+    return Process(pid, stat(pid).start_time)
+
+
+def parse_status(text: bytes) -> dict[str, bytes]:
+    """/proc/TID/status as its keys and the text behind them."""
+    pairs = (line.split(b":", 1) for line in text.splitlines() if b":" in line)
+    return {key.decode("ascii", "replace"): value.strip() for key, value in pairs}
+
+
+def status(pid: int, tid: int | None = None) -> dict[str, bytes]:
+    return parse_status(read(f"{pid}/status" if tid is None else f"{pid}/task/{tid}/status"))
+
+
+def live_tid(pid: int) -> int:
+    """A thread of the process that has not exited.  ESRCH: there is none."""
+    for tid in tids(pid):
+        try:
+            if not stat(pid, tid).is_dead:
+                return tid
+        except ProcessLookupError:
+            continue
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
+
+
+def tracer(pid: int, tid: int) -> int:
+    """The process id of whoever traces this thread, 0 where nobody does."""
+    return int(status(pid, tid)["TracerPid"])
+
+
+def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
+    """/proc/TID/syscall: number, arguments, stack pointer, program counter.
+
+    None while the thread runs.  The number is -1 for a thread that sleeps outside a call.
+    """
+    words = read(f"{pid}/task/{tid}/syscall").split()
+    if words[0] == b"running":
+        return None
+    *arguments, sp, pc = (int(word, 16) for word in words[1:])
+    return int(words[0]), arguments, sp, pc
+
+
+_ESCAPED_NEWLINE = b"\\012"
+
+
+def mapped_path(pid: int, start: int, end: int, shown: bytes) -> bytes:
+    """The true path of a mapped file, of which maps shows `shown`.
+
+    maps writes a newline as \\012 and leaves a backslash alone (fs/seq_file.c, mangle_path),
+    so a name with \\012 in it can be either; the link in map_files has it as it is.
+    """
+    if _ESCAPED_NEWLINE not in shown:
+        return shown
+    try:
+        return os.readlink(f"/proc/{pid}/map_files/{start:x}-{end:x}".encode())
+    except OSError:
+        return shown.replace(_ESCAPED_NEWLINE, b"\n")
+
+
+def mapped_file(pid: int, start: int, end: int) -> os.stat_result | None:
+    """stat(2) of the file behind a mapping, whatever name it has or had.
+
+    None where the kernel does not show it: without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE,
+    or when the leader is dead.
+    """
+    try:
+        return os.stat(f"/proc/{pid}/map_files/{start:x}-{end:x}")
+    except OSError:
+        return None
+
+
+_ID_MAP = re.compile(rb"^\s*(\d+)\s+(\d+)\s+(\d+)$", re.MULTILINE)
+
+
+def own_id(pid: int, kind: str, number: int) -> int:
+    """A uid or gid (`kind`) as the user namespace of `pid` numbers it; 65534 where it has none.
+
+    user_namespaces(7): the map's second column is in the reader's namespace, or in the
+    parent's where the reader shares the namespace.
+    """
+    if os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino:
+        return number
+    for inside, outside, count in _ID_MAP.findall(read(f"{pid}/{kind}_map")):
+        if 0 <= number - int(outside) < int(count):
+            return int(inside) + number - int(outside)
+    return 65534

@@ -1,0 +1,63 @@
+"""Which interrupted calls the kernel does not restart by itself, and how we make it.
+
+A thread that PTRACE_INTERRUPT finds asleep in a system call leaves the call.  Most calls
+then return one of -ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND or -ERESTART_RESTARTBLOCK,
+which never reach the program: on the way out of the stop the kernel runs them again
+(arch/x86/kernel/signal.c, arch_do_signal_or_restart).  The calls below return a plain
+-EINTR, meant for a signal handler that is not there; the program would see it (signal(7),
+"Interruption of system calls and library functions by stop signals").
+
+So at the stop, and only there, one register of such a thread is written: the result becomes
+-ERESTARTNOHAND.  The kernel then runs the call again, or, if a handler runs first, returns
+the EINTR that the program would have had anyway, with or without SA_RESTART.  It needs
+nothing more from us: if we die the next moment, the thread still restarts.
+
+Never on the list: calls that may have had an effect when they return EINTR (close, for
+one).  Not repaired: a thread that stands in a group-stop.  A job control signal stopped it,
+and the EINTR that follows is that signal's own doing.
+"""
+
+from gcorefs.elfcore.regsets import Machine
+
+EINTR = 4
+ERESTARTNOHAND = 514
+"""include/linux/errno.h"""
+
+# arch/x86/entry/syscalls/syscall_64.tbl.  The socket calls are here for SO_RCVTIMEO and
+# SO_SNDTIMEO (include/net/sock.h, sock_intr_errno); without a timeout the kernel restarts
+# them itself.
+X86_64_CALLS = {
+    0: "read",
+    1: "write",
+    19: "readv",
+    20: "writev",
+    42: "connect",
+    43: "accept",
+    44: "sendto",
+    45: "recvfrom",
+    46: "sendmsg",
+    47: "recvmsg",
+    65: "semop",
+    128: "rt_sigtimedwait",
+    208: "io_getevents",
+    220: "semtimedop",
+    232: "epoll_wait",
+    281: "epoll_pwait",
+    288: "accept4",
+    299: "recvmmsg",
+    307: "sendmmsg",
+    333: "io_pgetevents",
+    426: "io_uring_enter",
+    441: "epoll_pwait2",
+}
+
+CALLS = {"x86_64": X86_64_CALLS}
+"""By the name that uname(2) gives."""
+
+
+def needs_restart(machine: Machine, calls: dict[int, str], general: bytes) -> bool:
+    """True where a thread with these registers would see an EINTR that is ours."""
+    return (
+        machine.word(general, machine.call_result) == -EINTR
+        and machine.word(general, machine.call_number) in calls
+    )

@@ -1,0 +1,325 @@
+"""Stops the threads of one process, records each as it stops, holds them, lets them go.
+
+Rules of this file:
+- One OS thread of our own makes every ptrace and wait call for a process, and it lives
+  until the last tracee is let go.  The kernel knows the tracer by thread, and lets all
+  tracees go when that thread ends; a pooled worker would end when its pool says so.
+- Every thread is let go, whatever happens: by DETACH here, by the kernel if we die.  So no
+  PTRACE_O_EXITKILL, and no PTRACE_ATTACH, whose SIGSTOP outlives a tracer that dies between
+  sending it and taking it back.
+- One register is written, in _record, for the reason that restart.py gives; nothing else.
+- A tracee that dies is reaped at once: its parent hears of it only after its tracer has.
+
+The order of a stop: seize every thread (none is stopped by that), interrupt every thread,
+wait; again for threads born meanwhile, until a pass finds none.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine
+from gcorefs.process import procfs, restart, syscalls
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.procfs import Process
+
+_SHORTEST_NAP = 50e-6
+_LONGEST_NAP = 1e-3
+# While holding: how often one tracee is asked whether it died (SIGKILL takes all of them),
+# and how often all are.
+_WATCH_ONE = 0.01
+_WATCH_ALL = 1.0
+
+_MOST_REGSET_BYTES = 1 << 16
+
+
+@dataclass(slots=True)
+class Record:
+    """What was recorded of one thread.  `general` is empty where it did not stop in time."""
+
+    tid: int
+    general: bytes = b""
+    regsets: list[tuple[int, bytes]] = field(default_factory=list)
+    blocked: int = 0
+    pending: int = 0
+    signal: int = 0
+    """The job control signal in whose group-stop the thread stands, 0 where none."""
+
+
+class Tracer:
+    """One stop of one process.
+
+    `start` returns at once; `wait` returns the records when every thread is stopped;
+    `release` lets go and may be called from any thread, at any time, more than once.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        machine: Machine,
+        calls: dict[int, str],
+        stop_timeout: float,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.process = process
+        self.records: list[Record] = []
+        self.dead = False
+        """The process died while it was held.  Set before it is reaped, so that a reader who
+        finds it False after reading has read from this process and no later one."""
+        self.stopped_at = 0.0
+        """time.monotonic() of the first interrupt: from here on the process stood still."""
+        self.released_at = 0.0
+        self._machine = machine
+        self._calls = calls
+        self._stop_timeout = stop_timeout
+        self._on_death = on_death
+        self._failure: BaseException | None = None
+        self._ready = threading.Event()
+        self._release = threading.Event()
+        self._running: set[int] = set()  # seized, interrupted, not stopped yet
+        self._stopped: dict[int, Record] = {}
+        self._left_out: set[int] = set()  # stand in the task list and cannot be traced
+        self._skipped_regsets: set[int] = set()  # this kernel has no such set
+        self._buffer = ctypes.create_string_buffer(_MOST_REGSET_BYTES)
+        self._thread = threading.Thread(
+            target=self._run, name=f"gcorefs-tracer-{process.pid}", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait(self) -> list[Record]:
+        """Block until every thread is recorded.  ProcessError: GONE, TRACED, DENIED, LET_GO."""
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self.records
+
+    def release(self) -> None:
+        self._release.set()
+
+    def join(self) -> None:
+        """Block until every thread has been let go and nobody is traced any more."""
+        if self._thread.ident is None:
+            return
+        self._thread.join()
+        # Threads that never stopped are let go by the end of the OS thread itself, which
+        # comes a moment after the end of the Python thread.
+        while os.path.exists(f"/proc/self/task/{self._thread.native_id}"):
+            time.sleep(_SHORTEST_NAP)
+
+    def _run(self) -> None:
+        try:
+            try:
+                self._stop_all()
+            except BaseException as error:  # handed to whoever waits
+                self._failure = error
+                return
+            finally:
+                self._ready.set()
+            self._hold()
+        finally:
+            self._let_go()
+
+    # Stopping.
+
+    def _stop_all(self) -> None:
+        pid = self.process.pid
+        try:
+            while not self._settled():
+                self._seize(self._newcomers())
+                self._interrupt()
+                self._wait_for_stops()
+                if self._release.is_set():
+                    raise ProcessError(Reason.LET_GO, pid)
+        except ProcessLookupError as error:
+            raise ProcessError(Reason.GONE, pid) from error
+        if not self._stopped and not self._running:
+            raise ProcessError(Reason.GONE, pid)
+        self.records = [
+            self._stopped.get(tid) or Record(tid)
+            for tid in sorted({*self._stopped, *self._running}, key=lambda tid: (tid != pid, tid))
+        ]
+
+    def _settled(self) -> bool:
+        """True when every thread of the process is known and every record still holds.
+
+        A record does not where execve(2) has put another thread in the leader's place.
+        """
+        if self._newcomers():
+            return False
+        recorded = set(self._stopped)
+        for tid in tuple(self._stopped):
+            self._look_at(tid)
+        return recorded <= self._stopped.keys() and not self._newcomers()
+
+    def _newcomers(self) -> list[int]:
+        known = self._left_out.union(self._stopped, self._running)
+        return [tid for tid in procfs.tids(self.process.pid) if tid not in known]
+
+    def _seize(self, tids: list[int]) -> None:
+        for tid in tids:
+            try:
+                syscalls.seize(tid)
+            except ProcessLookupError:
+                time.sleep(_SHORTEST_NAP)  # exiting: it leaves the task list in a moment
+            except PermissionError as error:
+                self._explain_refusal(tid, error)
+                self._left_out.add(tid)
+            else:
+                self._running.add(tid)
+
+    def _explain_refusal(self, tid: int, error: PermissionError) -> None:
+        """Return where a thread that cannot be seized is none that a core would hold."""
+        pid = self.process.pid
+        try:
+            stat = procfs.stat(pid, tid)
+            holder = procfs.tracer(pid, tid)
+        except ProcessLookupError:
+            return
+        # A zombie is refused as if it were somebody else's.
+        if stat.is_dead or stat.is_worker:
+            return
+        if holder:
+            raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}") from error
+        raise ProcessError(Reason.DENIED, pid) from error
+
+    def _interrupt(self) -> None:
+        if not self.stopped_at:
+            self.stopped_at = time.monotonic()
+        for tid in self._running:
+            # One that died meanwhile says so when it is waited for.
+            with contextlib.suppress(ProcessLookupError):
+                syscalls.interrupt(tid)
+
+    def _wait_for_stops(self) -> None:
+        """Until every seized thread is stopped or gone, or for stop_timeout none has been."""
+        nap = _SHORTEST_NAP
+        deadline = time.monotonic() + self._stop_timeout
+        while self._running and not self._release.is_set():
+            before = len(self._running)
+            for tid in tuple(self._running):
+                self._look_at(tid)
+            if len(self._running) < before:
+                nap = _SHORTEST_NAP
+                deadline = time.monotonic() + self._stop_timeout
+                continue
+            if time.monotonic() > deadline:
+                return
+            time.sleep(nap)
+            nap = min(nap * 2, _LONGEST_NAP)
+            if nap == _LONGEST_NAP:
+                # execve(2) in one thread kills the others and waits until they are reaped
+                # (fs/exec.c, de_thread); those may be among the stopped ones.
+                for tid in tuple(self._stopped):
+                    self._look_at(tid)
+
+    def _look_at(self, tid: int) -> None:
+        """Take in the next wait status of one tracee, if it has one."""
+        try:
+            status = syscalls.poll_status(tid)
+        except ChildProcessError:
+            # A tracee that exits says so.  One that vanishes has become the leader, by
+            # execve(2), and what was recorded of the leader before was another thread.
+            self._forget(tid)
+            leader = self.process.pid
+            if tid != leader and leader in self._stopped:
+                del self._stopped[leader]
+                self._running.add(leader)
+            return
+        if status is None:
+            return
+        if not os.WIFSTOPPED(status):
+            self._forget(tid)
+        elif status >> 16 == syscalls.PTRACE_EVENT_STOP:
+            self._record(tid, os.WSTOPSIG(status))
+        else:
+            # A signal came first.  It goes on to the program, and the stop is still to come.
+            with contextlib.suppress(ProcessLookupError):
+                syscalls.resume(tid, os.WSTOPSIG(status))
+
+    def _forget(self, tid: int) -> None:
+        self._running.discard(tid)
+        self._stopped.pop(tid, None)
+
+    def _record(self, tid: int, stop_signal: int) -> None:
+        """Record one thread in its stop.  A thread that is killed meanwhile is forgotten."""
+        try:
+            general = syscalls.get_regset(tid, NT_PRSTATUS, self._buffer)
+            if len(general) != self._machine.general_size:
+                raise ProcessError(Reason.FOREIGN, self.process.pid)
+            record = Record(tid, general)
+            if stop_signal != signal.SIGTRAP:
+                record.signal = stop_signal
+            elif restart.needs_restart(self._machine, self._calls, general):
+                # The record keeps the register as it was found.
+                syscalls.poke_user(
+                    tid, self._machine.offset(self._machine.call_result), -restart.ERESTARTNOHAND
+                )
+            for regset in self._machine.regsets:
+                if regset.note not in self._skipped_regsets:
+                    self._record_regset(record, regset.note)
+            record.blocked = syscalls.get_signal_mask(tid)
+            record.pending = syscalls.get_pending(tid)
+        except ProcessLookupError:
+            return  # killed: its wait status is on the way
+        self._running.discard(tid)
+        self._stopped[tid] = record
+
+    def _record_regset(self, record: Record, note: int) -> None:
+        try:
+            data = syscalls.get_regset(record.tid, note, self._buffer)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                self._skipped_regsets.add(note)
+            elif error.errno != errno.ENODEV:
+                raise
+        else:
+            record.regsets.append((note, data))
+
+    # Holding and letting go.
+
+    def _hold(self) -> None:
+        next_full_look = 0.0
+        while not self._release.wait(_WATCH_ONE):
+            now = time.monotonic()
+            # Not the leader, where there is another: a dead leader says nothing while
+            # threads of it are left to reap (kernel/exit.c, delay_group_leader).
+            one = next(reversed(self._stopped), None)
+            if now >= next_full_look or one is None or self._is_ending(one):
+                next_full_look = now + _WATCH_ALL
+                self._look_for_deaths()
+            for tid in tuple(self._running):  # may stop yet, or die by themselves
+                self._look_at(tid)
+            if self.dead and not self._stopped and not self._running:
+                return
+
+    def _is_ending(self, tid: int) -> bool:
+        try:
+            return os.waitid(os.P_PID, tid, _PEEK) is not None
+        except ChildProcessError:
+            return True
+
+    def _look_for_deaths(self) -> None:
+        for tid in tuple(self._stopped):
+            if not self.dead and self._is_ending(tid):
+                self.dead = True
+                self._on_death()
+            self._look_at(tid)
+
+    def _let_go(self) -> None:
+        for tid in self._stopped:
+            with contextlib.suppress(ProcessLookupError):  # killed: the kernel sees to it
+                syscalls.detach(tid)
+        self.released_at = time.monotonic()
+
+
+_WALL = 0x40000000
+_WNOTHREAD = 0x20000000
+_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL | _WNOTHREAD

@@ -1,0 +1,192 @@
+"""One stop of one process and its file: take, read, close.
+
+No FUSE and no event loop here, so that the command line and every test have the same core
+without a mount.  All calls block; `let_go` and `close` may come from any thread, at any time.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from gcorefs.assembly import assemble
+from gcorefs.elfcore.layout import Layout, Source
+from gcorefs.elfcore.regsets import MACHINES
+from gcorefs.process import access, procfs, restart
+from gcorefs.process.access import Opener
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.memory import Memory
+from gcorefs.process.procfs import Process
+from gcorefs.process.tracer import Tracer
+
+DEFAULT_STOP_TIMEOUT = 1.0
+"""Seconds that a thread may take to stop before the core goes on without its registers."""
+
+
+def find(pid: int) -> Process:
+    """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL."""
+    try:
+        stat = procfs.stat(pid)
+    except ProcessLookupError as error:
+        raise ProcessError(Reason.GONE, pid) from error
+    if stat.is_kernel_thread:
+        raise ProcessError(Reason.KERNEL_THREAD, pid)
+    return Process(pid, stat.start_time)
+
+
+def refuse_early(process: Process, opener: Opener | None) -> None:
+    """Raise what can be known before anything is stopped.
+
+    EDEADLK: ourselves, the opener's own process; ESRCH: gone; EBUSY: another tracer has it;
+    EACCES: the kernel says no to `opener` (None: it will judge ourselves, at the seize).
+    """
+    pid = process.pid
+    if pid == os.getpid():
+        raise ProcessError(Reason.OURSELVES, pid)
+    if opener is not None and pid == opener.pid:
+        raise ProcessError(Reason.CALLER, pid)
+    try:
+        if procfs.stat(pid).start_time != process.start_time:
+            raise ProcessError(Reason.GONE, pid)
+        holder = procfs.tracer(pid, procfs.live_tid(pid))
+    except ProcessLookupError as error:
+        raise ProcessError(Reason.GONE, pid) from error
+    if opener is not None:
+        access.check(opener, pid)
+    if holder:
+        raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")
+
+
+class Snapshot:
+    """A process that stands still from `take` to `let_go`, as a file of `size` bytes."""
+
+    def __init__(
+        self,
+        process: Process,
+        opener: Opener | None = None,
+        stop_timeout: float = DEFAULT_STOP_TIMEOUT,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        name = os.uname().machine
+        if name not in MACHINES:
+            raise ProcessError(Reason.FOREIGN, process.pid, name)
+        self.process = process
+        self.opener = opener
+        self.threads = 0
+        self.ready_seconds = 0.0
+        """From the first interrupt until the header was built."""
+        self._machine = MACHINES[name]
+        self._tracer = Tracer(process, self._machine, restart.CALLS[name], stop_timeout, on_death)
+        self._layout: Layout | None = None
+        self._memory: Memory | None = None
+        self._lock = threading.Lock()
+        self._let_go = False
+
+    def take(self) -> None:
+        """Stop every thread, record it, and build the header.  At most once.
+
+        ProcessError, with everything let go, where the core cannot be had.
+        """
+        try:
+            self._take()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self) -> None:
+        process = self.process
+        refuse_early(process, self.opener)
+        try:
+            before = procfs.stat(process.pid)
+            with self._lock:
+                if self._let_go:
+                    raise ProcessError(Reason.LET_GO, process.pid)
+                self._tracer.start()
+            records = self._tracer.wait()
+            # Nothing can exec any more: what holds now holds until the process is let go.
+            if procfs.stat(process.pid).start_time != process.start_time:
+                raise ProcessError(Reason.GONE, process.pid)
+            if self.opener is not None:
+                access.check(self.opener, process.pid)
+            tid = next((record.tid for record in records if record.general), records[0].tid)
+            memory = Memory(process.pid, tid, self._check)
+            self._layout = assemble(process, tid, self._machine, before, records, memory.read_bytes)
+        except (ProcessLookupError, FileNotFoundError) as error:
+            raise ProcessError(Reason.DIED, process.pid) from error
+        self._check()
+        self._memory = memory
+        self.threads = len(records)
+        self.ready_seconds = time.monotonic() - self._tracer.stopped_at
+
+    def _check(self) -> None:
+        """Raise where memory is no longer that of the stop.  EIO."""
+        if self._tracer.dead:
+            raise ProcessError(Reason.DIED, self.process.pid)
+        if self._let_go:
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+
+    @property
+    def layout(self) -> Layout:
+        if self._layout is None:
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+        return self._layout
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.layout.size
+
+    @property
+    def is_dead(self) -> bool:
+        """True once the process has died while it was held."""
+        return self._tracer.dead
+
+    @property
+    def stopped_seconds(self) -> float:
+        """How long the process stood still, or has stood still until now."""
+        if not self._tracer.stopped_at:
+            return 0.0
+        return (self._tracer.released_at or time.monotonic()) - self._tracer.stopped_at
+
+    @property
+    def unreadable(self) -> int:
+        """Pages read so far that could not be had and are zeros in the file."""
+        return len(self._memory.unreadable) if self._memory else 0
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` of the file; the count is short only at the end.
+
+        EIO: the process died or was let go, and these bytes are its memory.
+        """
+        layout = self.layout
+        done = 0
+        for extent in layout.extents(offset, len(buffer)):
+            piece = buffer[done : done + extent.length]
+            if extent.source is Source.HEADER:
+                piece[:] = layout.header[extent.at : extent.at + extent.length]
+            else:
+                memory = self._memory
+                if memory is None:
+                    raise ProcessError(Reason.LET_GO, self.process.pid)
+                memory.read_into(extent.at, piece)
+            done += extent.length
+        return done
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset`, fewer only at the end of the file."""
+        length = max(0, min(length, self.size - offset))
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def let_go(self) -> None:
+        """Let every thread run on.  The header stays readable, memory is EIO from here on."""
+        with self._lock:
+            self._let_go = True
+        self._tracer.release()
+
+    def close(self) -> None:
+        """Let go, and wait until nobody is traced any more."""
+        self.let_go()
+        self._memory = None
+        self._tracer.join()
