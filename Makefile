@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh Debian 12, as root:
+#   make run    set up, mount, dump a sample process and read its core with gdb
+#   make test   set up, all tests
+
+MOUNT ?= /mnt/gcore
+VENV := .venv
+PYTHON := /usr/bin/python3
+
+RUN_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse3 libfuse3-dev gdb
+TEST_PACKAGES := $(RUN_PACKAGES) lldb elfutils systemd openjdk-17-jdk-headless nodejs \
+	redis-server redis-tools strace
+
+.PHONY: run test lint clean
+
+run: $(VENV)/run
+	examples/first-core "$(MOUNT)"
+
+test: $(VENV)/test lint
+	$(VENV)/bin/pytest $(PYTEST_OPTIONS)
+
+lint: $(VENV)/test
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+# A stamp for each set-up, made anew when what it installs changes.
+$(VENV)/run: pyproject.toml Makefile
+	setup/packages $(RUN_PACKAGES)
+	setup/venv "$(VENV)" "$(PYTHON)" .
+	touch $@
+
+$(VENV)/test: pyproject.toml Makefile
+	setup/packages $(TEST_PACKAGES)
+	setup/venv "$(VENV)" "$(PYTHON)" '.[dev]'
+	touch $@ $(VENV)/run
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

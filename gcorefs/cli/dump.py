@@ -1,0 +1,103 @@
+"""gcorefs dump: the same core without a mount."""
+
+import contextlib
+import os
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from gcorefs.process.errors import ProcessError
+from gcorefs.snapshot import Snapshot, find
+
+_CHUNK = 4 << 20
+
+
+@click.command()
+@click.argument("pid", type=click.IntRange(min=1))
+@click.option(
+    "-o", "output", metavar="FILE",
+    help="Where to; '-' is standard output.  Default: core.PID, or standard output when piped.",
+)  # fmt: skip
+def dump(pid: int, output: str | None) -> None:
+    """Write the core of process PID.
+
+    The process stands still until the core is written, then goes on as it was.
+    """
+    # Ended like this, we still let go in good order and leave no half of a file.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    if output is None:
+        output = f"core.{pid}" if sys.stdout.isatty() else "-"
+    try:
+        snapshot = Snapshot(find(pid))
+        try:
+            with _destination(output) as file:
+                snapshot.take()
+                _copy(snapshot, file, f"process {pid}")
+        finally:
+            snapshot.close()
+    except ProcessError as error:
+        raise click.ClickException(str(error)) from error
+    except BrokenPipeError as error:
+        raise click.ClickException("whoever was to read the core has gone") from error
+    except OSError as error:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        raise click.ClickException(f"{name}{error.strerror}") from error
+    if snapshot.unreadable:
+        click.echo(f"{snapshot.unreadable} pages could not be read and are zeros", err=True)
+
+
+@contextlib.contextmanager
+def _destination(output: str) -> Iterator[BinaryIO]:
+    """Where the core goes.  A regular file has its name only once it is whole."""
+    if output == "-":
+        with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as file:
+            yield file
+        return
+    if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
+        with open(output, "wb", buffering=0) as file:  # a device or a FIFO
+            yield file
+        return
+    target = os.path.realpath(output)
+    # mkstemp makes it 0600, as the kernel makes cores: it holds all the process's secrets.
+    number, temporary = tempfile.mkstemp(prefix=".gcorefs-", dir=os.path.dirname(target))
+    try:
+        with open(number, "wb", buffering=0) as file:
+            yield file
+        os.rename(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _copy(snapshot: Snapshot, file: BinaryIO, name: str) -> None:
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn(name), BarColumn(), DownloadColumn(binary_units=True),
+        TransferSpeedColumn(), TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal, transient=True,
+    )  # fmt: skip
+    buffer = memoryview(bytearray(_CHUNK))
+    offset = 0
+    with progress:
+        task = progress.add_task(name, total=snapshot.size)
+        while count := snapshot.read_into(offset, buffer):
+            written = 0
+            while written < count:
+                written += file.write(buffer[written:count])
+            offset += count
+            progress.update(task, completed=offset)

@@ -1,0 +1,140 @@
+"""gcorefs mount, gcorefs umount."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+import sdnotify
+import trio
+
+from gcorefs.mount import log, server
+from gcorefs.mount.options import OptionError, Options, parse
+from gcorefs.mount.server import MountError
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path())
+@click.option(
+    "-o",
+    "words",
+    multiple=True,
+    metavar="OPTION[,OPTION...]",
+    help="idle_timeout=SECONDS, stop_timeout=SECONDS, or an option of FUSE (allow_other ...).",
+)
+@click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
+@click.option("--log-file", type=click.Path(), help="Log there, not to the system's log.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def mount(
+    mountpoint: str, words: tuple[str, ...], foreground: bool, log_file: str | None, verbose: bool
+) -> None:
+    """Mount every process as a file at MOUNTPOINT.
+
+    Returns once the mount answers.
+    """
+    mountpoint = os.path.abspath(mountpoint)
+    try:
+        options, fuse_options = parse(words)
+        server.check_mountpoint(mountpoint)
+    except (OptionError, MountError) as error:
+        raise click.ClickException(str(error)) from error
+
+    def run(on_ready: Callable[[], None]) -> None:
+        if log_file is not None:
+            handler = log.to_file(log_file)
+        else:
+            handler = log.to_stderr() if foreground else log.to_syslog()
+        log.start(handler, verbose)
+        _serve(mountpoint, options, fuse_options, on_ready)
+
+    try:
+        if foreground:
+            run(_tell_systemd)
+        else:
+            _in_background(run)
+    except (OSError, MountError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _serve(
+    mountpoint: str, options: Options, fuse_options: set[str], on_ready: Callable[[], None]
+) -> None:
+    try:
+        trio.run(server.serve, mountpoint, options, fuse_options, on_ready)
+    except MountError:
+        raise
+    except Exception:
+        log.logger.exception("the mount at %s ended", mountpoint)
+        raise
+
+
+def _tell_systemd() -> None:
+    sdnotify.SystemdNotifier().notify("READY=1")
+
+
+def _in_background(run: Callable[[Callable[[], None]], None]) -> None:
+    """Run in a child of its own session; return once it is ready, fail as it fails."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with os.fdopen(reading, encoding="utf-8") as pipe:
+            message = pipe.read()
+        if message != "ready":
+            raise MountError(message or "the server ended before it was ready")
+        return
+    os.close(reading)
+    _child(run, writing)
+
+
+def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+
+        def on_ready() -> None:
+            # From here on nobody waits for us: whatever terminal or pipe we were started
+            # from must not be kept open, least of all that of a process we hold.
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(null, number)
+            os.close(null)
+            os.write(writing, b"ready")
+            os.close(writing)
+
+        run(on_ready)
+        status = 0
+    except BaseException as error:  # the parent says it, on the terminal
+        try:
+            os.write(writing, (str(error) or repr(error)).encode())
+        except OSError:
+            log.logger.exception("ended")
+    finally:
+        log.stop()
+        sys.stdout.flush()
+        os._exit(status)
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path())
+@click.option("-l", "--lazy", is_flag=True, help="Even while files are open.")
+def umount(mountpoint: str, lazy: bool) -> None:
+    """Take the mount at MOUNTPOINT away, also one whose server is gone.
+
+    Every process that is held is let go.
+    """
+    mountpoint = os.path.abspath(mountpoint)
+    if server.fstype(mountpoint) != server.FSTYPE:
+        raise click.ClickException(f"{mountpoint}: no gcorefs is mounted there")
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise click.ClickException("fusermount3 is not installed (package fuse3)")
+    # Nothing can be open in a mount that is dead, but what is open keeps its name busy.
+    lazy = lazy or not server.answers(mountpoint)
+    command = [program, "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise click.ClickException(result.stderr.strip() or f"{mountpoint}: cannot be unmounted")

@@ -1,0 +1,317 @@
+"""The protocol adapter.
+
+Rules of this file:
+- It translates and decides nothing: who may is access's affair, when it stops and when it is
+  let go is a stop's.
+- Only FUSEError leaves a handler: any other exception would end the whole mount.  _answered
+  is the one place where errors become errnos.
+- Nothing in a handler blocks the event loop but reads of /proc/PID/stat and status, which
+  wait for nobody.
+"""
+
+import errno
+import functools
+import os
+import stat as modes
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT
+
+from gcorefs.assembly import estimate
+from gcorefs.mount.inodes import Inode, Inodes
+from gcorefs.mount.log import logger
+from gcorefs.mount.options import Options
+from gcorefs.mount.stops import Handle, Stop, Workers
+from gcorefs.process import procfs
+from gcorefs.process.access import Opener, check, identify
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.procfs import Process, Stat
+from gcorefs.snapshot import refuse_early
+
+BLOCK_SIZE = 1 << 20
+"""st_blksize: what cp and cat read at a time, and the most that FUSE carries in one request."""
+
+_SIZE_TIMEOUT = 5.0
+_NANOSECONDS_PER_TICK = 10**9 // procfs.TICKS
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Method = Callable[Concatenate["GcoreFS", _P], Coroutine[Any, Any, _T]]
+
+
+def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
+    """The error boundary: every exception becomes an errno, a surprise EIO and a traceback."""
+
+    @functools.wraps(method)
+    async def handler(self: "GcoreFS", *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await method(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except ProcessError as error:
+            logger.warning("%s", error)
+            raise FUSEError(error.errno or errno.EIO) from None
+        except BlockingIOError:
+            raise FUSEError(errno.EAGAIN) from None
+        except Exception:
+            logger.exception("%s failed", method.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return cast(_Method[_P, _T], handler)
+
+
+class GcoreFS(pyfuse3.Operations):
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self._options = options
+        self._nursery: trio.Nursery | None = None
+        self._workers = Workers()
+        self._inodes = Inodes()
+        self._handles: dict[int, Handle] = {}
+        self._stops: set[Stop] = set()
+        self._next_handle = 1
+        self._listings: dict[int, list[int]] = {}
+        self._is_closing = False
+        self._boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Stops run in `nursery`."""
+        self._nursery = nursery
+
+    async def let_all_go(self) -> None:
+        """No further stops, and an end to those that are."""
+        self._is_closing = True
+        for stop in tuple(self._stops):
+            stop.let_go()
+            await stop.finished()
+
+    # Names.
+
+    @_answered
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if name in (b".", b".."):
+            return self._root()
+        pid = int(name) if name.isdigit() and name[:1] != b"0" and len(name) < 10 else 0
+        if not pid:
+            raise FUSEError(errno.ENOENT)
+        try:
+            stat = procfs.stat(pid)
+            inode = self._inodes.get(Process(pid, stat.start_time))
+            entry = await self._entry(inode, stat)
+        except ProcessLookupError:
+            raise FUSEError(errno.ENOENT) from None
+        self._inodes.hold(inode)
+        return entry
+
+    @_answered
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for number, lookups in inode_list:
+            if number != pyfuse3.ROOT_INODE:
+                self._inodes.forget(number, lookups)
+
+    @_answered
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if inode == pyfuse3.ROOT_INODE:
+            return self._root()
+        found = self._inodes[inode]
+        try:
+            stat = procfs.stat(found.process.pid)
+        except ProcessLookupError:
+            stat = None
+        if stat is None or stat.start_time != found.process.start_time:
+            return await self._entry_of_the_gone(found)
+        return await self._entry(found, stat)
+
+    @_answered
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        number = self._new_handle()
+        self._listings[number] = sorted(procfs.pids())
+        return FileHandleT(number)
+
+    @_answered
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        # Identifiers: 1 and 2 for the dots, then pid + 2, so that a process that comes or
+        # goes between two calls moves nobody else.
+        for identifier, name in ((1, b"."), (2, b"..")):
+            if start_id < identifier and not _reply(token, name, self._root(), identifier):
+                return
+        for pid in self._listings[fh]:
+            if pid + 2 <= start_id:
+                continue
+            try:
+                stat = procfs.stat(pid)
+                if stat.is_kernel_thread:
+                    continue
+                inode = self._inodes.get(Process(pid, stat.start_time))
+                entry = await self._entry(inode, stat)
+            except ProcessLookupError:
+                continue
+            if not _reply(token, b"%d" % pid, entry, pid + 2):
+                return
+            self._inodes.hold(inode)
+
+    @_answered
+    async def releasedir(self, fh: FileHandleT) -> None:
+        del self._listings[fh]
+
+    @_answered
+    async def access(self, inode: InodeT, mode: ModeT, ctx: pyfuse3.RequestContext) -> bool:
+        return True  # default_permissions: the kernel has already judged the mode
+
+    # Files.
+
+    @_answered
+    async def open(
+        self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise FUSEError(errno.EROFS)
+        found = self._inodes[inode]
+        process = found.process
+        if procfs.stat(process.pid).is_kernel_thread:
+            raise ProcessError(Reason.KERNEL_THREAD, process.pid)
+        opener = identify(ctx.pid, ctx.uid, ctx.gid, process.pid)
+        await self._settle(found)
+        joined = found.stop
+        if joined is None:
+            await trio.to_thread.run_sync(refuse_early, process, opener)
+        else:
+            await trio.to_thread.run_sync(refuse_joiner, process, opener)
+        # No await from here to the join: a stop that is alive now is joined alive.
+        stop = found.stop
+        if stop is None or stop.is_over:
+            if joined is not None or self._is_closing:
+                raise FUSEError(errno.ESTALE)
+            stop = self._begin(found, opener)
+        handle = stop.join(opener, bool(flags & os.O_NONBLOCK))
+        number = self._new_handle()
+        self._handles[number] = handle
+        return pyfuse3.FileInfo(fh=FileHandleT(number), direct_io=True, keep_cache=False)
+
+    @_answered
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        handle = self._handles[fh]
+        # pyfuse3 takes any buffer and says bytes.
+        return cast(bytes, await handle.stop.read(handle, off, size))
+
+    @_answered
+    async def poll(
+        self,
+        inode: InodeT,
+        fh: FileHandleT,
+        poll_handle: pyfuse3.PollHandle | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> int:
+        handle = self._handles[fh]
+        return handle.stop.poll(handle, poll_handle)
+
+    @_answered
+    async def flush(self, fh: FileHandleT) -> None:
+        """Nothing: a file may be closed many times (dup, fork) before it is released."""
+
+    @_answered
+    async def release(self, fh: FileHandleT) -> None:
+        handle = self._handles.pop(fh)
+        handle.stop.leave(handle)
+
+    @_answered
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = procfs.PAGE_SIZE
+        data.f_namemax = 10
+        return data
+
+    # What they lean on.
+
+    def _new_handle(self) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    async def _settle(self, inode: Inode) -> None:
+        """Wait out a stop that is being let go, so that a new one does not meet its tracer."""
+        while inode.stop is not None and inode.stop.is_over:
+            if inode.is_retired:
+                raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
+            stop = inode.stop
+            await stop.finished()
+            if inode.stop is stop:
+                inode.stop = None
+
+    def _begin(self, inode: Inode, opener: Opener) -> Stop:
+        assert self._nursery is not None
+        stop = Stop(inode.process, opener, self._options, self._workers)
+        inode.stop = stop
+        self._stops.add(stop)
+        self._nursery.start_soon(self._run, stop)
+        return stop
+
+    async def _run(self, stop: Stop) -> None:
+        try:
+            await stop.run()
+        finally:
+            self._stops.discard(stop)
+
+    async def _entry(self, inode: Inode, stat: Stat) -> pyfuse3.EntryAttributes:
+        process = inode.process
+        owner = os.stat(f"/proc/{process.pid}")
+        stop = inode.stop
+        size = None if stop is None else await stop.wait_for_size(_SIZE_TIMEOUT)
+        if stop is None or size is None:
+            return _file(
+                inode,
+                owner.st_uid,
+                owner.st_gid,
+                estimate(process, stat),
+                self._boot + stat.start_time * _NANOSECONDS_PER_TICK,
+            )
+        return _file(inode, owner.st_uid, owner.st_gid, size, stop.began)
+
+    async def _entry_of_the_gone(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """fstat(2) of a file whose process has died: its handles still read the header."""
+        stop = inode.stop
+        if stop is None or stop.size is None:
+            raise FUSEError(errno.ESRCH)
+        return _file(inode, 0, 0, stop.size, stop.began)
+
+    def _root(self) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.ROOT_INODE
+        entry.st_mode = ModeT(modes.S_IFDIR | 0o555)
+        entry.st_nlink = 2
+        entry.st_uid, entry.st_gid = os.geteuid(), os.getegid()
+        entry.st_atime_ns = entry.st_ctime_ns = entry.st_mtime_ns = time.time_ns()
+        entry.attr_timeout = entry.entry_timeout = 0
+        return entry
+
+
+def _file(inode: Inode, uid: int, gid: int, size: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = InodeT(inode.number)
+    entry.generation = inode.process.start_time
+    entry.st_mode = ModeT(modes.S_IFREG | 0o400)
+    entry.st_nlink = 1
+    entry.st_uid, entry.st_gid = uid, gid
+    entry.st_size = size
+    entry.st_blksize = BLOCK_SIZE
+    entry.st_blocks = -(-size // 512)
+    entry.st_atime_ns = entry.st_ctime_ns = entry.st_mtime_ns = nanoseconds
+    # Nothing is remembered: the size changes when a process is opened, the process may go.
+    entry.attr_timeout = entry.entry_timeout = 0
+    return entry
+
+
+def _reply(token: Any, name: bytes, entry: pyfuse3.EntryAttributes, identifier: int) -> bool:
+    return pyfuse3.readdir_reply(token, FileNameT(name), entry, identifier)
+
+
+def refuse_joiner(process: Process, opener: Opener) -> None:
+    """What keeps an opener from a stop that is already there.  EDEADLK, EACCES, ESRCH."""
+    if process.pid == opener.pid:
+        raise ProcessError(Reason.CALLER, process.pid)
+    check(opener, process.pid)

@@ -1,0 +1,63 @@
+"""One inode is one process, as long as its bytes do not change under it.
+
+splice(2) and private mmap(2) read through the inode's page cache even where read(2) does
+not, so two handles of different content on one inode would mix their bytes.  Hence:
+- another process under the same pid is another inode (told by its start time);
+- a stop that was let go while handles are open is never joined: its inode is retired, and
+  the next look-up makes a new one, with a new number and a new stop.
+"""
+
+from dataclasses import dataclass, field
+
+from gcorefs.mount.stops import Stop
+from gcorefs.process.procfs import Process
+
+# Below 2^22 are the pids (PID_MAX_LIMIT, include/linux/threads.h); above, a serial number.
+_PID_BITS = 22
+
+
+@dataclass(slots=True)
+class Inode:
+    number: int
+    process: Process
+    lookups: int = 0
+    """How many references the kernel holds (FUSE_FORGET)."""
+    stop: Stop | None = field(default=None)
+
+    @property
+    def is_retired(self) -> bool:
+        """True where handles hold bytes of a stop that is over."""
+        return self.stop is not None and self.stop.is_over and self.stop.is_open
+
+
+class Inodes:
+    def __init__(self) -> None:
+        self._by_number: dict[int, Inode] = {}
+        self._current: dict[int, Inode] = {}  # by pid
+        self._serial = 0
+
+    def __getitem__(self, number: int) -> Inode:
+        """KeyError for one that the kernel has forgotten."""
+        return self._by_number[number]
+
+    def get(self, process: Process) -> Inode:
+        """The inode that stands for this process now."""
+        inode = self._current.get(process.pid)
+        if inode is None or inode.process != process or inode.is_retired:
+            self._serial += 1
+            inode = Inode((self._serial << _PID_BITS) | process.pid, process)
+            self._current[process.pid] = inode
+        return inode
+
+    def hold(self, inode: Inode) -> None:
+        """The kernel has one more reference."""
+        self._by_number[inode.number] = inode
+        inode.lookups += 1
+
+    def forget(self, number: int, lookups: int) -> None:
+        inode = self._by_number[number]
+        inode.lookups -= lookups
+        if inode.lookups <= 0:
+            del self._by_number[number]
+            if self._current.get(inode.process.pid) is inode:
+                del self._current[inode.process.pid]

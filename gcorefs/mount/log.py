@@ -1,0 +1,66 @@
+"""A log that never waits for whoever reads it.
+
+The process that we hold may be the one that reads our messages: the log daemon, or the far
+end of the pipe that is our stderr.  So a message goes into a queue, another thread writes
+it, and when the queue is full messages are dropped, not waited for.
+"""
+
+import atexit
+import contextlib
+import logging
+import queue
+from logging.handlers import QueueHandler, QueueListener, SysLogHandler
+
+_MOST_WAITING = 10_000
+
+logger = logging.getLogger("gcorefs")
+
+
+class _DroppingHandler(QueueHandler):
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+def to_stderr() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("gcorefs: %(levelname)s: %(message)s"))
+    return handler
+
+
+def to_file(path: str) -> logging.Handler:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+def to_syslog() -> logging.Handler:
+    """The system's log; nowhere where there is none."""
+    try:
+        handler: logging.Handler = SysLogHandler("/dev/log", SysLogHandler.LOG_DAEMON)
+    except OSError:
+        return logging.NullHandler()
+    handler.setFormatter(logging.Formatter("gcorefs: %(message)s"))
+    return handler
+
+
+def start(handler: logging.Handler, verbose: bool = False) -> None:
+    """Send the log of this package and of pyfuse3 to `handler`, from a thread of its own."""
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
+    listener = QueueListener(waiting, handler)
+    root = logging.getLogger()
+    root.addHandler(_DroppingHandler(waiting))
+    root.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    listener.start()
+    _listeners.append(listener)
+
+
+def stop() -> None:
+    """Write what still waits, and end the thread."""
+    while _listeners:
+        _listeners.pop().stop()
+
+
+_listeners: list[QueueListener] = []
+atexit.register(stop)

@@ -1,0 +1,62 @@
+"""What may stand behind -o: our own options, checked, and those of FUSE, passed on."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Our own options.  Times in seconds."""
+
+    idle_timeout: _Seconds = 60.0
+    """A process is let go this long after the last read of its file; 0: never."""
+    stop_timeout: _Seconds = 1.0
+    """A thread that has not stopped by then is left out of the stop, not waited for."""
+
+
+class OptionError(ValueError):
+    """An option that nobody knows, or a value that it cannot have: one line for people."""
+
+
+# mount.fuse3(8).  What would let a core be cached, or change what a reader sees, is not here.
+_FUSE_FLAGS = frozenset(
+    ("allow_other", "allow_root", "auto_unmount", "default_permissions", "debug", "ro",
+     "nodev", "nosuid", "noexec", "noatime", "atime", "sync", "async", "dirsync"),
+)  # fmt: skip
+_FUSE_VALUES = frozenset(("fsname", "context", "fscontext", "rootcontext", "defcontext"))
+
+# ro: writes fail in the kernel, with EROFS.  default_permissions: the kernel holds every
+# opener to owner and mode before we hear of it.
+_ALWAYS = frozenset(("subtype=gcorefs", "default_permissions", "ro", "nodev", "nosuid", "noexec"))
+
+
+def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
+    """The values of one or more -o, each a list with commas: ours, and those for FUSE.
+
+    OptionError where one is unknown or wrong.
+    """
+    ours: dict[str, str] = {}
+    fuse: set[str] = set(_ALWAYS)
+    for word in filter(None, ",".join(words).split(",")):
+        name, equals, value = word.partition("=")
+        if name in Options.__struct_fields__:
+            ours[name] = value
+        elif (name in _FUSE_VALUES and value) or (name in _FUSE_FLAGS and not equals):
+            fuse.add(word)
+        else:
+            known = ", ".join(sorted((*Options.__struct_fields__, *_FUSE_FLAGS, *_FUSE_VALUES)))
+            raise OptionError(f"unknown option {word!r}; known are {known}")
+    if not any(word.startswith("fsname=") for word in fuse):
+        fuse.add("fsname=gcorefs")
+    try:
+        options = msgspec.convert(ours, Options, strict=False)
+    except msgspec.ValidationError as error:
+        raise OptionError(str(error).replace("$.", "option ").replace("`", "")) from error
+    for name in Options.__struct_fields__:
+        if not math.isfinite(getattr(options, name)):
+            raise OptionError(f"option {name} must be a number of seconds")
+    return options, fuse

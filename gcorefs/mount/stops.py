@@ -1,0 +1,251 @@
+"""One stop, shared by every handle of an inode, from the first open to the last release.
+
+Everything here runs in the event loop; the snapshot's blocking calls run in threads.  A
+request never waits without a bound: a client whose request is already here cannot even be
+killed until it is answered.
+"""
+
+import contextlib
+import errno
+import select
+import time
+from typing import Protocol
+
+import trio
+
+from gcorefs.mount.log import logger
+from gcorefs.mount.options import Options
+from gcorefs.process import access
+from gcorefs.process.access import Opener
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.procfs import Process
+from gcorefs.snapshot import Snapshot
+
+READ_TIMEOUT = 10.0
+"""Seconds that one read of memory may take.  A page that userfaultfd(2) is to bring never
+comes while its handler is stopped."""
+
+# Threads that read memory or stop processes at one time; each is in a blocking call.
+_MOST_READS = 64
+_MOST_TAKES = 64
+
+
+class PollHandle(Protocol):
+    def notify(self) -> None: ...
+
+
+class Handle:
+    """One open file."""
+
+    def __init__(self, stop: "Stop", opener: Opener, nonblocking: bool) -> None:
+        self.stop = stop
+        self.opener = opener
+        self.nonblocking = nonblocking
+        self.poll_handle: PollHandle | None = None
+        # Whoever opens while threads are still being stopped is judged again afterwards:
+        # the process may exec a set-uid program in between.
+        self.is_admitted = stop.is_ready
+
+
+class Workers:
+    """The threads that stops do their blocking work in, shared by all of a mount."""
+
+    def __init__(self) -> None:
+        self.takes = trio.CapacityLimiter(_MOST_TAKES)
+        self.reads = trio.CapacityLimiter(_MOST_READS)
+
+
+class Stop:
+    def __init__(
+        self, process: Process, opener: Opener, options: Options, workers: Workers
+    ) -> None:
+        self.process = process
+        self.opener = opener
+        self.began = time.time_ns()
+        self._options = options
+        self._workers = workers
+        self._token = trio.lowlevel.current_trio_token()
+        self._snapshot = Snapshot(process, opener, options.stop_timeout, self._on_death)
+        self._handles: set[Handle] = set()
+        self._ready = trio.Event()
+        self._released = trio.Event()
+        self._finished = trio.Event()
+        self._error: OSError | None = None
+        self._last_read = trio.current_time()
+        self._reads_under_way = 0
+        self._bytes = 0
+
+    # What it is.
+
+    @property
+    def is_ready(self) -> bool:
+        """True once nobody waits any more, whether it came off or not."""
+        return self._ready.is_set()
+
+    @property
+    def is_over(self) -> bool:
+        """True where no further handle may join: failed, dead or let go."""
+        return self._error is not None or self._released.is_set() or self._snapshot.is_dead
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._handles)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file, None until the header is built or where it never was."""
+        return self._snapshot.size if self.is_ready and self._error is None else None
+
+    # Its life: `run` is its task.
+
+    async def run(self) -> None:
+        """Take the snapshot, hold it until it is released, let go."""
+        try:
+            try:
+                await trio.to_thread.run_sync(self._snapshot.take, limiter=self._workers.takes)
+            except OSError as error:
+                self._error = error
+            except Exception as error:  # a surprise is the readers' EIO, not the mount's end
+                logger.exception("process %d: cannot be dumped", self.process.pid)
+                self._error = OSError(errno.EIO, str(error))
+            self._ready.set()
+            self._notify_pollers()
+            if self._error is None:
+                await self._hold()
+            else:
+                logger.warning("%s", self._error.strerror)
+        finally:
+            self.let_go()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._snapshot.close)
+            self._finished.set()
+            self._log_end()
+
+    async def _hold(self) -> None:
+        """Until it is released, or nobody has read for idle_timeout."""
+        self._touch()
+        limit = self._options.idle_timeout or float("inf")
+        while not self._released.is_set():
+            with trio.move_on_at(self._last_read + limit):
+                await self._released.wait()
+                return
+            if self._reads_under_way:
+                self._touch()
+            elif self._last_read + limit <= trio.current_time():
+                logger.warning(
+                    "process %d: let go, its file was not read for %g s", self.process.pid, limit
+                )
+                return
+
+    def let_go(self) -> None:
+        """Let the process run on.  Handles keep the header; memory is EIO."""
+        self._snapshot.let_go()
+        self._released.set()
+        self._notify_pollers()
+
+    async def finished(self) -> None:
+        """Until nobody is traced any more on account of this stop."""
+        await self._finished.wait()
+
+    def _log_end(self) -> None:
+        if self._error is None:
+            logger.info(
+                "process %d: opened by process %d (uid %d): %d threads, ready in %.1f ms, "
+                "stopped for %.1f ms, %d bytes read, %d pages unreadable",
+                self.process.pid,
+                self.opener.pid,
+                self.opener.uid,
+                self._snapshot.threads,
+                self._snapshot.ready_seconds * 1e3,
+                self._snapshot.stopped_seconds * 1e3,
+                self._bytes,
+                self._snapshot.unreadable,
+            )
+
+    # Its handles.
+
+    def join(self, opener: Opener, nonblocking: bool) -> Handle:
+        handle = Handle(self, opener, nonblocking)
+        self._handles.add(handle)
+        self._touch()
+        return handle
+
+    def leave(self, handle: Handle) -> None:
+        """The last one to leave lets the process go."""
+        self._handles.discard(handle)
+        if not self._handles:
+            self.let_go()
+
+    async def wait_for_size(self, seconds: float) -> int | None:
+        """The exact size, waiting for it up to `seconds`; None where there is none."""
+        with trio.move_on_after(seconds):
+            await self._ready.wait()
+        return self.size
+
+    async def read(self, handle: Handle, offset: int, length: int) -> memoryview:
+        """Bytes of the file, fewer only at its end.
+
+        EAGAIN: not ready and non-blocking; EIO: died, let go, or not in time; and whatever
+        the stop failed with.
+        """
+        if not self.is_ready and handle.nonblocking:
+            raise BlockingIOError(errno.EAGAIN, "not every thread is recorded yet")
+        self._reads_under_way += 1
+        try:
+            await self._admit(handle)
+            size = self._snapshot.size
+            buffer = memoryview(bytearray(max(0, min(length, size - offset))))
+            if buffer:
+                await self._read_into(offset, buffer)
+                self._bytes += len(buffer)
+            return buffer
+        finally:
+            self._reads_under_way -= 1
+            self._touch()
+
+    async def _admit(self, handle: Handle) -> None:
+        await self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        if not handle.is_admitted:
+            if handle.opener != self.opener:
+                await trio.to_thread.run_sync(access.check, handle.opener, self.process.pid)
+            handle.is_admitted = True
+
+    async def _read_into(self, offset: int, buffer: memoryview) -> None:
+        with trio.move_on_after(READ_TIMEOUT):
+            await trio.to_thread.run_sync(
+                self._snapshot.read_into,
+                offset,
+                buffer,
+                abandon_on_cancel=True,
+                limiter=self._workers.reads,
+            )
+            return
+        raise ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
+
+    def poll(self, handle: Handle, poll_handle: PollHandle | None) -> int:
+        """Events that are there now; `poll_handle` is told of later ones."""
+        if poll_handle is not None:
+            handle.poll_handle = poll_handle
+        if self._error is not None:
+            return select.POLLERR
+        if not self.is_ready:
+            return 0
+        if self.is_over:  # the header can still be read
+            return select.POLLIN | select.POLLRDNORM | select.POLLERR
+        return select.POLLIN | select.POLLRDNORM
+
+    def _notify_pollers(self) -> None:
+        for handle in self._handles:
+            if handle.poll_handle is not None:
+                handle.poll_handle.notify()
+                handle.poll_handle = None
+
+    def _on_death(self) -> None:
+        # In the tracer's thread.
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._notify_pollers)
+
+    def _touch(self) -> None:
+        self._last_read = trio.current_time()

@@ -1,0 +1,206 @@
+"""What every test stands on: targets that print their own truth, a mount made by the command
+line, and a look round afterwards: nothing stopped, nothing traced, nothing mounted, no
+warning logged.
+
+Levels, each in its folder:
+    pure     no process
+    live     real processes, no FUSE
+    mounted  through the command line, with the tools that people use
+    readers  what gdb, lldb, elfutils and the kernel itself say of the same process
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcorefs.mount.server import FSTYPE
+from gcorefs.process import procfs
+
+TARGETS = Path(__file__).parent / "targets"
+GCOREFS = Path(sys.executable).with_name("gcorefs")
+CFLAGS = ["-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror", "-pthread"]
+
+
+class Target:
+    """A program that has printed one line of truth about itself and answers commands."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.argv = argv
+        self.popen = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.pid = self.popen.pid
+        self.truth: dict[str, Any] = self._line()
+
+    def _line(self) -> dict[str, Any]:
+        assert self.popen.stdout is not None
+        line = self.popen.stdout.readline()
+        assert line, f"{self.argv} ended without a word"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, command: str) -> dict[str, Any]:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(command + "\n")
+        self.popen.stdin.flush()
+        return self._line()
+
+    def end(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.popen.communicate(timeout=10)
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.communicate(timeout=10)
+
+    def states(self) -> dict[int, tuple[str, int]]:
+        """State letter and TracerPid of every thread."""
+        return {
+            tid: (procfs.stat(self.pid, tid).state, procfs.tracer(self.pid, tid))
+            for tid in procfs.tids(self.pid)
+        }
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The path of a target, compiled at its first use."""
+    folder = tmp_path_factory.mktemp("targets")
+
+    def compile_(name: str) -> Path:
+        program = folder / name
+        if not program.exists():
+            source = TARGETS / f"{name}.c"
+            subprocess.run(["gcc", *CFLAGS, "-o", program, source], check=True)
+        return program
+
+    return compile_
+
+
+@pytest.fixture
+def spawn(build: Callable[[str], Path]) -> Iterator[Callable[..., Target]]:
+    """Start a target by name; it is ended after the test, and must be free to run then."""
+    targets: list[Target] = []
+
+    def start(name: str, *arguments: object) -> Target:
+        target = Target([str(build(name)), *map(str, arguments)])
+        targets.append(target)
+        return target
+
+    yield start
+    hurt = []
+    for target in targets:
+        if target.popen.poll() is None:
+            hurt += [(target.argv, tid, *s) for tid, s in target.states().items() if s[1]]
+            hurt += [(target.argv, tid, *s) for tid, s in target.states().items() if s[0] in "Tt"]
+            target.kill()
+    assert not hurt, f"left stopped or traced: {hurt}"
+
+
+class Mount:
+    """A mount made by the command line, with its log."""
+
+    def __init__(self, path: Path, log: Path) -> None:
+        self.path = path
+        self.log = log
+        self.expected: list[str] = []
+
+    def make(self, *options: str) -> None:
+        words = [word for option in options for word in ("-o", option)]
+        command = [GCOREFS, "mount", "--log-file", self.log, *words, self.path]
+        subprocess.run(command, check=True, timeout=30)
+
+    def __truediv__(self, pid: int) -> Path:
+        return self.path / str(pid)
+
+    def expect(self, text: str) -> None:
+        """A warning that the test provokes, and so must be logged."""
+        self.expected.append(text)
+
+    @property
+    def server(self) -> int:
+        """The daemon's pid: the one that holds our log open and is not us."""
+        for pid in procfs.pids():
+            with contextlib.suppress(OSError):
+                for fd in os.listdir(f"/proc/{pid}/fd"):
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") == str(self.log):
+                        return pid
+        raise LookupError("no server")
+
+    def warnings(self) -> list[str]:
+        if not self.log.exists():
+            return []
+        words = ("WARNING", "ERROR", "CRITICAL", "Traceback")
+        return [line for line in self.log.read_text().splitlines() if any(w in line for w in words)]
+
+
+@pytest.fixture
+def unmounted(tmp_path: Path) -> Iterator[Mount]:
+    """A place to mount at; whatever is there after the test is taken away."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    mount = Mount(path, tmp_path / "log")
+    yield mount
+    for _ in range(sum(str(path) == place for place, _ in mounts())):
+        subprocess.run(["umount", "--lazy", path], check=False)
+    logged = mount.warnings()
+    for text in mount.expected:
+        assert any(text in line for line in logged), f"not logged: {text}"
+    rest = [line for line in logged if not any(text in line for text in mount.expected)]
+    assert not rest, f"logged: {rest}"
+
+
+@pytest.fixture
+def mount(unmounted: Mount) -> Iterator[Mount]:
+    """A mount with the options that people get; `mount / pid` is a file."""
+    unmounted.make()
+    server = unmounted.server
+    yield unmounted
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGTERM)
+    wait_until_gone(server)
+    assert str(unmounted.path) not in [place for place, _ in mounts()]
+
+
+def mounts() -> list[tuple[str, str]]:
+    """Mount point and type of every mount of ours."""
+    rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [(row[1], row[2]) for row in rows if row[2] == FSTYPE]
+
+
+def wait_until_gone(pid: int, seconds: float = 20) -> None:
+    """Until a process has ended, as its pidfd tells (pidfd_open(2))."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        ready, _, _ = select.select([fd], [], [], seconds)
+        assert ready, f"process {pid} does not end"
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tools() -> None:
+    """Nothing needed may be missing: a missing tool fails the run."""
+    needed = "gcc gdb gcore lldb eu-readelf eu-stack fusermount3 redis-server java node strace"
+    missing = [name for name in needed.split() if shutil.which(name) is None]
+    assert not missing, f"not installed: {missing}; run 'make test'"
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    """After every test: no mount of ours is left that was not there before."""
+    before = mounts()
+    yield
+    assert mounts() == before

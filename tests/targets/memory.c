@@ -1,0 +1,313 @@
+/*
+ * memory DIR
+ *
+ * One of each kind of memory, each with contents a test can recompute.
+ * Files go to DIR; those of deleted mappings are gone again at the output.
+ *
+ * A region is a range of bytes, not a VMA.  Its pattern is one of
+ *   address  every aligned u64 = its own address ^ seed
+ *   zero
+ *   holes    "pages" lists the pages with the address pattern, others are zero
+ *   file     the bytes of "path" from "offset"
+ *   unknown  not to be asserted
+ */
+#include "target.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102 /* Linux 6.13, uapi/asm-generic/mman-common.h */
+#endif
+
+#define RW (PROT_READ | PROT_WRITE)
+#define ANON (MAP_PRIVATE | MAP_ANONYMOUS)
+
+static size_t page;
+static uint64_t seed;
+static char dir[PATH_MAX];
+static const char *sep = "";
+
+/* Initialised, so that it lies in .data. */
+static volatile uint64_t in_data[512] = { 1 };
+static volatile uint64_t in_bss[512];
+static volatile uint64_t in_bss_untouched[1024];
+
+static void fill(volatile void *start, size_t size)
+{
+	volatile uint64_t *p = start;
+
+	for (size_t i = 0; i < size / 8; i++)
+		p[i] = (uintptr_t)&p[i] ^ seed;
+}
+
+static void begin(const char *name, const char *kind, volatile void *start,
+		  size_t size, const char *pattern)
+{
+	printf("%s{\"name\": \"%s\", \"kind\": \"%s\", \"start\": \"0x%lx\", "
+	       "\"end\": \"0x%lx\", \"pattern\": \"%s\"", sep, name, kind,
+	       (uintptr_t)start, (uintptr_t)start + size, pattern);
+	sep = ", ";
+}
+
+static void region(const char *name, const char *kind, volatile void *start,
+		   size_t size, const char *pattern)
+{
+	begin(name, kind, start, size, pattern);
+	printf("}");
+}
+
+static void file_region(const char *name, const char *kind, void *start,
+			size_t size, const char *path, size_t offset)
+{
+	begin(name, kind, start, size, "file");
+	printf(", \"path\": \"%s\", \"offset\": \"0x%zx\"}", path, offset);
+}
+
+static void holes_region(const char *name, const char *kind, char *start)
+{
+	static const size_t written[] = { 0, 3, 7, 8, 14 };
+
+	begin(name, kind, start, 16 * page, "holes");
+	for (size_t i = 0; i < sizeof(written) / sizeof(*written); i++) {
+		fill(start + written[i] * page, page);
+		printf("%s%zu", i ? ", " : ", \"pages\": [", written[i]);
+	}
+	printf("]}");
+}
+
+static char *map(size_t size, int prot, int flags, int fd, off_t offset)
+{
+	char *p = mmap(NULL, size, prot, flags, fd, offset);
+
+	if (p == MAP_FAILED)
+		die("mmap");
+	return p;
+}
+
+static char *filled(size_t size, int flags)
+{
+	char *p = map(size, RW, flags, -1, 0);
+
+	fill(p, size);
+	return p;
+}
+
+/* A file of size bytes with contents of its own. */
+static int make_file(const char *name, size_t size, char path[PATH_MAX])
+{
+	int fd;
+
+	if (snprintf(path, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX)
+		die(name);
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		die(path);
+	for (size_t i = 0; i < size; i += 8) {
+		uint64_t word = canary(seed + i);
+		size_t n = size - i < 8 ? size - i : 8;
+
+		if (pwrite(fd, &word, n, i) != (ssize_t)n)
+			die("pwrite");
+	}
+	return fd;
+}
+
+static void anonymous(void)
+{
+	char *p;
+	int fd;
+
+	region("anon_private", "anonymous", filled(16 * page, ANON), 16 * page,
+	       "address");
+	holes_region("anon_holes", "anonymous",
+		     map(16 * page, RW, ANON, -1, 0));
+	region("anon_shared", "shared",
+	       filled(16 * page, MAP_SHARED | MAP_ANONYMOUS), 16 * page,
+	       "address");
+
+	fd = memfd_create("holes", MFD_CLOEXEC);
+	if (fd < 0 || ftruncate(fd, 16 * page))
+		die("memfd");
+	holes_region("memfd_holes", "memfd",
+		     map(16 * page, RW, MAP_SHARED, fd, 0));
+
+	p = filled(4 * page, ANON);
+	if (mprotect(p, 4 * page, PROT_NONE))
+		die("mprotect");
+	region("prot_none", "anonymous", p, 4 * page, "address");
+
+	p = filled(4 * page, ANON);
+	if (madvise(p, 4 * page, MADV_DONTDUMP))
+		die("madvise");
+	region("dontdump", "anonymous", p, 4 * page, "address");
+
+	/* Not readable where there are protection keys (pkeys(7)). */
+	p = filled(page, ANON);
+	if (mprotect(p, page, PROT_EXEC))
+		die("mprotect");
+	region("exec_only", "anonymous", p, page, "address");
+
+	p = filled(page, ANON);
+	if (mprotect(p, page, PROT_READ))
+		die("mprotect");
+	region("read_only", "anonymous", p, page, "address");
+
+	region("reserved", "anonymous",
+	       map(64 << 20, RW, ANON | MAP_NORESERVE, -1, 0), 64 << 20,
+	       "zero");
+
+	/*
+	 * A guard page inside a VMA: access is SIGSEGV although maps says rw
+	 * (madvise(2), MADV_GUARD_INSTALL).
+	 */
+	p = filled(3 * page, ANON);
+	if (!madvise(p + page, page, MADV_GUARD_INSTALL)) {
+		region("guard_before", "anonymous", p, page, "address");
+		region("guard", "guard", p + page, page, "unknown");
+		region("guard_after", "anonymous", p + 2 * page, page,
+		       "address");
+	} else if (errno != EINVAL) {
+		die("madvise");
+	}
+}
+
+static void files(void)
+{
+	char path[PATH_MAX], *p;
+	size_t short_size = page + page / 2 + 4;
+	int fd;
+
+	fd = make_file("private", 4 * page, path);
+	p = map(3 * page, RW, MAP_PRIVATE, fd, page);
+	fill(p + page, page);
+	file_region("file_private_clean", "file-private", p, page, path, page);
+	region("file_private_dirty", "file-private", p + page, page, "address");
+	file_region("file_private_clean_2", "file-private", p + 2 * page, page,
+		    path, 3 * page);
+
+	fd = make_file("shared", 4 * page, path);
+	p = map(2 * page, RW, MAP_SHARED, fd, 2 * page);
+	fill(p, page);
+	region("file_shared_written", "file-shared", p, page, "address");
+	file_region("file_shared", "file-shared", p, 2 * page, path, 2 * page);
+
+	/*
+	 * Written through the file, so that the private pages stay clean and
+	 * their contents are in the page cache alone.
+	 */
+	fd = make_file("deleted", 0, path);
+	p = map(4 * page, PROT_READ, MAP_PRIVATE, fd, 0);
+	for (size_t i = 0; i < 4 * page; i += 8) {
+		uint64_t word = (uintptr_t)(p + i) ^ seed;
+
+		if (pwrite(fd, &word, 8, i) != 8)
+			die("pwrite");
+	}
+	if (unlink(path))
+		die("unlink");
+	close(fd);
+	region("file_deleted", "file-deleted", p, 4 * page, "address");
+
+	fd = make_file("deleted_shared", 4 * page, path);
+	p = map(4 * page, RW, MAP_SHARED, fd, 0);
+	fill(p, 4 * page);
+	if (unlink(path))
+		die("unlink");
+	close(fd);
+	region("file_deleted_shared", "file-deleted", p, 4 * page, "address");
+
+	/* The rest of the last page reads as zero, later pages are SIGBUS. */
+	fd = make_file("short", short_size, path);
+	p = map(4 * page, RW, MAP_PRIVATE, fd, 0);
+	file_region("file_short", "file-private", p, short_size, path, 0);
+	region("file_short_tail", "file-private", p + short_size,
+	       2 * page - short_size, "zero");
+	region("file_short_past_eof", "past-eof", p + 2 * page, 2 * page,
+	       "unknown");
+}
+
+static void sysv(void)
+{
+	int id = shmget(IPC_PRIVATE, 4 * page, 0600);
+	void *p;
+
+	if (id < 0)
+		die("shmget");
+	p = shmat(id, NULL, 0);
+	shmctl(id, IPC_RMID, NULL);
+	if (p == (void *)-1)
+		die("shmat");
+	fill(p, 4 * page);
+	region("sysv_shm", "sysv", p, 4 * page, "address");
+}
+
+/* The program's own text, the most common file mapping of all. */
+static int text(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	char path[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
+
+	(void)size;
+	(void)arg;
+	if (n < 0)
+		die("readlink");
+	path[n] = '\0';
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+
+		if (ph->p_type == PT_LOAD && ph->p_flags & PF_X)
+			file_region("exe_text", "file-private",
+				    (void *)(info->dlpi_addr + ph->p_vaddr),
+				    ph->p_filesz, path, ph->p_offset);
+	}
+	return 1; /* the first object is the program, dl_iterate_phdr(3) */
+}
+
+int main(int argc, char **argv)
+{
+	volatile uint64_t on_stack[512];
+	char buf[64], *heap;
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: memory DIR\n");
+		return 2;
+	}
+	target_init();
+	if (!realpath(argv[1], dir))
+		die(argv[1]);
+	page = sysconf(_SC_PAGESIZE);
+	/* Another one in every process, so that stale data cannot pass. */
+	seed = canary(getpid());
+
+	printf("{\"pid\": %d, \"page_size\": %zu, \"seed\": \"0x%" PRIx64
+	       "\", \"regions\": [", getpid(), page, seed);
+	anonymous();
+	files();
+	sysv();
+	dl_iterate_phdr(text, NULL);
+
+	heap = sbrk(4 * page);
+	if (heap == (void *)-1)
+		die("sbrk");
+	heap = (char *)(((uintptr_t)heap + 7) & -8);
+	fill(heap, 3 * page);
+	region("heap", "heap", heap, 3 * page, "address");
+	fill(on_stack, sizeof(on_stack));
+	region("stack", "stack", on_stack, sizeof(on_stack), "address");
+	fill(in_data, sizeof(in_data));
+	region("data", "data", in_data, sizeof(in_data), "address");
+	fill(in_bss, sizeof(in_bss));
+	region("bss", "bss", in_bss, sizeof(in_bss), "address");
+	region("bss_untouched", "bss", in_bss_untouched,
+	       sizeof(in_bss_untouched), "zero");
+	printf("]}\n");
+
+	while (next_command(buf, sizeof(buf)))
+		;
+	return 0;
+}
