@@ -1,0 +1,107 @@
+"""A stop is never seen by the program as an EINTR, and never takes away one that is due.
+
+Every blocking call that we know stands in tests/targets/eintr.c, with its own account of
+what came of it; that file's head comment says what its counters mean.
+"""
+
+import ctypes
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gcorefs.elfcore.regsets import X86_64
+from gcorefs.process import restart
+from gcorefs.process.tracer import Tracer
+from gcorefs.snapshot import find
+from tests.conftest import TARGETS, Target
+
+SOURCE = (TARGETS / "eintr.c").read_text()
+CASES = re.findall(r"^X\((\w+),", SOURCE, re.M)
+
+STOPS = 1_000
+FEWER_STOPS = 100
+
+
+@contextmanager
+def stopped(target: Target) -> Iterator[Tracer]:
+    tracer = Tracer(find(target.pid), X86_64, restart.X86_64_CALLS, stop_timeout=5)
+    tracer.start()
+    try:
+        tracer.wait()
+        yield tracer
+    finally:
+        tracer.release()
+        tracer.join()
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, spawn: Callable[..., Target]) -> Target:
+    return spawn("eintr", request.param)
+
+
+def test_all_cases_are_found(build: Callable[[str], Path]) -> None:
+    listed = subprocess.run([build("eintr"), "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == CASES
+
+
+def test_no_stop_is_seen_as_eintr(case: Target) -> None:
+    stops = STOPS if case.truth["repair"] else FEWER_STOPS
+    for number in range(stops):
+        # Half of the stops find the thread asleep in the call for certain, the others
+        # wherever it is just then, often on its way back into it.
+        if number % 2:
+            assert case.ask("blocked") == {"blocked": True}
+        with stopped(case):
+            pass
+    assert case.ask("blocked") == {"blocked": True}
+    counts = case.ask("counts")
+    assert (counts["spurious"], counts["other"], counts["genuine"]) == (0, 0, 0), counts
+
+
+@pytest.mark.parametrize("flags", [[], ["--restart"]], ids=["plain", "SA_RESTART"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_signal_gives_the_eintr_that_is_due(
+    name: str, flags: list[str], spawn: Callable[..., Target]
+) -> None:
+    case = spawn("eintr", name, *flags)
+    due = case.truth["handler"] == "eintr" or (case.truth["handler"] == "flag" and not flags)
+    signals = 0
+    for when in ("before", "during", "after", "right after") * 2:
+        assert case.ask("blocked") == {"blocked": True}
+        if when == "before":
+            case.ask("signal")
+        with stopped(case):
+            if when == "during":
+                signal_held(case)
+        if when == "after":
+            assert case.ask("blocked") == {"blocked": True}
+        if when.endswith("after"):
+            case.ask("signal")
+        signals += 1
+        await_handlers(case, signals)
+    assert case.ask("blocked") == {"blocked": True}
+    counts = case.ask("counts")
+    assert (counts["spurious"], counts["other"], counts["handled"]) == (0, 0, signals), counts
+    if due:
+        # A signal right after the stop may meet a thread on its way back into the call, as
+        # it may in a call that the kernel restarts by itself; no EINTR is due then.
+        assert counts["restarted"] + counts["outside"] <= 2, counts
+        assert counts["genuine"] + counts["restarted"] + counts["outside"] == signals, counts
+    else:
+        assert counts["genuine"] == 0, counts
+
+
+def await_handlers(case: Target, count: int) -> None:
+    while case.ask("counts")["handled"] < count:
+        case.ask("blocked")
+
+
+def signal_held(case: Target) -> None:
+    """SIGUSR1 to the worker, from outside: all of the target stands still."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.tgkill(case.pid, case.truth["tid"], signal.SIGUSR1) == 0

@@ -1,0 +1,738 @@
+/*
+ * eintr CALL [--restart] | eintr --list
+ *
+ * A worker thread blocks in one system call for ever; the main thread serves
+ * commands on stdin, one a line, each answered by one line of JSON:
+ *
+ *   counts   the counters below
+ *   blocked  wait (at most 5 s) until the worker sleeps inside the call
+ *   signal   tgkill SIGUSR1 to the worker (handled; SA_RESTART with --restart)
+ *   handled  wait (at most 5 s) until as many handlers ran as signals were sent
+ *   wake     let the call succeed once and wait (at most 5 s) until it has; only
+ *            when blocked
+ *   quit     end, as does EOF
+ *
+ * The first line of output describes the case: pid, tid, call, nr (the call's
+ * number; /proc/T/syscall shows 219, restart_syscall, after some stops), wake
+ * (whether `wake` works), repair (the kernel gives EINTR to a thread that was
+ * only stopped) and handler, what a handler does to the blocked call:
+ *   "eintr"   EINTR, with SA_RESTART or without
+ *   "flag"    EINTR without SA_RESTART, a restart with it
+ *   "never"   always a restart (-ERESTARTNOINTR)
+ *
+ * Counters.  The handler looks at the context it interrupted.  If that is the
+ * instruction after the one `syscall` of this file with rax == -EINTR, the
+ * handler was run by the exit of the call and the call has been given EINTR.
+ * If it is the `syscall` itself, the call is about to be (re)started.
+ *   calls      system calls entered (a restart is not a new call)
+ *   ok         calls that succeeded
+ *   genuine    calls that returned EINTR through such a handler
+ *   spurious   calls that returned EINTR without one
+ *   other      calls that failed otherwise; errno is the last such error
+ *   handled    handlers run
+ *   restarted  handlers that ran in front of the `syscall`
+ *   outside    handlers that ran anywhere else
+ * At any moment when `blocked` has answered true:
+ *   calls == ok + genuine + spurious + other + 1
+ *   handled == genuine + restarted + outside
+ * spurious has no false positives and misses none but an EINTR that a handler
+ * follows before the thread runs another instruction, which no program can
+ * tell from a genuine one.  The test asserts spurious == 0 and other == 0.
+ * A signal sent to a blocked worker, and no other before it was handled, must
+ * add one to genuine and none to restarted ("eintr", or "flag" without
+ * --restart), or one to restarted and none to genuine (otherwise).  A signal
+ * sent to a thread that a stop has left but that has not yet re-entered the
+ * call may add to restarted, as it does for every call that the kernel itself
+ * restarts; in the *_mask cases it may not, because there SIGUSR1 is unblocked
+ * only inside the call.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/futex.h>
+#include <linux/io_uring.h>
+#include <linux/netlink.h>
+#include <linux/userfaultfd.h>
+#include <mqueue.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/msg.h>
+#include <sys/prctl.h>
+#include <sys/sem.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define MASK(sig) (1ull << ((sig) - 1))
+#define MUST(e) must((long)(e), #e)
+
+static long must(long r, const char *what)
+{
+	if (r == -1) {
+		perror(what);
+		exit(2);
+	}
+	return r;
+}
+
+/* One `syscall` for every blocking call, so that the handler knows its place. */
+long raw6(long nr, long a, long b, long c, long d, long e, long f);
+extern const char raw_insn[], raw_after[];
+__asm__(".text\nraw6:\n"
+	"	mov %rdi, %rax\n	mov %rsi, %rdi\n	mov %rdx, %rsi\n"
+	"	mov %rcx, %rdx\n	mov %r8, %r10\n	mov %r9, %r8\n"
+	"	mov 8(%rsp), %r9\n"
+	"raw_insn:\n	syscall\nraw_after:\n	ret\n");
+#define RAW(...) RAW_(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
+#define RAW_(nr, a, b, c, d, e, f, ...) \
+	raw6(nr, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+
+static atomic_long calls, ok, genuine, spurious, other, handled, restarted, outside, last_errno;
+static volatile sig_atomic_t hit;
+static long sent, ok_before;
+static pid_t main_tid;
+static _Atomic pid_t worker_tid;
+
+static void on_usr1(int sig, siginfo_t *si, void *uc)
+{
+	greg_t *g = ((ucontext_t *)uc)->uc_mcontext.gregs;
+
+	(void)sig, (void)si;
+	if (g[REG_RIP] == (greg_t)raw_after && g[REG_RAX] == -EINTR && !hit)
+		hit = 1;
+	else if (g[REG_RIP] == (greg_t)raw_insn)
+		restarted++;
+	else
+		outside++;
+	handled++;
+}
+
+/* What the cases block on.  rd and wr are two ends of the same thing. */
+static int rd, wr, ep, ipc, aux;
+static char buf[1 << 16];
+static pid_t child;
+static _Atomic uint32_t word, word2;
+static struct timespec hour = {3600, 0}, deadline, real_deadline;
+static struct iovec iov = {buf, 1};
+static struct mmsghdr mm = {{.msg_iov = &iov, .msg_iovlen = 1}, 0};
+static struct { long type; char text[1024]; } msg = {1, ""};
+static struct sembuf take = {0, -1, 0};
+static uint64_t usr1 = MASK(SIGUSR1), usr2 = MASK(SIGUSR2), none;
+static struct { uint64_t *set; size_t size; } none_arg = {&none, 8};
+static struct pollfd pfd = {0, POLLIN, 0};
+static fd_set fds;
+static struct epoll_event event;
+static struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+static struct futex_waitv waitv = {0, 0, FUTEX_32, 0};
+static aio_context_t aio;
+static struct io_event aio_event;
+static unsigned *sq_tail, *sq_array, *cq_head, *cq_tail;
+static struct io_uring_sqe *sqe;
+static struct io_uring_getevents_arg uring_timeout = {0, 8, 0, 0};
+static struct sockaddr_storage addr;
+static socklen_t addr_len;
+static char path[64];
+
+static void nonblock(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
+static void block(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); }
+static void one(int fd) { MUST(write(fd, "wake\nabc", 8)); }
+
+static void timeouts(int fd)
+{
+	struct timeval tv = {3600, 0};
+
+	MUST(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)));
+	MUST(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)));
+}
+
+static void fill(int fd)
+{
+	nonblock(fd);
+	while (write(fd, buf, sizeof(buf)) > 0 || write(fd, buf, 1) > 0)
+		;
+	block(fd);
+}
+
+static void drain(int fd)
+{
+	nonblock(fd);
+	while (read(fd, buf, sizeof(buf)) > 0)
+		;
+	block(fd);
+}
+
+/* Sockets: the worker's is rd, the main thread's wr; _to with the time-outs. */
+static void pair(int type)
+{
+	int v[2];
+
+	MUST(socketpair(AF_UNIX, type, 0, v));
+	rd = v[0], wr = v[1];
+}
+
+static int any_addr(int type, int family)
+{
+	int fd = MUST(socket(family, type, 0));
+	struct sockaddr *sa = (struct sockaddr *)&addr;
+
+	/* Bound to its family alone, an AF_UNIX socket picks an abstract name. */
+	sa->sa_family = family;
+	addr_len = family == AF_UNIX ? sizeof(sa_family_t) : sizeof(struct sockaddr_in);
+	if (family == AF_INET)
+		((struct sockaddr_in *)sa)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	MUST(bind(fd, sa, addr_len));
+	addr_len = sizeof(addr);
+	MUST(getsockname(fd, sa, &addr_len));
+	return fd;
+}
+
+static void inet_pair(int type)
+{
+	rd = any_addr(type, AF_INET);
+	wr = MUST(socket(AF_INET, type, 0));
+	if (type == SOCK_STREAM)
+		MUST(listen(rd, 1));
+	MUST(connect(wr, (void *)&addr, addr_len));
+	if (type == SOCK_STREAM)
+		rd = MUST(accept(rd, NULL, NULL));
+	timeouts(rd);
+}
+
+static void s_sock(void) { pair(SOCK_STREAM); }
+static void s_sock_to(void) { s_sock(); timeouts(rd); }
+static void s_dgram_to(void) { pair(SOCK_DGRAM); timeouts(rd); }
+static void s_seq_to(void) { pair(SOCK_SEQPACKET); timeouts(rd); }
+static void s_tcp_to(void) { inet_pair(SOCK_STREAM); }
+static void s_udp_to(void) { inet_pair(SOCK_DGRAM); }
+static void s_full(void) { s_sock(); fill(rd); }
+static void s_full_to(void) { s_sock_to(); fill(rd); }
+static void s_dgram_full_to(void) { s_dgram_to(); fill(rd); }
+static void s_netlink_to(void) { rd = MUST(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)); timeouts(rd); }
+static void s_splice_to(void) { int v[2]; s_sock_to(); MUST(pipe(v)); aux = v[1]; }
+static void s_splice_tcp(void) { int v[2]; s_tcp_to(); MUST(pipe(v)); aux = v[1]; }
+static void s_sendfile_to(void) { s_full_to(); aux = MUST(open("/dev/zero", O_RDONLY)); }
+static void w_one(void) { one(wr); }
+static void w_drain(void) { drain(wr); }
+static void a_drain(long r) { (void)r; drain(rd); }
+static void a_close(long r) { close(r); }
+
+static void listener(int family) { rd = any_addr(SOCK_STREAM, family); MUST(listen(rd, 0)); }
+static void s_accept(void) { listener(AF_UNIX); }
+static void s_accept_to(void) { listener(AF_UNIX); timeouts(rd); }
+static void s_accept_tcp_to(void) { listener(AF_INET); timeouts(rd); }
+
+static void w_connect(void)
+{
+	int fd = MUST(socket(addr.ss_family, SOCK_STREAM, 0));
+
+	MUST(connect(fd, (void *)&addr, addr_len));
+	close(fd);
+}
+
+/* A listener with backlog 0 holds one connection; the next one waits. */
+static void s_connect(void)
+{
+	listener(AF_UNIX);
+	MUST(connect(MUST(socket(AF_UNIX, SOCK_STREAM, 0)), (void *)&addr, addr_len));
+}
+
+static void s_connect_tcp(void)
+{
+	listener(AF_INET);
+	MUST(connect(MUST(socket(AF_INET, SOCK_STREAM, 0)), (void *)&addr, addr_len));
+}
+
+/* A connect that failed has left its socket half connected: take a new one. */
+static void b_connect(void)
+{
+	int syn = 127;
+
+	if (wr)
+		close(wr);
+	wr = MUST(socket(addr.ss_family, SOCK_STREAM, 0));
+	if (addr.ss_family == AF_INET)
+		setsockopt(wr, IPPROTO_TCP, TCP_SYNCNT, &syn, sizeof(syn));
+}
+
+static void b_connect_to(void) { b_connect(); timeouts(wr); }
+static void w_accept(void) { close(MUST(accept(rd, NULL, NULL))); }
+
+/* Pipes, eventfds and other files. */
+static void s_pipe(void) { int v[2]; MUST(pipe(v)); rd = v[0], wr = v[1]; MUST(pipe(v)); aux = v[1]; }
+static void s_pipe_full(void) { s_pipe(); fill(wr); }
+static void w_pipe_drain(void) { drain(rd); }
+
+static void s_fifo(void)
+{
+	snprintf(path, sizeof(path), "/tmp/eintr.%d", getpid());
+	MUST(mkfifo(path, 0600));
+	rd = MUST(open(path, O_PATH));
+	unlink(path);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", rd);
+}
+
+static void w_fifo(void) { close(MUST(open(path, O_WRONLY | O_NONBLOCK))); }
+
+static void s_event(void)
+{
+	rd = wr = MUST(eventfd(0, 0));
+	ep = MUST(epoll_create1(0));
+	event.events = EPOLLIN;
+	MUST(epoll_ctl(ep, EPOLL_CTL_ADD, rd, &event));
+	pfd.fd = rd;
+	FD_SET(rd, &fds);
+}
+
+static void s_event_full(void) { s_event(); MUST(eventfd_write(wr, UINT64_MAX - 1)); memset(buf, 1, 8); }
+static void w_event_drain(void) { eventfd_t v; MUST(eventfd_read(rd, &v)); }
+static void a_fds(long r) { a_drain(r); FD_SET(rd, &fds); }
+static void s_timerfd(void) { struct itimerspec t = {{0, 0}, hour}; rd = MUST(timerfd_create(CLOCK_MONOTONIC, 0)); timerfd_settime(rd, 0, &t, NULL); }
+static void s_signalfd(void) { sigset_t s; sigemptyset(&s); sigaddset(&s, SIGUSR2); rd = MUST(signalfd(-1, &s, 0)); }
+static void w_usr2(void) { MUST(syscall(SYS_tgkill, getpid(), worker_tid, SIGUSR2)); }
+static void s_memfd(void) { wr = MUST(memfd_create("eintr", 0)); one(wr); snprintf(path, sizeof(path), "/proc/self/fd/%d", wr); }
+
+static void s_inotify(void)
+{
+	s_memfd();
+	rd = MUST(inotify_init());
+	MUST(inotify_add_watch(rd, path, IN_MODIFY));
+	wr = MUST(open(path, O_RDWR)); /* the memfd's own file has FMODE_NONOTIFY */
+}
+
+static void s_fanotify(void) { rd = MUST(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY)); }
+static void s_uffd(void) { struct uffdio_api api = {.api = UFFD_API}; rd = MUST(syscall(SYS_userfaultfd, 0)); MUST(ioctl(rd, UFFDIO_API, &api)); }
+static void s_tty(void) { wr = MUST(posix_openpt(O_RDWR | O_NOCTTY)); MUST(unlockpt(wr)); rd = MUST(open(ptsname(wr), O_RDWR | O_NOCTTY)); }
+
+/* The line discipline hands on what it has buffered a little later: fill till it stays full. */
+static void s_tty_full(void)
+{
+	struct pollfd p = {0, POLLOUT, 0};
+
+	s_tty();
+	p.fd = rd;
+	nonblock(rd);
+	while (poll(&p, 1, 50) == 1)
+		while (write(rd, buf, 4096) > 0)
+			;
+	block(rd);
+}
+
+/* Locks: lock files opened twice, or held by a child for POSIX locks. */
+static void s_flock(void) { s_memfd(); rd = MUST(open(path, O_RDWR)); MUST(flock(wr, LOCK_EX)); }
+static void w_flock(void) { MUST(flock(wr, LOCK_UN)); }
+static void a_flock(long r) { (void)r; MUST(flock(rd, LOCK_UN)); MUST(flock(wr, LOCK_EX)); }
+static void s_ofd(void) { s_memfd(); rd = MUST(open(path, O_RDWR)); MUST(fcntl(wr, F_OFD_SETLK, &whole)); }
+
+static void s_child(void)
+{
+	int v[2];
+	char c;
+
+	MUST(pipe(v));
+	child = MUST(fork());
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (wr && fcntl(wr, F_SETLKW, &whole))
+			_exit(1);
+		for (MUST(write(v[1], "x", 1));;)
+			pause();
+	}
+	MUST(read(v[0], &c, 1));
+	close(v[0]), close(v[1]);
+}
+
+static void s_posix(void) { s_memfd(); s_child(); }
+static void w_child(void) { MUST(kill(child, SIGKILL)); }
+static void a_child(long r) { (void)r; s_child(); }
+
+static void a_posix(long r)
+{
+	struct flock un = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	waitpid(child, NULL, 0);
+	MUST(fcntl(wr, F_SETLK, &un));
+	a_child(r);
+}
+
+/* System V and POSIX IPC. */
+static void rm_sem(void) { semctl(ipc, 0, IPC_RMID); }
+static void rm_msg(void) { msgctl(ipc, IPC_RMID, NULL); }
+static void s_sem(void) { ipc = MUST(semget(IPC_PRIVATE, 1, 0600)); atexit(rm_sem); }
+static void w_sem(void) { struct sembuf give = {0, 1, 0}; MUST(semop(ipc, &give, 1)); }
+static void s_msg(void) { ipc = MUST(msgget(IPC_PRIVATE, 0600)); atexit(rm_msg); }
+static void s_msg_full(void) { s_msg(); while (!msgsnd(ipc, &msg, 1024, IPC_NOWAIT)); }
+static void w_msgsnd(void) { MUST(msgsnd(ipc, &msg, 1024, 0)); }
+static void w_msgrcv(void) { MUST(msgrcv(ipc, &msg, 1024, 0, 0)); }
+
+static void s_mq(void)
+{
+	struct mq_attr attr = {.mq_maxmsg = 1, .mq_msgsize = 8};
+	char name[32];
+
+	snprintf(name, sizeof(name), "/eintr.%d", getpid());
+	rd = MUST(mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, &attr));
+	mq_unlink(name);
+}
+
+static void w_mq_send(void) { MUST(mq_send(rd, "x", 1, 0)); }
+static void w_mq_receive(void) { MUST(mq_receive(rd, buf, 8, NULL)); }
+static void s_mq_full(void) { s_mq(); w_mq_send(); }
+
+static void s_none(void) { }
+static void w_futex(void) { syscall(SYS_futex, &word, FUTEX_WAKE, 1); }
+static void s_futex(void) { waitv.uaddr = (uintptr_t)&word; }
+static void s_pi(void) { word = main_tid; }
+static void w_pi(void) { MUST(syscall(SYS_futex, &word, FUTEX_UNLOCK_PI)); }
+static void a_pi(long r) { (void)r; word = main_tid; }
+static void w_requeue(void) { MUST(syscall(SYS_futex, &word, FUTEX_CMP_REQUEUE_PI, 1, 0, &word2, 0)); }
+static void a_requeue(long r) { (void)r; word2 = 0; }
+
+/* Asynchronous I/O: a read that the main thread submits is done at once. */
+static void s_aio(void) { s_memfd(); MUST(syscall(SYS_io_setup, 8, &aio)); }
+
+static void w_aio(void)
+{
+	struct iocb cb = {.aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = wr,
+			  .aio_buf = (uintptr_t)buf, .aio_nbytes = 1}, *list = &cb;
+
+	MUST(syscall(SYS_io_submit, aio, 1, &list));
+}
+
+static void s_uring(void)
+{
+	struct io_uring_params p = {0};
+	char *sq, *cq;
+
+	rd = MUST(syscall(SYS_io_uring_setup, 8, &p));
+	sq = (char *)MUST(mmap(NULL, p.sq_off.array + p.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, rd, IORING_OFF_SQ_RING));
+	cq = (char *)MUST(mmap(NULL, p.cq_off.cqes + p.cq_entries * 16, PROT_READ | PROT_WRITE, MAP_SHARED, rd, IORING_OFF_CQ_RING));
+	sqe = (void *)MUST(mmap(NULL, p.sq_entries * sizeof(*sqe), PROT_READ | PROT_WRITE, MAP_SHARED, rd, IORING_OFF_SQES));
+	sq_tail = (void *)(sq + p.sq_off.tail), sq_array = (void *)(sq + p.sq_off.array);
+	cq_head = (void *)(cq + p.cq_off.head), cq_tail = (void *)(cq + p.cq_off.tail);
+	memset(sqe, 0, p.sq_entries * sizeof(*sqe)); /* opcode 0 is IORING_OP_NOP */
+	memset(sq_array, 0, p.sq_entries * 4);
+	uring_timeout.ts = (uintptr_t)&hour;
+}
+
+static void w_uring(void)
+{
+	__atomic_add_fetch(sq_tail, 1, __ATOMIC_RELEASE);
+	MUST(syscall(SYS_io_uring_enter, rd, 1, 0, 0, NULL, 0));
+}
+
+static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n(cq_tail, __ATOMIC_ACQUIRE), __ATOMIC_RELEASE); }
+
+/*
+ * X(name, call, setup, before each call, wake, after each success, repair,
+ *   handler, SIGUSR1 blocked outside the call, arguments...)
+ * repair: the kernel's own code for the interrupted call is -EINTR, from
+ *   ep_poll(), do_semtimedop(), do_sigtimedwait(), io_getevents(),
+ *   io_cqring_wait() or, for a finite time-out, sock_intr_errno().
+ * handler: E "eintr", F "flag", N "never".
+ */
+#define SOCKADDR &addr, addr_len
+#define GETEV IORING_ENTER_GETEVENTS
+#define CASES \
+X(epoll_wait, epoll_wait, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, 3600000) \
+X(epoll_pwait, epoll_pwait, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, -1, 0, 8) \
+X(epoll_pwait_mask, epoll_pwait, s_event, 0, w_one, a_drain, 1, E, 1, ep, &event, 1, -1, &none, 8) \
+X(epoll_pwait2, epoll_pwait2, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, &hour, 0, 8) \
+X(epoll_pwait2_mask, epoll_pwait2, s_event, 0, w_one, a_drain, 1, E, 1, ep, &event, 1, &hour, &none, 8) \
+X(semop, semop, s_sem, 0, w_sem, 0, 1, E, 0, ipc, &take, 1) \
+X(semtimedop, semtimedop, s_sem, 0, w_sem, 0, 1, E, 0, ipc, &take, 1, &hour) \
+X(rt_sigtimedwait, rt_sigtimedwait, s_none, 0, w_usr2, 0, 1, E, 0, &usr2, 0, &hour, 8) \
+X(sigwaitinfo, rt_sigtimedwait, s_none, 0, w_usr2, 0, 1, E, 0, &usr2, 0, 0, 8) \
+X(io_getevents, io_getevents, s_aio, 0, w_aio, 0, 1, E, 0, aio, 1, 1, &aio_event, &hour) \
+X(io_pgetevents, io_pgetevents, s_aio, 0, w_aio, 0, 0, E, 0, aio, 1, 1, &aio_event, &hour, 0) \
+X(io_pgetevents_mask, io_pgetevents, s_aio, 0, w_aio, 0, 0, E, 1, aio, 1, 1, &aio_event, &hour, &none_arg) \
+X(io_uring_enter, io_uring_enter, s_uring, 0, w_uring, a_uring, 1, E, 0, rd, 0, 1, GETEV, 0, 8) \
+X(io_uring_enter_mask, io_uring_enter, s_uring, 0, w_uring, a_uring, 1, E, 1, rd, 0, 1, GETEV, &none, 8) \
+X(io_uring_enter_timeout, io_uring_enter, s_uring, 0, w_uring, a_uring, 1, E, 0, rd, 0, 1, GETEV | IORING_ENTER_EXT_ARG, &uring_timeout, sizeof(uring_timeout)) \
+X(recv_rcvtimeo, recvfrom, s_sock_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \
+X(recv_dgram_rcvtimeo, recvfrom, s_dgram_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \
+X(recv_tcp_rcvtimeo, recvfrom, s_tcp_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \
+X(recv_udp_rcvtimeo, recvfrom, s_udp_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \
+X(recv_netlink_rcvtimeo, recvfrom, s_netlink_to, 0, 0, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \
+X(recvfrom_rcvtimeo, recvfrom, s_udp_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, &addr, &addr_len) \
+X(recvmsg_rcvtimeo, recvmsg, s_sock_to, 0, w_one, a_drain, 1, E, 0, rd, &mm.msg_hdr, 0) \
+X(recvmmsg_rcvtimeo, recvmmsg, s_seq_to, 0, w_one, 0, 1, E, 0, rd, &mm, 1, 0, 0) \
+X(read_rcvtimeo, read, s_sock_to, 0, w_one, a_drain, 1, E, 0, rd, buf, 8) \
+X(readv_rcvtimeo, readv, s_sock_to, 0, w_one, a_drain, 1, E, 0, rd, &iov, 1) \
+X(preadv2_rcvtimeo, preadv2, s_sock_to, 0, w_one, a_drain, 1, E, 0, rd, &iov, 1, -1, -1, 0) \
+X(splice_rcvtimeo, splice, s_splice_to, 0, w_one, 0, 1, E, 0, rd, 0, aux, 0, 1, 0) \
+X(splice_tcp_rcvtimeo, splice, s_splice_tcp, 0, w_one, 0, 1, E, 0, rd, 0, aux, 0, 1, 0) \
+X(accept_rcvtimeo, accept, s_accept_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0) \
+X(accept_tcp_rcvtimeo, accept, s_accept_tcp_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0) \
+X(accept4_rcvtimeo, accept4, s_accept_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0, SOCK_CLOEXEC) \
+X(connect_sndtimeo, connect, s_connect, b_connect_to, w_accept, 0, 1, E, 0, wr, SOCKADDR) \
+X(connect_tcp_sndtimeo, connect, s_connect_tcp, b_connect_to, 0, 0, 1, E, 0, wr, SOCKADDR) \
+X(send_sndtimeo, sendto, s_full_to, 0, w_drain, 0, 1, E, 0, rd, buf, 4096, 0, 0, 0) \
+X(sendto_sndtimeo, sendto, s_dgram_full_to, 0, w_drain, 0, 1, E, 0, rd, buf, 1, 0, 0, 0) \
+X(sendmsg_sndtimeo, sendmsg, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &mm.msg_hdr, 0) \
+X(sendmmsg_sndtimeo, sendmmsg, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &mm, 1, 0) \
+X(write_sndtimeo, write, s_full_to, 0, w_drain, 0, 1, E, 0, rd, buf, 4096) \
+X(writev_sndtimeo, writev, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &iov, 1) \
+X(pwritev2_sndtimeo, pwritev2, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &iov, 1, -1, -1, 0) \
+X(sendfile_sndtimeo, sendfile, s_sendfile_to, 0, w_drain, 0, 1, E, 0, rd, aux, 0, 4096) \
+X(nanosleep, nanosleep, s_none, 0, 0, 0, 0, E, 0, &hour, 0) \
+X(clock_nanosleep, clock_nanosleep, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, 0, &hour, 0) \
+X(clock_nanosleep_abs, clock_nanosleep, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, 0) \
+X(poll, poll, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, 3600000) \
+X(ppoll, ppoll, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, 0, 0, 8) \
+X(ppoll_mask, ppoll, s_event, 0, w_one, a_drain, 0, E, 1, &pfd, 1, 0, &none, 8) \
+X(select, select, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0) \
+X(pselect6, pselect6, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0, 0) \
+X(pselect6_mask, pselect6, s_event, 0, w_one, a_fds, 0, E, 1, rd + 1, &fds, 0, 0, 0, &none_arg) \
+X(pause, pause, s_none, 0, 0, 0, 0, E, 0, 0) \
+X(rt_sigsuspend_mask, rt_sigsuspend, s_none, 0, 0, 0, 0, E, 1, &usr2, 8) \
+X(futex_wait, futex, s_none, 0, w_futex, 0, 0, F, 0, &word, FUTEX_WAIT, 0, 0) \
+X(futex_wait_timeout, futex, s_none, 0, w_futex, 0, 0, E, 0, &word, FUTEX_WAIT, 0, &hour) \
+X(futex_wait_bitset, futex, s_none, 0, w_futex, 0, 0, E, 0, &word, FUTEX_WAIT_BITSET, 0, &deadline, 0, -1) \
+X(futex_waitv, futex_waitv, s_futex, 0, w_futex, 0, 0, F, 0, &waitv, 1, 0, &deadline, CLOCK_MONOTONIC) \
+X(futex_lock_pi, futex, s_pi, 0, w_pi, a_pi, 0, N, 0, &word, FUTEX_LOCK_PI, 0, &real_deadline) \
+X(futex_wait_requeue_pi, futex, s_none, 0, w_requeue, a_requeue, 0, N, 0, &word, FUTEX_WAIT_REQUEUE_PI, 0, &deadline, &word2, 0) \
+X(read_pipe, read, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, buf, 8) \
+X(write_pipe, write, s_pipe_full, 0, w_pipe_drain, 0, 0, F, 0, wr, buf, 1) \
+X(open_fifo, open, s_fifo, 0, w_fifo, a_close, 0, F, 0, path, O_RDONLY) \
+X(splice_pipe, splice, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, 0, aux, 0, 1, 0) \
+X(tee, tee, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, aux, 1, 0) \
+X(vmsplice, vmsplice, s_pipe_full, 0, w_pipe_drain, 0, 0, F, 0, wr, &iov, 1, 0) \
+X(read_eventfd, read, s_event, 0, w_one, 0, 0, F, 0, rd, buf, 8) \
+X(write_eventfd, write, s_event_full, 0, w_event_drain, 0, 0, F, 0, wr, buf, 8) \
+X(read_timerfd, read, s_timerfd, 0, 0, 0, 0, F, 0, rd, buf, 8) \
+X(read_signalfd, read, s_signalfd, 0, w_usr2, 0, 0, F, 0, rd, buf, 128) \
+X(read_inotify, read, s_inotify, 0, w_one, 0, 0, F, 0, rd, buf, 4096) \
+X(read_fanotify, read, s_fanotify, 0, 0, 0, 0, F, 0, rd, buf, 4096) \
+X(read_userfaultfd, read, s_uffd, 0, 0, 0, 0, F, 0, rd, buf, sizeof(struct uffd_msg)) \
+X(read_tty, read, s_tty, 0, w_one, 0, 0, F, 0, rd, buf, 64) \
+X(write_tty, write, s_tty_full, 0, w_drain, 0, 0, F, 0, rd, buf, 4096) \
+X(wait4, wait4, s_child, 0, w_child, a_child, 0, F, 0, -1, 0, 0, 0) \
+X(waitid, waitid, s_child, 0, w_child, a_child, 0, F, 0, P_ALL, 0, 0, WEXITED, 0) \
+X(flock, flock, s_flock, 0, w_flock, a_flock, 0, F, 0, rd, LOCK_EX) \
+X(fcntl_setlkw, fcntl, s_posix, 0, w_child, a_posix, 0, F, 0, wr, F_SETLKW, &whole) \
+X(fcntl_ofd_setlkw, fcntl, s_ofd, 0, 0, 0, 0, F, 0, rd, F_OFD_SETLKW, &whole) \
+X(msgrcv, msgrcv, s_msg, 0, w_msgsnd, 0, 0, E, 0, ipc, &msg, 1024, 0, 0) \
+X(msgsnd, msgsnd, s_msg_full, 0, w_msgrcv, 0, 0, E, 0, ipc, &msg, 1024, 0) \
+X(mq_timedreceive, mq_timedreceive, s_mq, 0, w_mq_send, 0, 0, F, 0, rd, buf, 8, 0, &real_deadline) \
+X(mq_timedsend, mq_timedsend, s_mq_full, 0, w_mq_receive, 0, 0, F, 0, rd, buf, 1, 0, &real_deadline) \
+X(recv, recvfrom, s_sock, 0, w_one, 0, 0, F, 0, rd, buf, 8, 0, 0, 0) \
+X(recvmmsg_timeout, recvmmsg, s_sock, 0, w_one, a_drain, 0, F, 0, rd, &mm, 1, 0, &hour) \
+X(send, sendto, s_full, 0, w_drain, 0, 0, F, 0, rd, buf, 4096, 0, 0, 0) \
+X(accept, accept, s_accept, 0, w_connect, a_close, 0, F, 0, rd, 0, 0) \
+X(connect, connect, s_connect, b_connect, w_accept, 0, 0, F, 0, wr, SOCKADDR) \
+X(connect_tcp, connect, s_connect_tcp, b_connect, 0, 0, 0, F, 0, wr, SOCKADDR)
+
+#define X(name, nr, s, b, w, a, rep, h, m, ...) \
+	static long call_##name(void) { return RAW(SYS_##nr, __VA_ARGS__); }
+CASES
+#undef X
+
+enum { E, F, N };
+static const struct call {
+	const char *name;
+	int nr;
+	void (*setup)(void), (*before)(void), (*wake)(void), (*after)(long);
+	int repair, handler, mask;
+	long (*call)(void);
+} table[] = {
+#define X(name, nr, s, b, w, a, rep, h, m, ...) \
+	{#name, SYS_##nr, s, b, w, a, rep, h, m, call_##name},
+CASES
+#undef X
+}, *self;
+
+static void classify(long r)
+{
+	if (r >= 0) {
+		ok++;
+	} else if (r != -EINTR) {
+		last_errno = -r;
+		other++;
+	} else if (hit) {
+		genuine++;
+	} else {
+		spurious++;
+	}
+}
+
+static void *worker(void *arg)
+{
+	if (!self->mask)
+		syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &usr1, NULL, 8);
+	worker_tid = syscall(SYS_gettid);
+	for (;;) {
+		long r;
+
+		if (self->before)
+			self->before();
+		hit = 0;
+		calls++;
+		r = self->call();
+		classify(r);
+		if (r >= 0 && self->after)
+			self->after(r);
+		if (r < 0 && r != -EINTR)
+			usleep(1000);
+	}
+	return arg;
+}
+
+static int read_task(const char *file, char *to, size_t size)
+{
+	char name[64];
+	FILE *f;
+	size_t n;
+
+	snprintf(name, sizeof(name), "/proc/self/task/%d/%s", worker_tid, file);
+	f = fopen(name, "re");
+	n = f ? fread(to, 1, size - 1, f) : 0;
+	to[n] = 0;
+	if (f)
+		fclose(f);
+	return n > 0;
+}
+
+static int asleep(void)
+{
+	char stat[512], *state;
+
+	state = read_task("stat", stat, sizeof(stat)) ? strrchr(stat, ')') : NULL;
+	return state && state[2] == 'S';
+}
+
+/* Asleep, in the call, and still asleep: a stop shows the call's number too. */
+static int inside(void)
+{
+	char line[256];
+	int nr;
+
+	if (!asleep() || !read_task("syscall", line, sizeof(line)) || !asleep())
+		return 0;
+	return sscanf(line, "%d", &nr) == 1 && (nr == self->nr || nr == SYS_restart_syscall);
+}
+
+static int all_handled(void) { return handled == sent; }
+static int succeeded(void) { return ok > ok_before; }
+
+static const char *within_5s(int (*cond)(void))
+{
+	int i;
+
+	for (i = 0; i < 25000; i++) {
+		if (cond())
+			return "true";
+		usleep(200);
+	}
+	return "false";
+}
+
+static const char *wake(void)
+{
+	if (!self->wake)
+		return "false";
+	ok_before = ok;
+	self->wake();
+	return within_5s(succeeded);
+}
+
+static void serve(void)
+{
+	char line[64];
+
+	while (fgets(line, sizeof(line), stdin)) {
+		line[strcspn(line, "\n")] = 0;
+		if (!strcmp(line, "quit"))
+			break;
+		if (!strcmp(line, "counts")) {
+			printf("{\"calls\": %ld, \"ok\": %ld, \"genuine\": %ld, \"spurious\": %ld, "
+			       "\"other\": %ld, \"errno\": %ld, \"handled\": %ld, \"restarted\": %ld, "
+			       "\"outside\": %ld}\n", calls, ok, genuine, spurious, other, last_errno,
+			       handled, restarted, outside);
+		} else if (!strcmp(line, "blocked")) {
+			printf("{\"blocked\": %s}\n", within_5s(inside));
+		} else if (!strcmp(line, "signal")) {
+			MUST(syscall(SYS_tgkill, getpid(), worker_tid, SIGUSR1));
+			printf("{\"sent\": %ld}\n", ++sent);
+		} else if (!strcmp(line, "wake")) {
+			printf("{\"woken\": %s}\n", wake());
+		} else if (!strcmp(line, "handled")) {
+			printf("{\"handled\": %s}\n", within_5s(all_handled));
+		} else {
+			printf("{\"error\": \"unknown command\"}\n");
+		}
+		fflush(stdout);
+	}
+}
+
+static void start(int restart)
+{
+	static const char *const handler[] = {"eintr", "flag", "never"};
+	struct sigaction sa = {.sa_sigaction = on_usr1, .sa_flags = SA_SIGINFO | (restart ? SA_RESTART : 0)};
+	uint64_t both = usr1 | usr2;
+	pthread_t t;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* IPC objects in a namespace of their own die with the process, however it ends. */
+	if (unshare(CLONE_NEWIPC))
+		perror("unshare");
+	clock_gettime(CLOCK_MONOTONIC, &deadline);
+	clock_gettime(CLOCK_REALTIME, &real_deadline);
+	deadline.tv_sec += 3600, real_deadline.tv_sec += 3600;
+	main_tid = getpid();
+	MUST(sigaction(SIGUSR1, &sa, NULL));
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &both, NULL, 8);
+	self->setup();
+	if (pthread_create(&t, NULL, worker, NULL))
+		exit(2);
+	while (!worker_tid)
+		sched_yield();
+	printf("{\"pid\": %d, \"tid\": %d, \"call\": \"%s\", \"nr\": %d, \"repair\": %s, \"handler\": \"%s\", "
+	       "\"wake\": %s}\n", getpid(), worker_tid, self->name, self->nr, self->repair ? "true" : "false",
+	       handler[self->handler], self->wake ? "true" : "false");
+	fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	size_t i, n = sizeof(table) / sizeof(*table);
+
+	for (i = 0; argc > 1 && i < n; i++) {
+		if (!strcmp(argv[1], "--list"))
+			puts(table[i].name);
+		else if (!strcmp(argv[1], table[i].name))
+			self = &table[i];
+	}
+	if (argc > 1 && !strcmp(argv[1], "--list"))
+		return 0;
+	if (!self) {
+		fprintf(stderr, "usage: eintr --list | CALL [--restart]\n");
+		return 2;
+	}
+	start(argc > 2 && !strcmp(argv[2], "--restart"));
+	serve();
+	exit(0);
+}
