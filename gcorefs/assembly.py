@@ -40,21 +40,21 @@ def assemble(
     ProcessLookupError where the process dies meanwhile, MapsError for a /proc unlike any
     that we know.
     """
-    vmas = parse_smaps(procfs.read(f"{tid}/smaps"))
-    if not vmas:
-        raise ProcessLookupError(f"thread {tid} has no memory any more")
-    mask = int(procfs.read(f"{tid}/coredump_filter"), 16)
+    vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
+    mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
     segments = [
         Segment(vma.start, vma.size, _dump_size(vma, mask, tid, read_memory), vma.flags)
         for vma in vmas
     ]
-    threads = [_thread(process, machine, record) for record in records]
+    status = procfs.status(process.pid, tid)
+    pids = _own_pids(status, "NStgid")
+    threads = [_thread(process, machine, record, len(pids)) for record in records]
     notes = ProcessNotes(
         machine=machine,
-        info=_info(process, tid, before, threads[0].tid, read_memory),
+        info=_info(tid, before, status, pids, read_memory),
         threads=threads,
         siginfo=struct.pack("<i", records[0].signal),
-        auxv=procfs.read(f"{tid}/auxv"),
+        auxv=procfs.read_mm(tid, "auxv"),
         files=[(vma, _path(vma, tid)) for vma in vmas if vma.has_file],
         xsave_layout=_xsave_layout(records),
     )
@@ -83,12 +83,13 @@ def _path(vma: Vma, tid: int) -> bytes:
     return procfs.mapped_path(tid, vma.start, vma.end, vma.name)
 
 
-def _thread(process: Process, machine: Machine, record: Record) -> Thread:
+def _thread(process: Process, machine: Machine, record: Record, depth: int) -> Thread:
+    """`depth`: how many pid namespaces, ours first, have a number for this process."""
     pid, tid = process.pid, record.tid
     # A leader's times are those of the whole process (fs/binfmt_elf.c, fill_prstatus).
     stat = procfs.stat(pid) if tid == pid else procfs.stat(pid, tid)
     return Thread(
-        tid=_own_pids(procfs.status(pid, tid), "NSpid")[-1],
+        tid=tid if depth == 1 else _own_pids(procfs.status(pid, tid), "NSpid")[-1],
         general=record.general or _partial(process, machine, tid),
         regsets=record.regsets,
         signal=record.signal,
@@ -108,13 +109,15 @@ def _partial(process: Process, machine: Machine, tid: int) -> bytes:
 
 
 def _info(
-    process: Process, tid: int, before: Stat, own_tid: int, read_memory: ReadMemory
+    tid: int,
+    before: Stat,
+    status: dict[str, bytes],
+    pids: list[int],
+    read_memory: ReadMemory,
 ) -> ProcessInfo:
-    status = procfs.status(process.pid, tid)
-    pids = _own_pids(status, "NStgid")
     length = min(before.argument_end - before.argument_start, _ARGUMENT_BYTES)
     return ProcessInfo(
-        pid=pids[-1] if pids else own_tid,
+        pid=pids[-1],
         ids=ProcessIds(
             ppid=_own_parent(before.ppid, len(pids)),
             pgrp=_own_pids(status, "NSpgid")[-1],

@@ -7,7 +7,7 @@ without a mount.  All calls block; `let_go` and `close` may come from any thread
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gcorefs.assembly import assemble
 from gcorefs.elfcore.layout import Layout, Source
@@ -17,7 +17,7 @@ from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
 from gcorefs.process.procfs import Process
-from gcorefs.process.tracer import Tracer
+from gcorefs.process.tracer import Record, Tracer
 
 DEFAULT_STOP_TIMEOUT = 1.0
 """Seconds that a thread may take to stop before the core goes on without its registers."""
@@ -48,7 +48,7 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
     try:
         if procfs.stat(pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, pid)
-        holder = procfs.tracer(pid, procfs.live_tid(pid))
+        holder = procfs.ask_live_thread(pid, lambda tid: procfs.tracer(pid, tid))
     except ProcessLookupError as error:
         raise ProcessError(Reason.GONE, pid) from error
     if opener is not None:
@@ -72,7 +72,8 @@ class Snapshot:
             raise ProcessError(Reason.FOREIGN, process.pid, name)
         self.process = process
         self.opener = opener
-        self.threads = 0
+        self.records: Sequence[Record] = ()
+        """What was recorded of each thread, as found; the leader first where it lives."""
         self.ready_seconds = 0.0
         """From the first interrupt until the header was built."""
         self._machine = MACHINES[name]
@@ -115,7 +116,7 @@ class Snapshot:
             raise ProcessError(Reason.DIED, process.pid) from error
         self._check()
         self._memory = memory
-        self.threads = len(records)
+        self.records = records
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
 
     def _check(self) -> None:
@@ -135,6 +136,10 @@ class Snapshot:
     def size(self) -> int:
         """Bytes of the whole file."""
         return self.layout.size
+
+    @property
+    def threads(self) -> int:
+        return len(self.records)
 
     @property
     def is_dead(self) -> bool:

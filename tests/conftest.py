@@ -39,10 +39,10 @@ class Target:
         self.popen = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        self.pid = self.popen.pid
-        self.truth: dict[str, Any] = self._line()
+        self.truth: dict[str, Any] = self.line()
+        self.pid: int = self.truth["pid"]
 
-    def _line(self) -> dict[str, Any]:
+    def line(self) -> dict[str, Any]:
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
         assert line, f"{self.argv} ended without a word"
@@ -53,22 +53,19 @@ class Target:
         assert self.popen.stdin is not None
         self.popen.stdin.write(command + "\n")
         self.popen.stdin.flush()
-        return self._line()
-
-    def end(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self.popen.communicate(timeout=10)
+        return self.line()
 
     def kill(self) -> None:
         self.popen.kill()
         self.popen.communicate(timeout=10)
 
     def states(self) -> dict[int, tuple[str, int]]:
-        """State letter and TracerPid of every thread."""
-        return {
-            tid: (procfs.stat(self.pid, tid).state, procfs.tracer(self.pid, tid))
-            for tid in procfs.tids(self.pid)
-        }
+        """State letter of every thread, and the process that traces it (0: none)."""
+        states = {}
+        for tid in procfs.tids(self.pid):
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                states[tid] = procfs.stat(self.pid, tid).state, procfs.tracer(self.pid, tid)
+        return states
 
 
 @pytest.fixture(scope="session")
@@ -88,21 +85,27 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def spawn(build: Callable[[str], Path]) -> Iterator[Callable[..., Target]]:
-    """Start a target by name; it is ended after the test, and must be free to run then."""
+    """Start a target by name; it is ended after the test, and must be free to run then.
+
+    With parent=True it is not our own child, and its parent says in further lines what it
+    is told of it: {"wait": STATUS}.
+    """
     targets: list[Target] = []
 
-    def start(name: str, *arguments: object) -> Target:
-        target = Target([str(build(name)), *map(str, arguments)])
+    def start(name: str, *arguments: object, parent: bool = False) -> Target:
+        wrapper = [str(build("parent"))] if parent else []
+        target = Target([*wrapper, str(build(name)), *map(str, arguments)])
         targets.append(target)
         return target
 
     yield start
     hurt = []
     for target in targets:
-        if target.popen.poll() is None:
-            hurt += [(target.argv, tid, *s) for tid, s in target.states().items() if s[1]]
-            hurt += [(target.argv, tid, *s) for tid, s in target.states().items() if s[0] in "Tt"]
-            target.kill()
+        with contextlib.suppress(ProcessLookupError):  # it ended: nothing is left to be hurt
+            for tid, (state, tracer) in target.states().items():
+                if state in "Tt" or tracer:
+                    hurt.append((target.argv, tid, state, tracer))
+        target.kill()
     assert not hurt, f"left stopped or traced: {hurt}"
 
 

@@ -69,8 +69,7 @@ def check(opener: Opener, pid: int) -> None:
     def ask() -> None:
         try:
             _assume(opener)
-            tid = procfs.live_tid(pid)
-            os.close(os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC))
+            procfs.ask_live_thread(pid, lambda tid: _open_memory(pid, tid))
         except BaseException as error:  # handed to the caller, in whose thread it belongs
             failure.append(error)
 
@@ -85,6 +84,10 @@ def check(opener: Opener, pid: int) -> None:
     if isinstance(error, ProcessLookupError | FileNotFoundError):
         raise ProcessError(Reason.GONE, pid) from error
     raise error
+
+
+def _open_memory(pid: int, tid: int) -> None:
+    os.close(os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _assume(opener: Opener) -> None:

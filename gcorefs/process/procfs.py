@@ -8,10 +8,15 @@ A missing process or thread raises ProcessLookupError (ESRCH), whichever of ENOE
 the kernel chose to say it with.
 """
 
+import contextlib
 import errno
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # include/linux/sched.h
 PF_KTHREAD = 0x00200000
@@ -79,6 +84,14 @@ def read(path: str) -> bytes:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), path) from error
 
 
+def read_mm(tid: int, name: str) -> bytes:
+    """A file of /proc/TID that tells of its memory, and is empty once that is gone.  ESRCH."""
+    text = read(f"{tid}/{name}")
+    if not text:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), f"{tid}/{name}")
+    return text
+
+
 def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
@@ -86,7 +99,7 @@ def pids() -> list[int]:
 def tids(pid: int) -> list[int]:
     """Every thread of a process, the leader first where it is still there."""
     try:
-        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+        return sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid))
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
 
@@ -133,20 +146,29 @@ def status(pid: int, tid: int | None = None) -> dict[str, bytes]:
     return parse_status(read(f"{pid}/status" if tid is None else f"{pid}/task/{tid}/status"))
 
 
-def live_tid(pid: int) -> int:
-    """A thread of the process that has not exited.  ESRCH: there is none."""
-    for tid in tids(pid):
-        try:
-            if not stat(pid, tid).is_dead:
-                return tid
-        except ProcessLookupError:
-            continue
+def ask_live_thread(pid: int, ask: Callable[[int], T]) -> T:
+    """`ask(tid)` of the first thread that has not exited, and does not meanwhile.
+
+    ESRCH: there is none.
+    """
+    # Again where all seem dead: execve(2) gives the thread that calls it the leader's id.
+    for _ in range(3):
+        for tid in tids(pid):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                if not stat(pid, tid).is_dead:
+                    return ask(tid)
     raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
 
 
 def tracer(pid: int, tid: int) -> int:
-    """The process id of whoever traces this thread, 0 where nobody does."""
-    return int(status(pid, tid)["TracerPid"])
+    """The process that traces this thread, 0 where none does."""
+    holder = int(status(pid, tid)["TracerPid"])  # a thread id, for all its name
+    if not holder:
+        return 0
+    try:
+        return int(status(holder)["Tgid"])
+    except ProcessLookupError:
+        return 0  # it ended just now, and with it the tracing
 
 
 def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:

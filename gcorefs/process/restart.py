@@ -60,31 +60,6 @@ X86_64_CALLS = {
     441: "epoll_pwait2",
 }
 
-CALLS = {
-    0: "read",
-    1: "write",
-    19: "readv",
-    20: "writev",
-    42: "connect",
-    43: "accept",
-    44: "sendto",
-    45: "recvfrom",
-    46: "sendmsg",
-    47: "recvmsg",
-    65: "semop",
-    128: "rt_sigtimedwait",
-    208: "io_getevents",
-    220: "semtimedop",
-    232: "epoll_wait",
-    281: "epoll_pwait",
-    288: "accept4",
-    299: "recvmmsg",
-    307: "sendmmsg",
-    333: "io_pgetevents",
-    426: "io_uring_enter",
-    441: "epoll_pwait2",
-}
-
 CALLS = {"x86_64": X86_64_CALLS}
 """By the name that uname(2) gives."""
 

@@ -124,26 +124,23 @@ def get_signal_mask(tid: int) -> int:
     return mask.value
 
 
-_PEEK_AT_ONCE = 32
 _SIGINFO_SIZE = 128
 
 
 def get_pending(tid: int) -> int:
     """Signals queued for this stopped thread alone: bit n - 1 for signal n.  ESRCH."""
     found = 0
-    offset = 0
-    buffer = ctypes.create_string_buffer(_PEEK_AT_ONCE * _SIGINFO_SIZE)
-    while True:
-        which = _PeekSiginfo(offset, 0, _PEEK_AT_ONCE)
-        count = _ptrace(PTRACE_PEEKSIGINFO, tid, ctypes.addressof(which), ctypes.addressof(buffer))
+    siginfo = ctypes.create_string_buffer(_SIGINFO_SIZE)
+    which = _PeekSiginfo(offset=0, flags=0, count=1)
+    arguments = ctypes.addressof(which), ctypes.addressof(siginfo)
+    # One at a time: nearly every thread has none.
+    while count := _ptrace(PTRACE_PEEKSIGINFO, tid, *arguments):
         if count < 0:
             raise _fail()
-        for index in range(count):
-            (signal,) = struct.unpack_from("<i", buffer, index * _SIGINFO_SIZE)
-            found |= 1 << (signal - 1)
-        if count < _PEEK_AT_ONCE:
-            return found
-        offset += count
+        (signal,) = struct.unpack_from("<i", siginfo)
+        found |= 1 << (signal - 1)
+        which.offset += 1
+    return found
 
 
 def poll_status(tid: int) -> int | None:

@@ -37,6 +37,8 @@ _WATCH_ONE = 0.01
 _WATCH_ALL = 1.0
 
 _MOST_REGSET_BYTES = 1 << 16
+# An execve(2) refuses us once; a process that execs without end may do so a few times.
+_MOST_REFUSALS = 10
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class Tracer:
         self._running: set[int] = set()  # seized, interrupted, not stopped yet
         self._stopped: dict[int, Record] = {}
         self._left_out: set[int] = set()  # stand in the task list and cannot be traced
+        self._refusals = 0
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
         self._buffer = ctypes.create_string_buffer(_MOST_REGSET_BYTES)
         self._thread = threading.Thread(
@@ -160,8 +163,12 @@ class Tracer:
         return recorded <= self._stopped.keys() and not self._newcomers()
 
     def _newcomers(self) -> list[int]:
+        leader = self.process.pid
+        # A dead leader may live again: execve(2) puts the thread that calls it in its place.
+        if leader in self._left_out and not procfs.stat(leader, leader).is_dead:
+            self._left_out.discard(leader)
         known = self._left_out.union(self._stopped, self._running)
-        return [tid for tid in procfs.tids(self.process.pid) if tid not in known]
+        return [tid for tid in procfs.tids(leader) if tid not in known]
 
     def _seize(self, tids: list[int]) -> None:
         for tid in tids:
@@ -170,25 +177,32 @@ class Tracer:
             except ProcessLookupError:
                 time.sleep(_SHORTEST_NAP)  # exiting: it leaves the task list in a moment
             except PermissionError as error:
-                self._explain_refusal(tid, error)
-                self._left_out.add(tid)
+                self._take_refusal(tid, error)
             else:
                 self._running.add(tid)
 
-    def _explain_refusal(self, tid: int, error: PermissionError) -> None:
-        """Return where a thread that cannot be seized is none that a core would hold."""
+    def _take_refusal(self, tid: int, error: PermissionError) -> None:
+        """EPERM has many reasons: raise where one is the core's, return where none is."""
         pid = self.process.pid
         try:
             stat = procfs.stat(pid, tid)
-            holder = procfs.tracer(pid, tid)
+            holder = int(procfs.status(pid, tid)["TracerPid"])
         except ProcessLookupError:
             return
-        # A zombie is refused as if it were somebody else's.
-        if stat.is_dead or stat.is_worker:
-            return
-        if holder:
-            raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}") from error
-        raise ProcessError(Reason.DENIED, pid) from error
+        if stat.is_dead or stat.is_worker:  # a zombie is refused as if it were another's
+            self._left_out.add(tid)
+        elif holder == self._thread.native_id:  # seized under another id, before execve(2)
+            self._running.add(tid)
+            self._record(tid, signal.SIGTRAP)  # where it has stopped already
+        elif holder:
+            raise ProcessError(
+                Reason.TRACED, pid, f"TracerPid {procfs.tracer(pid, tid)}"
+            ) from error
+        else:
+            # It may have been dead a moment ago, and a leader that lives again by now.
+            self._refusals += 1
+            if self._refusals == _MOST_REFUSALS:
+                raise ProcessError(Reason.DENIED, pid) from error
 
     def _interrupt(self) -> None:
         if not self.stopped_at:
@@ -228,10 +242,8 @@ class Tracer:
             # A tracee that exits says so.  One that vanishes has become the leader, by
             # execve(2), and what was recorded of the leader before was another thread.
             self._forget(tid)
-            leader = self.process.pid
-            if tid != leader and leader in self._stopped:
-                del self._stopped[leader]
-                self._running.add(leader)
+            if tid != self.process.pid:
+                self._forget(self.process.pid)
             return
         if status is None:
             return

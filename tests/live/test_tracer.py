@@ -1,0 +1,238 @@
+"""Stops of processes that do not stand still for it, and what is left of them afterwards."""
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from gcorefs.elfcore.regsets import X86_64
+from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Target
+
+Spawn = Callable[..., Target]
+
+CONTINUED = 0xFFFF
+"""The wait status of a process that SIGCONT has set going (wait(2), WIFCONTINUED)."""
+
+
+@contextlib.contextmanager
+def held(target: Target, stop_timeout: float = 5.0) -> Iterator[Snapshot]:
+    snapshot = Snapshot(find(target.pid), stop_timeout=stop_timeout)
+    try:
+        snapshot.take()
+        yield snapshot
+    finally:
+        snapshot.close()
+
+
+def assert_free(target: Target) -> None:
+    states = target.states()
+    assert {tracer for _, tracer in states.values()} <= {0}
+    assert not {state for state, _ in states.values()} & set("tT")
+
+
+def await_stopped(target: Target) -> None:
+    """Until every thread is in a group-stop: those let go walk back into it by themselves."""
+    while set(target.states().values()) != {("T", 0)}:
+        assert {state for state, _ in target.states().values()} <= set("RT")
+
+
+def test_every_thread_is_recorded_and_let_go(spawn: Spawn) -> None:
+    target = spawn("threads", 20)
+    with held(target) as snapshot:
+        assert snapshot.threads == 21
+        assert set(target.states().values()) == {("t", os.getpid())}
+    assert_free(target)
+    assert target.ask("ping") == {"pong": 1}
+    assert target.ask("wake") == {"woken": 20}
+
+
+def test_threads_may_come_and_go(spawn: Spawn) -> None:
+    target = spawn("churn", "threads")
+    for _ in range(200):
+        with held(target) as snapshot:
+            states = target.states()
+            stopped = [tid for tid, state in states.items() if state == ("t", os.getpid())]
+            # Whoever is not stopped is on its way out for good.
+            assert {state for state, _ in states.values()} <= set("tZX")
+            assert len(stopped) == snapshot.threads >= 5
+    assert_free(target)
+
+
+def test_execve_may_replace_the_leader(spawn: Spawn) -> None:
+    target = spawn("churn", "exec")
+    for _ in range(200):
+        with held(target) as snapshot:
+            assert {state for state, _ in target.states().values()} == {"t"}
+            assert snapshot.read(0, 4) == b"\x7fELF"
+    assert_free(target)
+
+
+def test_a_dead_leader_hides_nobody(spawn: Spawn) -> None:
+    target = spawn("churn", "leader")
+    tids = target.truth["tids"]
+    with held(target) as snapshot:
+        assert [record.tid for record in snapshot.records] == sorted(tids)
+        assert all(target.states()[tid] == ("t", os.getpid()) for tid in tids)
+        whole = snapshot.read(0, snapshot.size)
+        assert len(whole) == snapshot.size
+        assert b"/libc.so.6\0" in whole
+    assert {tracer for _, tracer in target.states().values()} == {0}
+
+
+@pytest.mark.parametrize("delay", range(0, 4000, 100))
+def test_a_kill_at_any_moment_is_an_error_or_a_whole_core(spawn: Spawn, delay: int) -> None:
+    """SIGKILL after `delay` microseconds of the stop; the parent hears of it meanwhile."""
+    target = spawn("threads", 20, parent=True)
+    killer = kill_later(target.pid, delay)
+    try:
+        with held(target) as snapshot:
+            assert target.line() == {"wait": signal.SIGKILL}
+            assert len(snapshot.read(0, 4096)) == 4096
+            with pytest.raises(ProcessError) as caught:
+                snapshot.read(snapshot.size - 1, 1)
+            assert caught.value.reason is Reason.DIED
+            assert caught.value.errno == errno.EIO
+    except ProcessError as error:
+        assert error.reason in (Reason.GONE, Reason.DIED)
+        assert target.line() == {"wait": signal.SIGKILL}
+    finally:
+        os.waitpid(killer, 0)
+
+
+def kill_later(pid: int, microseconds: int) -> int:
+    """A child that sends SIGKILL after so many microseconds."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 + microseconds / 1e6)
+            signal.sigwait({signal.SIGALRM})
+            os.kill(pid, signal.SIGKILL)
+        os._exit(0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    return child
+
+
+def test_a_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) -> None:
+    target = spawn("vforker")
+    vfork_tid = target.truth["vfork_tid"]
+    with held(target, stop_timeout=0.2) as snapshot:
+        states = target.states()
+        assert states.pop(vfork_tid)[0] == "D"
+        assert {state for state, _ in states.values()} == {"t"}
+        prstatus = next(note for note in prstatus_notes(snapshot) if tid_of(note) == vfork_tid)
+        general = prstatus[112:-8]
+        call = procfs.system_call(target.pid, vfork_tid)
+        assert call is not None
+        number, arguments, sp, pc = call
+        assert X86_64.word(general, "orig_rax") == number == 58  # vfork
+        assert X86_64.word(general, "rsp") == sp
+        assert X86_64.word(general, "rip") == pc
+        assert X86_64.word(general, "rdi") == arguments[0]
+        assert prstatus[-8:] == bytes(8)  # pr_fpvalid: no floating point registers
+    assert {tracer for _, tracer in target.states().values()} == {0}
+    assert target.ask("release") == {"released": True}
+    assert_free(target)
+
+
+def prstatus_notes(snapshot: Snapshot) -> list[bytes]:
+    core = ELFFile(io.BytesIO(snapshot.layout.header))
+    (segment,) = (each for each in core.iter_segments() if each["p_type"] == "PT_NOTE")
+    return [note["n_descdata"] for note in segment.iter_notes() if note["n_type"] == "NT_PRSTATUS"]
+
+
+def tid_of(prstatus: bytes) -> int:
+    return int(struct.unpack_from("<i", prstatus, 32)[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN])
+def test_a_stopped_process_stays_stopped(spawn: Spawn, number: signal.Signals) -> None:
+    target = spawn("threads", 3, parent=True)
+    os.kill(target.pid, number)
+    assert target.line() == {"wait": number << 8 | 0x7F}
+    for _ in range(20):
+        with held(target) as snapshot:
+            assert {record.signal for record in snapshot.records} == {number}
+    await_stopped(target)
+    os.kill(target.pid, signal.SIGCONT)
+    # The next thing that its parent is told, after one stop: no second one in between.
+    assert target.line() == {"wait": CONTINUED}
+    assert target.ask("ping") == {"pong": 1}
+
+
+def test_sigcont_while_held_is_not_lost(spawn: Spawn) -> None:
+    target = spawn("threads", 3, parent=True)
+    os.kill(target.pid, signal.SIGSTOP)
+    target.line()
+    with held(target):
+        os.kill(target.pid, signal.SIGCONT)
+    assert target.line() == {"wait": CONTINUED}
+    assert target.ask("ping") == {"pong": 1}
+    assert_free(target)
+
+
+def test_sigstop_while_held_stops_afterwards(spawn: Spawn) -> None:
+    target = spawn("threads", 3, parent=True)
+    with held(target):
+        os.kill(target.pid, signal.SIGSTOP)
+    assert target.line() == {"wait": signal.SIGSTOP << 8 | 0x7F}
+    await_stopped(target)
+    os.kill(target.pid, signal.SIGCONT)
+    assert target.line() == {"wait": CONTINUED}
+    assert target.ask("ping") == {"pong": 1}
+
+
+def test_a_process_at_work_counts_on(spawn: Spawn) -> None:
+    target = spawn("counter")
+    for _ in range(100):
+        with held(target) as snapshot:
+            assert snapshot.read(0, 4) == b"\x7fELF"
+    report = target.ask("report")
+    assert (report["errors"], report["epoll_eintr"]) == (0, 0)
+
+
+def test_what_was_let_go_is_an_error_and_never_zeros(spawn: Spawn) -> None:
+    target = spawn("threads", 3)
+    with held(target) as snapshot:
+        header = snapshot.read(0, 4096)
+        snapshot.let_go()
+        assert snapshot.read(0, 4096) == header
+        with pytest.raises(ProcessError) as caught:
+            snapshot.read(snapshot.size - 4096, 4096)
+        assert caught.value.errno == errno.EIO
+    assert_free(target)
+
+
+def test_many_threads_and_many_mappings(spawn: Spawn) -> None:
+    crowd = spawn("threads", 2_000)
+    with held(crowd) as snapshot:
+        assert snapshot.threads == 2_001
+    assert_free(crowd)
+    scattered = spawn("mappings", 30_000)
+    with held(scattered) as snapshot:
+        start, count = int(scattered.truth["start"], 16), scattered.truth["count"]
+        pages = {segment.vaddr: segment for segment in snapshot.layout.segments}
+        for page in range(start, start + count * 8192, 8192):
+            assert pages[page].filesz == pages[page].memsz == 4096
+    assert_free(scattered)
+
+
+@pytest.mark.parametrize(
+    ("pid", "reason"),
+    [(os.getpid(), Reason.OURSELVES), (2, Reason.KERNEL_THREAD), (4194304, Reason.GONE)],
+)
+def test_what_cannot_be_dumped_is_refused(pid: int, reason: Reason) -> None:
+    with pytest.raises(ProcessError) as caught:
+        Snapshot(find(pid)).take()
+    assert caught.value.reason is reason
+    assert caught.value.errno == reason.errno
+    assert str(pid) in str(caught.value)
