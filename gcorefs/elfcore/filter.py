@@ -2,9 +2,10 @@
 
 The rules and their order are those of fs/coredump.c, vma_dump_size() and the ELF header
 check of dump_vma_snapshot(); the bits are those of /proc/PID/coredump_filter (core(5)).
-Two things cannot be seen from outside: DAX mappings (bits 7 and 8) are taken for ordinary
-file mappings, and a private mapping that was written and then emptied again
-(MADV_DONTNEED) is taken for one never written.
+Three things cannot be seen from outside: DAX mappings (bits 7 and 8) are taken for ordinary
+file mappings; a private mapping that was written and then emptied again (MADV_DONTNEED) is
+taken for one never written; a private mapping of a tmpfs file that is swapped out is taken
+for one written (fs/proc/task_mmu.c, smap_gather_stats, counts the file's swap as its own).
 """
 
 from collections.abc import Callable
@@ -45,8 +46,10 @@ def dump_size(
     if "io" in vma.vm_flags:
         return 0
     if shared:
-        wanted = ANON_SHARED if is_unlinked(vma) else MAPPED_SHARED
-        return vma.size if mask & wanted else 0
+        wanted = mask & (ANON_SHARED | MAPPED_SHARED)
+        if wanted in (ANON_SHARED, MAPPED_SHARED):
+            wanted = (wanted == ANON_SHARED) == is_unlinked(vma)
+        return vma.size if wanted else 0
     if (vma.anonymous or vma.swapped) and mask & ANON_PRIVATE:
         return vma.size
     if not vma.has_file:

@@ -166,16 +166,17 @@ def pack_prpsinfo(info: ProcessInfo) -> bytes:
 
 
 def pack_files(files: Sequence[tuple[Vma, bytes]]) -> bytes:
-    """NT_FILE: fs/binfmt_elf.c, fill_files_note.  Empty where the kernel would write none.
+    """NT_FILE: fs/binfmt_elf.c, fill_files_note.  Empty where it would be too large.
 
-    Offsets are in pages.
+    Offsets are in pages.  The kernel sets 64 bytes aside for each mapping, with a file or
+    without, and so gives up earlier, at 65,536 mappings; readers gain by our not doing so.
     """
     numbers = [len(files), PAGE_SIZE]
     for vma, _ in files:
         numbers += (vma.start, vma.end, vma.offset // PAGE_SIZE)
     desc = struct.pack(f"<{len(numbers)}Q", *numbers)
     desc += b"".join(path + b"\0" for _, path in files)
-    return pack_note(CORE, NT_FILE, desc) if len(desc) <= FILE_NOTE_LIMIT else b""
+    return pack_note(CORE, NT_FILE, desc) if len(desc) < FILE_NOTE_LIMIT else b""
 
 
 def pack_xsave_layout(components: Sequence[tuple[int, int, int]]) -> bytes:

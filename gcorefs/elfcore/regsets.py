@@ -12,6 +12,7 @@ from gcorefs.elfcore import elf
 
 NT_PRSTATUS = 1
 NT_PRFPREG = 2
+NT_386_IOPERM = 0x201
 NT_X86_XSTATE = 0x202
 NT_X86_SHSTK = 0x204
 
@@ -80,6 +81,7 @@ X86_64 = Machine(
     # grow with the processor; PTRACE_GETREGSET says how much it filled.
     regsets=(
         Regset(NT_PRFPREG, b"CORE", 512),
+        Regset(NT_386_IOPERM, b"LINUX", 8192),
         Regset(NT_X86_XSTATE, b"LINUX", 1 << 16),
         Regset(NT_X86_SHSTK, b"LINUX", 8),
     ),

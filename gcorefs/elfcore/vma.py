@@ -63,7 +63,7 @@ _PERMS = {r + w + x: r_ | w_ | x_
 # versions (KSM, ProtectionKey), so only those that we need are named; their order is fixed.
 _ENTRY = re.compile(
     rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-])[ps] ([0-9a-f]{1,16}) "
-    rb"([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *([^\n]*)\n"
+    rb"([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+)\n"
     rb"(?:(?!Anonymous:)[A-Z][^\n:]*:[^\n]*\n)*?"
     rb"Anonymous: +(\d{1,20}) kB\n"
     rb"(?:(?!Swap:)[A-Z][^\n:]*:[^\n]*\n)*?"
@@ -71,8 +71,6 @@ _ENTRY = re.compile(
     rb"(?:(?!VmFlags:)[A-Z][^\n:]*:[^\n]*\n)*?"
     rb"VmFlags:([a-z0-9? ]*)\n"
 )
-
-_HIGHEST = 1 << 64
 
 
 def parse_smaps(text: bytes) -> list[Vma]:
@@ -84,13 +82,14 @@ def parse_smaps(text: bytes) -> list[Vma]:
     known_flags: dict[bytes, frozenset[str]] = {}
     position = 0
     border = 0
-    for match in _ENTRY.finditer(text):
-        if match.start() != position:
+    while position < len(text):
+        match = _ENTRY.match(text, position)
+        if match is None:
             raise MapsError(f"unexpected text at byte {position} of smaps")
         position = match.end()
         start_, end_, perms, offset, dev, inode, name, anonymous, swapped, words = match.groups()
         start, end = int(start_, 16), int(end_, 16)
-        if not border <= start < end <= _HIGHEST or (start | end) & 0xFFF:
+        if not border <= start < end or (start | end) & 0xFFF:
             raise MapsError(f"mapping {start:#x}-{end:#x} is out of order")
         border = end
         # A process has few distinct sets of flags and may have 100,000 mappings.
@@ -111,6 +110,4 @@ def parse_smaps(text: bytes) -> list[Vma]:
                 vm_flags,
             )
         )
-    if position != len(text):
-        raise MapsError(f"unexpected text at byte {position} of smaps")
     return vmas

@@ -102,11 +102,11 @@ class GcoreFS(pyfuse3.Operations):
             raise FUSEError(errno.ENOENT)
         try:
             stat = procfs.stat(pid)
-            inode = self._inodes.get(Process(pid, stat.start_time))
-            entry = await self._entry(inode, stat)
+            with self._inodes.held(Process(pid, stat.start_time)) as reference:
+                entry = await self._entry(reference.inode, stat)
+                reference.keep()
         except ProcessLookupError:
             raise FUSEError(errno.ENOENT) from None
-        self._inodes.hold(inode)
         return entry
 
     @_answered
@@ -148,13 +148,13 @@ class GcoreFS(pyfuse3.Operations):
                 stat = procfs.stat(pid)
                 if stat.is_kernel_thread:
                     continue
-                inode = self._inodes.get(Process(pid, stat.start_time))
-                entry = await self._entry(inode, stat)
+                with self._inodes.held(Process(pid, stat.start_time)) as reference:
+                    entry = await self._entry(reference.inode, stat)
+                    if not _reply(token, b"%d" % pid, entry, pid + 2):
+                        return
+                    reference.keep()
             except ProcessLookupError:
                 continue
-            if not _reply(token, b"%d" % pid, entry, pid + 2):
-                return
-            self._inodes.hold(inode)
 
     @_answered
     async def releasedir(self, fh: FileHandleT) -> None:

@@ -7,6 +7,8 @@ not, so two handles of different content on one inode would mix their bytes.  He
   the next look-up makes a new one, with a new number and a new stop.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gcorefs.mount.stops import Stop
@@ -30,6 +32,17 @@ class Inode:
         return self.stop is not None and self.stop.is_over and self.stop.is_open
 
 
+@dataclass(slots=True)
+class Reference:
+    """A reference that the kernel is about to be given."""
+
+    inode: Inode
+    is_kept: bool = False
+
+    def keep(self) -> None:
+        self.is_kept = True
+
+
 class Inodes:
     def __init__(self) -> None:
         self._by_number: dict[int, Inode] = {}
@@ -48,6 +61,20 @@ class Inodes:
             inode = Inode((self._serial << _PID_BITS) | process.pid, process)
             self._current[process.pid] = inode
         return inode
+
+    @contextlib.contextmanager
+    def held(self, process: Process) -> Iterator["Reference"]:
+        """One more reference of the kernel to the inode of `process`, if it is kept.
+
+        Counted from the start: until the reply is made nothing else may forget the inode.
+        """
+        reference = Reference(self.get(process))
+        self.hold(reference.inode)
+        try:
+            yield reference
+        finally:
+            if not reference.is_kept:
+                self.forget(reference.inode.number, 1)
 
     def hold(self, inode: Inode) -> None:
         """The kernel has one more reference."""

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_MOST = 1e9
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +32,7 @@ _FUSE_VALUES = frozenset(("fsname", "context", "fscontext", "rootcontext", "defc
 
 # ro: writes fail in the kernel, with EROFS.  default_permissions: the kernel holds every
 # opener to owner and mode before we hear of it.
-_ALWAYS = frozenset(("subtype=gcorefs", "default_permissions", "ro", "nodev", "nosuid", "noexec"))
+_ALWAYS = frozenset(("default_permissions", "ro", "nodev", "nosuid", "noexec"))
 
 
 def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
@@ -39,24 +40,30 @@ def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
 
     OptionError where one is unknown or wrong.
     """
-    ours: dict[str, str] = {}
-    fuse: set[str] = set(_ALWAYS)
+    ours: dict[str, float] = {}
+    fuse: dict[str, str] = dict.fromkeys(_ALWAYS, "")
+    fuse |= {"subtype": "gcorefs", "fsname": "gcorefs"}
     for word in filter(None, ",".join(words).split(",")):
         name, equals, value = word.partition("=")
         if name in Options.__struct_fields__:
-            ours[name] = value
+            ours[name] = _seconds(name, value)
         elif (name in _FUSE_VALUES and value) or (name in _FUSE_FLAGS and not equals):
-            fuse.add(word)
+            fuse[name] = value
         else:
             known = ", ".join(sorted((*Options.__struct_fields__, *_FUSE_FLAGS, *_FUSE_VALUES)))
             raise OptionError(f"unknown option {word!r}; known are {known}")
-    if not any(word.startswith("fsname=") for word in fuse):
-        fuse.add("fsname=gcorefs")
+    return Options(**ours), {f"{name}={value}" if value else name for name, value in fuse.items()}
+
+
+def _seconds(name: str, value: str) -> float:
     try:
-        options = msgspec.convert(ours, Options, strict=False)
-    except msgspec.ValidationError as error:
-        raise OptionError(str(error).replace("$.", "option ").replace("`", "")) from error
-    for name in Options.__struct_fields__:
-        if not math.isfinite(getattr(options, name)):
-            raise OptionError(f"option {name} must be a number of seconds")
-    return options, fuse
+        seconds = msgspec.convert(value, _Seconds, strict=False)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        raise _not_seconds(name, value) from error
+    if math.isnan(seconds):
+        raise _not_seconds(name, value)
+    return seconds
+
+
+def _not_seconds(name: str, value: str) -> OptionError:
+    return OptionError(f"option {name}: {value!r} is not a number of seconds from 0 to {_MOST:g}")

@@ -138,7 +138,8 @@ def process(pid: int) -> Process:
 
 def parse_status(text: bytes) -> dict[str, bytes]:
     """/proc/TID/status as its keys and the text behind them."""
-    pairs = (line.split(b":", 1) for line in text.splitlines() if b":" in line)
+    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
+    pairs = (line.split(b":", 1) for line in text.split(b"\n") if b":" in line)
     return {key.decode("ascii", "replace"): value.strip() for key, value in pairs}
 
 

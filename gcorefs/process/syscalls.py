@@ -105,10 +105,18 @@ def poke_user(tid: int, offset: int, value: int) -> None:
         raise _fail()
 
 
-def get_regset(tid: int, note: int, buffer: ctypes.Array[ctypes.c_char]) -> bytes:
+RegsetBuffer = ctypes.Array[ctypes.c_char]
+
+
+def regset_buffer() -> RegsetBuffer:
+    """Room for any register set; one serves a whole stop."""
+    return ctypes.create_string_buffer(1 << 16)
+
+
+def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:
     """One register set of a stopped thread.
 
-    EINVAL: this kernel does not have it; ENODEV: this thread does not; ESRCH.
+    EINVAL: this kernel does not have it; ENODEV, ENXIO: this thread does not; ESRCH.
     """
     vector = _Iovec(ctypes.addressof(buffer), len(buffer))
     if _ptrace(PTRACE_GETREGSET, tid, note, ctypes.addressof(vector)) < 0:

@@ -15,7 +15,6 @@ wait; again for threads born meanwhile, until a pass finds none.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
@@ -36,7 +35,6 @@ _LONGEST_NAP = 1e-3
 _WATCH_ONE = 0.01
 _WATCH_ALL = 1.0
 
-_MOST_REGSET_BYTES = 1 << 16
 # An execve(2) refuses us once; a process that execs without end may do so a few times.
 _MOST_REFUSALS = 10
 
@@ -89,7 +87,7 @@ class Tracer:
         self._left_out: set[int] = set()  # stand in the task list and cannot be traced
         self._refusals = 0
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
-        self._buffer = ctypes.create_string_buffer(_MOST_REGSET_BYTES)
+        self._buffer = syscalls.regset_buffer()
         self._thread = threading.Thread(
             target=self._run, name=f"gcorefs-tracer-{process.pid}", daemon=True
         )
@@ -290,7 +288,7 @@ class Tracer:
         except OSError as error:
             if error.errno == errno.EINVAL:
                 self._skipped_regsets.add(note)
-            elif error.errno != errno.ENODEV:
+            elif error.errno not in (errno.ENODEV, errno.ENXIO):  # this thread has none
                 raise
         else:
             record.regsets.append((note, data))

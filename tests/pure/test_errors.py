@@ -1,0 +1,69 @@
+"""Why a dump is refused or lost: one reason, one errno, one line; README has the same table."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process.errors import ProcessError, Reason
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+REASONS = pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+
+
+def test_no_reason_is_another_under_a_second_name() -> None:
+    # An enum makes members of equal value one: two reasons of one text would be lost.
+    assert list(Reason.__members__) == [reason.name for reason in Reason]
+    assert len({reason.text for reason in Reason}) == len(Reason.__members__)
+
+
+@REASONS
+def test_a_reason_has_an_errno_and_one_clear_line(reason: Reason) -> None:
+    assert reason.errno in errno.errorcode
+    assert reason.text.isprintable()
+    assert reason.text == reason.text.strip()
+    assert not reason.text.endswith(".")
+    assert "|" not in reason.text
+
+
+@REASONS
+def test_an_error_names_the_process_and_the_reason(reason: Reason) -> None:
+    error = ProcessError(reason, 4711)
+    assert str(error) == error.strerror == f"process 4711: {reason.text}"
+    assert (error.errno, error.reason, error.pid) == (reason.errno, reason, 4711)
+    assert isinstance(error, OSError)
+
+
+@REASONS
+def test_what_more_is_known_stands_in_parentheses(reason: Reason) -> None:
+    error = ProcessError(reason, 1, "TracerPid 7")
+    assert str(error) == f"process 1: {reason.text} (TracerPid 7)"
+
+
+@REASONS
+def test_an_error_is_of_our_class_whatever_its_errno(reason: Reason) -> None:
+    # OSError(errno, text) makes PermissionError and the like of itself; a subclass does not.
+    assert type(ProcessError(reason, 1)) is ProcessError
+
+
+def _name(number: int) -> str:
+    # Linux has two names for 35, and Python shows the one that nobody writes.
+    return "EDEADLK" if number == errno.EDEADLK else errno.errorcode[number]
+
+
+def _rows() -> list[tuple[str, str]]:
+    """Errno and text of every row of README that begins with an errno."""
+    lines = README.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split("|") for line in lines if line.startswith("|")]
+    cells = [[cell.strip(" `") for cell in row] for row in rows]
+    return [(row[0], row[1]) for row in cells if hasattr(errno, row[0])]
+
+
+@REASONS
+def test_readme_has_a_row_for_each_reason(reason: Reason) -> None:
+    row = (_name(reason.errno), reason.text)
+    assert row in _rows(), f"README lacks | {row[0]} | {row[1]} |"
+
+
+def test_readme_has_no_other_rows() -> None:
+    assert sorted(_rows()) == sorted((_name(reason.errno), reason.text) for reason in Reason)

@@ -1,0 +1,201 @@
+"""One inode is one process and one stop: numbers are never used for other bytes."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcorefs.mount.inodes import Inode, Inodes
+from gcorefs.mount.stops import Stop
+from gcorefs.process.procfs import Process
+
+HIGHEST_PID = (1 << 22) - 1  # PID_MAX_LIMIT, include/linux/threads.h
+
+
+@dataclass
+class FakeStop:
+    """A stop, as far as an inode asks about it."""
+
+    is_over: bool = False
+    is_open: bool = True
+
+
+def look_up(inodes: Inodes, process: Process, stop: FakeStop | None = None) -> Inode:
+    inode = inodes.get(process)
+    inodes.hold(inode)
+    if stop is not None:
+        inode.stop = cast(Stop, stop)
+    return inode
+
+
+@pytest.fixture
+def inodes() -> Inodes:
+    return Inodes()
+
+
+def test_a_process_has_one_inode(inodes: Inodes) -> None:
+    first = look_up(inodes, Process(14, 100))
+    assert look_up(inodes, Process(14, 100)) is first
+    assert inodes[first.number] is first
+    assert (first.lookups, first.process) == (2, Process(14, 100))
+
+
+def test_two_processes_have_two_inodes(inodes: Inodes) -> None:
+    numbers = {look_up(inodes, Process(pid, 100)).number for pid in (1, 2, HIGHEST_PID)}
+    assert len(numbers) == 3
+
+
+def test_a_later_process_of_the_same_pid_is_another_file(inodes: Inodes) -> None:
+    before = look_up(inodes, Process(14, 100))
+    after = look_up(inodes, Process(14, 200))
+    assert after.number != before.number
+    assert (before.process.start_time, after.process.start_time) == (100, 200)
+    assert inodes[before.number] is before  # its handles read on
+    assert inodes.get(Process(14, 200)) is after
+
+
+def test_forgetting_the_earlier_process_leaves_the_later_one(inodes: Inodes) -> None:
+    before = look_up(inodes, Process(14, 100))
+    after = look_up(inodes, Process(14, 200))
+    inodes.forget(before.number, 1)
+    assert inodes.get(Process(14, 200)) is after
+    with pytest.raises(KeyError):
+        inodes[before.number]
+
+
+@pytest.mark.parametrize(
+    ("stop", "is_retired"),
+    [
+        (None, False),
+        (FakeStop(is_over=False, is_open=True), False),
+        (FakeStop(is_over=False, is_open=False), False),
+        (FakeStop(is_over=True, is_open=False), False),
+        (FakeStop(is_over=True, is_open=True), True),
+    ],
+)
+def test_an_inode_retires_when_its_stop_is_over_and_handles_are_open(
+    inodes: Inodes, stop: FakeStop | None, is_retired: bool
+) -> None:
+    inode = look_up(inodes, Process(14, 100), stop)
+    assert inode.is_retired is is_retired
+    again = inodes.get(Process(14, 100))
+    assert (again is inode) is not is_retired
+    assert (again.number == inode.number) is not is_retired
+
+
+def test_a_retired_inode_serves_its_handles_and_is_never_given_again(inodes: Inodes) -> None:
+    process, stop = Process(14, 100), FakeStop()
+    retired = look_up(inodes, process, stop)
+    stop.is_over = True
+    fresh = look_up(inodes, process)
+    assert fresh.stop is None
+    assert inodes[retired.number] is retired
+    stop.is_open = False  # its last handle is released: even so
+    assert inodes.get(process) is fresh
+    inodes.forget(retired.number, 1)
+    assert inodes.get(process) is fresh
+
+
+def test_as_many_look_ups_are_forgotten_as_there_were(inodes: Inodes) -> None:
+    process = Process(14, 100)
+    inode = look_up(inodes, process)
+    for _ in range(4):
+        look_up(inodes, process)
+    inodes.forget(inode.number, 3)
+    inodes.forget(inode.number, 1)
+    assert inodes[inode.number].lookups == 1
+    inodes.forget(inode.number, 1)
+    with pytest.raises(KeyError):
+        inodes[inode.number]
+
+
+def test_a_forgotten_process_has_a_new_number_afterwards(inodes: Inodes) -> None:
+    process = Process(14, 100)
+    inode = look_up(inodes, process)
+    inodes.forget(inode.number, 1)
+    assert look_up(inodes, process).number != inode.number
+
+
+def test_what_the_kernel_never_held_is_no_inode_of_its(inodes: Inodes) -> None:
+    inode = inodes.get(Process(14, 100))
+    with pytest.raises(KeyError):
+        inodes[inode.number]
+    with pytest.raises(KeyError):
+        inodes.forget(inode.number, 1)
+
+
+def test_an_inode_forgotten_while_a_reply_is_made_is_still_the_process_s_only_one(
+    inodes: Inodes,
+) -> None:
+    # A look-up waits for the size, and a FORGET may come in just then.
+    process = Process(14, 100)
+    inode = look_up(inodes, process)
+    with inodes.held(process) as reference:
+        assert reference.inode is inode
+        inodes.forget(inode.number, 1)
+        assert inodes.get(process) is inode
+        reference.keep()
+    assert inodes[inode.number] is inode
+    assert inode.lookups == 1
+
+
+def test_a_reply_that_is_not_sent_leaves_no_reference(inodes: Inodes) -> None:
+    with inodes.held(Process(15, 100)) as reference:
+        number = reference.inode.number
+    with pytest.raises(KeyError):
+        inodes[number]
+
+
+steps = st.one_of(
+    st.tuples(st.just("look up"), st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.just("forget"), st.integers(0, 50), st.integers(1, 3)),
+    st.tuples(st.just("open"), st.integers(0, 50), st.just(0)),
+    st.tuples(st.just("let go"), st.integers(0, 50), st.just(0)),
+    st.tuples(st.just("close"), st.integers(0, 50), st.just(0)),
+)
+
+
+@given(st.lists(steps, max_size=60))
+def test_a_number_stands_for_one_process_and_one_stop_for_ever(
+    actions: list[tuple[str, int, int]],
+) -> None:
+    inodes = Inodes()
+    held: dict[int, Inode] = {}
+    meaning: dict[int, Process] = {}
+    gone: set[int] = set()
+    for action, first, second in actions:
+        if action == "look up":
+            process = Process(first, second)
+            inode = look_up(inodes, process)
+            assert inode.number not in gone
+            assert not inode.is_retired
+            assert meaning.setdefault(inode.number, process) == inode.process == process
+            held[inode.number] = inode
+            continue
+        if not held:
+            continue
+        inode = held[sorted(held)[first % len(held)]]
+        if action == "forget":
+            count = min(second, inode.lookups)
+            inodes.forget(inode.number, count)
+            if not inode.lookups:
+                del held[inode.number]
+                gone.add(inode.number)
+        elif action == "open":
+            inode.stop = cast(Stop, FakeStop()) if not inode.is_retired else inode.stop
+        elif inode.stop is not None:
+            stop = cast(FakeStop, inode.stop)
+            stop.is_over = True
+            stop.is_open = action == "let go"
+    for number, inode in held.items():
+        assert inodes[number] is inode
+
+
+@given(st.integers(1, HIGHEST_PID), st.integers(1, HIGHEST_PID))
+def test_numbers_leave_room_for_the_root_and_fit_in_64_bits(one: int, other: int) -> None:
+    inodes = Inodes()
+    numbers = [look_up(inodes, Process(pid, 1)).number for pid in (one, other)]
+    assert all(1 < number < 1 << 64 for number in numbers)
+    assert (numbers[0] == numbers[1]) is (one == other)

@@ -1,0 +1,145 @@
+"""Who may import whom: read from the source, nothing is imported.
+
+The rooms stand in the order in which a request meets them, and imports run one way.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "gcorefs"
+
+ROOMS = ("elfcore", "process", "assembly", "snapshot", "mount", "cli")
+# The package itself knows its version, __main__ is the command line under another name.
+ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
+
+# What computes and knows no system, no clock and no state of the interpreter.
+PURE = {
+    "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "math",
+    "operator", "re", "string", "struct", "typing",
+}  # fmt: skip
+
+# A foreign module and the rooms or modules that may import it; nobody else.
+RESERVED = {
+    "pyfuse3": ("mount",),
+    "msgspec": ("mount",),
+    "trio": ("mount", "cli"),
+    "click": ("cli",),
+    "rich": ("cli",),
+    "sdnotify": ("cli",),
+    "ctypes": ("process.syscalls", "process.tracer"),
+}
+
+# A name that says nothing gathers everything.
+NAMELESS = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS = sorted((ROOT / PACKAGE).rglob("*.py"))
+TREES = {_name(path): ast.parse(path.read_bytes(), path) for path in PATHS}
+MODULES = sorted(set(TREES) - set(ROOMLESS))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Every module that is imported anywhere in it, in functions and for types too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports do not say whom they mean"
+            assert node.module is not None
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in TREES else node.module
+
+
+def _ours(module: str) -> set[str]:
+    names = set(_imported(TREES[module]))
+    return {name for name in names if name.split(".")[0] == PACKAGE} - {module}
+
+
+def _foreign(module: str) -> set[str]:
+    names = {name.split(".")[0] for name in _imported(TREES[module])}
+    return names - {PACKAGE}
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_module_is_in_a_room() -> None:
+    assert {_room(module) for module in MODULES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("module", ROOMLESS)
+def test_what_is_in_no_room_imports_next_to_nothing(module: str) -> None:
+    assert _ours(module) <= ROOMLESS[module]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_from_its_room_and_those_before_it(module: str) -> None:
+    allowed = ROOMS[: ROOMS.index(_room(module)) + 1]
+    later = {name for name in _ours(module) - set(ROOMLESS) if _room(name) not in allowed}
+    assert not later
+
+
+def test_there_is_no_cycle_between_modules() -> None:
+    waiting = {module: _ours(module) - set(ROOMLESS) for module in MODULES}
+    while free := {module for module, needs in waiting.items() if not needs & waiting.keys()}:
+        waiting = {module: needs for module, needs in waiting.items() if module not in free}
+    assert not waiting
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if _room(name) == "elfcore"])
+def test_the_format_knows_no_system(module: str) -> None:
+    assert _foreign(module) <= PURE
+
+
+@pytest.mark.parametrize("foreign", RESERVED)
+def test_a_foreign_module_stays_in_its_place(foreign: str) -> None:
+    importers = {name for name in TREES if foreign in _foreign(name)}
+    allowed = tuple(f"{PACKAGE}.{place}" for place in RESERVED[foreign])
+    assert importers, f"nobody imports {foreign}: take it off the list"
+    outside = {
+        name
+        for name in importers
+        if not any(name == place or name.startswith(f"{place}.") for place in allowed)
+    }
+    assert not outside
+
+
+def test_the_tracer_takes_nothing_of_ctypes_but_a_buffer() -> None:
+    taken = {
+        node.attr
+        for node in ast.walk(TREES["gcorefs.process.tracer"])
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "ctypes"
+    }
+    assert taken <= {"create_string_buffer"}
+
+
+def test_every_foreign_module_is_python_s_own_or_reserved() -> None:
+    foreign = set().union(*map(_foreign, TREES))
+    assert foreign - sys.stdlib_module_names <= set(RESERVED)
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_no_import_hides_from_this_test(module: str) -> None:
+    names = {node.id for node in ast.walk(TREES[module]) if isinstance(node, ast.Name)}
+    assert not names & {"__import__", "import_module", "exec", "eval"}
+    assert "importlib" not in set(_imported(TREES[module]))
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_a_module_s_name_says_what_is_in_it(module: str) -> None:
+    words = {word for part in module.split(".") for word in part.split("_")}
+    assert not words & NAMELESS

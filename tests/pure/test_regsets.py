@@ -1,0 +1,155 @@
+"""Registers by name, and which of them tell that a call must be restarted."""
+
+import errno
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcorefs.elfcore.regsets import MACHINES, X86_64, xsave_components
+from gcorefs.process import restart
+from gcorefs.process.restart import X86_64_CALLS, needs_restart
+
+# struct user_regs_struct of sys/user.h: byte offsets that debuggers have by heart.
+OFFSETS = {
+    "r15": 0, "r14": 8, "r13": 16, "r12": 24, "rbp": 32, "rbx": 40, "r11": 48, "r10": 56,
+    "r9": 64, "r8": 72, "rax": 80, "rcx": 88, "rdx": 96, "rsi": 104, "rdi": 112,
+    "orig_rax": 120, "rip": 128, "cs": 136, "eflags": 144, "rsp": 152, "ss": 160,
+    "fs_base": 168, "gs_base": 176, "ds": 184, "es": 192, "fs": 200, "gs": 208,
+}  # fmt: skip
+
+# arch/x86/entry/syscalls/syscall_64.tbl, of the calls that return a plain EINTR.
+RESTARTED = {
+    "read": 0, "write": 1, "readv": 19, "writev": 20, "sendfile": 40, "connect": 42,
+    "accept": 43, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "semop": 65,
+    "rt_sigtimedwait": 128, "io_getevents": 208, "semtimedop": 220, "epoll_wait": 232,
+    "splice": 275, "epoll_pwait": 281, "accept4": 288, "recvmmsg": 299, "sendmmsg": 307,
+    "preadv2": 327, "pwritev2": 328, "io_uring_enter": 426, "epoll_pwait2": 441,
+}  # fmt: skip
+# close(2) has closed, and an EINTR from these is an answer or the kernel's own affair.
+NEVER = {
+    "close": 3, "poll": 7, "pause": 34, "nanosleep": 35, "exit": 60, "wait4": 61,
+    "rt_sigsuspend": 130, "futex": 202, "restart_syscall": 219, "clock_nanosleep": 230,
+    "ppoll": 271, "dup3": 292, "io_pgetevents": 333, "close_range": 436,
+}  # fmt: skip
+
+
+def general(**words: int) -> bytes:
+    values = (words.get(name, 0) & (1 << 64) - 1 for name in OFFSETS)
+    return struct.pack("<27Q", *values)
+
+
+def test_the_words_stand_where_the_kernel_has_them() -> None:
+    assert {name: X86_64.offset(name) for name in X86_64.general} == OFFSETS
+    assert X86_64.general_size == 216
+
+
+def test_a_register_that_there_is_not_has_no_place() -> None:
+    with pytest.raises(ValueError, match="not in"):
+        X86_64.offset("eax")
+
+
+@given(st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=27, max_size=27))
+def test_words_are_signed(values: list[int]) -> None:
+    registers = struct.pack("<27q", *values)
+    assert [X86_64.word(registers, name) for name in OFFSETS] == values
+
+
+def test_a_machine_s_roles_are_registers_of_it() -> None:
+    for machine in MACHINES.values():
+        roles = {machine.call_number, machine.call_result, machine.stack_pointer}
+        roles |= {machine.program_counter, *machine.call_arguments}
+        assert roles <= set(machine.general)
+        notes = [regset.note for regset in machine.regsets]
+        assert len(set(notes)) == len(notes)
+
+
+word = st.integers(0, (1 << 64) - 1)
+
+
+@given(st.integers(0, 600), st.lists(word, min_size=6, max_size=6), word, word)
+def test_a_system_call_gives_nine_registers_and_the_rest_are_zero(
+    number: int, arguments: list[int], sp: int, pc: int
+) -> None:
+    rdi, rsi, rdx, r10, r8, r9 = arguments
+    assert X86_64.partial(number, arguments, sp, pc) == general(
+        orig_rax=number, rdi=rdi, rsi=rsi, rdx=rdx, r10=r10, r8=r8, r9=r9, rsp=sp, rip=pc
+    )
+
+
+def test_a_thread_outside_a_call_has_number_minus_one() -> None:
+    registers = X86_64.partial(-1, [], 0x7FFF0000, 0x400000)
+    assert registers == general(orig_rax=-1, rsp=0x7FFF0000, rip=0x400000)
+    assert X86_64.word(registers, "orig_rax") == -1
+
+
+def xstate(mask: int, size: int = 2696) -> bytes:
+    data = bytearray(b"\xff" * size)
+    data[464:472] = struct.pack("<Q", mask)
+    return bytes(data[:size])
+
+
+@given(st.sets(st.integers(0, 62)))
+def test_the_features_beyond_sse_are_described(features: set[int]) -> None:
+    mask = sum(1 << number for number in features)
+    assert xsave_components(xstate(mask)) == sorted(features - {0, 1})
+
+
+@given(st.binary(max_size=575))
+def test_a_state_without_an_xsave_header_has_no_features(data: bytes) -> None:
+    assert xsave_components(data) == []
+
+
+def test_the_shortest_state_with_a_header_is_read() -> None:
+    assert xsave_components(xstate(0b111, 576)) == [2]
+    assert xsave_components(xstate(0b111, 576)[:575]) == []
+
+
+def needs(result: int, number: int) -> bool:
+    return needs_restart(X86_64, X86_64_CALLS, general(rax=result, orig_rax=number))
+
+
+@pytest.mark.parametrize("call", RESTARTED)
+def test_eintr_from_a_call_that_the_kernel_does_not_restart_is_repaired(call: str) -> None:
+    assert needs(-errno.EINTR, RESTARTED[call])
+
+
+def test_eintr_from_any_other_call_is_the_program_s() -> None:
+    repaired = {number for number in range(-2, 1024) if needs(-errno.EINTR, number)}
+    assert repaired == set(RESTARTED.values())
+
+
+@pytest.mark.parametrize("call", NEVER)
+def test_a_call_that_may_have_had_an_effect_is_never_repaired(call: str) -> None:
+    assert not needs(-errno.EINTR, NEVER[call])
+
+
+@pytest.mark.parametrize("call", RESTARTED)
+def test_any_other_result_is_left_alone(call: str) -> None:
+    results = {*range(-600, 600), 1 << 31, (1 << 32) - 4, (1 << 63) - 1} - {-errno.EINTR}
+    assert not [result for result in results if needs(result, RESTARTED[call])]
+
+
+@pytest.mark.parametrize("code", [-512, -513, -514, -516])
+@pytest.mark.parametrize("call", RESTARTED)
+def test_the_kernel_s_own_restart_codes_are_left_to_it(call: str, code: int) -> None:
+    assert not needs(code, RESTARTED[call])
+
+
+@pytest.mark.parametrize("result", [-errno.EINTR, 0, -512])
+def test_a_thread_outside_a_call_is_never_repaired(result: int) -> None:
+    assert not needs(result, -1)
+
+
+@pytest.mark.parametrize("call", RESTARTED)
+def test_a_call_number_is_all_64_bits(call: str) -> None:
+    # A 32-bit program's numbers are others; x32's have bit 30.
+    assert not needs(-errno.EINTR, RESTARTED[call] | 1 << 30)
+    assert not needs(-errno.EINTR, RESTARTED[call] | 1 << 32)
+
+
+def test_the_list_names_what_it_numbers() -> None:
+    assert {name: number for number, name in X86_64_CALLS.items()} == RESTARTED
+    assert set(restart.CALLS) == set(MACHINES)
+    assert (restart.EINTR, restart.ERESTARTNOHAND) == (errno.EINTR, 514)

@@ -1,0 +1,129 @@
+"""A core as pyelftools reads it, and its notes as the kernel's headers lay them out.
+
+Nothing of gcorefs is used here: what the tests compare must not come from the code under
+test.  Structures: struct elf_prstatus and elf_prpsinfo of include/linux/elfcore.h, and
+struct user_regs_struct of arch/x86/include/asm/user_64.h.
+"""
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
+
+# pyelftools 0.33 has no names for these (include/uapi/linux/elf.h).
+X86_XSTATE = 0x202
+X86_XSAVE_LAYOUT = 0x205
+
+# Names of the words of each structure, in order.
+_GREGS = """r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags
+rsp ss fs_base gs_base ds es fs gs"""
+_PRSTATUS = struct.Struct("<iiih2xQQiiii8q27Qi4x")
+_PRSTATUS_FIELDS = f"""si_signo si_code si_errno cursig sigpend sighold pid ppid pgrp sid
+utime utime_us stime stime_us cutime cutime_us cstime cstime_us {_GREGS} fpvalid"""
+_PRPSINFO = struct.Struct("<bcbb4xQIIiiii16s80s")
+_PRPSINFO_FIELDS = "state sname zomb nice flag uid gid pid ppid pgrp sid fname psargs"
+_PHDR_FIELDS = ("vaddr", "memsz", "filesz", "flags", "align", "offset")
+
+
+@dataclass(frozen=True)
+class Note:
+    owner: str
+    kind: str | int
+    desc: bytes
+
+
+@dataclass(frozen=True)
+class Segment:
+    vaddr: int
+    memsz: int
+    filesz: int
+    flags: int
+    align: int
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.vaddr + self.memsz
+
+
+@dataclass(frozen=True)
+class Thread:
+    status: Mapping[str, int]
+    """Every field of PRSTATUS, the registers among them."""
+    regsets: dict[str | int, bytes] = field(default_factory=dict)
+
+
+class Core:
+    """All of a core but its memory, which is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            self.header = dict(elf.header)
+            self.ident = file.seek(0) or file.read(16)
+            segments = list(elf.iter_segments())
+            self.note_segments = [s for s in segments if isinstance(s, NoteSegment)]
+            self.notes = [
+                Note(note["n_name"], note["n_type"], note["n_descdata"])
+                for segment in self.note_segments
+                for note in segment.iter_notes()
+            ]
+        self.order = [segment["p_type"] for segment in segments]
+        self.loads = [
+            Segment(*(s[f"p_{name}"] for name in _PHDR_FIELDS))
+            for s in segments
+            if s["p_type"] == "PT_LOAD"
+        ]
+
+    def note(self, kind: str | int) -> bytes:
+        """The descriptor of the only note of this kind."""
+        (found,) = (note.desc for note in self.notes if note.kind == kind)
+        return found
+
+    @property
+    def info(self) -> dict[str, int | bytes]:
+        return dict(
+            zip(_PRPSINFO_FIELDS.split(), _PRPSINFO.unpack(self.note("NT_PRPSINFO")), strict=True)
+        )
+
+    @property
+    def threads(self) -> dict[int, Thread]:
+        """By thread id, in the order of the file."""
+        threads: dict[int, Thread] = {}
+        for note in self.notes:
+            if note.kind == "NT_PRSTATUS":
+                fields = _PRSTATUS.unpack(note.desc)
+                thread = Thread(dict(zip(_PRSTATUS_FIELDS.split(), fields, strict=True)))
+                threads[thread.status["pid"]] = thread
+            elif note.kind in ("NT_FPREGSET", X86_XSTATE):
+                thread.regsets[note.kind] = note.desc
+        return threads
+
+    @property
+    def xsave_layout(self) -> dict[int, tuple[int, int]]:
+        """Offset and size of each extended feature (struct x86_xfeat_component, asm/elf.h)."""
+        rows = struct.iter_unpack("<IIII", self.note(X86_XSAVE_LAYOUT))
+        return {number: (offset, size) for number, size, offset, _ in rows}
+
+    def segment(self, address: int) -> Segment:
+        (found,) = (s for s in self.loads if s.vaddr <= address < s.end)
+        return found
+
+    def read(self, start: int, end: int) -> bytes:
+        """Memory that must be in the file; it may span segments."""
+        with self.path.open("rb") as file:
+            return b"".join(_pieces(file.fileno(), self, start, end))
+
+
+def _pieces(fd: int, core: Core, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        segment = core.segment(start)
+        stop = min(end, segment.end)
+        assert stop <= segment.vaddr + segment.filesz, f"{start:#x} is not in the file"
+        yield os.pread(fd, stop - start, segment.offset + start - segment.vaddr)
+        start = stop

@@ -1,0 +1,77 @@
+"""gdb, lldb and elfutils on a core, their words taken apart by thread.
+
+lldb's stderr is not looked at: Debian's lldb 14 complains there of a Python module that it
+does not bring.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+_GDB_THREAD = re.compile(r"^Thread \d+ \(.*?LWP (\d+)\).*:$", re.MULTILINE)
+_LLDB_THREAD = re.compile(r"^thread #\d+: tid = (\d+),.*$", re.MULTILINE)
+_EU_THREAD = re.compile(r"^TID (\d+):$", re.MULTILINE)
+
+
+def run(*command: object) -> tuple[str, str]:
+    """Standard output and error of a command that must succeed."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout, done.stderr
+
+
+def gdb(*where_and_commands: object) -> str:
+    """Words of `where` (a program and a core, or -p PID), "--", then one command each."""
+    border = where_and_commands.index("--")
+    where, commands = where_and_commands[:border], where_and_commands[border + 1 :]
+    options = ["-nx", "-batch", "-iex", "set debuginfod enabled off"]
+    for command in commands:
+        options += ["-ex", str(command)]
+    return run("gdb", *options, *where)[0]
+
+
+def gdb_threads(*where_and_commands: object) -> dict[int, str]:
+    """What `thread apply all` says under each thread, all such commands together.
+
+    The heading is left out but for the LWP: gdb numbers and names threads otherwise in a live
+    process (a core has one name, in PRPSINFO), and lists them in its own order.
+    """
+    text = "\n".join(
+        line
+        for line in gdb(*where_and_commands).splitlines()
+        if not line.startswith(("warning:", "[Inferior "))
+    )
+    return _by_thread(_GDB_THREAD, text)
+
+
+def lldb(program: Path, core: Path, *commands: str) -> str:
+    words = [word for command in commands for word in ("-o", command)]
+    load = f"target create --core {core} {program}"
+    return run("lldb", "--batch", "--no-lldbinit", "-o", load, *words)[0]
+
+
+def lldb_threads(program: Path, core: Path, threads: int, command: str) -> dict[int, str]:
+    """What one command says in each thread."""
+    commands: list[str] = []
+    for number in range(1, threads + 1):
+        commands += [f"thread select {number}", f"thread info {number}", command]
+    return _by_thread(_LLDB_THREAD, lldb(program, core, *commands))
+
+
+def eu_stack(program: Path, core: Path) -> dict[int, str]:
+    return _by_thread(_EU_THREAD, run("eu-stack", "--core", core, "-e", program)[0])
+
+
+def _by_thread(heading: re.Pattern[str], text: str) -> dict[int, str]:
+    _, *pieces = heading.split(text)
+    found: dict[int, str] = {}
+    for tid, body in zip(pieces[::2], pieces[1::2], strict=True):
+        found[int(tid)] = found.get(int(tid), "") + body.strip("\n") + "\n"
+    return found

@@ -1,0 +1,67 @@
+"""eu-readelf and readelf read the file without a word of complaint."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import Target
+from tests.readers.corefile import Core
+from tests.readers.debuggers import run
+
+
+@pytest.mark.parametrize("tool", ["eu-readelf", "readelf"])
+@pytest.mark.parametrize("option", ["-n", "-l", "-h"])
+def test_no_reader_warns(
+    spawn: Callable[..., Target], dump: Callable[[int], Path], tool: str, option: str
+) -> None:
+    path = dump(spawn("threads", 5).pid)
+    out, err = run(tool, option, path)
+    assert out
+    assert err == ""
+
+
+def test_eu_readelf_lists_the_threads_of_the_process(
+    spawn: Callable[..., Target], dump: Callable[[int], Path]
+) -> None:
+    target = spawn("threads", 5)
+    out, _ = run("eu-readelf", "-n", dump(target.pid))
+    # A heading of PRSTATUS, then signal lines, then the ids (PRPSINFO has a pid line too).
+    found = re.findall(r"PRSTATUS\n(?:.*\n){3} +pid: (\d+), ppid: (\d+)", out)
+    parent = procfs.stat(target.pid).ppid
+    assert found == [(str(tid), str(parent)) for tid in procfs.tids(target.pid)]
+
+
+def test_program_headers_are_the_mappings_of_the_process(
+    spawn: Callable[..., Target], dump: Callable[[int], Path]
+) -> None:
+    target = spawn("threads", 5)
+    path = dump(target.pid)
+    out, _ = run("eu-readelf", "-l", path)
+    rows = re.findall(
+        r"^  LOAD +0x\w+ (0x\w+) 0x\w+ 0x\w+ (0x\w+) ([R ][W ][E ]) 0x1000$", out, re.MULTILINE
+    )
+    found = [
+        (int(vaddr, 16), int(vaddr, 16) + int(memsz, 16), flags.replace(" ", "-").replace("E", "x"))
+        for vaddr, memsz, flags in rows
+    ]
+    maps = Path(f"/proc/{target.pid}/maps").read_text()
+    expected = [
+        (int(start, 16), int(end, 16), flags.upper().replace("X", "x"))
+        for start, end, flags in re.findall(r"^(\w+)-(\w+) (...)", maps, re.MULTILINE)
+    ]
+    assert found == expected
+
+
+def test_pyelftools_lists_a_note_segment_and_then_one_segment_for_each_mapping(
+    spawn: Callable[..., Target], dump: Callable[[int], Path]
+) -> None:
+    target = spawn("threads", 5)
+    core = Core(dump(target.pid))
+    mappings = Path(f"/proc/{target.pid}/maps").read_text().splitlines()
+    assert core.order == ["PT_NOTE"] + ["PT_LOAD"] * len(mappings)
+    kinds = ["NT_PRSTATUS", "NT_PRPSINFO", "NT_SIGINFO", "NT_AUXV", "NT_FILE", "NT_FPREGSET", 0x202]
+    others = ["NT_PRSTATUS", "NT_FPREGSET", 0x202]
+    assert [note.kind for note in core.notes] == [*kinds, *others * 5, 0x205]

@@ -1,0 +1,280 @@
+"""The kernel's own core of the very same process, field by field.
+
+We take ours and let the process go; when every thread is back in its call, SIGABRT makes the
+kernel dump it (fs/coredump.c).  What may differ is named below with its reason; everything
+else is equal to the byte.
+"""
+
+import ctypes
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import Target, wait_until_gone
+from tests.readers.corefile import Core, Note, Segment
+from tests.readers.debuggers import eu_stack, gdb_threads, lldb_threads
+
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
+
+CLOCK_NANOSLEEP, RESTART_SYSCALL = 230, 219
+ERESTART_RESTARTBLOCK = 516
+
+ALLOWED_IN_PRSTATUS = {
+    "si_signo": "the kernel's core names the signal that killed; nothing killed for ours",
+    "cursig": "the same",
+    **dict.fromkeys(
+        ("utime", "utime_us", "stime", "stime_us", "cutime", "cutime_us", "cstime", "cstime_us"),
+        "the process ran on, and /proc counts in ticks of 10 ms",
+    ),
+}
+ALLOWED_IN_PRPSINFO = {
+    "state": "who dumps itself runs (R); ours slept (S)",
+    "sname": "the same",
+    "flag": "PF_SIGNALED and PF_DUMPCORE are set by dying (include/linux/sched.h)",
+}
+PF_DUMPCORE, PF_SIGNALED = 0x200, 0x400
+# SIGINFO is the signal that killed; the others are compared field by field.
+NOT_COMPARED_AS_BYTES = ("NT_SIGINFO", "NT_PRSTATUS", "NT_PRPSINFO")
+
+# include/uapi/linux/rseq.h: cpu_id_start and cpu_id; node_id and mm_cid.  The kernel writes
+# them into each thread's memory when it returns to user space on another processor.
+RSEQ_FIELDS = ((0, 8), (20, 28))
+
+
+@pytest.fixture
+def core_pattern(tmp_path: Path) -> Iterator[Path]:
+    """The kernel writes cores to this path plus a pid (as we number it), for one test."""
+    before = CORE_PATTERN.read_text()
+    path = tmp_path / "kernel"
+    CORE_PATTERN.write_text(f"{path}.%P")
+    yield path
+    CORE_PATTERN.write_text(before)
+
+
+@dataclass(frozen=True)
+class Both:
+    program: Path
+    ours: Core
+    kernels: Core
+
+
+Compare = Callable[..., Both]
+
+
+@pytest.fixture
+def both(core_pattern: Path, dump: Callable[[int], Path]) -> Iterator[Compare]:
+    """Start a program, under `prefix` where it takes one, and have both cores of it."""
+    targets: list[Target] = []
+
+    def make(*argv: object, prefix: tuple[str, ...] = (), mask: str = "0x33") -> Both:
+        target = Target([*prefix, *map(str, argv)])
+        targets.append(target)
+        pid = youngest(target.popen.pid)
+        Path(f"/proc/{pid}/coredump_filter").write_text(mask)
+        resource.prlimit(pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
+        wait_until_asleep(pid)
+        ours = Core(dump(pid))
+        wait_until_asleep(pid)
+        os.kill(pid, signal.SIGABRT)
+        wait_until_gone(pid)
+        return Both(Path(str(argv[0])), ours, Core(Path(f"{core_pattern}.{pid}")))
+
+    yield make
+    for target in targets:
+        target.kill()
+
+
+def youngest(pid: int) -> int:
+    """The last of a line of only children."""
+    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        (child,) = children
+        pid = int(child)
+    return pid
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Until every thread sleeps in a system call, as before it was stopped."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        calls = [procfs.system_call(pid, tid) for tid in procfs.tids(pid)]
+        states = [procfs.stat(pid, tid).state for tid in procfs.tids(pid)]
+        if set(states) == {"S"} and all(call and call[0] >= 0 for call in calls):
+            return
+        time.sleep(0.001)
+    raise AssertionError(f"{pid} does not come to rest: {states} {calls}")
+
+
+def assert_equal_but_for_the_signal(both: Both) -> None:
+    assert_headers_equal(both.ours, both.kernels)
+    assert_notes_equal(both.ours, both.kernels)
+    assert_memory_equal(both.ours, both.kernels)
+
+
+def assert_headers_equal(ours: Core, kernels: Core) -> None:
+    assert ours.ident == kernels.ident
+    assert ours.header == kernels.header
+    assert ours.order == kernels.order
+
+    def facts(segment: Segment) -> tuple[str, ...]:
+        # Not the offset: how large the notes are decides where memory begins.
+        names = ("vaddr", "memsz", "filesz", "flags", "align")
+        return tuple(f"{name} {getattr(segment, name):#x}" for name in names)
+
+    assert [facts(load) for load in ours.loads] == [facts(load) for load in kernels.loads]
+
+
+def assert_notes_equal(ours: Core, kernels: Core) -> None:
+    for found, wanted in zip(parts(ours), parts(kernels), strict=True):
+        assert [(note.owner, note.kind, len(note.desc)) for note in found] == [
+            (note.owner, note.kind, len(note.desc)) for note in wanted
+        ]
+        for note, other in zip(found, wanted, strict=True):
+            if note.kind not in NOT_COMPARED_AS_BYTES:
+                assert note.desc.hex() == other.desc.hex(), note.kind
+    assert next(iter(ours.threads)) == next(iter(kernels.threads))
+    for tid, thread in ours.threads.items():
+        status, wanted_status = dict(thread.status), dict(kernels.threads[tid].status)
+        if (status["orig_rax"], signed(status["rax"])) == (CLOCK_NANOSLEEP, -ERESTART_RESTARTBLOCK):
+            # We interrupted it first, and restart_syscall(2) took its place.
+            assert wanted_status.pop("orig_rax") == RESTART_SYSCALL
+            del status["orig_rax"]
+        for name in ALLOWED_IN_PRSTATUS:
+            del status[name], wanted_status[name]
+        assert status == wanted_status
+        assert (thread.status["si_signo"], thread.status["cursig"]) == (0, 0)
+    info, wanted_info = ours.info, kernels.info
+    assert {k: v for k, v in info.items() if k not in ALLOWED_IN_PRPSINFO} == {
+        k: v for k, v in wanted_info.items() if k not in ALLOWED_IN_PRPSINFO
+    }
+    assert (info["state"], info["sname"]) == (1, b"S")
+    assert info["flag"] == int(wanted_info["flag"]) & ~(PF_DUMPCORE | PF_SIGNALED)
+
+
+def parts(core: Core) -> list[list[Note]]:
+    """The notes from one PRSTATUS to the next: the first thread's, then the others' by id.
+
+    The kernel lists the others in the order in which they came to die.
+    """
+    starts = [at for at, note in enumerate(core.notes) if note.kind == "NT_PRSTATUS"]
+    # The layout note, the last, belongs to nobody.
+    spans = [core.notes[a:b] for a, b in pairwise([*starts, len(core.notes) - 1])]
+    by_tid = dict(zip(core.threads, spans, strict=True))
+    first, *others = by_tid
+    return [by_tid[first], *(by_tid[tid] for tid in sorted(others)), core.notes[-1:]]
+
+
+def signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def rseq_offset() -> int:
+    """Of struct rseq from the thread pointer: glibc exports it (it is ours too)."""
+    return ctypes.c_ssize_t.in_dll(ctypes.CDLL(None), "__rseq_offset").value
+
+
+def written_by_the_kernel(core: Core) -> Iterator[tuple[int, int]]:
+    """Where the kernel writes into the memory of a process that goes on."""
+    for thread in core.threads.values():
+        area = thread.status["fs_base"] + rseq_offset()
+        yield from ((area + first, area + last) for first, last in RSEQ_FIELDS)
+        if thread.status["orig_rax"] == CLOCK_NANOSLEEP:
+            # What was left to sleep, written at each interruption (clock_nanosleep(2)).
+            yield thread.status["r10"], thread.status["r10"] + 16
+
+
+def assert_memory_equal(ours: Core, kernels: Core) -> None:
+    changed = [span for span in written_by_the_kernel(ours) if span[0]]
+    for load in ours.loads:
+        start, end = load.vaddr, load.vaddr + load.filesz
+        found, wanted = bytearray(ours.read(start, end)), bytearray(kernels.read(start, end))
+        for first, last in changed:
+            if start <= first and last <= end:
+                found[first - start : last - start] = bytes(last - first)
+                wanted[first - start : last - start] = bytes(last - first)
+        if found != wanted:
+            at = next(
+                i for i, pair in enumerate(zip(found, wanted, strict=True)) if len({*pair}) > 1
+            )
+            raise AssertionError(f"{start + at:#x} in {start:#x}-{end:#x} differs")
+
+
+def test_threads_asleep_in_futex(both: Compare, build: Callable[[str], Path]) -> None:
+    assert_equal_but_for_the_signal(both(build("threads"), 5))
+
+
+def test_threads_with_every_register_filled(both: Compare, build: Callable[[str], Path]) -> None:
+    assert_equal_but_for_the_signal(both(build("registers"), 3, "blocked"))
+
+
+@pytest.mark.parametrize("mask", ["0", "0x33", "0x7f", "0x1ff"])
+def test_memory_of_every_kind(
+    both: Compare, build: Callable[[str], Path], tmp_path: Path, mask: str
+) -> None:
+    assert_equal_but_for_the_signal(both(build("memory"), tmp_path, mask=mask))
+
+
+def test_a_program_without_threads(both: Compare) -> None:
+    # The shell says one line of truth, as every target does, and becomes sleep(1).
+    prefix = ("sh", "-c", """echo '{"pid": '$$'}'; exec "$@\"""", "sh")
+    assert_equal_but_for_the_signal(both("/bin/sleep", 1000, prefix=prefix))
+
+
+def test_a_process_in_a_child_pid_namespace(both: Compare, build: Callable[[str], Path]) -> None:
+    # Not as the namespace's init, which SIGABRT does not kill (pid_namespaces(7)).
+    words = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    cores = both(build("threads"), 2, prefix=(*words, "sh", "-c", '"$@"; exit', "sh"))
+    assert cores.ours.info["pid"] == 2
+    assert_equal_but_for_the_signal(cores)
+
+
+def test_a_process_in_a_child_user_namespace(both: Compare, build: Callable[[str], Path]) -> None:
+    words = ("unshare", "--user", "--map-user=1000", "--map-group=1001")
+    cores = both(build("threads"), 2, prefix=words)
+    assert (cores.ours.info["uid"], cores.ours.info["gid"]) == (1000, 1001)
+    assert_equal_but_for_the_signal(cores)
+
+
+SPLIT = """
+import ctypes, mmap, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+address = libc.mmap(None, 1 << 16, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+ctypes.memset(address, 1, 4096)
+assert libc.mprotect(ctypes.c_void_p(address + (1 << 15)), 1 << 15, 1) == 0
+print('{"pid": %d}' % os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_a_mapping_split_after_it_was_written(both: Compare) -> None:
+    # Both halves keep vma->anon_vma, which the kernel's filter asks for (mm/vma.c,
+    # __split_vma), though nothing in the second was ever written.
+    assert_equal_but_for_the_signal(both(os.path.realpath(sys.executable), "-c", SPLIT))
+
+
+def test_debuggers_say_the_same_of_both_cores(both: Compare, build: Callable[[str], Path]) -> None:
+    cores = both(build("threads"), 5)
+    program, ours, kernels = cores.program, cores.ours.path, cores.kernels.path
+    commands = ("thread apply all bt full", "thread apply all info all-registers")
+    assert gdb_threads(program, ours, "--", *commands) == gdb_threads(
+        program, kernels, "--", *commands
+    )
+    assert eu_stack(program, ours) == eu_stack(program, kernels)
+    assert lldb_registers(program, ours) == lldb_registers(program, kernels)
+
+
+def lldb_registers(program: Path, core: Path) -> dict[int, list[str]]:
+    # The rest is headings and code: why each thread stopped, and the number it goes by.
+    found = lldb_threads(program, core, 6, "register read --all")
+    return {tid: re.findall(r"^ *\w+ = .*", text, re.MULTILINE) for tid, text in found.items()}
