@@ -4,7 +4,6 @@ Everything here is asked once, after the last thread has stopped, and through a 
 lives (procfs.py says why): /proc/TID is served for every thread, though not listed.
 """
 
-import os
 import struct
 from collections.abc import Callable, Sequence
 
@@ -158,9 +157,3 @@ def _xsave_layout(records: Sequence[Record]) -> list[tuple[int, int, int]]:
                 except OSError:  # executing from a memfd is not allowed here
                     return []
     return []
-
-
-def estimate(process: Process, stat: Stat) -> int:
-    """Bytes that a core of the process may have, for the cheap: resident and swapped."""
-    swapped = procfs.status(process.pid).get("VmSwap", b"0 kB").split()[0]
-    return stat.resident * os.sysconf("SC_PAGE_SIZE") + int(swapped) * 1024

@@ -53,7 +53,7 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
         raise ProcessError(Reason.GONE, pid) from error
     if opener is not None:
         access.check(opener, pid)
-    if holder:
+    if holder and holder != os.getpid():  # ours: a stop that the opener is about to join
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")
 
 

@@ -5,8 +5,8 @@ Rules of this file:
   let go is a stop's.
 - Only FUSEError leaves a handler: any other exception would end the whole mount.  _answered
   is the one place where errors become errnos.
-- Nothing in a handler blocks the event loop but reads of /proc/PID/stat and status, which
-  wait for nobody.
+- Nothing in a handler blocks the event loop.  Whatever may wait, every file of /proc among
+  it, is asked in a thread and under a bound (listing.py says why).
 """
 
 import errno
@@ -14,6 +14,7 @@ import functools
 import os
 import stat as modes
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -21,22 +22,21 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
-from gcorefs.assembly import estimate
+from gcorefs.mount.door import first_door, joiners_door
 from gcorefs.mount.inodes import Inode, Inodes
+from gcorefs.mount.listing import Look, Questions, look
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.stops import Handle, Stop, Workers
 from gcorefs.process import procfs
-from gcorefs.process.access import Opener, check, identify
+from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.procfs import Process, Stat
-from gcorefs.snapshot import refuse_early
 
 BLOCK_SIZE = 1 << 20
 """st_blksize: what cp and cat read at a time, and the most that FUSE carries in one request."""
 
 _SIZE_TIMEOUT = 5.0
-_NANOSECONDS_PER_TICK = 10**9 // procfs.TICKS
+_SETTLE_TIMEOUT = 10.0
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -70,13 +70,13 @@ class GcoreFS(pyfuse3.Operations):
         self._options = options
         self._nursery: trio.Nursery | None = None
         self._workers = Workers()
+        self._questions = Questions()
         self._inodes = Inodes()
         self._handles: dict[int, Handle] = {}
         self._stops: set[Stop] = set()
         self._next_handle = 1
         self._listings: dict[int, list[int]] = {}
         self._is_closing = False
-        self._boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Stops run in `nursery`."""
@@ -101,12 +101,12 @@ class GcoreFS(pyfuse3.Operations):
         if not pid:
             raise FUSEError(errno.ENOENT)
         try:
-            stat = procfs.stat(pid)
-            with self._inodes.held(Process(pid, stat.start_time)) as reference:
-                entry = await self._entry(reference.inode, stat)
-                reference.keep()
+            found = await self._questions.ask(pid, functools.partial(look, pid))
         except ProcessLookupError:
             raise FUSEError(errno.ENOENT) from None
+        with self._inodes.held(found.process) as reference:
+            entry = await self._entry(reference.inode, found)
+            reference.keep()
         return entry
 
     @_answered
@@ -119,19 +119,20 @@ class GcoreFS(pyfuse3.Operations):
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if inode == pyfuse3.ROOT_INODE:
             return self._root()
-        found = self._inodes[inode]
+        wanted = self._inodes[inode]
+        pid = wanted.process.pid
         try:
-            stat = procfs.stat(found.process.pid)
+            found = await self._questions.ask(pid, functools.partial(look, pid))
         except ProcessLookupError:
-            stat = None
-        if stat is None or stat.start_time != found.process.start_time:
-            return await self._entry_of_the_gone(found)
-        return await self._entry(found, stat)
+            found = None
+        if found is None or found.process != wanted.process:
+            return self._entry_of_the_gone(wanted)
+        return await self._entry(wanted, found)
 
     @_answered
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         number = self._new_handle()
-        self._listings[number] = sorted(procfs.pids())
+        self._listings[number] = sorted(await self._questions.ask(0, procfs.pids))
         return FileHandleT(number)
 
     @_answered
@@ -141,20 +142,18 @@ class GcoreFS(pyfuse3.Operations):
         for identifier, name in ((1, b"."), (2, b"..")):
             if start_id < identifier and not _reply(token, name, self._root(), identifier):
                 return
-        for pid in self._listings[fh]:
-            if pid + 2 <= start_id:
-                continue
-            try:
-                stat = procfs.stat(pid)
-                if stat.is_kernel_thread:
-                    continue
-                with self._inodes.held(Process(pid, stat.start_time)) as reference:
-                    entry = await self._entry(reference.inode, stat)
+        pids = self._listings[fh]
+        rest = pids[bisect_right(pids, start_id - 2) :]
+        while rest:
+            listed, count = await self._questions.list(rest)
+            rest = rest[count:]
+            for each in listed:
+                with self._inodes.held(each.process) as reference:
+                    entry = await self._entry(reference.inode, each)
+                    pid = each.process.pid
                     if not _reply(token, b"%d" % pid, entry, pid + 2):
                         return
                     reference.keep()
-            except ProcessLookupError:
-                continue
 
     @_answered
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -174,20 +173,19 @@ class GcoreFS(pyfuse3.Operations):
             raise FUSEError(errno.EROFS)
         found = self._inodes[inode]
         process = found.process
-        if procfs.stat(process.pid).is_kernel_thread:
-            raise ProcessError(Reason.KERNEL_THREAD, process.pid)
-        opener = identify(ctx.pid, ctx.uid, ctx.gid, process.pid)
         await self._settle(found)
         joined = found.stop
-        if joined is None:
-            await trio.to_thread.run_sync(refuse_early, process, opener)
-        else:
-            await trio.to_thread.run_sync(refuse_joiner, process, opener)
+        door = functools.partial(
+            first_door if joined is None else joiners_door, process, ctx.pid, ctx.uid, ctx.gid
+        )
+        opener = await self._questions.ask(process.pid, door)
         # No await from here to the join: a stop that is alive now is joined alive.
         stop = found.stop
-        if stop is None or stop.is_over:
-            if joined is not None or self._is_closing:
-                raise FUSEError(errno.ESTALE)
+        if self._is_closing:
+            raise FUSEError(errno.ENODEV)
+        if joined is not None and joined.is_over:
+            raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
+        if stop is None:
             stop = self._begin(found, opener)
         handle = stop.join(opener, bool(flags & os.O_NONBLOCK))
         number = self._new_handle()
@@ -239,7 +237,10 @@ class GcoreFS(pyfuse3.Operations):
             if inode.is_retired:
                 raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
             stop = inode.stop
-            await stop.finished()
+            with trio.move_on_after(_SETTLE_TIMEOUT):
+                await stop.finished()
+            if not stop.is_finished:
+                raise ProcessError(Reason.TRACED, inode.process.pid, "it is still being let go")
             if inode.stop is stop:
                 inode.stop = None
 
@@ -257,22 +258,14 @@ class GcoreFS(pyfuse3.Operations):
         finally:
             self._stops.discard(stop)
 
-    async def _entry(self, inode: Inode, stat: Stat) -> pyfuse3.EntryAttributes:
-        process = inode.process
-        owner = os.stat(f"/proc/{process.pid}")
+    async def _entry(self, inode: Inode, found: Look) -> pyfuse3.EntryAttributes:
         stop = inode.stop
         size = None if stop is None else await stop.wait_for_size(_SIZE_TIMEOUT)
         if stop is None or size is None:
-            return _file(
-                inode,
-                owner.st_uid,
-                owner.st_gid,
-                estimate(process, stat),
-                self._boot + stat.start_time * _NANOSECONDS_PER_TICK,
-            )
-        return _file(inode, owner.st_uid, owner.st_gid, size, stop.began)
+            return _file(inode, found.uid, found.gid, found.estimate, found.started)
+        return _file(inode, found.uid, found.gid, size, stop.began)
 
-    async def _entry_of_the_gone(self, inode: Inode) -> pyfuse3.EntryAttributes:
+    def _entry_of_the_gone(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """fstat(2) of a file whose process has died: its handles still read the header."""
         stop = inode.stop
         if stop is None or stop.size is None:
@@ -308,10 +301,3 @@ def _file(inode: Inode, uid: int, gid: int, size: int, nanoseconds: int) -> pyfu
 
 def _reply(token: Any, name: bytes, entry: pyfuse3.EntryAttributes, identifier: int) -> bool:
     return pyfuse3.readdir_reply(token, FileNameT(name), entry, identifier)
-
-
-def refuse_joiner(process: Process, opener: Opener) -> None:
-    """What keeps an opener from a stop that is already there.  EDEADLK, EACCES, ESRCH."""
-    if process.pid == opener.pid:
-        raise ProcessError(Reason.CALLER, process.pid)
-    check(opener, process.pid)

@@ -143,6 +143,10 @@ class Stop:
         self._released.set()
         self._notify_pollers()
 
+    @property
+    def is_finished(self) -> bool:
+        return self._finished.is_set()
+
     async def finished(self) -> None:
         """Until nobody is traced any more on account of this stop."""
         await self._finished.wait()

@@ -1,0 +1,104 @@
+"""What ls(1) and stat(1) show of a process, without stopping it.
+
+Even the plainest file of /proc/PID may make its reader wait: for an execve(2) under way
+(exec_update_lock), which may itself be closing a file of this mount and so be waiting for
+us.  Hence all of it is read in threads, under a bound, and never in the event loop.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import trio
+
+from gcorefs.mount.log import logger
+from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.procfs import Process
+
+T = TypeVar("T")
+
+LOOK_TIMEOUT = 5.0
+"""Seconds that a question to /proc may take."""
+
+# Processes that one thread looks at: few enough that a reply begins soon.
+_AT_ONCE = 256
+
+_NANOSECONDS_PER_TICK = 10**9 // procfs.TICKS
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One process as its file shows it while it is not open."""
+
+    process: Process
+    is_kernel_thread: bool
+    uid: int
+    gid: int
+    estimate: int
+    """Bytes that a core may have: what is resident or swapped."""
+    started: int
+    """Nanoseconds since the epoch."""
+
+
+def look(pid: int) -> Look:
+    """ESRCH: there is no such process, or the number is that of a thread."""
+    stat = procfs.stat(pid)
+    status = procfs.status(pid)
+    if int(status["Tgid"]) != pid:
+        raise ProcessLookupError(f"{pid} is a thread of {status['Tgid'].decode()}")
+    try:
+        owner = os.stat(f"/proc/{pid}")
+    except FileNotFoundError as error:
+        raise ProcessLookupError(f"{pid} is gone") from error
+    swapped = int(status.get("VmSwap", b"0 kB").split()[0]) * 1024
+    boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return Look(
+        process=Process(pid, stat.start_time),
+        is_kernel_thread=stat.is_kernel_thread,
+        uid=owner.st_uid,
+        gid=owner.st_gid,
+        estimate=stat.resident * procfs.PAGE_SIZE + swapped,
+        started=boot + stat.start_time * _NANOSECONDS_PER_TICK,
+    )
+
+
+class Questions:
+    """The threads that ask, so many at a time; one that is stuck is left behind."""
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(100)
+
+    async def ask(self, pid: int, question: Callable[[], T]) -> T:
+        """The answer to a blocking question about `pid`; EIO where it takes too long."""
+        with trio.move_on_after(LOOK_TIMEOUT):
+            return await trio.to_thread.run_sync(
+                question, abandon_on_cancel=True, limiter=self._limiter
+            )
+        raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {LOOK_TIMEOUT:g} s")
+
+    async def list(self, pids: Sequence[int]) -> tuple[list[Look], int]:
+        """The user processes among the first of `pids`, and how many of these it took in."""
+        some = pids[:_AT_ONCE]
+        found: list[Look] = []
+        asked: list[int] = []
+
+        def look_at_each() -> None:
+            for pid in some:
+                asked.append(pid)
+                try:
+                    process = look(pid)
+                except ProcessLookupError:
+                    continue
+                if not process.is_kernel_thread:
+                    found.append(process)
+
+        with trio.move_on_after(LOOK_TIMEOUT):
+            await trio.to_thread.run_sync(
+                look_at_each, abandon_on_cancel=True, limiter=self._limiter
+            )
+            return found, len(some)
+        logger.warning("process %d: not listed, /proc does not answer for it", asked[-1])
+        return list(found), len(asked)
