@@ -1,9 +1,10 @@
 """Stops the threads of one process, records each as it stops, holds them, lets them go.
 
 Rules of this file:
-- One OS thread of our own makes every ptrace and wait call for a process, and it lives
-  until the last tracee is let go.  The kernel knows the tracer by thread, and lets all
-  tracees go when that thread ends; a pooled worker would end when its pool says so.
+- One OS thread of our own makes every ptrace call and, but for _reap_for_seize, every wait
+  call for a process, and it lives until the last tracee is let go.  The kernel knows the
+  tracer by thread, and lets all tracees go when that thread ends; a pooled worker would end
+  when its pool says so.
 - Every thread is let go, whatever happens: by DETACH here, by the kernel if we die.  So no
   PTRACE_O_EXITKILL, and no PTRACE_ATTACH, whose SIGSTOP outlives a tracer that dies between
   sending it and taking it back.
@@ -28,6 +29,7 @@ from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
 
+_SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
 _LONGEST_NAP = 1e-3
 # While holding: how often one tracee is asked whether it died (SIGKILL takes all of them),
@@ -85,6 +87,7 @@ class Tracer:
         self._running: set[int] = set()  # seized, interrupted, not stopped yet
         self._stopped: dict[int, Record] = {}
         self._left_out: set[int] = set()  # stand in the task list and cannot be traced
+        self._is_seizing = False
         self._refusals = 0
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
         self._buffer = syscalls.regset_buffer()
@@ -97,10 +100,24 @@ class Tracer:
 
     def wait(self) -> list[Record]:
         """Block until every thread is recorded.  ProcessError: GONE, TRACED, DENIED, LET_GO."""
-        self._ready.wait()
+        while not self._ready.wait(_SEIZE_PATIENCE):
+            self._reap_for_seize()
         if self._failure is not None:
             raise self._failure
         return self.records
+
+    def _reap_for_seize(self) -> None:
+        """Reap the dead while the tracer itself sleeps in PTRACE_SEIZE.
+
+        A thread that calls execve(2) holds cred_guard_mutex, kills the other threads and
+        waits until they are reaped (fs/exec.c, de_thread).  Are some of them ours already,
+        and the tracer waits for that mutex to seize one more, then nobody moves.  Any thread
+        of the tracer's process may reap, and this one, which waits for the stop, does.
+        """
+        if self._is_seizing:
+            for tid in (*self._running, *self._stopped):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | _WALL)
 
     def release(self) -> None:
         self._release.set()
@@ -169,6 +186,7 @@ class Tracer:
         return [tid for tid in procfs.tids(leader) if tid not in known]
 
     def _seize(self, tids: list[int]) -> None:
+        self._is_seizing = True
         for tid in tids:
             try:
                 syscalls.seize(tid)
@@ -178,6 +196,7 @@ class Tracer:
                 self._take_refusal(tid, error)
             else:
                 self._running.add(tid)
+        self._is_seizing = False
 
     def _take_refusal(self, tid: int, error: PermissionError) -> None:
         """EPERM has many reasons: raise where one is the core's, return where none is."""

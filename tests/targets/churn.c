@@ -2,7 +2,7 @@
  * churn KIND: a process whose threads never stand still for a tracer.
  *
  *   threads   four spawners each start and join a thread as fast as they can
- *   exec      a second thread executes this program anew, for ever: the leader is replaced
+ *   exec      one of ten threads executes this program anew, for ever: the leader is replaced
  *   leader    the leader calls pthread_exit(3); three threads live on
  *
  * Prints {"pid": P} once, or {"pid": P, "tids": [...]} for leader.  "exec" prints it in its
@@ -37,6 +37,13 @@ static void start(void *(*body)(void *), void *argument)
 
 	if (pthread_create(&thread, NULL, body, argument))
 		die("pthread_create");
+}
+
+static void *sleep_on(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
 }
 
 static void end_with_stdin(void)
@@ -103,9 +110,10 @@ int main(int argc, char **argv)
 			printf("{\"pid\": %d}\n", getpid());
 			fflush(stdout);
 		}
+		for (int i = 0; i < 8; i++)
+			start(sleep_on, NULL);
 		start(exec_again, again);
-		for (;;)
-			pause();
+		sleep_on(NULL);
 	}
 	if (argc > 1 && !strcmp(argv[1], "leader")) {
 		for (int i = 0; i < 3; i++)
