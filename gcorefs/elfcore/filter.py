@@ -2,10 +2,12 @@
 
 The rules and their order are those of fs/coredump.c, vma_dump_size() and the ELF header
 check of dump_vma_snapshot(); the bits are those of /proc/PID/coredump_filter (core(5)).
-Three things cannot be seen from outside: DAX mappings (bits 7 and 8) are taken for ordinary
-file mappings; a private mapping that was written and then emptied again (MADV_DONTNEED) is
-taken for one never written; a private mapping of a tmpfs file that is swapped out is taken
-for one written (fs/proc/task_mmu.c, smap_gather_stats, counts the file's swap as its own).
+Three things cannot be seen from outside:
+- DAX mappings (bits 7 and 8) are taken for ordinary file mappings;
+- a private mapping of which nothing written is left (emptied by MADV_DONTNEED, or split off
+  one that was written elsewhere) is taken for one never written; it holds zeros or the file;
+- a private mapping of a tmpfs file that is swapped out is taken for one written
+  (fs/proc/task_mmu.c, smap_gather_stats, counts the file's swap as its own).
 """
 
 from collections.abc import Callable
