@@ -123,7 +123,7 @@ class Snapshot:
         """Raise where memory is no longer that of the stop.  EIO."""
         if self._tracer.dead:
             raise ProcessError(Reason.DIED, self.process.pid)
-        if self._let_go:
+        if self._let_go or self._tracer.is_over:
             raise ProcessError(Reason.LET_GO, self.process.pid)
 
     @property

@@ -105,7 +105,7 @@ class GcoreFS(pyfuse3.Operations):
         except ProcessLookupError:
             raise FUSEError(errno.ENOENT) from None
         with self._inodes.held(found.process) as reference:
-            entry = await self._entry(reference.inode, found)
+            entry = self._entry(reference.inode, found)
             reference.keep()
         return entry
 
@@ -127,7 +127,9 @@ class GcoreFS(pyfuse3.Operations):
             found = None
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
-        return await self._entry(wanted, found)
+        if wanted.stop is not None:  # cp and cat look at st_size once, right after open(2)
+            await wanted.stop.wait_for_size(_SIZE_TIMEOUT)
+        return self._entry(wanted, found)
 
     @_answered
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
@@ -149,7 +151,7 @@ class GcoreFS(pyfuse3.Operations):
             rest = rest[count:]
             for each in listed:
                 with self._inodes.held(each.process) as reference:
-                    entry = await self._entry(reference.inode, each)
+                    entry = self._entry(reference.inode, each)
                     pid = each.process.pid
                     if not _reply(token, b"%d" % pid, entry, pid + 2):
                         return
@@ -233,16 +235,16 @@ class GcoreFS(pyfuse3.Operations):
 
     async def _settle(self, inode: Inode) -> None:
         """Wait out a stop that is being let go, so that a new one does not meet its tracer."""
-        while inode.stop is not None and inode.stop.is_over:
-            if inode.is_retired:
-                raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
-            stop = inode.stop
+        process = inode.process
+        for stop in [each for each in self._stops if each.process == process and each.is_over]:
             with trio.move_on_after(_SETTLE_TIMEOUT):
                 await stop.finished()
             if not stop.is_finished:
-                raise ProcessError(Reason.TRACED, inode.process.pid, "it is still being let go")
-            if inode.stop is stop:
-                inode.stop = None
+                raise ProcessError(Reason.TRACED, process.pid, "it is still being let go")
+        if inode.is_retired:
+            raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
+        if inode.stop is not None and inode.stop.is_over:
+            inode.stop = None
 
     def _begin(self, inode: Inode, opener: Opener) -> Stop:
         assert self._nursery is not None
@@ -255,15 +257,16 @@ class GcoreFS(pyfuse3.Operations):
     async def _run(self, stop: Stop) -> None:
         try:
             await stop.run()
+        except Exception:  # one stop's surprise is not the end of the mount
+            logger.exception("process %d: the stop ended", stop.process.pid)
         finally:
             self._stops.discard(stop)
 
-    async def _entry(self, inode: Inode, found: Look) -> pyfuse3.EntryAttributes:
+    def _entry(self, inode: Inode, found: Look) -> pyfuse3.EntryAttributes:
         stop = inode.stop
-        size = None if stop is None else await stop.wait_for_size(_SIZE_TIMEOUT)
-        if stop is None or size is None:
+        if stop is None or stop.size is None:
             return _file(inode, found.uid, found.gid, found.estimate, found.started)
-        return _file(inode, found.uid, found.gid, size, stop.began)
+        return _file(inode, found.uid, found.gid, stop.size, stop.began)
 
     def _entry_of_the_gone(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """fstat(2) of a file whose process has died: its handles still read the header."""

@@ -112,7 +112,7 @@ class Stop:
             self._notify_pollers()
             if self._error is None:
                 await self._hold()
-            else:
+            elif not self._released.is_set():  # else nobody waits for it any more
                 logger.warning("%s", self._error.strerror)
         finally:
             self.let_go()
@@ -243,7 +243,9 @@ class Stop:
     def _notify_pollers(self) -> None:
         for handle in self._handles:
             if handle.poll_handle is not None:
-                handle.poll_handle.notify()
+                # The kernel may have forgotten it: whoever polled has gone.
+                with contextlib.suppress(OSError):
+                    handle.poll_handle.notify()
                 handle.poll_handle = None
 
     def _on_death(self) -> None:

@@ -74,6 +74,8 @@ class Tracer:
         self.dead = False
         """The process died while it was held.  Set before it is reaped, so that a reader who
         finds it False after reading has read from this process and no later one."""
+        self.is_over = False
+        """Threads are being let go, or have been: what is read from here on is not of the stop."""
         self.stopped_at = 0.0
         """time.monotonic() of the first interrupt: from here on the process stood still."""
         self.released_at = 0.0
@@ -343,6 +345,7 @@ class Tracer:
             self._look_at(tid)
 
     def _let_go(self) -> None:
+        self.is_over = True
         for tid in self._stopped:
             with contextlib.suppress(ProcessLookupError):  # killed: the kernel sees to it
                 syscalls.detach(tid)
