@@ -27,8 +27,11 @@ def find(pid: int) -> Process:
     """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL."""
     try:
         stat = procfs.stat(pid)
+        leader = int(procfs.status(pid)["Tgid"])
     except ProcessLookupError as error:
         raise ProcessError(Reason.GONE, pid) from error
+    if leader != pid:
+        raise ProcessError(Reason.GONE, pid, f"it is a thread of process {leader}")
     if stat.is_kernel_thread:
         raise ProcessError(Reason.KERNEL_THREAD, pid)
     return Process(pid, stat.start_time)
@@ -80,6 +83,7 @@ class Snapshot:
         self._tracer = Tracer(process, self._machine, restart.CALLS[name], stop_timeout, on_death)
         self._layout: Layout | None = None
         self._memory: Memory | None = None
+        self._unreadable: set[int] = set()
         self._lock = threading.Lock()
         self._let_go = False
 
@@ -110,7 +114,7 @@ class Snapshot:
             if self.opener is not None:
                 access.check(self.opener, process.pid)
             tid = next((record.tid for record in records if record.general), records[0].tid)
-            memory = Memory(process.pid, tid, self._check)
+            memory = Memory(process.pid, tid, self._check, self._unreadable)
             self._layout = assemble(process, tid, self._machine, before, records, memory.read_bytes)
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
@@ -156,7 +160,7 @@ class Snapshot:
     @property
     def unreadable(self) -> int:
         """Pages read so far that could not be had and are zeros in the file."""
-        return len(self._memory.unreadable) if self._memory else 0
+        return len(self._unreadable)
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset` of the file; the count is short only at the end.

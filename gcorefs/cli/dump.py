@@ -7,6 +7,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import click
@@ -48,6 +49,8 @@ def dump(pid: int, output: str | None) -> None:
             with _destination(output) as file:
                 snapshot.take()
                 _copy(snapshot, file, f"process {pid}")
+                # Now, not after the file has its name: that may mean to delete another.
+                snapshot.close()
         finally:
             snapshot.close()
     except ProcessError as error:
@@ -91,13 +94,21 @@ def _copy(snapshot: Snapshot, file: BinaryIO, name: str) -> None:
         TransferSpeedColumn(), TimeRemainingColumn(),
         console=console, disable=not console.is_terminal, transient=True,
     )  # fmt: skip
-    buffer = memoryview(bytearray(_CHUNK))
+    # One buffer is read into while the other is written out: both calls let go of the
+    # interpreter lock, and the process stands still for the longer of the two, not the sum.
+    filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
     offset = 0
-    with progress:
+    with progress, ThreadPoolExecutor(1) as reader:
         task = progress.add_task(name, total=snapshot.size)
-        while count := snapshot.read_into(offset, buffer):
-            written = 0
-            while written < count:
-                written += file.write(buffer[written:count])
+        reading = reader.submit(snapshot.read_into, offset, filling)
+        while count := reading.result():
             offset += count
+            filling, full = full, filling
+            reading = reader.submit(snapshot.read_into, offset, filling)
+            _write(file, full[:count])
             progress.update(task, completed=offset)
+
+
+def _write(file: BinaryIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]

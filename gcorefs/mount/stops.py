@@ -13,6 +13,7 @@ from typing import Protocol
 
 import trio
 
+from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.process import access
@@ -48,11 +49,12 @@ class Handle:
 
 
 class Workers:
-    """The threads that stops do their blocking work in, shared by all of a mount."""
+    """The threads that stops do their blocking work in, and their buffers: one set a mount."""
 
     def __init__(self) -> None:
         self.takes = trio.CapacityLimiter(_MOST_TAKES)
         self.reads = trio.CapacityLimiter(_MOST_READS)
+        self.buffers = Buffers()
 
 
 class Stop:
@@ -70,7 +72,7 @@ class Stop:
         self._ready = trio.Event()
         self._released = trio.Event()
         self._finished = trio.Event()
-        self._error: OSError | None = None
+        self._error: ProcessError | None = None
         self._last_read = trio.current_time()
         self._reads_under_way = 0
         self._bytes = 0
@@ -103,17 +105,17 @@ class Stop:
         try:
             try:
                 await trio.to_thread.run_sync(self._snapshot.take, limiter=self._workers.takes)
-            except OSError as error:
+            except ProcessError as error:
                 self._error = error
-            except Exception as error:  # a surprise is the readers' EIO, not the mount's end
+            except Exception:  # a surprise is the readers' EIO, not the mount's end
                 logger.exception("process %d: cannot be dumped", self.process.pid)
-                self._error = OSError(errno.EIO, str(error))
+                self._error = ProcessError(Reason.SURPRISE, self.process.pid)
             self._ready.set()
             self._notify_pollers()
             if self._error is None:
                 await self._hold()
             elif not self._released.is_set():  # else nobody waits for it any more
-                logger.warning("%s", self._error.strerror)
+                logger.warning("%s", self._error)
         finally:
             self.let_go()
             with trio.CancelScope(shield=True):
@@ -198,10 +200,12 @@ class Stop:
         try:
             await self._admit(handle)
             size = self._snapshot.size
-            buffer = memoryview(bytearray(max(0, min(length, size - offset))))
-            if buffer:
-                await self._read_into(offset, buffer)
-                self._bytes += len(buffer)
+            length = min(length, size - offset)
+            if length <= 0:  # without an empty read dd would go on for ever
+                return memoryview(b"")
+            buffer = self._workers.buffers.lend(length)
+            await self._read_into(offset, buffer)
+            self._bytes += length
             return buffer
         finally:
             self._reads_under_way -= 1

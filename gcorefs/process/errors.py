@@ -21,6 +21,7 @@ class Reason(enum.Enum):
     DIED = (errno.EIO, "the process died while it was being dumped")
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
     STUCK = (errno.EIO, "its memory could not be read in time")
+    SURPRISE = (errno.EIO, "gcorefs itself failed: the log has the traceback")
 
     def __init__(self, errno_: int, text: str) -> None:
         self.errno = errno_

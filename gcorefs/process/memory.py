@@ -19,10 +19,12 @@ from gcorefs.process.errors import ProcessError, Reason
 class Memory:
     """The memory of one process, read through one of its threads while that is held."""
 
-    def __init__(self, pid: int, tid: int, check: Callable[[], None]) -> None:
-        """`check` is asked after every read, and raises where it came too late to be true."""
-        self.unreadable: set[int] = set()
-        """Addresses of pages that could not be read and are zeros in the file."""
+    def __init__(self, pid: int, tid: int, check: Callable[[], None], unreadable: set[int]) -> None:
+        """`check` is asked after every read, and raises where it came too late to be true.
+
+        Into `unreadable` go the addresses of pages that could not be had and are zeros.
+        """
+        self._unreadable = unreadable
         self._pid = pid
         self._tid = tid
         self._check = check
@@ -64,7 +66,7 @@ class Memory:
                 return count
         length = min(len(buffer), PAGE_SIZE - address % PAGE_SIZE)
         buffer[:length] = bytes(length)
-        self.unreadable.add(address - address % PAGE_SIZE)
+        self._unreadable.add(address - address % PAGE_SIZE)
         return length
 
     def __del__(self) -> None:

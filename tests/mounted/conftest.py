@@ -1,0 +1,170 @@
+"""What the tests through a mount share: the command line, open files, waiting for what comes.
+
+A target is let go only after close(2) has returned (FUSE_RELEASE is not waited for), so
+whoever asks whether it runs again waits until it does.
+"""
+
+import contextlib
+import errno
+import functools
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+NOBODY = 65534
+CUT_OFF = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
+"""What files of a mount that is gone fail with (fs/fuse/dev.c, fuse_abort_conn)."""
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.002)
+
+
+def is_held(pid: int) -> bool:
+    """Every thread is stopped by a tracer."""
+    return all(procfs.stat(pid, tid).state == "t" for tid in procfs.tids(pid))
+
+
+def is_free(pid: int) -> bool:
+    """No thread is stopped or traced, or there is none."""
+    try:
+        return all(
+            procfs.stat(pid, tid).state not in "tT" and procfs.tracer(pid, tid) == 0
+            for tid in procfs.tids(pid)
+        )
+    except ProcessLookupError:
+        return True
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """An open file, in our hands alone."""
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        try:
+            os.close(fd)
+        except OSError as error:
+            # Of a mount that is gone it is closed nevertheless (close(2), "Dealing with error
+            # returns from close()").
+            if error.errno not in CUT_OFF:
+                raise
+
+
+def whole(fd: int) -> bytes:
+    """All bytes of an open file, from its beginning, whatever its size is said to be."""
+    pieces = []
+    offset = 0
+    while piece := os.pread(fd, 1 << 20, offset):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)
+
+
+def memory_offset(header: bytes) -> int:
+    """Where memory begins in a core: p_offset of the first PT_LOAD (elf(5)).
+
+    The first program header is PT_NOTE.
+    """
+    return int.from_bytes(header[64 + 56 + 8 : 64 + 56 + 16], "little")
+
+
+def errno_of(call: Callable[[], object]) -> int:
+    """The errno with which a call fails, 0 where it does not."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def run(*command: object, **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
+    """A command to its end, with what it wrote."""
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, timeout=60, check=False, **kwargs
+    )
+
+
+def gcorefs(*words: object, **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
+    return run(GCOREFS, *words, **kwargs)
+
+
+def assert_refused(result: "subprocess.CompletedProcess[bytes]", *words: str) -> None:
+    """Status 1 and one line for people, in which `words` stand."""
+    lines = result.stderr.decode().splitlines()
+    assert (result.returncode, len(lines)) == (1, 1), result
+    assert lines[0].startswith("Error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def stops(mount: Mount, pid: int) -> int:
+    """How many stops of a process the log tells of; each is logged when it has ended."""
+    return mount.log.read_text().count(f"process {pid}: opened by")
+
+
+@pytest.fixture
+def spawn(spawn: Callable[..., Target]) -> Iterator[Callable[..., Target]]:
+    """Targets that are let go, if only a moment after the test's last close(2)."""
+    targets: list[Target] = []
+
+    def start(name: str, *arguments: object) -> Target:
+        targets.append(spawn(name, *arguments))
+        return targets[-1]
+
+    yield start
+    for target in targets:
+        eventually(functools.partial(is_free, target.pid))
+
+
+@pytest.fixture
+def mount_with(unmounted: Mount) -> Iterator[Callable[..., Mount]]:
+    """Make the mount with options."""
+    servers = []
+
+    def make(*options: str) -> Mount:
+        unmounted.make(*options)
+        servers.append(unmounted.server)
+        return unmounted
+
+    yield make
+    for server in servers:
+        end(server)
+
+
+def end(server: int) -> None:
+    """End a server in good order, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGTERM)
+    wait_until_gone(server)
+
+
+@pytest.fixture
+def strace() -> Iterator[Callable[[int], int]]:
+    """Have a thread traced by strace(1), which holds it without stopping it."""
+    tracers: list[subprocess.Popen[bytes]] = []
+
+    def trace(tid: int) -> int:
+        tracer = subprocess.Popen(["strace", "-q", "-o", "/dev/null", "-p", str(tid)])
+        tracers.append(tracer)
+        eventually(lambda: procfs.tracer(tid, tid) == tracer.pid)
+        return tracer.pid
+
+    yield trace
+    for tracer in tracers:
+        tracer.terminate()
+        tracer.wait(timeout=20)

@@ -1,0 +1,255 @@
+"""`gcorefs dump`: the core that the mount gives, in a file that is whole or not there.
+
+Killed by SIGKILL it leaves its nameless half (.gcorefs-*) behind; the process that it held
+runs on nevertheless.
+"""
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gcorefs.elfcore.regsets import NT_PRSTATUS
+from gcorefs.process import procfs
+from tests.conftest import GCOREFS, Mount, Target
+from tests.mounted.conftest import (
+    assert_refused,
+    eventually,
+    gcorefs,
+    is_free,
+    is_held,
+    opened,
+    run,
+    whole,
+)
+
+# struct elf_prstatus (include/linux/elfcore.h): pr_utime to pr_cstime, four struct timeval.
+TIMES = slice(48, 112)
+
+
+def without_times(core: bytes) -> bytes:
+    """A core in which no thread has used any time: all that differs between two stops of a
+    process that sleeps."""
+    data = bytearray(core)
+    offset, _, _, size = struct.unpack_from("<4Q", core, 64 + 8)  # of PT_NOTE
+    end = offset + size
+    while offset < end:
+        name, length, kind = struct.unpack_from("<3I", core, offset)
+        start = offset + 12 + -(-name // 4) * 4
+        if kind == NT_PRSTATUS and core[offset + 12 : offset + 12 + name] == b"CORE\0":
+            data[start + TIMES.start : start + TIMES.stop] = bytes(64)
+        offset = start + -(-length // 4) * 4
+    assert offset == end
+    return bytes(data)
+
+
+@pytest.fixture
+def before(
+    mount: Mount, spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Target, bytes]:
+    """A target asleep, and its core as the mount gives it."""
+    # Else the kernel writes into each thread's memory on which processor it last ran (rseq(2)).
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
+    target = spawn("threads", 3)
+    with opened(mount / target.pid) as fd:
+        core = whole(fd)
+    eventually(lambda: is_free(target.pid))
+    # Not only let go, but asleep again.
+    eventually(lambda: {state for state, _ in target.states().values()} == {"S"})
+    return target, core
+
+
+def test_a_dump_is_the_core_of_the_mount(before: tuple[Target, bytes], tmp_path: Path) -> None:
+    target, expected = before
+    file = tmp_path / "core"
+    result = gcorefs("dump", target.pid, "-o", file)
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert without_times(file.read_bytes()) == without_times(expected)
+    assert target.ask("ping") == {"pong": 1}
+
+
+@pytest.mark.parametrize("words", [[], ["-o", "-"]])
+def test_into_a_pipe_goes_the_same_core(before: tuple[Target, bytes], words: list[str]) -> None:
+    target, expected = before
+    result = gcorefs("dump", target.pid, *words)
+    assert result.returncode == 0
+    assert without_times(result.stdout) == without_times(expected)
+
+
+def test_a_device_or_pipe_by_name_is_written_to(
+    before: tuple[Target, bytes], tmp_path: Path
+) -> None:
+    target, expected = before
+    fifo, copy = tmp_path / "fifo", tmp_path / "copy"
+    os.mkfifo(fifo)
+    with subprocess.Popen(["cp", "--copy-contents", fifo, copy]) as reader:
+        assert gcorefs("dump", target.pid, "-o", fifo).returncode == 0
+        assert reader.wait(timeout=20) == 0
+    assert without_times(copy.read_bytes()) == without_times(expected)
+    assert fifo.is_fifo()
+    assert gcorefs("dump", target.pid, "-o", "/dev/null").returncode == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_file_is_for_its_owner_alone(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    file, link = tmp_path / "core", tmp_path / "link"
+    file.write_bytes(b"old")
+    file.chmod(0o644)
+    link.symlink_to(file.name)
+    assert gcorefs("dump", spawn("threads", 1).pid, "-o", link).returncode == 0
+    assert oct(file.stat().st_mode) == "0o100600"
+    assert file.read_bytes().startswith(b"\x7fELF")
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["core", "link"]
+
+
+def test_a_place_that_cannot_be_written_is_refused(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    target = spawn("threads", 1)
+    (tmp_path / "file").touch()
+    places = {
+        tmp_path / "missing" / "core": "No such file or directory",
+        tmp_path / "file" / "core": "Not a directory",
+        tmp_path: "Is a directory",
+        Path("/proc/core"): "",
+        Path("/dev/full"): "No space left on device",
+    }
+    for place, words in places.items():
+        assert_refused(gcorefs("dump", target.pid, "-o", place), words)
+        assert is_free(target.pid)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_reader_that_goes_away_is_one_line(spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 1)
+    script = '"$1" dump "$2" | head -c 1 > /dev/null; echo "${PIPESTATUS[0]}"'
+    result = run("bash", "-c", script, "-", GCOREFS, target.pid)
+    assert result.stdout == b"1\n"
+    assert len(result.stderr.splitlines()) == 1
+    assert is_free(target.pid)
+
+
+def test_what_cannot_be_dumped_is_refused(
+    spawn: Callable[..., Target], strace: Callable[[int], int], tmp_path: Path
+) -> None:
+    file = tmp_path / "core"
+    file.write_bytes(b"old")
+    kernel = next(pid for pid in procfs.pids() if procfs.stat(pid).is_kernel_thread)
+    traced, dead = spawn("threads", 1), spawn("threads", 1)
+    tracer = strace(traced.pid)
+    dead.popen.kill()
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    reasons = {
+        4194305: "there is no such process",
+        kernel: "a kernel thread has no memory of its own",
+        traced.pid: f"TracerPid {tracer}",
+        dead.pid: "no thread of it lives",
+    }
+    for pid, words in reasons.items():
+        assert_refused(gcorefs("dump", pid, "-o", file), f"process {pid}: ", words)
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["core"]
+
+
+def test_a_thread_that_leads_no_process_is_refused(spawn: Callable[..., Target]) -> None:
+    tid = spawn("threads", 1).truth["threads"][0]["tid"]
+    assert_refused(gcorefs("dump", tid), f"process {tid}: there is no such process")
+
+
+def test_it_does_not_dump_itself(tmp_path: Path) -> None:
+    result = run("sh", "-c", 'exec "$1" dump $$ -o core', "-", GCOREFS, cwd=tmp_path)
+    assert_refused(result, "this is gcorefs itself")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_shell_that_runs_it_can_be_dumped(tmp_path: Path) -> None:
+    script = '"$1" dump $$ -o core && echo alive'
+    assert run("sh", "-c", script, "-", GCOREFS, cwd=tmp_path).stdout == b"alive\n"
+    assert (tmp_path / "core").read_bytes().startswith(b"\x7fELF")
+
+
+@pytest.fixture
+def halfway(spawn: Callable[..., Target], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A dump over an older file, itself stopped while it holds its target.
+
+    A vforker takes as long to stop as a thread may (stop_timeout), which leaves the time.
+    """
+    target = spawn("vforker")
+    (tmp_path / "core").write_bytes(b"old")
+    command = [GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as dumper:
+        try:
+            eventually(lambda: procfs.stat(target.pid, target.pid).state == "t")
+            dumper.send_signal(signal.SIGSTOP)
+            eventually(lambda: procfs.stat(dumper.pid).state == "T")
+            assert len(os.listdir(tmp_path)) == 2
+            yield dumper
+            eventually(lambda: is_free(target.pid))
+            assert target.ask("release") == {"released": True}
+        finally:
+            dumper.kill()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 1), (signal.SIGTERM, 128 + 15), (signal.SIGHUP, 128 + 1)],
+)
+def test_a_signal_ends_it_in_good_order(
+    halfway: "subprocess.Popen[bytes]", tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    halfway.send_signal(number)
+    halfway.send_signal(signal.SIGCONT)
+    _, said = halfway.communicate(timeout=20)
+    assert halfway.returncode == status
+    assert b"Traceback" not in said
+    assert os.listdir(tmp_path) == ["core"]
+    assert (tmp_path / "core").read_bytes() == b"old"
+
+
+def test_killed_it_still_lets_go(halfway: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    halfway.send_signal(signal.SIGKILL)
+    halfway.wait(timeout=20)
+    assert (tmp_path / "core").read_bytes() == b"old"
+
+
+def test_a_pipe_that_nobody_reads_holds_until_a_signal(spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 3)
+    command = [GCOREFS, "dump", str(target.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as dumper:
+        assert dumper.stdout is not None
+        fcntl.fcntl(dumper.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        assert dumper.stdout.read(4) == b"\x7fELF"
+        assert is_held(target.pid)
+        dumper.terminate()
+        assert dumper.wait(timeout=20) == 128 + 15
+        assert is_free(target.pid)
+
+
+def test_a_terminal_sees_progress_and_a_file_does_not(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    target = spawn("counter")
+    command = [GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"]
+    shown = b""
+    terminal, other = pty.openpty()
+    with subprocess.Popen(command, stderr=other, env={**os.environ, "TERM": "xterm"}) as dumper:
+        os.close(other)
+        try:
+            while piece := os.read(terminal, 4096):
+                shown += piece
+        except OSError:  # EIO: nobody has the other end open any more (pty(7))
+            pass
+        finally:
+            os.close(terminal)
+        assert dumper.wait(timeout=20) == 0
+    size = (tmp_path / "core").stat().st_size
+    assert b"process %d" % target.pid in shown
+    assert b"%.1f" % (size / (1 << 20)) in shown
+    assert b"process" not in gcorefs("dump", target.pid, "-o", tmp_path / "core").stderr

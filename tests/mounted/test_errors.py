@@ -1,0 +1,191 @@
+"""What cannot be had fails with the errno that says why, and with a line in the log that names
+the process and the reason; the mount goes on."""
+
+import errno
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import Mount, Target
+from tests.mounted.conftest import (
+    errno_of,
+    eventually,
+    is_free,
+    is_held,
+    memory_offset,
+    opened,
+    run,
+    whole,
+)
+
+OPEN_MYSELF = """
+import os, sys, threading
+def attempt():
+    try:
+        os.open(f"{sys.argv[1]}/{os.getpid()}", os.O_RDONLY)
+    except OSError as error:
+        print(error.errno, flush=True)
+if sys.argv[2] == "leader":
+    attempt()
+else:
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+"""
+
+
+def open_errno(path: Path) -> int:
+    return errno_of(lambda: os.open(path, os.O_RDONLY))
+
+
+def test_the_server_itself_is_a_deadlock(mount: Mount) -> None:
+    mount.expect(f"process {mount.server}: this is gcorefs itself")
+    assert (mount / mount.server).exists()
+    assert open_errno(mount / mount.server) == errno.EDEADLK
+
+
+@pytest.mark.parametrize("thread", ["leader", "other"])
+def test_the_process_of_the_opener_is_a_deadlock(mount: Mount, thread: str) -> None:
+    mount.expect("the opener is a thread of this process")
+    command = [sys.executable, "-c", OPEN_MYSELF, mount.path, thread]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        output, _ = process.communicate(timeout=30)
+    assert output == b"%d\n" % errno.EDEADLK
+    assert f"process {process.pid}: the opener" in mount.log.read_text()
+
+
+def test_a_shell_can_be_dumped_by_its_child(mount: Mount) -> None:
+    script = 'size=$(cat "$1/$$" | wc -c); [ "$size" -gt 4096 ] && echo alive'
+    assert run("sh", "-c", script, "-", mount.path).stdout == b"alive\n"
+
+
+def test_a_kernel_thread_has_no_core(mount: Mount) -> None:
+    pid = next(pid for pid in procfs.pids() if procfs.stat(pid).is_kernel_thread)
+    mount.expect(f"process {pid}: a kernel thread has no memory of its own")
+    assert open_errno(mount / pid) == errno.EINVAL
+
+
+def test_a_zombie_has_no_core(mount: Mount, spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 1)
+    mount.expect(f"process {target.pid}: there is no such process, or no thread of it lives")
+    target.popen.kill()
+    os.waitid(os.P_PID, target.pid, os.WEXITED | os.WNOWAIT)
+    assert open_errno(mount / target.pid) == errno.ESRCH
+
+
+def test_a_process_that_another_tracer_holds_is_busy(
+    mount: Mount, spawn: Callable[..., Target], strace: Callable[[int], int]
+) -> None:
+    target = spawn("threads", 1)
+    tracer = strace(target.pid)
+    mount.expect(f"process {target.pid}: another tracer holds it")
+    mount.expect(f"TracerPid {tracer}")
+    assert open_errno(mount / target.pid) == errno.EBUSY
+    assert procfs.tracer(target.pid, target.pid) == tracer
+
+
+def test_a_process_that_we_hold_is_not_somebody_elses(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 1)
+    with opened(mount / target.pid), opened(mount / target.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+
+
+def test_of_a_process_killed_while_held_only_the_header_is_left(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 3)
+    mount.expect(f"process {target.pid}: the process died while it was being dumped")
+    with opened(mount / target.pid) as fd:
+        data = whole(fd)
+        start = memory_offset(data)
+        target.kill()
+        for offset in (start, start + 1, len(data) - 1):
+            assert errno_of(lambda offset=offset: os.pread(fd, 1, offset)) == errno.EIO
+        assert os.pread(fd, start, 0) == data[:start]
+        assert os.fstat(fd).st_size == len(data)
+        assert os.pread(fd, 1, len(data)) == b""
+
+
+def test_a_parent_hears_of_a_death_while_the_file_is_open(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 3)
+    with opened(mount / target.pid) as fd:
+        os.read(fd, 1)
+        assert is_held(target.pid)
+        target.popen.kill()
+        # A tracee is its parent's to wait for only once its tracer has (ptrace(2)).
+        assert target.popen.wait(timeout=20) == -9
+
+
+# Loaded by the server's interpreter at its start (site, "sitecustomize").
+SURPRISE = """
+import os
+import {module} as module
+
+true_{name} = module.{name}
+
+def {name}(*arguments):
+    if any(getattr(a, "pid", a) == int(os.environ["SURPRISE"]) for a in arguments):
+        raise RuntimeError("a surprise")
+    return true_{name}(*arguments)
+
+module.{name} = {name}
+"""
+
+
+@pytest.fixture
+def surprise(
+    mount_with: Callable[..., Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str, int], Mount]:
+    """A mount whose server fails in a function of a module for one process."""
+
+    def make(module: str, name: str, pid: int) -> Mount:
+        code = SURPRISE.format(module=module, name=name)
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("SURPRISE", str(pid))
+        return mount_with()
+
+    return make
+
+
+def test_a_surprise_in_a_handler_is_an_error_of_that_file_alone(
+    spawn: Callable[..., Target], surprise: Callable[[str, str, int], Mount]
+) -> None:
+    target, other = spawn("threads", 1), spawn("threads", 1)
+    mount = surprise("gcorefs.process.procfs", "stat", target.pid)
+    for text in ("ERROR", "Traceback"):
+        mount.expect(text)
+    for _ in range(2):
+        assert open_errno(mount / target.pid) == errno.EIO
+    with opened(mount / other.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+    assert "RuntimeError: a surprise" in mount.log.read_text()
+    assert is_free(target.pid)
+
+
+def test_a_surprise_in_a_stop_is_an_error_of_that_file_alone(
+    spawn: Callable[..., Target], surprise: Callable[[str, str, int], Mount]
+) -> None:
+    target, other = spawn("threads", 1), spawn("threads", 1)
+    mount = surprise("gcorefs.snapshot", "assemble", target.pid)
+    for text in (f"process {target.pid}: cannot be dumped", "Traceback", "itself failed"):
+        mount.expect(text)
+    with opened(mount / target.pid) as fd:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        assert poller.poll(20_000) == [(fd, select.POLLERR)]
+        assert errno_of(lambda: os.read(fd, 1)) == errno.EIO
+        eventually(lambda: is_free(target.pid))
+    with opened(mount / other.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+    assert mount.log.read_text().count("RuntimeError: a surprise") == 1

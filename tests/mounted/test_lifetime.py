@@ -1,0 +1,275 @@
+"""A mount from its making to its end, whichever end that is: nobody stays stopped, nobody hangs."""
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gcorefs.mount.server import FSTYPE
+from tests.conftest import GCOREFS, Mount, Target, mounts, wait_until_gone
+from tests.mounted.conftest import (
+    CUT_OFF,
+    assert_refused,
+    errno_of,
+    eventually,
+    gcorefs,
+    is_free,
+    is_held,
+    memory_offset,
+    opened,
+    run,
+    stops,
+)
+
+
+def is_mounted(mount: Mount) -> bool:
+    return (str(mount.path), FSTYPE) in mounts()
+
+
+def test_the_command_returns_once_the_mount_answers(unmounted: Mount) -> None:
+    # Both ends of every pipe: the server that stays must not keep them open.
+    result = gcorefs("mount", "--log-file", unmounted.log, unmounted.path, stdin=subprocess.PIPE)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert is_mounted(unmounted)
+    assert os.path.exists(unmounted / os.getpid())
+    server = unmounted.server
+    assert os.getsid(server) != os.getsid(0)
+    assert os.readlink(f"/proc/{server}/cwd") == "/"
+    for number in (0, 1, 2):
+        assert os.readlink(f"/proc/{server}/fd/{number}") == os.devnull
+    assert gcorefs("umount", unmounted.path).returncode == 0
+    wait_until_gone(server)
+
+
+def test_the_type_says_whose_it_is(mount: Mount) -> None:
+    line = run("findmnt", "--noheadings", "--output", "SOURCE,FSTYPE,OPTIONS", mount.path).stdout
+    source, fstype, options = line.decode().split()
+    assert (source, fstype) == ("gcorefs", "fuse.gcorefs")
+    assert {"ro", "nosuid", "nodev", "noexec", "default_permissions"} <= set(options.split(","))
+
+
+@pytest.fixture
+def foreground(unmounted: Mount) -> Iterator[subprocess.Popen[bytes]]:
+    command = [GCOREFS, "mount", "--foreground", unmounted.path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            eventually(lambda: is_mounted(unmounted) or process.poll() is not None)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_in_the_foreground_it_stays_until_told(
+    unmounted: Mount, foreground: "subprocess.Popen[bytes]", number: signal.Signals
+) -> None:
+    assert str(os.getpid()) in os.listdir(unmounted.path)
+    assert foreground.poll() is None
+    foreground.send_signal(number)
+    _, said = foreground.communicate(timeout=20)
+    assert foreground.returncode == 0
+    assert said.decode().splitlines() == [
+        f"gcorefs: INFO: mounted at {unmounted.path}",
+        f"gcorefs: INFO: ends on {number.name}",
+    ]
+    assert not is_mounted(unmounted)
+
+
+def test_in_the_foreground_it_ends_with_its_mount(
+    unmounted: Mount, foreground: "subprocess.Popen[bytes]"
+) -> None:
+    os.listdir(unmounted.path)
+    assert gcorefs("umount", unmounted.path).returncode == 0
+    assert foreground.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("missing", "No such file or directory"),
+        ("missing/below", "No such file or directory"),
+        ("file", "not a directory"),
+        ("file/below", "Not a directory"),
+    ],
+)
+@pytest.mark.parametrize("how", ["--foreground", "--verbose"])
+def test_a_place_that_is_no_directory_is_refused(
+    tmp_path: Path, place: str, words: str, how: str
+) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / place
+    assert_refused(gcorefs("mount", how, path), f"{path}: ", words)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("nonsense", "nonsense"),
+        ("nonsense=1", "nonsense"),
+        ("idle_timeout", "idle_timeout"),
+        ("idle_timeout=", "idle_timeout"),
+        ("idle_timeout=soon", "idle_timeout"),
+        ("idle_timeout=-1", "idle_timeout"),
+        ("idle_timeout=nan", "idle_timeout"),
+        ("idle_timeout=inf", "idle_timeout"),
+        ("allow_other,stop_timeout=1s", "stop_timeout"),
+    ],
+)
+def test_an_option_that_is_wrong_is_refused(unmounted: Mount, option: str, words: str) -> None:
+    assert_refused(gcorefs("mount", "-o", option, unmounted.path), words)
+    assert not is_mounted(unmounted)
+
+
+def test_a_log_that_cannot_be_written_is_refused(unmounted: Mount) -> None:
+    result = gcorefs("mount", "--log-file", unmounted.path / "no" / "log", unmounted.path)
+    assert_refused(result, "No such file or directory")
+    assert not is_mounted(unmounted)
+
+
+def test_where_one_is_mounted_a_second_is_refused(mount: Mount) -> None:
+    assert_refused(gcorefs("mount", mount.path), "already mounted", f"gcorefs umount {mount.path}")
+    assert mounts().count((str(mount.path), FSTYPE)) == 1
+
+
+@pytest.mark.parametrize("command", [[GCOREFS, "umount"], ["fusermount3", "-u"], ["umount"]])
+def test_an_unmounted_server_ends(unmounted: Mount, command: list[str]) -> None:
+    unmounted.make()
+    server = unmounted.server
+    result = run(*command, unmounted.path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert not is_mounted(unmounted)
+    wait_until_gone(server)
+
+
+def test_what_is_not_ours_is_not_unmounted(tmp_path: Path) -> None:
+    before = Path("/proc/self/mounts").read_text()
+    for path in (tmp_path, tmp_path / "missing", Path("/proc"), Path("/")):
+        assert_refused(gcorefs("umount", path), f"{path}: no gcorefs is mounted there")
+    assert Path("/proc/self/mounts").read_text() == before
+
+
+def test_a_mount_in_use_is_unmounted_only_lazily(
+    unmounted: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 1)
+    unmounted.make()
+    server = unmounted.server
+    with opened(unmounted / target.pid) as fd:
+        assert_refused(gcorefs("umount", unmounted.path), "busy")
+        assert gcorefs("umount", "--lazy", unmounted.path).returncode == 0
+        assert not is_mounted(unmounted)
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+        assert is_held(target.pid)
+    eventually(lambda: is_free(target.pid))
+    wait_until_gone(server)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_go_what_a_reader_has_open(
+    unmounted: Mount, spawn: Callable[..., Target], number: signal.Signals
+) -> None:
+    target = spawn("threads", 3)
+    unmounted.make()
+    server = unmounted.server
+    with opened(unmounted / target.pid) as fd:
+        header = os.read(fd, 1 << 12)
+        os.kill(server, number)
+        wait_until_gone(server)
+        assert is_free(target.pid)
+        assert errno_of(lambda: os.pread(fd, 1, memory_offset(header))) in CUT_OFF
+        assert not is_mounted(unmounted)
+    assert target.ask("ping") == {"pong": 1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_reader_that_waits_is_told_when_the_server_ends(
+    unmounted: Mount, spawn: Callable[..., Target], number: signal.Signals
+) -> None:
+    target = spawn("vforker")  # not ready before its child ends
+    unmounted.make("stop_timeout=60")
+    server = unmounted.server
+    if number == signal.SIGTERM:
+        unmounted.expect("the process was let go")
+    found: list[int] = []
+    with opened(unmounted / target.pid) as fd:
+        reader = threading.Thread(target=lambda: found.append(errno_of(lambda: os.read(fd, 1))))
+        reader.start()
+        wchan = Path(f"/proc/self/task/{reader.native_id}/wchan")
+        eventually(lambda: wchan.read_text() == "request_wait_answer")
+        os.kill(server, number)
+        reader.join(20)
+        assert set(found) and set(found) <= CUT_OFF
+        wait_until_gone(server)
+        assert is_free(target.pid)
+
+
+def test_a_server_that_is_killed_leaves_nobody_stopped(
+    unmounted: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 3)
+    unmounted.make()
+    server = unmounted.server
+    with opened(unmounted / target.pid) as fd:
+        os.read(fd, 1)
+        assert is_held(target.pid)
+        os.kill(server, signal.SIGKILL)
+        wait_until_gone(server)
+        eventually(lambda: is_free(target.pid))
+        assert errno_of(lambda: os.pread(fd, 1, 0)) in CUT_OFF
+    assert target.ask("ping") == {"pong": 1}
+    # What is left is a mount that answers nobody.
+    assert errno_of(lambda: os.stat(unmounted.path)) == errno.ENOTCONN
+    assert_refused(gcorefs("mount", unmounted.path), "server is gone", "gcorefs umount")
+    assert gcorefs("umount", unmounted.path).returncode == 0
+    assert not is_mounted(unmounted)
+    unmounted.make()
+    with opened(unmounted / target.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+    eventually(lambda: is_free(target.pid))
+    server = unmounted.server
+    assert gcorefs("umount", unmounted.path).returncode == 0
+    wait_until_gone(server)
+
+
+def test_a_dead_mount_with_open_files_is_unmounted_too(
+    unmounted: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 1)
+    unmounted.make()
+    server = unmounted.server
+    with opened(unmounted / target.pid):
+        os.kill(server, signal.SIGKILL)
+        wait_until_gone(server)
+        assert gcorefs("umount", unmounted.path).returncode == 0
+        assert not is_mounted(unmounted)
+
+
+def test_a_reader_that_sleeps_loses_the_process(
+    mount_with: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    mount = mount_with("idle_timeout=1")
+    target = spawn("threads", 3)
+    mount.expect(f"process {target.pid}: let go, its file was not read for 1 s")
+    mount.expect(f"process {target.pid}: the process was let go")
+    with opened(mount / target.pid) as fd:
+        header = os.read(fd, 1 << 12)
+        before = os.fstat(fd)
+        assert is_held(target.pid)
+        eventually(lambda: is_free(target.pid))
+        assert errno_of(lambda: os.pread(fd, 1, memory_offset(header))) == errno.EIO
+        assert os.pread(fd, len(header), 0) == header
+        assert os.fstat(fd).st_size == before.st_size
+        # A new stop is a new file: the old one's bytes never mix with it.
+        with opened(mount / target.pid) as new:
+            assert os.fstat(new).st_ino != before.st_ino == os.fstat(fd).st_ino
+            head = os.pread(new, 1 << 12, 0)
+            assert len(os.pread(new, 1, memory_offset(head))) == 1
+            assert is_held(target.pid)
+            assert errno_of(lambda: os.pread(fd, 1, memory_offset(header))) == errno.EIO
+        eventually(lambda: stops(mount, target.pid) == 2)
+    assert target.ask("ping") == {"pong": 1}

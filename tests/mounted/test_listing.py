@@ -1,0 +1,301 @@
+"""A directory of processes: names and attributes are had without stopping anybody, and
+nothing can be changed."""
+
+import ctypes
+import errno
+import os
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import Mount, Target
+from tests.mounted.conftest import (
+    NOBODY,
+    PAGE,
+    errno_of,
+    eventually,
+    is_free,
+    memory_offset,
+    opened,
+    run,
+    stops,
+)
+
+LISTINGS = (
+    ["ls", "-la", "{mount}"],
+    ["ls", "-lhS", "{mount}"],
+    ["stat", "{file}"],
+    ["find", "{mount}", "-type", "f", "-size", "+1k"],
+    ["du", "-a", "{mount}"],
+    ["test", "-r", "{file}"],
+    ["bash", "-c", "compgen -f {mount}/ && compgen -G '{mount}/*' && echo {mount}/[0-9]*"],
+)
+
+
+def switches(pid: int) -> dict[int, tuple[bytes, bytes]]:
+    """How often each thread has left the processor: a stop wakes it, and counts."""
+    return {
+        tid: (status["voluntary_ctxt_switches"], status["nonvoluntary_ctxt_switches"])
+        for tid in procfs.tids(pid)
+        for status in [procfs.status(pid, tid)]
+    }
+
+
+def users() -> set[int]:
+    """Every process that is no kernel thread."""
+    found = set()
+    for pid in procfs.pids():
+        try:
+            if not procfs.stat(pid).is_kernel_thread:
+                found.add(pid)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def test_listing_stops_nobody(mount: Mount, spawn: Callable[..., Target]) -> None:
+    target, other = spawn("threads", 3), spawn("threads", 1)
+    before = switches(target.pid)
+    for words in LISTINGS:
+        command = [word.format(mount=mount.path, file=mount / target.pid) for word in words]
+        result = run(*command)
+        assert (result.returncode, result.stderr) == (0, b""), command
+        assert str(target.pid).encode() in result.stdout or not result.stdout
+    assert switches(target.pid) == before
+    # Lines of the log come in order: the one stop that there was shows it is up to date.
+    with opened(mount / other.pid) as fd:
+        os.read(fd, 1)
+    eventually(lambda: stops(mount, other.pid) == 1)
+    assert mount.log.read_text().count("opened by") == 1
+
+
+def test_an_open_file_does_show_in_the_switches(mount: Mount, spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 3)
+    before = switches(target.pid)
+    with opened(mount / target.pid) as fd:
+        os.read(fd, 1)
+    eventually(lambda: is_free(target.pid))
+    assert all(switches(target.pid)[tid] != before[tid] for tid in before)
+
+
+def test_names_are_the_pids_of_user_processes(mount: Mount) -> None:
+    before = users()
+    names = os.listdir(mount.path)
+    after = users()
+    listed = {int(name) for name in names}
+    assert names == [str(pid) for pid in sorted(listed)]
+    assert before & after <= listed
+    # One that came and went during the listing is in neither.
+    kernel = {pid for pid in listed - before - after if os.path.exists(f"/proc/{pid}")}
+    assert not kernel
+
+
+@pytest.mark.parametrize("uid", [0, NOBODY])
+def test_a_file_is_for_the_owner_of_the_process_to_read(mount: Mount, uid: int) -> None:
+    command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "sleep", "1000"]
+    with subprocess.Popen(command) as process:
+        try:
+            eventually(lambda: procfs.stat(process.pid).comm == b"sleep")
+            file, proc = (mount / process.pid).stat(), Path(f"/proc/{process.pid}").stat()
+        finally:
+            process.kill()
+    assert oct(file.st_mode) == "0o100400"
+    assert (file.st_uid, file.st_gid) == (proc.st_uid, proc.st_gid) == (uid, uid)
+    assert file.st_nlink == 1
+
+
+def test_the_size_before_opening_is_what_is_resident_or_swapped(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 1)
+    status = procfs.status(target.pid)
+    swapped = int(status["VmSwap"].split()[0]) * 1024
+    expected = procfs.stat(target.pid).resident * PAGE + swapped
+    assert (mount / target.pid).stat().st_size == expected > 0
+
+
+def test_the_time_of_a_file_is_the_start_of_its_process(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    before = time.time()
+    target = spawn("threads", 1)
+    # Start times are rounded down to clock ticks.
+    assert before - 2 / procfs.TICKS <= (mount / target.pid).stat().st_mtime <= time.time()
+
+
+def test_what_is_no_pid_is_not_there(mount: Mount, spawn: Callable[..., Target]) -> None:
+    pid = spawn("threads", 1).pid
+    names = [
+        "", ".x", "0", f"0{pid}", f"+{pid}", f"-{pid}", f" {pid}", f"{pid} ", f"{pid}.0",
+        f"{pid}\n", "abc", "self", "thread-self", "\u0661", "4194305", "9" * 9, "1" * 255,
+        "9" * 1000, f"{2**32 + pid}", f"{2**64 + pid}",
+    ]  # fmt: skip
+    found = {name: errno_of(lambda name=name: os.stat(f"{mount.path}/{name}")) for name in names}
+    assert found.pop("") == 0  # the directory itself
+    assert set(found.values()) == {errno.ENOENT}, found
+
+
+def test_a_process_that_has_ended_is_not_there(mount: Mount, spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 1)
+    assert (mount / target.pid).exists()
+    target.kill()
+    assert errno_of((mount / target.pid).stat) == errno.ENOENT
+    assert str(target.pid) not in os.listdir(mount.path)
+
+
+def test_a_thread_that_leads_no_process_is_not_there(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    # /proc/TID is served for every thread, though not listed (proc(5)).
+    target = spawn("threads", 1)
+    tid = target.truth["threads"][0]["tid"]
+    assert errno_of((mount / tid).stat) == errno.ENOENT
+    assert errno_of(lambda: os.open(mount / tid, os.O_RDONLY)) == errno.ENOENT
+
+
+def test_nothing_can_be_changed(mount: Mount, spawn: Callable[..., Target]) -> None:
+    file = mount / spawn("threads", 1).pid
+    new = mount.path / "new"
+    calls: dict[str, Callable[[], object]] = {
+        "write": lambda: os.open(file, os.O_WRONLY),
+        "read and write": lambda: os.open(file, os.O_RDWR),
+        "append": lambda: os.open(file, os.O_WRONLY | os.O_APPEND),
+        "O_TRUNC": lambda: os.open(file, os.O_RDONLY | os.O_TRUNC),
+        "O_TRUNC, write": lambda: os.open(file, os.O_WRONLY | os.O_TRUNC),
+        "create": lambda: os.open(new, os.O_WRONLY | os.O_CREAT, 0o600),
+        "create, exclusive": lambda: os.open(new, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600),
+        "mkdir": lambda: os.mkdir(new),
+        "mkfifo": lambda: os.mkfifo(new),
+        "unlink": lambda: os.unlink(file),
+        "rmdir": lambda: os.rmdir(file),
+        "rename": lambda: os.rename(file, new),
+        "chmod": lambda: os.chmod(file, 0o644),
+        "chmod of the mount": lambda: os.chmod(mount.path, 0o777),
+        "chown": lambda: os.chown(file, 1, 1),
+        "truncate": lambda: os.truncate(file, 0),
+        "link": lambda: os.link(file, new),
+        "symlink": lambda: os.symlink("/", new),
+        "setxattr": lambda: os.setxattr(file, "user.gcorefs", b"1"),
+        "removexattr": lambda: os.removexattr(file, "user.gcorefs"),
+        "utime": lambda: os.utime(file),
+    }
+    found = {name: errno_of(call) for name, call in calls.items()}
+    assert set(found.values()) <= {errno.EROFS, errno.EACCES, errno.EPERM}, found
+
+
+def test_dots_are_the_mount_and_its_parent(mount: Mount) -> None:
+    assert run("ls", "-aU", mount.path).stdout.split()[:2] == [b".", b".."]
+    assert os.path.samefile(f"{mount.path}/.", mount.path)
+    assert os.path.samefile(f"{mount.path}/..", mount.path.parent)
+    assert os.stat(mount.path).st_ino == os.stat(f"{mount.path}/.").st_ino
+    assert errno_of(lambda: os.open(f"{mount.path}/", os.O_WRONLY)) in (errno.EISDIR, errno.EROFS)
+
+
+def test_an_inode_number_is_one_process_and_stays(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target, other = spawn("threads", 1), spawn("threads", 1)
+    number = (mount / target.pid).stat().st_ino
+    assert number != (mount / other.pid).stat().st_ino
+    for _ in range(2):
+        listing = dict(
+            line.split()[::-1] for line in run("ls", "-i", mount.path).stdout.splitlines()
+        )
+        assert listing[str(target.pid).encode()] == str(number).encode()
+        found = run("find", mount.path, "-inum", number).stdout
+        assert found == b"%s\n" % os.fsencode(mount / target.pid)
+
+
+CLONE3 = 435
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def start_as(pid: int) -> int:
+    """A process under a pid of our choice: clone3(2), set_tid."""
+    wanted = (ctypes.c_int * 1)(pid)
+    arguments = struct.pack(
+        "<11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1, 0
+    )
+    child: int = _libc.syscall(CLONE3, arguments, len(arguments))
+    if child == 0:
+        try:
+            # Not closed by the exec itself: that waits for the mount with a lock held.
+            os.closerange(3, 1024)
+            os.execvp("sleep", ["sleep", "1000"])
+        finally:
+            os._exit(127)
+    if child < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return child
+
+
+def test_a_later_process_of_the_same_pid_is_another_file(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    mount.expect("the process died while it was being dumped")
+    target = spawn("threads", 1)
+    start = procfs.stat(target.pid).start_time
+    with opened(mount / target.pid) as fd:
+        before, header = os.fstat(fd), os.pread(fd, PAGE, 0)
+        target.kill()
+        # A process is told from a later one by the clock tick of its start.
+        eventually(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS > start + 1)
+        later = start_as(target.pid)
+        try:
+            assert later == target.pid
+            assert (mount / later).stat().st_ino != before.st_ino
+            assert os.fstat(fd).st_ino == before.st_ino
+            assert os.fstat(fd).st_size == before.st_size
+            assert os.pread(fd, PAGE, 0) == header
+            assert errno_of(lambda: os.pread(fd, 1, memory_offset(header))) == errno.EIO
+            eventually(lambda: procfs.stat(later).comm == b"sleep")
+            with opened(mount / later) as new:
+                assert b"sleep" in os.pread(new, PAGE, 0)
+                assert os.fstat(new).st_ino != before.st_ino
+            eventually(lambda: is_free(later))
+        finally:
+            os.kill(later, signal.SIGKILL)
+            os.waitpid(later, 0)
+
+
+def test_a_process_in_the_middle_of_execve_hangs_nobody(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    """execve(2) closes files while it holds what /proc/PID/stat waits for (exec_update_lock).
+
+    A file of ours among them waits for the server (FUSE_FLUSH), so a server that waits for
+    /proc of that process waits for itself.
+    """
+    go, told = os.pipe()
+    with opened(mount / spawn("threads", 1).pid) as fd:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.read(go, 1)
+                os.execvp("true", ["true"])
+            finally:
+                os._exit(127)
+    # The size alone is one request, which the server meets before the one of the execve.
+    with opened(mount / pid, os.O_PATH) as path:
+        os.kill(mount.server, signal.SIGSTOP)
+        look = subprocess.Popen(["stat", "-c", "%s", "-"], stdin=path, stdout=subprocess.DEVNULL)
+    with look:
+        try:
+            wchan = Path(f"/proc/{look.pid}/wchan")
+            eventually(lambda: wchan.read_text() == "request_wait_answer")
+            os.write(told, b"x")
+            eventually(lambda: str(fd) not in os.listdir(f"/proc/{pid}/fd"))
+            os.kill(mount.server, signal.SIGCONT)
+            assert look.wait(timeout=10) == 0
+        finally:
+            if look.poll() is None:
+                os.kill(mount.server, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            for end in (go, told):
+                os.close(end)

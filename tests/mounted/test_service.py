@@ -1,0 +1,84 @@
+"""systemd's view: a unit without faults, and a service that is ready when its mount answers."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GCOREFS, Mount
+from tests.mounted.conftest import end, run
+
+UNIT = Path(__file__).parents[2] / "systemd" / "gcorefs.service"
+
+
+def test_the_unit_has_no_faults(tmp_path: Path) -> None:
+    text = UNIT.read_text()
+    assert "\nType=notify\n" in text
+    program = "/usr/local/bin/gcorefs"
+    assert f"\nExecStart={program} mount --foreground /mnt/gcore\n" in text
+    # The program must be there for the verification; nothing else is changed.
+    copy = tmp_path / UNIT.name
+    copy.write_text(text.replace(program, str(GCOREFS)))
+    result = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", copy)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
+# Every request that is answered is reported to the socket that hears of readiness.
+ANSWERS = """
+import functools, os, socket
+from gcorefs.mount.fs import GcoreFS
+
+def reported(handler):
+    @functools.wraps(handler)
+    async def handle(*arguments, **named):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"answers", os.environ["NOTIFY_SOCKET"])
+        return await handler(*arguments, **named)
+    return handle
+
+for name in ("getattr", "lookup", "opendir", "statfs"):
+    setattr(GcoreFS, name, reported(getattr(GcoreFS, name)))
+"""
+
+
+def test_readiness_is_told_after_the_mount_has_answered(
+    unmounted: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ANSWERS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        command = [GCOREFS, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
+        with subprocess.Popen(command) as server:
+            try:
+                heard = []
+                while b"READY=1" not in heard:
+                    heard.append(listener.recv(4096))
+                assert heard[0] == b"answers"
+                assert str(os.getpid()) in os.listdir(unmounted.path)
+            finally:
+                end(server.pid)
+        assert server.returncode == 0
+
+
+def test_the_service_needs_no_more_than_its_unit_grants(unmounted: Mount) -> None:
+    """The capabilities that the unit names suffice to mount and to serve."""
+    line = next(
+        line for line in UNIT.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
+    )
+    granted = [name.removeprefix("CAP_").lower() for name in line.partition("=")[2].split()]
+    bounds = ",".join(["-all", *(f"+{name}" for name in granted)])
+    command = ["setpriv", "--bounding-set", bounds, "--no-new-privs", GCOREFS, "mount"]
+    result = run(*command, "--log-file", unmounted.log, unmounted.path)
+    assert (result.returncode, result.stderr) == (0, b"")
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        try:
+            assert run("head", "-c", "4", unmounted / sleeper.pid).stdout == b"\x7fELF"
+        finally:
+            sleeper.send_signal(signal.SIGKILL)
+            end(unmounted.server)
