@@ -6,6 +6,7 @@ inodes   one inode is one process, as long as its bytes do not change under it
 listing  what ls shows of a process, without stopping it
 door     who may open
 buffers  what replies are made in
+readahead  so that a reader that goes forward finds its bytes waiting
 stops    one stop, shared by every handle of an inode; lets forgotten processes go
 fs       the protocol adapter: translates, decides nothing
 server   mounts, serves, lets everything go, unmounts

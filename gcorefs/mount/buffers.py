@@ -8,25 +8,43 @@ lent is gone: after the reply, or when a read that was given up has really ended
 import mmap
 import weakref
 
-BUFFER_SIZE = 1 << 20
+_SMALLEST = 1 << 20
 """Bytes; the most that FUSE asks for in one request."""
 
-_MOST_KEPT = 32
+_MOST_KEPT = 32 << 20
+"""Bytes that wait to be used again."""
 
 
 class Buffers:
     def __init__(self) -> None:
-        self._free: list[mmap.mmap] = []
+        self._free: dict[int, list[mmap.mmap]] = {}
+        self._kept = 0
 
     def lend(self, length: int) -> memoryview:
         """`length` writable bytes on page borders, with whatever was in them before."""
-        if length > BUFFER_SIZE:
-            return memoryview(mmap.mmap(-1, length))
-        store = self._free.pop() if self._free else mmap.mmap(-1, BUFFER_SIZE)
+        size = max(_SMALLEST, 1 << (length - 1).bit_length())
+        free = self._free.setdefault(size, [])
+        if free:
+            store = free.pop()
+            self._kept -= size
+        else:
+            store = mmap.mmap(-1, size)
         view = memoryview(store)[:length]
         weakref.finalize(view, self._take_back, store).atexit = False
         return view
 
+    def part(self, view: memoryview, start: int, end: int) -> memoryview:
+        """Some of a view that was lent, which is not taken back before this is gone too."""
+        piece = view[start:end]
+        # A slice refers to the memory, not to the view that it was taken from.
+        weakref.finalize(piece, _let_go, view).atexit = False
+        return piece
+
     def _take_back(self, store: mmap.mmap) -> None:
-        if len(self._free) < _MOST_KEPT:
-            self._free.append(store)
+        if self._kept + len(store) <= _MOST_KEPT:
+            self._kept += len(store)
+            self._free[len(store)].append(store)
+
+
+def _let_go(view: memoryview) -> None:
+    """Nothing: that `view` was kept until now is all that was wanted."""

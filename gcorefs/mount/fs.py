@@ -248,7 +248,7 @@ class GcoreFS(pyfuse3.Operations):
 
     def _begin(self, inode: Inode, opener: Opener) -> Stop:
         assert self._nursery is not None
-        stop = Stop(inode.process, opener, self._options, self._workers)
+        stop = Stop(inode.process, opener, self._options, self._workers, self._nursery)
         inode.stop = stop
         self._stops.add(stop)
         self._nursery.start_soon(self._run, stop)

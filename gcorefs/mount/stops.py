@@ -16,6 +16,7 @@ import trio
 from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
+from gcorefs.mount.readahead import ReadAhead
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
@@ -43,6 +44,7 @@ class Handle:
         self.opener = opener
         self.nonblocking = nonblocking
         self.poll_handle: PollHandle | None = None
+        self.reader: ReadAhead | None = None
         # Whoever opens while threads are still being stopped is judged again afterwards:
         # the process may exec a set-uid program in between.
         self.is_admitted = stop.is_ready
@@ -59,13 +61,19 @@ class Workers:
 
 class Stop:
     def __init__(
-        self, process: Process, opener: Opener, options: Options, workers: Workers
+        self,
+        process: Process,
+        opener: Opener,
+        options: Options,
+        workers: Workers,
+        nursery: trio.Nursery,
     ) -> None:
         self.process = process
         self.opener = opener
         self.began = time.time_ns()
         self._options = options
         self._workers = workers
+        self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._snapshot = Snapshot(process, opener, options.stop_timeout, self._on_death)
         self._handles: set[Handle] = set()
@@ -203,10 +211,9 @@ class Stop:
             length = min(length, size - offset)
             if length <= 0:  # without an empty read dd would go on for ever
                 return memoryview(b"")
-            buffer = self._workers.buffers.lend(length)
-            await self._read_into(offset, buffer)
+            data = await self._reader(handle).read(offset, length)
             self._bytes += length
-            return buffer
+            return data
         finally:
             self._reads_under_way -= 1
             self._touch()
@@ -219,6 +226,14 @@ class Stop:
             if handle.opener != self.opener:
                 await trio.to_thread.run_sync(access.check, handle.opener, self.process.pid)
             handle.is_admitted = True
+
+    def _reader(self, handle: Handle) -> ReadAhead:
+        if handle.reader is None or self.is_over:
+            # A new one once it is over: what was read ahead is not to be had any more.
+            handle.reader = ReadAhead(
+                self._read_into, self._snapshot.size, self._workers.buffers, self._nursery
+            )
+        return handle.reader
 
     async def _read_into(self, offset: int, buffer: memoryview) -> None:
         with trio.move_on_after(READ_TIMEOUT):
