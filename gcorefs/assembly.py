@@ -6,6 +6,7 @@ lives (procfs.py says why): /proc/TID is served for every thread, though not lis
 
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.layout import Layout, Segment
@@ -21,6 +22,15 @@ _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
 
 _ELF_MAGIC = b"\x7fELF"
 
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    layout: Layout
+    kernels_own: Sequence[range]
+    """Where [vvar], [vsyscall] and the like lie, which nobody can read from outside: that
+    pages of these are zeros in the file is no loss, and the same in the kernel's cores."""
+
+
 ReadMemory = Callable[[int, int], bytes]
 """Address and length (bytes) to bytes."""
 
@@ -32,8 +42,8 @@ def assemble(
     before: Stat,
     records: Sequence[Record],
     read_memory: ReadMemory,
-) -> Layout:
-    """The layout of a core of `process`, whose live thread `tid` is stopped like all others.
+) -> Assembly:
+    """A core of `process`, whose live thread `tid` is stopped like all others.
 
     `before` is the leader's stat of before the stop: what it was doing then.  Raises
     ProcessLookupError where the process dies meanwhile, MapsError for a /proc unlike any
@@ -57,7 +67,10 @@ def assemble(
         files=[(vma, _path(vma, tid)) for vma in vmas if vma.has_file],
         xsave_layout=_xsave_layout(records),
     )
-    return Layout(machine, segments, notes.pack())
+    return Assembly(
+        layout=Layout(machine, segments, notes.pack()),
+        kernels_own=[range(vma.start, vma.end) for vma in vmas if vma.is_special],
+    )
 
 
 def _dump_size(vma: Vma, mask: int, tid: int, read_memory: ReadMemory) -> int:

@@ -84,6 +84,7 @@ class Snapshot:
         self._layout: Layout | None = None
         self._memory: Memory | None = None
         self._unreadable: set[int] = set()
+        self._kernels_own: Sequence[range] = ()
         self._lock = threading.Lock()
         self._let_go = False
 
@@ -115,10 +116,12 @@ class Snapshot:
                 access.check(self.opener, process.pid)
             tid = next((record.tid for record in records if record.general), records[0].tid)
             memory = Memory(process.pid, tid, self._check, self._unreadable)
-            self._layout = assemble(process, tid, self._machine, before, records, memory.read_bytes)
+            assembly = assemble(process, tid, self._machine, before, records, memory.read_bytes)
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
         self._check()
+        self._layout = assembly.layout
+        self._kernels_own = assembly.kernels_own
         self._memory = memory
         self.records = records
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
@@ -159,8 +162,13 @@ class Snapshot:
 
     @property
     def unreadable(self) -> int:
-        """Pages read so far that could not be had and are zeros in the file."""
-        return len(self._unreadable)
+        """Pages read so far that could not be had and are zeros in the file.
+
+        Not counting the kernel's own, which nobody can read.
+        """
+        return sum(
+            not any(page in own for own in self._kernels_own) for page in tuple(self._unreadable)
+        )
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset` of the file; the count is short only at the end.
