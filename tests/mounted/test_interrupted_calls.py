@@ -1,0 +1,33 @@
+"""Opens of the mounted file are never seen as an EINTR; tests/live has the tracer alone."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.conftest import Mount, Target
+
+# One of each kind of call: the first that the kernel would end with EINTR.
+CASES = ("epoll_wait", "semop", "rt_sigtimedwait", "io_uring_enter", "recv_rcvtimeo", "nanosleep")
+OPENS = 1_000
+
+
+def test_a_thousand_opens_are_never_seen_as_eintr(
+    spawn: Callable[..., Target], mount: Mount, build: Callable[[str], Path]
+) -> None:
+    listed = subprocess.run([build("eintr"), "--list"], capture_output=True, text=True, check=True)
+    assert set(CASES) <= set(listed.stdout.split())
+    targets = [spawn("eintr", case) for case in CASES]
+    for target in targets:
+        assert target.ask("blocked") == {"blocked": True}
+    for number in range(OPENS):
+        target = targets[number % len(targets)]
+        fd = os.open(mount / target.pid, os.O_RDONLY)
+        try:
+            assert os.read(fd, 4) == b"\x7fELF"
+        finally:
+            os.close(fd)
+    for target in targets:
+        assert target.ask("blocked") == {"blocked": True}
+        counts = target.ask("counts")
+        assert (counts["spurious"], counts["genuine"], counts["other"]) == (0, 0, 0), counts
