@@ -26,6 +26,7 @@ _ELF_MAGIC = b"\x7fELF"
 @dataclass(frozen=True, slots=True)
 class Assembly:
     layout: Layout
+    vmas: Sequence[Vma]
     kernels_own: Sequence[range]
     """Where [vvar], [vsyscall] and the like lie, which nobody can read from outside: that
     pages of these are zeros in the file is no loss, and the same in the kernel's cores."""
@@ -69,6 +70,7 @@ def assemble(
     )
     return Assembly(
         layout=Layout(machine, segments, notes.pack()),
+        vmas=vmas,
         kernels_own=[range(vma.start, vma.end) for vma in vmas if vma.is_special],
     )
 
@@ -76,11 +78,11 @@ def assemble(
 def _dump_size(vma: Vma, mask: int, tid: int, read_memory: ReadMemory) -> int:
     def is_unlinked(vma: Vma) -> bool:
         file = procfs.mapped_file(tid, vma.start, vma.end)
-        return file.st_nlink == 0 if file else vma.name.endswith(b" (deleted)")
+        return file[1] == 0 if file else vma.name.endswith(b" (deleted)")
 
     def is_program(vma: Vma) -> bool:
         file = procfs.mapped_file(tid, vma.start, vma.end)
-        if file and file.st_mode & 0o111:
+        if file and file[0] & 0o111:
             return True
         return read_memory(vma.start, len(_ELF_MAGIC)) == _ELF_MAGIC
 

@@ -15,6 +15,7 @@ from gcorefs.elfcore.regsets import MACHINES
 from gcorefs.process import access, procfs, restart
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.holes import Holes
 from gcorefs.process.memory import Memory
 from gcorefs.process.procfs import Process
 from gcorefs.process.tracer import Record, Tracer
@@ -117,6 +118,7 @@ class Snapshot:
             tid = next((record.tid for record in records if record.general), records[0].tid)
             memory = Memory(process.pid, tid, self._check, self._unreadable)
             assembly = assemble(process, tid, self._machine, before, records, memory.read_bytes)
+            memory.holes = Holes(tid, assembly.vmas)
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
         self._check()

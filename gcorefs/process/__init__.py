@@ -6,5 +6,6 @@ procfs    what /proc says
 restart   which interrupted calls the kernel would not restart by itself
 access    may this opener see that process?  The kernel decides
 tracer    stops the threads, records them, holds them, lets them go
+holes     which pages were never touched, asked without touching them
 memory    bytes out of the process
 """

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.process import syscalls
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.holes import Holes
 
 
 class Memory:
@@ -28,10 +29,24 @@ class Memory:
         self._pid = pid
         self._tid = tid
         self._check = check
+        self.holes: Holes | None = None
+        """Asked before every read, once the mappings are known."""
         self._mem = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def read_into(self, address: int, buffer: memoryview) -> None:
         """Fill `buffer` (writable, bytes) from `address`.  EIO: died or let go."""
+        if self.holes is None:
+            self._read_all(address, buffer)
+        else:
+            done = self.holes.read_file(address, buffer)
+            for start, length in self.holes.populated(address + done, len(buffer) - done):
+                _clear(buffer[done : start - address])
+                done = start - address + length
+                self._read_all(start, buffer[start - address : done])
+            _clear(buffer[done:])
+        self._check()
+
+    def _read_all(self, address: int, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):
             try:
@@ -45,7 +60,6 @@ class Memory:
             done += count
             if done < len(buffer):
                 done += self._read_forced(address + done, buffer[done:])
-        self._check()
 
     def read_bytes(self, address: int, length: int) -> bytes:
         buffer = bytearray(length)
@@ -65,7 +79,7 @@ class Memory:
                     raise ProcessError(Reason.DIED, self._pid)
                 return count
         length = min(len(buffer), PAGE_SIZE - address % PAGE_SIZE)
-        buffer[:length] = bytes(length)
+        _clear(buffer[:length])
         self._unreadable.add(address - address % PAGE_SIZE)
         return length
 
@@ -76,6 +90,13 @@ class Memory:
             os.close(self._mem)
 
 
+def _clear(buffer: memoryview) -> None:
+    for start in range(0, len(buffer), len(_ZEROS)):
+        piece = buffer[start : start + len(_ZEROS)]
+        piece[:] = _ZEROS[: len(piece)]
+
+
+_ZEROS = memoryview(bytes(64 << 10))
 _UPPER_HALF = 1 << 63
 # Enough that a large PROT_NONE mapping costs few calls, little enough that the quick way is
 # soon tried again.

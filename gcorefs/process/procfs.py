@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gcorefs.process import syscalls
+
 T = TypeVar("T")
 
 # include/linux/sched.h
@@ -201,16 +203,42 @@ def mapped_path(pid: int, start: int, end: int, shown: bytes) -> bytes:
         return shown.replace(_ESCAPED_NEWLINE, b"\n")
 
 
-def mapped_file(pid: int, start: int, end: int) -> os.stat_result | None:
-    """stat(2) of the file behind a mapping, whatever name it has or had.
+def mapped_file(pid: int, start: int, end: int) -> tuple[int, int] | None:
+    """Mode and number of links of the file behind a mapping, whatever name it has or had.
 
-    None where the kernel does not show it: without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE,
-    or when the leader is dead.
+    As the kernel has them: a file server that does not answer is not asked.  None where the
+    kernel does not show it: without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
     """
     try:
-        return os.stat(f"/proc/{pid}/map_files/{start:x}-{end:x}")
+        return syscalls.cached_stat(f"/proc/{pid}/map_files/{start:x}-{end:x}")
     except OSError:
         return None
+
+
+def shmem_devices(tid: int) -> frozenset[str]:
+    """Devices of memory without a disk, as maps writes them: tmpfs, memfd, System V, /dev/zero.
+
+    The last three share one mount of the kernel's own (mm/shmem.c, shm_mnt).
+    """
+    fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
+    try:
+        device = os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
+    devices = {f"{os.major(device):02x}:{os.minor(device):02x}"}
+    try:
+        mountinfo = read(f"{tid}/mountinfo")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # fs/proc_namespace.c, mounts_open_common: it has exited
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid)) from error
+    for line in mountinfo.split(b"\n"):
+        fields = line.split()
+        if b"-" in fields and fields[fields.index(b"-") + 1] == b"tmpfs":
+            major, minor = map(int, fields[2].split(b":"))
+            devices.add(f"{major:02x}:{minor:02x}")
+    return frozenset(devices)
 
 
 _ID_MAP = re.compile(rb"^\s*(\d+)\s+(\d+)\s+(\d+)$", re.MULTILINE)
