@@ -15,6 +15,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     idle_timeout: _Seconds = 60.0
     """A process is let go this long after the last read of its file; 0: never."""
+    max_stop: _Seconds = 0.0
+    """A process is let go this long after it was stopped, read or not; 0: never."""
     stop_timeout: _Seconds = 1.0
     """A thread that has not stopped by then is left out of the stop, not waited for."""
 

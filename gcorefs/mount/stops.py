@@ -9,6 +9,7 @@ import contextlib
 import errno
 import select
 import time
+from math import inf
 from typing import Protocol
 
 import trio
@@ -132,20 +133,26 @@ class Stop:
             self._log_end()
 
     async def _hold(self) -> None:
-        """Until it is released, or nobody has read for idle_timeout."""
+        """Until it is released, nobody has read for idle_timeout, or max_stop is over."""
+        idle = self._options.idle_timeout or inf
+        end = trio.current_time() - self._snapshot.stopped_seconds + (self._options.max_stop or inf)
         self._touch()
-        limit = self._options.idle_timeout or float("inf")
-        while not self._released.is_set():
-            with trio.move_on_at(self._last_read + limit):
+        while True:
+            with trio.move_on_at(min(self._last_read + idle, end)):
                 await self._released.wait()
                 return
-            if self._reads_under_way:
+            now = trio.current_time()
+            if now >= end:
+                why = f"it was stopped for {self._options.max_stop:g} s"
+            elif self._reads_under_way:  # a read that is not answered is a read
                 self._touch()
-            elif self._last_read + limit <= trio.current_time():
-                logger.warning(
-                    "process %d: let go, its file was not read for %g s", self.process.pid, limit
-                )
-                return
+                continue
+            elif now >= self._last_read + idle:
+                why = f"its file was not read for {idle:g} s"
+            else:
+                continue
+            logger.warning("process %d: let go, %s", self.process.pid, why)
+            return
 
     def let_go(self) -> None:
         """Let the process run on.  Handles keep the header; memory is EIO."""

@@ -273,3 +273,19 @@ def test_a_reader_that_sleeps_loses_the_process(
             assert errno_of(lambda: os.pread(fd, 1, memory_offset(header))) == errno.EIO
         eventually(lambda: stops(mount, target.pid) == 2)
     assert target.ask("ping") == {"pong": 1}
+
+
+def test_a_process_is_stopped_no_longer_than_max_stop(
+    mount_with: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    mount = mount_with("max_stop=1")
+    target = spawn("threads", 3)
+    mount.expect(f"process {target.pid}: let go, it was stopped for 1 s")
+    mount.expect(f"process {target.pid}: the process was let go")
+    with opened(mount / target.pid) as fd:
+        offset = memory_offset(os.read(fd, 1 << 12))
+        while errno_of(lambda: os.pread(fd, 1, offset)) == 0:
+            pass  # reading does not keep it
+        assert errno_of(lambda: os.pread(fd, 1, offset)) == errno.EIO
+        eventually(lambda: is_free(target.pid))
+    assert target.ask("ping") == {"pong": 1}
