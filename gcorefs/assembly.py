@@ -7,6 +7,7 @@ lives (procfs.py says why): /proc/TID is served for every thread, though not lis
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.layout import Layout, Segment
@@ -32,6 +33,11 @@ class Assembly:
     pages of these are zeros in the file is no loss, and the same in the kernel's cores."""
 
 
+Unresponsive = Literal["partial", "zero", "omit", "fail"]
+"""What becomes of a thread that did not stop: its registers are what /proc/TID/syscall tells
+of its system call, or zeros; it is left out; or there is no core at all (EBUSY)."""
+
+
 ReadMemory = Callable[[int, int], bytes]
 """Address and length (bytes) to bytes."""
 
@@ -42,6 +48,7 @@ def assemble(
     machine: Machine,
     before: Stat,
     records: Sequence[Record],
+    unresponsive: Unresponsive,
     read_memory: ReadMemory,
 ) -> Assembly:
     """A core of `process`, whose live thread `tid` is stopped like all others.
@@ -58,7 +65,7 @@ def assemble(
     ]
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
-    threads = [_thread(process, machine, record, len(pids)) for record in records]
+    threads = [_thread(process, machine, record, len(pids), unresponsive) for record in records]
     notes = ProcessNotes(
         machine=machine,
         info=_info(tid, before, status, pids, read_memory),
@@ -97,14 +104,16 @@ def _path(vma: Vma, tid: int) -> bytes:
     return procfs.mapped_path(tid, vma.start, vma.end, vma.name)
 
 
-def _thread(process: Process, machine: Machine, record: Record, depth: int) -> Thread:
+def _thread(
+    process: Process, machine: Machine, record: Record, depth: int, unresponsive: Unresponsive
+) -> Thread:
     """`depth`: how many pid namespaces, ours first, have a number for this process."""
     pid, tid = process.pid, record.tid
     # A leader's times are those of the whole process (fs/binfmt_elf.c, fill_prstatus).
     stat = procfs.stat(pid) if tid == pid else procfs.stat(pid, tid)
     return Thread(
         tid=tid if depth == 1 else _own_pids(procfs.status(pid, tid), "NSpid")[-1],
-        general=record.general or _partial(process, machine, tid),
+        general=record.general or _partial(process, machine, tid, unresponsive),
         regsets=record.regsets,
         signal=record.signal,
         pending=record.pending,
@@ -116,9 +125,9 @@ def _thread(process: Process, machine: Machine, record: Record, depth: int) -> T
     )
 
 
-def _partial(process: Process, machine: Machine, tid: int) -> bytes:
+def _partial(process: Process, machine: Machine, tid: int, unresponsive: Unresponsive) -> bytes:
     """Registers of a thread that did not stop: those of its system call, or zeros."""
-    call = procfs.system_call(process.pid, tid)
+    call = procfs.system_call(process.pid, tid) if unresponsive == "partial" else None
     return machine.partial(*call) if call else bytes(machine.general_size)
 
 

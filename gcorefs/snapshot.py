@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from gcorefs.assembly import assemble
+from gcorefs.assembly import Unresponsive, assemble
 from gcorefs.elfcore.layout import Layout, Source
 from gcorefs.elfcore.regsets import MACHINES
 from gcorefs.process import access, procfs, restart
@@ -69,6 +69,7 @@ class Snapshot:
         process: Process,
         opener: Opener | None = None,
         stop_timeout: float = DEFAULT_STOP_TIMEOUT,
+        unresponsive: Unresponsive = "partial",
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
         name = os.uname().machine
@@ -81,6 +82,7 @@ class Snapshot:
         self.ready_seconds = 0.0
         """From the first interrupt until the header was built."""
         self._machine = MACHINES[name]
+        self._unresponsive = unresponsive
         self._tracer = Tracer(process, self._machine, restart.CALLS[name], stop_timeout, on_death)
         self._layout: Layout | None = None
         self._memory: Memory | None = None
@@ -109,15 +111,19 @@ class Snapshot:
                 if self._let_go:
                     raise ProcessError(Reason.LET_GO, process.pid)
                 self._tracer.start()
-            records = self._tracer.wait()
+            records = self._responsive(self._tracer.wait())
             # Nothing can exec any more: what holds now holds until the process is let go.
             if procfs.stat(process.pid).start_time != process.start_time:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
+            if not records:
+                raise ProcessError(Reason.UNRESPONSIVE, process.pid, "none of its threads stopped")
             tid = next((record.tid for record in records if record.general), records[0].tid)
             memory = Memory(process.pid, tid, self._check, self._unreadable)
-            assembly = assemble(process, tid, self._machine, before, records, memory.read_bytes)
+            assembly = assemble(
+                process, tid, self._machine, before, records, self._unresponsive, memory.read_bytes
+            )
             memory.holes = Holes(tid, assembly.vmas)
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
@@ -127,6 +133,15 @@ class Snapshot:
         self._memory = memory
         self.records = records
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
+
+    def _responsive(self, records: Sequence[Record]) -> Sequence[Record]:
+        """The threads that the core is to have, by the option for those that did not stop."""
+        late = [record.tid for record in records if not record.general]
+        if late and self._unresponsive == "fail":
+            raise ProcessError(Reason.UNRESPONSIVE, self.process.pid, f"thread {late[0]}")
+        if self._unresponsive == "omit":
+            return [record for record in records if record.general]
+        return records
 
     def _check(self) -> None:
         """Raise where memory is no longer that of the stop.  EIO."""
@@ -149,6 +164,11 @@ class Snapshot:
     @property
     def threads(self) -> int:
         return len(self.records)
+
+    @property
+    def unresponsive_threads(self) -> int:
+        """Threads in the core that did not stop."""
+        return sum(not record.general for record in self.records)
 
     @property
     def is_dead(self) -> bool:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import msgspec
+
+from gcorefs.assembly import Unresponsive
 
 _MOST = 1e9
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
@@ -18,7 +20,12 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_stop: _Seconds = 0.0
     """A process is let go this long after it was stopped, read or not; 0: never."""
     stop_timeout: _Seconds = 1.0
-    """A thread that has not stopped by then is left out of the stop, not waited for."""
+    """A thread that has not stopped by then is not waited for."""
+    unresponsive: Unresponsive = "partial"
+    """What the core has of such a thread."""
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {"unresponsive": get_args(Unresponsive)}
 
 
 class OptionError(ValueError):
@@ -42,19 +49,26 @@ def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
 
     OptionError where one is unknown or wrong.
     """
-    ours: dict[str, float] = {}
+    ours: dict[str, Any] = {}
     fuse: dict[str, str] = dict.fromkeys(_ALWAYS, "")
     fuse |= {"subtype": "gcorefs", "fsname": "gcorefs"}
     for word in filter(None, ",".join(words).split(",")):
         name, equals, value = word.partition("=")
         if name in Options.__struct_fields__:
-            ours[name] = _seconds(name, value)
+            ours[name] = _choice(name, value) if name in _CHOICES else _seconds(name, value)
         elif (name in _FUSE_VALUES and value) or (name in _FUSE_FLAGS and not equals):
             fuse[name] = value
         else:
             known = ", ".join(sorted((*Options.__struct_fields__, *_FUSE_FLAGS, *_FUSE_VALUES)))
             raise OptionError(f"unknown option {word!r}; known are {known}")
     return Options(**ours), {f"{name}={value}" if value else name for name, value in fuse.items()}
+
+
+def _choice(name: str, value: str) -> str:
+    if value not in _CHOICES[name]:
+        choices = ", ".join(_CHOICES[name])
+        raise OptionError(f"option {name}: {value!r} is none of {choices}")
+    return value
 
 
 def _seconds(name: str, value: str) -> float:

@@ -76,7 +76,9 @@ class Stop:
         self._workers = workers
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
-        self._snapshot = Snapshot(process, opener, options.stop_timeout, self._on_death)
+        self._snapshot = Snapshot(
+            process, opener, options.stop_timeout, options.unresponsive, self._on_death
+        )
         self._handles: set[Handle] = set()
         self._ready = trio.Event()
         self._released = trio.Event()
@@ -171,12 +173,13 @@ class Stop:
     def _log_end(self) -> None:
         if self._error is None:
             logger.info(
-                "process %d: opened by process %d (uid %d): %d threads, ready in %.1f ms, "
-                "stopped for %.1f ms, %d bytes read, %d pages unreadable",
+                "process %d: opened by process %d (uid %d): %d threads (%d did not stop), "
+                "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable",
                 self.process.pid,
                 self.opener.pid,
                 self.opener.uid,
                 self._snapshot.threads,
+                self._snapshot.unresponsive_threads,
                 self._snapshot.ready_seconds * 1e3,
                 self._snapshot.stopped_seconds * 1e3,
                 self._bytes,

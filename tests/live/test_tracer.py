@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -24,8 +25,8 @@ CONTINUED = 0xFFFF
 
 
 @contextlib.contextmanager
-def held(target: Target, stop_timeout: float = 5.0) -> Iterator[Snapshot]:
-    snapshot = Snapshot(find(target.pid), stop_timeout=stop_timeout)
+def held(target: Target, **options: Any) -> Iterator[Snapshot]:
+    snapshot = Snapshot(find(target.pid), **{"stop_timeout": 5.0, **options})
     try:
         snapshot.take()
         yield snapshot
@@ -142,6 +143,35 @@ def test_a_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) -> None:
     assert {tracer for _, tracer in target.states().values()} == {0}
     assert target.ask("release") == {"released": True}
     assert_free(target)
+
+
+@pytest.mark.parametrize("unresponsive", ["zero", "omit"])
+def test_a_thread_that_does_not_stop_is_zeros_or_left_out(spawn: Spawn, unresponsive: str) -> None:
+    target = spawn("vforker")
+    vfork_tid = target.truth["vfork_tid"]
+    with held(target, stop_timeout=0.2, unresponsive=unresponsive) as snapshot:
+        found = {tid_of(note): note[112:-8] for note in prstatus_notes(snapshot)}
+        assert found.keys() == set(target.states()) - (
+            {vfork_tid} if unresponsive == "omit" else set()
+        )
+        if unresponsive == "zero":
+            assert found[vfork_tid] == bytes(X86_64.general_size)
+    assert target.ask("release") == {"released": True}
+    assert_free(target)
+
+
+def test_a_thread_that_does_not_stop_may_rule_the_core_out(spawn: Spawn) -> None:
+    target = spawn("vforker")
+    with (
+        pytest.raises(ProcessError) as caught,
+        held(target, stop_timeout=0.2, unresponsive="fail"),
+    ):
+        pass
+    assert caught.value.reason is Reason.UNRESPONSIVE
+    assert caught.value.errno == errno.EBUSY
+    assert str(target.truth["vfork_tid"]) in str(caught.value)
+    assert {tracer for _, tracer in target.states().values()} == {0}
+    assert target.ask("release") == {"released": True}
 
 
 def prstatus_notes(snapshot: Snapshot) -> list[bytes]:
