@@ -39,8 +39,12 @@ class Target:
         self.popen = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        self.truth: dict[str, Any] = self.line()
-        self.pid: int = self.truth["pid"]
+        try:
+            self.truth: dict[str, Any] = self.line()
+            self.pid: int = self.truth["pid"]
+        except BaseException:
+            self.kill()
+            raise
 
     def line(self) -> dict[str, Any]:
         assert self.popen.stdout is not None

@@ -20,6 +20,12 @@ int main(int argc, char **argv)
 	if (child < 0)
 		die("fork");
 	if (child == 0) {
+		/*
+		 * A group of its own, with a parent outside it in the same session: signals
+		 * of the terminal do not stop a group without one (setpgid(2), orphaned).
+		 */
+		if (setpgid(0, 0))
+			die("setpgid");
 		execv(argv[1], argv + 1);
 		die(argv[1]);
 	}
