@@ -72,8 +72,8 @@ class GcoreFS(pyfuse3.Operations):
         self._workers = Workers()
         self._questions = Questions()
         self._inodes = Inodes()
-        self._handles: dict[int, Handle] = {}
-        self._stops: set[Stop] = set()
+        self._files: dict[int, tuple[Inode, Handle]] = {}
+        self._stops: dict[Stop, Inode] = {}  # those whose end is still to come
         self._next_handle = 1
         self._listings: dict[int, list[int]] = {}
         self._is_closing = False
@@ -191,12 +191,12 @@ class GcoreFS(pyfuse3.Operations):
             stop = self._begin(found, opener)
         handle = stop.join(opener, bool(flags & os.O_NONBLOCK))
         number = self._new_handle()
-        self._handles[number] = handle
+        self._files[number] = found, handle
         return pyfuse3.FileInfo(fh=FileHandleT(number), direct_io=True, keep_cache=False)
 
     @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        handle = self._handles[fh]
+        _, handle = self._files[fh]
         # pyfuse3 takes any buffer and says bytes.
         return cast(bytes, await handle.stop.read(handle, off, size))
 
@@ -208,7 +208,7 @@ class GcoreFS(pyfuse3.Operations):
         poll_handle: pyfuse3.PollHandle | None,
         ctx: pyfuse3.RequestContext,
     ) -> int:
-        handle = self._handles[fh]
+        _, handle = self._files[fh]
         return handle.stop.poll(handle, poll_handle)
 
     @_answered
@@ -217,8 +217,9 @@ class GcoreFS(pyfuse3.Operations):
 
     @_answered
     async def release(self, fh: FileHandleT) -> None:
-        handle = self._handles.pop(fh)
+        inode, handle = self._files.pop(fh)
         handle.stop.leave(handle)
+        self._drop(inode)
 
     @_answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -250,7 +251,7 @@ class GcoreFS(pyfuse3.Operations):
         assert self._nursery is not None
         stop = Stop(inode.process, opener, self._options, self._workers, self._nursery)
         inode.stop = stop
-        self._stops.add(stop)
+        self._stops[stop] = inode
         self._nursery.start_soon(self._run, stop)
         return stop
 
@@ -260,7 +261,16 @@ class GcoreFS(pyfuse3.Operations):
         except Exception:  # one stop's surprise is not the end of the mount
             logger.exception("process %d: the stop ended", stop.process.pid)
         finally:
-            self._stops.discard(stop)
+            self._drop(self._stops.pop(stop))
+
+    def _drop(self, inode: Inode) -> None:
+        """Forget the header and registers of a stop that is over once nobody can read them.
+
+        The kernel may remember an inode for as long as it has memory to spare.
+        """
+        stop = inode.stop
+        if stop is not None and stop.is_finished and not stop.is_open:
+            inode.stop = None
 
     def _entry(self, inode: Inode, found: Look) -> pyfuse3.EntryAttributes:
         stop = inode.stop
