@@ -53,10 +53,13 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
         if procfs.stat(pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, pid)
         holder = procfs.ask_live_thread(pid, lambda tid: procfs.tracer(pid, tid))
+        is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
     except ProcessLookupError as error:
         raise ProcessError(Reason.GONE, pid) from error
     if opener is not None:
         access.check(opener, pid)
+    if is_32_bit:
+        raise ProcessError(Reason.FOREIGN, pid)
     if holder and holder != os.getpid():  # ours: a stop that the opener is about to join
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")
 
@@ -111,20 +114,25 @@ class Snapshot:
                 if self._let_go:
                     raise ProcessError(Reason.LET_GO, process.pid)
                 self._tracer.start()
-            records = self._responsive(self._tracer.wait())
-            # Nothing can exec any more: what holds now holds until the process is let go.
+            recorded = self._tracer.wait()
+            any_late = any(not record.general for record in recorded)
+            records = self._responsive(recorded)
+            if not records:
+                raise ProcessError(Reason.UNRESPONSIVE, process.pid, "none of its threads stopped")
+            tid = next((record.tid for record in records if record.general), records[0].tid)
+            # Opened before the door is asked again: should a thread that did not stop exec
+            # between the two, then this is the old program's memory, and gone.
+            memory = Memory(process.pid, tid, self._check, self._unreadable)
+            memory.only_pinned = any_late
             if procfs.stat(process.pid).start_time != process.start_time:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
-            if not records:
-                raise ProcessError(Reason.UNRESPONSIVE, process.pid, "none of its threads stopped")
-            tid = next((record.tid for record in records if record.general), records[0].tid)
-            memory = Memory(process.pid, tid, self._check, self._unreadable)
             assembly = assemble(
                 process, tid, self._machine, before, records, self._unresponsive, memory.read_bytes
             )
             memory.holes = Holes(tid, assembly.vmas)
+            memory.check_pinned(assembly.vmas[0].start)
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
         self._check()

@@ -21,10 +21,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gcorefs.process.errors import ProcessError
+from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.snapshot import Snapshot, find
 
 _CHUNK = 4 << 20
+_READ_TIMEOUT = 10.0
 
 
 @click.command()
@@ -100,13 +101,21 @@ def _copy(snapshot: Snapshot, file: BinaryIO, name: str) -> None:
     offset = 0
     with progress, ThreadPoolExecutor(1) as reader:
         task = progress.add_task(name, total=snapshot.size)
-        reading = reader.submit(snapshot.read_into, offset, filling)
-        while count := reading.result():
-            offset += count
-            filling, full = full, filling
+        try:
             reading = reader.submit(snapshot.read_into, offset, filling)
-            _write(file, full[:count])
-            progress.update(task, completed=offset)
+            while count := reading.result(_READ_TIMEOUT):
+                offset += count
+                filling, full = full, filling
+                reading = reader.submit(snapshot.read_into, offset, filling)
+                _write(file, full[:count])
+                progress.update(task, completed=offset)
+        except TimeoutError as error:
+            snapshot.let_go()
+            raise ProcessError(Reason.STUCK, snapshot.process.pid) from error
+        except BaseException:
+            # Before the reader is waited for: what it waits for may be the process itself.
+            snapshot.let_go()
+            raise
 
 
 def _write(file: BinaryIO, data: memoryview) -> None:

@@ -24,7 +24,7 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
 from gcorefs.mount.door import first_door, joiners_door
 from gcorefs.mount.inodes import Inode, Inodes
-from gcorefs.mount.listing import Look, Questions, look
+from gcorefs.mount.listing import Look, look
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.stops import Handle, Stop, Workers
@@ -37,6 +37,7 @@ BLOCK_SIZE = 1 << 20
 
 _SIZE_TIMEOUT = 5.0
 _SETTLE_TIMEOUT = 10.0
+_MOST_TRIES = 100
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -70,7 +71,7 @@ class GcoreFS(pyfuse3.Operations):
         self._options = options
         self._nursery: trio.Nursery | None = None
         self._workers = Workers()
-        self._questions = Questions()
+        self._questions = self._workers.questions
         self._inodes = Inodes()
         self._files: dict[int, tuple[Inode, Handle]] = {}
         self._stops: dict[Stop, Inode] = {}  # those whose end is still to come
@@ -85,8 +86,10 @@ class GcoreFS(pyfuse3.Operations):
     async def let_all_go(self) -> None:
         """No further stops, and an end to those that are."""
         self._is_closing = True
-        for stop in tuple(self._stops):
+        stops = tuple(self._stops)
+        for stop in stops:
             stop.let_go()
+        for stop in stops:
             await stop.finished()
 
     # Names.
@@ -174,22 +177,12 @@ class GcoreFS(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise FUSEError(errno.EROFS)
         found = self._inodes[inode]
-        process = found.process
-        await self._settle(found)
-        joined = found.stop
-        door = functools.partial(
-            first_door if joined is None else joiners_door, process, ctx.pid, ctx.uid, ctx.gid
-        )
-        opener = await self._questions.ask(process.pid, door)
-        # No await from here to the join: a stop that is alive now is joined alive.
-        stop = found.stop
-        if self._is_closing:
-            raise FUSEError(errno.ENODEV)
-        if joined is not None and joined.is_over:
-            raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
-        if stop is None:
-            stop = self._begin(found, opener)
-        handle = stop.join(opener, bool(flags & os.O_NONBLOCK))
+        for _ in range(_MOST_TRIES):  # once more where a stop ended while the door was asked
+            handle = await self._open(found, flags, ctx)
+            if handle is not None:
+                break
+        else:
+            raise FUSEError(errno.ESTALE)
         number = self._new_handle()
         self._files[number] = found, handle
         return pyfuse3.FileInfo(fh=FileHandleT(number), direct_io=True, keep_cache=False)
@@ -233,6 +226,24 @@ class GcoreFS(pyfuse3.Operations):
     def _new_handle(self) -> int:
         self._next_handle += 1
         return self._next_handle
+
+    async def _open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle | None:
+        await self._settle(inode)
+        process, stop = inode.process, inode.stop
+        was_ready = stop is not None and stop.is_ready
+        door = first_door if stop is None else joiners_door
+        question = functools.partial(door, process, ctx.pid, ctx.uid, ctx.gid)
+        opener = await self._questions.ask(process.pid, question)
+        # No await from here to the join: a stop that is alive now is joined alive.
+        if self._is_closing:
+            raise FUSEError(errno.ENODEV)
+        if inode.stop is not stop and inode.stop is not None:
+            return None  # somebody else's, begun meanwhile: ask again, as one who joins
+        if stop is None or inode.stop is None:
+            stop = self._begin(inode, opener)
+        if stop.is_over:
+            return None
+        return stop.join(opener, bool(flags & os.O_NONBLOCK), was_ready)
 
     async def _settle(self, inode: Inode) -> None:
         """Wait out a stop that is being let go, so that a new one does not meet its tracer."""

@@ -26,6 +26,9 @@ LOOK_TIMEOUT = 5.0
 # Processes that one thread looks at: few enough that a reply begins soon.
 _AT_ONCE = 256
 
+_MOST_LISTINGS = 20
+_MOST_QUESTIONS = 10
+
 _NANOSECONDS_PER_TICK = 10**9 // procfs.TICKS
 
 
@@ -69,14 +72,24 @@ class Questions:
     """The threads that ask, so many at a time; one that is stuck is left behind."""
 
     def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(100)
+        self._listing = trio.CapacityLimiter(_MOST_LISTINGS)
+        self._by_pid: dict[int, trio.CapacityLimiter] = {}
 
     async def ask(self, pid: int, question: Callable[[], T]) -> T:
-        """The answer to a blocking question about `pid`; EIO where it takes too long."""
-        with trio.move_on_after(LOOK_TIMEOUT):
-            return await trio.to_thread.run_sync(
-                question, abandon_on_cancel=True, limiter=self._limiter
-            )
+        """The answer to a blocking question about `pid`; EIO where it takes too long.
+
+        So many at a time for each process: one that does not answer takes no thread from
+        the others.
+        """
+        limiter = self._by_pid.setdefault(pid, trio.CapacityLimiter(_MOST_QUESTIONS))
+        try:
+            with trio.move_on_after(LOOK_TIMEOUT):
+                return await trio.to_thread.run_sync(
+                    question, abandon_on_cancel=True, limiter=limiter
+                )
+        finally:
+            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
+                self._by_pid.pop(pid, None)
         raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {LOOK_TIMEOUT:g} s")
 
     async def list(self, pids: Sequence[int]) -> tuple[list[Look], int]:
@@ -97,8 +110,10 @@ class Questions:
 
         with trio.move_on_after(LOOK_TIMEOUT):
             await trio.to_thread.run_sync(
-                look_at_each, abandon_on_cancel=True, limiter=self._limiter
+                look_at_each, abandon_on_cancel=True, limiter=self._listing
             )
             return found, len(some)
+        if not asked:
+            raise ProcessError(Reason.STUCK, some[0], "too many listings wait for /proc")
         logger.warning("process %d: not listed, /proc does not answer for it", asked[-1])
         return list(found), len(asked)

@@ -9,12 +9,14 @@ import contextlib
 import errno
 import select
 import time
+from functools import partial
 from math import inf
 from typing import Protocol
 
 import trio
 
 from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.listing import Questions
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readahead import ReadAhead
@@ -28,9 +30,15 @@ READ_TIMEOUT = 10.0
 """Seconds that one read of memory may take.  A page that userfaultfd(2) is to bring never
 comes while its handler is stopped."""
 
-# Threads that read memory or stop processes at one time; each is in a blocking call.
-_MOST_READS = 64
-_MOST_TAKES = 64
+_TAKE_TIMEOUT = 20.0
+"""Seconds, beyond stop_timeout, until a core is ready or given up."""
+
+_CLOSE_TIMEOUT = 5.0
+
+# Threads that stop processes at one time, and that read the memory of one process.  A read
+# that was given up keeps its thread until it ends, and so takes from its own process only.
+_MOST_TAKES = 200
+_MOST_READS = 8
 
 
 class PollHandle(Protocol):
@@ -40,15 +48,15 @@ class PollHandle(Protocol):
 class Handle:
     """One open file."""
 
-    def __init__(self, stop: "Stop", opener: Opener, nonblocking: bool) -> None:
+    def __init__(self, stop: "Stop", opener: Opener, nonblocking: bool, is_admitted: bool) -> None:
         self.stop = stop
         self.opener = opener
         self.nonblocking = nonblocking
         self.poll_handle: PollHandle | None = None
         self.reader: ReadAhead | None = None
-        # Whoever opens while threads are still being stopped is judged again afterwards:
-        # the process may exec a set-uid program in between.
-        self.is_admitted = stop.is_ready
+        self.is_admitted = is_admitted
+        """False for whoever was judged while threads could still run: the process may have
+        become a set-uid program since, and the opener is judged again before the first read."""
 
 
 class Workers:
@@ -56,8 +64,8 @@ class Workers:
 
     def __init__(self) -> None:
         self.takes = trio.CapacityLimiter(_MOST_TAKES)
-        self.reads = trio.CapacityLimiter(_MOST_READS)
         self.buffers = Buffers()
+        self.questions = Questions()
 
 
 class Stop:
@@ -80,6 +88,7 @@ class Stop:
             process, opener, options.stop_timeout, options.unresponsive, self._on_death
         )
         self._handles: set[Handle] = set()
+        self._reads = trio.CapacityLimiter(_MOST_READS)
         self._ready = trio.Event()
         self._released = trio.Event()
         self._finished = trio.Event()
@@ -115,7 +124,7 @@ class Stop:
         """Take the snapshot, hold it until it is released, let go."""
         try:
             try:
-                await trio.to_thread.run_sync(self._snapshot.take, limiter=self._workers.takes)
+                await self._take()
             except ProcessError as error:
                 self._error = error
             except Exception:  # a surprise is the readers' EIO, not the mount's end
@@ -129,10 +138,21 @@ class Stop:
                 logger.warning("%s", self._error)
         finally:
             self.let_go()
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._snapshot.close)
+            # Bounded, for a tracer that sleeps in the kernel can hold up nobody but itself.
+            with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                await trio.to_thread.run_sync(self._snapshot.close, abandon_on_cancel=True)
             self._finished.set()
             self._log_end()
+
+    async def _take(self) -> None:
+        """Take the snapshot, or give it up: what it needs of /proc or of a file may never come."""
+        with trio.move_on_after(self._options.stop_timeout + _TAKE_TIMEOUT):
+            await trio.to_thread.run_sync(
+                self._snapshot.take, abandon_on_cancel=True, limiter=self._workers.takes
+            )
+            return
+        self._snapshot.let_go()
+        raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout, or max_stop is over."""
@@ -188,8 +208,8 @@ class Stop:
 
     # Its handles.
 
-    def join(self, opener: Opener, nonblocking: bool) -> Handle:
-        handle = Handle(self, opener, nonblocking)
+    def join(self, opener: Opener, nonblocking: bool, is_admitted: bool) -> Handle:
+        handle = Handle(self, opener, nonblocking, is_admitted)
         self._handles.add(handle)
         self._touch()
         return handle
@@ -233,8 +253,10 @@ class Stop:
         if self._error is not None:
             raise self._error
         if not handle.is_admitted:
-            if handle.opener != self.opener:
-                await trio.to_thread.run_sync(access.check, handle.opener, self.process.pid)
+            if handle.opener != self.opener:  # whom the snapshot itself has judged
+                await self._workers.questions.ask(
+                    self.process.pid, partial(access.check, handle.opener, self.process.pid)
+                )
             handle.is_admitted = True
 
     def _reader(self, handle: Handle) -> ReadAhead:
@@ -246,13 +268,16 @@ class Stop:
         return handle.reader
 
     async def _read_into(self, offset: int, buffer: memoryview) -> None:
+        if offset + len(buffer) <= len(self._snapshot.layout.header):
+            self._snapshot.read_into(offset, buffer)  # waits for nothing
+            return
         with trio.move_on_after(READ_TIMEOUT):
             await trio.to_thread.run_sync(
                 self._snapshot.read_into,
                 offset,
                 buffer,
                 abandon_on_cancel=True,
-                limiter=self._workers.reads,
+                limiter=self._reads,
             )
             return
         raise ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")

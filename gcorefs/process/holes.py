@@ -6,9 +6,11 @@ page tables, a hole in a memfd or tmpfs file becomes a page of zeros that stays.
 Private anonymous memory: /proc/PID/pagemap tells for each page whether it is present or
 swapped out (Documentation/admin-guide/mm/pagemap.rst); one that is neither is zeros.
 
-Shared memory without a disk (tmpfs, memfd, System V, /dev/zero): pagemap tells of this
-process's page tables only, and what another process wrote into a memfd is not in them.  But
-the mapped file can be opened and read, which leaves holes and page tables as they are.
+Shared memory without a name (memfd, System V, /dev/zero): pagemap tells of this process's
+page tables only, and what another process wrote into a memfd is not in them.  But the mapped
+file can be opened and read, which leaves holes and page tables as they are.  Not so a file on
+a tmpfs, which others may watch by its name (inotify(7)), nor one under a lease, whose holder
+would be sent SIGIO for our open(2); these are read as any memory is, and holes are filled in.
 
 Mappings under userfaultfd(2) are not asked about: what a missing page of theirs holds, its
 handler knows.  Nor are private mappings of files: an untouched page of these is the file's.
@@ -32,8 +34,8 @@ class Holes:
 
     def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
         self._tid = tid
-        devices = procfs.shmem_devices(tid)
-        self._vmas = [vma for vma in vmas if _may_have_holes(vma, devices)]
+        device, leased = procfs.shmem_device(), procfs.leased_inodes()
+        self._vmas = [vma for vma in vmas if _may_have_holes(vma, device, leased)]
         self._starts = [vma.start for vma in self._vmas]
         self._pagemap = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -94,9 +96,9 @@ class Holes:
             os.close(self._pagemap)
 
 
-def _may_have_holes(vma: Vma, shmem_devices: frozenset[str]) -> bool:
+def _may_have_holes(vma: Vma, shmem_device: str, leased: set[int]) -> bool:
     if "um" in vma.vm_flags or "ht" in vma.vm_flags or vma.is_special:
         return False
     if "sh" in vma.vm_flags:
-        return vma.dev in shmem_devices
+        return vma.dev == shmem_device and vma.inode not in leased
     return not vma.has_file

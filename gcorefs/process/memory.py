@@ -29,6 +29,10 @@ class Memory:
         self._pid = pid
         self._tid = tid
         self._check = check
+        self.only_pinned = False
+        """Some thread did not stop, and may yet call execve(2).  process_vm_readv(2) would
+        then read the new program, under our credentials; the open mem file still means the
+        old one, and has nothing any more (fs/proc/base.c, mem_rw)."""
         self.holes: Holes | None = None
         """Asked before every read, once the mappings are known."""
         self._mem = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -49,17 +53,29 @@ class Memory:
     def _read_all(self, address: int, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):
-            try:
-                count = syscalls.read_memory(self._tid, address + done, buffer[done:])
-            except OSError as error:
-                if error.errno == errno.ESRCH:
-                    raise ProcessError(Reason.DIED, self._pid) from error
-                if error.errno != errno.EFAULT:
-                    raise
-                count = 0
-            done += count
+            if not self.only_pinned:
+                done += self._read_quickly(address + done, buffer[done:])
             if done < len(buffer):
                 done += self._read_forced(address + done, buffer[done:])
+
+    def _read_quickly(self, address: int, buffer: memoryview) -> int:
+        try:
+            return syscalls.read_memory(self._tid, address, buffer)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                raise ProcessError(Reason.DIED, self._pid) from error
+            if error.errno != errno.EFAULT:
+                raise
+            return 0
+
+    def check_pinned(self, address: int) -> None:
+        """Raise where the process has another program by now than when this was opened.  EIO."""
+        try:
+            byte = os.pread(self._mem, 1, address)
+        except OSError:  # a page that cannot be read is there all the same
+            return
+        if not byte:
+            raise ProcessError(Reason.DIED, self._pid, "or called execve")
 
     def read_bytes(self, address: int, length: int) -> bytes:
         buffer = bytearray(length)

@@ -174,6 +174,15 @@ def tracer(pid: int, tid: int) -> int:
         return 0  # it ended just now, and with it the tracing
 
 
+def is_32_bit(tid: int) -> bool:
+    """True where the program is a 32-bit one, as the auxiliary vector that it was given shows.
+
+    Pairs of words: in 64-bit ones a type fills the lower half of its word only.
+    """
+    first = read(f"{tid}/auxv")[:8]
+    return len(first) == 8 and int.from_bytes(first, "little") >> 32 != 0
+
+
 def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
     """/proc/TID/syscall: number, arguments, stack pointer, program counter.
 
@@ -215,30 +224,26 @@ def mapped_file(pid: int, start: int, end: int) -> tuple[int, int] | None:
         return None
 
 
-def shmem_devices(tid: int) -> frozenset[str]:
-    """Devices of memory without a disk, as maps writes them: tmpfs, memfd, System V, /dev/zero.
+def shmem_device() -> str:
+    """The device of memory without a name, as maps writes it: memfd, System V, /dev/zero.
 
-    The last three share one mount of the kernel's own (mm/shmem.c, shm_mnt).
+    They share one mount of the kernel's own (mm/shmem.c, shm_mnt).
     """
     fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
     try:
         device = os.fstat(fd).st_dev
     finally:
         os.close(fd)
-    devices = {f"{os.major(device):02x}:{os.minor(device):02x}"}
-    try:
-        mountinfo = read(f"{tid}/mountinfo")
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # fs/proc_namespace.c, mounts_open_common: it has exited
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid)) from error
-    for line in mountinfo.split(b"\n"):
-        fields = line.split()
-        if b"-" in fields and fields[fields.index(b"-") + 1] == b"tmpfs":
-            major, minor = map(int, fields[2].split(b":"))
-            devices.add(f"{major:02x}:{minor:02x}")
-    return frozenset(devices)
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
+def leased_inodes() -> set[int]:
+    """Inodes on which somebody holds a lease: opening such a file sends a signal (fcntl(2))."""
+    return {
+        int(fields[5].split(b":")[2])
+        for fields in map(bytes.split, read("locks").splitlines())
+        if fields[1] in (b"LEASE", b"DELEG")
+    }
 
 
 _ID_MAP = re.compile(rb"^\s*(\d+)\s+(\d+)\s+(\d+)$", re.MULTILINE)

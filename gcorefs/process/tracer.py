@@ -32,6 +32,8 @@ from gcorefs.process.procfs import Process
 _SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
 _LONGEST_NAP = 1e-3
+# How long a thread that was interrupted and has not stopped is waited for at the end.
+_LAST_LOOK = 0.5
 # While holding: how often one tracee is asked whether it died (SIGKILL takes all of them),
 # and how often all are.
 _WATCH_ONE = 0.01
@@ -346,10 +348,27 @@ class Tracer:
 
     def _let_go(self) -> None:
         self.is_over = True
+        self._detach_stopped()
+        # A thread that has been interrupted and not been looked at may have left its system
+        # call with an EINTR that is ours: it is not let go before that is repaired.
+        nap = _SHORTEST_NAP
+        deadline = time.monotonic() + min(self._stop_timeout, _LAST_LOOK)
+        while self._running and time.monotonic() < deadline:
+            for tid in tuple(self._running):
+                try:
+                    self._look_at(tid)
+                except ProcessError:  # FOREIGN: told already
+                    self._running.discard(tid)
+            self._detach_stopped()
+            time.sleep(nap)
+            nap = min(nap * 2, _LONGEST_NAP)
+        self.released_at = time.monotonic()
+
+    def _detach_stopped(self) -> None:
         for tid in self._stopped:
             with contextlib.suppress(ProcessLookupError):  # killed: the kernel sees to it
                 syscalls.detach(tid)
-        self.released_at = time.monotonic()
+        self._stopped.clear()
 
 
 _WALL = 0x40000000

@@ -63,6 +63,25 @@ def test_no_stop_is_seen_as_eintr(case: Target) -> None:
     assert (counts["spurious"], counts["other"], counts["genuine"]) == (0, 0, 0), counts
 
 
+@pytest.mark.parametrize("name", ["epoll_wait", "semop", "rt_sigtimedwait", "recv_rcvtimeo"])
+def test_a_stop_that_is_given_up_is_not_seen_either(
+    name: str, spawn: Callable[..., Target]
+) -> None:
+    case = spawn("eintr", name)
+    for number in range(STOPS):
+        assert case.ask("blocked") == {"blocked": True}
+        tracer = Tracer(find(case.pid), X86_64, restart.X86_64_CALLS, stop_timeout=5)
+        tracer.start()
+        # Let go at every point of the stop: at once, or so much later.
+        for _ in range(number % 50 * 20):
+            pass
+        tracer.release()
+        tracer.join()
+    assert case.ask("blocked") == {"blocked": True}
+    counts = case.ask("counts")
+    assert (counts["spurious"], counts["other"], counts["genuine"]) == (0, 0, 0), counts
+
+
 @pytest.mark.parametrize("flags", [[], ["--restart"]], ids=["plain", "SA_RESTART"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_signal_gives_the_eintr_that_is_due(

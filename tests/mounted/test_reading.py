@@ -302,3 +302,30 @@ def test_a_busy_process_stands_still_while_open_and_is_unhurt_after(
     assert after["errors"] == before["errors"] == 0
     assert after["epoll_eintr"] == 0
     assert after["iterations"] > before["iterations"]
+
+
+def test_opens_and_closes_of_many_at_once_all_succeed(
+    spawn: Callable[..., Target], mount: Mount
+) -> None:
+    target = spawn("threads", 3)
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            os._exit(open_again_and_again(mount / target.pid))
+        children.append(child)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert target.ask("ping") == {"pong": 1}
+
+
+def open_again_and_again(path: Path) -> int:
+    """The errno of the first open or read that fails, 0 where none does."""
+    for _ in range(100):
+        try:
+            fd = os.open(path, os.O_RDONLY)
+            os.read(fd, 64)
+            os.close(fd)
+        except OSError as error:
+            return error.errno or -1
+    return 0
