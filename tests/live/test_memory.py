@@ -2,12 +2,18 @@
 
 import io
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from elftools.elf.elffile import ELFFile
 
+from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.memory import Memory
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
 
@@ -76,3 +82,57 @@ def test_untouched_memory_stays_untouched(spawn: Callable[..., Target]) -> None:
 def offset_of(snapshot: Snapshot, vaddr: int) -> int:
     core = ELFFile(io.BytesIO(snapshot.layout.header))
     return next(s["p_offset"] for s in core.iter_segments() if s["p_vaddr"] == vaddr)
+
+
+def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
+    """A thread that did not stop may yet exec, a set-uid program for one."""
+    process = subprocess.Popen(["sh", "-c", "read line; exec sleep 100"], stdin=subprocess.PIPE)
+    try:
+        while procfs.system_call(process.pid, process.pid) is None:
+            pass  # until it waits for its line
+        start = parse_smaps(procfs.read_mm(process.pid, "smaps"))[0].start
+        memory = Memory(process.pid, process.pid, lambda: None, set())
+        memory.only_pinned = True
+        assert memory.read_bytes(start, 4) == b"\x7fELF"
+        memory.check_pinned(start)
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        while procfs.stat(process.pid).comm != b"sleep":
+            pass
+        while procfs.system_call(process.pid, process.pid) is None:
+            pass  # the new program is there in full
+        new = parse_smaps(procfs.read_mm(process.pid, "smaps"))[0].start
+        for address in (start, new):
+            with pytest.raises(ProcessError) as caught:
+                memory.read_bytes(address, 4)
+            assert caught.value.reason is Reason.DIED
+            with pytest.raises(ProcessError):
+                memory.check_pinned(address)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+LEASED = """
+import fcntl, mmap, os, signal
+fd = os.memfd_create("leased")
+os.ftruncate(fd, 1 << 16)
+memory = mmap.mmap(fd, 1 << 16)
+memory[:] = b"x" * (1 << 16)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('{"pid": %d}' % os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_a_file_under_a_lease_is_not_opened() -> None:
+    # Opening it would send the process SIGIO, of which it would die once it is let go.
+    target = Target([sys.executable, "-c", LEASED])
+    try:
+        assert unreadable_after_reading_all(target) == 0
+        status = procfs.status(target.pid)
+        assert int(status["SigPnd"], 16) == int(status["ShdPnd"], 16) == 0
+        assert target.popen.poll() is None
+    finally:
+        target.kill()
