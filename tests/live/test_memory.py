@@ -120,7 +120,8 @@ fd = os.memfd_create("leased")
 os.ftruncate(fd, 1 << 16)
 memory = mmap.mmap(fd, 1 << 16)
 memory[:] = b"x" * (1 << 16)
-fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)  # memfd_create's own fd takes no lease
+fcntl.fcntl(again, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 print('{"pid": %d}' % os.getpid(), flush=True)
 signal.pause()
 """
