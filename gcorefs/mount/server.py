@@ -26,8 +26,7 @@ def check_mountpoint(path: str) -> None:
     """Raise MountError where nothing can be mounted at `path`, with what to do about it."""
     if not os.path.exists("/dev/fuse"):
         raise MountError("there is no /dev/fuse: load the module with 'modprobe fuse'")
-    found = fstype(path)
-    if found is not None and found.startswith("fuse"):
+    if fstype(path) == FSTYPE:
         state = "already mounted" if answers(path) else "a mount whose server is gone"
         raise MountError(f"{path}: {state}; 'gcorefs umount {path}' takes it away")
     try:

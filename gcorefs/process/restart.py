@@ -9,8 +9,8 @@ which never reach the program: on the way out of the stop the kernel runs them a
 
 So at the stop, and only there, one register of such a thread is written: the result becomes
 -ERESTARTNOHAND.  The kernel then runs the call again, or, if a handler runs first, returns
-the EINTR that the program would have had anyway, with or without SA_RESTART.  It needs
-nothing more from us: if we die the next moment, the thread still restarts.
+the EINTR that the program would have had anyway, with or without SA_RESTART.  From then on it
+needs nothing more from us: if we die the next moment, the thread still restarts.
 
 A call that has done part of its work returns that part, never -EINTR, and is let be.  Never
 on the list: calls that may have had an effect when they return EINTR (close, ioctl, bpf).

@@ -74,8 +74,8 @@ class Tracer:
         self.process = process
         self.records: list[Record] = []
         self.dead = False
-        """The process died while it was held.  Set before it is reaped, so that a reader who
-        finds it False after reading has read from this process and no later one."""
+        """The process died while it was held.  Set before it is reaped: a reader who finds it
+        False after reading has not read from a later process of the same pid."""
         self.is_over = False
         """Threads are being let go, or have been: what is read from here on is not of the stop."""
         self.stopped_at = 0.0
@@ -103,7 +103,10 @@ class Tracer:
         self._thread.start()
 
     def wait(self) -> list[Record]:
-        """Block until every thread is recorded.  ProcessError: GONE, TRACED, DENIED, LET_GO."""
+        """Block until every thread is recorded.
+
+        ProcessError: GONE, TRACED, DENIED, FOREIGN, LET_GO.
+        """
         while not self._ready.wait(_SEIZE_PATIENCE):
             self._reap_for_seize()
         if self._failure is not None:
