@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine
 from gcorefs.process import procfs, restart, syscalls
@@ -91,7 +92,7 @@ class Tracer:
         self._running: set[int] = set()  # seized, interrupted, not stopped yet
         self._stopped: dict[int, Record] = {}
         self._left_out: set[int] = set()  # stand in the task list and cannot be traced
-        self._is_seizing = False
+        self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
         self._buffer = syscalls.regset_buffer()
@@ -121,7 +122,7 @@ class Tracer:
         and the tracer waits for that mutex to seize one more, then nobody moves.  Any thread
         of the tracer's process may reap, and this one, which waits for the stop, does.
         """
-        if self._is_seizing:
+        if time.monotonic() - self._seizing_since > _SEIZE_PATIENCE:
             for tid in (*self._running, *self._stopped):
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | _WALL)
@@ -193,8 +194,8 @@ class Tracer:
         return [tid for tid in procfs.tids(leader) if tid not in known]
 
     def _seize(self, tids: list[int]) -> None:
-        self._is_seizing = True
         for tid in tids:
+            self._seizing_since = time.monotonic()
             try:
                 syscalls.seize(tid)
             except ProcessLookupError:
@@ -203,7 +204,7 @@ class Tracer:
                 self._take_refusal(tid, error)
             else:
                 self._running.add(tid)
-        self._is_seizing = False
+        self._seizing_since = inf
 
     def _take_refusal(self, tid: int, error: PermissionError) -> None:
         """EPERM has many reasons: raise where one is the core's, return where none is."""
