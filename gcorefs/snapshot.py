@@ -23,6 +23,10 @@ from gcorefs.process.tracer import Record, Tracer
 DEFAULT_STOP_TIMEOUT = 1.0
 """Seconds that a thread may take to stop before the core goes on without its registers."""
 
+READ_TIMEOUT = 10.0
+"""Seconds that whoever reads memory should wait for one read.  A page that userfaultfd(2) is
+to bring never comes while its handler is stopped."""
+
 
 def find(pid: int) -> Process:
     """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL."""

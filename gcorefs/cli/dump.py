@@ -22,10 +22,9 @@ from rich.progress import (
 )
 
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.snapshot import Snapshot, find
+from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
 
 _CHUNK = 4 << 20
-_READ_TIMEOUT = 10.0
 
 
 @click.command()
@@ -103,7 +102,7 @@ def _copy(snapshot: Snapshot, file: BinaryIO, name: str) -> None:
         task = progress.add_task(name, total=snapshot.size)
         try:
             reading = reader.submit(snapshot.read_into, offset, filling)
-            while count := reading.result(_READ_TIMEOUT):
+            while count := reading.result(READ_TIMEOUT):
                 offset += count
                 filling, full = full, filling
                 reading = reader.submit(snapshot.read_into, offset, filling)

@@ -23,7 +23,7 @@ from gcorefs.mount.server import MountError
     "words",
     multiple=True,
     metavar="OPTION[,OPTION...]",
-    help="idle_timeout=, max_stop=, stop_timeout=SECONDS, or an option of FUSE (allow_other ...).",
+    help="idle_timeout=, max_stop=, stop_timeout=, unresponsive=, or FUSE's (allow_other ...).",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option("--log-file", type=click.Path(), help="Log there, not to the system's log.")

@@ -8,7 +8,6 @@ import struct
 
 ET_CORE = 4
 EM_X86_64 = 62
-EM_AARCH64 = 183
 
 PT_LOAD = 1
 PT_NOTE = 4

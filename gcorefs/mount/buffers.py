@@ -8,8 +8,8 @@ lent is gone: after the reply, or when a read that was given up has really ended
 import mmap
 import weakref
 
-_SMALLEST = 1 << 20
-"""Bytes; the most that FUSE asks for in one request."""
+LARGEST_REQUEST = 1 << 20
+"""Bytes; the most that FUSE carries in one request, and the smallest buffer."""
 
 _MOST_KEPT = 32 << 20
 """Bytes that wait to be used again."""
@@ -18,17 +18,12 @@ _MOST_KEPT = 32 << 20
 class Buffers:
     def __init__(self) -> None:
         self._free: dict[int, list[mmap.mmap]] = {}
-        self._kept = 0
 
     def lend(self, length: int) -> memoryview:
         """`length` writable bytes on page borders, with whatever was in them before."""
-        size = max(_SMALLEST, 1 << (length - 1).bit_length())
+        size = max(LARGEST_REQUEST, 1 << (length - 1).bit_length())
         free = self._free.setdefault(size, [])
-        if free:
-            store = free.pop()
-            self._kept -= size
-        else:
-            store = mmap.mmap(-1, size)
+        store = free.pop() if free else mmap.mmap(-1, size)
         view = memoryview(store)[:length]
         weakref.finalize(view, self._take_back, store).atexit = False
         return view
@@ -41,8 +36,9 @@ class Buffers:
         return piece
 
     def _take_back(self, store: mmap.mmap) -> None:
-        if self._kept + len(store) <= _MOST_KEPT:
-            self._kept += len(store)
+        # In whichever thread dropped the last reference.
+        kept = sum(size * len(free) for size, free in tuple(self._free.items()))
+        if kept + len(store) <= _MOST_KEPT:
             self._free[len(store)].append(store)
 
 

@@ -22,6 +22,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
+from gcorefs.mount.buffers import LARGEST_REQUEST
 from gcorefs.mount.door import first_door, joiners_door
 from gcorefs.mount.inodes import Inode, Inodes
 from gcorefs.mount.listing import Look, look
@@ -31,9 +32,6 @@ from gcorefs.mount.stops import Handle, Stop, Workers
 from gcorefs.process import procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-
-BLOCK_SIZE = 1 << 20
-"""st_blksize: what cp and cat read at a time, and the most that FUSE carries in one request."""
 
 _SIZE_TIMEOUT = 5.0
 _SETTLE_TIMEOUT = 10.0
@@ -131,7 +129,7 @@ class GcoreFS(pyfuse3.Operations):
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
         if wanted.stop is not None:  # cp and cat look at st_size once, right after open(2)
-            await wanted.stop.wait_for_size(_SIZE_TIMEOUT)
+            await wanted.stop.wait_until_ready(_SIZE_TIMEOUT)
         return self._entry(wanted, found)
 
     @_answered
@@ -315,7 +313,7 @@ def _file(inode: Inode, uid: int, gid: int, size: int, nanoseconds: int) -> pyfu
     entry.st_nlink = 1
     entry.st_uid, entry.st_gid = uid, gid
     entry.st_size = size
-    entry.st_blksize = BLOCK_SIZE
+    entry.st_blksize = LARGEST_REQUEST  # so that cp and cat read so much at a time
     entry.st_blocks = -(-size // 512)
     entry.st_atime_ns = entry.st_ctime_ns = entry.st_mtime_ns = nanoseconds
     # Nothing is remembered: the size changes when a process is opened, the process may go.

@@ -9,7 +9,7 @@ not, so two handles of different content on one inode would mix their bytes.  He
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gcorefs.mount.stops import Stop
 from gcorefs.process.procfs import Process
@@ -24,7 +24,7 @@ class Inode:
     process: Process
     lookups: int = 0
     """How many references the kernel holds (FUSE_FORGET)."""
-    stop: Stop | None = field(default=None)
+    stop: Stop | None = None
 
     @property
     def is_retired(self) -> bool:

@@ -7,19 +7,20 @@ from typing import Annotated, Any, get_args
 import msgspec
 
 from gcorefs.assembly import Unresponsive
+from gcorefs.snapshot import DEFAULT_STOP_TIMEOUT
 
 _MOST = 1e9
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Options(msgspec.Struct, frozen=True):
     """Our own options.  Times in seconds."""
 
     idle_timeout: _Seconds = 60.0
     """A process is let go this long after the last read of its file; 0: never."""
     max_stop: _Seconds = 0.0
     """A process is let go this long after it was stopped, read or not; 0: never."""
-    stop_timeout: _Seconds = 1.0
+    stop_timeout: _Seconds = DEFAULT_STOP_TIMEOUT
     """A thread that has not stopped by then is not waited for."""
     unresponsive: Unresponsive = "partial"
     """What the core has of such a thread."""

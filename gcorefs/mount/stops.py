@@ -24,11 +24,7 @@ from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
-from gcorefs.snapshot import Snapshot
-
-READ_TIMEOUT = 10.0
-"""Seconds that one read of memory may take.  A page that userfaultfd(2) is to bring never
-comes while its handler is stopped."""
+from gcorefs.snapshot import READ_TIMEOUT, Snapshot
 
 _TAKE_TIMEOUT = 20.0
 """Seconds, beyond stop_timeout, until a core is ready or given up."""
@@ -151,7 +147,6 @@ class Stop:
                 self._snapshot.take, abandon_on_cancel=True, limiter=self._workers.takes
             )
             return
-        self._snapshot.let_go()
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
     async def _hold(self) -> None:
@@ -220,11 +215,10 @@ class Stop:
         if not self._handles:
             self.let_go()
 
-    async def wait_for_size(self, seconds: float) -> int | None:
-        """The exact size, waiting for it up to `seconds`; None where there is none."""
+    async def wait_until_ready(self, seconds: float) -> None:
+        """Until the exact size is known or never will be, or for so long."""
         with trio.move_on_after(seconds):
             await self._ready.wait()
-        return self.size
 
     async def read(self, handle: Handle, offset: int, length: int) -> memoryview:
         """Bytes of the file, fewer only at its end.

@@ -70,7 +70,7 @@ class Holes:
         if vma is None or "sh" not in vma.vm_flags:
             return 0
         # Opened for each read: a process may map thousands of files.
-        path = f"/proc/{self._tid}/map_files/{vma.start:x}-{vma.end:x}"
+        path = procfs.map_file(self._tid, vma.start, vma.end)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

@@ -134,10 +134,6 @@ def stat(pid: int, tid: int | None = None) -> Stat:
     return parse_stat(read(f"{pid}/stat" if tid is None else f"{pid}/task/{tid}/stat"))
 
 
-def process(pid: int) -> Process:
-    return Process(pid, stat(pid).start_time)
-
-
 def parse_status(text: bytes) -> dict[str, bytes]:
     """/proc/TID/status as its keys and the text behind them."""
     # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
@@ -198,7 +194,15 @@ def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
 _ESCAPED_NEWLINE = b"\\012"
 
 
-def mapped_path(pid: int, start: int, end: int, shown: bytes) -> bytes:
+def map_file(tid: int, start: int, end: int) -> str:
+    """The link to the file that is mapped from `start` to `end` (proc(5), map_files).
+
+    Without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE it cannot be followed.
+    """
+    return f"/proc/{tid}/map_files/{start:x}-{end:x}"
+
+
+def mapped_path(tid: int, start: int, end: int, shown: bytes) -> bytes:
     """The true path of a mapped file, of which maps shows `shown`.
 
     maps writes a newline as \\012 and leaves a backslash alone (fs/seq_file.c, mangle_path),
@@ -207,19 +211,19 @@ def mapped_path(pid: int, start: int, end: int, shown: bytes) -> bytes:
     if _ESCAPED_NEWLINE not in shown:
         return shown
     try:
-        return os.readlink(f"/proc/{pid}/map_files/{start:x}-{end:x}".encode())
+        return os.readlink(map_file(tid, start, end).encode())
     except OSError:
         return shown.replace(_ESCAPED_NEWLINE, b"\n")
 
 
-def mapped_file(pid: int, start: int, end: int) -> tuple[int, int] | None:
+def mapped_file(tid: int, start: int, end: int) -> tuple[int, int] | None:
     """Mode and number of links of the file behind a mapping, whatever name it has or had.
 
     As the kernel has them: a file server that does not answer is not asked.  None where the
     kernel does not show it: without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
     """
     try:
-        return syscalls.cached_stat(f"/proc/{pid}/map_files/{start:x}-{end:x}")
+        return syscalls.cached_stat(map_file(tid, start, end))
     except OSError:
         return None
 

@@ -30,9 +30,8 @@ PTRACE_GETSIGMASK = 0x420A
 PTRACE_EVENT_STOP = 128
 
 # include/uapi/linux/wait.h
-_WNOHANG = 1
-_WNOTHREAD = 0x20000000
-_WALL = 0x40000000
+WNOTHREAD = 0x20000000
+WALL = 0x40000000
 
 
 class _Iovec(ctypes.Structure):
@@ -158,7 +157,7 @@ def poll_status(tid: int) -> int | None:
     (-1) walks all of them each time: 10,000 threads took 2.3 s against 9 ms.
     """
     status = ctypes.c_int()
-    result = _wait4(tid, ctypes.byref(status), _WNOHANG | _WALL | _WNOTHREAD, None)
+    result = _wait4(tid, ctypes.byref(status), os.WNOHANG | WALL | WNOTHREAD, None)
     if result < 0:
         raise _fail()
     return status.value if result else None

@@ -125,7 +125,7 @@ class Tracer:
         if time.monotonic() - self._seizing_since > _SEIZE_PATIENCE:
             for tid in (*self._running, *self._stopped):
                 with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | _WALL)
+                    os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | syscalls.WALL)
 
     def release(self) -> None:
         self._release.set()
@@ -375,6 +375,4 @@ class Tracer:
         self._stopped.clear()
 
 
-_WALL = 0x40000000
-_WNOTHREAD = 0x20000000
-_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL | _WNOTHREAD
+_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT | syscalls.WALL | syscalls.WNOTHREAD

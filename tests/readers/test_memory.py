@@ -99,12 +99,16 @@ def test_an_elf_file_that_is_left_out_keeps_its_first_page(
     assert core.read(start, start + 4096) == program.read_bytes()[:4096]
 
 
+def regions_in_the_core(target: Target) -> dict[str, tuple[dict[str, Any], bytes]]:
+    return {n: r for n, r in regions(target).items() if n not in LEFT_OUT_BY_DEFAULT}
+
+
 def test_gdb_reads_every_region_that_is_in_the_core(
     spawn: Callable[..., Target], dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
     target = spawn("memory", tmp_path)
     core = dump(target.pid)
-    wanted = {n: r for n, r in regions(target).items() if n not in LEFT_OUT_BY_DEFAULT}
+    wanted = regions_in_the_core(target)
     commands = [
         "dump binary memory {} {:#x} {:#x}".format(tmp_path / name, *bounds(region))
         for name, (region, _) in wanted.items()
@@ -122,7 +126,7 @@ def test_lldb_reads_every_region_that_is_in_the_core(
 ) -> None:
     target = spawn("memory", tmp_path)
     core = dump(target.pid)
-    wanted = {n: r for n, r in regions(target).items() if n not in LEFT_OUT_BY_DEFAULT}
+    wanted = regions_in_the_core(target)
     commands = [
         "memory read --force --binary --outfile {} {:#x} {:#x}".format(
             tmp_path / name, *bounds(region)
