@@ -6,12 +6,13 @@ lives (procfs.py says why): /proc/TID is served for every thread, though not lis
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.layout import Layout, Segment
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.provenance import How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.vma import Vma, parse_smaps
 from gcorefs.process import procfs, syscalls
@@ -27,6 +28,7 @@ _ELF_MAGIC = b"\x7fELF"
 @dataclass(frozen=True, slots=True)
 class Assembly:
     layout: Layout
+    provenance: Provenance
     vmas: Sequence[Vma]
     kernels_own: Sequence[range]
     """Where [vvar], [vsyscall] and the like lie, which nobody can read from outside: that
@@ -47,16 +49,19 @@ def assemble(
     tid: int,
     machine: Machine,
     before: Stat,
-    records: Sequence[Record],
+    recorded: Sequence[Record],
     unresponsive: Unresponsive,
+    provenance: Provenance,
     read_memory: ReadMemory,
 ) -> Assembly:
     """A core of `process`, whose live thread `tid` is stopped like all others.
 
-    `before` is the leader's stat of before the stop: what it was doing then.  Raises
-    ProcessLookupError where the process dies meanwhile, MapsError for a /proc unlike any
-    that we know.
+    `before` is the leader's stat of before the stop: what it was doing then.  `provenance`
+    is completed by how each thread was recorded.  Raises ProcessLookupError where the process
+    dies meanwhile, MapsError for a /proc unlike any that we know.
     """
+    is_omitted = {record.tid: not record.general and unresponsive == "omit" for record in recorded}
+    records = [record for record in recorded if not is_omitted[record.tid]]
     vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
     segments = [
@@ -65,18 +70,25 @@ def assemble(
     ]
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
-    threads = [_thread(process, machine, record, len(pids), unresponsive) for record in records]
+    found = [_thread(process, machine, record, len(pids), unresponsive) for record in records]
+    hows: dict[int, How] = {thread.tid: how for thread, how in found}
+    for tid_, omitted in is_omitted.items():
+        if omitted:
+            hows[_own_tid(process.pid, tid_, len(pids))] = "omitted"
+    provenance = replace(provenance, threads=hows)
     notes = ProcessNotes(
         machine=machine,
         info=_info(tid, before, status, pids, read_memory),
-        threads=threads,
+        threads=[thread for thread, _ in found],
         siginfo=struct.pack("<i", records[0].signal),
         auxv=procfs.read_mm(tid, "auxv"),
         files=[(vma, _path(vma, tid)) for vma in vmas if vma.has_file],
         xsave_layout=_xsave_layout(records),
+        provenance=provenance,
     )
     return Assembly(
         layout=Layout(machine, segments, notes.pack()),
+        provenance=provenance,
         vmas=vmas,
         kernels_own=[range(vma.start, vma.end) for vma in vmas if vma.is_special],
     )
@@ -106,14 +118,15 @@ def _path(vma: Vma, tid: int) -> bytes:
 
 def _thread(
     process: Process, machine: Machine, record: Record, depth: int, unresponsive: Unresponsive
-) -> Thread:
+) -> tuple[Thread, How]:
     """`depth`: how many pid namespaces, ours first, have a number for this process."""
     pid, tid = process.pid, record.tid
     # A leader's times are those of the whole process (fs/binfmt_elf.c, fill_prstatus).
     stat = procfs.stat(pid) if tid == pid else procfs.stat(pid, tid)
-    return Thread(
-        tid=tid if depth == 1 else _own_pids(procfs.status(pid, tid), "NSpid")[-1],
-        general=record.general or _partial(process, machine, tid, unresponsive),
+    general, how = _general(process, machine, record, unresponsive)
+    thread = Thread(
+        tid=_own_tid(pid, tid, depth),
+        general=general,
         regsets=record.regsets,
         signal=record.signal,
         pending=record.pending,
@@ -123,12 +136,18 @@ def _thread(
         cutime=stat.cutime * _MICROSECONDS_PER_TICK,
         cstime=stat.cstime * _MICROSECONDS_PER_TICK,
     )
+    return thread, how
 
 
-def _partial(process: Process, machine: Machine, tid: int, unresponsive: Unresponsive) -> bytes:
-    """Registers of a thread that did not stop: those of its system call, or zeros."""
-    call = procfs.system_call(process.pid, tid) if unresponsive == "partial" else None
-    return machine.partial(*call) if call else bytes(machine.general_size)
+def _general(
+    process: Process, machine: Machine, record: Record, unresponsive: Unresponsive
+) -> tuple[bytes, How]:
+    """General registers, of a thread that did not stop those of its system call, or zeros."""
+    if record.general:
+        return record.general, "stopped"
+    if unresponsive == "partial" and (call := procfs.system_call(process.pid, record.tid)):
+        return machine.partial(*call), "partial"
+    return bytes(machine.general_size), "zero"
 
 
 def _info(
@@ -154,6 +173,10 @@ def _info(
         comm=before.comm,
         arguments=read_memory(before.argument_start, length) if length > 0 else b"",
     )
+
+
+def _own_tid(pid: int, tid: int, depth: int) -> int:
+    return tid if depth == 1 else _own_pids(procfs.status(pid, tid), "NSpid")[-1]
 
 
 def _own_pids(status: dict[str, bytes], key: str) -> list[int]:

@@ -8,9 +8,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
+from gcorefs import __version__
 from gcorefs.assembly import Unresponsive, assemble
 from gcorefs.elfcore.layout import Layout, Source
+from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
 from gcorefs.process import access, procfs, restart
 from gcorefs.process.access import Opener
@@ -85,11 +88,14 @@ class Snapshot:
         self.process = process
         self.opener = opener
         self.records: Sequence[Record] = ()
-        """What was recorded of each thread, as found; the leader first where it lives."""
+        """What was recorded of each thread, as found; the leader first where it lives.  The
+        general registers only: the others stand in the notes."""
+        self.provenance: Provenance | None = None
         self.ready_seconds = 0.0
         """From the first interrupt until the header was built."""
         self._machine = MACHINES[name]
         self._unresponsive = unresponsive
+        self._stop_timeout = stop_timeout
         self._tracer = Tracer(process, self._machine, restart.CALLS[name], stop_timeout, on_death)
         self._layout: Layout | None = None
         self._memory: Memory | None = None
@@ -119,21 +125,30 @@ class Snapshot:
                     raise ProcessError(Reason.LET_GO, process.pid)
                 self._tracer.start()
             recorded = self._tracer.wait()
-            any_late = any(not record.general for record in recorded)
-            records = self._responsive(recorded)
-            if not records:
+            stop_seconds = time.monotonic() - self._tracer.stopped_at
+            late = [record.tid for record in recorded if not record.general]
+            if late and self._unresponsive == "fail":
+                raise ProcessError(Reason.UNRESPONSIVE, process.pid, f"thread {late[0]}")
+            if len(late) == len(recorded) and self._unresponsive == "omit":
                 raise ProcessError(Reason.UNRESPONSIVE, process.pid, "none of its threads stopped")
-            tid = next((record.tid for record in records if record.general), records[0].tid)
+            tid = next((record.tid for record in recorded if record.general), recorded[0].tid)
             # Opened before the door is asked again: should a thread that did not stop exec
             # between the two, then this is the old program's memory, and gone.
             memory = Memory(process.pid, tid, self._check, self._unreadable)
-            memory.only_pinned = any_late
+            memory.only_pinned = bool(late)
             if procfs.stat(process.pid).start_time != process.start_time:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
             assembly = assemble(
-                process, tid, self._machine, before, records, self._unresponsive, memory.read_bytes
+                process,
+                tid,
+                self._machine,
+                before,
+                recorded,
+                self._unresponsive,
+                self._provenance(stop_seconds),
+                memory.read_bytes,
             )
             memory.holes = Holes(tid, assembly.vmas)
             memory.check_pinned(assembly.vmas[0].start)
@@ -143,17 +158,23 @@ class Snapshot:
         self._layout = assembly.layout
         self._kernels_own = assembly.kernels_own
         self._memory = memory
-        self.records = records
+        self.provenance = assembly.provenance
+        self.records = recorded
+        for record in recorded:
+            record.regsets.clear()  # they stand in the header now, thousands of bytes each
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
 
-    def _responsive(self, records: Sequence[Record]) -> Sequence[Record]:
-        """The threads that the core is to have, by the option for those that did not stop."""
-        late = [record.tid for record in records if not record.general]
-        if late and self._unresponsive == "fail":
-            raise ProcessError(Reason.UNRESPONSIVE, self.process.pid, f"thread {late[0]}")
-        if self._unresponsive == "omit":
-            return [record for record in records if record.general]
-        return records
+    def _provenance(self, stop_seconds: float) -> Provenance:
+        stopped_at = time.time() - (time.monotonic() - self._tracer.stopped_at)
+        return Provenance(
+            version=__version__,
+            host=os.uname().nodename,
+            pid=self.process.pid,
+            stopped_at=datetime.fromtimestamp(stopped_at, UTC).isoformat(timespec="milliseconds"),
+            stop_milliseconds=stop_seconds * 1e3,
+            policy={"unresponsive": self._unresponsive, "stop_timeout": self._stop_timeout},
+            threads={},
+        )
 
     def _check(self) -> None:
         """Raise where memory is no longer that of the stop.  EIO."""
@@ -175,12 +196,14 @@ class Snapshot:
 
     @property
     def threads(self) -> int:
-        return len(self.records)
+        """Threads of the process, in the core or left out of it; 0 until they are known."""
+        return len(self.provenance.threads) if self.provenance else 0
 
     @property
     def unresponsive_threads(self) -> int:
-        """Threads in the core that did not stop."""
-        return sum(not record.general for record in self.records)
+        """Those that did not stop."""
+        hows = self.provenance.threads.values() if self.provenance else ()
+        return sum(how != "stopped" for how in hows)
 
     @property
     def is_dead(self) -> bool:

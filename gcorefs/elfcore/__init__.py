@@ -4,6 +4,7 @@ elf      headers of an ELF file
 vma      what /proc/PID/smaps says of one mapping
 filter   how much of a mapping the kernel would dump
 regsets  which registers a machine records, and under which note
+provenance  the note that says how the core was had
 notes    the notes of a core, as structures
 layout   where every byte of the file lies
 """

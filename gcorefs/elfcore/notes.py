@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gcorefs.elfcore.elf import PAGE_SIZE, pack_note
+from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine
 from gcorefs.elfcore.vma import Vma
 
@@ -90,9 +91,10 @@ class ProcessNotes:
     """Mappings that have a file, each with its path."""
     xsave_layout: Sequence[tuple[int, int, int]] = field(default=())
     """Feature number, size and offset in the XSTATE note."""
+    provenance: Provenance | None = None
 
     def pack(self) -> bytes:
-        """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info)."""
+        """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own."""
         first, *others = self.threads
         parts = [
             pack_prstatus(first, self.info.ids),
@@ -108,6 +110,8 @@ class ProcessNotes:
             parts.extend(self._regsets(thread))
         if self.xsave_layout:
             parts.append(pack_xsave_layout(self.xsave_layout))
+        if self.provenance is not None:
+            parts.append(self.provenance.pack())
         return b"".join(parts)
 
     def _regsets(self, thread: Thread) -> Iterable[bytes]:

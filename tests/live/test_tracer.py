@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import signal
 import struct
@@ -142,6 +143,7 @@ def test_a_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) -> None:
         assert X86_64.word(general, "rip") == pc
         assert X86_64.word(general, "rdi") == arguments[0]
         assert prstatus[-8:] == bytes(8)  # pr_fpvalid: no floating point registers
+        assert hows(snapshot) == {**dict.fromkeys(states, "stopped"), vfork_tid: "partial"}
     assert {tracer for _, tracer in target.states().values()} == {0}
     assert target.ask("release") == {"released": True}
     assert_free(target)
@@ -158,6 +160,9 @@ def test_a_thread_that_does_not_stop_is_zeros_or_left_out(spawn: Spawn, unrespon
         )
         if unresponsive == "zero":
             assert found[vfork_tid] == bytes(X86_64.general_size)
+        stopped = dict.fromkeys(target.states(), "stopped")
+        expected = {"zero": "zero", "omit": "omitted"}[unresponsive]
+        assert hows(snapshot) == {**stopped, vfork_tid: expected}
     assert target.ask("release") == {"released": True}
     assert_free(target)
 
@@ -176,10 +181,26 @@ def test_a_thread_that_does_not_stop_may_rule_the_core_out(spawn: Spawn) -> None
     assert target.ask("release") == {"released": True}
 
 
-def prstatus_notes(snapshot: Snapshot) -> list[bytes]:
+def notes(snapshot: Snapshot) -> list[tuple[str, object, bytes]]:
     core = ELFFile(io.BytesIO(snapshot.layout.header))
     (segment,) = (each for each in core.iter_segments() if each["p_type"] == "PT_NOTE")
-    return [note["n_descdata"] for note in segment.iter_notes() if note["n_type"] == "NT_PRSTATUS"]
+    return [(note["n_name"], note["n_type"], note["n_descdata"]) for note in segment.iter_notes()]
+
+
+def prstatus_notes(snapshot: Snapshot) -> list[bytes]:
+    return [desc for _, kind, desc in notes(snapshot) if kind == "NT_PRSTATUS"]
+
+
+def hows(snapshot: Snapshot) -> dict[int, str]:
+    """How each thread was recorded, as the core itself says: its last note."""
+    owner, _, desc = notes(snapshot)[-1]
+    assert owner == "GCOREFS"
+    facts = json.loads(desc)
+    found = {tid: how for how, tids in facts["tids"].items() for tid in tids}
+    found |= {tid_of(note): "stopped" for note in prstatus_notes(snapshot)} | found
+    for how, count in facts["threads"].items():
+        assert list(found.values()).count(how) == count
+    return found
 
 
 def tid_of(prstatus: bytes) -> int:

@@ -19,7 +19,7 @@ ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {
-    "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "math",
+    "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math",
     "operator", "re", "string", "struct", "typing",
 }  # fmt: skip
 

@@ -68,11 +68,14 @@ class Core:
             self.ident = file.seek(0) or file.read(16)
             segments = list(elf.iter_segments())
             self.note_segments = [s for s in segments if isinstance(s, NoteSegment)]
-            self.notes = [
+            notes = [
                 Note(note["n_name"], note["n_type"], note["n_descdata"])
                 for segment in self.note_segments
                 for note in segment.iter_notes()
             ]
+        self.own_notes = [note for note in notes if note.owner == "GCOREFS"]
+        """What no other dumper writes; behind all that the kernel writes too."""
+        self.notes = notes[: len(notes) - len(self.own_notes)]
         self.order = [segment["p_type"] for segment in segments]
         self.loads = [
             Segment(*(s[f"p_{name}"] for name in _PHDR_FIELDS))
