@@ -30,6 +30,8 @@ READ_TIMEOUT = 10.0
 """Seconds that whoever reads memory should wait for one read.  A page that userfaultfd(2) is
 to bring never comes while its handler is stopped."""
 
+_BYTES_PER_MAPPING = 700  # as seen: Vma, Segment and what refers to them
+
 
 def find(pid: int) -> Process:
     """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL."""
@@ -91,6 +93,8 @@ class Snapshot:
         """What was recorded of each thread, as found; the leader first where it lives.  The
         general registers only: the others stand in the notes."""
         self.provenance: Provenance | None = None
+        self.comm = b""
+        """The name of its program, once it is stopped."""
         self.ready_seconds = 0.0
         """From the first interrupt until the header was built."""
         self._machine = MACHINES[name]
@@ -120,6 +124,7 @@ class Snapshot:
         refuse_early(process, self.opener)
         try:
             before = procfs.stat(process.pid)
+            self.comm = before.comm
             with self._lock:
                 if self._let_go:
                     raise ProcessError(Reason.LET_GO, process.pid)
@@ -204,6 +209,12 @@ class Snapshot:
         """Those that did not stop."""
         hows = self.provenance.threads.values() if self.provenance else ()
         return sum(how != "stopped" for how in hows)
+
+    @property
+    def header_memory(self) -> int:
+        """Bytes, about, that the header and the way into memory take here."""
+        layout = self.layout
+        return len(layout.header) + _BYTES_PER_MAPPING * len(layout.segments)
 
     @property
     def is_dead(self) -> bool:

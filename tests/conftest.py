@@ -200,7 +200,9 @@ def wait_until_gone(pid: int, seconds: float = 20) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def tools() -> None:
     """Nothing needed may be missing: a missing tool fails the run."""
-    needed = "gcc gdb gcore lldb eu-readelf eu-stack fusermount3 redis-server java node strace"
+    needed = (
+        "gcc gdb gcore lldb eu-readelf eu-stack fusermount3 redis-server java node strace getfattr"
+    )
     missing = [name for name in needed.split() if shutil.which(name) is None]
     assert not missing, f"not installed: {missing}; run 'make test'"
 

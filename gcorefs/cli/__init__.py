@@ -7,6 +7,7 @@ import click
 from gcorefs import __version__
 from gcorefs.cli.dump import dump
 from gcorefs.cli.mount import mount, umount
+from gcorefs.cli.status import release, status
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,4 +21,6 @@ def main() -> None:
 
 main.add_command(mount)
 main.add_command(umount)
+main.add_command(status)
+main.add_command(release)
 main.add_command(dump)

@@ -1,6 +1,8 @@
 """FUSE: the same snapshots behind open, read, poll and release.
 
 options  what may stand behind -o
+names    what anybody may write to us: names, a pid
+limits   what one user may have, and what all may have
 log      a log that never waits for whoever reads it
 inodes   one inode is one process, as long as its bytes do not change under it
 listing  what ls shows of a process, without stopping it
@@ -8,6 +10,10 @@ door     who may open
 buffers  what replies are made in
 readahead  so that a reader that goes forward finds its bytes waiting
 stops    one stop, shared by every handle of an inode; lets forgotten processes go
+held     every stop of the mount: who begins one, who joins it, what becomes of it
+control  the mount's own files: what is held, and a way to let it go
+entries  what stat shows
+readonly  what no file takes
 fs       the protocol adapter: translates, decides nothing
 server   mounts, serves, lets everything go, unmounts
 """

@@ -9,10 +9,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import trio
 
+from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
@@ -26,8 +27,9 @@ LOOK_TIMEOUT = 5.0
 # Processes that one thread looks at: few enough that a reply begins soon.
 _AT_ONCE = 256
 
-_MOST_LISTINGS = 20
-_MOST_QUESTIONS = 10
+_MOST_LISTINGS = 100
+_MOST_OF_A_PROCESS = 10
+_MOST_OF_A_USER = 100
 
 _NANOSECONDS_PER_TICK = 10**9 // procfs.TICKS
 
@@ -73,38 +75,45 @@ class Questions:
 
     def __init__(self) -> None:
         self._listing = trio.CapacityLimiter(_MOST_LISTINGS)
-        self._by_pid: dict[int, trio.CapacityLimiter] = {}
+        self._by_pid = Limiters(_MOST_OF_A_PROCESS)
+        self._by_user = Limiters(_MOST_OF_A_USER)
+        self._silent: set[int] = set()  # processes that a listing is stuck at
 
-    async def ask(self, pid: int, question: Callable[[], T]) -> T:
-        """The answer to a blocking question about `pid`; EIO where it takes too long.
+    async def ask(self, pid: int, uid: int, question: Callable[[], T]) -> T:
+        """The answer to a blocking question about `pid` for `uid`; EIO where it takes too long.
 
-        So many at a time for each process: one that does not answer takes no thread from
-        the others.
+        So many at a time for each process and each user: one that does not answer takes no
+        thread from the others.
         """
-        limiter = self._by_pid.setdefault(pid, trio.CapacityLimiter(_MOST_QUESTIONS))
-        try:
+        with self._by_pid.of(pid) as process, self._by_user.of(uid) as user:
+            limiter = cast(trio.CapacityLimiter, Both(process, user))
             with trio.move_on_after(LOOK_TIMEOUT):
                 return await trio.to_thread.run_sync(
                     question, abandon_on_cancel=True, limiter=limiter
                 )
-        finally:
-            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
-                self._by_pid.pop(pid, None)
         raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {LOOK_TIMEOUT:g} s")
 
     async def list(self, pids: Sequence[int]) -> tuple[list[Look], int]:
-        """The user processes among the first of `pids`, and how many of these it took in."""
+        """The user processes among the first of `pids`, and how many of these it took in.
+
+        One that does not answer is left out, and not asked again before it has.
+        """
         some = pids[:_AT_ONCE]
         found: list[Look] = []
         asked: list[int] = []
+        silent = frozenset(self._silent)
 
         def look_at_each() -> None:
             for pid in some:
                 asked.append(pid)
+                if pid in silent:
+                    continue
                 try:
                     process = look(pid)
                 except ProcessLookupError:
                     continue
+                finally:
+                    self._silent.discard(pid)
                 if not process.is_kernel_thread:
                     found.append(process)
 
@@ -115,5 +124,6 @@ class Questions:
             return found, len(some)
         if not asked:
             raise ProcessError(Reason.STUCK, some[0], "too many listings wait for /proc")
+        self._silent.add(asked[-1])
         logger.warning("process %d: not listed, /proc does not answer for it", asked[-1])
         return list(found), len(asked)

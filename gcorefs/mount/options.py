@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
@@ -11,6 +11,7 @@ from gcorefs.snapshot import DEFAULT_STOP_TIMEOUT
 
 _MOST = 1e9
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=int(_MOST))]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -24,9 +25,21 @@ class Options(msgspec.Struct, frozen=True):
     """A thread that has not stopped by then is not waited for."""
     unresponsive: Unresponsive = "partial"
     """What the core has of such a thread."""
+    user_files: _Count = 4096
+    """Files that one user may have open, directories among them."""
+    max_files: _Count = 16384
+    """Files that all but root may have open together."""
+    user_stops: _Count = 256
+    """Processes that one user may hold."""
+    max_stops: _Count = 1024
+    """Processes that all but root may hold together."""
+    user_memory: _Count = 512
+    """MiB that the headers of one user's files may take in the server."""
+    max_memory: _Count = 2048
+    """MiB that the headers of all but root's files may take in the server."""
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {"unresponsive": get_args(Unresponsive)}
+_KINDS = get_type_hints(Options, include_extras=True)
 
 
 class OptionError(ValueError):
@@ -40,9 +53,9 @@ _FUSE_FLAGS = frozenset(
 )  # fmt: skip
 _FUSE_VALUES = frozenset(("fsname", "context", "fscontext", "rootcontext", "defcontext"))
 
-# ro: writes fail in the kernel, with EROFS.  default_permissions: the kernel holds every
-# opener to owner and mode before we hear of it.
-_ALWAYS = frozenset(("default_permissions", "ro", "nodev", "nosuid", "noexec"))
+# default_permissions: the kernel holds every opener to owner and mode before we hear of it.
+# Not ro: there is one file to write to, that lets a process go (names.py).
+_ALWAYS = frozenset(("default_permissions", "nodev", "nosuid", "noexec"))
 
 
 def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
@@ -56,7 +69,7 @@ def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
     for word in filter(None, ",".join(words).split(",")):
         name, equals, value = word.partition("=")
         if name in Options.__struct_fields__:
-            ours[name] = _choice(name, value) if name in _CHOICES else _seconds(name, value)
+            ours[name] = _value(name, value)
         elif (name in _FUSE_VALUES and value) or (name in _FUSE_FLAGS and not equals):
             fuse[name] = value
         else:
@@ -65,22 +78,22 @@ def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
     return Options(**ours), {f"{name}={value}" if value else name for name, value in fuse.items()}
 
 
-def _choice(name: str, value: str) -> str:
-    if value not in _CHOICES[name]:
-        choices = ", ".join(_CHOICES[name])
-        raise OptionError(f"option {name}: {value!r} is none of {choices}")
+def _value(name: str, text: str) -> object:
+    kind = _KINDS[name]
+    try:
+        value: object = msgspec.convert(text, kind, strict=False)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        raise _refusal(name, text, kind) from error
+    if isinstance(value, float) and math.isnan(value):
+        raise _refusal(name, text, kind)
     return value
 
 
-def _seconds(name: str, value: str) -> float:
-    try:
-        seconds = msgspec.convert(value, _Seconds, strict=False)
-    except (msgspec.ValidationError, UnicodeError) as error:
-        raise _not_seconds(name, value) from error
-    if math.isnan(seconds):
-        raise _not_seconds(name, value)
-    return seconds
-
-
-def _not_seconds(name: str, value: str) -> OptionError:
-    return OptionError(f"option {name}: {value!r} is not a number of seconds from 0 to {_MOST:g}")
+def _refusal(name: str, text: str, kind: object) -> OptionError:
+    if kind == _Seconds:
+        wanted = f"not a number of seconds from 0 to {_MOST:g}"
+    elif kind == _Count:
+        wanted = f"not a whole number from 1 to {_MOST:g}"
+    else:
+        wanted = f"none of {', '.join(get_args(kind))}"
+    return OptionError(f"option {name}: {text!r} is {wanted}")

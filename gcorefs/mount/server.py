@@ -38,17 +38,25 @@ def check_mountpoint(path: str) -> None:
 
 
 def fstype(path: str) -> str | None:
-    """The type of the file system mounted exactly at `path`, None where none is.
+    """The type of the file system mounted exactly at `path`, None where none is."""
+    return _mounts().get(os.path.abspath(path))
+
+
+def mountpoints() -> list[str]:
+    """Where a gcorefs is mounted."""
+    return [path for path, kind in _mounts().items() if kind == FSTYPE]
+
+
+def _mounts() -> dict[str, str]:
+    """The type of the file system on top at every mount point.
 
     From /proc/self/mountinfo (proc(5)): asking a dead mount itself can hang.
     """
-    wanted = os.path.abspath(path)
-    found = None
+    found = {}
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             fields = line.split(" ")
-            if _unescaped(fields[4]) == wanted:
-                found = fields[fields.index("-") + 1]  # the last one is on top
+            found[_unescaped(fields[4])] = fields[fields.index("-") + 1]
     return found
 
 
@@ -82,14 +90,14 @@ async def serve(
         raise MountError(f"{mountpoint}: cannot be mounted: {error}") from error
     try:
         async with trio.open_nursery() as nursery:
-            fs.start(nursery)
+            fs.held.start(nursery)
             nursery.start_soon(_end_on_signal, fs)
             nursery.start_soon(_report, mountpoint, on_ready)
             try:
                 await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             finally:
                 with trio.CancelScope(shield=True):
-                    await fs.let_all_go()
+                    await fs.held.let_all_go()
                 nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)
@@ -99,7 +107,7 @@ async def _end_on_signal(fs: GcoreFS) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             logger.info("ends on %s", signal.Signals(number).name)
-            await fs.let_all_go()
+            await fs.held.let_all_go()
             pyfuse3.terminate()
             return
 

@@ -9,13 +9,15 @@ import contextlib
 import errno
 import select
 import time
+from datetime import UTC, datetime
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
 from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.limits import Budget, Limiters
 from gcorefs.mount.listing import Questions
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
@@ -31,9 +33,10 @@ _TAKE_TIMEOUT = 20.0
 
 _CLOSE_TIMEOUT = 5.0
 
-# Threads that stop processes at one time, and that read the memory of one process.  A read
-# that was given up keeps its thread until it ends, and so takes from its own process only.
-_MOST_TAKES = 200
+# Threads that stop processes for one user at one time, and that read the memory of one
+# process.  A call that was given up keeps its thread until it ends, and so takes from its own
+# user, or its own process, only.
+_MOST_TAKES = 50
 _MOST_READS = 8
 
 
@@ -59,7 +62,7 @@ class Workers:
     """The threads that stops do their blocking work in, and their buffers: one set a mount."""
 
     def __init__(self) -> None:
-        self.takes = trio.CapacityLimiter(_MOST_TAKES)
+        self.takes = Limiters(_MOST_TAKES)
         self.buffers = Buffers()
         self.questions = Questions()
 
@@ -71,11 +74,17 @@ class Stop:
         opener: Opener,
         options: Options,
         workers: Workers,
+        budget: Budget,
         nursery: trio.Nursery,
     ) -> None:
         self.process = process
         self.opener = opener
+        """Who began it, on whose account it is."""
         self.began = time.time_ns()
+        self.memory = 0
+        """Bytes of `budget` that it has taken, for its header."""
+        self._budget = budget
+        self._why_over = ""
         self._options = options
         self._workers = workers
         self._nursery = nursery
@@ -83,7 +92,7 @@ class Stop:
         self._snapshot = Snapshot(
             process, opener, options.stop_timeout, options.unresponsive, self._on_death
         )
-        self._handles: set[Handle] = set()
+        self._handles: dict[Handle, None] = {}  # in the order of their opens
         self._reads = trio.CapacityLimiter(_MOST_READS)
         self._ready = trio.Event()
         self._released = trio.Event()
@@ -143,9 +152,12 @@ class Stop:
     async def _take(self) -> None:
         """Take the snapshot, or give it up: what it needs of /proc or of a file may never come."""
         with trio.move_on_after(self._options.stop_timeout + _TAKE_TIMEOUT):
-            await trio.to_thread.run_sync(
-                self._snapshot.take, abandon_on_cancel=True, limiter=self._workers.takes
-            )
+            with self._workers.takes.of(self.opener.uid) as limiter:
+                await trio.to_thread.run_sync(
+                    self._snapshot.take, abandon_on_cancel=True, limiter=limiter
+                )
+            self._budget.take(self.opener.uid, self.process.pid, self._snapshot.header_memory)
+            self.memory = self._snapshot.header_memory
             return
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
@@ -168,11 +180,13 @@ class Stop:
                 why = f"its file was not read for {idle:g} s"
             else:
                 continue
+            self.let_go(why)
             logger.warning("process %d: let go, %s", self.process.pid, why)
             return
 
-    def let_go(self) -> None:
+    def let_go(self, why: str = "") -> None:
         """Let the process run on.  Handles keep the header; memory is EIO."""
+        self._why_over = self._why_over or why
         self._snapshot.let_go()
         self._released.set()
         self._notify_pollers()
@@ -201,17 +215,59 @@ class Stop:
                 self._snapshot.unreadable,
             )
 
+    def report(self) -> dict[str, Any]:
+        """What `gcorefs status` tells of it.  Times in milliseconds."""
+        state, why = self._state()
+        snapshot = self._snapshot
+        return {
+            "pid": self.process.pid,
+            "name": snapshot.comm.decode("utf-8", "replace"),
+            "state": state,
+            "why": why,
+            "began": datetime.fromtimestamp(self.began / 1e9, UTC).isoformat(timespec="seconds"),
+            "threads": snapshot.threads,
+            "threads_not_stopped": snapshot.unresponsive_threads,
+            "ready_ms": round(snapshot.ready_seconds * 1e3, 1),
+            "stopped_ms": round(snapshot.stopped_seconds * 1e3, 1),
+            "bytes_read": self._bytes,
+            "pages_unreadable": snapshot.unreadable,
+            "size": self.size,
+        }
+
+    def _state(self) -> tuple[str, str]:
+        if self._error is not None:
+            return "failed", str(self._error)
+        if self._snapshot.is_dead:
+            return "died", ""
+        if self._released.is_set():
+            return "let go", self._why_over
+        return ("stopped" if self.is_ready else "stopping"), ""
+
+    def attributes(self) -> dict[str, str]:
+        """What getfattr(1) shows of its file; nothing before it is ready."""
+        provenance = self._snapshot.provenance
+        if provenance is None or not self.is_ready:
+            return {}
+        return provenance.attributes() | {
+            "state": self._state()[0],
+            "pages_unreadable": str(self._snapshot.unreadable),
+        }
+
     # Its handles.
+
+    def openers(self, uid: int | None) -> list[Opener]:
+        """Who has it open, or which of them are `uid`."""
+        return [each.opener for each in self._handles if uid in (None, each.opener.uid)]
 
     def join(self, opener: Opener, nonblocking: bool, is_admitted: bool) -> Handle:
         handle = Handle(self, opener, nonblocking, is_admitted)
-        self._handles.add(handle)
+        self._handles[handle] = None
         self._touch()
         return handle
 
     def leave(self, handle: Handle) -> None:
         """The last one to leave lets the process go."""
-        self._handles.discard(handle)
+        self._handles.pop(handle, None)
         if not self._handles:
             self.let_go()
 
@@ -249,7 +305,9 @@ class Stop:
         if not handle.is_admitted:
             if handle.opener != self.opener:  # whom the snapshot itself has judged
                 await self._workers.questions.ask(
-                    self.process.pid, partial(access.check, handle.opener, self.process.pid)
+                    self.process.pid,
+                    handle.opener.uid,
+                    partial(access.check, handle.opener, self.process.pid),
                 )
             handle.is_admitted = True
 

@@ -19,6 +19,7 @@ from gcorefs.elfcore.regsets import NT_PRSTATUS
 from gcorefs.process import procfs
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import (
+    PAGE,
     assert_refused,
     eventually,
     gcorefs,
@@ -34,8 +35,8 @@ TIMES = slice(48, 112)
 
 
 def without_times(core: bytes) -> bytes:
-    """A core in which no thread has used any time: all that differs between two stops of a
-    process that sleeps."""
+    """A core in which no thread has used any time, and which does not say when it was made:
+    all that differs between two stops of a process that sleeps."""
     data = bytearray(core)
     offset, _, _, size = struct.unpack_from("<4Q", core, 64 + 8)  # of PT_NOTE
     end = offset + size
@@ -44,6 +45,9 @@ def without_times(core: bytes) -> bytes:
         start = offset + 12 + -(-name // 4) * 4
         if kind == NT_PRSTATUS and core[offset + 12 : offset + 12 + name] == b"CORE\0":
             data[start + TIMES.start : start + TIMES.stop] = bytes(64)
+        if kind == int.from_bytes(b"GCOR"):  # the last one; its length is in p_filesz
+            data[64 + 32 : 64 + 40] = bytes(8)
+            data[offset : -(-end // PAGE) * PAGE] = bytes(-(-end // PAGE) * PAGE - offset)
         offset = start + -(-length // 4) * 4
     assert offset == end
     return bytes(data)

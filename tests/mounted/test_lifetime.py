@@ -50,7 +50,7 @@ def test_the_type_says_whose_it_is(mount: Mount) -> None:
     line = run("findmnt", "--noheadings", "--output", "SOURCE,FSTYPE,OPTIONS", mount.path).stdout
     source, fstype, options = line.decode().split()
     assert (source, fstype) == ("gcorefs", "fuse.gcorefs")
-    assert {"ro", "nosuid", "nodev", "noexec", "default_permissions"} <= set(options.split(","))
+    assert {"nosuid", "nodev", "noexec", "default_permissions"} <= set(options.split(","))
 
 
 @pytest.fixture

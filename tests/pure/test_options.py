@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from gcorefs.mount.options import OptionError, Options, parse
 
-ALWAYS = {"subtype=gcorefs", "default_permissions", "ro", "nodev", "nosuid", "noexec"}
+ALWAYS = {"subtype=gcorefs", "default_permissions", "nodev", "nosuid", "noexec"}
 OURS = ["idle_timeout", "stop_timeout"]
+COUNTS = ["user_files", "max_files", "user_stops", "max_stops", "user_memory", "max_memory"]
 FLAGS = [
     "allow_other", "allow_root", "auto_unmount", "default_permissions", "debug", "ro", "nodev",
     "nosuid", "noexec", "noatime", "atime", "sync", "async", "dirsync",
@@ -62,7 +63,15 @@ def test_a_value_that_is_no_number_of_seconds_is_refused_by_name(name: str, valu
     assert name in refusal(f"{name}={value}")
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_is_a_whole_number(name: str) -> None:
+    for value in (1, 7, 10**9):
+        assert getattr(parse([f"{name}={value}"])[0], name) == value
+    for text in [*WRONG, "0", "-0", "1.5", "1000000001"]:
+        assert name in refusal(f"{name}={text}")
+
+
+@pytest.mark.parametrize("name", [*OURS, *COUNTS])
 def test_an_option_of_ours_without_a_value_is_refused_by_name(name: str) -> None:
     assert name in refusal(name)
 

@@ -1,0 +1,122 @@
+"""gcorefs status, gcorefs release: what the mounts of this host hold, and an end to it.
+
+Both speak with the server through its mount (.gcorefs/status, .gcorefs/release).  Users are
+shown as numbers: who asks a name service while a process is stopped may wait for that very
+process.
+"""
+
+import errno
+import json
+import os
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gcorefs.mount import names, server
+
+
+def _mountpoints(given: str | None) -> list[str]:
+    if given is None:
+        return server.mountpoints()
+    path = os.path.abspath(given)
+    if server.fstype(path) != server.FSTYPE:
+        raise click.ClickException(f"{path}: no gcorefs is mounted there")
+    return [path]
+
+
+def _control(mountpoint: str, name: bytes) -> str:
+    return os.path.join(mountpoint, os.fsdecode(names.DIRECTORY), os.fsdecode(name))
+
+
+_MOUNT = click.option(
+    "-m", "--mount", "mountpoint", type=click.Path(), help="Only this mount.  Default: every one."
+)
+
+
+@click.command()
+@_MOUNT
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(mountpoint: str | None, as_json: bool) -> None:
+    """Show which processes are held, by whom, and for how long.
+
+    Root sees everybody's, others their own.
+    """
+    stops: list[dict[str, Any]] = []
+    for place in _mountpoints(mountpoint):
+        try:
+            with open(_control(place, names.STATUS), encoding="ascii") as file:
+                found = json.load(file)["stops"]
+        except OSError as error:
+            # One that is not ours to enter, or whose server is gone, hides no other.
+            if mountpoint is not None:
+                raise click.ClickException(f"{place}: {error.strerror}") from error
+            click.echo(f"{place}: {error.strerror}", err=True)
+            continue
+        stops += [{"mount": place, **stop} for stop in found]
+    if as_json:
+        click.echo(json.dumps(stops, indent=2))
+    elif stops:
+        _show(stops)
+    else:
+        click.echo("nothing is held")
+
+
+def _show(stops: list[dict[str, Any]]) -> None:
+    several = len({stop["mount"] for stop in stops}) > 1
+    table = Table(box=None, pad_edge=False)
+    for heading in ("PID", "NAME", "THREADS", "STOPPED", "READ", "OPENED BY", "STATE"):
+        table.add_column(heading, justify="right" if heading in _NUMBERS else "left")
+    if several:
+        table.add_column("MOUNT")
+    for stop in stops:
+        openers = [f"{each['pid']} (uid {each['uid']})" for each in stop["openers"]]
+        cells = [
+            str(stop["pid"]),
+            stop["name"],
+            str(stop["threads"] or ""),
+            f"{stop['stopped_ms'] / 1000:.1f} s",
+            f"{stop['bytes_read'] / (1 << 20):.1f} MiB",
+            openers[0] + (f" and {len(openers) - 1} more" if openers[1:] else ""),
+            f"{stop['state']}: {stop['why']}" if stop["why"] else stop["state"],
+            *([stop["mount"]] if several else []),
+        ]
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    console = Console()
+    # A pipe is as wide as it needs to be.
+    console.print(table, width=None if console.is_terminal else 10_000)
+
+
+_NUMBERS = ("PID", "THREADS", "STOPPED", "READ")
+
+
+def _printable(text: str) -> str:
+    """The text without what would speak to the terminal: a program's name may be anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+@click.command()
+@click.argument("pid", type=click.IntRange(min=1))
+@_MOUNT
+def release(pid: int, mountpoint: str | None) -> None:
+    """Let process PID go, whoever has its file open.
+
+    Readers keep the header; memory is an I/O error for them from here on.  Root lets go
+    everybody's, others what they alone have open.
+    """
+    failures: list[str] = []
+    released = False
+    for place in _mountpoints(mountpoint):
+        try:
+            with open(_control(place, names.RELEASE), "wb", buffering=0) as file:
+                file.write(b"%d\n" % pid)
+            released = True
+        except OSError as error:
+            if error.errno != errno.ESRCH:
+                failures.append(f"{place}: {error.strerror}")
+    if failures:
+        raise click.ClickException("; ".join(failures))
+    if not released:
+        raise click.ClickException(f"process {pid} is not held")

@@ -1,0 +1,57 @@
+"""Attributes of every file, as stat(2) shows them.
+
+Nothing is remembered by the kernel: the size changes when a process is opened, and the
+process may go.
+"""
+
+import os
+import stat as modes
+import time
+
+import pyfuse3
+from pyfuse3 import InodeT, ModeT
+
+from gcorefs.mount import control
+from gcorefs.mount.buffers import LARGEST_REQUEST
+from gcorefs.mount.inodes import Inode
+
+_OWN_MODES = {
+    pyfuse3.ROOT_INODE: modes.S_IFDIR | 0o555,
+    control.DIRECTORY: modes.S_IFDIR | 0o555,
+    control.STATUS: modes.S_IFREG | 0o444,
+    control.RELEASE: modes.S_IFREG | 0o222,
+}
+
+
+def is_own(number: int) -> bool:
+    """True for the mount itself and its control files, which stand for no process."""
+    return number in _OWN_MODES
+
+
+def own(number: int) -> pyfuse3.EntryAttributes:
+    """A directory, or a file that shows its size to nobody before it is read, as in /proc."""
+    entry = _entry(number, _OWN_MODES[number], os.geteuid(), os.getegid(), time.time_ns())
+    if modes.S_ISDIR(_OWN_MODES[number]):
+        entry.st_nlink = 2
+    return entry
+
+
+def core(inode: Inode, uid: int, gid: int, size: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
+    """A process: `size` bytes, its time `nanoseconds` since the epoch."""
+    entry = _entry(inode.number, modes.S_IFREG | 0o400, uid, gid, nanoseconds)
+    entry.generation = inode.process.start_time
+    entry.st_size = size
+    entry.st_blksize = LARGEST_REQUEST  # so that cp and cat read so much at a time
+    entry.st_blocks = -(-size // 512)
+    return entry
+
+
+def _entry(number: int, mode: int, uid: int, gid: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = InodeT(number)
+    entry.st_mode = ModeT(mode)
+    entry.st_nlink = 1
+    entry.st_uid, entry.st_gid = uid, gid
+    entry.st_atime_ns = entry.st_ctime_ns = entry.st_mtime_ns = nanoseconds
+    entry.attr_timeout = entry.entry_timeout = 0
+    return entry

@@ -1,0 +1,126 @@
+"""Every stop of the mount: who begins one, who joins it, what becomes of it."""
+
+import errno
+import os
+from collections.abc import Sequence
+from functools import partial
+
+import pyfuse3
+import trio
+from pyfuse3 import FlagT, FUSEError
+
+from gcorefs.mount.door import first_door, joiners_door
+from gcorefs.mount.inodes import Inode
+from gcorefs.mount.limits import Limits
+from gcorefs.mount.log import logger
+from gcorefs.mount.options import Options
+from gcorefs.mount.stops import Handle, Stop, Workers
+from gcorefs.process.access import Opener
+from gcorefs.process.errors import ProcessError, Reason
+
+_SETTLE_TIMEOUT = 10.0
+_MOST_TRIES = 100
+
+
+class Held:
+    """The stops of one mount, from their first open to the last release of their files."""
+
+    def __init__(self, options: Options, limits: Limits, workers: Workers) -> None:
+        self._options = options
+        self._limits = limits
+        self._workers = workers
+        self._nursery: trio.Nursery | None = None
+        self._stops: dict[Stop, Inode] = {}
+        self._is_closing = False
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Stops run in `nursery`."""
+        self._nursery = nursery
+
+    def all(self) -> Sequence[Stop]:
+        """Those under way, and those that are over and have a file open still."""
+        return tuple(self._stops)
+
+    async def let_all_go(self) -> None:
+        """No further stops, and an end to those that are."""
+        self._is_closing = True
+        stops = self.all()
+        for stop in stops:
+            stop.let_go("the mount ends")
+        for stop in stops:
+            await stop.finished()
+
+    async def open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle:
+        """A handle of the stop of `inode`, which is begun where there is none."""
+        for _ in range(_MOST_TRIES):  # once more where a stop ended while the door was asked
+            handle = await self._open(inode, flags, ctx)
+            if handle is not None:
+                return handle
+        raise FUSEError(errno.ESTALE)
+
+    def leave(self, handle: Handle) -> None:
+        handle.stop.leave(handle)
+        self._drop(handle.stop)
+
+    async def _open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle | None:
+        await self._settle(inode)
+        process, stop = inode.process, inode.stop
+        was_ready = stop is not None and stop.is_ready
+        door = first_door if stop is None else joiners_door
+        question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
+        opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
+        # No await from here to the join: a stop that is alive now is joined alive.
+        if self._is_closing:
+            raise FUSEError(errno.ENODEV)
+        if inode.stop is not stop and inode.stop is not None:
+            return None  # somebody else's, begun meanwhile: ask again, as one who joins
+        if stop is None or inode.stop is None:
+            stop = self._begin(inode, opener)
+        if stop.is_over:
+            return None
+        return stop.join(opener, bool(flags & os.O_NONBLOCK), was_ready)
+
+    async def _settle(self, inode: Inode) -> None:
+        """Wait out a stop that is being let go, so that a new one does not meet its tracer."""
+        process = inode.process
+        for stop in [each for each in self._stops if each.process == process and each.is_over]:
+            with trio.move_on_after(_SETTLE_TIMEOUT):
+                await stop.finished()
+            if not stop.is_finished:
+                raise ProcessError(Reason.TRACED, process.pid, "it is still being let go")
+        if inode.is_retired:
+            raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
+        if inode.stop is not None and inode.stop.is_over:
+            inode.stop = None
+
+    def _begin(self, inode: Inode, opener: Opener) -> Stop:
+        assert self._nursery is not None
+        self._limits.stops.take(opener.uid, inode.process.pid)
+        stop = Stop(
+            inode.process, opener, self._options, self._workers, self._limits.memory, self._nursery
+        )
+        inode.stop = stop
+        self._stops[stop] = inode
+        self._nursery.start_soon(self._run, stop)
+        return stop
+
+    async def _run(self, stop: Stop) -> None:
+        try:
+            await stop.run()
+        except Exception:  # one stop's surprise is not the end of the mount
+            logger.exception("process %d: the stop ended", stop.process.pid)
+        finally:
+            self._drop(stop)
+
+    def _drop(self, stop: Stop) -> None:
+        """Forget a stop that is over once nobody can read its header any more.
+
+        The kernel may remember the inode for as long as it has memory to spare.
+        """
+        if not stop.is_finished or stop.is_open or stop not in self._stops:
+            return
+        inode = self._stops.pop(stop)
+        if inode.stop is stop:
+            inode.stop = None
+        self._limits.stops.give_back(stop.opener.uid)
+        self._limits.memory.give_back(stop.opener.uid, stop.memory)

@@ -1,0 +1,118 @@
+"""What one user may have of the mount, and what all may have together.
+
+One who opens everything, or opens and never reads, uses up his own share and nobody else's.
+Root has a share like everybody's, and what is kept for it: it is not held to what all may
+have together, so that whoever is called to the machine gets in.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+import trio
+
+from gcorefs.mount.options import Options
+from gcorefs.process.errors import ProcessError, Reason
+
+_USER_REQUESTS = 1_000
+_REQUESTS = 10_000
+"""Requests that wait at one time, each a task.  A request that finds none free waits unread
+(server.py), and with it all that come behind it; so a user may not have them all."""
+
+_MEBIBYTE = 1 << 20
+_ROOT = 0
+
+
+class Budget:
+    """So much of one thing for each user, so much for all."""
+
+    def __init__(self, each: int, total: int, each_over: Reason, total_over: Reason) -> None:
+        self._each, self._total = each, total
+        self._each_over, self._total_over = each_over, total_over
+        self._used: Counter[int] = Counter()
+        self._sum = 0
+
+    def take(self, uid: int, pid: int, amount: int = 1) -> None:
+        """ProcessError where that is too much; `pid` is the process that it is wanted for."""
+        if self._used[uid] + amount > self._each:
+            raise ProcessError(self._each_over, pid, f"uid {uid}")
+        if self._sum + amount > self._total and uid != _ROOT:
+            raise ProcessError(self._total_over, pid, f"uid {uid}")
+        self._used[uid] += amount
+        self._sum += amount
+
+    def give_back(self, uid: int, amount: int = 1) -> None:
+        self._used[uid] -= amount
+        if not self._used[uid]:
+            del self._used[uid]
+        self._sum -= amount
+
+    @contextlib.contextmanager
+    def lent(self, uid: int, pid: int) -> Iterator[None]:
+        self.take(uid, pid)
+        try:
+            yield
+        finally:
+            self.give_back(uid)
+
+
+class Limiters:
+    """So many threads for each key: a user, or a process.
+
+    A thread that was given up holds its place until it ends (trio.to_thread.run_sync), so
+    what does not answer can have no more of them than these.
+    """
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._by_key: dict[int, trio.CapacityLimiter] = {}
+
+    @contextlib.contextmanager
+    def of(self, key: int) -> Iterator[trio.CapacityLimiter]:
+        limiter = self._by_key.setdefault(key, trio.CapacityLimiter(self._each))
+        try:
+            yield limiter
+        finally:
+            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
+                self._by_key.pop(key, None)
+
+
+class Both:
+    """Two limiters that a thread needs a place of, as trio.to_thread.run_sync wants them."""
+
+    def __init__(self, first: trio.CapacityLimiter, second: trio.CapacityLimiter) -> None:
+        self._first, self._second = first, second
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._first.acquire_on_behalf_of(borrower)
+        try:
+            await self._second.acquire_on_behalf_of(borrower)
+        except BaseException:
+            self._first.release_on_behalf_of(borrower)
+            raise
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._second.release_on_behalf_of(borrower)
+        self._first.release_on_behalf_of(borrower)
+
+
+class Limits:
+    """The budgets of one mount."""
+
+    def __init__(self, options: Options) -> None:
+        self.files = Budget(
+            options.user_files, options.max_files, Reason.USER_FILES, Reason.ALL_FILES
+        )
+        """Open files, by who opened them."""
+        self.stops = Budget(
+            options.user_stops, options.max_stops, Reason.USER_STOPS, Reason.ALL_STOPS
+        )
+        """Stops that are under way or have a file open still, by who was the first to open."""
+        self.memory = Budget(
+            options.user_memory * _MEBIBYTE,
+            options.max_memory * _MEBIBYTE,
+            Reason.USER_MEMORY,
+            Reason.ALL_MEMORY,
+        )
+        """Bytes that the headers of these take here."""
+        self.requests = Budget(_USER_REQUESTS, _REQUESTS, Reason.USER_REQUESTS, Reason.ALL_REQUESTS)
