@@ -129,20 +129,6 @@ class GcoreFS(ReadOnly):
         return self._entry(wanted, found)
 
     @_answered
-    async def setattr(
-        self,
-        inode: InodeT,
-        attr: pyfuse3.EntryAttributes,
-        fields: pyfuse3.SetattrFields,
-        fh: FileHandleT | None,
-        ctx: pyfuse3.RequestContext,
-    ) -> pyfuse3.EntryAttributes:
-        # A shell's > truncates what it is about to write to.
-        if inode == control.RELEASE and fields.update_size:
-            return entries.own(inode)
-        raise FUSEError(errno.EROFS)
-
-    @_answered
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
         return [XAttrNameT(_XATTR_PREFIX + name) for name in self._attributes(inode)]
 
@@ -210,9 +196,11 @@ class GcoreFS(ReadOnly):
     async def open(
         self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
-        wanted = os.O_WRONLY if inode == control.RELEASE else os.O_RDONLY
-        if flags & os.O_ACCMODE != wanted:
-            raise FUSEError(errno.EACCES if inode == control.RELEASE else errno.EROFS)
+        if inode == control.RELEASE:
+            if flags & os.O_ACCMODE != os.O_WRONLY:
+                raise FUSEError(errno.EACCES)
+        elif flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
+            raise FUSEError(errno.EROFS)
         found = None if entries.is_own(inode) else self._inodes[inode]
         pid = found.process.pid if found else 0
         with self._limits.requests.lent(ctx.uid, pid):

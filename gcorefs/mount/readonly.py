@@ -15,4 +15,4 @@ class ReadOnly(pyfuse3.Operations):
 
     _never: Any = _refuse
     create = mknod = mkdir = symlink = link = _never
-    unlink = rmdir = rename = setxattr = removexattr = _never
+    unlink = rmdir = rename = setattr = setxattr = removexattr = _never
