@@ -27,7 +27,7 @@ from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.listing import Look, look
-from gcorefs.mount.log import logger
+from gcorefs.mount.log import Refusals, logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readonly import ReadOnly
 from gcorefs.mount.stops import Handle, Workers
@@ -54,7 +54,7 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
         except FUSEError:
             raise
         except ProcessError as error:
-            logger.warning("%s", error)
+            self._refusals.log(error)
             raise FUSEError(error.errno or errno.EIO) from None
         except BlockingIOError:
             raise FUSEError(errno.EAGAIN) from None
@@ -81,6 +81,7 @@ class GcoreFS(ReadOnly):
         self._questions = workers.questions
         self.held = Held(options, self._limits, workers)
         self._inodes = Inodes()
+        self._refusals = Refusals()
         self._files: dict[int, _File] = {}
         self._next_handle = 1
 
@@ -123,9 +124,7 @@ class GcoreFS(ReadOnly):
         found = await self._look(wanted.process.pid, ctx)
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
-        if wanted.stop is not None:  # cp and cat look at st_size once, right after open(2)
-            with self._limits.requests.lent(ctx.uid, wanted.process.pid):
-                await wanted.stop.wait_until_ready(_SIZE_TIMEOUT)
+        await self._await_size(wanted, ctx)
         return self._entry(wanted, found)
 
     @_answered
@@ -281,6 +280,19 @@ class GcoreFS(ReadOnly):
                 return await self._questions.ask(pid, ctx.uid, functools.partial(look, pid))
             except ProcessLookupError:
                 return None
+
+    async def _await_size(self, inode: Inode, ctx: pyfuse3.RequestContext) -> None:
+        """Until st_size is exact, within a bound: cp and cat ask once, right after open(2).
+
+        Not for an open(2) that comes second: the kernel asks on its behalf, for the mode.
+        """
+        stop, pid = inode.stop, inode.process.pid
+        if stop is None or stop.is_ready:
+            return
+        with self._limits.requests.lent(ctx.uid, pid):
+            question = functools.partial(procfs.is_opening, ctx.pid)
+            if not await self._questions.ask(pid, ctx.uid, question):
+                await stop.wait_until_ready(_SIZE_TIMEOUT)
 
     def _attributes(self, inode: int) -> dict[bytes, bytes]:
         """Extended attributes without what is common to their names."""

@@ -14,10 +14,11 @@ import trio
 from gcorefs.mount.options import Options
 from gcorefs.process.errors import ProcessError, Reason
 
-_USER_REQUESTS = 1_000
+_USER_REQUESTS = 256
 _REQUESTS = 10_000
 """Requests that wait at one time, each a task.  A request that finds none free waits unread
-(server.py), and with it all that come behind it; so a user may not have them all."""
+(server.py), and with it all that come behind it; so a user may not have them all.  Nor so
+many that the last one's answer comes too late (listing.py, LOOK_TIMEOUT)."""
 
 _MEBIBYTE = 1 << 20
 _ROOT = 0

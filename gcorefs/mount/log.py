@@ -9,11 +9,40 @@ import atexit
 import contextlib
 import logging
 import queue
+import time
 from logging.handlers import QueueHandler, QueueListener, SysLogHandler
 
+from gcorefs.process.errors import ProcessError, Reason
+
 _MOST_WAITING = 10_000
+_WINDOW = 10.0  # seconds
+_MOST_ALIKE = 100
+_MOST_KINDS = 1_000
 
 logger = logging.getLogger("gcorefs")
+
+
+class Refusals:
+    """Logs refusals, and of many that are alike the first ones and their number.
+
+    Whoever may open may be refused as often as they like; the log is everybody's.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Reason, str], tuple[float, int]] = {}
+
+    def log(self, error: ProcessError) -> None:
+        kind, now = (error.reason, error.detail), time.monotonic()
+        begun, count = self._seen.get(kind, (now, 0))
+        if now - begun >= _WINDOW:
+            if count > _MOST_ALIKE:
+                logger.warning("%s: %d times more", error.reason.text, count - _MOST_ALIKE)
+            begun, count = now, 0
+        if len(self._seen) >= _MOST_KINDS:
+            self._seen.clear()
+        self._seen[kind] = begun, count + 1
+        if count < _MOST_ALIKE:
+            logger.warning("%s", error)
 
 
 class _DroppingHandler(QueueHandler):

@@ -1,9 +1,11 @@
 """Mounts, serves, lets every process go, unmounts; in that order, however it ends."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 
+import msgspec
 import pyfuse3
 import trio
 
@@ -83,7 +85,7 @@ async def serve(
 
     SIGTERM and SIGINT end it.  MountError where the kernel or fusermount3 refuses.
     """
-    fs = GcoreFS(options)
+    fs = GcoreFS(_affordable(options))
     try:
         pyfuse3.init(fs, mountpoint, fuse_options)
     except RuntimeError as error:
@@ -101,6 +103,24 @@ async def serve(
                 nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)
+
+
+_DESCRIPTORS_PER_STOP = 3  # mem, pagemap, and one for whatever is being asked
+_DESCRIPTORS_BESIDE = 256
+
+
+def _affordable(options: Options) -> Options:
+    """The options, with no more stops than there are file descriptors for.
+
+    The soft limit is for programs that use select(2) (getrlimit(2)); we take the hard one.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    affordable = max(1, (hard - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_PER_STOP)
+    if affordable >= options.max_stops:
+        return options
+    logger.warning("max_stops=%d: RLIMIT_NOFILE is %d", affordable, hard)
+    return msgspec.structs.replace(options, max_stops=affordable)
 
 
 async def _end_on_signal(fs: GcoreFS) -> None:

@@ -44,10 +44,12 @@ class ProcessError(OSError):
     """A dump that cannot be had.  `errno` is what open(2) or read(2) fails with."""
 
     def __init__(self, reason: Reason, pid: int, detail: str = "") -> None:
-        text = f"process {pid}: {reason.text}"
+        """`pid` is 0 where it was no process that was asked for, but a directory."""
+        text = f"process {pid}: {reason.text}" if pid else f"the mount: {reason.text}"
         super().__init__(reason.errno, f"{text} ({detail})" if detail else text)
         self.reason = reason
         self.pid = pid
+        self.detail = detail
 
     def __str__(self) -> str:
         return str(self.strerror)

@@ -191,6 +191,19 @@ def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
     return int(words[0]), arguments, sp, pc
 
 
+# open, creat, openat, openat2 of arch/x86/entry/syscalls/syscall_64.tbl.
+_OPEN_CALLS = frozenset((2, 85, 257, 437))
+
+
+def is_opening(tid: int) -> bool:
+    """True where a thread that waits in a request of FUSE does so in open(2)."""
+    try:
+        call = system_call(tid, tid)
+    except ProcessLookupError:  # it is in no pid namespace of ours
+        return False
+    return call is not None and call[0] in _OPEN_CALLS
+
+
 _ESCAPED_NEWLINE = b"\\012"
 
 

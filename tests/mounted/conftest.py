@@ -10,6 +10,7 @@ import functools
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,14 @@ from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NOBODY = 65534
+
+
+def user(uid: int) -> tuple[str, ...]:
+    """Words that run what stands behind them as another user, in the group of that number."""
+    return ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+
+
+AS_NOBODY = user(NOBODY)
 CUT_OFF = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
 """What files of a mount that is gone fail with (fs/fuse/dev.c, fuse_abort_conn)."""
 
@@ -115,6 +124,14 @@ def assert_refused(result: "subprocess.CompletedProcess[bytes]", *words: str) ->
 def stops(mount: Mount, pid: int) -> int:
     """How many stops of a process the log tells of; each is logged when it has ended."""
     return mount.log.read_text().count(f"process {pid}: opened by")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that every user can reach; pytest's own is for us alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

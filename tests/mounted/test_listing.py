@@ -287,8 +287,13 @@ def test_a_process_in_the_middle_of_execve_hangs_nobody(
             finally:
                 os._exit(127)
     # The size alone is one request, which the server meets before the one of the execve.
+    server = mount.server
     with opened(mount / pid, os.O_PATH) as path:
-        os.kill(mount.server, signal.SIGSTOP)
+        # Should this test be killed: whoever asks /proc for that process waits for the server.
+        guard = subprocess.Popen(
+            ["sh", "-c", f"read line; kill -KILL {server}"], stdin=subprocess.PIPE
+        )
+        os.kill(server, signal.SIGSTOP)
         look = subprocess.Popen(["stat", "-c", "%s", "-"], stdin=path, stdout=subprocess.DEVNULL)
     with look:
         try:
@@ -296,11 +301,13 @@ def test_a_process_in_the_middle_of_execve_hangs_nobody(
             eventually(lambda: wchan.read_text() == "request_wait_answer")
             os.write(told, b"x")
             eventually(lambda: str(fd) not in os.listdir(f"/proc/{pid}/fd"))
-            os.kill(mount.server, signal.SIGCONT)
+            os.kill(server, signal.SIGCONT)
             assert look.wait(timeout=10) == 0
         finally:
             if look.poll() is None:
-                os.kill(mount.server, signal.SIGKILL)
+                os.kill(server, signal.SIGKILL)
+            guard.kill()
+            guard.communicate()
             os.waitpid(pid, 0)
             for end in (go, told):
                 os.close(end)

@@ -1,9 +1,7 @@
 """Who may open which file.  The mode is the first door; behind it the kernel decides as it
 does for /proc/PID/mem, under the credentials of whoever opens."""
 
-import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,18 +9,9 @@ import pytest
 
 from gcorefs.process import procfs
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import NOBODY, eventually, is_free, run
+from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, is_free, run
 
-AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 REFUSED = b"Permission denied"
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """A folder that every user can reach; pytest's own is for us alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @pytest.fixture

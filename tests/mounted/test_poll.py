@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,15 @@ def test_poll_tells_when_every_thread_is_recorded(patient: Mount, slow: Target) 
         assert poll(fd) == READABLE
         assert os.read(fd, 4) == b"\x7fELF"
         assert poll(fd, milliseconds=0) == READABLE
+
+
+def test_a_second_open_does_not_wait_either(patient: Mount, slow: Target) -> None:
+    """With more of them than would be waited for: the kernel asks for the mode in each."""
+    with ExitStack() as stack:
+        fds = [stack.enter_context(opened(patient / slow.pid, os.O_NONBLOCK)) for _ in range(30)]
+        assert {poll(fd, milliseconds=0) for fd in fds} == {0}
+        finish(slow)
+        assert {poll(fd) for fd in fds} == {READABLE}
 
 
 def test_select_and_epoll_tell_the_same(patient: Mount, slow: Target) -> None:

@@ -5,8 +5,7 @@ import json
 import os
 import select
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,12 @@ from tests.mounted.conftest import (
     memory_offset,
     opened,
     run,
+    user,
     whole,
 )
 
 OTHER = 4321
 """A user who is neither root nor nobody."""
-
-
-def user(uid: int) -> tuple[str, ...]:
-    return ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """A folder that every user can reach; pytest's own is for us alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 def status(mount: Mount, *prefix: str) -> list[dict[str, Any]]:

@@ -1,0 +1,169 @@
+"""Shares: what one user has is his own affair, what all have is bounded, root gets in."""
+
+import contextlib
+import threading
+from collections import Counter
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcorefs.mount import listing
+from gcorefs.mount.limits import Both, Budget, Limiters
+from gcorefs.mount.listing import Questions
+from gcorefs.process.errors import ProcessError, Reason
+
+EACH, TOTAL = 5, 12
+PID = 4711
+
+takes = st.tuples(st.integers(0, 4), st.integers(1, EACH + 1))
+
+
+def budget() -> Budget:
+    return Budget(EACH, TOTAL, Reason.USER_FILES, Reason.ALL_FILES)
+
+
+@given(st.lists(st.tuples(st.booleans(), takes), max_size=60))
+def test_nobody_has_more_than_a_share_and_all_but_root_no_more_than_all(
+    steps: list[tuple[bool, tuple[int, int]]],
+) -> None:
+    shares = budget()
+    held: list[tuple[int, int]] = []
+    for is_take, (uid, amount) in steps:
+        if not is_take:
+            if held:
+                shares.give_back(*held.pop(amount % len(held)))
+            continue
+        used = Counter[int]()
+        for owner, part in held:
+            used[owner] += part
+        expected = None
+        if used[uid] + amount > EACH:
+            expected = Reason.USER_FILES
+        elif used.total() + amount > TOTAL and uid != 0:
+            expected = Reason.ALL_FILES
+        try:
+            shares.take(uid, PID, amount)
+        except ProcessError as error:
+            assert (error.reason, error.pid) == (expected, PID)
+            assert f"uid {uid}" in str(error)
+        else:
+            assert expected is None
+            held.append((uid, amount))
+    for uid, amount in held:
+        shares.give_back(uid, amount)
+    for uid in range(5):
+        shares.take(uid, PID, 1)  # nothing was lost on the way
+
+
+def test_what_is_lent_comes_back_whatever_happens() -> None:
+    shares = budget()
+    for _ in range(EACH + 1):
+        with pytest.raises(ZeroDivisionError), shares.lent(1, PID):
+            raise ZeroDivisionError
+    with contextlib.ExitStack() as stack:
+        for _ in range(EACH):
+            stack.enter_context(shares.lent(1, PID))
+        with pytest.raises(ProcessError), shares.lent(1, PID):
+            pass
+
+
+async def test_a_thread_that_does_not_end_keeps_its_place_and_nobody_else_s() -> None:
+    limiters = Limiters(2)
+    end = threading.Event()
+
+    def give_up(scope: trio.CancelScope) -> None:
+        trio.from_thread.run_sync(scope.cancel)
+        end.wait()
+
+    try:
+        for _ in range(2):
+            with limiters.of(1) as limiter, trio.CancelScope() as scope:
+                await trio.to_thread.run_sync(
+                    give_up, scope, abandon_on_cancel=True, limiter=limiter
+                )
+        with limiters.of(1) as limiter:
+            assert limiter.borrowed_tokens == limiter.total_tokens == 2
+        with limiters.of(2) as other:
+            assert await trio.to_thread.run_sync(lambda: 7, limiter=other) == 7
+    finally:
+        end.set()
+
+
+async def test_one_who_waits_for_a_second_place_and_gives_up_leaves_the_first() -> None:
+    first, second = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
+    async with second:
+        with trio.move_on_after(0):
+            await Both(first, second).acquire_on_behalf_of(object())
+        assert first.borrowed_tokens == 0
+    borrower = object()
+    both = Both(first, second)
+    await both.acquire_on_behalf_of(borrower)
+    assert (first.borrowed_tokens, second.borrowed_tokens) == (1, 1)
+    both.release_on_behalf_of(borrower)
+    assert (first.borrowed_tokens, second.borrowed_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("processes", [1, 1000], ids=["one process", "many processes"])
+async def test_questions_that_are_not_answered_take_no_thread_from_others(
+    processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "LOOK_TIMEOUT", 0.2)
+    questions = Questions()
+    end = threading.Event()
+    begun = Counter[str]()
+    stuck = []
+
+    def question() -> None:
+        begun["threads"] += 1
+        end.wait()
+
+    async def ask(pid: int) -> None:
+        try:
+            await questions.ask(pid, 1000, question)
+        except ProcessError as error:
+            stuck.append(error.reason)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(1000):
+                nursery.start_soon(ask, number % processes)
+        assert stuck == [Reason.STUCK] * 1000
+        assert begun["threads"] == (10 if processes == 1 else 100)
+        assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
+        if processes == 1:
+            assert await questions.ask(processes + 1, 1000, lambda: 7) == 7
+    finally:
+        end.set()
+
+
+async def test_a_process_that_does_not_answer_is_left_out_of_listings_until_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listing, "LOOK_TIMEOUT", 0.2)
+    end, ended = threading.Event(), threading.Event()
+    looks = Counter[int]()
+
+    def look(pid: int) -> None:
+        looks[pid] += 1
+        if pid == 2 and not end.is_set():
+            end.wait()
+            ended.set()
+        raise ProcessLookupError
+
+    monkeypatch.setattr(listing, "look", look)
+    questions = Questions()
+    try:
+        assert await questions.list([1, 2, 3]) == ([], 2)  # as far as it came
+        assert looks == {1: 1, 2: 1}
+        for _ in range(300):  # more than there are threads for listings
+            assert await questions.list([1, 2, 3]) == ([], 3)
+        assert looks == {1: 301, 2: 1, 3: 300}
+    finally:
+        end.set()
+    ended.wait()  # the listing that was left behind goes on to its end
+    while looks[3] < 301:
+        pass
+    assert await questions.list([1, 2, 3]) == ([], 3)
+    assert looks[2] == 2
