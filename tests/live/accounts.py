@@ -1,0 +1,79 @@
+"""A program's account of itself, of a run in which nobody dumps it and of one with stops.
+
+What the programs are asked and say stands in tests/targets/account.h.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gcorefs.process import procfs
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Target
+
+Account = dict[str, set[str]]
+"""For each work of a program, the outcomes that its rounds had."""
+
+STOPS = 100
+PATIENCE = 30.0
+"""Seconds after which a work that does not go on hangs."""
+
+
+@contextlib.contextmanager
+def held(pid: int, **options: Any) -> Iterator[Snapshot]:
+    """A process that stands still, whose core can be had."""
+    snapshot = Snapshot(find(pid), **{"stop_timeout": 5.0, **options})
+    try:
+        snapshot.take()
+        assert snapshot.read(0, 4) == b"\x7fELF"
+        yield snapshot
+    finally:
+        snapshot.close()
+
+
+def stop_often(target: Target, stops: int = STOPS, **options: Any) -> None:
+    """Stop it again and again, and see every work go on in between."""
+    for number in range(stops):
+        with held(target.pid, **options) as snapshot:
+            assert snapshot.unresponsive_threads == 0
+            # Half of the stops last longer than some of the waits that they meet.
+            if number % 2:
+                time.sleep(0.004)
+        if number % 20 == 19:
+            await_rounds(target)
+
+
+def await_rounds(target: Target) -> None:
+    """Until every work whose rounds are short has ended one that began after the last stop."""
+    before = target.ask("rounds")["rounds"]
+    deadline = time.monotonic() + PATIENCE
+    while waiting := {
+        name for name, rounds in target.ask("rounds")["rounds"].items() if rounds < before[name] + 2
+    }:
+        assert time.monotonic() < deadline, f"these do not go on: {waiting}"
+
+
+def report(target: Target) -> Account:
+    return {work: set(outcomes) for work, outcomes in target.ask("report").items()}
+
+
+def compare(
+    start: Callable[[], Target], trouble: Callable[[Target], None] = stop_often
+) -> tuple[Account, Account]:
+    """The accounts of a control run and of one with `trouble`; both must go on to their end."""
+    control = start()
+    await_rounds(control)
+    expected = report(control)
+    target = start()
+    trouble(target)
+    await_rounds(target)
+    return expected, report(target)
+
+
+def assert_free(pid: int) -> None:
+    """Nobody traces it, and no stop is left in it."""
+    for tid in procfs.tids(pid):
+        with contextlib.suppress(ProcessLookupError):
+            assert procfs.tracer(pid, tid) == 0
+            assert procfs.stat(pid, tid).state not in "tT"
