@@ -277,8 +277,12 @@ class Tracer:
         elif status >> 16 == syscalls.PTRACE_EVENT_STOP:
             self._record(tid, os.WSTOPSIG(status))
         else:
-            # A signal came first.  It goes on to the program, and the stop is still to come.
+            # A signal came first.  It goes on to the program, and the stop is still to come:
+            # asked for again, as any stop takes back an interrupt that came just before it
+            # (kernel/signal.c, ptrace_stop), and taking a timer's signal leaves room for one
+            # (dequeue_signal lets go of siglock).
             with contextlib.suppress(ProcessLookupError):
+                syscalls.interrupt(tid)
                 syscalls.resume(tid, os.WSTOPSIG(status))
 
     def _forget(self, tid: int) -> None:

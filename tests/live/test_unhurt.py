@@ -18,7 +18,7 @@ from tests.live.accounts import STOPS, await_rounds, compare, held
 Spawn = Callable[..., Target]
 
 
-@pytest.mark.parametrize("program", [["waits"], ["signals"]], ids=" ".join)
+@pytest.mark.parametrize("program", [["waits"], ["signals"], ["storm", "16"]], ids=" ".join)
 def test_a_program_has_the_account_of_a_run_without_stops(spawn: Spawn, program: list[str]) -> None:
     expected, account = compare(lambda: spawn(*program))
     assert all(outcomes == {"ok"} for outcomes in expected.values()), expected
