@@ -17,15 +17,24 @@ on the list: calls that may have had an effect when they return EINTR (close, io
 Not repaired: a thread that stands in a group-stop.  A job control signal stopped it, and the
 EINTR that follows is that signal's own doing.
 
+One of the kernel's own is written over as well, in a thread with a seccomp filter.  After
+-ERESTART_RESTARTBLOCK (nanosleep, poll, a futex with a time-out) the kernel has the thread
+call restart_syscall(2), which the filter judges by that number (kernel/seccomp.c,
+__seccomp_filter); one that does not know it kills the process.  With -ERESTARTNOHAND it is
+asked for the call that it has let pass before.
+
 What stays to be seen: a relative time-out of a call restarted like this begins anew, as it
 does in io_pgetevents, which the kernel restarts in the same way; and an AF_INET connect
 with SO_SNDTIMEO that then times out says EALREADY where it would have said EINPROGRESS.
 """
 
+from collections.abc import Callable
+
 from gcorefs.elfcore.regsets import Machine
 
 EINTR = 4
 ERESTARTNOHAND = 514
+ERESTART_RESTARTBLOCK = 516
 """include/linux/errno.h"""
 
 # arch/x86/entry/syscalls/syscall_64.tbl.  Each was seen to return EINTR after a stop without
@@ -64,9 +73,15 @@ CALLS = {"x86_64": X86_64_CALLS}
 """By the name that uname(2) gives."""
 
 
-def needs_restart(machine: Machine, calls: dict[int, str], general: bytes) -> bool:
-    """True where a thread with these registers would see an EINTR that is ours."""
-    return (
-        machine.word(general, machine.call_result) == -EINTR
-        and machine.word(general, machine.call_number) in calls
-    )
+def needs_restart(
+    machine: Machine, calls: dict[int, str], general: bytes, is_filtered: Callable[[], bool]
+) -> bool:
+    """True where a thread with these registers would see the stop.
+
+    By an EINTR that is ours, or by a call that its seccomp filter may not know: `is_filtered`
+    tells whether it has one.
+    """
+    result = machine.word(general, machine.call_result)
+    if result == -EINTR:
+        return machine.word(general, machine.call_number) in calls
+    return result == -ERESTART_RESTARTBLOCK and is_filtered()

@@ -9,6 +9,7 @@ Each function raises OSError with the errno of the call.
 """
 
 import ctypes
+import errno
 import functools
 import mmap
 import os
@@ -148,6 +149,28 @@ def get_pending(tid: int) -> int:
         found |= 1 << (signal - 1)
         which.offset += 1
     return found
+
+
+_open = _quick["open"]
+_read = _quick["read"]
+_read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_read.restype = ctypes.c_ssize_t
+_close = _quick["close"]
+
+
+def has_seccomp_filter(tid: int) -> bool:
+    """True where a filter judges the system calls of this thread.  ESRCH.
+
+    From /proc/TID/status, which does not sleep: PTRACE_SECCOMP_GET_FILTER refuses a tracer that
+    has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
+    """
+    buffer = ctypes.create_string_buffer(8192)
+    fd = _open(f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
+    if fd < 0:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
+    count = _read(fd, buffer, len(buffer))
+    _close(fd)
+    return b"\nSeccomp:\t2" in ctypes.string_at(buffer, max(count, 0))
 
 
 def poll_status(tid: int) -> int | None:

@@ -298,7 +298,9 @@ class Tracer:
             record = Record(tid, general)
             if stop_signal != signal.SIGTRAP:
                 record.signal = stop_signal
-            elif restart.needs_restart(self._machine, self._calls, general):
+            elif restart.needs_restart(
+                self._machine, self._calls, general, lambda: syscalls.has_seccomp_filter(tid)
+            ):
                 # The record keeps the register as it was found.
                 syscalls.poke_user(
                     tid, self._machine.offset(self._machine.call_result), -restart.ERESTARTNOHAND

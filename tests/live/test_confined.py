@@ -10,6 +10,7 @@ from tests.live.accounts import compare
 Spawn = Callable[..., Target]
 
 CONDITIONS = [
+    "seccomp",
     "strict",
     "no_new_privs",
     "undumpable",
