@@ -53,10 +53,13 @@ class Target:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def ask(self, command: str) -> dict[str, Any]:
+    def tell(self, command: str) -> None:
         assert self.popen.stdin is not None
         self.popen.stdin.write(command + "\n")
         self.popen.stdin.flush()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        self.tell(command)
         return self.line()
 
     def kill(self) -> None:

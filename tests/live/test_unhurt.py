@@ -5,20 +5,26 @@ run with many stops must be that of a run with none.
 """
 
 import contextlib
+import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Target
 from tests.live.accounts import STOPS, await_rounds, compare, held
 
 Spawn = Callable[..., Target]
 
 
-@pytest.mark.parametrize("program", [["waits"], ["signals"], ["storm", "16"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "program", [["waits"], ["signals"], ["storm", "16"], ["debugger"]], ids=" ".join
+)
 def test_a_program_has_the_account_of_a_run_without_stops(spawn: Spawn, program: list[str]) -> None:
     expected, account = compare(lambda: spawn(*program))
     assert all(outcomes == {"ok"} for outcomes in expected.values()), expected
@@ -61,6 +67,34 @@ def test_a_process_that_shares_the_memory_is_another_one(spawn: Spawn) -> None:
         while count() < before + 10:
             pass
     assert target.ask("report")["sibling"].keys() == {"ok"}
+
+
+def test_who_is_traced_is_refused_and_who_traces_is_not(spawn: Spawn) -> None:
+    target = spawn("debugger")
+    tracee = target.truth["tracee"]
+    for _ in range(STOPS):
+        with pytest.raises(ProcessError) as caught, held(tracee):
+            pass
+        assert (caught.value.reason, caught.value.errno) == (Reason.TRACED, errno.EBUSY)
+        assert f"TracerPid {target.pid}" in str(caught.value)
+        with held(target.pid):
+            assert procfs.tracer(tracee, tracee) == target.pid
+    await_rounds(target)
+    assert target.ask("report") == {"trace": {"ok": ANY}}
+
+
+@pytest.mark.parametrize("delay", range(0, 4000, 100))
+def test_an_exit_at_any_moment_is_an_error_or_a_whole_core(spawn: Spawn, delay: int) -> None:
+    """exit(3) `delay` microseconds before the stop; the parent has its status whatever we do."""
+    target = spawn("confined", parent=True)
+    target.tell("exit")
+    time.sleep(delay / 1e6)
+    try:
+        with held(target.pid) as snapshot:
+            assert len(snapshot.read(0, 4096)) == 4096
+    except ProcessError as error:
+        assert error.reason in (Reason.GONE, Reason.DIED)
+    assert target.line() == {"wait": 7 << 8}
 
 
 def children(pid: int) -> list[int]:

@@ -7,6 +7,7 @@
  * Commands:
  *   rounds   {"rounds": {WORK: N, ...}}, of the works whose rounds are short
  *   report   end every work when its round is over: {WORK: {OUTCOME: N, ...}, ...}
+ *   exit     end the process with status 7, whatever its threads do
  */
 #ifndef ACCOUNT_H
 #define ACCOUNT_H
@@ -144,6 +145,8 @@ static inline void serve(struct work *works, int n)
 			for (int i = 0; i < n; i++)
 				pthread_join(works[i].thread, NULL);
 			print_accounts(works, n);
+		} else if (!strcmp(command, "exit")) {
+			exit(7);
 		} else {
 			printf("{\"error\": \"unknown command\"}\n");
 		}
