@@ -132,6 +132,19 @@ def get_signal_mask(tid: int) -> int:
     return mask.value
 
 
+_SYS_GET_ROBUST_LIST = 274  # x86-64
+
+
+def has_robust_list(tid: int) -> bool:
+    """True where a thread has told the kernel of its robust locks, as libc does for each.
+
+    A worker of the kernel's never has (get_robust_list(2)).  False where we may not know.
+    """
+    head, length = ctypes.c_void_p(), ctypes.c_size_t()
+    arguments = ctypes.c_long(tid), ctypes.byref(head), ctypes.byref(length)
+    return _syscall(ctypes.c_long(_SYS_GET_ROBUST_LIST), *arguments) == 0 and bool(head.value)
+
+
 _SIGINFO_SIZE = 128
 
 

@@ -91,7 +91,7 @@ class Tracer:
         self._release = threading.Event()
         self._running: set[int] = set()  # seized, interrupted, not stopped yet
         self._stopped: dict[int, Record] = {}
-        self._left_out: set[int] = set()  # stand in the task list and cannot be traced
+        self._left_out: set[int] = set()  # stand in the task list and are not to be traced
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
@@ -197,6 +197,9 @@ class Tracer:
         for tid in tids:
             self._seizing_since = time.monotonic()
             try:
+                if self._is_worker(tid):
+                    self._left_out.add(tid)
+                    continue
                 syscalls.seize(tid)
             except ProcessLookupError:
                 time.sleep(_SHORTEST_NAP)  # exiting: it leaves the task list in a moment
@@ -206,6 +209,14 @@ class Tracer:
                 self._running.add(tid)
         self._seizing_since = inf
 
+    def _is_worker(self, tid: int) -> bool:
+        """True for a worker of io_uring or vhost, which runs none of the program's code.
+
+        ptrace(2) would have it, and a stop ends the request that it sleeps in with an error.
+        Nearly every other thread is told from it without asking /proc.
+        """
+        return not syscalls.has_robust_list(tid) and procfs.stat(self.process.pid, tid).is_worker
+
     def _take_refusal(self, tid: int, error: PermissionError) -> None:
         """EPERM has many reasons: raise where one is the core's, return where none is."""
         pid = self.process.pid
@@ -214,7 +225,7 @@ class Tracer:
             holder = int(procfs.status(pid, tid)["TracerPid"])
         except ProcessLookupError:
             return
-        if stat.is_dead or stat.is_worker:  # a zombie is refused as if it were another's
+        if stat.is_dead:  # a zombie is refused as if it were another's
             self._left_out.add(tid)
         elif holder == self._thread.native_id:  # seized under another id, before execve(2)
             self._running.add(tid)

@@ -23,7 +23,7 @@ Spawn = Callable[..., Target]
 
 
 @pytest.mark.parametrize(
-    "program", [["waits"], ["signals"], ["storm", "16"], ["debugger"]], ids=" ".join
+    "program", [["waits"], ["signals"], ["storm", "16"], ["debugger"], ["workers"]], ids=" ".join
 )
 def test_a_program_has_the_account_of_a_run_without_stops(spawn: Spawn, program: list[str]) -> None:
     expected, account = compare(lambda: spawn(*program))
@@ -67,6 +67,19 @@ def test_a_process_that_shares_the_memory_is_another_one(spawn: Spawn) -> None:
         while count() < before + 10:
             pass
     assert target.ask("report")["sibling"].keys() == {"ok"}
+
+
+def test_a_worker_of_io_uring_is_no_thread_of_the_program(spawn: Spawn) -> None:
+    """It stands in the task list, runs none of the program's code, and cannot be traced."""
+    target = spawn("workers")
+    with held(target.pid) as snapshot:
+        workers = [tid for tid in procfs.tids(target.pid) if procfs.stat(target.pid, tid).is_worker]
+        assert workers
+        assert {procfs.tracer(target.pid, tid) for tid in workers} == {0}
+        recorded = {record.tid for record in snapshot.records}
+        assert recorded == set(procfs.tids(target.pid)) - set(workers)
+        assert len(recorded) == target.truth["threads"]
+    assert target.ask("report") == {"splice_on": {"ok": ANY}}
 
 
 def test_who_is_traced_is_refused_and_who_traces_is_not(spawn: Spawn) -> None:
