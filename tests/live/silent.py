@@ -1,0 +1,75 @@
+"""silent MOUNTPOINT: a file system of one file, whose reads are answered when we are told to.
+
+Prints {"pid": PID} when it is mounted, {"asked": N} to "asked" (how many reads there were) and
+{"answered": N} to "answer" (how many of them it has answered now); ends with its standard
+input.  The file is 4 KiB of the letter A.
+"""
+
+import errno
+import json
+import os
+import stat
+import sys
+
+import pyfuse3
+import trio
+
+CONTENT = b"A" * 4096
+FILE = pyfuse3.ROOT_INODE + 1
+
+
+class Silent(pyfuse3.Operations):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.answer = trio.Event()
+
+    async def getattr(self, inode: int, ctx: object = None) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode
+        entry.st_mode = (
+            stat.S_IFDIR | 0o755 if inode == pyfuse3.ROOT_INODE else stat.S_IFREG | 0o644
+        )
+        entry.st_size = len(CONTENT)
+        entry.attr_timeout = entry.entry_timeout = 3600
+        return entry
+
+    async def lookup(self, parent: int, name: bytes, ctx: object = None) -> pyfuse3.EntryAttributes:
+        if name != b"file":
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return await self.getattr(FILE)
+
+    async def open(self, inode: int, flags: int, ctx: object) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(fh=inode)
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        self.asked += 1
+        await self.answer.wait()
+        return CONTENT[offset : offset + size]
+
+
+async def serve(silent: Silent) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pyfuse3.main)
+        print(json.dumps({"pid": os.getpid()}), flush=True)
+        async for line in trio.wrap_file(sys.stdin):
+            if line == "answer\n":
+                silent.answer.set()
+                print(json.dumps({"answered": silent.asked}), flush=True)
+            else:
+                print(json.dumps({"asked": silent.asked}), flush=True)
+        silent.answer.set()
+        pyfuse3.terminate()
+
+
+def main() -> None:
+    silent = Silent()
+    pyfuse3.init(silent, sys.argv[1], {"fsname=silent", *pyfuse3.default_options})
+    try:
+        trio.run(serve, silent)
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+if __name__ == "__main__":
+    main()
