@@ -1,0 +1,205 @@
+"""Processes in other namespaces, of other users, with other programs, short of memory."""
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from gcorefs.process import procfs
+from gcorefs.process.access import Opener
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import TARGETS, Target
+from tests.live.accounts import Account, assert_free, await_rounds, held, report, stop_often
+from tests.live.test_tracer import prstatus_notes, tid_of
+
+Build = Callable[[str], Path]
+
+STOPS = 40
+NOBODY = 65534
+ROOT = Opener(pid=1, uid=0, gid=0, groups=(), capabilities=(1 << 41) - 1)
+USER = Opener(pid=1, uid=NOBODY, gid=NOBODY, groups=(), capabilities=0)
+
+
+@contextlib.contextmanager
+def started(*argv: str | Path) -> Iterator[Target]:
+    target = Target([*map(str, argv)])
+    try:
+        yield target
+    finally:
+        target.kill()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where every user may run a program."""
+    path = Path(tempfile.mkdtemp(prefix="gcorefs-test-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def owner_of(pid: int) -> int:
+    """The directory itself says nothing of dumpability (fs/proc/base.c, task_dump_owner)."""
+    return os.stat(f"/proc/{pid}/status").st_uid
+
+
+def assert_goes_on(target: Target) -> None:
+    await_rounds(target)
+    account: Account = report(target)
+    assert all(outcomes == {"ok"} for outcomes in account.values()), account
+
+
+def mapped_names(snapshot: Snapshot) -> set[str]:
+    core = ELFFile(io.BytesIO(snapshot.layout.header))
+    (segment,) = (each for each in core.iter_segments() if each["p_type"] == "PT_NOTE")
+    (note,) = (each for each in segment.iter_notes() if each["n_type"] == "NT_FILE")
+    return {name.decode() for name in note["n_desc"]["filename"]}
+
+
+def names_in_maps(pid: int) -> set[str]:
+    rows = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return {row[5] for row in rows if len(row) == 6 and row[5].startswith("/")}
+
+
+def test_a_process_in_namespaces_of_its_own_is_numbered_as_it_numbers_itself(build: Build) -> None:
+    spaces = [
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--mount",
+        "--net",
+        "--ipc",
+        "--uts",
+        "--fork",
+        "--kill-child",
+    ]
+    with started("unshare", *spaces, build("confined")) as target:
+        own_pid = target.pid
+        (child,) = (
+            Path(f"/proc/{target.popen.pid}/task/{target.popen.pid}/children").read_text().split()
+        )
+        target.pid = int(child)
+        assert own_pid == 1 != target.pid
+        with held(target.pid) as snapshot:
+            assert {tid_of(note) for note in prstatus_notes(snapshot)} == {
+                int(procfs.status(target.pid, tid)["NSpid"].split()[-1])
+                for tid in procfs.tids(target.pid)
+            }
+            assert tid_of(prstatus_notes(snapshot)[0]) == own_pid
+            assert mapped_names(snapshot) == names_in_maps(target.pid)
+        stop_often(target, STOPS)
+        assert_free(target.pid)
+        assert_goes_on(target)
+
+
+def test_a_set_uid_program_is_root_s_alone(build: Build, folder: Path) -> None:
+    program = folder / "program"
+    shutil.copy(build("confined"), program)
+    program.chmod(0o4755)
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    with started(*user, program) as target:
+        assert procfs.status(target.pid)["Uid"].split()[:2] == [str(NOBODY).encode(), b"0"]
+        owner = owner_of(target.pid)
+        refused(target.pid, USER)
+        for _ in range(STOPS):
+            with held(target.pid, opener=ROOT):
+                pass
+            assert owner_of(target.pid) == owner
+        assert_goes_on(target)
+
+
+def test_a_process_that_is_not_dumpable_is_root_s_alone_and_stays_so(
+    build: Build, folder: Path
+) -> None:
+    program = folder / "program"
+    shutil.copy(build("confined"), program)
+    program.chmod(0o755)
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    with started(*user, program, "undumpable") as target:
+        # What is not dumpable belongs to root (proc(5)).
+        assert owner_of(target.pid) == 0
+        refused(target.pid, USER)
+        stop_often(target, STOPS, opener=ROOT)
+        assert owner_of(target.pid) == 0
+        refused(target.pid, USER)
+        assert_goes_on(target)
+    with started(*user, program) as target:
+        assert owner_of(target.pid) == NOBODY
+        stop_often(target, STOPS, opener=USER)
+        assert_goes_on(target)
+
+
+def refused(pid: int, opener: Opener) -> None:
+    snapshot = Snapshot(find(pid), opener)
+    with pytest.raises(ProcessError) as caught:
+        snapshot.take()
+    assert (caught.value.reason, caught.value.errno) == (Reason.DENIED, errno.EACCES)
+    assert snapshot.stopped_seconds == 0
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_program_whose_file_is_gone(build: Build, tmp_path: Path, replaced: bool) -> None:
+    program = tmp_path / "program"
+    shutil.copy(build("confined"), program)
+    with started(program) as target:
+        if replaced:
+            other = tmp_path / "other"
+            other.write_bytes(b"not the program")
+            other.rename(program)
+        else:
+            program.unlink()
+        with held(target.pid) as snapshot:
+            names = mapped_names(snapshot)
+            assert f"{program} (deleted)" in names
+            assert names == names_in_maps(target.pid)
+        stop_often(target, STOPS)
+        assert_goes_on(target)
+
+
+def test_what_we_read_is_not_on_the_bill_of_a_process_short_of_memory(build: Build) -> None:
+    group = Path(f"/sys/fs/cgroup/memory/gcorefs-test-{os.getpid()}")
+    group.mkdir()
+    try:
+        with started(build("confined")) as target:
+            (group / "cgroup.procs").write_text(str(target.pid))
+            usage = int((group / "memory.usage_in_bytes").read_text())
+            (group / "memory.limit_in_bytes").write_text(str(max(usage, 1 << 20) + (256 << 10)))
+            for _ in range(STOPS):
+                with held(target.pid) as snapshot:
+                    assert len(snapshot.read(0, snapshot.size)) == snapshot.size
+            assert (group / "memory.failcnt").read_text() == "0\n"
+            assert_goes_on(target)
+    finally:
+        group.rmdir()
+
+
+def test_a_32_bit_process_is_refused_unhurt(tmp_path: Path) -> None:
+    program = tmp_path / "counter32"
+    source = TARGETS / "counter32.s"
+    subprocess.run(["as", "--32", "-o", f"{program}.o", source], check=True)
+    subprocess.run(["ld", "-m", "elf_i386", "-o", program, f"{program}.o"], check=True)
+    assert subprocess.run([program], check=False, timeout=30).returncode == 0
+    process = subprocess.Popen([program])
+    while procfs.system_call(process.pid, process.pid) is None:
+        pass  # until it is that program: execve(2) may be under way
+    refusals = 0
+    while process.poll() is None:
+        with pytest.raises(ProcessError) as caught:
+            snapshot = Snapshot(find(process.pid))
+            snapshot.take()
+        if caught.value.reason is Reason.FOREIGN:
+            refusals += 1
+            assert snapshot.stopped_seconds == 0
+        else:  # it exits, and has no memory any more that would tell
+            assert caught.value.reason in (Reason.GONE, Reason.DIED)
+    assert process.returncode == 0
+    assert refusals > STOPS
