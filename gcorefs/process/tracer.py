@@ -305,6 +305,9 @@ class Tracer:
         try:
             general = syscalls.get_regset(tid, NT_PRSTATUS, self._buffer)
             if len(general) != self._machine.general_size:
+                # It has stopped, and will not say so again: it is let go like the others.
+                self._running.discard(tid)
+                self._stopped[tid] = Record(tid)
                 raise ProcessError(Reason.FOREIGN, self.process.pid)
             record = Record(tid, general)
             if stop_signal != signal.SIGTRAP:
