@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Target
 from tests.live.accounts import assert_free, await_rounds, held
+from tests.live.test_tracer import await_stopped
 
 STOP_SIGNALS = [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
 DUMPS = 20
@@ -35,6 +36,8 @@ def test_a_parent_has_no_signal_more_and_none_less(
                     for _ in range(dumps):
                         with held(target.pid):
                             pass
+                    if each == number:
+                        await_stopped(target)
                 assert_free(target.pid)
             await_rounds(target)
             os.kill(target.pid, signal.SIGKILL)
