@@ -39,13 +39,17 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
     try:
         if tid == 0:  # outside our pid namespace
             raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another pid namespace")
-        status = procfs.status(tid)
+        stat, status = procfs.stat(tid), procfs.status(tid)
         _same_namespace(tid, target)
         label, ours = _label(str(tid)), _label("self")
     except ProcessLookupError as error:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is gone") from error
     if label != ours:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "its security label is not ours")
+    # An io_uring worker opens with the credentials of whoever submits, and shows those that it
+    # was born with (io_uring/io_uring.c, io_issue_sqe); so does the kernel's NFS server.
+    if stat.is_worker or stat.is_kernel_thread:
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is a thread of the kernel's own")
     # The four ids are real, effective, saved and file system; FUSE gives the last
     # (fs/fuse/dev.c, fuse_get_req).
     uids, gids = status["Uid"].split(), status["Gid"].split()

@@ -1,6 +1,7 @@
 """Who may open which file.  The mode is the first door; behind it the kernel decides as it
 does for /proc/PID/mem, under the credentials of whoever opens."""
 
+import errno
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from tests.conftest import Mount, Target
 from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, is_free, run
 
 REFUSED = b"Permission denied"
+# All capabilities but CAP_SYS_PTRACE (linux/capability.h: 19): effective, permitted, inheritable.
+WITHOUT_PTRACE = "caps=fffffffffff7ffff,fffffffffff7ffff,0"
 
 
 @pytest.fixture
@@ -109,3 +112,17 @@ def test_an_opener_in_another_pid_namespace_is_known(
 ) -> None:
     target = spawn("threads", 1)
     assert first_bytes(mount / target.pid, "unshare", "--pid", "--fork").stdout == b"\x7fELF"
+
+
+def test_an_opener_that_works_through_io_uring_is_not_known(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    """A worker of the ring opens with the ids of whoever submits, but shows those that it was
+    born with: here, a capability that the process has given up since."""
+    target = spawn("threads", 1)
+    opener = spawn("identity", "ring", WITHOUT_PTRACE)
+    mount.expect(f"process {target.pid}: the opener cannot be identified from here")
+    refused = {"ours": errno.EACCES}
+    assert opener.ask(f"ring /proc/{target.pid}/mem") == refused
+    assert opener.ask(f"ring {mount / target.pid}") == refused
+    assert is_free(target.pid)
