@@ -31,6 +31,7 @@ def user(uid: int) -> tuple[str, ...]:
 
 
 AS_NOBODY = user(NOBODY)
+UNIT = Path(__file__).parents[2] / "systemd" / "gcorefs.service"
 CUT_OFF = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
 """What files of a mount that is gone fail with (fs/fuse/dev.c, fuse_abort_conn)."""
 
@@ -176,6 +177,15 @@ def end(server: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(server, signal.SIGTERM)
     wait_until_gone(server)
+
+
+def service_bounds() -> str:
+    """The capabilities that the unit grants, as setpriv --bounding-set= takes them."""
+    line = next(
+        line for line in UNIT.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
+    )
+    granted = [name.removeprefix("CAP_").lower() for name in line.partition("=")[2].split()]
+    return ",".join(["-all", *(f"+{name}" for name in granted)])
 
 
 @pytest.fixture

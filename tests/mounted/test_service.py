@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GCOREFS, Mount
-from tests.mounted.conftest import end, run
-
-UNIT = Path(__file__).parents[2] / "systemd" / "gcorefs.service"
+from tests.mounted.conftest import UNIT, end, run, service_bounds
 
 
 def test_the_unit_has_no_faults(tmp_path: Path) -> None:
@@ -68,12 +66,7 @@ def test_readiness_is_told_after_the_mount_has_answered(
 
 def test_the_service_needs_no_more_than_its_unit_grants(unmounted: Mount) -> None:
     """The capabilities that the unit names suffice to mount and to serve."""
-    line = next(
-        line for line in UNIT.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
-    )
-    granted = [name.removeprefix("CAP_").lower() for name in line.partition("=")[2].split()]
-    bounds = ",".join(["-all", *(f"+{name}" for name in granted)])
-    command = ["setpriv", "--bounding-set", bounds, "--no-new-privs", GCOREFS, "mount"]
+    command = ["setpriv", "--bounding-set", service_bounds(), "--no-new-privs", GCOREFS, "mount"]
     result = run(*command, "--log-file", unmounted.log, unmounted.path)
     assert (result.returncode, result.stderr) == (0, b"")
     with subprocess.Popen(["sleep", "1000"]) as sleeper:
