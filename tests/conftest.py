@@ -53,14 +53,15 @@ class Target:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def tell(self, command: str) -> None:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(command + "\n")
-        self.popen.stdin.flush()
-
     def ask(self, command: str) -> dict[str, Any]:
         self.tell(command)
         return self.line()
+
+    def tell(self, command: str) -> None:
+        """A command whose answer is to come later, by line()."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(command + "\n")
+        self.popen.stdin.flush()
 
     def kill(self) -> None:
         self.popen.kill()

@@ -76,9 +76,11 @@ class Held:
             return None  # somebody else's, begun meanwhile: ask again, as one who joins
         if stop is None or inode.stop is None:
             stop = self._begin(inode, opener)
+        elif stop.is_ready and not was_ready:
+            return None  # judged while threads could still run: the stop does not judge again
         if stop.is_over:
             return None
-        return stop.join(opener, bool(flags & os.O_NONBLOCK), was_ready)
+        return stop.join(opener, bool(flags & os.O_NONBLOCK))
 
     async def _settle(self, inode: Inode) -> None:
         """Wait out a stop that is being let go, so that a new one does not meet its tracer."""

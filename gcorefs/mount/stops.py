@@ -47,15 +47,12 @@ class PollHandle(Protocol):
 class Handle:
     """One open file."""
 
-    def __init__(self, stop: "Stop", opener: Opener, nonblocking: bool, is_admitted: bool) -> None:
+    def __init__(self, stop: "Stop", opener: Opener, nonblocking: bool) -> None:
         self.stop = stop
         self.opener = opener
         self.nonblocking = nonblocking
         self.poll_handle: PollHandle | None = None
         self.reader: ReadAhead | None = None
-        self.is_admitted = is_admitted
-        """False for whoever was judged while threads could still run: the process may have
-        become a set-uid program since, and the opener is judged again before the first read."""
 
 
 class Workers:
@@ -130,6 +127,7 @@ class Stop:
         try:
             try:
                 await self._take()
+                await self._judge_again()
             except ProcessError as error:
                 self._error = error
             except Exception:  # a surprise is the readers' EIO, not the mount's end
@@ -160,6 +158,19 @@ class Stop:
             self.memory = self._snapshot.header_memory
             return
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
+
+    async def _judge_again(self) -> None:
+        """Judge whoever joined while threads could still run, now that none can.
+
+        The process may have become a set-uid program since.  One who may not see that ends the
+        stop for all: splice(2) and private mmap(2) have from the page cache of the inode what
+        others read, and nobody is asked (inodes.py).
+        """
+        judged = {self.opener}  # by the snapshot itself
+        while opener := next((h.opener for h in self._handles if h.opener not in judged), None):
+            question = partial(access.check, opener, self.process.pid)
+            await self._workers.questions.ask(self.process.pid, opener.uid, question)
+            judged.add(opener)
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout, or max_stop is over."""
@@ -259,8 +270,8 @@ class Stop:
         """Who has it open, or which of them are `uid`."""
         return [each.opener for each in self._handles if uid in (None, each.opener.uid)]
 
-    def join(self, opener: Opener, nonblocking: bool, is_admitted: bool) -> Handle:
-        handle = Handle(self, opener, nonblocking, is_admitted)
+    def join(self, opener: Opener, nonblocking: bool) -> Handle:
+        handle = Handle(self, opener, nonblocking)
         self._handles[handle] = None
         self._touch()
         return handle
@@ -286,7 +297,9 @@ class Stop:
             raise BlockingIOError(errno.EAGAIN, "not every thread is recorded yet")
         self._reads_under_way += 1
         try:
-            await self._admit(handle)
+            await self._ready.wait()
+            if self._error is not None:
+                raise self._error
             size = self._snapshot.size
             length = min(length, size - offset)
             if length <= 0:  # without an empty read dd would go on for ever
@@ -297,19 +310,6 @@ class Stop:
         finally:
             self._reads_under_way -= 1
             self._touch()
-
-    async def _admit(self, handle: Handle) -> None:
-        await self._ready.wait()
-        if self._error is not None:
-            raise self._error
-        if not handle.is_admitted:
-            if handle.opener != self.opener:  # whom the snapshot itself has judged
-                await self._workers.questions.ask(
-                    self.process.pid,
-                    handle.opener.uid,
-                    partial(access.check, handle.opener, self.process.pid),
-                )
-            handle.is_admitted = True
 
     def _reader(self, handle: Handle) -> ReadAhead:
         if handle.reader is None or self.is_over:

@@ -172,6 +172,79 @@ def mount_with(unmounted: Mount) -> Iterator[Callable[..., Mount]]:
         end(server)
 
 
+# Loaded by the server's interpreter at its start (site, "sitecustomize").
+PAUSE = """
+import os, time
+
+def wait(reached, go):
+    os.close(os.open(reached, os.O_CREAT))
+    while not os.path.exists(go):
+        time.sleep(0.002)
+
+def pause(owner, name, nth, is_after, *files):
+    call, calls = getattr(owner, name), []
+
+    def paused(*arguments):
+        calls.append(1)
+        is_the_one = len(calls) == nth
+        if is_the_one and not is_after:
+            wait(*files)
+        result = call(*arguments)
+        if is_the_one and is_after:
+            wait(*files)
+        return result
+
+    setattr(owner, name, paused)
+"""
+
+
+class Pause:
+    """A place where the server waits until it is told to go on: a function (module, and name
+    within it) at its nth call, before it or just after."""
+
+    def __init__(self, module: str, name: str, nth: int = 1, is_after: bool = False) -> None:
+        self.module = module
+        self.owner, _, self.name = f"{module}.{name}".rpartition(".")
+        self.when = f"{nth}, {is_after}"
+        self.reached = self.go = Path()
+
+    def code(self, folder: Path) -> str:
+        self.reached, self.go = (folder / f"{self.name}.{word}" for word in ("reached", "go"))
+        files = f"{str(self.reached)!r}, {str(self.go)!r}"
+        return f"import {self.module}\npause({self.owner}, {self.name!r}, {self.when}, {files})\n"
+
+    def wait(self) -> None:
+        eventually(self.reached.exists)
+
+    def end(self) -> None:
+        self.go.touch()
+
+
+@pytest.fixture
+def paused(
+    mount_with: Callable[..., Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Mount]]:
+    """Make a mount, with options, whose server waits in places."""
+    made: list[Pause] = []
+
+    def make(*pauses: Pause, options: str = "allow_other") -> Mount:
+        made.extend(pauses)
+        code = PAUSE + "".join(pause.code(tmp_path) for pause in pauses)
+        (tmp_path / "sitecustomize.py").write_text(code)
+        with monkeypatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(tmp_path))
+            return mount_with(options)
+
+    yield make
+    for pause in made:
+        pause.end()
+
+
+@pytest.fixture
+def everybodys(mount_with: Callable[..., Mount]) -> Mount:
+    return mount_with("allow_other")
+
+
 def end(server: int) -> None:
     """End a server in good order, if it is still there."""
     with contextlib.suppress(ProcessLookupError):

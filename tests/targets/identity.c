@@ -3,7 +3,9 @@
  *
  * Takes on an identity word by word, says its pid, and obeys commands:
  * "try PID FILE" opens the memory of PID, then FILE, and reads that;
+ * "open FILE", "read", "splice" and "close" do the same step by step;
  * "ring FILE" opens FILE through io_uring; "exec PROGRAM" becomes another.
+ * Each answer is the errno, 0 where there was none.
  */
 #include "target.h"
 
@@ -247,31 +249,63 @@ static int opening(const char *path, int reading)
 	return error;
 }
 
+/* Through the page cache of the inode, as read(2) of our files does not. */
+static int splicing(int fd)
+{
+	loff_t offset = 0;
+	int ends[2], error = 0;
+
+	MUST(pipe(ends));
+	if (splice(fd, &offset, ends[1], NULL, 64, 0) < 0)
+		error = errno;
+	close(ends[0]);
+	close(ends[1]);
+	return error;
+}
+
+static void obey(const char *command)
+{
+	static int held = -1;
+	char path[4096], memory[64];
+	int kernel = 0, ours = 0, fd = held;
+	pid_t pid;
+
+	if (sscanf(command, "try %d %4095s", &pid, path) == 2) {
+		snprintf(memory, sizeof(memory), "/proc/%d/mem", pid);
+		kernel = opening(memory, 0);
+		ours = opening(path, 1);
+	} else if (sscanf(command, "open %4095s", path) == 1) {
+		held = open(path, O_RDONLY | O_CLOEXEC);
+		ours = held < 0 ? errno : 0;
+	} else if (!strcmp(command, "read")) {
+		ours = pread(held, memory, 4, 0) < 0 ? errno : 0;
+	} else if (!strcmp(command, "splice")) {
+		ours = splicing(held);
+	} else if (!strcmp(command, "close")) {
+		MUST(close(fd));
+	} else if (sscanf(command, "ring %4095s", path) == 1) {
+		fd = ring_open(path);
+		ours = fd < 0 ? -fd : 0;
+		if (fd >= 0)
+			close(fd);
+	} else if (sscanf(command, "exec %4095s", path) == 1) {
+		MUST(execl(path, path, NULL));
+	} else {
+		die(command);
+	}
+	printf("{\"kernel\": %d, \"ours\": %d}\n", kernel, ours);
+}
+
 int main(int argc, char **argv)
 {
-	char buf[8192], path[4096], memory[64];
+	char buf[8192];
 	const char *command;
-	pid_t pid;
 
 	target_init();
 	for (int i = 1; i < argc; i++)
 		take_on(argv[i], argv + i + 1);
 	printf("{\"pid\": %d}\n", shown_pid());
-	while ((command = next_command(buf, sizeof(buf)))) {
-		if (sscanf(command, "try %d %4095s", &pid, path) == 2) {
-			snprintf(memory, sizeof(memory), "/proc/%d/mem", pid);
-			int kernel = opening(memory, 0);
-			printf("{\"kernel\": %d, \"ours\": %d}\n", kernel, opening(path, 1));
-		} else if (sscanf(command, "ring %4095s", path) == 1) {
-			int fd = ring_open(path);
-			printf("{\"ours\": %d}\n", fd < 0 ? -fd : 0);
-			if (fd >= 0)
-				close(fd);
-		} else if (sscanf(command, "exec %4095s", path) == 1) {
-			MUST(execl(path, path, NULL));
-		} else {
-			die(command);
-		}
-	}
+	while ((command = next_command(buf, sizeof(buf))))
+		obey(command);
 	return 0;
 }

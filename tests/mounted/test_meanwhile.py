@@ -1,0 +1,98 @@
+"""What changes between look-up, open, stop and first read is noticed: the bytes are those of the
+process that was asked for, and go to nobody who may not have them now."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import Mount, Target
+from tests.mounted.conftest import Pause, errno_of, eventually, is_free, opened
+
+USER = 4001
+AS_USER = ("groups=", f"gid={USER},{USER},{USER}", f"uid={USER},{USER},{USER}", "dumpable=1")
+
+
+@pytest.fixture
+def tmp_path(reachable: Path) -> Path:
+    return reachable
+
+
+@pytest.fixture
+def set_uid(build: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A program that runs as root, whoever starts it."""
+    path = tmp_path / "set_uid"
+    shutil.copy(build("identity"), path)
+    os.chmod(path, 0o4755)
+    return path
+
+
+@pytest.fixture
+def stop() -> Pause:
+    """Everything has been asked, and nobody is stopped yet."""
+    return Pause("gcorefs.process.tracer", "Tracer.start")
+
+
+def become_set_uid(target: Target, program: Path) -> None:
+    target.tell(f"exec {program}")
+    assert target.line() == {"pid": target.pid}
+    assert procfs.status(target.pid)["Uid"].split() == [b"4001", b"0", b"0", b"0"]
+
+
+def test_a_set_uid_program_that_begins_before_the_stop_is_not_shown(
+    paused: Callable[..., Mount], stop: Pause, spawn: Callable[..., Target], set_uid: Path
+) -> None:
+    mount = paused(stop)
+    target, opener = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
+    mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
+    assert opener.ask(f"open {mount / target.pid}")["ours"] == 0
+    stop.wait()
+    become_set_uid(target, set_uid)
+    stop.end()
+    assert opener.ask("read")["ours"] == errno.EACCES
+    assert opener.ask("splice")["ours"] == errno.EACCES
+    eventually(lambda: is_free(target.pid))  # while the file is still open
+
+
+def test_of_one_who_joined_before_it_began_neither(
+    paused: Callable[..., Mount], stop: Pause, spawn: Callable[..., Target], set_uid: Path
+) -> None:
+    mount = paused(stop)
+    target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
+    mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
+    with opened(mount / target.pid) as fd:
+        stop.wait()
+        assert joiner.ask(f"open {mount / target.pid}")["ours"] == 0
+        become_set_uid(target, set_uid)
+        stop.end()
+        # Not even the one who may: what it reads is in the page cache for the other.
+        assert errno_of(lambda: os.pread(fd, 4, 0)) == errno.EACCES
+        eventually(lambda: is_free(target.pid))
+        assert joiner.ask("splice")["ours"] == errno.EACCES
+        assert joiner.ask("read")["ours"] == errno.EACCES
+        with opened(mount / target.pid) as again:
+            assert os.pread(again, 4, 0) == b"\x7fELF"
+            assert joiner.ask("splice")["ours"] == errno.EACCES
+
+
+def test_who_was_judged_before_it_began_and_joins_when_it_has(
+    paused: Callable[..., Mount], stop: Pause, spawn: Callable[..., Target], set_uid: Path
+) -> None:
+    # The first opener is judged when it opens and before the stop; the third is who joins.
+    judged = Pause("gcorefs.process.access", "check", nth=3, is_after=True)
+    mount = paused(stop, judged)
+    target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
+    mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
+    with opened(mount / target.pid) as fd:
+        stop.wait()
+        joiner.tell(f"open {mount / target.pid}")
+        judged.wait()
+        become_set_uid(target, set_uid)
+        stop.end()
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+        judged.end()
+        assert joiner.line()["ours"] == errno.EACCES
