@@ -160,6 +160,10 @@ class Tracer:
         try:
             while not self._settled():
                 self._seize(self._newcomers())
+                # Nobody takes the pid of a process whose threads are seized; but it may have
+                # been another's before, and that one is not to be stopped.
+                if procfs.stat(pid).start_time != self.process.start_time:
+                    raise ProcessError(Reason.GONE, pid)
                 self._interrupt()
                 self._wait_for_stops()
                 if self._release.is_set():

@@ -4,14 +4,16 @@ process that was asked for, and go to nobody who may not have them now."""
 import errno
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gcorefs.process import procfs
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import Pause, errno_of, eventually, is_free, opened
+from tests.mounted.conftest import Pause, errno_of, eventually, is_free, opened, replace
+from tests.mounted.test_listing import switches
 
 USER = 4001
 AS_USER = ("groups=", f"gid={USER},{USER},{USER}", f"uid={USER},{USER},{USER}", "dumpable=1")
@@ -96,3 +98,58 @@ def test_who_was_judged_before_it_began_and_joins_when_it_has(
         assert os.pread(fd, 4, 0) == b"\x7fELF"
         judged.end()
         assert joiner.line()["ours"] == errno.EACCES
+
+
+@pytest.fixture
+def later() -> Iterator[Callable[[Target], int]]:
+    """A process in the place of a target, asleep and left alone."""
+    pids = []
+
+    def start(target: Target) -> int:
+        pids.append(replace(target))
+        eventually(lambda: procfs.stat(target.pid).comm == b"sleep")
+        eventually(lambda: procfs.system_call(target.pid, target.pid) is not None)
+        return target.pid
+
+    yield start
+    for pid in pids:
+        eventually(lambda pid=pid: is_free(pid))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_name_looked_up_is_never_a_later_process_of_that_pid(
+    mount: Mount, spawn: Callable[..., Target], later: Callable[[Target], int]
+) -> None:
+    target = spawn("threads", 1)
+    with opened(mount / target.pid, os.O_PATH) as name:
+        before = switches(later(target))
+        assert errno_of(lambda: os.open(f"/proc/self/fd/{name}", os.O_RDONLY)) == errno.ESRCH
+    assert switches(target.pid) == before
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("gcorefs.process.access", "identify"),  # its attributes have been asked
+        ("gcorefs.process.access", "check", 2),  # it has been let in
+        ("gcorefs.process.tracer", "Tracer.start"),  # it is about to be stopped
+    ],
+)
+def test_nor_does_a_later_process_take_its_place_while_it_is_opened(
+    paused: Callable[..., Mount],
+    spawn: Callable[..., Target],
+    later: Callable[[Target], int],
+    place: tuple[str, str, int],
+) -> None:
+    pause = Pause(*place)
+    mount = paused(pause)
+    target, opener = spawn("threads", 1), spawn("identity")
+    mount.expect(f"process {target.pid}: there is no such process")
+    opener.tell(f"open {mount / target.pid}")
+    pause.wait()
+    before = switches(later(target))
+    pause.end()
+    answer = opener.line()["ours"] or opener.ask("read")["ours"]
+    assert answer == errno.ESRCH
+    assert switches(target.pid) == before
