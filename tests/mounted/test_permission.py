@@ -2,15 +2,27 @@
 does for /proc/PID/mem, under the credentials of whoever opens."""
 
 import errno
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import Mount, Target
-from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, is_free, run
+from tests.conftest import GCOREFS, Mount, Target
+from tests.mounted.conftest import (
+    AS_NOBODY,
+    NOBODY,
+    Pause,
+    errno_of,
+    eventually,
+    is_free,
+    opened,
+    run,
+)
 
 REFUSED = b"Permission denied"
 # All capabilities but CAP_SYS_PTRACE (linux/capability.h: 19): effective, permitted, inheritable.
@@ -105,8 +117,133 @@ def test_root_of_another_user_namespace_is_refused(
 def test_an_opener_in_another_pid_namespace_is_known(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
+    """By its number here: as pid 1, which it is there, it would be somebody else."""
     target = spawn("threads", 1)
+    mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
     assert first_bytes(mount / target.pid, "unshare", "--pid", "--fork").stdout == b"\x7fELF"
+    opener = spawn("identity", WITHOUT_PTRACE, "pidns")
+    assert b"NSpid:\t%d\t1\n" % opener.pid in Path(f"/proc/{opener.pid}/status").read_bytes()
+    answer = opener.ask(f"try {target.pid} {mount / target.pid}")
+    assert answer == {"kernel": errno.EACCES, "ours": errno.EACCES}
+    assert is_free(target.pid)
+
+
+def test_an_opener_outside_of_our_pid_namespace_is_not_known(unmounted: Mount) -> None:
+    text = "the opener cannot be identified from here (it is in another pid namespace)"
+    unmounted.expect(text)
+    words = ["mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    with subprocess.Popen([*unshare, GCOREFS, *words]) as process:
+        try:
+            eventually(lambda: unmounted.log.exists() and "mounted" in unmounted.log.read_text())
+            server = unmounted.server
+            inside = ("nsenter", "--target", str(server), "--pid", "--mount")
+            with subprocess.Popen([*inside, "sleep", "1000"]) as entered:
+                eventually(lambda: bool(children(entered.pid)))
+                (pid,) = children(entered.pid)
+                number = procfs.status(pid)["NSpid"].split()[-1].decode()
+                path = unmounted.path / number
+                assert errno_of(lambda: os.open(f"/proc/{server}/root{path}", 0)) == errno.EACCES
+                assert is_free(pid)
+                assert first_bytes(path, *inside).stdout == b"\x7fELF"
+                eventually(lambda: is_free(pid))
+                os.kill(pid, signal.SIGKILL)
+        finally:
+            process.kill()
+    assert unmounted.log.read_text().count(text) == 1
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, procfs.read(f"{pid}/task/{pid}/children").split()))
+
+
+def test_a_landlock_domain_is_not_seen(mount: Mount, spawn: Callable[..., Target]) -> None:
+    """README says so.  Nothing in /proc tells such a process from another."""
+    target, opener = spawn("threads", 1), spawn("identity", "landlock")
+    answer = opener.ask(f"try {target.pid} {mount / target.pid}")
+    assert answer == {"kernel": errno.EACCES, "ours": 0}
+
+
+# Gives up, in one thread alone and by the calls themselves, what libc gives up in all.
+ONE_THREAD = """
+import ctypes, os, struct, sys, threading
+libc = ctypes.CDLL(None)
+
+def give_up_capabilities():
+    assert libc.syscall(126, struct.pack("<Ii", 0x20080522, 0), bytes(24)) == 0
+
+def give_up_ids():
+    assert libc.syscall(117, 65534, 65534, 65534) == 0
+
+def attempt():
+    try:
+        os.close(os.open(sys.argv[1], os.O_RDONLY))
+        print(0, flush=True)
+    except OSError as error:
+        print(error.errno, flush=True)
+"""
+
+
+def test_a_thread_is_judged_by_its_own_capabilities(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 1)
+    mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
+    script = """
+def run():
+    give_up_capabilities()
+    attempt()
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+attempt()
+"""
+    result = run(sys.executable, "-c", ONE_THREAD + script, mount / target.pid)
+    assert result.stdout.split() == [b"%d" % errno.EACCES, b"0"]
+
+
+def test_an_opener_is_judged_as_it_was_when_it_opened(
+    paused: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    """Its process goes on meanwhile, but not the thread that waits for the answer."""
+    pause = Pause("gcorefs.process.access", "identify")
+    target, mount = spawn("threads", 1), paused(pause)
+    script = """
+thread = threading.Thread(target=attempt)
+thread.start()
+sys.stdin.read(1)
+give_up_ids()
+print("given up", flush=True)
+thread.join()
+"""
+    command = [sys.executable, "-c", ONE_THREAD + script, mount / target.pid]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as opener:
+        assert opener.stdout is not None
+        assert opener.stdin is not None
+        pause.wait()
+        opener.stdin.close()
+        assert opener.stdout.readline() == b"given up\n"
+        assert procfs.status(opener.pid)["Uid"].split() == [b"65534"] * 4
+        pause.end()
+        assert opener.stdout.readline() == b"0\n"
+
+
+def test_an_opener_that_is_killed_while_it_is_judged_leaves_nobody_stopped(
+    paused: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    pause = Pause("gcorefs.process.access", "check")
+    mount = paused(pause)
+    target, opener = spawn("threads", 1), spawn("identity")
+    opener.tell(f"open {mount / target.pid}")
+    pause.wait()
+    opener.popen.kill()
+    # It waits for the answer even so (fs/fuse/dev.c, request_wait_answer).
+    eventually(lambda: procfs.stat(opener.pid).state == "D")
+    pause.end()
+    assert opener.popen.wait(timeout=20) == -signal.SIGKILL
+    with opened(mount / target.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+    eventually(lambda: is_free(target.pid))
 
 
 def test_an_opener_that_works_through_io_uring_is_not_known(
