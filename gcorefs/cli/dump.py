@@ -21,6 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
 
@@ -38,6 +39,8 @@ def dump(pid: int, output: str | None) -> None:
 
     The process stands still until the core is written, then goes on as it was.
     """
+    if not procfs.is_ours():
+        raise click.ClickException("/proc is that of another pid namespace")
     # Ended like this, we still let go in good order and leave no half of a file.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

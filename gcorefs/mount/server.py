@@ -12,6 +12,7 @@ import trio
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
+from gcorefs.process import procfs
 
 FSTYPE = "fuse.gcorefs"
 
@@ -28,6 +29,8 @@ def check_mountpoint(path: str) -> None:
     """Raise MountError where nothing can be mounted at `path`, with what to do about it."""
     if not os.path.exists("/dev/fuse"):
         raise MountError("there is no /dev/fuse: load the module with 'modprobe fuse'")
+    if not procfs.is_ours():
+        raise MountError("/proc is that of another pid namespace: mount one of this one there")
     if fstype(path) == FSTYPE:
         state = "already mounted" if answers(path) else "a mount whose server is gone"
         raise MountError(f"{path}: {state}; 'gcorefs umount {path}' takes it away")

@@ -70,6 +70,17 @@ class Stat:
         return self.state in "ZXx"
 
 
+def is_ours() -> bool:
+    """True where /proc names processes as system calls do (pid_namespaces(7)).
+
+    One mounted in another pid namespace has other processes under the same numbers.
+    """
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except FileNotFoundError:
+        return False
+
+
 def read(path: str) -> bytes:
     """All of one file below /proc, in as few reads as it takes."""
     try:

@@ -17,6 +17,7 @@ from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
     Pause,
+    assert_refused,
     errno_of,
     eventually,
     is_free,
@@ -257,3 +258,13 @@ def test_an_opener_that_works_through_io_uring_is_not_known(
     for path in (f"/proc/{target.pid}/mem", mount / target.pid):
         assert opener.ask(f"ring {path}")["ours"] == errno.EACCES
     assert is_free(target.pid)
+
+
+@pytest.mark.parametrize("command", ["mount", "dump"])
+def test_proc_of_another_pid_namespace_would_name_somebody_else(
+    unmounted: Mount, command: str
+) -> None:
+    """There the opener, or the process, is another by the same number."""
+    words = [unmounted.path] if command == "mount" else ["1"]
+    result = run("unshare", "--pid", "--fork", "--kill-child", GCOREFS, command, *words)
+    assert_refused(result, "/proc", "pid namespace")
