@@ -44,6 +44,8 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
         label, ours = _label(str(tid)), _label("self")
     except ProcessLookupError as error:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is gone") from error
+    except PermissionError as error:  # without root, of one that is not dumpable
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "/proc does not show it") from error
     if label != ours:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "its security label is not ours")
     # An io_uring worker opens with the credentials of whoever submits, and shows those that it
