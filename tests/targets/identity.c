@@ -123,7 +123,7 @@ static void enter_pid_namespace(void)
 	}
 }
 
-/* A domain that rules nothing out but what every domain does: to trace outside of it. */
+/* A domain that rules out little but what every domain does: to trace outside of it. */
 static void enter_landlock(void)
 {
 	struct landlock_ruleset_attr attr = {
@@ -167,7 +167,7 @@ static int ring_open(const char *path)
 /* A ring with a worker, whose credentials are those that we have now. */
 static void set_up_ring(void)
 {
-	const int prot = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_POPULATE;
+	const int prot = PROT_READ | PROT_WRITE, flags = MAP_SHARED;
 
 	ring.fd = MUST(syscall(SYS_io_uring_setup, 1, &ring.params));
 	ring.sq = mmap(NULL, 4096, prot, flags, ring.fd, IORING_OFF_SQ_RING);
@@ -181,9 +181,8 @@ static void set_up_ring(void)
 static void take_on(char *word, char **rest)
 {
 	unsigned a, b, c;
-	char *value = strchr(word, '=');
+	char *value = word + strcspn(word, "=") + !!strchr(word, '=');
 
-	value = value ? value + 1 : word;
 	if (sscanf(word, "uid=%u,%u,%u", &a, &b, &c) == 3)
 		MUST(setresuid(a, b, c));
 	else if (sscanf(word, "gid=%u,%u,%u", &a, &b, &c) == 3)
