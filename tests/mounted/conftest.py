@@ -185,14 +185,6 @@ def spawn(spawn: Callable[..., Target]) -> Iterator[Callable[..., Target]]:
 
 
 @pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A folder that every user can reach; pytest's own is for us alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
-
-
-@pytest.fixture
 def mount_with(unmounted: Mount) -> Iterator[Callable[..., Mount]]:
     """Make the mount with options."""
     servers = []

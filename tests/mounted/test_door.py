@@ -182,11 +182,6 @@ UNDER_THE_UNIT = {
 
 
 @pytest.fixture
-def tmp_path(reachable: Path) -> Path:
-    return reachable
-
-
-@pytest.fixture
 def programs(build: Callable[[str], Path], tmp_path: Path) -> dict[str, str]:
     paths = {}
     for name, (owner, group, mode) in PROGRAMS.items():

@@ -40,11 +40,6 @@ except OSError as error:
 """
 
 
-@pytest.fixture
-def tmp_path(reachable: Path) -> Path:
-    return reachable
-
-
 class Receiver:
     """RECEIVE, behind other words."""
 

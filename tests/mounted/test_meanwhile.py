@@ -20,11 +20,6 @@ AS_USER = ("groups=", f"gid={USER},{USER},{USER}", f"uid={USER},{USER},{USER}", 
 
 
 @pytest.fixture
-def tmp_path(reachable: Path) -> Path:
-    return reachable
-
-
-@pytest.fixture
 def set_uid(build: Callable[[str], Path], tmp_path: Path) -> Path:
     """A program that runs as root, whoever starts it."""
     path = tmp_path / "set_uid"

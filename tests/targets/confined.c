@@ -258,9 +258,9 @@ int main(int argc, char **argv)
 		die("pipe");
 	confine(condition, 0);
 	start_works(works, n);
+	confine(condition, 1);
 	printf("{\"pid\": %d, \"threads\": %d}\n", getpid(), n);
 	fflush(stdout);
-	confine(condition, 1);
 	serve(works, n);
 	return 0;
 }
