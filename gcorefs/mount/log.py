@@ -16,7 +16,7 @@ from gcorefs.process.errors import ProcessError, Reason
 
 _MOST_WAITING = 10_000
 _WINDOW = 10.0  # seconds
-_MOST_ALIKE = 100
+_MOST_ALIKE = 1_000
 _MOST_KINDS = 1_000
 
 logger = logging.getLogger("gcorefs")

@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -151,33 +152,30 @@ def test_a_user_sees_only_what_they_opened(
 ) -> None:
     mount = mount_with("allow_other")
     roots = spawn("threads", 1)
-    with subprocess.Popen([*user(NOBODY), "sleep", "1000"]) as nobodys:
-        try:
-            eventually(lambda: Path(f"/proc/{nobodys.pid}/comm").read_text() == "sleep\n")
-            tail = [*user(NOBODY), "tail", "-f", mount / nobodys.pid]
-            with (
-                subprocess.Popen(tail, stdout=subprocess.DEVNULL) as reader,
-                opened(mount / roots.pid),
-                opened(mount / nobodys.pid),
-            ):
-                eventually(lambda: len(status(mount, *user(NOBODY))) == 1)
-                (seen,) = status(mount, *user(NOBODY))
-                assert seen["pid"] == nobodys.pid
-                assert seen["openers"] == [{"pid": reader.pid, "uid": NOBODY}]
-                assert status(mount, *user(OTHER)) == []
-                assert {stop["pid"] for stop in status(mount)} == {roots.pid, nobodys.pid}
-                both = next(stop for stop in status(mount) if stop["pid"] == nobodys.pid)
-                assert [each["uid"] for each in both["openers"]] == [NOBODY, 0]
-                # To let go what root has open as well is root's.
-                mount.expect("somebody else holds it, and only root lets go for others")
-                pid = b"%d\n" % nobodys.pid
-                assert release_errno(mount, pid, *user(NOBODY)) == errno.EPERM
-                assert release_errno(mount, pid, *user(OTHER)) == errno.EPERM
-                assert is_held(nobodys.pid)
-                reader.kill()
-            eventually(lambda: is_free(nobodys.pid))
-        finally:
-            nobodys.kill()
+    with ExitStack() as stack:
+        nobodys = stack.enter_context(subprocess.Popen([*user(NOBODY), "sleep", "1000"]))
+        stack.callback(nobodys.kill)
+        eventually(lambda: Path(f"/proc/{nobodys.pid}/comm").read_text() == "sleep\n")
+        tail = [*user(NOBODY), "tail", "-f", mount / nobodys.pid]
+        reader = stack.enter_context(subprocess.Popen(tail, stdout=subprocess.DEVNULL))
+        stack.callback(reader.kill)
+        eventually(lambda: len(status(mount, *user(NOBODY))) == 1)
+        with opened(mount / roots.pid), opened(mount / nobodys.pid):
+            (seen,) = status(mount, *user(NOBODY))
+            assert seen["pid"] == nobodys.pid
+            assert seen["openers"] == [{"pid": reader.pid, "uid": NOBODY}]
+            assert status(mount, *user(OTHER)) == []
+            assert {stop["pid"] for stop in status(mount)} == {roots.pid, nobodys.pid}
+            both = next(stop for stop in status(mount) if stop["pid"] == nobodys.pid)
+            assert [each["uid"] for each in both["openers"]] == [NOBODY, 0]
+            # To let go what root has open as well is root's.
+            mount.expect("somebody else holds it, and only root lets go for others")
+            pid = b"%d\n" % nobodys.pid
+            assert release_errno(mount, pid, *user(NOBODY)) == errno.EPERM
+            assert release_errno(mount, pid, *user(OTHER)) == errno.EPERM
+            assert is_held(nobodys.pid)
+        reader.kill()
+        eventually(lambda: is_free(nobodys.pid))
 
 
 def test_a_process_is_let_go_by_hand(mount: Mount, spawn: Callable[..., Target]) -> None:

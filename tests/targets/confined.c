@@ -258,8 +258,8 @@ int main(int argc, char **argv)
 		die("pipe");
 	confine(condition, 0);
 	start_works(works, n);
-	confine(condition, 1);
 	printf("{\"pid\": %d, \"threads\": %d}\n", getpid(), n);
+	confine(condition, 1);
 	fflush(stdout);
 	serve(works, n);
 	return 0;
