@@ -14,7 +14,9 @@ import struct
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import pytest
 
 from gcorefs.process import procfs
 from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
+from tests.mounted import faultpoints
+from tests.mounted.faultpoints import Hold, Point
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NOBODY = 65534
@@ -93,6 +97,16 @@ def memory_offset(header: bytes) -> int:
     The first program header is PT_NOTE.
     """
     return int.from_bytes(header[64 + 56 + 8 : 64 + 56 + 16], "little")
+
+
+def offset_of(header: bytes, address: int) -> int:
+    """Where the byte at `address` lies in a core (elf(5), Elf64_Phdr)."""
+    (count,) = struct.unpack_from("<H", header, 56)
+    for number in range(count):
+        kind, _, offset, start, _, size = struct.unpack_from("<IIQQQQ", header, 64 + 56 * number)
+        if kind == 1 and start <= address < start + size:
+            return int(offset + address - start)
+    raise LookupError(f"{address:#x} is not in the core")
 
 
 def errno_of(call: Callable[[], object]) -> int:
@@ -271,6 +285,18 @@ def paused(
 @pytest.fixture
 def everybodys(mount_with: Callable[..., Mount]) -> Mount:
     return mount_with("allow_other")
+@pytest.fixture
+def held_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Point, int], AbstractContextManager[Hold]]:
+    """Hold a server at a fault point, for one process.  Only one that is started after this."""
+    token = uuid.uuid4().hex
+    code = "from tests.mounted import faultpoints\n\nfaultpoints.install()\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    repository = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{repository}")
+    monkeypatch.setenv(faultpoints.TOKEN, token)
+    return lambda point, pid: faultpoints.held(point, token, pid)
 
 
 def end(server: int) -> None:

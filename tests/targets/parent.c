@@ -1,21 +1,46 @@
 /*
- * parent PROGRAM ARGUMENT...: runs PROGRAM as its child, with our standard input and output,
- * and prints {"wait": STATUS} for every wait status that the child's parent is given.  A test
+ * parent [--times] PROGRAM ARGUMENT...: runs PROGRAM as its child, with our standard input and
+ * output, and prints {"wait": STATUS} for every wait status that the child's parent is given;
+ * with --times also how many SIGCHLD it has had, and when it heard (CLOCK_MONOTONIC, ns).  A test
  * that is itself the parent of what it dumps would not see what a parent sees: tracer and
  * parent would be one process (kernel/ptrace.c, ptrace_reparented).
  */
 #include "target.h"
 
 #include <sys/wait.h>
+#include <time.h>
+
+static volatile sig_atomic_t sigchld;
+
+static void on_sigchld(int sig)
+{
+	(void)sig;
+	sigchld++;
+}
+
+static void print_times(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	printf(", \"sigchld\": %d, \"at\": %" PRId64, (int)sigchld,
+	       now.tv_sec * INT64_C(1000000000) + now.tv_nsec);
+}
 
 int main(int argc, char **argv)
 {
+	struct sigaction action = { .sa_handler = on_sigchld, .sa_flags = SA_RESTART };
+	int status, times;
 	pid_t child;
-	int status;
 
+	times = argc > 1 && !strcmp(argv[1], "--times");
+	argc -= times;
+	argv += times;
 	if (argc < 2)
 		return 2;
 	target_init();
+	if (sigaction(SIGCHLD, &action, NULL))
+		die("sigaction");
 	child = fork();
 	if (child < 0)
 		die("fork");
@@ -32,7 +57,10 @@ int main(int argc, char **argv)
 	do {
 		if (waitpid(child, &status, WUNTRACED | WCONTINUED) < 0)
 			die("waitpid");
-		printf("{\"wait\": %d}\n", status);
+		printf("{\"wait\": %d", status);
+		if (times)
+			print_times();
+		printf("}\n");
 		fflush(stdout);
 	} while (!WIFEXITED(status) && !WIFSIGNALED(status));
 	return 0;

@@ -1,0 +1,168 @@
+"""Fault points: named steps of the corridor at which a test can hold the server.
+
+The product knows nothing of them.  The server's interpreter loads this file at its start
+(site, "sitecustomize"; the fixture `held_at` in conftest.py sees to that) and wraps the
+function of each point.  A thread that comes by tries to connect to a socket named after the
+point and the process; where a test listens there, that thread waits until the test lets it
+go on, and no other thread does.
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TOKEN = "GCOREFS_FAULTPOINTS"
+"""The environment variable that tells one test's sockets from another's."""
+
+PATIENCE = 20.0
+"""Seconds for the server to come by; a bound against hanging, no measure of anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Before or after the `nth` call of a function on account of one process."""
+
+    name: str
+    module: str
+    function: str
+    """As the module calls it: an attribute, or one of a class of it."""
+    when: Literal["before", "after"]
+    nth: int = 1
+
+    def __str__(self) -> str:
+        return self.name
+
+    def address(self, token: str, pid: int) -> str:
+        # The abstract namespace (unix(7)): nothing to clean up, and no limit on tmp_path.
+        return f"\0gcorefs-{token}-{self.name}-{pid}"
+
+
+_TRACER = "gcorefs.process.tracer"
+_CALLS = "gcorefs.process.syscalls"
+
+LOOKUP = Point("lookup", "gcorefs.mount.fs", "look", "before")
+IDENTIFIED = Point("identified", "gcorefs.mount.door", "refuse_early", "before")
+BEFORE_FIRST_DOOR = Point("before-first-door", "gcorefs.process.access", "_open_memory", "before")
+AFTER_FIRST_DOOR = Point("after-first-door", "gcorefs.process.access", "_open_memory", "after")
+BEFORE_SEIZE = Point("before-seize", _CALLS, "seize", "before")
+SEIZED_ONE = Point("seized-one", _CALLS, "seize", "after")
+SEIZED_ALL = Point("seized-all", _TRACER, "Tracer._interrupt", "before")
+INTERRUPTED_ONE = Point("interrupted-one", _CALLS, "interrupt", "after")
+INTERRUPTED_ALL = Point("interrupted-all", _TRACER, "Tracer._interrupt", "after")
+SIGNAL_FIRST = Point("signal-first", _CALLS, "resume", "before")
+STOPPED_ONE = Point("stopped-one", _TRACER, "Tracer._record", "before")
+REPAIRED_ONE = Point("repaired-one", _CALLS, "poke_user", "after")
+RECORDED_ONE = Point("recorded-one", _TRACER, "Tracer._record", "after")
+RECORDED_ALL = Point("recorded-all", _TRACER, "Tracer._stop_all", "after")
+PINNED = Point("pinned", "gcorefs.snapshot", "Memory.__init__", "after")
+# The opener was judged by the first door, once more by the thread that takes the snapshot,
+# and is judged now that everything stands still.
+SECOND_DOOR = Point("second-door", "gcorefs.process.access", "_open_memory", "before", 3)
+SMAPS = Point("smaps", "gcorefs.process.procfs", "read_mm", "after")
+ASSEMBLED = Point("assembled", "gcorefs.snapshot", "assemble", "after")
+TAKEN = Point("taken", "gcorefs.snapshot", "Snapshot.take", "after")
+READING = Point("reading", _CALLS, "read_memory", "before")
+# Of the windows, the reader waits for the first.
+READING_AHEAD = Point("reading-ahead", "gcorefs.snapshot", "Snapshot.read_into", "before", 2)
+RELEASED = Point("released", _TRACER, "Tracer._let_go", "before")
+BEFORE_DETACH = Point("before-detach", _CALLS, "detach", "before")
+DETACHED_ONE = Point("detached-one", _CALLS, "detach", "after")
+DETACHED_ALL = Point("detached-all", _TRACER, "Tracer._let_go", "after")
+
+POINTS = [value for value in tuple(globals().values()) if isinstance(value, Point)]
+
+
+# In the server.
+
+
+def install() -> None:
+    """Wrap the function of every point."""
+    for point in POINTS:
+        owner: Any = importlib.import_module(point.module)
+        *path, name = point.function.split(".")
+        for step in path:
+            owner = getattr(owner, step)
+        setattr(owner, name, _wrapped(getattr(owner, name), point))
+
+
+def _wrapped(function: Callable[..., Any], point: Point) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        if point.when == "before":
+            _come_by(point, arguments)
+        try:
+            return function(*arguments, **named)
+        finally:
+            if point.when == "after":
+                _come_by(point, arguments)
+
+    return wrapper
+
+
+def _come_by(point: Point, arguments: tuple[Any, ...]) -> None:
+    pid = _process(arguments)
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(point.address(os.environ[TOKEN], pid))
+        except ConnectionRefusedError:  # nobody listens
+            return
+        with contextlib.suppress(ConnectionResetError):  # one too many: the test has its own
+            sock.recv(1)
+
+
+def _process(arguments: tuple[Any, ...]) -> int:
+    """The process on whose account a call is made, 0 where that cannot be told."""
+    name = threading.current_thread().name
+    if name.startswith("gcorefs-tracer-"):
+        return int(name.rpartition("-")[2])
+    for argument in arguments:
+        process = getattr(argument, "process", argument)
+        pid = getattr(process, "pid", process)
+        if type(pid) is int:
+            return pid  # a thread's id, where it is the leader's
+    return 0
+
+
+# In the test.
+
+
+class Hold:
+    """A listener at one point for one process."""
+
+    def __init__(self, point: Point, token: str, pid: int) -> None:
+        self._nth = point.nth
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(point.address(token, pid))
+        self._listener.listen(1)
+        self._listener.settimeout(PATIENCE)
+        self._held: socket.socket | None = None
+
+    def wait(self) -> None:
+        """Until the server stands at the point."""
+        for number in range(1, self._nth + 1):
+            sock, _ = self._listener.accept()
+            if number < self._nth:
+                sock.close()
+        self._held = sock
+        self._listener.close()  # whoever comes by later goes on
+
+    def go_on(self) -> None:
+        """Let the server go on, if it is still there."""
+        self._listener.close()
+        if self._held is not None:
+            self._held.close()
+
+
+@contextlib.contextmanager
+def held(point: Point, token: str, pid: int) -> Iterator[Hold]:
+    hold = Hold(point, token, pid)
+    try:
+        yield hold
+    finally:
+        hold.go_on()

@@ -1,0 +1,303 @@
+"""Whoever dies, and wherever in the corridor, nobody else is hurt.
+
+At every step a test holds the server there, has the server, the reader or the target die, or
+sends the target a signal, and lets the server go on, where it lives.  Afterwards the target,
+where it lives, is traced by nobody, runs or is stopped as it was, and its ledger balances;
+its parent has heard what there was to hear, once; the reader has an answer; the mount
+answers, or is gone and can be made again.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process.errors import Reason
+from tests.conftest import Mount, wait_until_gone
+from tests.mounted import faultpoints as at
+from tests.mounted.conftest import (
+    CUT_OFF,
+    errno_of,
+    eventually,
+    gcorefs,
+    is_free,
+    opened,
+)
+from tests.mounted.faultpoints import Hold, Point
+from tests.mounted.parties import CONTINUED, STOPPED, Ledger, Reader
+
+SIGNALS = 3
+
+HeldAt = Callable[[Point, int], AbstractContextManager[Hold]]
+MountWith = Callable[..., Mount]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    point: Point | None
+    """Where the server is held; None: it rests, and the reader has answers to all it asked."""
+    before: tuple[str, ...]
+    """What the reader has done before; and what it does while the server gets there."""
+    asked: tuple[str, ...]
+    killed: tuple[int, ...]
+    """What the reader is told where the target dies here; 0 where it has all it asked for."""
+    in_tracer: bool = False
+    """The tracer itself is held, so the parent hears of a death when it goes on."""
+    may_break: bool = False
+    """A thread stands interrupted and not yet repaired: what SIGKILL of the server leaves
+    here is an EINTR of one call (README, Limits)."""
+    options: tuple[str, ...] = ()
+    rest: str = "memory"
+    """What the reader does afterwards, with `result` where nobody died."""
+    result: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or str(self.point)
+
+
+def in_tracer(point: Point, *killed: int, may_break: bool = False) -> Step:
+    return Step(point, (), ("open", "read"), killed, in_tracer=True, may_break=may_break)
+
+
+def letting_go(point: Point) -> Step:
+    return Step(point, ("open", "read", "memory"), ("close",), (0,), in_tracer=True, rest="")
+
+
+STEPS = [
+    Step(at.LOOKUP, (), ("open",), (errno.ENOENT,)),
+    Step(at.IDENTIFIED, (), ("open",), (errno.ESRCH,)),
+    Step(at.BEFORE_FIRST_DOOR, (), ("open",), (errno.ESRCH,)),
+    Step(at.AFTER_FIRST_DOOR, (), ("open",), (errno.ESRCH,)),
+    in_tracer(at.BEFORE_SEIZE, errno.ESRCH),
+    in_tracer(at.SEIZED_ONE, errno.ESRCH),
+    in_tracer(at.SEIZED_ALL, errno.ESRCH),
+    in_tracer(at.INTERRUPTED_ONE, errno.ESRCH, may_break=True),
+    in_tracer(at.INTERRUPTED_ALL, errno.ESRCH, may_break=True),
+    in_tracer(at.STOPPED_ONE, errno.ESRCH, may_break=True),
+    in_tracer(at.REPAIRED_ONE, errno.ESRCH, may_break=True),
+    in_tracer(at.RECORDED_ONE, errno.ESRCH, may_break=True),
+    in_tracer(at.RECORDED_ALL, errno.ESRCH, errno.EIO),
+    Step(at.PINNED, (), ("open", "read"), (errno.EIO,)),
+    Step(at.SECOND_DOOR, (), ("open", "read"), (errno.ESRCH,)),
+    Step(at.SMAPS, (), ("open", "read"), (errno.EIO,)),
+    Step(at.ASSEMBLED, (), ("open", "read"), (errno.EIO,)),
+    Step(at.TAKEN, (), ("open", "read"), (errno.EIO,)),
+    Step(None, ("open", "poll"), (), (errno.EIO,), name="ready"),
+    Step(None, ("open", "read"), (), (errno.EIO,), name="header-read"),
+    Step(at.READING, ("open", "read"), ("memory",), (errno.EIO,)),
+    Step(at.READING_AHEAD, ("open", "read"), ("ahead",), (errno.EIO,)),
+    Step(
+        at.RELEASED,
+        ("open", "read"),
+        (),
+        (errno.EIO,),
+        in_tracer=True,
+        options=("idle_timeout=0.1",),
+        result=errno.EIO,
+        name="idle",
+    ),
+    letting_go(at.RELEASED),
+    letting_go(at.BEFORE_DETACH),
+    letting_go(at.DETACHED_ONE),
+    letting_go(at.DETACHED_ALL),
+]
+every_step = pytest.mark.parametrize("step", STEPS, ids=str)
+
+
+@pytest.fixture
+def ledger(build: Callable[[str], Path]) -> Iterator[Callable[[], Ledger]]:
+    ledgers: list[Ledger] = []
+
+    def start() -> Ledger:
+        ledgers.append(Ledger([str(build("parent")), "--times", str(build("ledger"))]))
+        return ledgers[-1]
+
+    yield start
+    for each in ledgers:
+        each.end()
+
+
+@contextlib.contextmanager
+def at_step(
+    mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger, way: str = "read"
+) -> Iterator[tuple[Reader, Callable[[], None]]]:
+    """A reader that has asked, and the server held there; call the second to let it go on."""
+    reader = Reader(str(mount / ledger.pid), int(ledger.truth["memory"], 16))
+    hold = contextlib.nullcontext() if step.point is None else held_at(step.point, ledger.pid)
+    try:
+        for each in step.before:
+            assert reader.do(way if each == "read" else each) == 0
+        with hold as held:
+            for each in step.asked:
+                reader.ask(way if each == "read" else each)
+            if held is not None:
+                held.wait()
+            yield reader, held.go_on if held is not None else lambda: None
+    finally:
+        reader.kill()
+        reader.end()
+
+
+def allow_warnings(mount: Mount, ledger: Ledger, *reasons: Reason) -> None:
+    for reason in reasons:
+        mount.allow(f"process {ledger.pid}: {reason.text}")
+
+
+def finish(reader: Reader, step: Step) -> None:
+    """The reader goes on to the end as if nothing had been."""
+    while reader.asked:
+        assert reader.answer() == 0
+    if step.rest:
+        assert reader.do("memory") == step.result
+        assert reader.do("close") == 0
+
+
+def assert_answers(mount: Mount, ledger: Ledger) -> None:
+    """The mount has a new core of the process, whatever came of the one before."""
+    with opened(mount / ledger.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+    eventually(lambda: is_free(ledger.pid))
+
+
+# The server lives.
+
+
+@every_step
+def test_the_target_or_its_reader_dies_or_is_signalled(
+    step: Step, ledger: Callable[[], Ledger], held_at: HeldAt, mount_with: MountWith
+) -> None:
+    mount = mount_with(*step.options)
+    if step.options:
+        mount.expect("let go, its file was not read")
+        mount.expect(Reason.LET_GO.text)
+    target_is_killed(mount, held_at, step, ledger())
+    ways = ["read", "poll", "map"] if "read" in step.asked else ["read"]
+    for way in ways:
+        reader_is_killed(mount, held_at, step, ledger(), way)
+    target_is_signalled(mount, held_at, step, ledger())
+    target_is_stopped(mount, held_at, step, ledger())
+    if step.point is not at.REPAIRED_ONE:  # in a group-stop there is nothing to repair
+        target_is_continued(mount, held_at, step, ledger())
+        stopped_target_stays_stopped(mount, held_at, step, ledger())
+
+
+def target_is_killed(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger) -> None:
+    allow_warnings(mount, ledger, Reason.GONE, Reason.DIED)
+    with at_step(mount, held_at, step, ledger) as (reader, go_on):
+        os.kill(ledger.pid, signal.SIGKILL)
+        if step.in_tracer:
+            go_on()
+        ledger.hear(signal.SIGKILL)  # while the file is open, and others of ours are held
+        go_on()
+        answers = [reader.answer() for _ in step.asked]
+        if step.rest:
+            answers.append(reader.do("memory"))
+        assert next((each for each in answers if each), 0) in step.killed
+    os.stat(mount / os.getpid())
+
+
+def reader_is_killed(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger, way: str) -> None:
+    with at_step(mount, held_at, step, ledger, way) as (reader, go_on):
+        reader.kill()
+        go_on()
+    ledger.assert_unhurt()
+    assert_answers(mount, ledger)
+
+
+def target_is_signalled(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger) -> None:
+    with at_step(mount, held_at, step, ledger) as (reader, go_on):
+        ledger.signal(SIGNALS)
+        go_on()
+        finish(reader, step)
+    ledger.assert_unhurt()
+
+
+def target_is_stopped(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger) -> None:
+    with at_step(mount, held_at, step, ledger) as (reader, go_on):
+        os.kill(ledger.pid, signal.SIGSTOP)
+        go_on()
+        finish(reader, step)
+    ledger.hear(STOPPED)
+    ledger.resume()
+    ledger.assert_unhurt(eintr=1)  # SIGSTOP's own (signal(7))
+
+
+def target_is_continued(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger) -> None:
+    ledger.stop()
+    with at_step(mount, held_at, step, ledger) as (reader, go_on):
+        os.kill(ledger.pid, signal.SIGCONT)
+        go_on()
+        finish(reader, step)
+    ledger.hear(CONTINUED)
+    ledger.assert_unhurt(eintr=1)
+
+
+def stopped_target_stays_stopped(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger) -> None:
+    ledger.stop()
+    with at_step(mount, held_at, step, ledger) as (reader, go_on):
+        go_on()
+        finish(reader, step)
+    ledger.resume()
+    ledger.assert_unhurt(eintr=1)
+
+
+# The server dies.
+
+
+@every_step
+def test_the_server_is_killed_or_ended(
+    step: Step, ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
+) -> None:
+    if step.options:
+        unmounted.expect("let go, its file was not read")
+    unmounted.make(*step.options)
+    server_dies(unmounted, held_at, step, ledger(), ledger(), signal.SIGKILL)
+    assert errno_of(lambda: os.stat(unmounted.path)) == errno.ENOTCONN
+    assert gcorefs("umount", unmounted.path).returncode == 0
+    unmounted.make(*step.options)
+    server_dies(unmounted, held_at, step, ledger(), ledger(), signal.SIGTERM)
+    assert os.listdir(unmounted.path) == []  # what was below the mount
+
+
+def server_dies(
+    mount: Mount,
+    held_at: HeldAt,
+    step: Step,
+    running: Ledger,
+    stopped: Ledger,
+    number: signal.Signals,
+) -> None:
+    parties = [running]
+    if step.point not in (at.REPAIRED_ONE, at.LOOKUP):
+        stopped.stop()
+        parties.append(stopped)
+    with contextlib.ExitStack() as stack:
+        held = []
+        for each in parties:
+            allow_warnings(mount, each, Reason.LET_GO)
+            held.append(stack.enter_context(at_step(mount, held_at, step, each)))
+        running.signal(SIGNALS)
+        server = mount.server
+        os.kill(server, number)
+        if number == signal.SIGTERM:
+            eventually(lambda: "ends on SIGTERM" in mount.log.read_text())
+            for _, go_on in held:
+                go_on()
+        wait_until_gone(server)
+        for reader, _ in held:
+            answers = [reader.answer() for _ in step.asked]
+            if step.rest:
+                answers.append(reader.do("memory"))
+                assert next(filter(None, answers)) in {errno.ENODEV, *CUT_OFF}
+    may_break = step.may_break and number == signal.SIGKILL
+    running.assert_unhurt(eintr=1 if may_break else 0)
+    if stopped in parties:
+        stopped.resume()
+        stopped.assert_unhurt(eintr=1)
