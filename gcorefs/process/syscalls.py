@@ -53,6 +53,9 @@ _ptrace_sleeping.restype = ctypes.c_long
 _wait4 = _quick["wait4"]
 _wait4.argtypes = (ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.c_int, ctypes.c_void_p)
 _wait4.restype = ctypes.c_int
+_waitid = _quick["waitid"]
+_waitid.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_waitid.restype = ctypes.c_int
 _readv = _sleeping["process_vm_readv"]
 _readv.argtypes = (
     ctypes.c_int,
@@ -186,12 +189,40 @@ def has_seccomp_filter(tid: int) -> bool:
     return b"\nSeccomp:\t2" in ctypes.string_at(buffer, max(count, 0))
 
 
+class _Siginfo(ctypes.Structure):
+    """siginfo_t as waitid(2) fills it (include/uapi/asm-generic/siginfo.h, _sigchld)."""
+
+    _fields_ = (
+        ("signo", ctypes.c_int),
+        ("errno", ctypes.c_int),
+        ("code", ctypes.c_int),
+        ("_", ctypes.c_int),
+        ("pid", ctypes.c_int),
+        ("uid", ctypes.c_uint),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_char * 100),
+    )
+
+
 def poll_status(tid: int) -> int | None:
     """The wait status of one tracee of the calling thread, None while it has none.
 
     Reaps the dead.  ECHILD: no longer ours.  Asked by tid because waiting for any child
     (-1) walks all of them each time: 10,000 threads took 2.3 s against 9 ms.
+
+    A thread that stands with a signal in hand is only looked at, and says the same again
+    until it is resumed: the kernel keeps the signal in the very status that waiting takes
+    away (kernel/exit.c, wait_task_stopped), so that if we died next, the signal was lost.
     """
+    info = _Siginfo()
+    options = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL | WNOTHREAD
+    if _waitid(os.P_PID, tid, ctypes.byref(info), options) < 0:
+        raise _fail()
+    if info.pid == 0:
+        return None
+    has_event = info.status >> 8
+    if info.code == os.CLD_TRAPPED and not has_event:
+        return int(info.status << 8 | 0x7F)
     status = ctypes.c_int()
     result = _wait4(tid, ctypes.byref(status), os.WNOHANG | WALL | WNOTHREAD, None)
     if result < 0:

@@ -301,3 +301,23 @@ def server_dies(
     if stopped in parties:
         stopped.resume()
         stopped.assert_unhurt(eintr=1)
+
+
+def test_a_signal_that_came_before_the_stop_outlives_the_server(
+    ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
+) -> None:
+    """A tracer that has taken in a signal-delivery-stop is killed before it passes it on."""
+    unmounted.make()
+    target = ledger()
+    step = in_tracer(at.SEIZED_ALL)
+    with at_step(unmounted, held_at, step, target) as (reader, go_on):
+        target.signal(SIGNALS)
+        eventually(lambda: target.states()[target.truth["taker"]][0] == "t")
+        with held_at(at.SIGNAL_FIRST, target.pid) as hold:
+            go_on()
+            hold.wait()
+            server = unmounted.server
+            os.kill(server, signal.SIGKILL)
+            wait_until_gone(server)
+        assert {reader.answer() for _ in step.asked} & CUT_OFF
+    target.assert_unhurt(eintr=1)
