@@ -75,8 +75,9 @@ class Tracer:
         self.process = process
         self.records: list[Record] = []
         self.dead = False
-        """The process died while it was held.  Set before it is reaped: a reader who finds it
-        False after reading has not read from a later process of the same pid."""
+        """The process died while it was held.  Set before it is reaped, where any thread had
+        stopped: a reader who finds it False after reading has not read from a later process
+        of the same pid."""
         self.is_over = False
         """Threads are being let go, or have been: what is read from here on is not of the stop."""
         self.stopped_at = 0.0
@@ -350,16 +351,26 @@ class Tracer:
         next_full_look = 0.0
         while not self._release.wait(_WATCH_ONE):
             now = time.monotonic()
-            # Not the leader, where there is another: a dead leader says nothing while
-            # threads of it are left to reap (kernel/exit.c, delay_group_leader).
-            one = next(reversed(self._stopped), None)
-            if now >= next_full_look or one is None or self._is_ending(one):
+            one = self._watched()
+            if self.dead or now >= next_full_look or one is None or self._is_ending(one):
                 next_full_look = now + _WATCH_ALL
                 self._look_for_deaths()
             for tid in tuple(self._running):  # may stop yet, or die by themselves
                 self._look_at(tid)
-            if self.dead and not self._stopped and not self._running:
+            if not self._stopped and not self._running:
+                if not self.dead:  # none had stopped
+                    self._die()
                 return
+
+    def _watched(self) -> int | None:
+        """The one that tells of the death of all.
+
+        Not the leader, where there is another: a dead leader says nothing while threads of
+        it are left to reap (kernel/exit.c, delay_group_leader).
+        """
+        leader = self.process.pid
+        last = reversed(self._stopped)
+        return next((tid for tid in last if tid != leader), next(iter(self._stopped), None))
 
     def _is_ending(self, tid: int) -> bool:
         try:
@@ -370,9 +381,12 @@ class Tracer:
     def _look_for_deaths(self) -> None:
         for tid in tuple(self._stopped):
             if not self.dead and self._is_ending(tid):
-                self.dead = True
-                self._on_death()
+                self._die()
             self._look_at(tid)
+
+    def _die(self) -> None:
+        self.dead = True
+        self._on_death()
 
     def _let_go(self) -> None:
         self.is_over = True

@@ -5,10 +5,13 @@ import errno
 import io
 import json
 import os
+import select
 import signal
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from gcorefs.elfcore.regsets import X86_64
-from gcorefs.process import procfs
+from gcorefs.process import procfs, syscalls, tracer
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import TARGETS, Target
@@ -110,6 +113,54 @@ def test_a_kill_at_any_moment_is_an_error_or_a_whole_core(spawn: Spawn, delay: i
         assert target.line() == {"wait": signal.SIGKILL}
     finally:
         os.waitpid(killer, 0)
+
+
+@pytest.mark.parametrize("last", ["leader", "other"])
+def test_a_death_is_heard_of_whoever_stopped_last(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """The watch over one tracee is enough: the look at all of them never comes."""
+    target = spawn("threads", 3, parent=True)
+    tids = set(target.states())
+    late = target.pid if last == "leader" else max(tids)
+    stopped: set[int] = set()
+    poll_status = syscalls.poll_status
+
+    def poll_late(tid: int) -> int | None:
+        if tid == late and stopped < tids - {late}:
+            return None
+        status = poll_status(tid)
+        if status is not None:
+            stopped.add(tid)
+        return status
+
+    monkeypatch.setattr(syscalls, "poll_status", poll_late)
+    monkeypatch.setattr(tracer, "_WATCH_ALL", inf)
+    with held(target) as snapshot:
+        assert stopped == tids
+        os.kill(target.pid, signal.SIGKILL)
+        assert select.select([target.popen.stdout], [], [], 20)[0]
+        assert target.line() == {"wait": signal.SIGKILL}
+        assert snapshot.is_dead
+
+
+def test_a_death_is_told_where_no_thread_had_stopped(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 3, parent=True)
+    told = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(syscalls, "interrupt", lambda tid: None)
+        snapshot = Snapshot(find(target.pid), stop_timeout=0.1, on_death=told.set)
+        snapshot.take()
+    try:
+        assert snapshot.unresponsive_threads == snapshot.threads == 4
+        os.kill(target.pid, signal.SIGKILL)
+        assert told.wait(20)
+        assert snapshot.is_dead
+        assert target.line() == {"wait": signal.SIGKILL}
+    finally:
+        snapshot.close()
 
 
 def kill_later(pid: int, microseconds: int) -> int:
