@@ -199,6 +199,7 @@ class Tracer:
         return [tid for tid in procfs.tids(leader) if tid not in known]
 
     def _seize(self, tids: list[int]) -> None:
+        any_exiting = False
         for tid in tids:
             self._seizing_since = time.monotonic()
             try:
@@ -207,12 +208,14 @@ class Tracer:
                     continue
                 syscalls.seize(tid)
             except ProcessLookupError:
-                time.sleep(_SHORTEST_NAP)  # exiting: it leaves the task list in a moment
+                any_exiting = True
             except PermissionError as error:
                 self._take_refusal(tid, error)
             else:
                 self._running.add(tid)
         self._seizing_since = inf
+        if any_exiting:  # they leave the task list in a moment
+            time.sleep(_SHORTEST_NAP)
 
     def _is_worker(self, tid: int) -> bool:
         """True for a worker of io_uring or vhost, which runs none of the program's code.

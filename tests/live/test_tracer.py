@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
@@ -161,6 +162,33 @@ def test_a_death_is_told_where_no_thread_had_stopped(
         assert target.line() == {"wait": signal.SIGKILL}
     finally:
         snapshot.close()
+
+
+def test_a_death_is_not_held_up_by_each_that_is_gone(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the first seize: that thread is ours to reap, and the parent waits for it."""
+    target = spawn("threads", 500, parent=True)
+    seize, sleep = syscalls.seize, time.sleep
+    naps = []
+
+    def seize_and_kill(tid: int) -> None:
+        seize(tid)
+        os.kill(target.pid, signal.SIGKILL)
+        while len(procfs.tids(target.pid)) > 2:  # the leader, and the one that is ours
+            pass
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(syscalls, "seize", seize_and_kill)
+    monkeypatch.setattr(time, "sleep", nap)
+    with pytest.raises(ProcessError) as caught, held(target):
+        pass
+    assert caught.value.reason is Reason.GONE
+    assert len(naps) < 50
+    assert target.line() == {"wait": signal.SIGKILL}
 
 
 def kill_later(pid: int, microseconds: int) -> int:
