@@ -50,8 +50,8 @@ class Step:
     in_tracer: bool = False
     """The tracer itself is held, so the parent hears of a death when it goes on."""
     may_break: bool = False
-    """A thread stands interrupted and not yet repaired: what SIGKILL of the server leaves
-    here is an EINTR of one call (README, Limits)."""
+    """Threads stand interrupted and not yet repaired: SIGKILL of the server leaves each of
+    them the EINTR that any tracer's stop gives (README, Limits)."""
     options: tuple[str, ...] = ()
     rest: str = "memory"
     """What the reader does afterwards, with `result` where nobody died."""
@@ -62,7 +62,9 @@ class Step:
         return self.name or str(self.point)
 
 
-def in_tracer(point: Point, *killed: int, may_break: bool = False) -> Step:
+def in_tracer(point: Point, may_break: bool = False) -> Step:
+    # It is found dead while its threads are waited for, or once all seem recorded.
+    killed = (errno.ESRCH, errno.EIO)
     return Step(point, (), ("open", "read"), killed, in_tracer=True, may_break=may_break)
 
 
@@ -75,15 +77,15 @@ STEPS = [
     Step(at.IDENTIFIED, (), ("open",), (errno.ESRCH,)),
     Step(at.BEFORE_FIRST_DOOR, (), ("open",), (errno.ESRCH,)),
     Step(at.AFTER_FIRST_DOOR, (), ("open",), (errno.ESRCH,)),
-    in_tracer(at.BEFORE_SEIZE, errno.ESRCH),
-    in_tracer(at.SEIZED_ONE, errno.ESRCH),
-    in_tracer(at.SEIZED_ALL, errno.ESRCH),
-    in_tracer(at.INTERRUPTED_ONE, errno.ESRCH, may_break=True),
-    in_tracer(at.INTERRUPTED_ALL, errno.ESRCH, may_break=True),
-    in_tracer(at.STOPPED_ONE, errno.ESRCH, may_break=True),
-    in_tracer(at.REPAIRED_ONE, errno.ESRCH, may_break=True),
-    in_tracer(at.RECORDED_ONE, errno.ESRCH, may_break=True),
-    in_tracer(at.RECORDED_ALL, errno.ESRCH, errno.EIO),
+    in_tracer(at.BEFORE_SEIZE),
+    in_tracer(at.SEIZED_ONE),
+    in_tracer(at.SEIZED_ALL),
+    in_tracer(at.INTERRUPTED_ONE, may_break=True),
+    in_tracer(at.INTERRUPTED_ALL, may_break=True),
+    in_tracer(at.STOPPED_ONE, may_break=True),
+    in_tracer(at.REPAIRED_ONE, may_break=True),
+    in_tracer(at.RECORDED_ONE, may_break=True),
+    in_tracer(at.RECORDED_ALL),
     Step(at.PINNED, (), ("open", "read"), (errno.EIO,)),
     Step(at.SECOND_DOOR, (), ("open", "read"), (errno.ESRCH,)),
     Step(at.SMAPS, (), ("open", "read"), (errno.EIO,)),
