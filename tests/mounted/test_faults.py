@@ -171,11 +171,12 @@ def assert_answers(mount: Mount, ledger: Ledger) -> None:
 # The server lives.
 
 
+@pytest.mark.timeout(60)  # before the server gives a snapshot up, and the parent hears for that
 @every_step
 def test_the_target_or_its_reader_dies_or_is_signalled(
     step: Step, ledger: Callable[[], Ledger], held_at: HeldAt, mount_with: MountWith
 ) -> None:
-    mount = mount_with(*step.options)
+    mount = mount_with("stop_timeout=60", *step.options)
     if step.options:
         mount.expect("let go, its file was not read")
         mount.expect(Reason.LET_GO.text)
