@@ -125,8 +125,12 @@ class Tracer:
         """
         if time.monotonic() - self._seizing_since > _SEIZE_PATIENCE:
             for tid in (*self._running, *self._stopped):
+                # A tracee's stop is told whatever is asked for (kernel/exit.c,
+                # wait_task_stopped), and once taken it is gone, its signal with it.
                 with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | syscalls.WALL)
+                    found = os.waitid(os.P_PID, tid, _PEEK_BY_ANY_THREAD)
+                    if found is not None and found.si_code != os.CLD_TRAPPED:
+                        os.waitid(os.P_PID, tid, _PEEK_BY_ANY_THREAD & ~os.WNOWAIT)
 
     def release(self) -> None:
         self._release.set()
@@ -416,4 +420,5 @@ class Tracer:
         self._stopped.clear()
 
 
-_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT | syscalls.WALL | syscalls.WNOTHREAD
+_PEEK_BY_ANY_THREAD = os.WEXITED | os.WNOHANG | os.WNOWAIT | syscalls.WALL
+_PEEK = _PEEK_BY_ANY_THREAD | syscalls.WNOTHREAD

@@ -191,6 +191,63 @@ def test_a_death_is_not_held_up_by_each_that_is_gone(
     assert target.line() == {"wait": signal.SIGKILL}
 
 
+@pytest.fixture
+def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each seize takes so long that the thread that waits for the stop looks for the dead."""
+    looks = []
+    seize, look = syscalls.seize, tracer.Tracer._reap_for_seize
+
+    def look_and_count(self: tracer.Tracer) -> None:
+        look(self)
+        looks.append(time.monotonic())
+
+    def seize_slowly(tid: int) -> None:
+        seize(tid)
+        # One look that comes after the patience has run out, at the least.
+        begin = time.monotonic()
+        while not looks or looks[-1] < begin + 3 * tracer._SEIZE_PATIENCE:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(tracer.Tracer, "_reap_for_seize", look_and_count)
+    monkeypatch.setattr(syscalls, "seize", seize_slowly)
+
+
+@pytest.mark.usefixtures("slow_seize")
+def test_whoever_looks_for_the_dead_takes_no_stop(spawn: Spawn) -> None:
+    target = spawn("threads", 3, parent=True)
+    os.kill(target.pid, signal.SIGSTOP)
+    assert target.line() == {"wait": signal.SIGSTOP << 8 | 0x7F}
+    with held(target, stop_timeout=1) as snapshot:
+        assert [record.signal for record in snapshot.records] == [signal.SIGSTOP] * 4
+    await_stopped(target)
+    os.kill(target.pid, signal.SIGCONT)
+    assert target.line() == {"wait": CONTINUED}
+
+
+@pytest.mark.usefixtures("slow_seize")
+def test_whoever_looks_for_the_dead_takes_no_signal(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("ledger")
+    seize_slowly = syscalls.seize
+    seen = []
+    tids = procfs.tids
+    monkeypatch.setattr(procfs, "tids", lambda pid: tids(pid)[::-1])
+
+    def seize_and_signal(tid: int) -> None:
+        seize_slowly(tid)
+        seen.append(tid)
+        if tid == target.truth["taker"]:
+            os.kill(target.pid, signal.SIGRTMIN)
+
+    monkeypatch.setattr(syscalls, "seize", seize_and_signal)
+    with held(target, stop_timeout=1) as snapshot:
+        assert seen[0] == target.truth["taker"]
+        assert snapshot.unresponsive_threads == 0
+    assert target.ask("wake") == {"woken": 3}
+    assert target.ask("account")["handled"] == 1
+
+
 def kill_later(pid: int, microseconds: int) -> int:
     """A child that sends SIGKILL after so many microseconds."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
