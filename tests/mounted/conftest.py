@@ -285,6 +285,8 @@ def paused(
 @pytest.fixture
 def everybodys(mount_with: Callable[..., Mount]) -> Mount:
     return mount_with("allow_other")
+
+
 @pytest.fixture
 def held_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
