@@ -62,11 +62,13 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
         if procfs.stat(pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, pid)
         holder = procfs.ask_live_thread(pid, lambda tid: procfs.tracer(pid, tid))
+        if opener is not None:
+            access.check(opener, pid)
         is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
     except ProcessLookupError as error:
         raise ProcessError(Reason.GONE, pid) from error
-    if opener is not None:
-        access.check(opener, pid)
+    except PermissionError as error:  # its auxiliary vector is not shown to us ourselves
+        raise ProcessError(Reason.DENIED, pid) from error
     if is_32_bit:
         raise ProcessError(Reason.FOREIGN, pid)
     if holder and holder != os.getpid():  # ours: a stop that the opener is about to join

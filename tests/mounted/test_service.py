@@ -1,7 +1,6 @@
 """systemd's view: a unit without faults, and a service that is ready when its mount answers."""
 
 import os
-import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -62,16 +61,3 @@ def test_readiness_is_told_after_the_mount_has_answered(
             finally:
                 end(server.pid)
         assert server.returncode == 0
-
-
-def test_the_service_needs_no_more_than_its_unit_grants(unmounted: Mount) -> None:
-    """The capabilities that the unit names suffice to mount and to serve."""
-    command = ["setpriv", "--bounding-set", service_bounds(), "--no-new-privs", GCOREFS, "mount"]
-    result = run(*command, "--log-file", unmounted.log, unmounted.path)
-    assert (result.returncode, result.stderr) == (0, b"")
-    with subprocess.Popen(["sleep", "1000"]) as sleeper:
-        try:
-            assert run("head", "-c", "4", unmounted / sleeper.pid).stdout == b"\x7fELF"
-        finally:
-            sleeper.send_signal(signal.SIGKILL)
-            end(unmounted.server)

@@ -1,0 +1,107 @@
+"""The capabilities that the unit names: all of them suffice, and each is needed for something."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GCOREFS, Mount
+from tests.mounted import uses
+from tests.mounted.conftest import assert_refused, end, run
+from tests.mounted.test_service import UNIT
+
+# include/uapi/linux/capability.h
+NUMBERS = {
+    "dac_read_search": 2, "setgid": 6, "setuid": 7, "sys_ptrace": 19, "sys_admin": 21,
+}  # fmt: skip
+
+
+def granted() -> set[str]:
+    """The capabilities that the unit names."""
+    (line,) = (
+        line for line in UNIT.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
+    )
+    return {name.removeprefix("CAP_").lower() for name in line.partition("=")[2].split()}
+
+
+def confined(names: set[str]) -> tuple[str, ...]:
+    """Words that leave whoever is started by them these capabilities at most."""
+    bounds = ",".join(["-all", *(f"+{name}" for name in sorted(names))])
+    return ("setpriv", "--bounding-set", bounds, "--no-new-privs")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that every user can reach; pytest's own is for us alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def mount_with_only(names: set[str], mount: Mount) -> "subprocess.CompletedProcess[bytes]":
+    command = [*confined(names), GCOREFS, "mount", "--log-file", mount.log, "-o", "allow_other"]
+    return run(*command, mount.path)
+
+
+def not_done(names: set[str], mount: Mount) -> set[str]:
+    """What of all that it is for a server with these capabilities does not do."""
+    result = mount_with_only(names, mount)
+    assert (result.returncode, result.stderr) == (0, b"")
+    try:
+        result = run(uses.PYTHON, uses.__file__, mount.path)
+        assert result.returncode == 0, result.stderr
+        return {name for name, wrong in json.loads(result.stdout).items() if wrong is not None}
+    finally:
+        end(mount.server)
+
+
+def test_the_service_needs_no_more_than_its_unit_grants(unmounted: Mount) -> None:
+    assert not_done(granted(), unmounted) == set()
+
+
+DENIED = "the kernel does not allow the opener to trace it"
+ANOTHERS = {"another_users", "opened_by_another_user", "in_a_child_namespace_of_another_user"}
+ALL = set(uses.USES) - {"listing"}
+# Any process of root has capabilities that the service has not, the opener's too.
+NEEDED = {
+    "sys_ptrace": ("the opener cannot be identified from here", ALL),
+    "dac_read_search": (DENIED, ANOTHERS),
+    "setgid": (DENIED, ALL),
+    "setuid": (DENIED, {"opened_by_another_user"}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(granted() - {"sys_admin"}))
+def test_without_a_capability_what_it_is_for_is_refused(unmounted: Mount, name: str) -> None:
+    logged, fails = NEEDED[name]
+    unmounted.expect(logged)
+    assert not_done(granted() - {name}, unmounted) == fails
+
+
+def test_without_sys_admin_nothing_is_mounted(unmounted: Mount) -> None:
+    result = mount_with_only(granted() - {"sys_admin"}, unmounted)
+    assert result.returncode == 1
+    assert b"cannot be mounted" in result.stderr
+
+
+def test_without_sys_admin_holes_are_filled_in(tmp_path: Path) -> None:
+    """As for gcorefs dump, which needs no mount."""
+    with uses.running(uses.PYTHON, "-c", uses.HOLES) as pid:
+        before = uses.shared_memory(pid)
+        core = tmp_path / "core"
+        words = (GCOREFS, "dump", pid, "-o", core)
+        assert run(*confined(granted()), *words).returncode == 0
+        assert uses.shared_memory(pid) == before
+        assert run(*confined(granted() - {"sys_admin"}), *words).returncode == 0
+        assert uses.shared_memory(pid) != before
+
+
+@pytest.mark.parametrize("name", ["sys_ptrace", "dac_read_search"])
+def test_a_dump_that_may_not_look_says_so_in_one_line(name: str, tmp_path: Path) -> None:
+    with uses.asleep(*uses.AS_NOBODY) as pid:
+        words = (*confined(granted() - {name}), GCOREFS, "dump", pid, "-o", tmp_path / "core")
+        assert_refused(run(*words), f"process {pid}: {DENIED}")
