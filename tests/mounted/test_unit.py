@@ -1,0 +1,192 @@
+"""The unit as systemd itself runs it, in a machine of its own."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import Target
+from tests.mounted import deeds, uses
+from tests.mounted.conftest import eventually
+from tests.mounted.machine import Machine, boot
+from tests.mounted.test_capabilities import NUMBERS, granted
+from tests.mounted.test_service import UNIT
+
+MOUNT = "/mnt/gcore"
+
+# Nothing of the unit is changed but this: other users may open, a call that is not in the
+# filter kills at once, so that none goes unnoticed, and we can read the log.
+STRICT = """
+[Service]
+ExecStart=
+ExecStart=/usr/local/bin/gcorefs mount --foreground -o allow_other /mnt/gcore
+SystemCallErrorNumber=kill
+StandardError=append:/run/gcorefs.log
+"""
+
+# What the service could do if it meant harm.  EUCLEAN: the filter says no, nobody else would.
+HARM = f"""
+[Service]
+Type=oneshot
+ExecStartPre=
+ExecStart=
+ExecStart={uses.PYTHON} {deeds.__file__}
+ExecStopPost=
+Restart=no
+SystemCallErrorNumber=EUCLEAN
+StandardOutput=truncate:/run/deeds.json
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    folder = tmp_path_factory.mktemp("machine")
+    units = folder / "units"
+    for name, drop_in in (("gcorefs.service", STRICT), ("harm.service", HARM)):
+        (units / f"{name}.d").mkdir(parents=True)
+        (units / name).write_bytes(UNIT.read_bytes())
+        (units / f"{name}.d" / "test.conf").write_text(drop_in)
+    with boot(units, folder / "log") as machine:
+        yield machine
+
+
+class Service:
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.log = machine.root / "run/gcorefs.log"
+
+    def show(self, name: str) -> str:
+        return self.machine.show(UNIT.name, name)
+
+    @property
+    def server(self) -> int:
+        """Its pid as we number it."""
+        folder = self.machine.cgroup / self.show("ControlGroup").lstrip("/")
+        (pid,) = (folder / "cgroup.procs").read_text().split()
+        return int(pid)
+
+    @property
+    def is_mounted(self) -> bool:
+        """As the first process of the machine sees it."""
+        table = Path(f"/proc/{self.machine.init}/mounts").read_text()
+        return any(line.split()[1] == MOUNT for line in table.splitlines())
+
+    def use(self) -> dict[str, str | None]:
+        """What came of each use; None where nothing went wrong."""
+        result = self.machine.run(uses.PYTHON, uses.__file__, MOUNT)
+        assert result.returncode == 0, result.stderr
+        told: dict[str, str | None] = json.loads(result.stdout)
+        return told
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Service]:
+    service = Service(machine)
+    machine.systemctl("start", UNIT.name)
+    yield service
+    machine.systemctl("stop", UNIT.name)
+    assert not service.is_mounted
+    logged = service.log.read_text()
+    service.log.unlink()
+    assert "WARNING" not in logged
+    assert "Traceback" not in logged
+
+
+def test_it_does_all_that_it_is_for(service: Service) -> None:
+    assert service.use() == dict.fromkeys(uses.USES)
+    assert service.show("NRestarts") == "0"
+
+
+def test_it_has_what_the_unit_grants_and_no_more(service: Service) -> None:
+    status = procfs.status(service.server)
+    names = [int(status[key], 16) for key in ("CapEff", "CapPrm", "CapBnd")]
+    assert names == [sum(1 << NUMBERS[name] for name in granted())] * 3
+    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"], status["Umask"]) == (b"1", b"2", b"0077")
+    limits = procfs.read(f"{service.server}/limits").decode().splitlines()
+    (core,) = (line.split()[4:6] for line in limits if line.startswith("Max core file size"))
+    assert core == ["0", "0"]
+    assert int(procfs.read(f"{service.server}/coredump_filter"), 16) == 0
+
+
+def test_its_mounts_are_the_machine_s_and_its_network_is_its_own(service: Service) -> None:
+    def is_shared(name: str) -> bool:
+        first, own = (os.readlink(f"/proc/{pid}/ns/{name}") for pid in (init, server))
+        return first == own
+
+    init, server = service.machine.init, service.server
+    assert service.is_mounted
+    assert [name for name in ("mnt", "user", "pid", "net", "uts") if is_shared(name)] == [
+        "mnt", "user", "pid",
+    ]  # fmt: skip
+
+
+def test_a_thread_that_does_not_stop_is_no_obstacle(
+    service: Service, build: Callable[[str], Path]
+) -> None:
+    target = Target(service.machine.words(str(build("vforker"))))
+    try:
+        result = service.machine.run("head", "-c", "4", f"{MOUNT}/{target.pid}")
+        assert result.stdout == b"\x7fELF"
+        eventually(lambda: "(1 did not stop)" in service.log.read_text())
+    finally:
+        target.kill()
+
+
+def test_a_server_that_is_killed_is_restarted_and_mounts_again(service: Service) -> None:
+    killed = service.server
+    os.kill(killed, 9)
+    eventually(lambda: service.show("NRestarts") == "1" and service.show("SubState") == "running")
+    assert service.server != killed
+    assert service.is_mounted
+    assert service.use() == dict.fromkeys(uses.USES)
+
+
+def test_it_ends_in_good_order_while_a_process_is_held(
+    service: Service, build: Callable[[str], Path]
+) -> None:
+    target = Target(service.machine.words(str(build("threads")), "1"))
+    hold = f"exec 3<{MOUNT}/{target.pid}; head -c 4 <&3; echo; read line"
+    reader = subprocess.Popen(
+        service.machine.words("sh", "-c", hold),
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+    )
+    try:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"\x7fELF\n"
+        service.machine.systemctl("stop", UNIT.name)
+        assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
+        assert not service.is_mounted
+        assert target.ask("ping") == {"pong": 1}
+    finally:
+        reader.kill()
+        reader.communicate()
+        target.kill()
+
+
+@pytest.fixture(scope="module")
+def harm(machine: Machine) -> dict[str, str]:
+    machine.systemctl("start", "harm.service")
+    told: dict[str, str] = json.loads((machine.root / "run/deeds.json").read_text())
+    return told
+
+
+ALLOWED = {"a socket of AF_UNIX", "a plain file", "/dev/fuse", "/dev/null"}
+ERRNOS = {
+    "a socket of AF_INET": "EAFNOSUPPORT",
+    "a socket of AF_NETLINK": "EAFNOSUPPORT",
+    "memory to write and execute": "EPERM",
+    "a namespace by clone": "EPERM",
+    "a set-uid file": "EPERM",
+    "a device": "EPERM",
+}
+
+
+@pytest.mark.parametrize("deed", deeds.DEEDS)
+def test_it_cannot(deed: str, harm: dict[str, str]) -> None:
+    assert harm[deed] == ("done" if deed in ALLOWED else ERRNOS.get(deed, "EUCLEAN"))
