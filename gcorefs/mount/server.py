@@ -1,6 +1,7 @@
 """Mounts, serves, lets every process go, unmounts; in that order, however it ends."""
 
 import os
+import re
 import resource
 import signal
 from collections.abc import Callable
@@ -44,32 +45,39 @@ def check_mountpoint(path: str) -> None:
 
 def fstype(path: str) -> str | None:
     """The type of the file system mounted exactly at `path`, None where none is."""
-    return _mounts().get(os.path.abspath(path))
+    return mounts_in(_mountinfo()).get(os.fsencode(os.path.abspath(path)))
 
 
 def mountpoints() -> list[str]:
     """Where a gcorefs is mounted."""
-    return [path for path, kind in _mounts().items() if kind == FSTYPE]
+    return [os.fsdecode(path) for path, kind in mounts_in(_mountinfo()).items() if kind == FSTYPE]
 
 
-def _mounts() -> dict[str, str]:
-    """The type of the file system on top at every mount point.
+def _mountinfo() -> bytes:
+    # proc(5).  Asking a dead mount itself can hang.
+    with open("/proc/self/mountinfo", "rb") as table:
+        return table.read()
 
-    From /proc/self/mountinfo (proc(5)): asking a dead mount itself can hang.
+
+def mounts_in(mountinfo: bytes) -> dict[bytes, str]:
+    """The type of the file system at every mount point; of several mounts the last is on top.
+
+    MountError where the text is not one that the kernel writes.
     """
     found = {}
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            fields = line.split(" ")
-            found[_unescaped(fields[4])] = fields[fields.index("-") + 1]
+    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
+    for line in filter(None, mountinfo.split(b"\n")):
+        fields = line.split(b" ")
+        try:
+            place, kind = fields[4], fields[fields.index(b"-", 5) + 1]
+        except (ValueError, IndexError) as error:
+            raise MountError(f"unexpected text in /proc/self/mountinfo: {line!r}") from error
+        found[_ESCAPE.sub(_unescaped, place)] = kind.decode(errors="replace")
     return found
 
 
-def _unescaped(text: str) -> str:
-    # fs/proc_namespace.c, mangle: blank, tab, newline, backslash and hash in octal.
-    for octal in ("040", "011", "012", "043", "134"):
-        text = text.replace(f"\\{octal}", chr(int(octal, 8)))
-    return text
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return bytes((int(match[1], 8),))
 
 
 def answers(path: str) -> bool:
