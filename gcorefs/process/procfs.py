@@ -29,6 +29,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
+class FormatError(ValueError):
+    """The text is not one that the kernel writes: refused, never guessed at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """One process, told from a later one of the same pid by when it started."""
@@ -118,26 +122,30 @@ def tids(pid: int) -> list[int]:
 
 
 def parse_stat(text: bytes) -> Stat:
-    # The name stands in parentheses and may hold any byte, parentheses and newlines too.
-    opening, closing = text.index(b"("), text.rindex(b")")
-    fields = text[closing + 2 :].split()
-    number = [int(field) for field in fields[1:]]
-    # Field n of proc(5) is number[n - 4].
-    return Stat(
-        comm=text[opening + 1 : closing],
-        state=fields[0].decode("ascii"),
-        ppid=number[0],
-        flags=number[5],
-        utime=number[10],
-        stime=number[11],
-        cutime=number[12],
-        cstime=number[13],
-        nice=number[15],
-        start_time=number[18],
-        resident=number[20],
-        argument_start=number[44],
-        argument_end=number[45],
-    )
+    """FormatError where a field is missing or no number."""
+    try:
+        # The name stands in parentheses and may hold any byte, parentheses and newlines too.
+        opening, closing = text.index(b"("), text.rindex(b")")
+        fields = text[closing + 2 :].split()
+        number = [int(field) for field in fields[1:]]
+        # Field n of proc(5) is number[n - 4].
+        return Stat(
+            comm=text[opening + 1 : closing],
+            state=fields[0].decode("ascii"),
+            ppid=number[0],
+            flags=number[5],
+            utime=number[10],
+            stime=number[11],
+            cutime=number[12],
+            cstime=number[13],
+            nice=number[15],
+            start_time=number[18],
+            resident=number[20],
+            argument_start=number[44],
+            argument_end=number[45],
+        )
+    except (ValueError, IndexError) as error:
+        raise FormatError(f"unexpected text in stat: {text!r}") from error
 
 
 def stat(pid: int, tid: int | None = None) -> Stat:
@@ -190,16 +198,24 @@ def is_32_bit(tid: int) -> bool:
     return len(first) == 8 and int.from_bytes(first, "little") >> 32 != 0
 
 
+def parse_system_call(text: bytes) -> tuple[int, list[int], int, int] | None:
+    """FormatError where it is neither "running" nor a number and two words or more."""
+    try:
+        number, *words = text.split()
+        if number == b"running":
+            return None
+        *arguments, sp, pc = (int(word, 16) for word in words)
+        return int(number), arguments, sp, pc
+    except ValueError as error:
+        raise FormatError(f"unexpected text in syscall: {text!r}") from error
+
+
 def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
     """/proc/TID/syscall: number, arguments, stack pointer, program counter.
 
     None while the thread runs.  The number is -1 for a thread that sleeps outside a call.
     """
-    words = read(f"{pid}/task/{tid}/syscall").split()
-    if words[0] == b"running":
-        return None
-    *arguments, sp, pc = (int(word, 16) for word in words[1:])
-    return int(words[0]), arguments, sp, pc
+    return parse_system_call(read(f"{pid}/task/{tid}/syscall"))
 
 
 # open, creat, openat, openat2 of arch/x86/entry/syscalls/syscall_64.tbl.
@@ -265,16 +281,32 @@ def shmem_device() -> str:
     return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
+def parse_leases(text: bytes) -> set[int]:
+    """The inodes of /proc/locks on which somebody holds a lease.  FormatError."""
+    try:
+        return {
+            int(fields[5].split(b":")[2])
+            for fields in map(bytes.split, text.splitlines())
+            if fields[1] in (b"LEASE", b"DELEG")
+        }
+    except (ValueError, IndexError) as error:
+        raise FormatError("unexpected text in locks") from error
+
+
 def leased_inodes() -> set[int]:
     """Inodes on which somebody holds a lease: opening such a file sends a signal (fcntl(2))."""
-    return {
-        int(fields[5].split(b":")[2])
-        for fields in map(bytes.split, read("locks").splitlines())
-        if fields[1] in (b"LEASE", b"DELEG")
-    }
+    return parse_leases(read("locks"))
 
 
-_ID_MAP = re.compile(rb"^\s*(\d+)\s+(\d+)\s+(\d+)$", re.MULTILINE)
+_ID_MAP = re.compile(rb"^ *(\d+) +(\d+) +(\d+)$", re.MULTILINE)
+
+
+def id_inside(text: bytes, number: int) -> int:
+    """A uid or gid of outside as a uid_map or gid_map turns it; 65534 where it does not."""
+    for inside, outside, count in _ID_MAP.findall(text):
+        if 0 <= number - int(outside) < int(count):
+            return int(inside) + number - int(outside)
+    return 65534
 
 
 def own_id(pid: int, kind: str, number: int) -> int:
@@ -285,7 +317,4 @@ def own_id(pid: int, kind: str, number: int) -> int:
     """
     if os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino:
         return number
-    for inside, outside, count in _ID_MAP.findall(read(f"{pid}/{kind}_map")):
-        if 0 <= number - int(outside) < int(count):
-            return int(inside) + number - int(outside)
-    return 65534
+    return id_inside(read(f"{pid}/{kind}_map"), number)

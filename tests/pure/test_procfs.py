@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.process.procfs import Stat, parse_stat, parse_status
+from gcorefs.process.procfs import (
+    FormatError,
+    Stat,
+    id_inside,
+    parse_leases,
+    parse_stat,
+    parse_status,
+    parse_system_call,
+)
 
 HOSTILE = [
     b") R 1 (", b"a b", b"a\nb", b"(", b")", b") ", b"\n", b"\t", b"x) Z 0 0 0", b"((()))",
@@ -131,3 +139,58 @@ def test_the_kernel_s_own_text_with_a_hostile_name(comm: Path, name: bytes) -> N
     assert (stat.comm, stat.state) == (name, "R")
     assert status.keys() == keys
     assert status["Name"] == shown(name).strip()
+
+
+def test_a_stat_that_is_not_the_kernel_s_is_refused() -> None:
+    line = stat_line(b"x")
+    truncated = [line[:length] for length in range(line.index(b" 49 ") + 1)]
+    for text in (*truncated, line.replace(b" 22 ", b" y ")):
+        with pytest.raises(FormatError):
+            parse_stat(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        (b"running\n", None),
+        (b"-1 0x7ffe 0x55\n", (-1, [], 0x7FFE, 0x55)),
+        (b"0 0x1 0x2 0x3 0x4 0x5 0x6 0x7 0x8\n", (0, [1, 2, 3, 4, 5, 6], 7, 8)),
+    ],
+)
+def test_a_system_call_is_read_as_it_stands(text: bytes, call: object) -> None:
+    assert parse_system_call(text) == call
+
+
+@pytest.mark.parametrize("text", [b"", b"x 1 2", b"1", b"1 2", b"1 0x1 y"])
+def test_a_system_call_that_is_not_the_kernel_s_is_refused(text: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_system_call(text)
+
+
+LOCKS = b"""\
+1: FLOCK  ADVISORY  WRITE 200 fd:01:11 0 EOF
+2: LEASE  ACTIVE    WRITE 201 00:01:22 0 EOF
+3: POSIX  ADVISORY  READ  202 fd:01:33 128 128
+3: -> POSIX  ADVISORY  WRITE 203 fd:01:33 0 EOF
+4: DELEG  BREAKING  READ  -1 08:10:18446744073709551615 0 EOF
+"""
+
+
+def test_leases_and_delegations_are_told_from_locks() -> None:
+    assert parse_leases(LOCKS) == {22, (1 << 64) - 1}
+
+
+@pytest.mark.parametrize(
+    "text", [b"\n", b"1:", b"1: LEASE", b"1: LEASE ACTIVE WRITE 2 00:01 0 EOF"]
+)
+def test_locks_that_are_not_the_kernel_s_are_refused(text: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_leases(text)
+
+
+@pytest.mark.parametrize(
+    ("number", "inside"), [(999, 65534), (1000, 0), (1001, 65534), (5000, 10), (5009, 19)]
+)
+def test_an_id_is_turned_by_the_map(number: int, inside: int) -> None:
+    text = b"         0       1000          1\n        10       5000         10\n"
+    assert id_inside(text, number) == inside
