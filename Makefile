@@ -1,16 +1,19 @@
 # Two commands do everything on a fresh Debian 12, as root:
 #   make run    set up, mount, dump a sample process and read its core with gdb
 #   make test   set up, all tests
+# A third is for whoever changes a parser:
+#   make fuzz   FUZZ_RUNS cases, led by what they reach
 
 MOUNT ?= /mnt/gcore
 VENV := .venv
 PYTHON := /usr/bin/python3
+FUZZ_RUNS ?= 1000000
 
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
 TEST_PACKAGES := $(RUN_PACKAGES) lldb elfutils systemd openjdk-17-jdk-headless nodejs \
 	redis-server redis-tools strace attr
 
-.PHONY: run test lint clean
+.PHONY: run test lint fuzz clean
 
 run: $(VENV)/run
 	examples/first-core "$(MOUNT)"
@@ -33,6 +36,10 @@ $(VENV)/test: pyproject.toml Makefile
 	setup/packages $(TEST_PACKAGES)
 	setup/venv "$(VENV)" "$(PYTHON)" '.[dev]'
 	touch $@ $(VENV)/run
+
+# Also by name: make fuzz FUZZ_RUNS=10000000 FUZZ=smaps
+fuzz: $(VENV)/test
+	$(VENV)/bin/python -m tests.fuzz --runs $(FUZZ_RUNS) $(FUZZ)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ warning logged.
 
 Levels, each in its folder:
     pure     no process
+    fuzz     the same, with inputs led by what they reach
     live     real processes, no FUSE
     mounted  through the command line, with the tools that people use
     readers  what gdb, lldb, elfutils and the kernel itself say of the same process

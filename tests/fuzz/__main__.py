@@ -1,0 +1,65 @@
+"""python -m tests.fuzz [--runs N] [NAME ...]: so many cases in all, for each harness its share.
+
+Each harness has a process of its own, for libFuzzer ends the one that it runs in.
+"""
+
+import argparse
+import contextlib
+import io
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+# On standard error atheris names each module that it instruments.
+with contextlib.redirect_stderr(io.StringIO()):
+    from tests.fuzz.harnesses import HARNESSES, LONGEST
+
+_FOUND = "found-"
+
+
+def fuzz(name: str, runs: int, folder: str) -> None:
+    """Does not return: libFuzzer ends the process, with 0 where it found nothing."""
+    # No len_control: texts of /proc are long from the start.
+    limits = [f"-runs={runs}", f"-max_len={LONGEST}", "-len_control=0", "-timeout=10"]
+    places = [f"-artifact_prefix={folder}/{_FOUND}", f"{folder}/corpus"]
+    atheris.Setup([name, *limits, *places], HARNESSES[name])
+    atheris.Fuzz()
+
+
+def start(name: str, runs: int) -> bool:
+    """True where nothing was found; what was is shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder, "corpus")
+        corpus.mkdir()
+        for number, seed in enumerate(HARNESSES[name].corpus()):
+            (corpus / str(number)).write_bytes(seed)
+        command = [sys.executable, "-m", "tests.fuzz", "--runs", str(runs), "--in", folder, name]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = result.stderr.splitlines()
+        if result.returncode == 0:
+            print(f"{name}: {lines[-1]}", flush=True)
+            return True
+        print(f"{name}: found\n{result.stderr}", flush=True)
+        for path in Path(folder).glob(f"{_FOUND}*"):
+            print(f"{name}: {path.name}: {path.read_bytes()!r}", flush=True)
+        return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--in", dest="folder", help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    arguments = parser.parse_args()
+    names = arguments.names or list(HARNESSES)
+    if arguments.folder:
+        fuzz(names[0], arguments.runs, arguments.folder)
+    found = [name for name in names if not start(name, arguments.runs // len(names))]
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

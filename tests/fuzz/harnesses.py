@@ -1,0 +1,237 @@
+"""One harness for each parser: what it is given, and the one error that may leave it.
+
+A harness is a function of the bytes that the fuzzer has made.  Another error, or an
+assertion that does not hold, is a finding.  Seeds are what /proc has of this very process:
+to ask about others may mean to wait for them.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["gcorefs"]):
+    from gcorefs.elfcore import notes
+    from gcorefs.elfcore.layout import Layout, Segment, Source
+    from gcorefs.elfcore.regsets import X86_64, xsave_components
+    from gcorefs.elfcore.vma import MapsError, parse_smaps
+    from gcorefs.mount.options import OptionError, Options, parse
+    from gcorefs.mount.server import MountError, type_at
+    from gcorefs.process import procfs, restart
+    from gcorefs.process.procfs import FormatError
+
+LONGEST = 4096
+"""More than that no parser makes more of, and the fuzzer less."""
+
+
+@dataclass(frozen=True)
+class Harness:
+    name: str
+    function: Callable[[bytes], object]
+    error: type[Exception] | tuple[()]
+    """What may leave it; nothing: ()."""
+    seeds: tuple[str | bytes, ...]
+    """Patterns of paths below /proc, and bytes as they are."""
+    entry: bytes
+    """How each whole entry of a long text ends: a pattern."""
+
+    def __call__(self, data: bytes) -> None:
+        try:
+            self.function(data)
+        except self.error as error:
+            line = str(error)
+            assert line
+            assert line.isprintable(), line
+
+    def corpus(self) -> Iterable[bytes]:
+        for seed in self.seeds:
+            if isinstance(seed, bytes):
+                yield seed
+                continue
+            for path in Path("/proc").glob(seed):
+                text = path.read_bytes()
+                begin = end = 0
+                for match in re.finditer(self.entry, text):
+                    if match.end() - begin > LONGEST:
+                        yield text[begin:end]
+                        begin = end
+                    end = match.end()
+                yield text[begin:end]
+
+
+HARNESSES: dict[str, Harness] = {}
+
+
+def harness(
+    error: type[Exception] | tuple[()], *seeds: str | bytes, entry: bytes = rb"\n"
+) -> Callable[[Callable[[bytes], object]], Callable[[bytes], object]]:
+    def add(function: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        name = function.__name__
+        HARNESSES[name] = Harness(name, function, error, seeds, entry)
+        return function
+
+    return add
+
+
+@harness(
+    OptionError, b"idle_timeout=5,allow_other", b"stop_timeout=1e3", b"unresponsive=omit,fsname=a"
+)
+def options(data: bytes) -> None:
+    # As sys.argv has them: what is no UTF-8 are lone surrogates (PEP 383).
+    words = [word.decode("utf-8", "surrogateescape") for word in data.split(b"\0")]
+    ours, fuse = parse(words)
+    assert 0 <= ours.idle_timeout <= 1e9
+    assert 0 <= ours.max_stop <= 1e9
+    assert 0 <= ours.stop_timeout <= 1e9
+    assert ours.unresponsive in ("partial", "zero", "omit", "fail")
+    assert isinstance(ours, Options)
+    assert {"ro", "nosuid", "default_permissions", "subtype=gcorefs"} <= fuse
+    assert not any("," in word for word in fuse)
+
+
+@harness(
+    FormatError, "self/stat", "self/task/*/stat", b"2 (kthreadd) S 0 0 0 0 -1 2129984" + b" 0" * 43
+)
+def stat(data: bytes) -> None:
+    found = procfs.parse_stat(data)
+    assert b"(" + found.comm + b")" in data
+    assert len(found.state) > 0
+
+
+@harness((), "self/status", "self/task/*/status")
+def status(data: bytes) -> None:
+    for key, value in procfs.parse_status(data).items():
+        assert ":" not in key
+        assert b"\n" not in value
+
+
+@harness(FormatError, "self/syscall", b"running\n", b"0 0x1 0x2 0x3 0x4 0x5 0x6 0x7 0x8\n")
+def system_call(data: bytes) -> None:
+    procfs.parse_system_call(data)
+
+
+@harness(FormatError, "locks", b"2: LEASE  ACTIVE    WRITE 201 00:01:22 0 EOF\n")
+def locks(data: bytes) -> None:
+    procfs.parse_leases(data)
+
+
+@harness((), "self/uid_map", b"         0       1000          1\n")
+def id_map(data: bytes) -> None:
+    assert procfs.id_inside(data, 1000) >= 0
+
+
+@harness(MapsError, "self/smaps", entry=rb"VmFlags:.*\n")
+def smaps(data: bytes) -> None:
+    border = 0
+    for vma in parse_smaps(data):
+        assert border <= vma.start < vma.end <= 1 << 64
+        assert vma.start % 4096 == vma.end % 4096 == 0
+        border = vma.end
+
+
+@harness(MountError, "self/mountinfo")
+def mountinfo(data: bytes) -> None:
+    type_at(data, b"/proc")
+
+
+@harness((), b"\0" * 600, b"\xff" * 1024)
+def xsave(data: bytes) -> None:
+    assert all(2 <= number < 63 for number in xsave_components(data))
+
+
+@harness((), b"\0" * 216, struct.pack("<27q", *([-4] * 27)))
+def registers(data: bytes) -> None:
+    # What is no whole set of registers is refused before (tracer.py, _record).
+    general = data[: X86_64.general_size].ljust(X86_64.general_size, b"\0")
+    if restart.needs_restart(X86_64, restart.X86_64_CALLS, general):
+        assert X86_64.word(general, "rax") == -4
+
+
+def _segments(provider: atheris.FuzzedDataProvider) -> list[Segment]:
+    segments = []
+    address = 0
+    for _ in range(provider.ConsumeIntInRange(0, 20)):
+        address += provider.ConsumeIntInRange(0, 1 << 40) << 12
+        memsz = provider.ConsumeIntInRange(1, 1 << 20) << 12
+        filesz = provider.PickValueInList([0, memsz, 4096])
+        segments.append(Segment(address, memsz, filesz, provider.ConsumeIntInRange(0, 7)))
+        address += memsz
+    return segments
+
+
+@harness((), bytes(64), bytes(range(256)))
+def extents(data: bytes) -> None:
+    """Any piece of the file is tiled, in order, by pieces of segments and header."""
+    provider = atheris.FuzzedDataProvider(data)
+    segments = _segments(provider)
+    layout = Layout(X86_64, segments, b"\0" * provider.ConsumeIntInRange(0, 10000))
+    offset = provider.ConsumeIntInRange(0, layout.size + 4096)
+    length = provider.ConsumeIntInRange(0, layout.size + 4096)
+    end = min(offset + length, layout.size)
+    for extent in layout.extents(offset, length):
+        assert extent.offset == offset
+        assert extent.length > 0
+        offset += extent.length
+        if extent.source is Source.HEADER:
+            assert extent.at + extent.length <= len(layout.header)
+        else:
+            assert any(
+                each.vaddr <= extent.at and extent.at + extent.length <= each.vaddr + each.filesz
+                for each in segments
+            )
+    assert offset == end or offset > layout.size or not length
+
+
+@harness((), bytes(300), bytes(range(256)) * 2)
+def packers(data: bytes) -> None:
+    """Notes of any process that there can be are notes that a reader can walk through."""
+    provider = atheris.FuzzedDataProvider(data)
+
+    def number(bits: int) -> int:
+        return provider.ConsumeIntInRange(0, (1 << bits) - 1)
+
+    pid, seconds = 31, 60
+    ids = notes.ProcessIds(number(pid), number(pid), number(pid))
+    threads = [
+        notes.Thread(
+            tid=number(pid),
+            general=bytes(X86_64.general_size),
+            regsets=[(2, provider.ConsumeBytes(512))] if provider.ConsumeBool() else [],
+            signal=provider.ConsumeIntInRange(0, 64),
+            pending=number(64),
+            blocked=number(64),
+            **{name: number(seconds) for name in ("utime", "stime", "cutime", "cstime")},
+        )
+        for _ in range(provider.ConsumeIntInRange(1, 4))
+    ]
+    info = notes.ProcessInfo(
+        pid=number(pid),
+        ids=ids,
+        state=provider.PickValueInList(list("RSDTtZXxKWPIN")),
+        nice=provider.ConsumeIntInRange(-20, 19),
+        flags=number(64),
+        uid=number(32),
+        gid=number(32),
+        comm=provider.ConsumeBytes(64),
+        arguments=provider.ConsumeBytes(100),
+    )
+    text = notes.ProcessNotes(
+        machine=X86_64,
+        info=info,
+        threads=threads,
+        siginfo=provider.ConsumeBytes(128),
+        auxv=provider.ConsumeBytes(400),
+        files=[],
+        xsave_layout=[(number(6), number(32), number(32))],
+    ).pack()
+    offset = count = 0
+    while offset < len(text):
+        namesz, descsz, _ = struct.unpack_from("<III", text, offset)
+        offset += 12 + -(-namesz // 4) * 4 + -(-descsz // 4) * 4
+        count += 1
+    assert offset == len(text)
+    # PRSTATUS of each, PRPSINFO, SIGINFO, AUXV, FILE, the layout, and the register sets.
+    assert count == 6 + len(threads) - 1 + sum(len(each.regsets) for each in threads)

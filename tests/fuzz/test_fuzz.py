@@ -1,0 +1,55 @@
+"""A short round of every harness, and proof that a finding would be seen."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUNS = 24_000
+
+
+def fuzz(*words: str, plant: str = "") -> "subprocess.CompletedProcess[str]":
+    """A process of its own that fuzzes, with `plant` run before."""
+    code = f"{plant}\nimport runpy; runpy.run_module('tests.fuzz', None, '__main__')"
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=100, check=False, cwd=ROOT
+    )
+
+
+def test_no_harness_finds_anything() -> None:
+    result = fuzz("--runs", str(RUNS))
+    assert result.returncode == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert len(lines) > 1
+    for line in lines:
+        assert f"Done {RUNS // len(lines)} runs" in line
+
+
+PLANTED = """
+from tests.fuzz.harnesses import harness
+@harness(ValueError, b"seed")
+def planted(data):
+    if data[:4] == b"seed":
+        {}
+"""
+FINDINGS = {
+    "another error": "raise KeyError('x')",
+    "what does not hold": "assert False",
+    "an error of two lines": "raise ValueError('a\\nb')",
+    "an error without a word": "raise ValueError",
+}
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_what_is_found_is_told(finding: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "corpus").mkdir()
+    (folder / "corpus" / "0").write_bytes(b"seed")
+    words = ("--runs", "1000", "--in", str(folder), "planted")
+    result = fuzz(*words, plant=PLANTED.format(FINDINGS[finding]))
+    assert result.returncode != 0
+    assert [path.read_bytes() for path in folder.glob("found-*")] == [b"seed"]
+    assert fuzz(*words, plant=PLANTED.format("raise ValueError('x')")).returncode == 0
