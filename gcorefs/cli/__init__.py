@@ -1,6 +1,9 @@
 """Commands for people."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -10,7 +13,38 @@ from gcorefs.cli.mount import mount, umount
 from gcorefs.cli.status import release, status
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """Whatever is wrong is told in one line, whatever bytes there are in the name of a file."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(_printable(error.format_message()), error.ctx) from None
+    except click.ClickException as error:
+        raise click.ClickException(_printable(error.format_message())) from None
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gcorefs")
 def main() -> None:
     """Every process is a file holding its ELF core, made while it lives."""

@@ -21,8 +21,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from gcorefs.elfcore.vma import MapsError
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.procfs import FormatError
 from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
 
 _CHUNK = 4 << 20
@@ -44,6 +46,8 @@ def dump(pid: int, output: str | None) -> None:
     # Ended like this, we still let go in good order and leave no half of a file.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    if output is not None and not os.path.basename(output):
+        raise click.ClickException(f"{output!r} is not the name of a file")
     if output is None:
         output = f"core.{pid}" if sys.stdout.isatty() else "-"
     try:
@@ -58,6 +62,8 @@ def dump(pid: int, output: str | None) -> None:
             snapshot.close()
     except ProcessError as error:
         raise click.ClickException(str(error)) from error
+    except (FormatError, MapsError) as error:
+        raise click.ClickException(f"process {pid}: {error}") from error
     except BrokenPipeError as error:
         raise click.ClickException("whoever was to read the core has gone") from error
     except OSError as error:

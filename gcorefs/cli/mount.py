@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import sdnotify
@@ -16,8 +16,17 @@ from gcorefs.mount.options import OptionError, Options, parse
 from gcorefs.mount.server import MountError
 
 
+class _Path(click.Path):
+    """A path that has a name: an empty one would mean the folder that we are in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("a path cannot be empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command()
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint", type=_Path())
 @click.option(
     "-o",
     "words",
@@ -26,7 +35,7 @@ from gcorefs.mount.server import MountError
     help="idle_timeout=, max_stop=, stop_timeout=, unresponsive=, or FUSE's (allow_other ...).",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
-@click.option("--log-file", type=click.Path(), help="Log there, not to the system's log.")
+@click.option("--log-file", type=_Path(), help="Log there, not to the system's log.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def mount(
     mountpoint: str, words: tuple[str, ...], foreground: bool, log_file: str | None, verbose: bool
@@ -119,7 +128,7 @@ def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint", type=_Path())
 @click.option("-l", "--lazy", is_flag=True, help="Even while files are open.")
 def umount(mountpoint: str, lazy: bool) -> None:
     """Take the mount at MOUNTPOINT away, also one whose server is gone.

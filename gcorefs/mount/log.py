@@ -63,12 +63,14 @@ def to_file(path: str) -> logging.Handler:
     return handler
 
 
-def to_syslog() -> logging.Handler:
-    """The system's log; nowhere where there is none."""
-    try:
-        handler: logging.Handler = SysLogHandler("/dev/log", SysLogHandler.LOG_DAEMON)
-    except OSError:
-        return logging.NullHandler()
+class _SysLogHandler(SysLogHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nobody listens now; the next message tries again (logging.handlers, emit)."""
+
+
+def to_syslog(socket: str = "/dev/log") -> logging.Handler:
+    """The system's log; nowhere while there is none."""
+    handler = _SysLogHandler(socket, SysLogHandler.LOG_DAEMON)
     handler.setFormatter(logging.Formatter("gcorefs: %(message)s"))
     return handler
 

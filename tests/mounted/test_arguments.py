@@ -2,12 +2,22 @@
 
 import contextlib
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
 
+import click.testing
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.conftest import Mount
+from gcorefs.cli import main
+from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError, Reason
+from tests.conftest import GCOREFS, Mount
 from tests.mounted.conftest import assert_refused, gcorefs
 
 
@@ -21,11 +31,133 @@ def mounted_at(path: bytes) -> Iterator[None]:
         subprocess.run(["umount", path], check=True)
 
 
-@pytest.mark.parametrize(
-    "name", [b"a\rb\rc", b"a\nb", b"a b", b"\\040", b"\xff", b"#", b"\x85", b"\x1c"]
-)
+NAMES = [b"a\rb\rc", b"a\nb", b"a b", b"\\040", b"\xff", b"#", b"\x85", b"\x1c"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_name_of_another_s_mount_misleads_nobody(unmounted: Mount, name: bytes) -> None:
     with mounted_at(os.path.join(os.fsencode(unmounted.path.parent), name)):
         assert_refused(gcorefs("umount", unmounted.path), "no gcorefs is mounted there")
         unmounted.make()
         assert gcorefs("umount", unmounted.path).returncode == 0
+
+
+# What execve(2) can hand over and nobody has in mind.
+HOSTILE = [
+    b"", b" ", b"\n", b"a\nb", b"a\rb", b"\x1b[2J", b"\xff\xfe", b"/dev/null", b"/dev/null/x",
+    b"/nowhere", b"-", b"--", b"x" * 5000, b"/" + b"x/" * 3000, b"\xed\xa0\x80", b"%s", b"-o",
+    b"\xe2\x80\xae", b"--no-such\noption",
+]  # fmt: skip
+NUMBERS = [
+    b"", b"0", b"-1", b"1.5", b"0x10", b"1e3", b"9" * 19, b"9" * 4000, b"9" * 5000, b"\xff", b"\n",
+    b"4194305", b"nan", b"1 2", b"\xd9\xa9" * 9,
+]  # fmt: skip
+
+
+def assert_one_line(status: int, said: str) -> None:
+    """Status 1 and one line, or 2 and a line behind those that tell of the usage."""
+    assert status in (1, 2)
+    *lines, rest = said.split("\n")
+    assert rest == ""
+    assert len(lines) == 1 or status == 2
+    assert lines[-1].startswith("Error: ")
+    assert lines[-1].isprintable()
+
+
+def assert_told_in_one_line(result: "subprocess.CompletedProcess[bytes]") -> None:
+    assert_one_line(result.returncode, result.stderr.decode())
+
+
+@pytest.mark.parametrize("words", [["mount"], ["mount", "-f"], ["mount", "-o"], ["umount"], []])
+@pytest.mark.parametrize("word", HOSTILE)
+def test_a_hostile_word_is_refused_in_one_line(
+    words: list[str], word: bytes, tmp_path: Path
+) -> None:
+    assert_told_in_one_line(gcorefs_at(tmp_path, *words, word))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_hostile_number_is_refused_in_one_line(number: bytes, tmp_path: Path) -> None:
+    assert_told_in_one_line(gcorefs_at(tmp_path, "dump", "--", number))
+
+
+def gcorefs_at(folder: Path, *words: "str | bytes") -> "subprocess.CompletedProcess[bytes]":
+    """gcorefs, started in `folder` with words that may be any bytes."""
+    command = [GCOREFS, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
+
+
+OUTPUTS = {
+    b"": False, b".": False, b"x/": False, b"/dev/null/x": False, b"/nowhere/x": False,
+    b"x" * 5000: False, b"a\nb": True, b"\xff\xfe": True, b"%s": True, b" ": True, b"--": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_core_goes_where_it_is_told_or_nowhere(output: bytes, tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        try:
+            result = gcorefs_at(tmp_path, "dump", str(sleeper.pid), "-o", output)
+        finally:
+            sleeper.kill()
+    names = os.listdir(os.fsencode(tmp_path))
+    if OUTPUTS[output]:
+        assert (result.returncode, result.stderr, names) == (0, b"", [output])
+        with open(os.path.join(os.fsencode(tmp_path), output), "rb") as core:
+            assert core.read(4) == b"\x7fELF"
+    else:
+        assert_told_in_one_line(result)
+        assert names == []
+
+
+def test_a_log_without_a_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    assert_told_in_one_line(gcorefs_at(tmp_path, "mount", "--log-file", "", "mnt"))
+    assert_told_in_one_line(gcorefs_at(tmp_path, "mount", "-f", "--log-file", "", "mnt"))
+
+
+def invoke(*arguments: str) -> click.testing.Result:
+    """The command line in this process, whose signals stay as they were."""
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        return click.testing.CliRunner().invoke(main, arguments, prog_name="gcorefs")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_proc_that_nobody_knows_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "read", lambda path: b"nonsense")
+    result = invoke("dump", "1")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: process 1: unexpected text in stat: b'nonsense'\n"
+
+
+# Bytes that are no UTF-8 come as lone surrogates (PEP 383); NUL cannot come.
+letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+words = st.one_of(
+    st.sampled_from([
+        "mount", "umount", "dump", "-o", "-f", "-v", "-l", "-h", "--help", "--version", "--",
+        "--foreground", "--log-file", "--lazy",
+    ]),
+    st.text(letters | st.sampled_from("\udc80\udcff\n\r\x1b,=-"), max_size=12),
+    st.integers().map(str),
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(words, min_size=1, max_size=6))
+def test_any_words_are_taken_or_refused_in_one_line(arguments: list[str]) -> None:
+    """In process, and with a stand-in for whatever would mount, stop or write."""
+    gone = ProcessError(Reason.GONE, 1)
+    with (
+        mock.patch.object(sys.modules["gcorefs.cli.mount"], "_in_background"),
+        mock.patch.object(sys.modules["gcorefs.cli.mount"], "_serve"),
+        mock.patch.object(sys.modules["gcorefs.cli.mount"], "log"),
+        mock.patch.object(sys.modules["gcorefs.cli.dump"], "find", side_effect=gone),
+    ):
+        result = invoke(*arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    if result.exit_code:
+        assert_one_line(result.exit_code, result.stderr)

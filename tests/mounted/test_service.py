@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GCOREFS, Mount
-from tests.mounted.conftest import UNIT, end, run, service_bounds
+from tests.mounted.conftest import UNIT, end, run
 
 
 def test_the_unit_has_no_faults(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The log tells of every kind of refusal, and is not filled by one."""
+"""The log tells of every kind of refusal, is not filled by one, and hurts nobody."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,12 @@ def test_many_kinds_are_not_remembered_for_ever(caplog: pytest.LogCaptureFixture
     for number in range(5_000):
         refusals.log(ProcessError(Reason.TRACED, 7, f"TracerPid {number}"))
     assert len(refusals._seen) <= log._MOST_KINDS
+
+
+def test_where_there_is_no_log_daemon_nothing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = log.to_syslog(str(tmp_path / "none"))
+    handler.emit(logging.LogRecord("gcorefs", logging.INFO, "", 0, "x", None, None))
+    handler.close()
+    assert capsys.readouterr() == ("", "")
