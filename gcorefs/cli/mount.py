@@ -1,6 +1,7 @@
 """gcorefs mount, gcorefs umount."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import trio
 
 from gcorefs.mount import log, server
 from gcorefs.mount.options import OptionError, Options, parse
-from gcorefs.mount.server import MountError
+from gcorefs.mount.server import MountError, Watchdog
 
 
 class _Path(click.Path):
@@ -51,17 +52,18 @@ def mount(
     except (OptionError, MountError) as error:
         raise click.ClickException(str(error)) from error
 
-    def run(on_ready: Callable[[], None]) -> None:
+    def run(on_ready: Callable[[], None], watchdog: Watchdog | None = None) -> None:
         if log_file is not None:
             handler = log.to_file(log_file)
         else:
             handler = log.to_stderr() if foreground else log.to_syslog()
         log.start(handler, verbose)
-        _serve(mountpoint, options, fuse_options, on_ready)
+        _serve(mountpoint, options, fuse_options, on_ready, watchdog)
 
     try:
         if foreground:
-            run(_tell_systemd)
+            systemd = _Systemd()
+            run(systemd.ready, systemd.watchdog())
         else:
             _in_background(run)
     except (OSError, MountError) as error:
@@ -69,10 +71,14 @@ def mount(
 
 
 def _serve(
-    mountpoint: str, options: Options, fuse_options: set[str], on_ready: Callable[[], None]
+    mountpoint: str,
+    options: Options,
+    fuse_options: set[str],
+    on_ready: Callable[[], None],
+    watchdog: Watchdog | None,
 ) -> None:
     try:
-        trio.run(server.serve, mountpoint, options, fuse_options, on_ready)
+        trio.run(server.serve, mountpoint, options, fuse_options, on_ready, watchdog)
     except MountError:
         raise
     except Exception:
@@ -80,8 +86,26 @@ def _serve(
         raise
 
 
-def _tell_systemd() -> None:
-    sdnotify.SystemdNotifier().notify("READY=1")
+class _Systemd:
+    """The service manager, where one has started us.
+
+    Never waited for: it may be the process that we hold.
+    """
+
+    def __init__(self) -> None:
+        self._notifier = sdnotify.SystemdNotifier()
+        if self._notifier.socket is not None:
+            self._notifier.socket.setblocking(False)
+
+    def ready(self) -> None:
+        self._notifier.notify("READY=1")
+
+    def watchdog(self) -> Watchdog | None:
+        """Twice in each period, as sd_watchdog_enabled(3) advises."""
+        microseconds = os.environ.get("WATCHDOG_USEC", "")
+        if not re.fullmatch("[1-9][0-9]{0,15}", microseconds):
+            return None
+        return Watchdog(int(microseconds) / 2e6, lambda: self._notifier.notify("WATCHDOG=1"))
 
 
 def _in_background(run: Callable[[Callable[[], None]], None]) -> None:

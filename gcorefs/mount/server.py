@@ -5,6 +5,7 @@ import re
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 import pyfuse3
@@ -89,8 +90,20 @@ def answers(path: str) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Watchdog:
+    """Whoever wants to hear, so many seconds apart, that the event loop turns."""
+
+    seconds: float
+    on_alive: Callable[[], None]
+
+
 async def serve(
-    mountpoint: str, options: Options, fuse_options: set[str], on_ready: Callable[[], None]
+    mountpoint: str,
+    options: Options,
+    fuse_options: set[str],
+    on_ready: Callable[[], None],
+    watchdog: Watchdog | None = None,
 ) -> None:
     """Mount, call `on_ready` once the mount answers, and serve until unmounted or told to end.
 
@@ -106,6 +119,8 @@ async def serve(
             fs.held.start(nursery)
             nursery.start_soon(_end_on_signal, fs)
             nursery.start_soon(_report, mountpoint, on_ready)
+            if watchdog is not None:
+                nursery.start_soon(_stay_alive, watchdog)
             try:
                 await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             finally:
@@ -147,3 +162,9 @@ async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(os.statvfs, mountpoint)
     logger.info("mounted at %s", mountpoint)
     on_ready()
+
+
+async def _stay_alive(watchdog: Watchdog) -> None:
+    while True:
+        watchdog.on_alive()
+        await trio.sleep(watchdog.seconds)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,14 @@ from tests.mounted.test_service import UNIT
 MOUNT = "/mnt/gcore"
 
 # Nothing of the unit is changed but this: other users may open, a call that is not in the
-# filter kills at once, so that none goes unnoticed, and we can read the log.
+# filter kills at once, so that none goes unnoticed, the watchdog waits less long, and we can
+# read the log.
 STRICT = """
 [Service]
 ExecStart=
 ExecStart=/usr/local/bin/gcorefs mount --foreground -o allow_other /mnt/gcore
 SystemCallErrorNumber=kill
+WatchdogSec=5
 StandardError=append:/run/gcorefs.log
 """
 
@@ -139,34 +142,44 @@ def test_a_thread_that_does_not_stop_is_no_obstacle(
 
 def test_a_server_that_is_killed_is_restarted_and_mounts_again(service: Service) -> None:
     killed = service.server
-    os.kill(killed, 9)
+    os.kill(killed, signal.SIGKILL)
     eventually(lambda: service.show("NRestarts") == "1" and service.show("SubState") == "running")
     assert service.server != killed
     assert service.is_mounted
     assert service.use() == dict.fromkeys(uses.USES)
 
 
-def test_it_ends_in_good_order_while_a_process_is_held(
-    service: Service, build: Callable[[str], Path]
-) -> None:
+@pytest.fixture
+def held(service: Service, build: Callable[[str], Path]) -> Iterator[Target]:
+    """A target that is stopped for a reader who goes on to wait."""
     target = Target(service.machine.words(str(build("threads")), "1"))
     hold = f"exec 3<{MOUNT}/{target.pid}; head -c 4 <&3; echo; read line"
-    reader = subprocess.Popen(
-        service.machine.words("sh", "-c", hold),
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-    )
-    try:
+    words = service.machine.words("sh", "-c", hold)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stdin=pipe) as reader:
         assert reader.stdout is not None
         assert reader.stdout.readline() == b"\x7fELF\n"
-        service.machine.systemctl("stop", UNIT.name)
-        assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
-        assert not service.is_mounted
-        assert target.ask("ping") == {"pong": 1}
-    finally:
+        yield target
         reader.kill()
-        reader.communicate()
-        target.kill()
+    assert "pong" in target.ask("ping")
+    target.kill()
+
+
+def test_it_ends_in_good_order_while_a_process_is_held(service: Service, held: Target) -> None:
+    service.machine.systemctl("stop", UNIT.name)
+    assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
+    assert not service.is_mounted
+
+
+def test_a_server_that_does_not_turn_is_killed_and_its_processes_go_on(
+    service: Service, held: Target
+) -> None:
+    heard = service.show("WatchdogTimestampMonotonic")
+    eventually(lambda: service.show("WatchdogTimestampMonotonic") != heard)
+    os.kill(service.server, signal.SIGSTOP)
+    assert held.ask("ping") == {"pong": 1}
+    eventually(lambda: service.show("NRestarts") == "1" and service.show("SubState") == "running")
+    assert service.use() == dict.fromkeys(uses.USES)
 
 
 @pytest.fixture(scope="module")
