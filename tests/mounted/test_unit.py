@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,12 +23,13 @@ MOUNT = "/mnt/gcore"
 # Nothing of the unit is changed but this: other users may open, a call that is not in the
 # filter kills at once, so that none goes unnoticed, the watchdog waits less long, and we can
 # read the log.
-STRICT = """
+(WATCHDOG,) = re.findall(r"^WatchdogSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+STRICT = f"""
 [Service]
 ExecStart=
 ExecStart=/usr/local/bin/gcorefs mount --foreground -o allow_other /mnt/gcore
 SystemCallErrorNumber=kill
-WatchdogSec=5
+WatchdogSec={int(WATCHDOG) // 6}
 StandardError=append:/run/gcorefs.log
 """
 
@@ -110,10 +112,27 @@ def test_it_has_what_the_unit_grants_and_no_more(service: Service) -> None:
     assert names == [sum(1 << NUMBERS[name] for name in granted())] * 3
     assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
     assert (status["NoNewPrivs"], status["Seccomp"], status["Umask"]) == (b"1", b"2", b"0077")
-    limits = procfs.read(f"{service.server}/limits").decode().splitlines()
-    (core,) = (line.split()[4:6] for line in limits if line.startswith("Max core file size"))
-    assert core == ["0", "0"]
+    limits = procfs.read(f"{service.server}/limits").decode()
+    soft_and_hard = dict(re.findall(r"^(Max .*?)  +(\S+ +\S+)", limits, re.MULTILINE))
+    assert soft_and_hard["Max core file size"].split() == ["0", "0"]
     assert int(procfs.read(f"{service.server}/coredump_filter"), 16) == 0
+
+
+def test_a_dead_mount_of_another_server_is_no_obstacle(machine: Machine) -> None:
+    machine.run("mkdir", "-p", MOUNT)
+    script = (
+        f"gcorefs mount -f {MOUNT} & until mountpoint -q {MOUNT}; do :; done; kill -KILL $!; wait"
+    )
+    machine.run("sh", "-c", script)
+    service = Service(machine)
+    assert service.is_mounted
+    assert machine.run("ls", MOUNT).returncode != 0
+    machine.systemctl("start", UNIT.name)
+    try:
+        assert machine.run("ls", MOUNT).returncode == 0
+    finally:
+        machine.systemctl("stop", UNIT.name)
+    assert not service.is_mounted
 
 
 def test_its_mounts_are_the_machine_s_and_its_network_is_its_own(service: Service) -> None:
@@ -176,6 +195,7 @@ def test_a_server_that_does_not_turn_is_killed_and_its_processes_go_on(
 ) -> None:
     heard = service.show("WatchdogTimestampMonotonic")
     eventually(lambda: service.show("WatchdogTimestampMonotonic") != heard)
+    assert service.show("NRestarts") == "0"
     os.kill(service.server, signal.SIGSTOP)
     assert held.ask("ping") == {"pong": 1}
     eventually(lambda: service.show("NRestarts") == "1" and service.show("SubState") == "running")
