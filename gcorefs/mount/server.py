@@ -77,6 +77,10 @@ def mounts_in(mountinfo: bytes) -> dict[bytes, str]:
     return found
 
 
+# fs/proc_namespace.c, mangle: blank, tab, newline, backslash and hash in octal.
+_ESCAPE = re.compile(rb"\\(040|011|012|134|043)")
+
+
 def _unescaped(match: re.Match[bytes]) -> bytes:
     return bytes((int(match[1], 8),))
 
