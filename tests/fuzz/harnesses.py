@@ -18,8 +18,9 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore.layout import Layout, Segment, Source
     from gcorefs.elfcore.regsets import X86_64, xsave_components
     from gcorefs.elfcore.vma import MapsError, parse_smaps
+    from gcorefs.mount.names import pid_of, pid_written
     from gcorefs.mount.options import OptionError, Options, parse
-    from gcorefs.mount.server import MountError, type_at
+    from gcorefs.mount.server import MountError, mounts_in
     from gcorefs.process import procfs, restart
     from gcorefs.process.procfs import FormatError
 
@@ -88,7 +89,8 @@ def options(data: bytes) -> None:
     assert 0 <= ours.stop_timeout <= 1e9
     assert ours.unresponsive in ("partial", "zero", "omit", "fail")
     assert isinstance(ours, Options)
-    assert {"ro", "nosuid", "default_permissions", "subtype=gcorefs"} <= fuse
+    assert min(ours.user_files, ours.max_stops, ours.user_memory) >= 1
+    assert {"nosuid", "default_permissions", "subtype=gcorefs"} <= fuse
     assert not any("," in word for word in fuse)
 
 
@@ -134,7 +136,13 @@ def smaps(data: bytes) -> None:
 
 @harness(MountError, "self/mountinfo")
 def mountinfo(data: bytes) -> None:
-    type_at(data, b"/proc")
+    assert all(mounts_in(data).values())
+
+
+@harness((), b"1234", b"0123", b"1234\n")
+def names(data: bytes) -> None:
+    assert pid_of(data) == (int(data) if re.fullmatch(rb"[1-9][0-9]{0,8}", data) else 0)
+    assert pid_written(data) == pid_of(data.removesuffix(b"\n"))
 
 
 @harness((), b"\0" * 600, b"\xff" * 1024)
@@ -146,8 +154,11 @@ def xsave(data: bytes) -> None:
 def registers(data: bytes) -> None:
     # What is no whole set of registers is refused before (tracer.py, _record).
     general = data[: X86_64.general_size].ljust(X86_64.general_size, b"\0")
-    if restart.needs_restart(X86_64, restart.X86_64_CALLS, general):
-        assert X86_64.word(general, "rax") == -4
+    calls, result = restart.X86_64_CALLS, X86_64.word(general, "rax")
+    if restart.needs_restart(X86_64, calls, general, lambda: False):
+        assert result == -4
+    if restart.needs_restart(X86_64, calls, general, lambda: True):
+        assert result in (-4, -516)  # restart.py says why
 
 
 def _segments(provider: atheris.FuzzedDataProvider) -> list[Segment]:
