@@ -4,9 +4,11 @@ Everything here is asked once, after the last thread has stopped, and through a 
 lives (procfs.py says why): /proc/TID is served for every thread, though not listed.
 """
 
+import contextlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from gcorefs.elfcore import filter as rules
@@ -14,8 +16,11 @@ from gcorefs.elfcore.layout import Layout, Segment
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
-from gcorefs.elfcore.vma import Vma, parse_smaps
+from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs, syscalls
+from gcorefs.process.absent import MayWait
+from gcorefs.process.memory import Memory
+from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
 from gcorefs.process.tracer import Record
 
@@ -29,7 +34,6 @@ _ELF_MAGIC = b"\x7fELF"
 class Assembly:
     layout: Layout
     provenance: Provenance
-    vmas: Sequence[Vma]
     kernels_own: Sequence[range]
     """Where [vvar], [vsyscall] and the like lie, which nobody can read from outside: that
     pages of these are zeros in the file is no loss, and the same in the kernel's cores."""
@@ -40,10 +44,6 @@ Unresponsive = Literal["partial", "zero", "omit", "fail"]
 of its system call, or zeros; it is left out; or there is no core at all (EBUSY)."""
 
 
-ReadMemory = Callable[[int, int], bytes]
-"""Address and length (bytes) to bytes."""
-
-
 def assemble(
     process: Process,
     tid: int,
@@ -52,21 +52,24 @@ def assemble(
     recorded: Sequence[Record],
     unresponsive: Unresponsive,
     provenance: Provenance,
-    read_memory: ReadMemory,
+    vmas: Sequence[Vma],
+    memory: Memory,
 ) -> Assembly:
     """A core of `process`, whose live thread `tid` is stopped like all others.
 
     `before` is the leader's stat of before the stop: what it was doing then.  `provenance`
     is completed by how each thread was recorded.  Raises ProcessLookupError where the process
-    dies meanwhile, MapsError for a /proc unlike any that we know.
+    dies meanwhile.
     """
     is_omitted = {record.tid: not record.general and unresponsive == "omit" for record in recorded}
     records = [record for record in recorded if not is_omitted[record.tid]]
-    vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
+    sizes = ask_each(
+        [(vma.dev, partial(_dump_size, vma, mask, tid, memory)) for vma in vmas],
+        lambda index: _lost(vmas[index], memory),
+    )
     segments = [
-        Segment(vma.start, vma.size, _dump_size(vma, mask, tid, read_memory), vma.flags)
-        for vma in vmas
+        Segment(vma.start, vma.size, size, vma.flags) for vma, size in zip(vmas, sizes, strict=True)
     ]
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
@@ -78,7 +81,7 @@ def assemble(
     provenance = replace(provenance, threads=hows)
     notes = ProcessNotes(
         machine=machine,
-        info=_info(tid, before, status, pids, read_memory),
+        info=_info(tid, before, status, pids, memory),
         threads=[thread for thread, _ in found],
         siginfo=struct.pack("<i", records[0].signal),
         auxv=procfs.read_mm(tid, "auxv"),
@@ -89,23 +92,39 @@ def assemble(
     return Assembly(
         layout=Layout(machine, segments, notes.pack()),
         provenance=provenance,
-        vmas=vmas,
         kernels_own=[range(vma.start, vma.end) for vma in vmas if vma.is_special],
     )
 
 
-def _dump_size(vma: Vma, mask: int, tid: int, read_memory: ReadMemory) -> int:
+def _dump_size(vma: Vma, mask: int, tid: int, memory: Memory, may_wait: bool) -> int:
     def is_unlinked(vma: Vma) -> bool:
-        file = procfs.mapped_file(tid, vma.start, vma.end)
+        file = procfs.mapped_file(tid, vma.start, vma.end) if may_wait else None
         return file[1] == 0 if file else vma.name.endswith(b" (deleted)")
 
     def is_program(vma: Vma) -> bool:
-        file = procfs.mapped_file(tid, vma.start, vma.end)
-        if file and file[0] & 0o111:
+        # Asked first, and of executable files too: whoever copies the core wants no page of
+        # it that cannot be had.
+        try:
+            beginning = _read(memory, vma.start, len(_ELF_MAGIC), may_wait)
+        except MayWait:
+            memory.lose(vma.start)
+            return False
+        if beginning == _ELF_MAGIC:
             return True
-        return read_memory(vma.start, len(_ELF_MAGIC)) == _ELF_MAGIC
+        file = procfs.mapped_file(tid, vma.start, vma.end) if may_wait else None
+        return file is not None and bool(file[0] & 0o111)
 
     return rules.dump_size(vma, mask, is_unlinked, is_program)
+
+
+def _lost(vma: Vma, memory: Memory) -> int:
+    """What the core has of a mapping whose file did not answer: not its ELF header."""
+    memory.lose(vma.start)
+    return 0
+
+
+def _read(memory: Memory, address: int, length: int, may_wait: bool) -> bytes:
+    return memory.read_bytes(address, length, None if may_wait else ())
 
 
 def _path(vma: Vma, tid: int) -> bytes:
@@ -155,7 +174,7 @@ def _info(
     before: Stat,
     status: dict[str, bytes],
     pids: list[int],
-    read_memory: ReadMemory,
+    memory: Memory,
 ) -> ProcessInfo:
     length = min(before.argument_end - before.argument_start, _ARGUMENT_BYTES)
     return ProcessInfo(
@@ -171,12 +190,23 @@ def _info(
         uid=procfs.own_id(tid, "uid", int(status["Uid"].split()[0])),
         gid=procfs.own_id(tid, "gid", int(status["Gid"].split()[0])),
         comm=before.comm,
-        arguments=read_memory(before.argument_start, length) if length > 0 else b"",
+        arguments=_arguments(memory, before.argument_start, length) if length > 0 else b"",
     )
 
 
 def _own_tid(pid: int, tid: int, depth: int) -> int:
     return tid if depth == 1 else _own_pids(procfs.status(pid, tid), "NSpid")[-1]
+
+
+def _arguments(memory: Memory, address: int, length: int) -> bytes:
+    """Where they lie in a mapped file, it may be one that does not answer."""
+    try:
+        return _read(memory, address, length, may_wait=False)
+    except MayWait as wait:
+        question = wait.source, partial(_read, memory, address, length)
+    with contextlib.suppress(MayWait):
+        return ask_each([question], lambda _: b"")[0]
+    return b""
 
 
 def _own_pids(status: dict[str, bytes], key: str) -> list[int]:

@@ -7,7 +7,7 @@ without a mount.  All calls block; `let_go` and `close` may come from any thread
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import UTC, datetime
 
 from gcorefs import __version__
@@ -15,7 +15,9 @@ from gcorefs.assembly import Unresponsive, assemble
 from gcorefs.elfcore.layout import Layout, Source
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
+from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import access, procfs, restart
+from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.holes import Holes
@@ -26,11 +28,18 @@ from gcorefs.process.tracer import Record, Tracer
 DEFAULT_STOP_TIMEOUT = 1.0
 """Seconds that a thread may take to stop before the core goes on without its registers."""
 
+TAKE_TIMEOUT = 20.0
+"""Seconds, beyond its stop_timeout, that whoever takes a snapshot should wait for it.  /proc
+may never answer, where a thread that does not stop holds a lock of the process."""
+
 READ_TIMEOUT = 10.0
 """Seconds that whoever reads memory should wait for one read.  A page that userfaultfd(2) is
 to bring never comes while its handler is stopped."""
 
 _BYTES_PER_MAPPING = 700  # as seen: Vma, Segment and what refers to them
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that whoever closes a snapshot should wait until nobody is traced any more."""
 
 
 def find(pid: int) -> Process:
@@ -147,6 +156,9 @@ class Snapshot:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
+            vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
+            memory.holes = Holes(tid, vmas)
+            memory.absent = Absent(tid, vmas)
             assembly = assemble(
                 process,
                 tid,
@@ -155,10 +167,10 @@ class Snapshot:
                 recorded,
                 self._unresponsive,
                 self._provenance(stop_seconds),
-                memory.read_bytes,
+                vmas,
+                memory,
             )
-            memory.holes = Holes(tid, assembly.vmas)
-            memory.check_pinned(assembly.vmas[0].start)
+            memory.check_pinned()
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
         self._check()
@@ -240,10 +252,14 @@ class Snapshot:
             not any(page in own for own in self._kernels_own) for page in tuple(self._unreadable)
         )
 
-    def read_into(self, offset: int, buffer: memoryview) -> int:
+    def read_into(
+        self, offset: int, buffer: memoryview, sources: Container[str] | None = None
+    ) -> int:
         """Fill `buffer` from `offset` of the file; the count is short only at the end.
 
-        EIO: the process died or was let go, and these bytes are its memory.
+        EIO: the process died or was let go, and these bytes are its memory.  MayWait, once
+        all before is done, at a page that others than `sources` have to bring (None: wait for
+        anybody).
         """
         layout = self.layout
         done = 0
@@ -255,7 +271,10 @@ class Snapshot:
                 memory = self._memory
                 if memory is None:
                     raise ProcessError(Reason.LET_GO, self.process.pid)
-                memory.read_into(extent.at, piece)
+                try:
+                    memory.read_into(extent.at, piece, sources)
+                except MayWait as wait:
+                    raise MayWait(wait.source, done + wait.done) from None
             done += extent.length
         return done
 

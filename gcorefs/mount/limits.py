@@ -7,7 +7,7 @@ have together, so that whoever is called to the machine gets in.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import trio
 
@@ -58,7 +58,7 @@ class Budget:
 
 
 class Limiters:
-    """So many threads for each key: a user, or a process.
+    """So many threads for each key: a user, a process, a server of files.
 
     A thread that was given up holds its place until it ends (trio.to_thread.run_sync), so
     what does not answer can have no more of them than these.
@@ -66,10 +66,10 @@ class Limiters:
 
     def __init__(self, each: int) -> None:
         self._each = each
-        self._by_key: dict[int, trio.CapacityLimiter] = {}
+        self._by_key: dict[Hashable, trio.CapacityLimiter] = {}
 
     @contextlib.contextmanager
-    def of(self, key: int) -> Iterator[trio.CapacityLimiter]:
+    def of(self, key: Hashable) -> Iterator[trio.CapacityLimiter]:
         limiter = self._by_key.setdefault(key, trio.CapacityLimiter(self._each))
         try:
             yield limiter

@@ -21,7 +21,8 @@ _AHEAD = 2
 _RUN = 1 << 20
 """Bytes read in a row before anybody reads ahead."""
 
-Fill = Callable[[int, memoryview], Awaitable[None]]
+Fill = Callable[[int, memoryview], Awaitable[int]]
+"""Of a buffer, from an offset of the file; returns how many bytes could be had."""
 
 
 class _Window:
@@ -33,13 +34,17 @@ class _Window:
         self.end = offset + len(buffer)
         # What a reader is told unless the buffer has really been filled.
         self._error: OSError | None = OSError(errno.EIO, "the mount is ending")
+        self.has_failed = False
         self._done = trio.Event()
 
     async def fill(self, fill: Fill) -> None:
         try:
-            await fill(self.offset, self.buffer)
-            self._error = None
+            count = await fill(self.offset, self.buffer)
+            self.has_failed = count < len(self.buffer)
+            if not self.has_failed:
+                self._error = None
         except Exception as error:  # the reader's, in whose request it belongs
+            self.has_failed = True
             self._error = error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
         finally:
             self._done.set()
@@ -63,21 +68,29 @@ class ReadAhead:
         self._next = 0
         self._run = 0
         self._windows: list[_Window] = []
+        self._is_careful = False
+        """A window could not be had: one page of it costs the read that wants it, no other."""
 
     async def read(self, offset: int, length: int) -> memoryview:
-        """Exactly `length` bytes, all within the file."""
+        """`length` bytes, all within the file, or those before what could not be had."""
         self._run = self._run + length if offset == self._next else length
         self._next = offset + length
-        if self._run <= _RUN:
+        if self._run <= _RUN or self._is_careful:
             self._windows.clear()
         else:
             self._look_ahead(offset)
             window = self._windows[0]
             if window.offset <= offset and offset + length <= window.end:
-                return await window.piece(self._buffers, offset, length)
+                try:
+                    return await window.piece(self._buffers, offset, length)
+                except OSError:
+                    if not window.has_failed:
+                        raise
+                    self._is_careful = True
+                    self._windows.clear()
         buffer = self._buffers.lend(length)
-        await self._fill(offset, buffer)
-        return buffer
+        count = await self._fill(offset, buffer)
+        return self._buffers.part(buffer, 0, count) if count < length else buffer
 
     def _look_ahead(self, offset: int) -> None:
         """Windows from the one that holds `offset` on; the first is the one to serve from."""

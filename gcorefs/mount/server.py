@@ -135,7 +135,7 @@ async def serve(
         pyfuse3.close(unmount=True)
 
 
-_DESCRIPTORS_PER_STOP = 3  # mem, pagemap, and one for whatever is being asked
+_DESCRIPTORS_PER_STOP = 4  # mem, pagemap twice, and one for whatever is being asked
 _DESCRIPTORS_BESIDE = 256
 
 

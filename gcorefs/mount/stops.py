@@ -23,21 +23,20 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.process import access
+from gcorefs.process.absent import MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.patience import PATIENCE
 from gcorefs.process.procfs import Process
-from gcorefs.snapshot import READ_TIMEOUT, Snapshot
+from gcorefs.snapshot import CLOSE_TIMEOUT, READ_TIMEOUT, TAKE_TIMEOUT, Snapshot
 
-_TAKE_TIMEOUT = 20.0
-"""Seconds, beyond stop_timeout, until a core is ready or given up."""
-
-_CLOSE_TIMEOUT = 5.0
-
-# Threads that stop processes for one user at one time, and that read the memory of one
-# process.  A call that was given up keeps its thread until it ends, and so takes from its own
-# user, or its own process, only.
+# Threads that stop processes for one user at one time, that read what is there of one
+# process, and that wait for one server of mapped files.  A call that was given up keeps its
+# thread until it ends, and so takes only from its own user, or from those that would wait for
+# the same server.
 _MOST_TAKES = 50
 _MOST_READS = 8
+_MOST_WAITS = 8
 
 
 class PollHandle(Protocol):
@@ -62,6 +61,7 @@ class Workers:
         self.takes = Limiters(_MOST_TAKES)
         self.buffers = Buffers()
         self.questions = Questions()
+        self.waits = Limiters(_MOST_WAITS)
 
 
 class Stop:
@@ -142,14 +142,14 @@ class Stop:
         finally:
             self.let_go()
             # Bounded, for a tracer that sleeps in the kernel can hold up nobody but itself.
-            with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await trio.to_thread.run_sync(self._snapshot.close, abandon_on_cancel=True)
             self._finished.set()
             self._log_end()
 
     async def _take(self) -> None:
         """Take the snapshot, or give it up: what it needs of /proc or of a file may never come."""
-        with trio.move_on_after(self._options.stop_timeout + _TAKE_TIMEOUT):
+        with trio.move_on_after(self._options.stop_timeout + TAKE_TIMEOUT):
             with self._workers.takes.of(self.opener.uid) as limiter:
                 await trio.to_thread.run_sync(
                     self._snapshot.take, abandon_on_cancel=True, limiter=limiter
@@ -288,7 +288,7 @@ class Stop:
             await self._ready.wait()
 
     async def read(self, handle: Handle, offset: int, length: int) -> memoryview:
-        """Bytes of the file, fewer only at its end.
+        """Bytes of the file, fewer only at its end and before what could not be had in time.
 
         EAGAIN: not ready and non-blocking; EIO: died, let go, or not in time; and whatever
         the stop failed with.
@@ -305,7 +305,7 @@ class Stop:
             if length <= 0:  # without an empty read dd would go on for ever
                 return memoryview(b"")
             data = await self._reader(handle).read(offset, length)
-            self._bytes += length
+            self._bytes += len(data)
             return data
         finally:
             self._reads_under_way -= 1
@@ -319,20 +319,36 @@ class Stop:
             )
         return handle.reader
 
-    async def _read_into(self, offset: int, buffer: memoryview) -> None:
+    async def _read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer`, or as much of it as is had in time."""
         if offset + len(buffer) <= len(self._snapshot.layout.header):
-            self._snapshot.read_into(offset, buffer)  # waits for nothing
-            return
-        with trio.move_on_after(READ_TIMEOUT):
-            await trio.to_thread.run_sync(
-                self._snapshot.read_into,
-                offset,
-                buffer,
-                abandon_on_cancel=True,
-                limiter=self._reads,
-            )
-            return
-        raise ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
+            return self._snapshot.read_into(offset, buffer)  # waits for nothing
+        done = 0
+        sources: frozenset[str] = frozenset()
+        limiter = self._reads
+        with trio.move_on_after(READ_TIMEOUT) as scope, contextlib.ExitStack() as stack:
+            while True:
+                rest = self._workers.buffers.part(buffer, done, len(buffer))
+                try:
+                    await trio.to_thread.run_sync(
+                        self._snapshot.read_into,
+                        offset + done,
+                        rest,
+                        sources,
+                        abandon_on_cancel=True,
+                        limiter=limiter,
+                    )
+                except MayWait as wait:
+                    done += wait.done
+                    sources |= {wait.source}
+                    limiter = stack.enter_context(self._workers.waits.of(wait.source))
+                    if done:  # whoever wants what comes next may read on, and wait then
+                        scope.deadline = min(scope.deadline, trio.current_time() + PATIENCE)
+                else:
+                    return len(buffer)
+        if not done:
+            raise ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
+        return done
 
     def poll(self, handle: Handle, poll_handle: PollHandle | None) -> int:
         """Events that are there now; `poll_handle` is told of later ones."""

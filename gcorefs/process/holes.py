@@ -24,10 +24,6 @@ from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
 
-_ENTRY_SIZE = 8
-# The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
-_POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
-
 
 class Holes:
     """The untouched pages of a process that stands still, seen through its thread `tid`."""
@@ -37,7 +33,7 @@ class Holes:
         device, leased = procfs.shmem_device(), procfs.leased_inodes()
         self._vmas = [vma for vma in vmas if _may_have_holes(vma, device, leased)]
         self._starts = [vma.start for vma in self._vmas]
-        self._pagemap = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._pagemap = procfs.Pagemap(tid)
 
     def populated(self, address: int, length: int) -> Iterator[tuple[int, int]]:
         """Address and length of each piece, in order, that may hold anything but zeros."""
@@ -47,8 +43,7 @@ class Holes:
             return
         first = address // PAGE_SIZE
         count = -(-(address + length) // PAGE_SIZE) - first
-        entries = os.pread(self._pagemap, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
-        flags = entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE].translate(_POPULATED)
+        flags = self._pagemap.populated(address, length)
         if len(flags) < count:  # the address space is gone: whoever reads will be told
             yield address, length
             return
@@ -89,11 +84,6 @@ class Holes:
         if index < 0 or address >= self._vmas[index].end:
             return None
         return self._vmas[index]
-
-    def __del__(self) -> None:
-        # As in memory.py: a reader in another thread may be in the middle of a call.
-        if hasattr(self, "_pagemap"):
-            os.close(self._pagemap)
 
 
 def _may_have_holes(vma: Vma, shmem_device: str, leased: set[int]) -> bool:

@@ -5,14 +5,18 @@ page is tried once more through /proc/PID/mem, which also reads what is mapped P
 (FOLL_FORCE in fs/proc/base.c, mem_rw).  What neither can read ([vvar], [vsyscall], pages
 past the end of a mapped file) is zeros here, as it is a hole in the kernel's own cores, and
 is counted.
+
+Through /proc/PID/mem no page is read that somebody has to bring (absent.py): such a page is
+had the quick way or not at all.
 """
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.process import syscalls
+from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.holes import Holes
 
@@ -34,11 +38,25 @@ class Memory:
         then read the new program, under our credentials; the open mem file still means the
         old one, and has nothing any more (fs/proc/base.c, mem_rw)."""
         self.holes: Holes | None = None
-        """Asked before every read, once the mappings are known."""
+        self.absent: Absent | None = None
+        """Both are asked before every read, once the mappings are known."""
         self._mem = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
-    def read_into(self, address: int, buffer: memoryview) -> None:
-        """Fill `buffer` (writable, bytes) from `address`.  EIO: died or let go."""
+    def read_into(
+        self, address: int, buffer: memoryview, sources: Container[str] | None = None
+    ) -> None:
+        """Fill `buffer` (writable, bytes) from `address`.  EIO: died or let go.
+
+        MayWait, once all before is done, at a page that others than `sources` have to bring
+        (None: wait for anybody).
+        """
+        if sources is not None and self.absent is not None:
+            first = self.absent.first(address, len(buffer), sources)
+            if first is not None:
+                done = first[0] - address
+                if done:
+                    self.read_into(address, buffer[:done])
+                raise MayWait(first[1], done)
         if self.holes is None:
             self._read_all(address, buffer)
         else:
@@ -68,25 +86,31 @@ class Memory:
                 raise
             return 0
 
-    def check_pinned(self, address: int) -> None:
+    def check_pinned(self) -> None:
         """Raise where the process has another program by now than when this was opened.  EIO."""
         try:
-            byte = os.pread(self._mem, 1, address)
-        except OSError:  # a page that cannot be read is there all the same
+            os.pread(self._mem, 1, _NOWHERE)
+        except OSError:  # nothing is there, in an address space that still is
             return
-        if not byte:
-            raise ProcessError(Reason.DIED, self._pid, "or called execve")
+        raise ProcessError(Reason.DIED, self._pid, "or called execve")
 
-    def read_bytes(self, address: int, length: int) -> bytes:
+    def read_bytes(self, address: int, length: int, sources: Container[str] | None = None) -> bytes:
         buffer = bytearray(length)
-        self.read_into(address, memoryview(buffer))
+        self.read_into(address, memoryview(buffer), sources)
         return bytes(buffer)
 
     def _read_forced(self, address: int, buffer: memoryview) -> int:
         """What /proc/PID/mem has from `address` on, or one page of zeros where it has none."""
-        if address < _UPPER_HALF:  # pread(2) takes no higher offset; only [vsyscall] is there
+        buffer = buffer[:_FORCED_AT_ONCE]
+        if self._has_to_be_brought(address, len(buffer)):
+            if self.only_pinned:
+                # Brings them in; what it read may be another program's, and is not looked at.
+                self._read_quickly(address, buffer)
+            buffer = buffer[: PAGE_SIZE - address % PAGE_SIZE]
+        # pread(2) takes no offset in the upper half; only [vsyscall] is there.
+        if address < _UPPER_HALF and not self._has_to_be_brought(address, len(buffer)):
             try:
-                count = os.preadv(self._mem, [buffer[:_FORCED_AT_ONCE]], address)
+                count = os.preadv(self._mem, [buffer], address)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
@@ -96,8 +120,15 @@ class Memory:
                 return count
         length = min(len(buffer), PAGE_SIZE - address % PAGE_SIZE)
         _clear(buffer[:length])
-        self._unreadable.add(address - address % PAGE_SIZE)
+        self.lose(address)
         return length
+
+    def lose(self, address: int) -> None:
+        """Count the page at `address` as one that could not be had."""
+        self._unreadable.add(address - address % PAGE_SIZE)
+
+    def _has_to_be_brought(self, address: int, length: int) -> bool:
+        return self.absent is not None and self.absent.first(address, length) is not None
 
     def __del__(self) -> None:
         # Not a close() that somebody calls: a reader in another thread may be in the middle
@@ -114,6 +145,10 @@ def _clear(buffer: memoryview) -> None:
 
 _ZEROS = memoryview(bytes(64 << 10))
 _UPPER_HALF = 1 << 63
+# The first address that no process can map, with four or five levels of page tables
+# (arch/x86/include/asm/page_64.h, TASK_SIZE_MAX).  mem_rw (fs/proc/base.c) says EIO there, and
+# reads nothing without an error where the address space is gone.
+_NOWHERE = 1 << 56
 # Enough that a large PROT_NONE mapping costs few calls, little enough that the quick way is
 # soon tried again.
 _FORCED_AT_ONCE = 16 * PAGE_SIZE

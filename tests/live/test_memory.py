@@ -94,7 +94,7 @@ def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
         memory = Memory(process.pid, process.pid, lambda: None, set())
         memory.only_pinned = True
         assert memory.read_bytes(start, 4) == b"\x7fELF"
-        memory.check_pinned(start)
+        memory.check_pinned()
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
@@ -108,7 +108,7 @@ def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
                 memory.read_bytes(address, 4)
             assert caught.value.reason is Reason.DIED
             with pytest.raises(ProcessError):
-                memory.check_pinned(address)
+                memory.check_pinned()
     finally:
         process.kill()
         process.communicate()

@@ -245,9 +245,9 @@ def test_with_few_descriptors_fewer_processes_are_held(
     unmounted: Mount, nobodys: Callable[..., Target]
 ) -> None:
     targets = [nobodys("threads", 1) for _ in range(3)]
-    unmounted.expect("max_stops=2: RLIMIT_NOFILE is 262")
+    unmounted.expect("max_stops=2: RLIMIT_NOFILE is 264")
     unmounted.expect(f"process {targets[2].pid}: as many processes are held as may be in all")
-    command = ["prlimit", "--nofile=262", GCOREFS, "mount", "-o", "allow_other"]
+    command = ["prlimit", "--nofile=264", GCOREFS, "mount", "-o", "allow_other"]
     result = run(*command, "--log-file", unmounted.log, unmounted.path)
     assert (result.returncode, result.stderr) == (0, b"")
     with Nobody(*(unmounted / target.pid for target in targets)) as nobody:

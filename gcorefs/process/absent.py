@@ -1,0 +1,69 @@
+"""Pages that somebody else has to bring, who may never answer.
+
+A page of a mapped file that is not in the page tables is asked of the file's server, which
+may hang (FUSE, network file systems) or be ourselves; a missing page under userfaultfd(2) is
+asked of its handler, which is stopped.  process_vm_readv(2) then waits, and can be killed
+meanwhile.  /proc/PID/mem waits too, but cannot be killed, and holds the process's mmap_lock
+as long (mm/memory.c, __access_remote_vm: get_user_pages_remote without `locked`): the
+process, let go, would hang in its next mmap(2).  So whoever reads asks here first.
+
+/proc/PID/pagemap tells what is in the page tables.  What is there may be reclaimed before it
+is read; the pages of a process that has just been stopped seldom are.
+"""
+
+from bisect import bisect_right
+from collections.abc import Container, Iterator, Sequence
+
+from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.elfcore.vma import Vma
+from gcorefs.process import procfs
+
+
+class MayWait(Exception):
+    """What was to be read without waiting has to be brought by `source`, but for `done` bytes."""
+
+    def __init__(self, source: str, done: int = 0) -> None:
+        super().__init__(source)
+        self.source = source
+        self.done = done
+
+
+class Absent:
+    """The pages of a process, seen through its thread `tid`, that somebody has to bring."""
+
+    def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
+        shmem = procfs.shmem_device()
+        found = [(vma, source) for vma in vmas if (source := _source(vma, tid, shmem))]
+        self._vmas = [vma for vma, _ in found]
+        self._sources = [source for _, source in found]
+        self._starts = [vma.start for vma in self._vmas]
+        self._pagemap = procfs.Pagemap(tid)
+
+    def first(
+        self, address: int, length: int, sources: Container[str] = ()
+    ) -> tuple[int, str] | None:
+        """Where in this range the first page begins that others than `sources` have to bring,
+        and who: a device as maps writes it, or a handler.  None where there is no such page."""
+        for start, end, source in self._within(address, address + length):
+            if source not in sources:
+                index = self._pagemap.populated(start, end - start).find(0)
+                if index >= 0:
+                    return max(start, (start // PAGE_SIZE + index) * PAGE_SIZE), source
+        return None
+
+    def _within(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+        index = max(0, bisect_right(self._starts, start) - 1)
+        while index < len(self._vmas) and self._vmas[index].start < end:
+            vma = self._vmas[index]
+            if vma.end > start:
+                yield max(start, vma.start), min(end, vma.end), self._sources[index]
+            index += 1
+
+
+def _source(vma: Vma, tid: int, shmem_device: str) -> str | None:
+    if vma.vm_flags & {"um", "ui"}:
+        return f"userfaultfd of {tid}"
+    # Huge pages have no server, nor has memory without a name.
+    if "ht" in vma.vm_flags or not vma.has_file or vma.dev == shmem_device:
+        return None
+    return vma.dev

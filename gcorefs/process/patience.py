@@ -1,0 +1,87 @@
+"""Questions that may never be answered, each given a moment while a process stands still.
+
+What a mapped file holds and whether it has a name left is known to its server, which may hang
+(absent.py).  So such questions are asked in a thread of their own.  One that is not answered
+is left behind with its thread, and its source is asked nothing more until it has answered:
+neither ten mappings of one hanging file system nor ten stops of one process cost ten times as
+much.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 0.5
+"""Seconds that an answer may take."""
+
+Question = tuple[str, Callable[[bool], T]]
+"""Whom it may have to wait for, and the question, which is told whether it may wait.  Where it
+may not and would have to, it says so itself (False: MayWait, or what it knows without)."""
+
+_lock = threading.Lock()
+_silent: Counter[str] = Counter()
+"""How many threads wait for an answer of each source that let one wait for too long."""
+
+
+def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) -> list[T]:
+    """The answers in order; `otherwise(n)` for question n where it was not answered.
+
+    Raises what a question raises.
+    """
+    answers: list[T] = []
+    while len(answers) < len(questions):
+        asker = _Asker(questions[len(answers) :])
+        answered = asker.wait()
+        answers += answered
+        if asker.error is not None:
+            raise asker.error
+        if len(answers) < len(questions):
+            answers.append(otherwise(len(answers)))
+    return answers
+
+
+class _Asker(Generic[T]):
+    """One thread that asks one question after the other."""
+
+    def __init__(self, questions: Sequence[Question[T]]) -> None:
+        self.error: BaseException | None = None
+        self._questions = questions
+        self._answers: list[T] = []
+        self._is_done = threading.Event()
+        self._left_at: str | None = None
+        threading.Thread(target=self._run, name="gcorefs-asker", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            for source, question in self._questions:
+                self._answers.append(question(not _silent[source]))
+                if self._left_at is not None:
+                    break
+        except BaseException as error:  # handed to whoever waits
+            self.error = error
+        finally:
+            with _lock:
+                self._is_done.set()
+                if self._left_at is not None:
+                    _silent[self._left_at] -= 1
+                    if not _silent[self._left_at]:
+                        del _silent[self._left_at]
+
+    def wait(self) -> list[T]:
+        """All answers, or those before one that takes too long."""
+        count = -1
+        while not self._is_done.wait(PATIENCE):
+            if len(self._answers) > count:
+                count = len(self._answers)
+                continue
+            with _lock:
+                if self._is_done.is_set():
+                    break
+                count = len(self._answers)
+                self._left_at = self._questions[min(count, len(self._questions) - 1)][0]
+                _silent[self._left_at] += 1
+                return self._answers[:count]
+        return self._answers
