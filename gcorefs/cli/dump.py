@@ -7,8 +7,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
+from typing import BinaryIO, TextIO, cast
 
 import click
 from rich.console import Console
@@ -21,11 +20,20 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from gcorefs.cli.terminal import Terminal
+from gcorefs.cli.worker import Worker
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import FormatError
-from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
+from gcorefs.snapshot import (
+    CLOSE_TIMEOUT,
+    DEFAULT_STOP_TIMEOUT,
+    READ_TIMEOUT,
+    TAKE_TIMEOUT,
+    Snapshot,
+    find,
+)
 
 _CHUNK = 4 << 20
 
@@ -52,14 +60,13 @@ def dump(pid: int, output: str | None) -> None:
         output = f"core.{pid}" if sys.stdout.isatty() else "-"
     try:
         snapshot = Snapshot(find(pid))
-        try:
-            with _destination(output) as file:
-                snapshot.take()
-                _copy(snapshot, file, f"process {pid}")
+        with _shown() as progress, _destination(output) as file:
+            try:
+                _take(snapshot)
+                _copy(snapshot, file, progress, f"process {pid}")
+            finally:
                 # Now, not after the file has its name: that may mean to delete another.
-                snapshot.close()
-        finally:
-            snapshot.close()
+                _close(snapshot)
     except ProcessError as error:
         raise click.ClickException(str(error)) from error
     except (FormatError, MapsError) as error:
@@ -71,6 +78,45 @@ def dump(pid: int, output: str | None) -> None:
         raise click.ClickException(f"{name}{error.strerror}") from error
     if snapshot.unreadable:
         click.echo(f"{snapshot.unreadable} pages could not be read and are zeros", err=True)
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Progress]:
+    """Progress on the terminal that is our standard error, if it is one."""
+    # In the background, on a terminal with `stty tostop`, we would be stopped ourselves.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    terminal = None
+    with contextlib.suppress(OSError, ValueError):
+        terminal = Terminal(sys.stderr.fileno())
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True),
+        TransferSpeedColumn(), TimeRemainingColumn(),
+        console=Console(file=cast(TextIO, terminal)),
+        disable=terminal is None, transient=True,
+    )  # fmt: skip
+    try:
+        with progress:
+            yield progress
+    finally:
+        if terminal is not None:
+            terminal.finish()
+
+
+def _take(snapshot: Snapshot) -> None:
+    taking = Worker().submit(snapshot.take)
+    try:
+        taking.result(DEFAULT_STOP_TIMEOUT + TAKE_TIMEOUT)
+    except TimeoutError as error:
+        raise ProcessError(
+            Reason.STUCK, snapshot.process.pid, "it could not be recorded in time"
+        ) from error
+
+
+def _close(snapshot: Snapshot) -> None:
+    """Whatever does not end in time, the kernel lets go when we end."""
+    snapshot.let_go()
+    with contextlib.suppress(TimeoutError):
+        Worker().submit(snapshot.close).result(CLOSE_TIMEOUT)
 
 
 @contextlib.contextmanager
@@ -96,34 +142,23 @@ def _destination(output: str) -> Iterator[BinaryIO]:
         raise
 
 
-def _copy(snapshot: Snapshot, file: BinaryIO, name: str) -> None:
-    console = Console(stderr=True)
-    progress = Progress(
-        TextColumn(name), BarColumn(), DownloadColumn(binary_units=True),
-        TransferSpeedColumn(), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal, transient=True,
-    )  # fmt: skip
+def _copy(snapshot: Snapshot, file: BinaryIO, progress: Progress, name: str) -> None:
     # One buffer is read into while the other is written out: both calls let go of the
     # interpreter lock, and the process stands still for the longer of the two, not the sum.
     filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
     offset = 0
-    with progress, ThreadPoolExecutor(1) as reader:
-        task = progress.add_task(name, total=snapshot.size)
-        try:
+    task = progress.add_task(name, total=snapshot.size)
+    reader = Worker()
+    try:
+        reading = reader.submit(snapshot.read_into, offset, filling)
+        while count := reading.result(READ_TIMEOUT):
+            offset += count
+            filling, full = full, filling
             reading = reader.submit(snapshot.read_into, offset, filling)
-            while count := reading.result(READ_TIMEOUT):
-                offset += count
-                filling, full = full, filling
-                reading = reader.submit(snapshot.read_into, offset, filling)
-                _write(file, full[:count])
-                progress.update(task, completed=offset)
-        except TimeoutError as error:
-            snapshot.let_go()
-            raise ProcessError(Reason.STUCK, snapshot.process.pid) from error
-        except BaseException:
-            # Before the reader is waited for: what it waits for may be the process itself.
-            snapshot.let_go()
-            raise
+            _write(file, full[:count])
+            progress.update(task, completed=offset)
+    except TimeoutError as error:
+        raise ProcessError(Reason.STUCK, snapshot.process.pid) from error
 
 
 def _write(file: BinaryIO, data: memoryview) -> None:
