@@ -191,7 +191,9 @@ def mount(unmounted: Mount) -> Iterator[Mount]:
 
 def mounts() -> list[tuple[str, str]]:
     """Mount point and type of every mount of ours."""
-    rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    # Others' paths may be any bytes.
+    table = Path("/proc/self/mounts").read_text(errors="surrogateescape")
+    rows = [line.split() for line in table.splitlines()]
     return [(row[1], row[2]) for row in rows if row[2] == FSTYPE]
 
 

@@ -1,16 +1,90 @@
 """A read that cannot end costs its reader an EIO, and nobody else anything."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
 from elftools.elf.elffile import ELFFile
 
-from tests.conftest import Mount, Target
-from tests.mounted.conftest import errno_of, eventually, is_free, opened
+from gcorefs.process import procfs
+from tests.conftest import Mount, Target, wait_until_gone
+from tests.mounted.conftest import (
+    assert_refused,
+    end,
+    errno_of,
+    eventually,
+    gcorefs,
+    is_free,
+    is_held,
+    opened,
+    stops,
+    whole,
+)
+from tests.workloads.hanging import PAGE, PAGES, content
 
-PAGE = 4096
+SERVER = Path(__file__).parents[1] / "workloads" / "hanging.py"
 READERS = 100
+LENGTH = PAGES * PAGE
+# Written or read before the server falls silent, and so far from BAD that the kernel does not
+# read BAD ahead with them.
+TOUCHED = (0, 512)
+BAD = 256
+IN_TIME = "could not be read in time"
+
+
+class Server:
+    """tests/workloads/hanging.py, and the ways in which it answers no more."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir()
+        self.path = path
+        self.library = path / "library"
+        self._target = Target([sys.executable, str(SERVER), str(path)])
+        eventually(self.library.exists)
+
+    def silent(self) -> None:
+        assert self._target.ask("hush") == {"hushed": 1}
+
+    def stopped(self) -> None:
+        self._target.popen.send_signal(signal.SIGSTOP)
+        eventually(lambda: procfs.stat(self._target.pid).state == "T")
+
+    def dead(self) -> None:
+        self._target.kill()
+
+    def end(self) -> None:
+        self._target.kill()
+        subprocess.run(["umount", "--lazy", self.path], check=True)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "hanging")
+    yield server
+    server.end()
+
+
+def segment(fd: int, start: int) -> tuple[int, int]:
+    """p_offset and p_filesz of what is mapped at `start`."""
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        file.seek(0)
+        segments = list(ELFFile(file).iter_segments())
+    return next((s["p_offset"], s["p_filesz"]) for s in segments if s["p_vaddr"] == start)
+
+
+def word(number: int) -> bytes:
+    return number.to_bytes(8, "little")
+
+
+def address_of(answer: dict[str, Any], page: int = 0) -> int:
+    return int(answer["start"], 16) + page * PAGE
 
 
 def read_in_a_child(fd: int, offset: int) -> int:
@@ -20,25 +94,303 @@ def read_in_a_child(fd: int, offset: int) -> int:
     return child
 
 
+def status_of(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def stuck_threads(server: int) -> int:
+    """Threads of the server that wait for a page."""
+    waiting = 0
+    for tid in procfs.tids(server):
+        with contextlib.suppress(ProcessLookupError):
+            waiting += procfs.read(f"{server}/task/{tid}/wchan") == b"folio_wait_bit_common"
+    return waiting
+
+
 def test_a_page_whose_handler_is_stopped_is_an_error(
     spawn: Callable[..., Target], mount: Mount
 ) -> None:
     target, other = spawn("uffd"), spawn("threads", 1)
-    mount.expect(f"process {target.pid}: its memory could not be read in time")
+    mount.expect(f"process {target.pid}: its memory {IN_TIME}")
     with opened(mount / target.pid) as fd, opened(mount / other.pid) as other_fd:
-        with open(fd, "rb", closefd=False) as file:
-            start = int(target.truth["start"], 16)
-            segments = list(ELFFile(file).iter_segments())
-        offset = next(s["p_offset"] for s in segments if s["p_vaddr"] == start)
+        start = int(target.truth["start"], 16)
+        offset, _ = segment(fd, start)
         readers = [read_in_a_child(fd, offset + PAGE) for _ in range(READERS)]
         # While that one waits: the same process, and another.
         for _ in range(100):
             assert os.pread(fd, 4, 0) == b"\x7fELF"
+            assert os.pread(fd, 8, offset) == word(start)
             assert os.pread(other_fd, 4, os.fstat(other_fd).st_size - PAGE)
             assert os.stat(mount / other.pid).st_size > 0
         for reader in readers:
-            assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == errno.EIO
+            assert status_of(reader) == errno.EIO
         assert os.pread(fd, 4, 0) == b"\x7fELF"
+        assert os.pread(fd, 8, offset) == word(start)
     eventually(lambda: is_free(target.pid))
     for page in range(target.truth["pages"]):
         assert int(target.ask(f"touch {page}")["word"], 16) == start + page * PAGE
+
+
+@pytest.mark.parametrize("silence", [Server.silent, Server.stopped, Server.dead])
+def test_an_elf_header_that_nobody_brings_is_left_out(
+    spawn: Callable[..., Target],
+    mount: Mount,
+    server: Server,
+    silence: Callable[[Server], None],
+    tmp_path: Path,
+) -> None:
+    """The kernel would look at the first page of each mapped file; the rest of the core goes on."""
+    target = spawn("mapper")
+    starts = [address_of(target.ask(f"map {server.library} {LENGTH} 0")) for _ in range(3)]
+    silence(server)
+    with opened(mount / target.pid) as fd:
+        assert [segment(fd, start)[1] for start in starts] == [0, 0, 0]
+        assert len(whole(fd)) == os.fstat(fd).st_size
+    eventually(lambda: stops(mount, target.pid) == 1)
+    assert mount.log.read_text().count("3 pages unreadable") == 1
+    result = gcorefs("dump", target.pid, "-o", tmp_path / "core")
+    assert (result.returncode, result.stderr) == (0, b"3 pages could not be read and are zeros\n")
+    assert is_free(target.pid)
+    assert target.ask("map /dev/zero 4096 0")
+
+
+@pytest.fixture(params=["private", "shared"])
+def half_there(
+    request: pytest.FixtureRequest, spawn: Callable[..., Target], server: Server
+) -> tuple[Target, int]:
+    """A target that has the whole of a mapping in its core, and of the file only TOUCHED."""
+    target = spawn("mapper")
+    shared = request.param == "shared"
+    start = address_of(target.ask(f"map {server.library} {LENGTH} {int(shared)}"))
+    Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7b")
+    for page in TOUCHED:
+        target.ask(f"{'peek' if shared else 'poke'} {start + page * PAGE:x}")
+    return target, start
+
+
+def assert_touched_are_there(fd: int, start: int) -> None:
+    offset, size = segment(fd, start)
+    assert size == LENGTH
+    for page in TOUCHED:
+        data = os.pread(fd, PAGE, offset + page * PAGE)
+        assert data[8:] == content(page)[8:]
+        assert data[:8] in (content(page)[:8], word(start + page * PAGE))
+
+
+@pytest.mark.parametrize("silence", [Server.silent, Server.stopped])
+def test_a_page_that_nobody_brings_is_one_readers_error(
+    spawn: Callable[..., Target],
+    mount: Mount,
+    server: Server,
+    half_there: tuple[Target, int],
+    silence: Callable[[Server], None],
+    tmp_path: Path,
+) -> None:
+    target, start = half_there
+    other = spawn("threads", 1)
+    silence(server)
+    mount.expect(f"process {target.pid}: its memory {IN_TIME}")
+    with opened(mount / target.pid) as fd, opened(mount / other.pid) as other_fd:
+        offset, _ = segment(fd, start)
+        readers = [read_in_a_child(fd, offset + BAD * PAGE) for _ in range(READERS)]
+        eventually(lambda: stuck_threads(mount.server) > 0)
+        for _ in range(100):
+            assert_touched_are_there(fd, start)
+            assert os.pread(other_fd, 4, os.fstat(other_fd).st_size - PAGE)
+        for reader in readers:
+            assert status_of(reader) == errno.EIO
+        assert_touched_are_there(fd, start)
+    eventually(lambda: is_free(target.pid))
+    # Although threads of the server still wait for the page, the process can map and be dumped.
+    assert target.ask("map /dev/zero 4096 0")
+    assert_refused(gcorefs("dump", target.pid, "-o", tmp_path / "core"), IN_TIME)
+    assert not (tmp_path / "core").exists()
+    assert is_free(target.pid)
+
+
+def test_a_page_whose_server_is_dead_is_zeros(
+    mount: Mount, server: Server, half_there: tuple[Target, int]
+) -> None:
+    """SIGBUS for the process, a hole in the kernel's own core; counted."""
+    target, start = half_there
+    server.dead()
+    with opened(mount / target.pid) as fd:
+        assert_touched_are_there(fd, start)
+        offset, _ = segment(fd, start)
+        assert os.pread(fd, PAGE, offset + BAD * PAGE) == bytes(PAGE)
+    eventually(lambda: "1 pages unreadable" in mount.log.read_text())
+
+
+def test_a_reader_that_goes_forward_loses_that_page_alone(
+    mount: Mount, server: Server, half_there: tuple[Target, int]
+) -> None:
+    target, start = half_there
+    silence_from = BAD
+    # All but the bad page is there; the kernel reads ahead in the file, and so BAD too, unless
+    # it is dropped again: so the pages from BAD on are those that are silent.
+    for page in range(0, silence_from - 64, 16):
+        target.ask(f"peek {start + page * PAGE:x}")
+    server.silent()
+    mount.expect(f"process {target.pid}: its memory {IN_TIME}")
+    with opened(mount / target.pid) as fd:
+        offset, _ = segment(fd, start)
+        for page in range(silence_from - 64):
+            assert os.pread(fd, PAGE, offset + page * PAGE)[8:] == content(page)[8:], page
+        assert errno_of(lambda: os.pread(fd, PAGE, offset + BAD * PAGE)) == errno.EIO
+        assert_touched_are_there(fd, start)
+
+
+def test_a_thread_that_waits_for_such_a_page_holds_nobody_up(
+    mount: Mount, server: Server, half_there: tuple[Target, int], tmp_path: Path
+) -> None:
+    target, start = half_there
+    server.silent()
+    mount.expect(f"process {target.pid}: its memory {IN_TIME}")
+    tid = target.ask(f"wait {start + BAD * PAGE:x}")["tid"]
+    eventually(lambda: procfs.stat(target.pid, tid).state == "D")
+    with opened(mount / target.pid) as fd:
+        assert_touched_are_there(fd, start)
+        assert procfs.stat(target.pid, target.pid).state == "t"
+        offset, _ = segment(fd, start)
+        assert errno_of(lambda: os.pread(fd, 8, offset + BAD * PAGE)) == errno.EIO
+        assert_touched_are_there(fd, start)
+    eventually(lambda: is_free(target.pid))
+    assert target.ask("map /dev/zero 4096 0")  # takes mmap_lock
+    eventually(lambda: "2 threads (1 did not stop)" in mount.log.read_text())
+    assert_refused(gcorefs("dump", target.pid, "-o", tmp_path / "core"), IN_TIME)
+    assert is_free(target.pid)
+    assert target.ask("map /dev/zero 4096 0")
+
+
+def test_a_page_that_may_not_be_read_is_not_forced_out_of_its_server(
+    mount: Mount, server: Server, half_there: tuple[Target, int]
+) -> None:
+    """PROT_NONE: only /proc/PID/mem reads it, and waits with the process's mmap_lock held."""
+    target, start = half_there
+    target.ask(f"hide {start:x} {LENGTH}")
+    server.silent()
+    with opened(mount / target.pid) as fd:
+        assert_touched_are_there(fd, start)
+        offset, _ = segment(fd, start)
+        assert os.pread(fd, PAGE, offset + BAD * PAGE) == bytes(PAGE)
+    eventually(lambda: is_free(target.pid))
+    assert target.ask("map /dev/zero 4096 0")
+    eventually(lambda: "1 pages unreadable" in mount.log.read_text())
+
+
+@pytest.mark.parametrize("how", ["umount", "SIGTERM"])
+def test_the_server_ends_although_a_thread_of_it_waits(
+    unmounted: Mount, server: Server, half_there: tuple[Target, int], how: str
+) -> None:
+    target, start = half_there
+    server.silent()
+    unmounted.make()
+    daemon = unmounted.server
+    try:
+        unmounted.expect(f"process {target.pid}: its memory {IN_TIME}")
+        with opened(unmounted / target.pid) as fd:
+            offset, _ = segment(fd, start)
+            assert errno_of(lambda: os.pread(fd, 8, offset + BAD * PAGE)) == errno.EIO
+            assert stuck_threads(daemon) > 0
+            if how == "SIGTERM":
+                os.kill(daemon, signal.SIGTERM)
+                wait_until_gone(daemon)
+        if how == "umount":
+            eventually(lambda: is_free(target.pid))
+            assert stuck_threads(daemon) > 0
+            assert gcorefs("umount", unmounted.path).returncode == 0
+            wait_until_gone(daemon)
+        assert is_free(target.pid)
+    finally:
+        end(daemon)
+
+
+# The file that hangs is one of this very mount.
+
+
+def test_a_process_may_map_a_file_of_this_very_mount(
+    spawn: Callable[..., Target], mount: Mount, tmp_path: Path
+) -> None:
+    target, other = spawn("mapper"), spawn("threads", 3)
+    with opened(mount / other.pid) as other_fd:
+        expected = whole(other_fd)
+        length = len(expected)
+        ask = f"map {mount / other.pid} {length} 0"
+        touched, untouched, written = (address_of(target.ask(ask)) for _ in range(3))
+        target.ask(f"peek {touched:x}")
+        last = written + length - PAGE
+        target.ask(f"poke {last:x}")
+        with opened(mount / target.pid) as fd:
+            for start in (touched, untouched):
+                offset, size = segment(fd, start)
+                assert size == PAGE  # it begins as every ELF file
+                assert os.pread(fd, size, offset) == expected[:PAGE]
+            offset, size = segment(fd, written)
+            assert size == length
+            data = b"".join(os.pread(fd, PAGE, offset + at) for at in range(0, size, PAGE))
+            assert data[:-PAGE] == expected[:-PAGE]
+            assert data[-PAGE : -PAGE + 8] == word(last)
+        eventually(lambda: is_free(target.pid))
+        assert gcorefs("dump", target.pid, "-o", tmp_path / "core").returncode == 0
+        assert is_held(other.pid)
+    # The mappings keep it: they are open files.
+    assert is_held(other.pid)
+    target.kill()
+    eventually(lambda: is_free(other.pid))
+
+
+def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
+    spawn: Callable[..., Target], mount_with: Callable[..., Mount], tmp_path: Path
+) -> None:
+    mount = mount_with("stop_timeout=60")
+    target, other = spawn("mapper"), spawn("vforker")  # not ready before its child ends
+    start = address_of(target.ask(f"map {mount / other.pid} {PAGE} 0"))
+    tid = target.ask(f"read {mount / other.pid}")["tid"]
+    wchan = Path(f"/proc/{tid}/wchan")
+    with opened(mount / target.pid, os.O_RDONLY | os.O_NONBLOCK):
+        eventually(lambda: procfs.stat(target.pid).state == "t")
+    eventually(lambda: is_free(target.pid))
+    assert wchan.read_text() == "request_wait_answer"
+    # stop_timeout=60 is the mount's; this one waits for a thread no longer than a second.
+    result = gcorefs("dump", target.pid, "-o", tmp_path / "core")
+    assert (result.returncode, result.stderr) == (0, b"1 pages could not be read and are zeros\n")
+    with (tmp_path / "core").open("rb") as core:
+        assert segment(core.fileno(), start)[1] == 0
+    assert is_free(target.pid)
+    # Ready now: the reader has its byte.  The mapping still holds the other one.
+    os.kill(other.truth["child_pid"], signal.SIGKILL)
+    eventually(lambda: tid not in procfs.tids(target.pid))
+    assert target.ask(f"peek {start:x}")["word"].endswith("464c457f")
+    target.kill()
+    eventually(lambda: is_free(other.pid))
+
+
+def test_a_process_may_map_its_own_file(
+    spawn: Callable[..., Target], mount_with: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Opened by somebody else, who hands it over once the process has been let go."""
+    mount = mount_with("idle_timeout=0.2")
+    target = spawn("mapper")
+    mount.expect(f"process {target.pid}: let go, its file was not read")
+    with opened(mount / target.pid) as fd:
+        header = os.pread(fd, PAGE, 0)
+        length = os.fstat(fd).st_size
+        eventually(lambda: is_free(target.pid))
+        starts = [address_of(target.ask(f"take {os.getpid()} {fd} {length}")) for _ in range(2)]
+    written, untouched = starts
+    target.ask(f"poke {written:x}")
+    mount.expect(f"process {target.pid}: the process was let go")
+    with opened(mount / target.pid) as fd:
+        offset, size = segment(fd, untouched)
+        assert os.pread(fd, size, offset) == header
+        offset, size = segment(fd, written)
+        assert size == length
+        data = os.pread(fd, PAGE, offset)
+        assert (data[:8], data[8:]) == (word(written), header[8:])
+        # Its memory is not that of the old stop any more: SIGBUS for itself, a hole in the core.
+        assert os.pread(fd, PAGE, offset + length - PAGE) == bytes(PAGE)
+    eventually(lambda: is_free(target.pid))
+    assert gcorefs("dump", target.pid, "-o", tmp_path / "core").returncode == 0
+    assert target.ask(f"peek {untouched:x}") == {
+        "word": f"0x{int.from_bytes(header[:8], 'little'):x}"
+    }

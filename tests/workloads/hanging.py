@@ -1,0 +1,77 @@
+"""A FUSE file server that can fall silent: `python hanging.py MOUNTPOINT`.
+
+It serves one file, "library", which begins as an ELF file does; each page holds its own
+number, after that.  First line: {"pid": P}.  To "hush" on standard input it says {"hushed": 1}
+and answers no read from then on.
+"""
+
+import errno
+import json
+import os
+import stat
+import sys
+
+import pyfuse3
+import trio
+
+PAGE = 4096
+PAGES = 1024
+FILE = pyfuse3.InodeT(2)
+
+
+def content(number: int) -> bytes:
+    """What page `number` of the file holds."""
+    return (b"\x7fELF" if number == 0 else b"page") + number.to_bytes(4, "little") * 1023
+
+
+CONTENT = b"".join(map(content, range(PAGES)))
+
+
+class Server(pyfuse3.Operations):
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_silent = False
+
+    async def getattr(self, inode, ctx=None):
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode
+        entry.st_mode = stat.S_IFREG | 0o644 if inode == FILE else stat.S_IFDIR | 0o755
+        entry.st_size = len(CONTENT)
+        entry.st_nlink = 1
+        entry.attr_timeout = entry.entry_timeout = 1e6
+        return entry
+
+    async def lookup(self, parent_inode, name, ctx=None):
+        if name != b"library":
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return await self.getattr(FILE)
+
+    async def open(self, inode, flags, ctx):
+        return pyfuse3.FileInfo(fh=inode)
+
+    async def read(self, fh, off, size):
+        if self.is_silent:
+            await trio.sleep_forever()
+        return CONTENT[off : off + size]
+
+
+async def obey(server: Server) -> None:
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+        if line == "hush\n":
+            server.is_silent = True
+            print(json.dumps({"hushed": 1}), flush=True)
+
+
+async def main() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(obey, server)
+        await pyfuse3.main(max_tasks=1000)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    server = Server()
+    pyfuse3.init(server, sys.argv[1], {"fsname=hanging"})
+    trio.run(main)
+    pyfuse3.close()
