@@ -4,6 +4,7 @@ options  what may stand behind -o
 names    what anybody may write to us: names, a pid
 limits   what one user may have, and what all may have
 log      a log that never waits for whoever reads it
+refusals  what the log has of those whom nobody lets in
 inodes   one inode is one process, as long as its bytes do not change under it
 listing  what ls shows of a process, without stopping it
 door     who may open

@@ -27,9 +27,10 @@ from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.listing import Look, look
-from gcorefs.mount.log import Refusals, logger
+from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readonly import ReadOnly
+from gcorefs.mount.refusals import Refusals
 from gcorefs.mount.stops import Handle, Workers
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError

@@ -2,96 +2,128 @@
 
 The process that we hold may be the one that reads our messages: the log daemon, or the far
 end of the pipe that is our stderr.  So a message goes into a queue, another thread writes
-it, and when the queue is full messages are dropped, not waited for.
+it, and when the queue is full messages are dropped and counted, not waited for.
+
+Nor does anybody wait for that thread without a bound, at the end least of all.  So it holds no
+lock while it writes: neither a handler's, which logging.shutdown takes, nor that of a stream
+of Python's, without which the interpreter does not end.
 """
 
 import atexit
 import contextlib
 import logging
+import os
 import queue
-import time
-from logging.handlers import QueueHandler, QueueListener, SysLogHandler
-
-from gcorefs.process.errors import ProcessError, Reason
+import sys
+import threading
+from logging.handlers import QueueHandler, SysLogHandler
 
 _MOST_WAITING = 10_000
-_WINDOW = 10.0  # seconds
-_MOST_ALIKE = 1_000
-_MOST_KINDS = 1_000
+
+_END_TIMEOUT = 1.0
+"""Seconds that whoever reads the log has at the end for what still waits."""
 
 logger = logging.getLogger("gcorefs")
 
 
-class Refusals:
-    """Logs refusals, and of many that are alike the first ones and their number.
+class _Unlocked(logging.Handler):
+    def handle(self, record: logging.LogRecord) -> bool:
+        self.emit(record)  # only one thread does
+        return True
 
-    Whoever may open may be refused as often as they like; the log is everybody's.
-    """
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: standard error may be read by whoever does not read this."""
 
-    def __init__(self) -> None:
-        self._seen: dict[tuple[Reason, str], tuple[float, int]] = {}
 
-    def log(self, error: ProcessError) -> None:
-        kind, now = (error.reason, error.detail), time.monotonic()
-        begun, count = self._seen.get(kind, (now, 0))
-        if now - begun >= _WINDOW:
-            if count > _MOST_ALIKE:
-                logger.warning("%s: %d times more", error.reason.text, count - _MOST_ALIKE)
-            begun, count = now, 0
-        if len(self._seen) >= _MOST_KINDS:
-            self._seen.clear()
-        self._seen[kind] = begun, count + 1
-        if count < _MOST_ALIKE:
-            logger.warning("%s", error)
+class _Descriptor(_Unlocked):
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+            data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+
+class _Syslog(_Unlocked, SysLogHandler):
+    pass
 
 
 class _DroppingHandler(QueueHandler):
+    _dropped = 0
+
     def enqueue(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(queue.Full):
+            self.tell_dropped()
             self.queue.put_nowait(record)
+            return
+        self._dropped += 1
+
+    def tell_dropped(self) -> None:
+        if self._dropped:
+            text = f"{self._dropped} messages dropped: nobody read the log"
+            arguments = {"name": logger.name, "levelname": "WARNING", "levelno": logging.WARNING}
+            self.queue.put_nowait(logging.makeLogRecord({**arguments, "msg": text}))
+            self._dropped = 0
 
 
 def to_stderr() -> logging.Handler:
-    handler = logging.StreamHandler()
+    handler = _Descriptor(sys.stderr.fileno())
     handler.setFormatter(logging.Formatter("gcorefs: %(levelname)s: %(message)s"))
     return handler
 
 
 def to_file(path: str) -> logging.Handler:
-    handler = logging.FileHandler(path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    handler = _Descriptor(os.open(path, flags, 0o666))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 
-class _SysLogHandler(SysLogHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Nobody listens now; the next message tries again (logging.handlers, emit)."""
-
-
 def to_syslog(socket: str = "/dev/log") -> logging.Handler:
-    """The system's log; nowhere while there is none."""
-    handler = _SysLogHandler(socket, SysLogHandler.LOG_DAEMON)
+    """The system's log; nowhere while there is none: the next message tries again."""
+    handler = _Syslog(socket, SysLogHandler.LOG_DAEMON)
     handler.setFormatter(logging.Formatter("gcorefs: %(message)s"))
     return handler
 
 
+class _Writer:
+    def __init__(self, handler: logging.Handler) -> None:
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
+        self._handler = handler
+        self.entrance = _DroppingHandler(self._waiting)
+        self._thread = threading.Thread(target=self._run, name="gcorefs-log", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while record := self._waiting.get():
+            self._handler.handle(record)
+
+    def stop(self) -> None:
+        with contextlib.suppress(queue.Full):
+            self.entrance.tell_dropped()
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=_END_TIMEOUT)
+        self._thread.join(_END_TIMEOUT)
+
+
 def start(handler: logging.Handler, verbose: bool = False) -> None:
     """Send the log of this package and of pyfuse3 to `handler`, from a thread of its own."""
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
-    listener = QueueListener(waiting, handler)
+    writer = _Writer(handler)
     root = logging.getLogger()
-    root.addHandler(_DroppingHandler(waiting))
+    root.addHandler(writer.entrance)
     root.setLevel(logging.INFO)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    listener.start()
-    _listeners.append(listener)
+    _writers.append(writer)
 
 
 def stop() -> None:
-    """Write what still waits, and end the thread."""
-    while _listeners:
-        _listeners.pop().stop()
+    """Write what still waits, within a bound, and end the thread."""
+    while _writers:
+        _writers.pop().stop()
 
 
-_listeners: list[QueueListener] = []
+_writers: list[_Writer] = []
 atexit.register(stop)

@@ -1,0 +1,30 @@
+"""What the log has of refusals, which anybody may provoke as often as they like."""
+
+import time
+
+from gcorefs.mount.log import logger
+from gcorefs.process.errors import ProcessError, Reason
+
+_WINDOW = 10.0  # seconds
+_MOST_ALIKE = 1_000
+_MOST_KINDS = 1_000
+
+
+class Refusals:
+    """Logs refusals, and of many that are alike the first ones and their number."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Reason, str], tuple[float, int]] = {}
+
+    def log(self, error: ProcessError) -> None:
+        kind, now = (error.reason, error.detail), time.monotonic()
+        begun, count = self._seen.get(kind, (now, 0))
+        if now - begun >= _WINDOW:
+            if count > _MOST_ALIKE:
+                logger.warning("%s: %d times more", error.reason.text, count - _MOST_ALIKE)
+            begun, count = now, 0
+        if len(self._seen) >= _MOST_KINDS:
+            self._seen.clear()
+        self._seen[kind] = begun, count + 1
+        if count < _MOST_ALIKE:
+            logger.warning("%s", error)
