@@ -8,6 +8,7 @@
  *   poke ADDRESS              -> {"word": "0x..."}: it holds its own address from now on
  *   wait ADDRESS              -> {"tid": T}: of a thread that reads there
  *   read PATH                 -> {"tid": T}: of a thread that opens the file and reads a byte
+ *   own PID FD                -> {"owned": 1}: a file that another process has open, too
  *   hide ADDRESS LENGTH       -> {"word": "0x0"}: PROT_NONE from now on
  */
 #include "target.h"
@@ -82,6 +83,9 @@ int main(void)
 		} else if (sscanf(buf, "take %d %d %zu", &pid, &fd, &length) == 3) {
 			map((int)syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, pid, 0), fd, 0),
 			    length, 0);
+		} else if (sscanf(buf, "own %d %d", &pid, &fd) == 2) {
+			printf("{\"owned\": %d}\n",
+			       syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, pid, 0), fd, 0) >= 0);
 		} else if (sscanf(buf, "peek %" SCNx64, &address) == 1) {
 			printf("{\"word\": \"0x%" PRIx64 "\"}\n", *(volatile uint64_t *)address);
 		} else if (sscanf(buf, "poke %" SCNx64, &address) == 1) {
