@@ -6,6 +6,7 @@
  *                                mapped privately and never closed
  *   peek ADDRESS              -> {"word": "0x..."}
  *   poke ADDRESS              -> {"word": "0x..."}: it holds its own address from now on
+ *   put ADDRESS WORD          -> {"word": "0x..."}
  *   wait ADDRESS              -> {"tid": T}: of a thread that reads there
  *   read PATH                 -> {"tid": T}: of a thread that opens the file and reads a byte
  *   own PID FD                -> {"owned": 1}: a file that another process has open, too
@@ -68,7 +69,7 @@ static void map(int fd, size_t length, int shared)
 int main(void)
 {
 	char buf[5000], path[4096];
-	uint64_t address;
+	uint64_t address, word;
 	size_t length;
 	int shared, pid, fd;
 
@@ -91,6 +92,9 @@ int main(void)
 		} else if (sscanf(buf, "poke %" SCNx64, &address) == 1) {
 			*(volatile uint64_t *)address = address;
 			printf("{\"word\": \"0x%" PRIx64 "\"}\n", *(volatile uint64_t *)address);
+		} else if (sscanf(buf, "put %" SCNx64 " %" SCNx64, &address, &word) == 2) {
+			*(volatile uint64_t *)address = word;
+			printf("{\"word\": \"0x%" PRIx64 "\"}\n", word);
 		} else if (sscanf(buf, "wait %" SCNx64, &address) == 1) {
 			waits_for = (uint64_t *)address;
 			start_thread(wait_for_page);
