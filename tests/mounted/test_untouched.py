@@ -1,0 +1,43 @@
+"""Memory that a process never touched is not touched by copying its core."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import GCOREFS, Mount, Target
+from tests.mounted.conftest import eventually, is_free
+
+# Not VmRSS as a whole: pages of mapped files that the core has are mapped by reading them.  They
+# are the page cache's, and cost the process nothing.
+KEYS = ("VmPTE", "RssAnon", "RssShmem", "VmSwap", "VmSize")
+
+
+def footprint(pid: int) -> dict[str, bytes]:
+    status = procfs.status(pid)
+    return {key: status[key] for key in KEYS}
+
+
+@pytest.mark.parametrize("how", ["cp", "dump"])
+def test_a_whole_copy_leaves_untouched_memory_untouched(
+    spawn: Callable[..., Target], mount: Mount, tmp_path: Path, how: str
+) -> None:
+    target = spawn("sparse")
+    target.ask("ping")
+    eventually(lambda: {state for state, _ in target.states().values()} == {"S"})
+    before = footprint(target.pid)
+    core = tmp_path / "core"
+    if how == "cp":
+        with subprocess.Popen(["cp", "--sparse=always", mount / target.pid, core]) as copy:
+            assert copy.wait(timeout=100) == 0
+    else:
+        command = [GCOREFS, "dump", str(target.pid), "-o", "/dev/null"]
+        assert subprocess.run(command, check=False, timeout=100).returncode == 0
+    eventually(lambda: is_free(target.pid))
+    assert footprint(target.pid) == before
+    assert target.ask("shmem") == target.truth["shmem"]
+    if how == "cp":
+        assert os.stat(core).st_size > target.truth["reserved"]
