@@ -193,7 +193,7 @@ def mounts() -> list[tuple[str, str]]:
     """Mount point and type of every mount of ours."""
     # Others' paths may be any bytes.
     table = Path("/proc/self/mounts").read_text(errors="surrogateescape")
-    rows = [line.split() for line in table.splitlines()]
+    rows = [line.split(" ") for line in table.split("\n") if line]
     return [(row[1], row[2]) for row in rows if row[2] == FSTYPE]
 
 
