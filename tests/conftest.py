@@ -191,10 +191,9 @@ def mount(unmounted: Mount) -> Iterator[Mount]:
 
 def mounts() -> list[tuple[str, str]]:
     """Mount point and type of every mount of ours."""
-    # Others' paths may be any bytes.
-    table = Path("/proc/self/mounts").read_text(errors="surrogateescape")
-    rows = [line.split(" ") for line in table.split("\n") if line]
-    return [(row[1], row[2]) for row in rows if row[2] == FSTYPE]
+    # Bytes: a mount point may have any in its name, and others mount too.
+    rows = [line.split(b" ") for line in Path("/proc/self/mounts").read_bytes().split(b"\n")[:-1]]
+    return [(os.fsdecode(row[1]), FSTYPE) for row in rows if row[2] == FSTYPE.encode()]
 
 
 def wait_until_gone(pid: int, seconds: float = 20) -> None:
