@@ -136,7 +136,7 @@ def smaps(data: bytes) -> None:
 
 @harness(MountError, "self/mountinfo")
 def mountinfo(data: bytes) -> None:
-    assert all(mounts_in(data).values())
+    mounts_in(data)
 
 
 @harness((), b"1234", b"0123", b"1234\n")
