@@ -6,6 +6,7 @@ gdb sees in the core is what it sees in the process itself.
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Mount, Target
+from tests.mounted.conftest import eventually, run
 
 WORKLOADS = Path(__file__).parent.parent / "workloads"
 DUMPS = 100
@@ -92,6 +94,74 @@ def test_redis_under_load_does_not_notice(mount: Mount, core: Path, tmp_path: Pa
         for process in filter(None, (load, server)):
             process.kill()
             process.communicate()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server with a database for pgbench, on a socket in `tmp_path`; its log is there too."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    shutil.chown(data, "postgres", "postgres")
+    shutil.chown(tmp_path, "postgres", "postgres")
+    as_postgres("initdb", "-D", data, "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")
+    settings = ("listen_addresses=", "fsync=off", "shared_buffers=16MB")
+    words = [word for setting in settings for word in ("-c", setting)]
+    command = [*AS_POSTGRES, POSTGRES / "postgres", "-D", data, "-k", tmp_path, *words]
+    with (tmp_path / "postgres.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        eventually(
+            lambda: run(*AS_POSTGRES, POSTGRES / "pg_isready", "-h", tmp_path).returncode == 0
+        )
+        as_postgres("pgbench", "-h", tmp_path, "-i", "-q", "postgres")
+        yield server
+    finally:
+        server.send_signal(signal.SIGINT)  # fast shutdown
+        server.wait(timeout=30)
+
+
+POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
+AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
+TRANSACTIONS = 15_000
+
+
+def as_postgres(program: str, *words: object) -> None:
+    subprocess.run([*AS_POSTGRES, POSTGRES / program, *map(str, words)], check=True, timeout=60)
+
+
+def test_postgres_under_load_does_not_notice(
+    mount: Mount, core: Path, postgres: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    """The postmaster, its workers and its backends, one after the other, as long as there is
+    work."""
+    for ends in ("there is no such process", "the process died"):  # as a backend does
+        mount.allow(ends)
+    clients = 4
+    command = [*AS_POSTGRES, POSTGRES / "pgbench", "-h", tmp_path, "-n", "-c", str(clients)]
+    load = subprocess.Popen(
+        [*command, "-t", str(TRANSACTIONS), "postgres"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    dumps = 0
+    try:
+        while load.poll() is None:
+            children = Path(f"/proc/{postgres.pid}/task/{postgres.pid}/children").read_text()
+            for pid in [postgres.pid, *map(int, children.split())]:
+                copied = run("cp", mount / pid, core).returncode == 0
+                # A backend ends with its client.
+                assert copied or not os.path.exists(f"/proc/{pid}")
+                dumps += copied
+        summary, complaints = load.communicate()
+    finally:
+        load.kill()
+    assert load.returncode == 0, complaints
+    assert f"actually processed: {clients * TRANSACTIONS}/{clients * TRANSACTIONS}" in summary
+    assert "number of failed transactions: 0 " in summary
+    assert dumps > DUMPS
+    log = (tmp_path / "postgres.log").read_text().partition("ready to accept connections")[2]
+    assert not re.search("ERROR|FATAL|PANIC|WARNING", log), log
 
 
 def compare_backtraces(pid: int, mount: Mount, core: Path) -> None:
