@@ -64,6 +64,15 @@ class Server:
         subprocess.run(["umount", "--lazy", self.path], check=True)
 
 
+@pytest.fixture(autouse=True)
+def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds for each read that cannot end are more than a test needs."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import gcorefs.snapshot\n\ngcorefs.snapshot.READ_TIMEOUT = 2.0\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path / "hanging")
@@ -129,6 +138,21 @@ def test_a_page_whose_handler_is_stopped_is_an_error(
     eventually(lambda: is_free(target.pid))
     for page in range(target.truth["pages"]):
         assert int(target.ask(f"touch {page}")["word"], 16) == start + page * PAGE
+
+
+def test_a_read_that_is_not_answered_yet_is_activity(
+    spawn: Callable[..., Target], mount_with: Callable[..., Mount]
+) -> None:
+    mount = mount_with("idle_timeout=1")  # less than what such a read may take
+    target = spawn("uffd")
+    mount.expect(f"process {target.pid}: its memory {IN_TIME}")
+    idle = f"process {target.pid}: let go, its file was not read for 1 s"
+    mount.allow(idle)
+    with opened(mount / target.pid) as fd:
+        offset, _ = segment(fd, int(target.truth["start"], 16))
+        assert errno_of(lambda: os.pread(fd, 8, offset + PAGE)) == errno.EIO
+        eventually(lambda: bool(mount.warnings()))
+        assert IN_TIME in mount.warnings()[0]
 
 
 @pytest.mark.parametrize("silence", [Server.silent, Server.stopped, Server.dead])
