@@ -10,6 +10,7 @@ import click
 from gcorefs import __version__
 from gcorefs.cli.dump import dump
 from gcorefs.cli.mount import mount, umount
+from gcorefs.cli.printable import printable
 from gcorefs.cli.status import release, status
 
 
@@ -32,16 +33,9 @@ def _one_line() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        raise click.UsageError(_printable(error.format_message()), error.ctx) from None
+        raise click.UsageError(printable(error.format_message()), error.ctx) from None
     except click.ClickException as error:
-        raise click.ClickException(_printable(error.format_message())) from None
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
+        raise click.ClickException(printable(error.format_message())) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

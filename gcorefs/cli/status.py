@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gcorefs.cli.printable import printable
 from gcorefs.mount import names, server
 
 
@@ -83,18 +84,13 @@ def _show(stops: list[dict[str, Any]]) -> None:
             f"{stop['state']}: {stop['why']}" if stop["why"] else stop["state"],
             *([stop["mount"]] if several else []),
         ]
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     console = Console()
     # A pipe is as wide as it needs to be.
     console.print(table, width=None if console.is_terminal else 10_000)
 
 
 _NUMBERS = ("PID", "THREADS", "STOPPED", "READ")
-
-
-def _printable(text: str) -> str:
-    """The text without what would speak to the terminal: a program's name may be anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @click.command()

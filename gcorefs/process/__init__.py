@@ -7,5 +7,7 @@ restart   which interrupted calls the kernel would not restart by itself
 access    may this opener see that process?  The kernel decides
 tracer    stops the threads, records them, holds them, lets them go
 holes     which pages were never touched, asked without touching them
+absent    which pages somebody else has to bring, who may never answer
+patience  questions to such, each given a moment
 memory    bytes out of the process
 """
