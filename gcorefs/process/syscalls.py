@@ -236,7 +236,8 @@ def read_memory(tid: int, address: int, buffer: memoryview) -> int:
     EFAULT: not even the first page; ESRCH: the process is gone; EPERM.  Sleeps while pages
     come in.
     """
-    target = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    # Not an array of that length: ctypes remembers the type of every length for ever.
+    target = ctypes.c_char.from_buffer(buffer)
     local = _Iovec(ctypes.addressof(target), len(buffer))
     remote = _Iovec(address, len(buffer))
     count: int = _readv(tid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
