@@ -18,7 +18,7 @@ from gcorefs.elfcore.provenance import How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs, syscalls
-from gcorefs.process.absent import MayWait
+from gcorefs.process.absent import MayWait, source_of
 from gcorefs.process.memory import Memory
 from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
@@ -34,9 +34,6 @@ _ELF_MAGIC = b"\x7fELF"
 class Assembly:
     layout: Layout
     provenance: Provenance
-    kernels_own: Sequence[range]
-    """Where [vvar], [vsyscall] and the like lie, which nobody can read from outside: that
-    pages of these are zeros in the file is no loss, and the same in the kernel's cores."""
 
 
 Unresponsive = Literal["partial", "zero", "omit", "fail"]
@@ -65,7 +62,7 @@ def assemble(
     records = [record for record in recorded if not is_omitted[record.tid]]
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
     sizes = ask_each(
-        [(vma.dev, partial(_dump_size, vma, mask, tid, memory)) for vma in vmas],
+        [(_source(vma, tid), partial(_dump_size, vma, mask, tid, memory)) for vma in vmas],
         lambda index: _lost(vmas[index], memory),
     )
     segments = [
@@ -92,14 +89,19 @@ def assemble(
     return Assembly(
         layout=Layout(machine, segments, notes.pack()),
         provenance=provenance,
-        kernels_own=[range(vma.start, vma.end) for vma in vmas if vma.is_special],
     )
+
+
+def _source(vma: Vma, tid: int) -> str:
+    return source_of(vma, tid, procfs.shmem_device()) or vma.dev
 
 
 def _dump_size(vma: Vma, mask: int, tid: int, memory: Memory, may_wait: bool) -> int:
     def is_unlinked(vma: Vma) -> bool:
         file = procfs.mapped_file(tid, vma.start, vma.end) if may_wait else None
-        return file[1] == 0 if file else vma.name.endswith(b" (deleted)")
+        if file:
+            return file[1] == 0
+        return vma.name.endswith(b" (deleted)") or vma.name.startswith(b"[anon_shmem")
 
     def is_program(vma: Vma) -> bool:
         # Asked first, and of executable files too: whoever copies the core wants no page of

@@ -21,8 +21,9 @@ from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.holes import Holes
+from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory
-from gcorefs.process.procfs import Process
+from gcorefs.process.procfs import Pagemap, Process
 from gcorefs.process.tracer import Record, Tracer
 
 DEFAULT_STOP_TIMEOUT = 1.0
@@ -93,7 +94,7 @@ class Snapshot:
         opener: Opener | None = None,
         stop_timeout: float = DEFAULT_STOP_TIMEOUT,
         unresponsive: Unresponsive = "partial",
-        on_death: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         name = os.uname().machine
         if name not in MACHINES:
@@ -111,11 +112,10 @@ class Snapshot:
         self._machine = MACHINES[name]
         self._unresponsive = unresponsive
         self._stop_timeout = stop_timeout
-        self._tracer = Tracer(process, self._machine, restart.CALLS[name], stop_timeout, on_death)
+        self._tracer = Tracer(process, self._machine, restart.CALLS[name], stop_timeout, on_end)
         self._layout: Layout | None = None
         self._memory: Memory | None = None
-        self._unreadable: set[int] = set()
-        self._kernels_own: Sequence[range] = ()
+        self._lost = Lost()
         self._lock = threading.Lock()
         self._let_go = False
 
@@ -150,15 +150,17 @@ class Snapshot:
             tid = next((record.tid for record in recorded if record.general), recorded[0].tid)
             # Opened before the door is asked again: should a thread that did not stop exec
             # between the two, then this is the old program's memory, and gone.
-            memory = Memory(process.pid, tid, self._check, self._unreadable)
+            memory = Memory(process.pid, tid, self._check, self._lost)
             memory.only_pinned = bool(late)
             if procfs.stat(process.pid).start_time != process.start_time:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
             vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
-            memory.holes = Holes(tid, vmas)
-            memory.absent = Absent(tid, vmas)
+            self._lost.no_loss = [range(vma.start, vma.end) for vma in vmas if vma.is_special]
+            pagemap = Pagemap(tid)
+            memory.holes = Holes(tid, vmas, pagemap)
+            memory.absent = Absent(tid, vmas, pagemap)
             assembly = assemble(
                 process,
                 tid,
@@ -175,7 +177,6 @@ class Snapshot:
             raise ProcessError(Reason.DIED, process.pid) from error
         self._check()
         self._layout = assembly.layout
-        self._kernels_own = assembly.kernels_own
         self._memory = memory
         self.provenance = assembly.provenance
         self.records = recorded
@@ -248,9 +249,7 @@ class Snapshot:
 
         Not counting the kernel's own, which nobody can read.
         """
-        return sum(
-            not any(page in own for own in self._kernels_own) for page in tuple(self._unreadable)
-        )
+        return self._lost.count
 
     def read_into(
         self, offset: int, buffer: memoryview, sources: Container[str] | None = None
@@ -270,6 +269,7 @@ class Snapshot:
             else:
                 memory = self._memory
                 if memory is None:
+                    self._check()  # it may have died
                     raise ProcessError(Reason.LET_GO, self.process.pid)
                 try:
                     memory.read_into(extent.at, piece, sources)
@@ -290,6 +290,12 @@ class Snapshot:
         with self._lock:
             self._let_go = True
         self._tracer.release()
+
+    def forget(self) -> None:
+        """Drop what was taken, where nobody is to read it."""
+        self._layout = None
+        self._memory = None
+        self.records = ()
 
     def close(self) -> None:
         """Let go, and wait until nobody is traced any more."""

@@ -33,7 +33,8 @@ class _Path(click.Path):
     "words",
     multiple=True,
     metavar="OPTION[,OPTION...]",
-    help="idle_timeout=, max_stop=, stop_timeout=, unresponsive=, or FUSE's (allow_other ...).",
+    help=", ".join(f"{name}=" for name in Options.__struct_fields__)
+    + ", or FUSE's (allow_other ...): see README.",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option("--log-file", type=_Path(), help="Log there, not to the system's log.")

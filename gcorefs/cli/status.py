@@ -54,8 +54,10 @@ def status(mountpoint: str | None, as_json: bool) -> None:
             # One that is not ours to enter, or whose server is gone, hides no other.
             if mountpoint is not None:
                 raise click.ClickException(f"{place}: {error.strerror}") from error
-            click.echo(f"{place}: {error.strerror}", err=True)
+            click.echo(printable(f"{place}: {error.strerror}"), err=True)
             continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise click.ClickException(f"{place}: not the status of a gcorefs") from error
         stops += [{"mount": place, **stop} for stop in found]
     if as_json:
         click.echo(json.dumps(stops, indent=2))
@@ -80,7 +82,7 @@ def _show(stops: list[dict[str, Any]]) -> None:
             str(stop["threads"] or ""),
             f"{stop['stopped_ms'] / 1000:.1f} s",
             f"{stop['bytes_read'] / (1 << 20):.1f} MiB",
-            openers[0] + (f" and {len(openers) - 1} more" if openers[1:] else ""),
+            openers[0] + (f" and {stop['files'] - 1} more" if stop["files"] > 1 else ""),
             f"{stop['state']}: {stop['why']}" if stop["why"] else stop["state"],
             *([stop["mount"]] if several else []),
         ]
@@ -112,7 +114,7 @@ def release(pid: int, mountpoint: str | None) -> None:
         except OSError as error:
             if error.errno != errno.ESRCH:
                 failures.append(f"{place}: {error.strerror}")
-    if failures:
-        raise click.ClickException("; ".join(failures))
     if not released:
-        raise click.ClickException(f"process {pid} is not held")
+        raise click.ClickException("; ".join(failures) or f"process {pid} is not held")
+    for failure in failures:
+        click.echo(printable(failure), err=True)

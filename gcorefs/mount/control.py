@@ -46,13 +46,13 @@ class ReleaseFile:
         """All of `data` or an error: EINVAL no pid; ESRCH not held; EPERM another user's."""
         pid = names.pid_written(data)
         if not pid:
-            raise ProcessError(Reason.NO_PID, self._pid, repr(data[:20]))
+            raise ProcessError(Reason.NO_PID, self._pid, f"uid {self._uid}")
         found = [stop for stop in self._held.all() if stop.process.pid == pid]
         held = [stop for stop in found if not stop.is_over]
         if not held:
             raise ProcessError(Reason.NOT_HELD, pid)
         for stop in held:
-            if not _is_everybody(self._uid) and stop.openers(None) != stop.openers(self._uid):
+            if not is_everybodys(self._uid) and stop.openers(None) != stop.openers(self._uid):
                 raise ProcessError(Reason.NOT_YOURS, pid, f"uid {self._uid}")
         why = f"process {self._pid} (uid {self._uid}) released it"
         for stop in held:
@@ -61,13 +61,17 @@ class ReleaseFile:
         return len(data)
 
 
-def _is_everybody(uid: int) -> bool:
+def is_everybodys(uid: int) -> bool:
+    """True for who sees and lets go what others have opened."""
     return uid in (0, os.geteuid())
 
 
 def _report(stop: Stop, uid: int) -> dict[str, Any] | None:
     """What `uid` may know of a stop, None where that is nothing."""
-    openers = stop.openers(None if _is_everybody(uid) else uid)
+    openers = stop.openers(None if is_everybodys(uid) else uid)
     if not openers:
         return None
-    return stop.report() | {"openers": [{"pid": each.pid, "uid": each.uid} for each in openers]}
+    return stop.report() | {
+        "files": len(openers),
+        "openers": [{"pid": each.pid, "uid": each.uid} for each in dict.fromkeys(openers)],
+    }

@@ -23,6 +23,9 @@ _OWN_MODES = {
 }
 
 
+_BEGAN = time.time_ns()
+
+
 def is_own(number: int) -> bool:
     """True for the mount itself and its control files, which stand for no process."""
     return number in _OWN_MODES
@@ -30,7 +33,7 @@ def is_own(number: int) -> bool:
 
 def own(number: int) -> pyfuse3.EntryAttributes:
     """A directory, or a file that shows its size to nobody before it is read, as in /proc."""
-    entry = _entry(number, _OWN_MODES[number], os.geteuid(), os.getegid(), time.time_ns())
+    entry = _entry(number, _OWN_MODES[number], os.geteuid(), os.getegid(), _BEGAN)
     if modes.S_ISDIR(_OWN_MODES[number]):
         entry.st_nlink = 2
     return entry

@@ -25,7 +25,7 @@ from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes
-from gcorefs.mount.limits import Limits
+from gcorefs.mount.limits import Budget, Limits
 from gcorefs.mount.listing import Look, look
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
@@ -72,6 +72,8 @@ class _File:
 
     uid: int
     content: Handle | StatusFile | ReleaseFile | Sequence[int] | None
+    budget: Budget
+    """Where it counts."""
 
 
 class GcoreFS(ReadOnly):
@@ -130,6 +132,10 @@ class GcoreFS(ReadOnly):
 
     @_answered
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
+        # The kernel asks nobody for permission to list (fs/xattr.c, listxattr), only to get.
+        stop = None if entries.is_own(inode) else self._inodes[inode].stop
+        if stop is None or not (control.is_everybodys(ctx.uid) or stop.openers(ctx.uid)):
+            return []
         return [XAttrNameT(_XATTR_PREFIX + name) for name in self._attributes(inode)]
 
     @_answered
@@ -145,14 +151,14 @@ class GcoreFS(ReadOnly):
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         pids: Sequence[int] | None = None
         with self._limits.requests.lent(ctx.uid, 0):
-            self._limits.files.take(ctx.uid, 0)
+            self._limits.others.take(ctx.uid, 0)
             try:
                 if inode == pyfuse3.ROOT_INODE:
                     pids = sorted(await self._questions.ask(0, ctx.uid, procfs.pids))
             except BaseException:
-                self._limits.files.give_back(ctx.uid)
+                self._limits.others.give_back(ctx.uid)
                 raise
-        return self._add(_File(ctx.uid, pids))
+        return self._add(_File(ctx.uid, pids, self._limits.others))
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -203,8 +209,9 @@ class GcoreFS(ReadOnly):
             raise FUSEError(errno.EROFS)
         found = None if entries.is_own(inode) else self._inodes[inode]
         pid = found.process.pid if found else 0
+        budget = self._limits.files if found else self._limits.others
         with self._limits.requests.lent(ctx.uid, pid):
-            self._limits.files.take(ctx.uid, pid)
+            budget.take(ctx.uid, pid)
             try:
                 content: Handle | StatusFile | ReleaseFile
                 if found is not None:
@@ -214,9 +221,9 @@ class GcoreFS(ReadOnly):
                 else:
                     content = ReleaseFile(self.held, ctx.uid, ctx.pid)
             except BaseException:
-                self._limits.files.give_back(ctx.uid)
+                budget.give_back(ctx.uid)
                 raise
-        number = self._add(_File(ctx.uid, content))
+        number = self._add(_File(ctx.uid, content, budget))
         return pyfuse3.FileInfo(fh=number, direct_io=True, keep_cache=False)
 
     @_answered
@@ -272,7 +279,7 @@ class GcoreFS(ReadOnly):
 
     def _close(self, number: int) -> _File:
         file = self._files.pop(number)
-        self._limits.files.give_back(file.uid)
+        file.budget.give_back(file.uid)
         return file
 
     async def _look(self, pid: int, ctx: pyfuse3.RequestContext) -> Look | None:

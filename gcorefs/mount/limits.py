@@ -6,6 +6,7 @@ have together, so that whoever is called to the machine gets in.
 """
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator
 
@@ -15,7 +16,7 @@ from gcorefs.mount.options import Options
 from gcorefs.process.errors import ProcessError, Reason
 
 _USER_REQUESTS = 256
-_REQUESTS = 10_000
+_REQUESTS = 9_000
 """Requests that wait at one time, each a task.  A request that finds none free waits unread
 (server.py), and with it all that come behind it; so a user may not have them all.  Nor so
 many that the last one's answer comes too late (listing.py, LOOK_TIMEOUT)."""
@@ -67,15 +68,29 @@ class Limiters:
     def __init__(self, each: int) -> None:
         self._each = each
         self._by_key: dict[Hashable, trio.CapacityLimiter] = {}
+        self._inside: Counter[Hashable] = Counter()
 
     @contextlib.contextmanager
     def of(self, key: Hashable) -> Iterator[trio.CapacityLimiter]:
         limiter = self._by_key.setdefault(key, trio.CapacityLimiter(self._each))
+        self._inside[key] += 1
         try:
             yield limiter
         finally:
-            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
-                self._by_key.pop(key, None)
+            self._inside[key] -= 1
+            if not self._inside[key]:
+                del self._inside[key]
+                self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        """Those that nobody uses or waits for; not only ours, whose last thread may end later."""
+        idle = [
+            key
+            for key, limiter in self._by_key.items()
+            if key not in self._inside and not limiter.borrowed_tokens
+        ]
+        for key in idle:
+            del self._by_key[key]
 
 
 class Both:
@@ -104,7 +119,10 @@ class Limits:
         self.files = Budget(
             options.user_files, options.max_files, Reason.USER_FILES, Reason.ALL_FILES
         )
-        """Open files, by who opened them."""
+        """Open cores, by who opened them."""
+        self.others = Budget(options.user_files, sys.maxsize, Reason.USER_FILES, Reason.ALL_FILES)
+        """Open directories and control files.  No share of all: whoever has many uids in a user
+        namespace is refused at the door of a core, and here at none."""
         self.stops = Budget(
             options.user_stops, options.max_stops, Reason.USER_STOPS, Reason.ALL_STOPS
         )

@@ -6,6 +6,7 @@ us.  Hence all of it is read in threads, under a bound, and never in the event l
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Questions:
         thread from the others.
         """
         with self._by_pid.of(pid) as process, self._by_user.of(uid) as user:
-            limiter = cast(trio.CapacityLimiter, Both(process, user))
+            limiter = cast(trio.CapacityLimiter, Both(user, process))
             with trio.move_on_after(LOOK_TIMEOUT):
                 return await trio.to_thread.run_sync(
                     question, abandon_on_cancel=True, limiter=limiter
@@ -101,20 +102,22 @@ class Questions:
         some = pids[:_AT_ONCE]
         found: list[Look] = []
         asked: list[int] = []
+        answered: list[int] = []
+        lock = threading.Lock()
         silent = frozenset(self._silent)
 
         def look_at_each() -> None:
             for pid in some:
                 asked.append(pid)
-                if pid in silent:
-                    continue
                 try:
-                    process = look(pid)
+                    process = look(pid) if pid not in silent else None
                 except ProcessLookupError:
-                    continue
-                finally:
-                    self._silent.discard(pid)
-                if not process.is_kernel_thread:
+                    process = None
+                with lock:
+                    answered.append(pid)
+                    if pid not in silent:
+                        self._silent.discard(pid)
+                if process is not None and not process.is_kernel_thread:
                     found.append(process)
 
         with trio.move_on_after(LOOK_TIMEOUT):
@@ -124,6 +127,9 @@ class Questions:
             return found, len(some)
         if not asked:
             raise ProcessError(Reason.STUCK, some[0], "too many listings wait for /proc")
-        self._silent.add(asked[-1])
-        logger.warning("process %d: not listed, /proc does not answer for it", asked[-1])
-        return list(found), len(asked)
+        with lock:
+            count = len(asked)
+            if count > len(answered):
+                self._silent.add(asked[-1])
+        logger.warning("process %d: not listed, /proc does not answer for it", asked[count - 1])
+        return list(found), count

@@ -21,8 +21,7 @@ _AHEAD = 2
 _RUN = 1 << 20
 """Bytes read in a row before anybody reads ahead."""
 
-Fill = Callable[[int, memoryview], Awaitable[int]]
-"""Of a buffer, from an offset of the file; returns how many bytes could be had."""
+Fill = Callable[[int, memoryview], Awaitable[None]]
 
 
 class _Window:
@@ -39,10 +38,8 @@ class _Window:
 
     async def fill(self, fill: Fill) -> None:
         try:
-            count = await fill(self.offset, self.buffer)
-            self.has_failed = count < len(self.buffer)
-            if not self.has_failed:
-                self._error = None
+            await fill(self.offset, self.buffer)
+            self._error = None
         except Exception as error:  # the reader's, in whose request it belongs
             self.has_failed = True
             self._error = error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
@@ -68,14 +65,15 @@ class ReadAhead:
         self._next = 0
         self._run = 0
         self._windows: list[_Window] = []
-        self._is_careful = False
-        """A window could not be had: one page of it costs the read that wants it, no other."""
+        self._careful_until = 0
+        """The end of a window that could not be had: one page of it costs the read that wants
+        it, and no other."""
 
     async def read(self, offset: int, length: int) -> memoryview:
-        """`length` bytes, all within the file, or those before what could not be had."""
+        """Exactly `length` bytes, all within the file."""
         self._run = self._run + length if offset == self._next else length
         self._next = offset + length
-        if self._run <= _RUN or self._is_careful:
+        if self._run <= _RUN or offset < self._careful_until:
             self._windows.clear()
         else:
             self._look_ahead(offset)
@@ -86,11 +84,11 @@ class ReadAhead:
                 except OSError:
                     if not window.has_failed:
                         raise
-                    self._is_careful = True
+                    self._careful_until = window.end
                     self._windows.clear()
         buffer = self._buffers.lend(length)
-        count = await self._fill(offset, buffer)
-        return self._buffers.part(buffer, 0, count) if count < length else buffer
+        await self._fill(offset, buffer)
+        return buffer
 
     def _look_ahead(self, offset: int) -> None:
         """Windows from the one that holds `offset` on; the first is the one to serve from."""

@@ -135,22 +135,25 @@ async def serve(
         pyfuse3.close(unmount=True)
 
 
-_DESCRIPTORS_PER_STOP = 4  # mem, pagemap twice, and one for whatever is being asked
+_DESCRIPTORS_PER_STOP = 3  # mem, pagemap, and one for whatever is being asked
 _DESCRIPTORS_BESIDE = 256
 
 
 def _affordable(options: Options) -> Options:
     """The options, with no more stops than there are file descriptors for.
 
-    The soft limit is for programs that use select(2) (getrlimit(2)); we take the hard one.
+    A quarter of these is for root, beside what all others have.  The soft limit is for programs
+    that use select(2) (getrlimit(2)); we take the hard one.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    affordable = max(1, (hard - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_PER_STOP)
-    if affordable >= options.max_stops:
+    affordable = max(4, (hard - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_PER_STOP)
+    if affordable >= options.max_stops + options.user_stops:
         return options
-    logger.warning("max_stops=%d: RLIMIT_NOFILE is %d", affordable, hard)
-    return msgspec.structs.replace(options, max_stops=affordable)
+    each = min(options.user_stops, affordable // 4)
+    total = min(options.max_stops, affordable - each)
+    logger.warning("user_stops=%d, max_stops=%d: RLIMIT_NOFILE is %d", each, total, hard)
+    return msgspec.structs.replace(options, user_stops=each, max_stops=total)
 
 
 async def _end_on_signal(fs: GcoreFS) -> None:

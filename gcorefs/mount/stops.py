@@ -26,7 +26,6 @@ from gcorefs.process import access
 from gcorefs.process.absent import MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.patience import PATIENCE
 from gcorefs.process.procfs import Process
 from gcorefs.snapshot import CLOSE_TIMEOUT, READ_TIMEOUT, TAKE_TIMEOUT, Snapshot
 
@@ -59,6 +58,7 @@ class Workers:
 
     def __init__(self) -> None:
         self.takes = Limiters(_MOST_TAKES)
+        self.closes = Limiters(_MOST_TAKES)
         self.buffers = Buffers()
         self.questions = Questions()
         self.waits = Limiters(_MOST_WAITS)
@@ -87,7 +87,7 @@ class Stop:
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._snapshot = Snapshot(
-            process, opener, options.stop_timeout, options.unresponsive, self._on_death
+            process, opener, options.stop_timeout, options.unresponsive, self._on_end
         )
         self._handles: dict[Handle, None] = {}  # in the order of their opens
         self._reads = trio.CapacityLimiter(_MOST_READS)
@@ -129,7 +129,7 @@ class Stop:
                 await self._take()
                 await self._judge_again()
             except ProcessError as error:
-                self._error = error
+                self._error = ProcessError(error.reason, error.pid, error.detail)
             except Exception:  # a surprise is the readers' EIO, not the mount's end
                 logger.exception("process %d: cannot be dumped", self.process.pid)
                 self._error = ProcessError(Reason.SURPRISE, self.process.pid)
@@ -137,13 +137,18 @@ class Stop:
             self._notify_pollers()
             if self._error is None:
                 await self._hold()
-            elif not self._released.is_set():  # else nobody waits for it any more
-                logger.warning("%s", self._error)
+            else:
+                self._snapshot.forget()
+                if not self._released.is_set():  # else nobody waits for it any more
+                    logger.warning("%s", self._error)
         finally:
             self.let_go()
             # Bounded, for a tracer that sleeps in the kernel can hold up nobody but itself.
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                await trio.to_thread.run_sync(self._snapshot.close, abandon_on_cancel=True)
+                with self._workers.closes.of(self.opener.uid) as limiter:
+                    await trio.to_thread.run_sync(
+                        self._snapshot.close, abandon_on_cancel=True, limiter=limiter
+                    )
             self._finished.set()
             self._log_end()
 
@@ -299,7 +304,7 @@ class Stop:
         try:
             await self._ready.wait()
             if self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(None)  # or it grows with every read
             size = self._snapshot.size
             length = min(length, size - offset)
             if length <= 0:  # without an empty read dd would go on for ever
@@ -319,14 +324,17 @@ class Stop:
             )
         return handle.reader
 
-    async def _read_into(self, offset: int, buffer: memoryview) -> int:
-        """Fill `buffer`, or as much of it as is had in time."""
+    async def _read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer`, or fail: a short reply is the end of the file for whoever reads through
+        the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
+        """
         if offset + len(buffer) <= len(self._snapshot.layout.header):
-            return self._snapshot.read_into(offset, buffer)  # waits for nothing
+            self._snapshot.read_into(offset, buffer)  # waits for nothing
+            return
         done = 0
         sources: frozenset[str] = frozenset()
         limiter = self._reads
-        with trio.move_on_after(READ_TIMEOUT) as scope, contextlib.ExitStack() as stack:
+        with trio.move_on_after(READ_TIMEOUT), contextlib.ExitStack() as stack:
             while True:
                 rest = self._workers.buffers.part(buffer, done, len(buffer))
                 try:
@@ -340,15 +348,12 @@ class Stop:
                     )
                 except MayWait as wait:
                     done += wait.done
-                    sources |= {wait.source}
+                    # That one alone: what is waited for is the place that is held.
+                    sources = frozenset((wait.source,))
                     limiter = stack.enter_context(self._workers.waits.of(wait.source))
-                    if done:  # whoever wants what comes next may read on, and wait then
-                        scope.deadline = min(scope.deadline, trio.current_time() + PATIENCE)
                 else:
-                    return len(buffer)
-        if not done:
-            raise ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
-        return done
+                    return
+        raise ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
 
     def poll(self, handle: Handle, poll_handle: PollHandle | None) -> int:
         """Events that are there now; `poll_handle` is told of later ones."""
@@ -370,10 +375,11 @@ class Stop:
                     handle.poll_handle.notify()
                 handle.poll_handle = None
 
-    def _on_death(self) -> None:
+    def _on_end(self) -> None:
+        """The process died, or is held no longer for another reason: no further open joins."""
         # In the tracer's thread.
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._notify_pollers)
+            self._token.run_sync_soon(self.let_go, "a thread of it could not be recorded")
 
     def _touch(self) -> None:
         self._last_read = trio.current_time()

@@ -9,5 +9,6 @@ tracer    stops the threads, records them, holds them, lets them go
 holes     which pages were never touched, asked without touching them
 absent    which pages somebody else has to bring, who may never answer
 patience  questions to such, each given a moment
+lost      pages that could not be had
 memory    bytes out of the process
 """

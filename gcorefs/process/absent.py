@@ -17,6 +17,7 @@ from collections.abc import Container, Iterator, Sequence
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
+from gcorefs.process.procfs import Pagemap
 
 
 class MayWait(Exception):
@@ -31,13 +32,13 @@ class MayWait(Exception):
 class Absent:
     """The pages of a process, seen through its thread `tid`, that somebody has to bring."""
 
-    def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
+    def __init__(self, tid: int, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
         shmem = procfs.shmem_device()
-        found = [(vma, source) for vma in vmas if (source := _source(vma, tid, shmem))]
+        found = [(vma, source) for vma in vmas if (source := source_of(vma, tid, shmem))]
         self._vmas = [vma for vma, _ in found]
         self._sources = [source for _, source in found]
         self._starts = [vma.start for vma in self._vmas]
-        self._pagemap = procfs.Pagemap(tid)
+        self._pagemap = pagemap
 
     def first(
         self, address: int, length: int, sources: Container[str] = ()
@@ -60,7 +61,8 @@ class Absent:
             index += 1
 
 
-def _source(vma: Vma, tid: int, shmem_device: str) -> str | None:
+def source_of(vma: Vma, tid: int, shmem_device: str) -> str | None:
+    """Who has to bring pages of this mapping, None where nobody else has to."""
     if vma.vm_flags & {"um", "ui"}:
         return f"userfaultfd of {tid}"
     # Huge pages have no server, nor has memory without a name.

@@ -23,17 +23,18 @@ from collections.abc import Iterator, Sequence
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
+from gcorefs.process.procfs import Pagemap
 
 
 class Holes:
     """The untouched pages of a process that stands still, seen through its thread `tid`."""
 
-    def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
+    def __init__(self, tid: int, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
         self._tid = tid
         device, leased = procfs.shmem_device(), procfs.leased_inodes()
         self._vmas = [vma for vma in vmas if _may_have_holes(vma, device, leased)]
         self._starts = [vma.start for vma in self._vmas]
-        self._pagemap = procfs.Pagemap(tid)
+        self._pagemap = pagemap
 
     def populated(self, address: int, length: int) -> Iterator[tuple[int, int]]:
         """Address and length of each piece, in order, that may hold anything but zeros."""

@@ -19,17 +19,18 @@ from gcorefs.process import syscalls
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.holes import Holes
+from gcorefs.process.lost import Lost
 
 
 class Memory:
     """The memory of one process, read through one of its threads while that is held."""
 
-    def __init__(self, pid: int, tid: int, check: Callable[[], None], unreadable: set[int]) -> None:
+    def __init__(self, pid: int, tid: int, check: Callable[[], None], lost: Lost) -> None:
         """`check` is asked after every read, and raises where it came too late to be true.
 
-        Into `unreadable` go the addresses of pages that could not be had and are zeros.
+        Into `lost` go the pages that could not be had and are zeros.
         """
-        self._unreadable = unreadable
+        self._lost = lost
         self._pid = pid
         self._tid = tid
         self._check = check
@@ -125,7 +126,7 @@ class Memory:
 
     def lose(self, address: int) -> None:
         """Count the page at `address` as one that could not be had."""
-        self._unreadable.add(address - address % PAGE_SIZE)
+        self._lost.add(address)
 
     def _has_to_be_brought(self, address: int, length: int) -> bool:
         return self.absent is not None and self.absent.first(address, length) is not None

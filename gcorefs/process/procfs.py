@@ -10,6 +10,7 @@ the kernel chose to say it with.
 
 import contextlib
 import errno
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -297,6 +298,7 @@ class Pagemap:
             os.close(self._file)
 
 
+@functools.cache
 def shmem_device() -> str:
     """The device of memory without a name, as maps writes it: memfd, System V, /dev/zero.
 

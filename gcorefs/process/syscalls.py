@@ -183,10 +183,18 @@ def has_seccomp_filter(tid: int) -> bool:
     buffer = ctypes.create_string_buffer(8192)
     fd = _open(f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
     if fd < 0:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
-    count = _read(fd, buffer, len(buffer))
-    _close(fd)
-    return b"\nSeccomp:\t2" in ctypes.string_at(buffer, max(count, 0))
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ESRCH):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
+        return True  # not known: as if it had one is what hurts nobody
+    text = b""
+    try:
+        # In pieces: the groups stand before it, and may be tens of thousands.
+        while (count := _read(fd, buffer, len(buffer))) > 0:
+            text += ctypes.string_at(buffer, count)
+    finally:
+        _close(fd)
+    return count < 0 or b"\nSeccomp:\t2" in text
 
 
 class _Siginfo(ctypes.Structure):

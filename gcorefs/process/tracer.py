@@ -70,7 +70,7 @@ class Tracer:
         machine: Machine,
         calls: dict[int, str],
         stop_timeout: float,
-        on_death: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.process = process
         self.records: list[Record] = []
@@ -86,7 +86,7 @@ class Tracer:
         self._machine = machine
         self._calls = calls
         self._stop_timeout = stop_timeout
-        self._on_death = on_death
+        self._on_end = on_end
         self._failure: BaseException | None = None
         self._ready = threading.Event()
         self._release = threading.Event()
@@ -154,7 +154,10 @@ class Tracer:
                 return
             finally:
                 self._ready.set()
-            self._hold()
+            try:
+                self._hold()
+            except OSError:  # of a thread that stopped late: nobody is to join any more
+                self._on_end()
         finally:
             self._let_go()
 
@@ -393,7 +396,7 @@ class Tracer:
 
     def _die(self) -> None:
         self.dead = True
-        self._on_death()
+        self._on_end()
 
     def _let_go(self) -> None:
         self.is_over = True

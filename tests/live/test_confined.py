@@ -1,11 +1,12 @@
 """Processes under conditions that a stop must neither break nor need broken."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Target
-from tests.live.accounts import compare
+from tests.live.accounts import await_rounds, compare, stop_often
 
 Spawn = Callable[..., Target]
 
@@ -26,3 +27,14 @@ def test_a_confined_process_goes_on(spawn: Spawn, condition: str) -> None:
     expected, account = compare(lambda: spawn("confined", condition))
     assert all(outcomes == {"ok"} for outcomes in expected.values()), expected
     assert account == expected
+
+
+def test_a_filter_is_seen_behind_many_groups(build: Callable[[str], Path]) -> None:
+    """/proc/PID/status names them before it tells of the filter."""
+    groups = ",".join(str(4_000_000_000 + number) for number in range(1_000))
+    target = Target(["setpriv", f"--groups={groups}", str(build("confined")), "seccomp"])
+    try:
+        stop_often(target, 20)
+        await_rounds(target)
+    finally:
+        target.kill()

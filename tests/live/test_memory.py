@@ -13,6 +13,7 @@ from elftools.elf.elffile import ELFFile
 from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
@@ -91,7 +92,7 @@ def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
         while procfs.system_call(process.pid, process.pid) is None:
             pass  # until it waits for its line
         start = parse_smaps(procfs.read_mm(process.pid, "smaps"))[0].start
-        memory = Memory(process.pid, process.pid, lambda: None, set())
+        memory = Memory(process.pid, process.pid, lambda: None, Lost())
         memory.only_pinned = True
         assert memory.read_bytes(start, 4) == b"\x7fELF"
         memory.check_pinned()

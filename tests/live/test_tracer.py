@@ -152,7 +152,7 @@ def test_a_death_is_told_where_no_thread_had_stopped(
     told = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(syscalls, "interrupt", lambda tid: None)
-        snapshot = Snapshot(find(target.pid), stop_timeout=0.1, on_death=told.set)
+        snapshot = Snapshot(find(target.pid), stop_timeout=0.1, on_end=told.set)
         snapshot.take()
     try:
         assert snapshot.unresponsive_threads == snapshot.threads == 4

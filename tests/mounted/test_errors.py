@@ -114,6 +114,36 @@ def test_of_a_process_killed_while_held_only_the_header_is_left(
         assert os.pread(fd, 1, len(data)) == b""
 
 
+def test_who_died_while_held_is_gone_for_the_next_opener(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 3)
+    mount.expect(f"process {target.pid}: there is no such process, or no thread of it lives")
+    with opened(mount / target.pid) as fd:
+        os.read(fd, 1)
+        target.popen.kill()
+        os.waitid(os.P_PID, target.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert open_errno(mount / target.pid) == errno.ESRCH
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+
+
+def test_a_failed_file_costs_the_server_nothing_however_often_it_is_read(
+    mount: Mount, spawn: Callable[..., Target], strace: Callable[[int], int]
+) -> None:
+    target = spawn("threads", 1)
+    mount.expect(f"TracerPid {strace(target.truth['threads'][0]['tid'])}")
+    mount.allow(" times more")
+    server = mount.server
+    with opened(mount / target.pid) as fd:
+        reads = 0
+        for _ in range(2):  # the first round is for whatever is needed once
+            before = procfs.stat(server).resident
+            for _ in range(10_000):
+                reads += errno_of(lambda: os.read(fd, 1)) == errno.EBUSY
+        assert reads == 20_000
+        assert (procfs.stat(server).resident - before) * procfs.PAGE_SIZE < 1 << 20
+
+
 def test_a_parent_hears_of_a_death_while_the_file_is_open(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:

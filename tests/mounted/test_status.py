@@ -72,7 +72,8 @@ def test_status_tells_who_holds_what(mount: Mount, spawn: Callable[..., Target])
             "bytes_read": len(data),
             "pages_unreadable": 0,
             "size": len(data),
-            "openers": [{"pid": os.getpid(), "uid": 0}] * 2,
+            "files": 2,
+            "openers": [{"pid": os.getpid(), "uid": 0}],
         }
         assert {name: stop[name] for name in expected} == expected
         assert stop["stopped_ms"] >= stop["ready_ms"] > 0

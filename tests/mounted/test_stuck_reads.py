@@ -264,6 +264,25 @@ def test_a_reader_that_goes_forward_loses_that_page_alone(
         assert_touched_are_there(fd, start)
 
 
+def test_sendfile_fails_there_and_does_not_end(
+    mount: Mount, server: Server, half_there: tuple[Target, int]
+) -> None:
+    """It reads through the page cache, where a short reply would be the end of the file."""
+    target, start = half_there
+    server.silent()
+    mount.expect(f"process {target.pid}: its memory {IN_TIME}")
+    with opened(mount / target.pid) as fd, open(os.devnull, "wb") as sink:
+        offset, _ = segment(fd, start)
+        size = os.fstat(fd).st_size
+
+        def send() -> None:
+            at = offset
+            while at < size and (count := os.sendfile(sink.fileno(), fd, at, 1 << 20)):
+                at += count
+
+        assert errno_of(send) == errno.EIO
+
+
 def test_a_thread_that_waits_for_such_a_page_holds_nobody_up(
     mount: Mount, server: Server, half_there: tuple[Target, int], tmp_path: Path
 ) -> None:

@@ -91,6 +91,19 @@ async def test_a_thread_that_does_not_end_keeps_its_place_and_nobody_else_s() ->
         end.set()
 
 
+async def test_a_limiter_is_the_same_for_all_who_use_it_at_one_time() -> None:
+    """Also for one who has no place of it yet, as whoever waits for another limiter first."""
+    limiters = Limiters(2)
+    with limiters.of(1) as first:
+        with limiters.of(1) as second:
+            assert second is first
+        async with first:
+            pass
+        with limiters.of(1) as third:
+            assert third is first
+    assert not limiters._by_key
+
+
 async def test_one_who_waits_for_a_second_place_and_gives_up_leaves_the_first() -> None:
     first, second = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
     async with second:

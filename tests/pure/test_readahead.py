@@ -101,31 +101,35 @@ async def test_what_could_not_be_fetched_is_the_error_of_whoever_asks_for_it() -
 async def test_one_bad_place_costs_only_what_lies_there() -> None:
     bad = 3 * WINDOW + 5 * MIB // 2
 
-    async def fill(offset: int, buffer: memoryview) -> int:
+    asked: list[int] = []
+
+    async def fill(offset: int, buffer: memoryview) -> None:
+        asked.append(len(buffer))
         await trio.lowlevel.checkpoint()
         if offset <= bad < offset + len(buffer):
-            if offset == bad:
-                raise OSError(errno.EIO, "bad")
-            buffer = buffer[: bad - offset]
+            raise OSError(errno.EIO, "bad")
         buffer[:] = FILE[offset : offset + len(buffer)]
-        return len(buffer)
 
     async with trio.open_nursery() as nursery:
         reader = ReadAhead(fill, SIZE, Buffers(), nursery)
         for offset in range(0, bad - MIB, MIB):
             assert await reader.read(offset, MIB) == FILE[offset : offset + MIB]
-        assert await reader.read(bad - MIB // 2, MIB) == FILE[bad - MIB // 2 : bad]
+        with pytest.raises(OSError):
+            await reader.read(bad - MIB // 2, MIB)
+        assert await reader.read(bad - MIB // 2, MIB // 2) == FILE[bad - MIB // 2 : bad]
         with pytest.raises(OSError):
             await reader.read(bad, 1)
+        asked.clear()
         for offset in range(bad + 1, SIZE - MIB, MIB):
             assert await reader.read(offset, MIB) == FILE[offset : offset + MIB]
+        # Behind that window it is read ahead again.
+        assert max(asked) > MIB
 
 
 async def test_what_was_never_filled_is_no_data() -> None:
-    async def never(offset: int, buffer: memoryview) -> int:
+    async def never(offset: int, buffer: memoryview) -> None:
         if offset:
             await trio.sleep_forever()
-        return len(buffer)
 
     async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
         reader = ReadAhead(never, SIZE, Buffers(), nursery)

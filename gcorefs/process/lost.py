@@ -1,0 +1,50 @@
+"""Pages that could not be had and are zeros in the core.
+
+As ranges: of a file that was truncated under its mapping there are millions in a row.
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from gcorefs.elfcore.elf import PAGE_SIZE
+
+_MOST_RANGES = 100_000
+
+
+class Lost:
+    """Counts each page once, however often it is asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.no_loss: Sequence[range] = ()
+        """Where [vvar], [vsyscall] and the like lie, which nobody can read from outside: that
+        these are zeros is no loss, and the same in the kernel's cores."""
+        self._lock = threading.Lock()
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, address: int) -> None:
+        """The page in which `address` lies."""
+        page = address - address % PAGE_SIZE
+        if any(page in own for own in self.no_loss):
+            return
+        with self._lock:
+            self._add(page)
+
+    def _add(self, page: int) -> None:
+        starts, ends = self._starts, self._ends
+        after = bisect_right(starts, page)
+        if after and page < ends[after - 1]:
+            return
+        self.count += 1
+        if after and ends[after - 1] == page:
+            ends[after - 1] = page + PAGE_SIZE
+            if after < len(starts) and starts[after] == page + PAGE_SIZE:
+                ends[after - 1] = ends.pop(after)
+                starts.pop(after)
+        elif after < len(starts) and starts[after] == page + PAGE_SIZE:
+            starts[after] = page
+        elif len(starts) < _MOST_RANGES:  # past that a page may count twice
+            starts.insert(after, page)
+            ends.insert(after, page + PAGE_SIZE)
