@@ -50,6 +50,12 @@ def release_errno(mount: Mount, data: bytes, *prefix: str) -> int:
     return int(result.stderr.split(b"[Errno ")[1].split(b"]")[0])
 
 
+def attribute_names(path: Path, *prefix: str) -> list[str]:
+    script = "import json, os, sys; print(json.dumps(os.listxattr(sys.argv[1])))"
+    names: list[str] = json.loads(run(*prefix, "/usr/bin/python3", "-c", script, path).stdout)
+    return names
+
+
 def test_nothing_is_held_before_anything_is_opened(mount: Mount) -> None:
     assert status(mount) == []
     result = gcorefs("status", "--mount", mount.path)
@@ -166,6 +172,8 @@ def test_a_user_sees_only_what_they_opened(
             assert seen["pid"] == nobodys.pid
             assert seen["openers"] == [{"pid": reader.pid, "uid": NOBODY}]
             assert status(mount, *user(OTHER)) == []
+            assert attribute_names(mount / nobodys.pid, *user(NOBODY)) != []
+            assert attribute_names(mount / nobodys.pid, *user(OTHER)) == []
             assert {stop["pid"] for stop in status(mount)} == {roots.pid, nobodys.pid}
             both = next(stop for stop in status(mount) if stop["pid"] == nobodys.pid)
             assert [each["uid"] for each in both["openers"]] == [NOBODY, 0]
