@@ -31,8 +31,14 @@ class Holes:
 
     def __init__(self, tid: int, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
         self._tid = tid
-        device, leased = procfs.shmem_device(), procfs.leased_inodes()
-        self._vmas = [vma for vma in vmas if _may_have_holes(vma, device, leased)]
+        device = procfs.shmem_device()
+        found = [vma for vma in vmas if _may_have_holes(vma, device)]
+        if any("sh" in vma.vm_flags for vma in found):
+            # Only then: the first to read /proc/locks waits some 10 ms for all processors
+            # (fs/locks.c, locks_start; percpu_down_write), and here a process stands still.
+            leased = procfs.leased_inodes()
+            found = [vma for vma in found if "sh" not in vma.vm_flags or vma.inode not in leased]
+        self._vmas = found
         self._starts = [vma.start for vma in self._vmas]
         self._pagemap = pagemap
 
@@ -87,9 +93,9 @@ class Holes:
         return self._vmas[index]
 
 
-def _may_have_holes(vma: Vma, shmem_device: str, leased: set[int]) -> bool:
+def _may_have_holes(vma: Vma, shmem_device: str) -> bool:
     if "um" in vma.vm_flags or "ht" in vma.vm_flags or vma.is_special:
         return False
     if "sh" in vma.vm_flags:
-        return vma.dev == shmem_device and vma.inode not in leased
+        return vma.dev == shmem_device
     return not vma.has_file
