@@ -157,12 +157,21 @@ def _affordable(options: Options) -> Options:
 
 
 async def _end_on_signal(fs: GcoreFS) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    # What trio puts back in the end, while we still unmount: a second signal then would leave a
+    # dead mount.
+    for each in _END_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    with trio.open_signal_receiver(*_END_SIGNALS) as signals:
+        is_ending = False
         async for number in signals:
-            logger.info("ends on %s", signal.Signals(number).name)
-            await fs.held.let_all_go()
-            pyfuse3.terminate()
-            return
+            if not is_ending:
+                is_ending = True
+                logger.info("ends on %s", signal.Signals(number).name)
+                await fs.held.let_all_go()
+                pyfuse3.terminate()
+
+
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def test_in_the_foreground_it_stays_until_told(
         f"gcorefs: INFO: ends on {number.name}",
     ]
     assert not is_mounted(unmounted)
+
+
+def test_told_again_and_again_it_ends_in_good_order(
+    unmounted: Mount, foreground: "subprocess.Popen[bytes]", spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 3)
+    with opened(unmounted / target.pid) as fd:
+        os.read(fd, 1)
+        deadline = time.monotonic() + 20
+        while foreground.poll() is None and time.monotonic() < deadline:
+            foreground.send_signal(signal.SIGTERM)
+            foreground.send_signal(signal.SIGINT)
+    assert foreground.returncode == 0
+    assert not is_mounted(unmounted)
+    eventually(lambda: is_free(target.pid))
 
 
 def test_in_the_foreground_it_ends_with_its_mount(
