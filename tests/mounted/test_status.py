@@ -240,7 +240,11 @@ def test_a_process_is_let_go_while_it_is_being_stopped(
 def test_what_is_no_pid_lets_nobody_go(mount: Mount, data: bytes) -> None:
     if data:  # nothing is written, nothing is asked
         mount.expect("what was written to .gcorefs/release is no pid")
+    before = mount.log.read_bytes().count(b"\n")
     assert release_errno(mount, data) == (errno.EINVAL if data else 0)
+    # What was written is the writer's choice, and not for the log.
+    lines = mount.log.read_bytes().splitlines()[before:]
+    assert all(line.endswith(b"is no pid (uid 0)") for line in lines)
 
 
 def test_who_is_not_held_is_not_let_go(mount: Mount, spawn: Callable[..., Target]) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,6 +148,13 @@ async def test_questions_that_are_not_answered_take_no_thread_from_others(
         assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
         if processes == 1:
             assert await questions.ask(processes + 1, 1000, lambda: 7) == 7
+            return
+        # Who waits for a place of their own holds none of the process that they ask about.
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask, processes + 1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
     finally:
         end.set()
 
