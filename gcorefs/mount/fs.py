@@ -150,15 +150,11 @@ class GcoreFS(ReadOnly):
     @_answered
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         pids: Sequence[int] | None = None
-        with self._limits.requests.lent(ctx.uid, 0):
-            self._limits.others.take(ctx.uid, 0)
-            try:
-                if inode == pyfuse3.ROOT_INODE:
-                    pids = sorted(await self._questions.ask(0, ctx.uid, procfs.pids))
-            except BaseException:
-                self._limits.others.give_back(ctx.uid)
-                raise
-        return self._add(_File(ctx.uid, pids, self._limits.others))
+        budget = self._limits.others
+        with self._limits.requests.lent(ctx.uid, 0), budget.kept(ctx.uid, 0):
+            if inode == pyfuse3.ROOT_INODE:
+                pids = sorted(await self._questions.ask(0, ctx.uid, procfs.pids))
+        return self._add(_File(ctx.uid, pids, budget))
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -210,19 +206,14 @@ class GcoreFS(ReadOnly):
         found = None if entries.is_own(inode) else self._inodes[inode]
         pid = found.process.pid if found else 0
         budget = self._limits.files if found else self._limits.others
-        with self._limits.requests.lent(ctx.uid, pid):
-            budget.take(ctx.uid, pid)
-            try:
-                content: Handle | StatusFile | ReleaseFile
-                if found is not None:
-                    content = await self.held.open(found, flags, ctx)
-                elif inode == control.STATUS:
-                    content = StatusFile(self.held, ctx.uid)
-                else:
-                    content = ReleaseFile(self.held, ctx.uid, ctx.pid)
-            except BaseException:
-                budget.give_back(ctx.uid)
-                raise
+        with self._limits.requests.lent(ctx.uid, pid), budget.kept(ctx.uid, pid):
+            content: Handle | StatusFile | ReleaseFile
+            if found is not None:
+                content = await self.held.open(found, flags, ctx)
+            elif inode == control.STATUS:
+                content = StatusFile(self.held, ctx.uid)
+            else:
+                content = ReleaseFile(self.held, ctx.uid, ctx.pid)
         number = self._add(_File(ctx.uid, content, budget))
         return pyfuse3.FileInfo(fh=number, direct_io=True, keep_cache=False)
 

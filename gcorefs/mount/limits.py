@@ -50,6 +50,16 @@ class Budget:
         self._sum -= amount
 
     @contextlib.contextmanager
+    def kept(self, uid: int, pid: int) -> Iterator[None]:
+        """Taken for good, unless what follows fails."""
+        self.take(uid, pid)
+        try:
+            yield
+        except BaseException:
+            self.give_back(uid)
+            raise
+
+    @contextlib.contextmanager
     def lent(self, uid: int, pid: int) -> Iterator[None]:
         self.take(uid, pid)
         try:

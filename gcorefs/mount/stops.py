@@ -159,8 +159,9 @@ class Stop:
                 await trio.to_thread.run_sync(
                     self._snapshot.take, abandon_on_cancel=True, limiter=limiter
                 )
-            self._budget.take(self.opener.uid, self.process.pid, self._snapshot.header_memory)
-            self.memory = self._snapshot.header_memory
+            memory = self._snapshot.header_memory
+            self._budget.take(self.opener.uid, self.process.pid, memory)
+            self.memory = memory
             return
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
