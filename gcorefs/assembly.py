@@ -12,16 +12,20 @@ from functools import partial
 from typing import Literal
 
 from gcorefs.elfcore import filter as rules
-from gcorefs.elfcore.layout import Layout, Segment
+from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
+from gcorefs.elfcore.segments import Segment
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
+from gcorefs.process.holes import find_holes
 from gcorefs.process.memory import Memory
+from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
+from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Record
 
 _MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
@@ -51,6 +55,8 @@ def assemble(
     provenance: Provenance,
     vmas: Sequence[Vma],
     memory: Memory,
+    pagemap: Pagemap,
+    shared: Shared,
 ) -> Assembly:
     """A core of `process`, whose live thread `tid` is stopped like all others.
 
@@ -65,8 +71,10 @@ def assemble(
         [(_source(vma, tid), partial(_dump_size, vma, mask, tid, memory)) for vma in vmas],
         lambda index: _lost(vmas[index], memory),
     )
-    segments = [
-        Segment(vma.start, vma.size, size, vma.flags) for vma, size in zip(vmas, sizes, strict=True)
+    holes = find_holes(vmas, sizes, pagemap, shared)
+    mappings = [
+        Segment(vma.start, vma.size, size, vma.flags, own)
+        for vma, size, own in zip(vmas, sizes, holes, strict=True)
     ]
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
@@ -87,7 +95,7 @@ def assemble(
         provenance=provenance,
     )
     return Assembly(
-        layout=Layout(machine, segments, notes.pack()),
+        layout=Layout(machine, mappings, notes.pack()),
         provenance=provenance,
     )
 

@@ -20,10 +20,11 @@ from gcorefs.process import access, procfs, restart
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.holes import Holes
 from gcorefs.process.lost import Lost
-from gcorefs.process.memory import Memory
-from gcorefs.process.procfs import Pagemap, Process
+from gcorefs.process.memory import Memory, clear
+from gcorefs.process.pagemap import Pagemap
+from gcorefs.process.procfs import Process
+from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Record, Tracer
 
 DEFAULT_STOP_TIMEOUT = 1.0
@@ -159,7 +160,7 @@ class Snapshot:
             vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
             self._lost.no_loss = [range(vma.start, vma.end) for vma in vmas if vma.is_special]
             pagemap = Pagemap(tid)
-            memory.holes = Holes(tid, vmas, pagemap)
+            shared = memory.shared = Shared(tid, vmas)
             memory.absent = Absent(tid, vmas, pagemap)
             assembly = assemble(
                 process,
@@ -171,6 +172,8 @@ class Snapshot:
                 self._provenance(stop_seconds),
                 vmas,
                 memory,
+                pagemap,
+                shared,
             )
             memory.check_pinned()
         except (ProcessLookupError, FileNotFoundError) as error:
@@ -229,7 +232,7 @@ class Snapshot:
     def header_memory(self) -> int:
         """Bytes, about, that the header and the way into memory take here."""
         layout = self.layout
-        return len(layout.header) + _BYTES_PER_MAPPING * len(layout.segments)
+        return len(layout.header) + _BYTES_PER_MAPPING * layout.phnum
 
     @property
     def is_dead(self) -> bool:
@@ -261,22 +264,43 @@ class Snapshot:
         anybody).
         """
         layout = self.layout
-        done = 0
+        ranges: list[tuple[int, int]] = []
+        begin = end = 0  # of `ranges` in the buffer
         for extent in layout.extents(offset, len(buffer)):
-            piece = buffer[done : done + extent.length]
-            if extent.source is Source.HEADER:
-                piece[:] = layout.header[extent.at : extent.at + extent.length]
+            start = extent.offset - offset
+            if extent.source is Source.MEMORY:
+                if not ranges:
+                    begin = start
+                ranges.append((extent.at, extent.length))
             else:
-                memory = self._memory
-                if memory is None:
-                    self._check()  # it may have died
-                    raise ProcessError(Reason.LET_GO, self.process.pid)
-                try:
-                    memory.read_into(extent.at, piece, sources)
-                except MayWait as wait:
-                    raise MayWait(wait.source, done + wait.done) from None
-            done += extent.length
-        return done
+                self._read_ranges(ranges, begin, buffer[begin:start], sources)
+                ranges = []
+                piece = buffer[start : start + extent.length]
+                if extent.source is Source.HEADER:
+                    piece[:] = layout.header[extent.at : extent.at + extent.length]
+                else:
+                    clear(piece)
+            end = start + extent.length
+        self._read_ranges(ranges, begin, buffer[begin:end], sources)
+        return end
+
+    def _read_ranges(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        done: int,
+        buffer: memoryview,
+        sources: Container[str] | None,
+    ) -> None:
+        if not ranges:
+            return
+        memory = self._memory
+        if memory is None:
+            self._check()  # it may have died
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+        try:
+            memory.read_ranges(ranges, buffer, sources)
+        except MayWait as wait:
+            raise MayWait(wait.source, done + wait.done) from None
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file."""

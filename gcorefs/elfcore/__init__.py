@@ -6,5 +6,6 @@ filter   how much of a mapping the kernel would dump
 regsets  which registers a machine records, and under which note
 provenance  the note that says how the core was had
 notes    the notes of a core, as structures
+segments  memory as program headers tell of it, and zeros only once
 layout   where every byte of the file lies
 """

@@ -5,6 +5,8 @@ little-endian: the machines that we know are.
 """
 
 import struct
+from array import array
+from collections.abc import Iterable
 
 ET_CORE = 4
 EM_X86_64 = 62
@@ -66,6 +68,26 @@ def pack_phdr(
 ) -> bytes:
     """One program header.  p_paddr is 0, as in the kernel's own cores."""
     return _PHDR.pack(kind, flags, offset, vaddr, 0, filesz, memsz, align)
+
+
+def pack_loads(
+    flags: Iterable[int],
+    offsets: Iterable[int],
+    vaddrs: Iterable[int],
+    filesizes: Iterable[int],
+    memsizes: Iterable[int],
+) -> bytes:
+    """The program headers of many PT_LOADs, from one column for each field."""
+    # Elf64_Phdr is seven words, of which p_type and p_flags share the first.
+    kinds = array("Q", [PT_LOAD | each << 32 for each in flags])
+    words = array("Q", bytes(PHDR_SIZE * len(kinds)))
+    words[0::7] = kinds
+    words[1::7] = array("Q", offsets)
+    words[2::7] = array("Q", vaddrs)
+    words[4::7] = array("Q", filesizes)
+    words[5::7] = array("Q", memsizes)
+    words[6::7] = array("Q", [PAGE_SIZE]) * len(kinds)
+    return words.tobytes()
 
 
 def pack_extended_numbering(phnum: int, notes_offset: int, notes_size: int) -> bytes:

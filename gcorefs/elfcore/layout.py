@@ -6,27 +6,21 @@ Rules of this file:
 - Extents tile the file: every offset below `size` is in exactly one extent, in order, with
   no gap and no overlap.  Any split of reads therefore gives the bytes of one whole read.
 - The file begins with the header: ELF header, program headers, section headers where there
-  are any, notes, zeros up to a page border.  Memory follows in address order, so that a
-  reader that only goes forward (a pipe) meets everything before it needs it.
+  are any, notes, zeros up to a page border.  The area of zeros follows (segments.py), then
+  memory in address order, so that a reader that only goes forward (a pipe) meets everything
+  before it needs it.
 """
 
 import enum
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 from gcorefs.elfcore import elf
 from gcorefs.elfcore.regsets import Machine
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One PT_LOAD: `memsz` bytes of memory from `vaddr`, of which the file holds `filesz`."""
-
-    vaddr: int
-    memsz: int
-    filesz: int
-    flags: int
+from gcorefs.elfcore.segments import ZEROS, Segment, load
 
 
 class Source(enum.Enum):
@@ -34,6 +28,7 @@ class Source(enum.Enum):
 
     HEADER = "header"
     MEMORY = "memory"
+    ZEROS = "zeros"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +44,45 @@ class Extent:
 class Layout:
     """The file of one snapshot: its header pages, and the way from an offset to memory."""
 
-    def __init__(self, machine: Machine, segments: Sequence[Segment], notes: bytes) -> None:
-        self.segments = tuple(segments)
-        phnum = len(self.segments) + 1
+    def __init__(self, machine: Machine, mappings: Sequence[Segment], notes: bytes) -> None:
+        loads = load(mappings)
+        self.phnum = phnum = len(loads.vaddr) + 1
         shnum = 2 if phnum >= elf.PN_XNUM else 0
         shoff = elf.EHDR_SIZE + phnum * elf.PHDR_SIZE
         notes_offset = shoff + shnum * elf.SHDR_SIZE
+        zeros_offset = elf.page_up(notes_offset + len(notes))
+        memory_offset = zeros_offset + loads.area
+        # Only what is no zero moves the next one on.
+        offsets = accumulate(
+            (0 if zero else size for size, zero in zip(loads.filesz, loads.is_zero, strict=True)),
+            initial=memory_offset,
+        )
         parts = [
             elf.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
             # p_align 4: with 8 elfutils and drgn look for notes padded to eight bytes.
             elf.pack_phdr(elf.PT_NOTE, 0, notes_offset, 0, len(notes), 0, 4),
+            elf.pack_loads(
+                loads.flags,
+                [
+                    zeros_offset if zero else offset
+                    for offset, zero in zip(offsets, loads.is_zero, strict=False)
+                ],
+                loads.vaddr,
+                loads.filesz,
+                loads.memsz,
+            ),
         ]
-        offset = elf.page_up(notes_offset + len(notes))
-        # _offsets[i] is where the data of _loaded[i] begins; the last entry ends the file.
-        self._offsets: list[int] = []
-        self._loaded: list[Segment] = []
-        for segment in self.segments:
-            parts.append(
-                elf.pack_phdr(
-                    elf.PT_LOAD,
-                    segment.flags,
-                    offset,
-                    segment.vaddr,
-                    segment.filesz,
-                    segment.memsz,
-                    elf.PAGE_SIZE,
-                )
-            )
-            if segment.filesz:
-                self._offsets.append(offset)
-                self._loaded.append(segment)
-                offset += segment.filesz
         if shnum:
             parts.append(elf.pack_extended_numbering(phnum, notes_offset, len(notes)))
         parts.append(notes)
         header = b"".join(parts)
-        self.header = header.ljust(elf.page_up(len(header)), b"\0")
-        self.size = offset
+        self.header = header.ljust(zeros_offset, b"\0")
+        # Extent i is from _offsets[i] to _offsets[i + 1], and has memory from _addresses[i] on.
+        first = [(ZEROS, loads.area)] if loads.area else []
+        self._addresses = array("Q", [address for address, _ in first]) + loads.addresses
+        lengths = chain((length for _, length in first), loads.lengths)
+        self._offsets = array("Q", accumulate(lengths, initial=zeros_offset))
+        self.size = self._offsets[-1]
         """Bytes of the whole file."""
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
@@ -97,8 +94,11 @@ class Layout:
             offset += count
         index = bisect_right(self._offsets, offset) - 1
         while offset < end:
-            segment, base = self._loaded[index], self._offsets[index]
-            count = min(end, base + segment.filesz) - offset
-            yield Extent(Source.MEMORY, offset, count, segment.vaddr + offset - base)
+            base, address = self._offsets[index], self._addresses[index]
+            count = min(end, self._offsets[index + 1]) - offset
+            if address == ZEROS:
+                yield Extent(Source.ZEROS, offset, count, 0)
+            else:
+                yield Extent(Source.MEMORY, offset, count, address + offset - base)
             offset += count
             index += 1

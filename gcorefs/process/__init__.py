@@ -6,7 +6,9 @@ procfs    what /proc says
 restart   which interrupted calls the kernel would not restart by itself
 access    may this opener see that process?  The kernel decides
 tracer    stops the threads, records them, holds them, lets them go
-holes     which pages were never touched, asked without touching them
+pagemap   which pages are in the page tables
+shared    shared memory without a name, by way of its file
+holes     what was never populated, found without touching it
 absent    which pages somebody else has to bring, who may never answer
 patience  questions to such, each given a moment
 lost      pages that could not be had

@@ -17,7 +17,7 @@ from collections.abc import Container, Iterator, Sequence
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
-from gcorefs.process.procfs import Pagemap
+from gcorefs.process.pagemap import Pagemap
 
 
 class MayWait(Exception):
@@ -51,6 +51,10 @@ class Absent:
                 if index >= 0:
                     return max(start, (start // PAGE_SIZE + index) * PAGE_SIZE), source
         return None
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """True where anything between the two addresses is somebody's to bring."""
+        return next(self._within(start, end), None) is not None
 
     def _within(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         index = max(0, bisect_right(self._starts, start) - 1)

@@ -12,14 +12,15 @@ had the quick way or not at all.
 
 import errno
 import os
-from collections.abc import Callable, Container
+from array import array
+from collections.abc import Callable, Container, Sequence
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.process import syscalls
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.holes import Holes
 from gcorefs.process.lost import Lost
+from gcorefs.process.shared import Shared
 
 
 class Memory:
@@ -38,7 +39,7 @@ class Memory:
         """Some thread did not stop, and may yet call execve(2).  process_vm_readv(2) would
         then read the new program, under our credentials; the open mem file still means the
         old one, and has nothing any more (fs/proc/base.c, mem_rw)."""
-        self.holes: Holes | None = None
+        self.shared: Shared | None = None
         self.absent: Absent | None = None
         """Both are asked before every read, once the mappings are known."""
         self._mem = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -58,16 +59,64 @@ class Memory:
                 if done:
                     self.read_into(address, buffer[:done])
                 raise MayWait(first[1], done)
-        if self.holes is None:
-            self._read_all(address, buffer)
-        else:
-            done = self.holes.read_file(address, buffer)
-            for start, length in self.holes.populated(address + done, len(buffer) - done):
-                _clear(buffer[done : start - address])
-                done = start - address + length
-                self._read_all(start, buffer[start - address : done])
-            _clear(buffer[done:])
+        done = self.shared.read_into(address, buffer) if self.shared is not None else 0
+        self._read_all(address + done, buffer[done:])
         self._check()
+
+    def read_ranges(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        buffer: memoryview,
+        sources: Container[str] | None = None,
+    ) -> None:
+        """Fill `buffer` from ranges of memory, each an address and a length, one after the other.
+
+        As read_into, but in as few calls as it takes; addresses must ascend.
+        """
+        if self._is_simple(ranges[0][0], sum(ranges[-1])):
+            self._read_quickly_all(ranges, buffer)
+            self._check()
+            return
+        done = 0
+        for address, length in ranges:
+            try:
+                self.read_into(address, buffer[done : done + length], sources)
+            except MayWait as wait:
+                raise MayWait(wait.source, done + wait.done) from None
+            done += length
+
+    def _is_simple(self, start: int, end: int) -> bool:
+        """True where all that is between is read the quick way and waits for nobody."""
+        return not (
+            self.only_pinned
+            or (self.shared is not None and self.shared.overlaps(start, end))
+            or (self.absent is not None and self.absent.overlaps(start, end))
+        )
+
+    def _read_quickly_all(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        for first in range(0, len(ranges), _RANGES_AT_ONCE):
+            some = ranges[first : first + _RANGES_AT_ONCE]
+            total = sum(length for _, length in some)
+            count = self._read_vector(some, buffer[:total])
+            if count < total:
+                self._read_rest(some, buffer[:total], count)
+            buffer = buffer[total:]
+
+    def _read_vector(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> int:
+        vector = array("Q", [word for each in ranges for word in each])
+        try:
+            return syscalls.read_memory_vector(self._tid, vector, buffer)
+        except OSError as error:
+            return self._nothing(error)
+
+    def _read_rest(self, ranges: Sequence[tuple[int, int]], buffer: memoryview, count: int) -> None:
+        """What is behind the first `count` bytes, in which a page could not be had."""
+        done = 0
+        for address, length in ranges:
+            if done + length > count:
+                skipped = max(0, count - done)
+                self._read_all(address + skipped, buffer[done + skipped : done + length])
+            done += length
 
     def _read_all(self, address: int, buffer: memoryview) -> None:
         done = 0
@@ -81,11 +130,15 @@ class Memory:
         try:
             return syscalls.read_memory(self._tid, address, buffer)
         except OSError as error:
-            if error.errno == errno.ESRCH:
-                raise ProcessError(Reason.DIED, self._pid) from error
-            if error.errno != errno.EFAULT:
-                raise
-            return 0
+            return self._nothing(error)
+
+    def _nothing(self, error: OSError) -> int:
+        """process_vm_readv(2) had no byte, for a page that is to be tried once more: 0."""
+        if error.errno == errno.ESRCH:
+            raise ProcessError(Reason.DIED, self._pid) from error
+        if error.errno != errno.EFAULT:
+            raise error
+        return 0
 
     def check_pinned(self) -> None:
         """Raise where the process has another program by now than when this was opened.  EIO."""
@@ -120,7 +173,7 @@ class Memory:
                     raise ProcessError(Reason.DIED, self._pid)
                 return count
         length = min(len(buffer), PAGE_SIZE - address % PAGE_SIZE)
-        _clear(buffer[:length])
+        clear(buffer[:length])
         self.lose(address)
         return length
 
@@ -138,7 +191,8 @@ class Memory:
             os.close(self._mem)
 
 
-def _clear(buffer: memoryview) -> None:
+def clear(buffer: memoryview) -> None:
+    """Make it zeros."""
     for start in range(0, len(buffer), len(_ZEROS)):
         piece = buffer[start : start + len(_ZEROS)]
         piece[:] = _ZEROS[: len(piece)]
@@ -153,3 +207,4 @@ _NOWHERE = 1 << 56
 # Enough that a large PROT_NONE mapping costs few calls, little enough that the quick way is
 # soon tried again.
 _FORCED_AT_ONCE = 16 * PAGE_SIZE
+_RANGES_AT_ONCE = 1024  # include/uapi/linux/uio.h, UIO_MAXIOV

@@ -269,35 +269,6 @@ def mapped_file(tid: int, start: int, end: int) -> tuple[int, int] | None:
         return None
 
 
-class Pagemap:
-    """Which pages of a process are in its page tables or swapped out
-    (Documentation/admin-guide/mm/pagemap.rst)."""
-
-    _ENTRY_SIZE = 8
-    # The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
-    _POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
-
-    def __init__(self, tid: int) -> None:
-        self._file = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-
-    def populated(self, address: int, length: int) -> bytes:
-        """A byte for each page that the range touches: 1 where it is populated, else 0.
-
-        Fewer than there are pages where the address space is gone.
-        """
-        first = address // PAGE_SIZE
-        count = -(-(address + length) // PAGE_SIZE) - first
-        size = self._ENTRY_SIZE
-        entries = os.pread(self._file, count * size, first * size)
-        return entries[size - 1 :: size].translate(self._POPULATED)
-
-    def __del__(self) -> None:
-        # Not a close() that somebody calls: a reader in another thread may be in the middle
-        # of a pread, and the number of a closed file is soon another file's.
-        if hasattr(self, "_file"):
-            os.close(self._file)
-
-
 @functools.cache
 def shmem_device() -> str:
     """The device of memory without a name, as maps writes it: memfd, System V, /dev/zero.

@@ -14,6 +14,7 @@ import functools
 import mmap
 import os
 import struct
+from array import array
 from collections.abc import Sequence
 
 _quick = ctypes.PyDLL(None, use_errno=True)
@@ -61,7 +62,7 @@ _readv.argtypes = (
     ctypes.c_int,
     ctypes.POINTER(_Iovec),
     ctypes.c_ulong,
-    ctypes.POINTER(_Iovec),
+    ctypes.c_void_p,
     ctypes.c_ulong,
     ctypes.c_ulong,
 )
@@ -244,11 +245,16 @@ def read_memory(tid: int, address: int, buffer: memoryview) -> int:
     EFAULT: not even the first page; ESRCH: the process is gone; EPERM.  Sleeps while pages
     come in.
     """
+    return read_memory_vector(tid, array("Q", (address, len(buffer))), buffer)
+
+
+def read_memory_vector(tid: int, ranges: "array[int]", buffer: memoryview) -> int:
+    """The same from several ranges, an address and a length each, 1,024 at most."""
     # Not an array of that length: ctypes remembers the type of every length for ever.
     target = ctypes.c_char.from_buffer(buffer)
     local = _Iovec(ctypes.addressof(target), len(buffer))
-    remote = _Iovec(address, len(buffer))
-    count: int = _readv(tid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    remote, words = ranges.buffer_info()  # struct iovec each
+    count: int = _readv(tid, ctypes.byref(local), 1, remote, words // 2, 0)
     if count < 0:
         raise _fail()
     return count

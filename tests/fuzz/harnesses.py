@@ -15,8 +15,9 @@ import atheris
 
 with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore import notes
-    from gcorefs.elfcore.layout import Layout, Segment, Source
+    from gcorefs.elfcore.layout import Layout, Source
     from gcorefs.elfcore.regsets import X86_64, xsave_components
+    from gcorefs.elfcore.segments import Segment
     from gcorefs.elfcore.vma import MapsError, parse_smaps
     from gcorefs.mount.names import pid_of, pid_written
     from gcorefs.mount.options import OptionError, Options, parse
@@ -166,19 +167,29 @@ def _segments(provider: atheris.FuzzedDataProvider) -> list[Segment]:
     address = 0
     for _ in range(provider.ConsumeIntInRange(0, 20)):
         address += provider.ConsumeIntInRange(0, 1 << 40) << 12
-        memsz = provider.ConsumeIntInRange(1, 1 << 20) << 12
-        filesz = provider.PickValueInList([0, memsz, 4096])
-        segments.append(Segment(address, memsz, filesz, provider.ConsumeIntInRange(0, 7)))
-        address += memsz
+        pages = provider.ConsumeIntInRange(1, 1 << 20)
+        kept = provider.PickValueInList([0, pages, 1])
+        holes = []
+        at = 0
+        while at < kept and provider.ConsumeBool():
+            start = provider.ConsumeIntInRange(at, kept - 1)
+            at = provider.ConsumeIntInRange(start + 1, kept)
+            holes.append((address + (start << 12), address + (at << 12)))
+            at += 1
+        flags = provider.ConsumeIntInRange(0, 7)
+        segments.append(Segment(address, pages << 12, kept << 12, flags, holes))
+        address += pages << 12
     return segments
 
 
 @harness((), bytes(64), bytes(range(256)))
 def extents(data: bytes) -> None:
-    """Any piece of the file is tiled, in order, by pieces of segments and header."""
+    """Any piece of the file is tiled, in order, by pieces of segments, zeros and header."""
     provider = atheris.FuzzedDataProvider(data)
     segments = _segments(provider)
     layout = Layout(X86_64, segments, b"\0" * provider.ConsumeIntInRange(0, 10000))
+    populated = sum(each.populated for each in segments)
+    assert layout.size <= len(layout.header) + populated * 3 // 2 + (1 << 26)
     offset = provider.ConsumeIntInRange(0, layout.size + 4096)
     length = provider.ConsumeIntInRange(0, layout.size + 4096)
     end = min(offset + length, layout.size)
@@ -188,11 +199,12 @@ def extents(data: bytes) -> None:
         offset += extent.length
         if extent.source is Source.HEADER:
             assert extent.at + extent.length <= len(layout.header)
-        else:
+        elif extent.source is Source.MEMORY:
+            start, stop = extent.at, extent.at + extent.length
             assert any(
-                each.vaddr <= extent.at and extent.at + extent.length <= each.vaddr + each.filesz
-                for each in segments
+                each.vaddr <= start and stop <= each.vaddr + each.filesz for each in segments
             )
+            assert not any(start < high and low < stop for s in segments for low, high in s.holes)
     assert offset == end or offset > layout.size or not length
 
 

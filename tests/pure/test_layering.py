@@ -19,8 +19,8 @@ ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {
-    "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math",
-    "operator", "re", "string", "struct", "typing",
+    "array", "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "json",
+    "math", "operator", "re", "string", "struct", "typing",
 }  # fmt: skip
 
 # A foreign module and the rooms or modules that may import it; nobody else.

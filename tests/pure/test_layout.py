@@ -3,9 +3,10 @@
 import io
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PAGE_SIZE, pack_note
-from gcorefs.elfcore.layout import Layout, Segment, Source
+from gcorefs.elfcore.layout import Extent, Layout, Source
 from gcorefs.elfcore.regsets import X86_64
+from gcorefs.elfcore.segments import Segment
 
 NOTES = pack_note(b"CORE", 1, b"desc") + pack_note(b"LINUX", 0x202, b"xstate")
 
@@ -36,18 +38,60 @@ def memory(address: int, length: int) -> bytes:
 
 
 def read(layout: Layout, offset: int, length: int) -> bytes:
-    return b"".join(
-        layout.header[piece.at : piece.at + piece.length]
-        if piece.source is Source.HEADER
-        else memory(piece.at, piece.length)
-        for piece in layout.extents(offset, length)
-    )
+    def piece_of(piece: Extent) -> bytes:
+        if piece.source is Source.HEADER:
+            return layout.header[piece.at : piece.at + piece.length]
+        if piece.source is Source.ZEROS:
+            return bytes(piece.length)
+        return memory(piece.at, piece.length)
+
+    return b"".join(map(piece_of, layout.extents(offset, length)))
 
 
-def whole(layout: Layout) -> bytes:
-    """The file as its rules say it, without its extents."""
-    data = (memory(segment.vaddr, segment.filesz) for segment in layout.segments)
-    return layout.header + b"".join(data)
+@dataclass(frozen=True)
+class Made:
+    """A layout and the mappings of which it was made."""
+
+    layout: Layout
+    mappings: Sequence[Segment]
+
+    def contents(self, mapping: Segment) -> bytes:
+        """What the core has of a mapping."""
+        data = bytearray(memory(mapping.vaddr, mapping.filesz))
+        for start, end in mapping.holes:
+            data[start - mapping.vaddr : end - mapping.vaddr] = bytes(end - start)
+        return bytes(data)
+
+    def whole(self) -> bytes:
+        """The file as its program headers say it, without its extents."""
+        file = bytearray(self.layout.header.ljust(self.layout.size, b"\0"))
+        at = {m.vaddr + i: p for m in self.mappings for i, p in _pages(self.contents(m))}
+        for load in loads(self.layout):
+            for page in range(0, load.filesz, PAGE_SIZE):
+                start = load.offset + page
+                file[start : start + PAGE_SIZE] = at[load.vaddr + page]
+        return bytes(file)
+
+
+def _pages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    return ((at, data[at : at + PAGE_SIZE]) for at in range(0, len(data), PAGE_SIZE))
+
+
+class Load(NamedTuple):
+    kind: int
+    flags: int
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+    align: int
+
+
+def loads(layout: Layout) -> list[Load]:
+    end = EHDR.size + PHDR.size * layout.phnum
+    _, *found = map(Load._make, PHDR.iter_unpack(layout.header[EHDR.size : end]))
+    return found
 
 
 @st.composite
@@ -56,10 +100,17 @@ def _segments(draw: st.DrawFn) -> list[Segment]:
     address = draw(st.integers(1, 1 << 50)) * PAGE_SIZE
     for _ in range(draw(st.integers(0, 8))):
         address += draw(st.integers(0, 3)) * PAGE_SIZE
-        pages = draw(st.integers(1, 4))
-        kept = draw(st.integers(0, pages))
+        # Some so large that not all holes can be zeros between other bytes.
+        pages = draw(st.integers(1, 4) | st.integers(300, 600))
+        kept = draw(st.integers(0, pages) if pages < 5 else st.just(pages))
         flags = draw(st.integers(0, 7))
-        segments.append(Segment(address, pages * PAGE_SIZE, kept * PAGE_SIZE, flags))
+        borders = draw(st.lists(st.integers(0, kept), unique=True, max_size=6))
+        borders = sorted(borders)[: len(borders) // 2 * 2]
+        holes = [
+            (address + start * PAGE_SIZE, address + end * PAGE_SIZE)
+            for start, end in zip(borders[::2], borders[1::2], strict=True)
+        ]
+        segments.append(Segment(address, pages * PAGE_SIZE, kept * PAGE_SIZE, flags, holes))
         address += pages * PAGE_SIZE
     return segments
 
@@ -68,37 +119,43 @@ def _layout(segments: Sequence[Segment], notes: bytes = NOTES) -> Layout:
     return Layout(X86_64, segments, notes)
 
 
-layouts = st.builds(_layout, _segments(), st.binary(max_size=9000))
+def _made(segments: Sequence[Segment], notes: bytes = NOTES) -> Made:
+    return Made(_layout(segments, notes), segments)
 
 
-@given(layouts, st.data())
-def test_any_split_of_reads_gives_the_bytes_of_one_read(
-    layout: Layout, data: st.DataObject
-) -> None:
+makings = st.builds(_made, _segments(), st.binary(max_size=9000))
+layouts = makings.map(lambda made: made.layout)
+
+
+@given(makings, st.data())
+def test_any_split_of_reads_gives_the_bytes_of_one_read(made: Made, data: st.DataObject) -> None:
+    layout = made.layout
     cuts = data.draw(st.lists(st.integers(0, layout.size), max_size=12))
     borders = sorted({0, layout.size, *cuts})
     pieces = [read(layout, start, end - start) for start, end in pairwise(borders)]
-    assert b"".join(pieces) == read(layout, 0, layout.size) == whole(layout)
+    assert b"".join(pieces) == read(layout, 0, layout.size) == made.whole()
 
 
-@given(layouts, st.data())
-def test_any_read_is_a_slice_of_the_file(layout: Layout, data: st.DataObject) -> None:
+@given(makings, st.data())
+def test_any_read_is_a_slice_of_the_file(made: Made, data: st.DataObject) -> None:
+    layout = made.layout
     offset = data.draw(st.integers(0, layout.size + 2 * PAGE_SIZE))
     length = data.draw(st.integers(0, layout.size + 2 * PAGE_SIZE))
-    assert read(layout, offset, length) == whole(layout)[offset : offset + length]
+    assert read(layout, offset, length) == made.whole()[offset : offset + length]
 
 
 def test_reads_that_begin_and_end_at_and_around_every_border() -> None:
     sizes = (3, 0, 1, 2, 0, 1)  # pages kept of four, with one unmapped page behind each
-    layout = _layout(
+    made = _made(
         [
             Segment(i * 5 * PAGE_SIZE, 4 * PAGE_SIZE, n * PAGE_SIZE, 6)
             for i, n in enumerate(sizes, 1)
         ]
     )
+    layout = made.layout
     borders = [len(layout.header) + sum(sizes[:i]) * PAGE_SIZE for i in range(len(sizes) + 1)]
     near = sorted({border + step for border in (1, *borders) for step in (-1, 0, 1)})
-    file = whole(layout)
+    file = made.whole()
     for start, end in product(near, near):
         assert read(layout, start, max(0, end - start)) == file[start:end]
 
@@ -121,31 +178,48 @@ def test_memory_lies_on_page_borders_in_address_order(layout: Layout) -> None:
     assert len(layout.header) % PAGE_SIZE == 0
 
 
-@given(layouts)
-def test_the_same_input_gives_the_same_bytes(layout: Layout) -> None:
-    notes = layout.header[64 + 56 * (len(layout.segments) + 1) :]
+@given(makings)
+def test_the_same_input_gives_the_same_bytes(made: Made) -> None:
+    layout = made.layout
+    notes = layout.header[64 + 56 * layout.phnum :]
     size = PHDR.unpack_from(layout.header, EHDR.size)[5]
-    again = _layout(list(layout.segments), notes[:size])
+    again = _layout(made.mappings, notes[:size])
     assert (again.header, again.size) == (layout.header, layout.size)
+    assert list(again.extents(0, again.size)) == list(layout.extents(0, layout.size))
 
 
 @given(layouts)
-def test_each_program_header_tells_where_its_memory_lies(layout: Layout) -> None:
-    note, *loads = PHDR.iter_unpack(layout.header[64 : 64 + 56 * (len(layout.segments) + 1)])
-    kind, flags, offset, vaddr, paddr, filesz, memsz, align = note
-    assert (kind, flags, vaddr, paddr, memsz, align) == (4, 0, 0, 0, 0, 4)
-    assert offset == 64 + 56 * (len(layout.segments) + 1)
-    assert not layout.header[offset + filesz :].strip(b"\0")
-    border = offset + filesz
-    for segment, load in zip(layout.segments, loads, strict=True):
-        kind, flags, offset, vaddr, paddr, filesz, memsz, align = load
-        assert (kind, paddr, align) == (1, 0, PAGE_SIZE)
-        assert (flags, vaddr) == (segment.flags, segment.vaddr)
-        assert (filesz, memsz) == (segment.filesz, segment.memsz)
-        assert offset % PAGE_SIZE == 0
-        assert offset >= border
-        assert read(layout, offset, filesz) == memory(vaddr, filesz)
-        border = offset + filesz
+def test_the_notes_stand_behind_the_program_headers(layout: Layout) -> None:
+    note = Load._make(PHDR.unpack_from(layout.header, EHDR.size))
+    assert note == (4, 0, 64 + 56 * layout.phnum, 0, 0, note.filesz, 0, 4)
+    assert not layout.header[note.offset + note.filesz :].strip(b"\0")
+
+
+@given(makings)
+def test_program_headers_tell_where_the_memory_of_each_mapping_lies(made: Made) -> None:
+    layout = made.layout
+    rest = iter(loads(layout))
+    border = len(layout.header)
+    for mapping in made.mappings:
+        address, end = mapping.vaddr, mapping.vaddr + mapping.memsz
+        contents = b""
+        while address < end:
+            load = next(rest)
+            assert (load.kind, load.paddr, load.align) == (1, 0, PAGE_SIZE)
+            assert (load.flags, load.vaddr) == (mapping.flags, address)
+            assert load.offset % PAGE_SIZE == 0
+            assert 0 <= load.filesz <= load.memsz > 0
+            assert load.filesz == load.memsz or load.vaddr + load.memsz == end
+            data = read(layout, load.offset, load.filesz)
+            assert len(data) == load.filesz
+            contents += data
+            if data.strip(b"\0"):  # memory, in address order
+                assert load.offset >= border
+                border = load.offset + load.filesz
+            address += load.memsz
+        assert address == end
+        assert contents == made.contents(mapping)
+    assert next(rest, None) is None
     assert border <= layout.size
 
 
@@ -162,7 +236,8 @@ def test_an_empty_read_has_no_extents(layout: Layout, offset: int) -> None:
 
 @given(layouts)
 def test_the_end_is_that_of_the_last_byte_kept(layout: Layout) -> None:
-    assert layout.size == len(layout.header) + sum(s.filesz for s in layout.segments)
+    ends = [load.offset + load.filesz for load in loads(layout) if load.filesz]
+    assert layout.size == max([len(layout.header), *ends])
 
 
 def test_a_process_without_memory_is_a_header() -> None:
@@ -177,21 +252,25 @@ def test_a_mapping_at_the_top_of_memory_is_like_any_other() -> None:
     assert read(layout, PAGE_SIZE, PAGE_SIZE) == memory(top.vaddr, PAGE_SIZE)
 
 
-@given(layouts)
+@given(makings)
 @settings(max_examples=50)
-def test_pyelftools_reads_the_same_headers(layout: Layout) -> None:
-    elf = ELFFile(io.BytesIO(whole(layout)))
+def test_pyelftools_reads_the_same_headers(made: Made) -> None:
+    file = made.whole()
+    elf = ELFFile(io.BytesIO(file))
     assert (elf["e_type"], elf["e_machine"], elf["e_version"]) == (
         "ET_CORE",
         "EM_X86_64",
         "EV_CURRENT",
     )
     assert (elf.elfclass, elf.little_endian, elf.num_sections()) == (64, True, 0)
-    note, *loads = elf.iter_segments()
+    note, *segments = elf.iter_segments()
     assert note["p_type"] == "PT_NOTE"
-    seen = [Segment(s["p_vaddr"], s["p_memsz"], s["p_filesz"], s["p_flags"]) for s in loads]
-    assert seen == list(layout.segments)
-    assert [s.data() for s in loads] == [memory(s.vaddr, s.filesz) for s in layout.segments]
+    fields = ("p_flags", "p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz", "p_align")
+    assert [tuple(segment[name] for name in fields) for segment in segments] == [
+        load[1:] for load in loads(made.layout)
+    ]
+    contents = b"".join(segment.data() for segment in segments)
+    assert contents == b"".join(map(made.contents, made.mappings))
 
 
 def test_the_elf_header_of_a_core() -> None:
@@ -201,9 +280,9 @@ def test_the_elf_header_of_a_core() -> None:
     assert rest == [4, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0]
 
 
-def _many(count: int) -> Layout:
+def _many(count: int) -> Made:
     # Every third is kept, so that there is memory behind the headers too.
-    return _layout(
+    return _made(
         [
             Segment(i * 2 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE * (i % 3 == 0), 6)
             for i in range(1, count + 1)
@@ -212,7 +291,7 @@ def _many(count: int) -> Layout:
 
 
 def test_65534_program_headers_are_still_counted_in_the_elf_header() -> None:
-    layout = _many(65533)
+    layout = _many(65533).layout
     fields = EHDR.unpack_from(layout.header)
     assert fields[-9:] == (64, 0, 0, 64, 56, 65534, 0, 0, 0)
     elf = ELFFile(io.BytesIO(layout.header))
@@ -221,7 +300,8 @@ def test_65534_program_headers_are_still_counted_in_the_elf_header() -> None:
 
 @pytest.mark.parametrize("count", [65534, 65535, 70000])
 def test_more_are_counted_in_a_section_and_the_notes_have_one_too(count: int) -> None:
-    layout = _many(count)
+    made = _many(count)
+    layout = made.layout
     phnum = count + 1
     shoff = 64 + 56 * phnum
     fields = EHDR.unpack_from(layout.header)
@@ -232,10 +312,10 @@ def test_more_are_counted_in_a_section_and_the_notes_have_one_too(count: int) ->
     assert notes == (0, 7, 0, 0, shoff + 128, len(NOTES), 0, 0, 4, 0)
     assert layout.header[shoff + 128 :].startswith(NOTES)
 
-    note, *loads = PHDR.iter_unpack(layout.header[64:shoff])
+    note, *found = PHDR.iter_unpack(layout.header[64:shoff])
     assert note == (4, 0, shoff + 128, 0, 0, len(NOTES), 0, 4)
     offset = len(layout.header)
-    for segment, load in zip(layout.segments, loads, strict=True):
+    for segment, load in zip(made.mappings, found, strict=True):
         size = (segment.filesz, segment.memsz)
         assert load == (1, segment.flags, offset, segment.vaddr, 0, *size, PAGE_SIZE)
         offset += segment.filesz
@@ -244,11 +324,11 @@ def test_more_are_counted_in_a_section_and_the_notes_have_one_too(count: int) ->
 
 @pytest.mark.parametrize("count", [65534, 65535, 70000])
 def test_pyelftools_counts_more_than_65534_program_headers(count: int) -> None:
-    layout = _many(count)
+    layout = _many(count).layout
     elf: Any = ELFFile(io.BytesIO(layout.header))
     assert (elf.num_segments(), elf.num_sections()) == (count + 1, 2)
     last = elf.get_segment(count)
-    assert (last["p_type"], last["p_vaddr"]) == ("PT_LOAD", layout.segments[-1].vaddr)
+    assert (last["p_type"], last["p_vaddr"]) == ("PT_LOAD", count * 2 * PAGE_SIZE)
     notes = list(elf.get_section(1).iter_notes())
     assert [(n["n_name"], n["n_desc"]) for n in notes] == [
         (n["n_name"], n["n_desc"]) for n in elf.get_segment(0).iter_notes()
@@ -257,7 +337,7 @@ def test_pyelftools_counts_more_than_65534_program_headers(count: int) -> None:
 
 
 def test_any_piece_of_a_file_of_70000_segments_is_found() -> None:
-    layout = _many(70000)
-    file = whole(layout)
+    made = _many(70000)
+    layout, file = made.layout, made.whole()
     for offset in range(0, layout.size, 7 * PAGE_SIZE * 101 + 4093):
         assert read(layout, offset, 5000) == file[offset : offset + 5000]

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -122,15 +122,38 @@ def assert_equal_but_for_the_signal(both: Both) -> None:
 
 def assert_headers_equal(ours: Core, kernels: Core) -> None:
     assert ours.ident == kernels.ident
-    assert ours.header == kernels.header
-    assert ours.order == kernels.order
+    own_count = {"e_phnum": len(ours.order)}
+    assert ours.header == kernels.header | own_count
+    assert ours.order == ["PT_NOTE"] + ["PT_LOAD"] * len(ours.loads)
 
     def facts(segment: Segment) -> tuple[str, ...]:
         # Not the offset: how large the notes are decides where memory begins.
         names = ("vaddr", "memsz", "filesz", "flags", "align")
         return tuple(f"{name} {getattr(segment, name):#x}" for name in names)
 
-    assert [facts(load) for load in ours.loads] == [facts(load) for load in kernels.loads]
+    assert [facts(load) for load in in_one_piece(ours, kernels)] == [
+        facts(load) for load in kernels.loads
+    ]
+
+
+def in_one_piece(ours: Core, kernels: Core) -> list[Segment]:
+    """Our segments, those together that are one of the kernel's.
+
+    Where never-populated memory is zeros that the file holds once, a mapping is several.
+    """
+    borders = {load.vaddr for load in kernels.loads}
+    found: list[Segment] = []
+    for load in ours.loads:
+        if load.vaddr in borders:
+            found.append(load)
+            continue
+        first = found[-1]
+        assert (load.vaddr, load.flags, load.align) == (first.end, first.flags, first.align)
+        assert first.filesz == first.memsz
+        found[-1] = replace(
+            first, memsz=first.memsz + load.memsz, filesz=first.filesz + load.filesz
+        )
+    return found
 
 
 def assert_notes_equal(ours: Core, kernels: Core) -> None:
@@ -264,7 +287,8 @@ def test_what_only_the_kernel_takes_of_a_split_mapping_is_zeros(both: Compare) -
     cores = both(os.path.realpath(sys.executable), "-c", SPLIT)
     assert_notes_equal(cores.ours, cores.kernels)
     differing = []
-    for ours, kernels in zip(cores.ours.loads, cores.kernels.loads, strict=True):
+    pieces = in_one_piece(cores.ours, cores.kernels)
+    for ours, kernels in zip(pieces, cores.kernels.loads, strict=True):
         assert (ours.vaddr, ours.memsz, ours.flags) == (kernels.vaddr, kernels.memsz, kernels.flags)
         if ours.filesz != kernels.filesz:
             differing.append((ours, kernels))

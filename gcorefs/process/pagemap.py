@@ -1,0 +1,116 @@
+"""Which pages of a process are in its page tables or swapped out
+(Documentation/admin-guide/mm/pagemap.rst).
+
+Nothing is touched by asking.  Linux 6.7 and later look through the page tables themselves and
+tell of runs (PAGEMAP_SCAN); before, each page has an entry to be read: 8 bytes for 4 KiB.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+
+from gcorefs.elfcore.elf import PAGE_SIZE
+
+_ENTRY_SIZE = 8
+# The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
+_POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
+_ENTRIES_AT_ONCE = 1 << 17
+
+# include/uapi/linux/fs.h: struct pm_scan_arg, struct page_region, _IOWR('f', 16, ...).
+_SCAN_ARGUMENT = struct.Struct("<12Q")
+_PAGEMAP_SCAN = 3 << 30 | _SCAN_ARGUMENT.size << 16 | ord("f") << 8 | 16
+_PAGE_IS_PRESENT = 1 << 3
+_PAGE_IS_SWAPPED = 1 << 4
+_PAGE_IS_PFNZERO = 1 << 5
+_REGIONS_AT_ONCE = 4096
+_WORDS_OF_REGION = 3
+
+
+class Pagemap:
+    """Of the process whose thread `tid` is."""
+
+    def __init__(self, tid: int) -> None:
+        self._file = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._can_scan = True
+
+    def populated(self, address: int, length: int) -> bytes:
+        """A byte for each page that the range touches: 1 where it is populated, else 0.
+
+        Fewer than there are pages where the address space is gone.
+        """
+        first = address // PAGE_SIZE
+        count = -(-(address + length) // PAGE_SIZE) - first
+        entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
+        return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE].translate(_POPULATED)
+
+    def runs(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """The runs of populated pages of some ranges, all on page borders, in order.
+
+        What lies between the ranges may be in it as well, and a run may come as two.  A page
+        that was only ever read is the kernel's page of zeros and counts as not populated, where
+        the kernel tells.  Nothing where the address space is gone.
+        """
+        if self._can_scan:
+            try:
+                yield from self._scan(ranges[0][0], ranges[-1][1])
+            except OSError as error:
+                if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                    raise
+                self._can_scan = False
+            else:
+                return
+        for start, end in ranges:
+            yield from self._read_runs(start, end)
+
+    def _scan(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        regions = array("Q", bytes(8 * _WORDS_OF_REGION * _REGIONS_AT_ONCE))
+        vector, _ = regions.buffer_info()
+        while start < end:
+            argument = bytearray(
+                _SCAN_ARGUMENT.pack(
+                    _SCAN_ARGUMENT.size,
+                    0,  # flags
+                    start,
+                    end,
+                    0,  # walk_end: the kernel's answer
+                    vector,
+                    _REGIONS_AT_ONCE,
+                    0,  # max_pages: no limit
+                    # Present or swapped, and not the page of zeros.
+                    _PAGE_IS_PFNZERO,  # category_inverted
+                    _PAGE_IS_PFNZERO,  # category_mask
+                    _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,  # category_anyof_mask
+                    0,  # return_mask: runs alone
+                )
+            )
+            count = fcntl.ioctl(self._file, _PAGEMAP_SCAN, argument)
+            words = regions[: count * _WORDS_OF_REGION]
+            yield from zip(words[::_WORDS_OF_REGION], words[1::_WORDS_OF_REGION], strict=True)
+            if count < _REGIONS_AT_ONCE:
+                return
+            # Not walk_end: past the first 512 regions of a call it may be an old one
+            # (fs/proc/task_mmu.c, do_pagemap_scan).  A run that goes on becomes two.
+            start = words[-2]
+
+    def _read_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        step = _ENTRIES_AT_ONCE * PAGE_SIZE
+        for at in range(start, end, step):
+            length = min(step, end - at)
+            flags = self.populated(at, length)
+            last = 0
+            while (first := flags.find(1, last)) >= 0:
+                last = flags.find(0, first)
+                if last < 0:
+                    last = len(flags)
+                yield at + first * PAGE_SIZE, at + last * PAGE_SIZE
+            if len(flags) * PAGE_SIZE < length:
+                return
+
+    def __del__(self) -> None:
+        # Not a close() that somebody calls: a reader in another thread may be in the middle
+        # of a pread, and the number of a closed file is soon another file's.
+        if hasattr(self, "_file"):
+            os.close(self._file)

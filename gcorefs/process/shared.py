@@ -1,0 +1,103 @@
+"""Shared memory without a name (memfd, System V, /dev/zero), read by way of its file.
+
+Read through the process, a hole in such a file becomes a page of zeros that stays.  And
+pagemap tells of this process's page tables only: what another process wrote into a memfd is
+not in them.  But the mapped file can be opened, and asked and read as it is.
+
+Not so a file on a tmpfs, which others may watch by its name (inotify(7)), nor one under a
+lease, whose holder would be sent SIGIO for our open(2); these are read as any memory is, and
+holes are filled in.
+"""
+
+import contextlib
+import errno
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+from gcorefs.elfcore.vma import Vma
+from gcorefs.process import procfs
+
+
+class Shared:
+    """The mappings of such files of a process, seen through its thread `tid`."""
+
+    def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
+        self._tid = tid
+        device = procfs.shmem_device()
+        found = [vma for vma in vmas if _is_shared_memory(vma, device)]
+        if found:
+            # Only then: the first to read /proc/locks waits some 10 ms for all processors
+            # (fs/locks.c, locks_start; percpu_down_write), and here a process stands still.
+            leased = procfs.leased_inodes()
+            found = [vma for vma in found if vma.inode not in leased]
+        self._vmas = found
+        self._starts = [vma.start for vma in found]
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """True where any of it lies between the two addresses."""
+        index = bisect_right(self._starts, start)
+        before = index and self._vmas[index - 1].end > start
+        return bool(before) or (index < len(self._starts) and self._starts[index] < end)
+
+    def read_into(self, address: int, buffer: memoryview) -> int:
+        """Fill `buffer` from the file that is mapped at `address`.
+
+        Returns how many bytes it had: fewer at the end of the file, none where there is no
+        such file or it is not shown to us.
+        """
+        vma = self._vma(address)
+        if vma is None:
+            return 0
+        with self._opened(vma) as fd:
+            done = 0
+            offset = vma.offset + address - vma.start
+            while fd >= 0 and (count := os.preadv(fd, [buffer[done:]], offset + done)):
+                done += count
+            return done
+
+    def holes(self, vma: Vma) -> Iterator[tuple[int, int]]:
+        """Start and end of what is mapped of each hole in the file, in order."""
+        if self._vma(vma.start) is not vma:
+            return
+        base = vma.start - vma.offset
+        with self._opened(vma) as fd:
+            if fd < 0:
+                return
+            # Past its end there are no zeros, but nothing.
+            end = min(vma.offset + vma.size, os.fstat(fd).st_size)
+            at = vma.offset
+            while at < end:
+                try:
+                    data = min(end, os.lseek(fd, at, os.SEEK_DATA))
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+                    data = end
+                if data > at:
+                    yield base + at, base + data
+                at = os.lseek(fd, data, os.SEEK_HOLE) if data < end else end
+
+    @contextlib.contextmanager
+    def _opened(self, vma: Vma) -> Iterator[int]:
+        # Opened for each use: a process may map thousands of files.
+        try:
+            path = procfs.map_file(self._tid, vma.start, vma.end)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield -1
+            return
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _vma(self, address: int) -> Vma | None:
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._vmas[index].end:
+            return None
+        return self._vmas[index]
+
+
+def _is_shared_memory(vma: Vma, device: str) -> bool:
+    return "sh" in vma.vm_flags and vma.dev == device and not vma.vm_flags & {"um", "ht"}

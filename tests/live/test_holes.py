@@ -1,0 +1,143 @@
+"""What the page tables say of a process, in two ways, and what is asked without touching it."""
+
+import sys
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcorefs.elfcore.vma import Vma, parse_smaps
+from gcorefs.process import procfs
+from gcorefs.process.holes import find_holes
+from gcorefs.process.pagemap import Pagemap
+from gcorefs.process.shared import Shared
+from tests.conftest import Target
+
+PAGE = 4096
+
+
+class ByEntries(Pagemap):
+    """As on a kernel without PAGEMAP_SCAN (before Linux 6.7)."""
+
+    def __init__(self, tid: int) -> None:
+        super().__init__(tid)
+        self._can_scan = False
+
+
+WAYS = pytest.mark.parametrize("way", [Pagemap, ByEntries])
+
+
+def mappings(pid: int) -> list[Vma]:
+    return parse_smaps(procfs.read_mm(pid, "smaps"))
+
+
+def written(truth: dict[str, Any]) -> set[int]:
+    """Addresses of the pages that tests/targets/reserve.c wrote."""
+    start, count = int(truth["start"], 16), truth["size"] // PAGE
+    return {start + n * truth["step"] % count * PAGE for n in range(truth["pages"])}
+
+
+@WAYS
+@pytest.mark.parametrize("words", [(1, 5000), (4, 300), (1, 700, "together")])
+def test_the_runs_are_the_pages_that_were_written(
+    spawn: Callable[..., Target], way: type[Pagemap], words: tuple[object, ...]
+) -> None:
+    target = spawn("reserve", *words)
+    start = int(target.truth["start"], 16)
+    runs = list(way(target.pid).runs([(start, start + target.truth["size"])]))
+    assert all(first < last for first, last in runs)
+    assert runs == sorted(runs)
+    pages = [page for first, last in runs for page in range(first, last, PAGE)]
+    assert pages == sorted(written(target.truth))
+
+
+@WAYS
+def test_holes_and_written_pages_are_the_whole_mapping(
+    spawn: Callable[..., Target], way: type[Pagemap]
+) -> None:
+    target = spawn("reserve", 1, 3000)
+    start, size = int(target.truth["start"], 16), target.truth["size"]
+    before = procfs.status(target.pid)["VmPTE"]
+    vmas = mappings(target.pid)
+    found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shared(target.pid, vmas))
+    (holes,) = (own for vma, own in zip(vmas, found, strict=True) if vma.start == start)
+    pages = sorted({*range(start, start + size, PAGE)} - written(target.truth))
+    assert holes == list(in_runs(pages))
+    assert procfs.status(target.pid)["VmPTE"] == before
+
+
+def in_runs(pages: list[int]) -> Iterator[tuple[int, int]]:
+    numbered = enumerate(pages)
+    for _, group in groupby(numbered, lambda each: each[1] - each[0] * PAGE):
+        run = [page for _, page in group]
+        yield run[0], run[-1] + PAGE
+
+
+@WAYS
+def test_memory_of_every_kind_has_the_holes_that_the_program_says(
+    spawn: Callable[..., Target], way: type[Pagemap]
+) -> None:
+    # tests/targets/holes.c: private, shared, memfd, System V, and one that another wrote into.
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shared(target.pid, vmas))
+    by_start = {vma.start: holes for vma, holes in zip(vmas, found, strict=True)}
+    for region in target.truth["regions"]:
+        start, count = int(region["start"], 16), region["size"] // PAGE
+        empty = [start + n * PAGE for n in range(count) if n not in region["pages"]]
+        assert by_start[start] == list(in_runs(empty)), region["name"]
+
+
+def test_what_is_not_wanted_in_the_core_is_not_asked_about(spawn: Callable[..., Target]) -> None:
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    found = find_holes(vmas, [0 for _ in vmas], Pagemap(target.pid), Shared(target.pid, vmas))
+    assert not any(found)
+
+
+READ_ONLY = """
+import ctypes, mmap, os
+memory = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+memory[4096 * 9] = 1
+assert memory[4096 * 3] == 0  # maps the kernel's page of zeros
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+print('{"pid": %d, "start": "%#x"}' % (os.getpid(), start), flush=True)
+input()
+"""
+
+
+def test_a_page_that_was_only_read_is_not_populated() -> None:
+    target = Target([sys.executable, "-c", READ_ONLY])
+    try:
+        start = int(target.truth["start"], 16)
+        runs = list(Pagemap(target.pid).runs([(start, start + (1 << 20))]))
+        assert runs == [(start + 9 * PAGE, start + 10 * PAGE)]
+    finally:
+        target.kill()
+
+
+def test_of_a_process_that_is_gone_there_are_no_runs(spawn: Callable[..., Target]) -> None:
+    target = Target([sys.executable, "-c", READ_ONLY])
+    pagemap, by_entries = Pagemap(target.pid), ByEntries(target.pid)
+    start = int(target.truth["start"], 16)
+    target.kill()
+    assert list(by_entries.runs([(start, start + (1 << 20))])) == []
+    with pytest.raises(ProcessLookupError):
+        list(pagemap.runs([(start, start + (1 << 20))]))
+
+
+def test_shared_memory_is_found_between_addresses(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    shared = Shared(target.pid, vmas)
+    for vma in vmas:
+        ours = "sh" in vma.vm_flags
+        assert shared.overlaps(vma.start, vma.end) == ours
+        assert shared.overlaps(vma.end - PAGE, vma.end) == ours
+    assert not shared.overlaps(0, vmas[0].start)
+    assert shared.overlaps(0, 1 << 63)

@@ -1,0 +1,152 @@
+"""Never-populated memory costs program headers, and few bytes of the file."""
+
+import random
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcorefs.elfcore.elf import PAGE_SIZE, PHDR_SIZE
+from gcorefs.elfcore.segments import ZEROS, Loads, Segment, load
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+BASE = 0x7F0000000000
+
+
+def mapping(size: int, populated: Sequence[tuple[int, int]], at: int = BASE) -> Segment:
+    """`size` bytes, all in the core, of which these runs are populated, from start to end."""
+    holes = []
+    border = 0
+    for start, end in [*populated, (size, size)]:
+        if start > border:
+            holes.append((at + border, at + start))
+        border = end
+    return Segment(at, size, size, 6, holes)
+
+
+def literal_zeros(loads: Loads) -> int:
+    pairs = zip(loads.addresses, loads.lengths, strict=True)
+    return sum(length for address, length in pairs if address == ZEROS)
+
+
+def file_size(loads: Loads) -> int:
+    """Without the notes."""
+    return loads.area + sum(loads.lengths) + PHDR_SIZE * len(loads.vaddr)
+
+
+def scattered(size: int, pages: int) -> Segment:
+    numbers = sorted(random.Random(7).sample(range(size // PAGE_SIZE), pages))
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        start = number * PAGE_SIZE
+        if runs and runs[-1][1] == start:
+            start, _ = runs.pop()
+        runs.append((start, (number + 1) * PAGE_SIZE))
+    return mapping(size, runs)
+
+
+def test_a_mapping_without_holes_is_one_segment() -> None:
+    loads = load([mapping(8 * MIB, [(0, 8 * MIB)])])
+    assert (loads.area, list(loads.is_zero)) == (0, [0])
+    assert list(loads.lengths) == [8 * MIB]
+
+
+def test_a_small_process_has_one_segment_for_each_mapping() -> None:
+    # The stack and the heap of a program that does little.
+    heap = mapping(132 * KIB, [(0, 8 * KIB)])
+    stack = mapping(132 * KIB, [(120 * KIB, 132 * KIB)], at=BASE + GIB)
+    loads = load([heap, stack])
+    assert (loads.area, list(loads.filesz), list(loads.is_zero)) == (0, [132 * KIB] * 2, [0, 0])
+    assert literal_zeros(loads) == 244 * KIB
+
+
+def test_a_large_hole_is_many_segments_of_one_area() -> None:
+    loads = load([mapping(8 * MIB + 8 * KIB, [(8 * MIB, 8 * MIB + 8 * KIB)])])
+    assert loads.area == MIB
+    assert list(loads.is_zero) == [1] * 8 + [0]
+    assert list(loads.vaddr) == [BASE + n * MIB for n in range(9)]
+    assert list(loads.filesz) == list(loads.memsz) == [MIB] * 8 + [8 * KIB]
+    assert list(loads.addresses) == [BASE + 8 * MIB]
+
+
+def test_a_mapping_that_is_all_hole_never_lies_in_the_file() -> None:
+    # It needs a program header anyway, however small it is.
+    loads = load([mapping(PAGE_SIZE, [])])
+    assert (loads.area, list(loads.is_zero), list(loads.lengths)) == (PAGE_SIZE, [1], [])
+
+
+def test_what_the_core_does_not_have_is_at_the_end_of_the_last_segment() -> None:
+    base = mapping(2 * MIB, [(0, PAGE_SIZE)])
+    loads = load([Segment(base.vaddr, 3 * MIB, 2 * MIB, 4, base.holes)])
+    assert sum(loads.memsz) == 3 * MIB
+    assert sum(loads.filesz) == 2 * MIB
+    assert loads.memsz[-1] == loads.filesz[-1] + MIB
+    assert list(loads.memsz)[:-1] == list(loads.filesz)[:-1]
+
+
+def test_the_smallest_holes_are_zeros_between_other_bytes() -> None:
+    # Populated: some 40 MiB.  Holes of 4 KiB come first; a quarter of 40 MiB has room for all
+    # of them and for some of 12 KiB.
+    runs = []
+    at = 0
+    sizes = [4 * KIB] * 1024 + [12 * KIB] * 1024 + [128 * KIB] * 8
+    for size in sizes:
+        runs.append((at, at + 20 * KIB))
+        at += 20 * KIB + size
+    whole = mapping(at, runs)
+    loads = load([whole])
+    kept = literal_zeros(loads)
+    quarter = whole.populated // 4
+    assert quarter - 12 * KIB < kept <= quarter
+    zeros = [size for size, zero in zip(loads.filesz, loads.is_zero, strict=True) if zero]
+    assert 4 * KIB not in zeros
+    assert zeros.count(12 * KIB) == 1024 - (kept - 4 * MIB) // (12 * KIB)
+    assert zeros.count(128 * KIB) == 8
+
+
+def test_100_gib_with_200_mib_in_scattered_pages_is_a_file_of_little_more() -> None:
+    loads = load([scattered(100 * GIB, 51_200)])
+    assert file_size(loads) < 200 * MIB * 1.2
+    assert len(loads.vaddr) < 110_000
+
+
+def test_a_terabyte_that_is_all_but_untouched_is_a_small_file() -> None:
+    loads = load([mapping(1 << 40, [(1 << 39, (1 << 39) + PAGE_SIZE)])])
+    assert file_size(loads) < 20 * MIB
+
+
+def test_a_large_process_has_no_large_area_of_zeros() -> None:
+    # 64 GiB, and 10 GiB that wait to be used.
+    loads = load([mapping(74 * GIB, [(0, 64 * GIB)])])
+    assert loads.area == 10 * MIB
+    assert len(loads.vaddr) == 1 + 1024
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 64), st.integers(1, 2048)), min_size=1, max_size=40),
+    st.integers(1, 1 << 30),
+)
+def test_segments_tile_the_mapping_and_what_is_populated_is_in_the_file(
+    lengths: list[tuple[int, int]], at: int
+) -> None:
+    runs = []
+    end = 0
+    for hole, run in lengths:
+        runs.append(((end + hole) * PAGE_SIZE, (end + hole + run) * PAGE_SIZE))
+        end += hole + run
+    whole = mapping(end * PAGE_SIZE, runs, at * PAGE_SIZE)
+    loads = load([whole])
+    address = whole.vaddr
+    for start, size in zip(loads.vaddr, loads.memsz, strict=True):
+        assert start == address
+        address += size
+    assert address == whole.vaddr + whole.memsz
+    data = [
+        (at, at + length)
+        for at, length in zip(loads.addresses, loads.lengths, strict=True)
+        if at != ZEROS
+    ]
+    assert data == [(whole.vaddr + start, whole.vaddr + end) for start, end in runs]
+    assert literal_zeros(loads) <= max(whole.populated // 4, 512 * KIB)
+    zeros = [size for size, zero in zip(loads.filesz, loads.is_zero, strict=True) if zero]
+    assert max(zeros, default=0) == loads.area
