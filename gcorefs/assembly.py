@@ -73,7 +73,7 @@ def assemble(
     )
     holes = find_holes(vmas, sizes, pagemap, shared)
     mappings = [
-        Segment(vma.start, vma.size, size, vma.flags, own)
+        Segment(vma.start, vma.size, size, vma.flags, *own)
         for vma, size, own in zip(vmas, sizes, holes, strict=True)
     ]
     status = procfs.status(process.pid, tid)

@@ -7,6 +7,7 @@ without a mount.  All calls block; `let_go` and `close` may come from any thread
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable, Container, Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from gcorefs.assembly import Unresponsive, assemble
 from gcorefs.elfcore.layout import Layout, Source
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
+from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import access, procfs, restart
 from gcorefs.process.absent import Absent, MayWait
@@ -157,9 +159,11 @@ class Snapshot:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
+            pagemap = Pagemap(tid)
+            if procfs.is_sparse(tid):
+                pagemap.look_ahead()
             vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
             self._lost.no_loss = [range(vma.start, vma.end) for vma in vmas if vma.is_special]
-            pagemap = Pagemap(tid)
             shared = memory.shared = Shared(tid, vmas)
             memory.absent = Absent(tid, vmas, pagemap)
             assembly = assemble(
@@ -264,43 +268,38 @@ class Snapshot:
         anybody).
         """
         layout = self.layout
-        ranges: list[tuple[int, int]] = []
-        begin = end = 0  # of `ranges` in the buffer
+        # By far the most reads are of memory alone.
+        if found := layout.memory(offset, len(buffer)):
+            self._read_memory(*found, buffer, sources)
+            return len(buffer)
+        done = 0
         for extent in layout.extents(offset, len(buffer)):
-            start = extent.offset - offset
-            if extent.source is Source.MEMORY:
-                if not ranges:
-                    begin = start
-                ranges.append((extent.at, extent.length))
+            piece = buffer[done : done + extent.length]
+            if extent.source is Source.HEADER:
+                piece[:] = layout.header[extent.at : extent.at + extent.length]
+            elif extent.source is Source.ZEROS:
+                clear(piece)
             else:
-                self._read_ranges(ranges, begin, buffer[begin:start], sources)
-                ranges = []
-                piece = buffer[start : start + extent.length]
-                if extent.source is Source.HEADER:
-                    piece[:] = layout.header[extent.at : extent.at + extent.length]
-                else:
-                    clear(piece)
-            end = start + extent.length
-        self._read_ranges(ranges, begin, buffer[begin:end], sources)
-        return end
+                ranges = array("Q", [extent.at]), array("Q", [extent.length])
+                try:
+                    self._read_memory(*ranges, piece, sources)
+                except MayWait as wait:
+                    raise MayWait(wait.source, done + wait.done) from None
+            done += extent.length
+        return done
 
-    def _read_ranges(
+    def _read_memory(
         self,
-        ranges: Sequence[tuple[int, int]],
-        done: int,
+        addresses: Column,
+        lengths: Column,
         buffer: memoryview,
         sources: Container[str] | None,
     ) -> None:
-        if not ranges:
-            return
         memory = self._memory
         if memory is None:
             self._check()  # it may have died
             raise ProcessError(Reason.LET_GO, self.process.pid)
-        try:
-            memory.read_ranges(ranges, buffer, sources)
-        except MayWait as wait:
-            raise MayWait(wait.source, done + wait.done) from None
+        memory.read_ranges(addresses, lengths, buffer, sources)
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file."""

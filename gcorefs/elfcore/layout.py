@@ -13,14 +13,15 @@ Rules of this file:
 
 import enum
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from operator import mul, sub
 
 from gcorefs.elfcore import elf
 from gcorefs.elfcore.regsets import Machine
-from gcorefs.elfcore.segments import ZEROS, Segment, load
+from gcorefs.elfcore.segments import ZEROS, Column, Segment, load
 
 
 class Source(enum.Enum):
@@ -53,10 +54,8 @@ class Layout:
         zeros_offset = elf.page_up(notes_offset + len(notes))
         memory_offset = zeros_offset + loads.area
         # Only what is no zero moves the next one on.
-        offsets = accumulate(
-            (0 if zero else size for size, zero in zip(loads.filesz, loads.is_zero, strict=True)),
-            initial=memory_offset,
-        )
+        steps = map(mul, loads.filesz, loads.is_zero.translate(b"\1\0" + bytes(254)))
+        offsets = accumulate(steps, initial=memory_offset)
         parts = [
             elf.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
             # p_align 4: with 8 elfutils and drgn look for notes padded to eight bytes.
@@ -84,6 +83,22 @@ class Layout:
         self._offsets = array("Q", accumulate(lengths, initial=zeros_offset))
         self.size = self._offsets[-1]
         """Bytes of the whole file."""
+
+    def memory(self, offset: int, length: int) -> tuple[Column, Column] | None:
+        """Addresses and lengths of the extents of `length` bytes at `offset`, where all of them
+        are memory; else None."""
+        end = offset + length
+        if offset < self._offsets[0] or end > self.size or not length:
+            return None
+        first = bisect_right(self._offsets, offset) - 1
+        last = bisect_left(self._offsets, end, first)
+        addresses = self._addresses[first:last]
+        if ZEROS in addresses:
+            return None
+        borders = self._offsets[first : last + 1]
+        addresses[0] += offset - borders[0]
+        borders[0], borders[-1] = offset, end
+        return addresses, array("Q", map(sub, borders[1:], borders))
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """The pieces of `length` bytes at `offset`, clipped to the file, in order."""

@@ -11,9 +11,11 @@ runs stay what they are, zeros between other bytes, as long as all of these are 
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
+from operator import sub
+from typing import TypeAlias
 
 from gcorefs.elfcore.elf import PHDR_SIZE, page_up
 
@@ -35,39 +37,49 @@ _ENOUGH_LOADS = 1024
 ZEROS = 1
 """In place of an address, which lies on a page border."""
 
+Column: TypeAlias = "array[int]"
+"""Of 64-bit numbers.  A process may have 100,000 runs, and columns are handled as a whole."""
+
+
+def _column() -> Column:
+    return array("Q")
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One mapping: `memsz` bytes of memory from `vaddr`, of which the core has `filesz`."""
+    """One mapping: `memsz` bytes of memory from `vaddr`, of which the core has `filesz`.
+
+    Its holes are what was never populated of what the core has: runs on page borders, in order,
+    none touching the next.
+    """
 
     vaddr: int
     memsz: int
     filesz: int
     flags: int
-    holes: Sequence[tuple[int, int]] = ()
-    """Where, in what the core has, nothing was ever populated: start and end of each run, on
-    page borders, in order, none touching the next."""
+    hole_starts: Column = field(default_factory=_column)
+    hole_ends: Column = field(default_factory=_column)
 
     @property
     def populated(self) -> int:
-        return self.filesz - sum(end - start for start, end in self.holes)
+        return self.filesz - (sum(self.hole_ends) - sum(self.hole_starts))
 
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """The PT_LOADs of a file and the memory behind them, as columns: there may be 100,000."""
+    """The PT_LOADs of a file and the memory behind them."""
 
     area: int = 0
     """Bytes of the area of zeros, 0 where there is none."""
-    flags: "array[int]" = field(default_factory=lambda: array("Q"))
-    vaddr: "array[int]" = field(default_factory=lambda: array("Q"))
-    memsz: "array[int]" = field(default_factory=lambda: array("Q"))
-    filesz: "array[int]" = field(default_factory=lambda: array("Q"))
+    flags: Column = field(default_factory=_column)
+    vaddr: Column = field(default_factory=_column)
+    memsz: Column = field(default_factory=_column)
+    filesz: Column = field(default_factory=_column)
     is_zero: bytearray = field(default_factory=bytearray)
     """1 where all of it lies in the area of zeros."""
-    addresses: "array[int]" = field(default_factory=lambda: array("Q"))
+    addresses: Column = field(default_factory=_column)
     """What the file holds of memory, in order: addresses, or ZEROS that are between them ..."""
-    lengths: "array[int]" = field(default_factory=lambda: array("Q"))
+    lengths: Column = field(default_factory=_column)
     """... and how many bytes of each."""
 
 
@@ -75,38 +87,45 @@ def load(mappings: Sequence[Segment]) -> Loads:
     """The PT_LOADs of these mappings, which stand in address order."""
     populated = sum(mapping.populated for mapping in mappings)
     last_literal = _last_literal(mappings, populated)
-    shared = [
-        end - start
-        for mapping in mappings
-        for start, end in mapping.holes
-        if (end - start, start) > last_literal or end - start == mapping.filesz
-    ]
+    longest = reserved = 0
+    for mapping in mappings:
+        shared = [
+            length
+            for length, start in _holes(mapping)
+            if (length, start) > last_literal or length == mapping.filesz
+        ]
+        longest = max(longest, *shared, 0)
+        reserved += sum(shared)
     area = 0
-    if shared:
-        reserved = sum(shared)
+    if reserved:
         wanted = min(populated // _AREA_SHARE, reserved // _ENOUGH_LOADS)
         least = max(isqrt(PHDR_SIZE * reserved), _AREA_AT_LEAST)
-        area = min(max(shared), page_up(max(wanted, least)))
+        area = min(longest, page_up(max(wanted, least)))
     loads = Loads(area)
     for mapping in mappings:
-        if mapping.holes:
+        if mapping.hole_starts:
             _add_pieces(loads, mapping, last_literal)
         else:
-            _add(loads, mapping, [mapping.vaddr], b"\0")
+            _add(loads, mapping, array("Q", [mapping.vaddr]), b"\0")
             if mapping.filesz:
                 loads.addresses.append(mapping.vaddr)
                 loads.lengths.append(mapping.filesz)
     return loads
 
 
+def _holes(mapping: Segment) -> Iterator[tuple[int, int]]:
+    """Length and start of each."""
+    return zip(map(sub, mapping.hole_ends, mapping.hole_starts), mapping.hole_starts, strict=True)
+
+
 def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int]:
     """Length and start of the last hole, by these, of which no program header is to be made."""
     # One that is a whole mapping costs no program header more than the mapping does.
     holes = sorted(
-        (end - start, start)
+        hole
         for mapping in mappings
-        for start, end in mapping.holes
-        if end - start <= _LITERAL_AT_LEAST and end - start < mapping.filesz
+        for hole in _holes(mapping)
+        if hole[0] <= _LITERAL_AT_LEAST and hole[0] < mapping.filesz
     )
     most = max(populated // _LITERAL_SHARE, _LITERAL_AT_LEAST)
     total = 0
@@ -120,46 +139,84 @@ def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int
 
 
 def _add_pieces(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) -> None:
-    """`mapping`, divided where the area of zeros begins and ends to stand for it."""
-    starts: list[int] = []  # of each piece; the next one is its end
-    is_zero = bytearray()
-    addresses: list[int] = []
-    lengths: list[int] = []
-    begin = at = mapping.vaddr  # of the piece under way, and of its memory not yet added
-    for start, end in mapping.holes:
-        if start > at:
-            addresses.append(at)
-            lengths.append(start - at)
-        at = end
-        if (end - start, start) <= last_literal and end - start < mapping.filesz:
-            addresses.append(ZEROS)
-            lengths.append(end - start)
-            continue
-        if start > begin:
-            starts.append(begin)
-            is_zero.append(0)
-        pieces = range(start, end, loads.area)
-        starts += pieces
-        is_zero += b"\1" * len(pieces)
-        begin = end
-    file_end = mapping.vaddr + mapping.filesz
-    if at < file_end:
-        addresses.append(at)
-        lengths.append(file_end - at)
-    if begin < file_end:
-        starts.append(begin)
-        is_zero.append(0)
-    loads.addresses.extend(addresses)
-    loads.lengths.extend(lengths)
-    _add(loads, mapping, starts, is_zero)
+    """`mapping`, divided where the area of zeros begins and ends to stand for it.
+
+    Most holes are one piece of the area with memory before and behind: those in a row are
+    handled as columns.
+    """
+    pieces = _Pieces(loads, mapping.vaddr)
+    done = 0
+    for index, hole in enumerate(_holes(mapping)):
+        is_literal = hole <= last_literal and hole[0] < mapping.filesz
+        if is_literal or hole[0] > loads.area or hole[1] == mapping.vaddr:
+            pieces.add_row(mapping.hole_starts[done:index], mapping.hole_ends[done:index])
+            pieces.add_one(hole[1], hole[1] + hole[0], is_literal)
+            done = index + 1
+    pieces.add_row(mapping.hole_starts[done:], mapping.hole_ends[done:])
+    pieces.add_rest(mapping.vaddr + mapping.filesz)
+    _add(loads, mapping, pieces.starts, pieces.is_zero)
 
 
-def _add(loads: Loads, mapping: Segment, starts: list[int], is_zero: bytes | bytearray) -> None:
-    ends = [*starts[1:], mapping.vaddr + mapping.memsz]
-    sizes = array("Q", [end - start for start, end in zip(starts, ends, strict=True)])
+class _Pieces:
+    """Of one mapping, as they are made, from its start to its end."""
+
+    def __init__(self, loads: Loads, start: int) -> None:
+        self.starts = array("Q")
+        self.is_zero = bytearray()
+        self._loads = loads
+        self._begin = start  # of the piece under way
+        self._at = start  # of its memory that was not added yet
+
+    def add_row(self, starts: Column, ends: Column) -> None:
+        """Holes with memory between them, each to lie in the area of zeros."""
+        if not starts:
+            return
+        memory = array("Q", [self._at]) + ends[:-1]
+        self._loads.addresses.extend(memory)
+        self._loads.lengths.extend(array("Q", map(sub, starts, memory)))
+        memory[0] = self._begin
+        pieces = array("Q", bytes(2 * starts.itemsize * len(starts)))
+        pieces[::2] = memory
+        pieces[1::2] = starts
+        self.starts.extend(pieces)
+        self.is_zero.extend(b"\0\1" * len(starts))
+        self._begin = self._at = ends[-1]
+
+    def add_one(self, start: int, end: int, is_literal: bool) -> None:
+        """Any hole."""
+        if start > self._at:
+            self._loads.addresses.append(self._at)
+            self._loads.lengths.append(start - self._at)
+        self._at = end
+        if is_literal:
+            self._loads.addresses.append(ZEROS)
+            self._loads.lengths.append(end - start)
+            return
+        self._end_piece(start)
+        parts = range(start, end, self._loads.area)
+        self.starts.extend(parts)
+        self.is_zero.extend(b"\1" * len(parts))
+        self._begin = end
+
+    def add_rest(self, end: int) -> None:
+        if end > self._at:
+            self._loads.addresses.append(self._at)
+            self._loads.lengths.append(end - self._at)
+        self._end_piece(end)
+
+    def _end_piece(self, end: int) -> None:
+        if end > self._begin:
+            self.starts.append(self._begin)
+            self.is_zero.append(0)
+
+
+def _add(loads: Loads, mapping: Segment, starts: Column, is_zero: bytes | bytearray) -> None:
+    ends = starts[1:]
+    ends.append(mapping.vaddr + mapping.memsz)
+    sizes = array("Q", map(sub, ends, starts))
     loads.vaddr.extend(starts)
     loads.memsz.extend(sizes)
     sizes[-1] -= mapping.memsz - mapping.filesz  # what the core does not have is at the end
     loads.filesz.extend(sizes)
-    loads.flags.extend([mapping.flags] * len(starts))
+    loads.flags.extend(array("Q", [mapping.flags]) * len(starts))
     loads.is_zero.extend(is_zero)

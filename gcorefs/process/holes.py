@@ -10,56 +10,53 @@ of theirs holds, its handler knows.  Nor are private mappings of files: an untou
 these is the file's.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 
+from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.shared import Shared
 
-Hole = tuple[int, int]
-"""Start and end, on page borders."""
+Holes = tuple[Column, Column]
+"""Starts and ends, on page borders, in order."""
+
+_NONE: Holes = array("Q"), array("Q")
 
 
 def find_holes(
     vmas: Sequence[Vma], sizes: Sequence[int], pagemap: Pagemap, shared: Shared
-) -> list[list[Hole]]:
-    """The holes of each mapping, in order, of which `sizes` bytes are wanted in the core."""
-    found: list[list[Hole]] = [[] for _ in vmas]
-    for first, last in _neighbours(vmas, sizes):
-        runs = pagemap.runs(
-            [
-                (vma.start, vma.end)
-                for vma, size in zip(vmas[first:last], sizes[first:last], strict=True)
-                if _may_have_holes(vma, size)
-            ]
-        )
-        for index, holes in enumerate(_between(runs, vmas[first:last]), first):
-            if _may_have_holes(vmas[index], sizes[index]):
-                found[index] = holes
+) -> list[Holes]:
+    """The holes of each mapping, of which `sizes` bytes are wanted in the core."""
+    found: list[Holes] = [_NONE] * len(vmas)
+    for row in _rows(vmas, sizes):
+        asked = [index for index in row if _may_have_holes(vmas[index], sizes[index])]
+        starts, ends = pagemap.runs([(vmas[index].start, vmas[index].end) for index in asked])
+        for index in asked:
+            found[index] = _between(starts, ends, vmas[index])
     for index, (vma, size) in enumerate(zip(vmas, sizes, strict=True)):
         if size == vma.size and "sh" in vma.vm_flags:
-            found[index] = list(shared.holes(vma))
+            found[index] = shared.holes(vma)
     return found
 
 
-def _neighbours(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last index of private anonymous mappings in a row, to be asked about at once.
+def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[range]:
+    """Private anonymous mappings in a row, by index, to be asked about at once.
 
     Threads have their stacks in such rows, and one question for each would be 10,000.
     """
-    first = None
+    first = 0
     is_asked = False
     for index, (vma, size) in enumerate(zip(vmas, sizes, strict=True)):
-        if not _is_private_anonymous(vma):
-            if first is not None and is_asked:
-                yield first, index
-            first, is_asked = None, False
+        if _is_private_anonymous(vma):
+            is_asked = is_asked or _may_have_holes(vma, size)
             continue
-        if first is None:
-            first = index
-        is_asked = is_asked or _may_have_holes(vma, size)
-    if first is not None and is_asked:
-        yield first, len(vmas)
+        if is_asked:
+            yield range(first, index)
+        first, is_asked = index + 1, False
+    if is_asked:
+        yield range(first, len(vmas))
 
 
 def _is_private_anonymous(vma: Vma) -> bool:
@@ -70,20 +67,15 @@ def _may_have_holes(vma: Vma, size: int) -> bool:
     return size == vma.size > vma.anonymous + vma.swapped
 
 
-def _between(runs: Iterable[Hole], vmas: Sequence[Vma]) -> Iterator[list[Hole]]:
-    """What lies between the populated runs, for each mapping."""
-    rest = iter(runs)
-    run = next(rest, None)
-    for vma in vmas:
-        holes = []
-        at = vma.start
-        while run is not None and run[0] < vma.end:
-            if run[0] > at:
-                holes.append((at, run[0]))
-            at = max(at, min(run[1], vma.end))
-            if run[1] > vma.end:
-                break
-            run = next(rest, None)
-        if at < vma.end:
-            holes.append((at, vma.end))
-        yield holes
+def _between(starts: Column, ends: Column, vma: Vma) -> Holes:
+    """What of a mapping lies between populated runs."""
+    first, last = bisect_right(ends, vma.start), bisect_left(starts, vma.end)
+    hole_starts = array("Q", [vma.start]) + ends[first:last]
+    hole_ends = starts[first:last] + array("Q", [vma.end])
+    # A run that goes across a border of the mapping leaves none there.
+    if hole_starts[0] >= hole_ends[0]:
+        del hole_starts[0], hole_ends[0]
+    if hole_starts and hole_starts[-1] >= hole_ends[-1]:
+        hole_starts.pop()
+        hole_ends.pop()
+    return hole_starts, hole_ends

@@ -13,9 +13,10 @@ had the quick way or not at all.
 import errno
 import os
 from array import array
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 
 from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.elfcore.segments import Column
 from gcorefs.process import syscalls
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.errors import ProcessError, Reason
@@ -65,20 +66,21 @@ class Memory:
 
     def read_ranges(
         self,
-        ranges: Sequence[tuple[int, int]],
+        addresses: Column,
+        lengths: Column,
         buffer: memoryview,
         sources: Container[str] | None = None,
     ) -> None:
-        """Fill `buffer` from ranges of memory, each an address and a length, one after the other.
+        """Fill `buffer` from ranges of memory, which ascend, one after the other.
 
-        As read_into, but in as few calls as it takes; addresses must ascend.
+        As read_into, but in as few calls as it takes.
         """
-        if self._is_simple(ranges[0][0], sum(ranges[-1])):
-            self._read_quickly_all(ranges, buffer)
+        if self._is_simple(addresses[0], addresses[-1] + lengths[-1]):
+            self._read_vectors(addresses, lengths, buffer)
             self._check()
             return
         done = 0
-        for address, length in ranges:
+        for address, length in zip(addresses, lengths, strict=True):
             try:
                 self.read_into(address, buffer[done : done + length], sources)
             except MayWait as wait:
@@ -93,26 +95,30 @@ class Memory:
             or (self.absent is not None and self.absent.overlaps(start, end))
         )
 
-    def _read_quickly_all(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        for first in range(0, len(ranges), _RANGES_AT_ONCE):
-            some = ranges[first : first + _RANGES_AT_ONCE]
-            total = sum(length for _, length in some)
-            count = self._read_vector(some, buffer[:total])
+    def _read_vectors(self, addresses: Column, lengths: Column, buffer: memoryview) -> None:
+        for first in range(0, len(addresses), _RANGES_AT_ONCE):
+            some = slice(first, first + _RANGES_AT_ONCE)
+            total = sum(lengths[some])
+            count = self._read_vector(addresses[some], lengths[some], buffer[:total])
             if count < total:
-                self._read_rest(some, buffer[:total], count)
+                self._read_rest(addresses[some], lengths[some], buffer[:total], count)
             buffer = buffer[total:]
 
-    def _read_vector(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> int:
-        vector = array("Q", [word for each in ranges for word in each])
+    def _read_vector(self, addresses: Column, lengths: Column, buffer: memoryview) -> int:
+        vector = array("Q", bytes(2 * addresses.itemsize * len(addresses)))
+        vector[::2] = addresses
+        vector[1::2] = lengths
         try:
             return syscalls.read_memory_vector(self._tid, vector, buffer)
         except OSError as error:
             return self._nothing(error)
 
-    def _read_rest(self, ranges: Sequence[tuple[int, int]], buffer: memoryview, count: int) -> None:
+    def _read_rest(
+        self, addresses: Column, lengths: Column, buffer: memoryview, count: int
+    ) -> None:
         """What is behind the first `count` bytes, in which a page could not be had."""
         done = 0
-        for address, length in ranges:
+        for address, length in zip(addresses, lengths, strict=True):
             if done + length > count:
                 skipped = max(0, count - done)
                 self._read_all(address + skipped, buffer[done + skipped : done + length])

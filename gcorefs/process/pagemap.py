@@ -5,14 +5,17 @@ Nothing is touched by asking.  Linux 6.7 and later look through the page tables 
 tell of runs (PAGEMAP_SCAN); before, each page has an entry to be read: 8 bytes for 4 KiB.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from threading import Thread
 
 from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.elfcore.segments import Column
 
 _ENTRY_SIZE = 8
 # The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
@@ -26,6 +29,8 @@ _PAGE_IS_PRESENT = 1 << 3
 _PAGE_IS_SWAPPED = 1 << 4
 _PAGE_IS_PFNZERO = 1 << 5
 _REGIONS_AT_ONCE = 4096
+# Of user space with four levels of page tables (asm/page_64.h, TASK_SIZE_MAX).
+_END = (1 << 47) - PAGE_SIZE
 _WORDS_OF_REGION = 3
 
 
@@ -35,6 +40,21 @@ class Pagemap:
     def __init__(self, tid: int) -> None:
         self._file = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         self._can_scan = True
+        self._ahead: Thread | None = None
+        self._all: tuple[Column, Column] | None = None
+
+    def look_ahead(self) -> None:
+        """Begin to find all runs, of everything that is mapped.
+
+        Looking through sparse page tables takes as long as reading smaps, which does so too;
+        both can be done at once.
+        """
+        self._ahead = Thread(target=self._find_all, name="gcorefs-pagemap", daemon=True)
+        self._ahead.start()
+
+    def _find_all(self) -> None:
+        with contextlib.suppress(OSError):  # whoever asks for runs will see it again
+            self._all = self._scan(0, _END)
 
     def populated(self, address: int, length: int) -> bytes:
         """A byte for each page that the range touches: 1 where it is populated, else 0.
@@ -46,29 +66,34 @@ class Pagemap:
         entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
         return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE].translate(_POPULATED)
 
-    def runs(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """The runs of populated pages of some ranges, all on page borders, in order.
+    def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
+        """Starts and ends of the runs of populated pages of some ranges, in order.
 
-        What lies between the ranges may be in it as well, and a run may come as two.  A page
-        that was only ever read is the kernel's page of zeros and counts as not populated, where
-        the kernel tells.  Nothing where the address space is gone.
+        The ranges lie on page borders and ascend; what lies outside may be told of too.  A page
+        that was only ever read is the kernel's page of zeros and counts as not populated,
+        where the kernel tells.  Nothing where the address space is gone.
         """
+        if self._ahead is not None:
+            self._ahead.join()
+            if self._all is not None and ranges[-1][1] <= _END:
+                return self._all
         if self._can_scan:
             try:
-                yield from self._scan(ranges[0][0], ranges[-1][1])
+                return self._scan(ranges[0][0], ranges[-1][1])
             except OSError as error:
                 if error.errno not in (errno.ENOTTY, errno.EINVAL):
                     raise
                 self._can_scan = False
-            else:
-                return
+        starts, ends = array("Q"), array("Q")
         for start, end in ranges:
-            yield from self._read_runs(start, end)
+            self._read_runs(start, end, starts, ends)
+        return starts, ends
 
-    def _scan(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def _scan(self, start: int, end: int) -> tuple[Column, Column]:
         regions = array("Q", bytes(8 * _WORDS_OF_REGION * _REGIONS_AT_ONCE))
         vector, _ = regions.buffer_info()
-        while start < end:
+        starts, ends = array("Q"), array("Q")
+        while True:
             argument = bytearray(
                 _SCAN_ARGUMENT.pack(
                     _SCAN_ARGUMENT.size,
@@ -88,24 +113,27 @@ class Pagemap:
             )
             count = fcntl.ioctl(self._file, _PAGEMAP_SCAN, argument)
             words = regions[: count * _WORDS_OF_REGION]
-            yield from zip(words[::_WORDS_OF_REGION], words[1::_WORDS_OF_REGION], strict=True)
+            _extend(starts, ends, words[::_WORDS_OF_REGION], words[1::_WORDS_OF_REGION])
             if count < _REGIONS_AT_ONCE:
-                return
+                return starts, ends
             # Not walk_end: past the first 512 regions of a call it may be an old one
-            # (fs/proc/task_mmu.c, do_pagemap_scan).  A run that goes on becomes two.
-            start = words[-2]
+            # (fs/proc/task_mmu.c, do_pagemap_scan).
+            start = ends[-1]
 
-    def _read_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def _read_runs(self, start: int, end: int, starts: Column, ends: Column) -> None:
         step = _ENTRIES_AT_ONCE * PAGE_SIZE
         for at in range(start, end, step):
             length = min(step, end - at)
             flags = self.populated(at, length)
+            own_starts, own_ends = array("Q"), array("Q")
             last = 0
             while (first := flags.find(1, last)) >= 0:
                 last = flags.find(0, first)
                 if last < 0:
                     last = len(flags)
-                yield at + first * PAGE_SIZE, at + last * PAGE_SIZE
+                own_starts.append(at + first * PAGE_SIZE)
+                own_ends.append(at + last * PAGE_SIZE)
+            _extend(starts, ends, own_starts, own_ends)
             if len(flags) * PAGE_SIZE < length:
                 return
 
@@ -114,3 +142,12 @@ class Pagemap:
         # of a pread, and the number of a closed file is soon another file's.
         if hasattr(self, "_file"):
             os.close(self._file)
+
+
+def _extend(starts: Column, ends: Column, more_starts: Column, more_ends: Column) -> None:
+    """Add runs behind others: one that the last of these touches is part of it."""
+    if ends and more_starts and ends[-1] == more_starts[0]:
+        ends.pop()
+        more_starts = more_starts[1:]
+    starts.extend(more_starts)
+    ends.extend(more_ends)

@@ -199,6 +199,19 @@ def is_32_bit(tid: int) -> bool:
     return len(first) == 8 and int.from_bytes(first, "little") >> 32 != 0
 
 
+def is_sparse(tid: int) -> bool:
+    """True where page tables are many and hardly filled: each of 4 KiB has room for 2 MiB."""
+    found = status(tid)
+    if "VmPTE" not in found:  # killed: whoever reads its memory will be told
+        return False
+    tables, resident = (int(found[key].split()[0]) for key in ("VmPTE", "VmRSS"))  # in kB
+    return tables > _MANY_TABLES and resident < tables * _HARDLY_FILLED
+
+
+_MANY_TABLES = 4096
+_HARDLY_FILLED = 128  # of 512
+
+
 def parse_system_call(text: bytes) -> tuple[int, list[int], int, int] | None:
     """FormatError where it is neither "running" nor a number and two words or more."""
     try:

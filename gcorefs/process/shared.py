@@ -12,9 +12,12 @@ holes are filled in.
 import contextlib
 import errno
 import os
+import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
+from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
 
@@ -56,27 +59,23 @@ class Shared:
                 done += count
             return done
 
-    def holes(self, vma: Vma) -> Iterator[tuple[int, int]]:
-        """Start and end of what is mapped of each hole in the file, in order."""
+    def holes(self, vma: Vma) -> tuple[Column, Column]:
+        """Starts and ends of what is mapped of each hole in the file, in order."""
+        starts, ends = array("Q"), array("Q")
         if self._vma(vma.start) is not vma:
-            return
+            return starts, ends
         base = vma.start - vma.offset
         with self._opened(vma) as fd:
-            if fd < 0:
-                return
             # Past its end there are no zeros, but nothing.
-            end = min(vma.offset + vma.size, os.fstat(fd).st_size)
+            end = min(vma.offset + vma.size, os.fstat(fd).st_size) if fd >= 0 else 0
             at = vma.offset
             while at < end:
-                try:
-                    data = min(end, os.lseek(fd, at, os.SEEK_DATA))
-                except OSError as error:
-                    if error.errno != errno.ENXIO:
-                        raise
-                    data = end
+                data = min(end, _next_data(fd, at))
                 if data > at:
-                    yield base + at, base + data
+                    starts.append(base + at)
+                    ends.append(base + data)
                 at = os.lseek(fd, data, os.SEEK_HOLE) if data < end else end
+        return starts, ends
 
     @contextlib.contextmanager
     def _opened(self, vma: Vma) -> Iterator[int]:
@@ -97,6 +96,16 @@ class Shared:
         if index < 0 or address >= self._vmas[index].end:
             return None
         return self._vmas[index]
+
+
+def _next_data(fd: int, offset: int) -> int:
+    """Where the next bytes are that were written, far behind the end where there are none."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return sys.maxsize
 
 
 def _is_shared_memory(vma: Vma, device: str) -> bool:

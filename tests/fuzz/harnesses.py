@@ -7,6 +7,7 @@ to ask about others may mean to wait for them.
 
 import re
 import struct
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,15 +170,16 @@ def _segments(provider: atheris.FuzzedDataProvider) -> list[Segment]:
         address += provider.ConsumeIntInRange(0, 1 << 40) << 12
         pages = provider.ConsumeIntInRange(1, 1 << 20)
         kept = provider.PickValueInList([0, pages, 1])
-        holes = []
+        starts, ends = array("Q"), array("Q")
         at = 0
         while at < kept and provider.ConsumeBool():
             start = provider.ConsumeIntInRange(at, kept - 1)
             at = provider.ConsumeIntInRange(start + 1, kept)
-            holes.append((address + (start << 12), address + (at << 12)))
+            starts.append(address + (start << 12))
+            ends.append(address + (at << 12))
             at += 1
         flags = provider.ConsumeIntInRange(0, 7)
-        segments.append(Segment(address, pages << 12, kept << 12, flags, holes))
+        segments.append(Segment(address, pages << 12, kept << 12, flags, starts, ends))
         address += pages << 12
     return segments
 
@@ -204,7 +206,11 @@ def extents(data: bytes) -> None:
             assert any(
                 each.vaddr <= start and stop <= each.vaddr + each.filesz for each in segments
             )
-            assert not any(start < high and low < stop for s in segments for low, high in s.holes)
+            assert not any(
+                start < high and low < stop
+                for each in segments
+                for low, high in zip(each.hole_starts, each.hole_ends, strict=True)
+            )
     assert offset == end or offset > layout.size or not length
 
 

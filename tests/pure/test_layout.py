@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -58,7 +59,7 @@ class Made:
     def contents(self, mapping: Segment) -> bytes:
         """What the core has of a mapping."""
         data = bytearray(memory(mapping.vaddr, mapping.filesz))
-        for start, end in mapping.holes:
+        for start, end in zip(mapping.hole_starts, mapping.hole_ends, strict=True):
             data[start - mapping.vaddr : end - mapping.vaddr] = bytes(end - start)
         return bytes(data)
 
@@ -106,11 +107,9 @@ def _segments(draw: st.DrawFn) -> list[Segment]:
         flags = draw(st.integers(0, 7))
         borders = draw(st.lists(st.integers(0, kept), unique=True, max_size=6))
         borders = sorted(borders)[: len(borders) // 2 * 2]
-        holes = [
-            (address + start * PAGE_SIZE, address + end * PAGE_SIZE)
-            for start, end in zip(borders[::2], borders[1::2], strict=True)
-        ]
-        segments.append(Segment(address, pages * PAGE_SIZE, kept * PAGE_SIZE, flags, holes))
+        ends = array("Q", [address + number * PAGE_SIZE for number in borders])
+        sizes = pages * PAGE_SIZE, kept * PAGE_SIZE
+        segments.append(Segment(address, *sizes, flags, ends[::2], ends[1::2]))
         address += pages * PAGE_SIZE
     return segments
 
@@ -158,6 +157,20 @@ def test_reads_that_begin_and_end_at_and_around_every_border() -> None:
     file = made.whole()
     for start, end in product(near, near):
         assert read(layout, start, max(0, end - start)) == file[start:end]
+
+
+@given(layouts, st.data())
+def test_memory_in_a_row_is_the_same_as_its_extents(layout: Layout, data: st.DataObject) -> None:
+    offset = data.draw(st.integers(0, layout.size))
+    length = data.draw(st.integers(0, layout.size - offset + 1))
+    pieces = list(layout.extents(offset, length))
+    found = layout.memory(offset, length)
+    is_memory = {piece.source for piece in pieces} == {Source.MEMORY}
+    if is_memory and offset + length <= layout.size:
+        assert found is not None
+        assert [*zip(*found, strict=True)] == [(piece.at, piece.length) for piece in pieces]
+    else:
+        assert found is None
 
 
 @given(layouts)

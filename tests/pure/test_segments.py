@@ -1,6 +1,7 @@
 """Never-populated memory costs program headers, and few bytes of the file."""
 
 import random
+from array import array
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -15,13 +16,14 @@ BASE = 0x7F0000000000
 
 def mapping(size: int, populated: Sequence[tuple[int, int]], at: int = BASE) -> Segment:
     """`size` bytes, all in the core, of which these runs are populated, from start to end."""
-    holes = []
+    starts, ends = array("Q"), array("Q")
     border = 0
     for start, end in [*populated, (size, size)]:
         if start > border:
-            holes.append((at + border, at + start))
+            starts.append(at + border)
+            ends.append(at + start)
         border = end
-    return Segment(at, size, size, 6, holes)
+    return Segment(at, size, size, 6, starts, ends)
 
 
 def literal_zeros(loads: Loads) -> int:
@@ -77,7 +79,7 @@ def test_a_mapping_that_is_all_hole_never_lies_in_the_file() -> None:
 
 def test_what_the_core_does_not_have_is_at_the_end_of_the_last_segment() -> None:
     base = mapping(2 * MIB, [(0, PAGE_SIZE)])
-    loads = load([Segment(base.vaddr, 3 * MIB, 2 * MIB, 4, base.holes)])
+    loads = load([Segment(base.vaddr, 3 * MIB, 2 * MIB, 4, base.hole_starts, base.hole_ends)])
     assert sum(loads.memsz) == 3 * MIB
     assert sum(loads.filesz) == 2 * MIB
     assert loads.memsz[-1] == loads.filesz[-1] + MIB
