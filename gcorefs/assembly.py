@@ -73,8 +73,8 @@ def assemble(
     )
     holes = find_holes(vmas, sizes, pagemap, shared)
     mappings = [
-        Segment(vma.start, vma.size, size, vma.flags, *own)
-        for vma, size, own in zip(vmas, sizes, holes, strict=True)
+        Segment(vma.start, vma.size, size, vma.flags, *own, is_bss=_is_bss(vma, before_it))
+        for vma, size, own, before_it in zip(vmas, sizes, holes, [None, *vmas], strict=False)
     ]
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
@@ -98,6 +98,11 @@ def assemble(
         layout=Layout(machine, mappings, notes.pack()),
         provenance=provenance,
     )
+
+
+def _is_bss(vma: Vma, before: Vma | None) -> bool:
+    """True where it goes on behind a mapping of a file, as the .bss of a program does."""
+    return before is not None and before.has_file and before.end == vma.start and not vma.has_file
 
 
 def _source(vma: Vma, tid: int) -> str:

@@ -6,9 +6,11 @@ Rules of this file:
 - Extents tile the file: every offset below `size` is in exactly one extent, in order, with
   no gap and no overlap.  Any split of reads therefore gives the bytes of one whole read.
 - The file begins with the header: ELF header, program headers, section headers where there
-  are any, notes, zeros up to a page border.  The area of zeros follows (segments.py), then
-  memory in address order, so that a reader that only goes forward (a pipe) meets everything
-  before it needs it.
+  are any, notes, zeros up to a page border.  Memory follows in address order, so that a reader
+  that only goes forward (a pipe) meets everything before it needs it.
+- The area of zeros (segments.py) is the end.  libdw takes a segment for the continuation of
+  the one before unless its offset is higher than that one's end (elfutils, libdwfl/core-file.c,
+  dwfl_elf_phdr_memory_callback), and in front of the memory it lost the list of libraries.
 """
 
 import enum
@@ -16,7 +18,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from operator import mul, sub
 
 from gcorefs.elfcore import elf
@@ -51,8 +53,8 @@ class Layout:
         shnum = 2 if phnum >= elf.PN_XNUM else 0
         shoff = elf.EHDR_SIZE + phnum * elf.PHDR_SIZE
         notes_offset = shoff + shnum * elf.SHDR_SIZE
-        zeros_offset = elf.page_up(notes_offset + len(notes))
-        memory_offset = zeros_offset + loads.area
+        memory_offset = elf.page_up(notes_offset + len(notes))
+        zeros_offset = memory_offset + sum(loads.lengths)
         # Only what is no zero moves the next one on.
         steps = map(mul, loads.filesz, loads.is_zero.translate(b"\1\0" + bytes(254)))
         offsets = accumulate(steps, initial=memory_offset)
@@ -75,12 +77,13 @@ class Layout:
             parts.append(elf.pack_extended_numbering(phnum, notes_offset, len(notes)))
         parts.append(notes)
         header = b"".join(parts)
-        self.header = header.ljust(zeros_offset, b"\0")
+        self.header = header.ljust(memory_offset, b"\0")
         # Extent i is from _offsets[i] to _offsets[i + 1], and has memory from _addresses[i] on.
-        first = [(ZEROS, loads.area)] if loads.area else []
-        self._addresses = array("Q", [address for address, _ in first]) + loads.addresses
-        lengths = chain((length for _, length in first), loads.lengths)
-        self._offsets = array("Q", accumulate(lengths, initial=zeros_offset))
+        self._addresses = loads.addresses
+        self._offsets = array("Q", accumulate(loads.lengths, initial=memory_offset))
+        if loads.area:
+            self._addresses.append(ZEROS)
+            self._offsets.append(zeros_offset + loads.area)
         self.size = self._offsets[-1]
         """Bytes of the whole file."""
 

@@ -59,6 +59,9 @@ class Segment:
     flags: int
     hole_starts: Column = field(default_factory=_column)
     hole_ends: Column = field(default_factory=_column)
+    is_bss: bool = False
+    """It goes on where a mapping of a program's file ends, and readers take both for one: py-spy
+    searches .data and .bss as one piece of the file (src/coredump.rs)."""
 
     @property
     def populated(self) -> int:
@@ -92,7 +95,7 @@ def load(mappings: Sequence[Segment]) -> Loads:
         shared = [
             length
             for length, start in _holes(mapping)
-            if (length, start) > last_literal or length == mapping.filesz
+            if not _is_literal(mapping, (length, start), last_literal)
         ]
         longest = max(longest, *shared, 0)
         reserved += sum(shared)
@@ -118,9 +121,16 @@ def _holes(mapping: Segment) -> Iterator[tuple[int, int]]:
     return zip(map(sub, mapping.hole_ends, mapping.hole_starts), mapping.hole_starts, strict=True)
 
 
-def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int]:
-    """Length and start of the last hole, by these, of which no program header is to be made."""
+def _is_literal(mapping: Segment, hole: tuple[int, int], last: tuple[int, int]) -> bool:
+    """True where no program header is to be made of a hole, by length and start."""
+    if mapping.is_bss and hole[0] < _AREA_AT_LEAST:
+        return True
     # One that is a whole mapping costs no program header more than the mapping does.
+    return hole <= last and hole[0] < mapping.filesz
+
+
+def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int]:
+    """The largest hole, by length and start, that is one of the smallest."""
     holes = sorted(
         hole
         for mapping in mappings
@@ -147,7 +157,7 @@ def _add_pieces(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) -
     pieces = _Pieces(loads, mapping.vaddr)
     done = 0
     for index, hole in enumerate(_holes(mapping)):
-        is_literal = hole <= last_literal and hole[0] < mapping.filesz
+        is_literal = _is_literal(mapping, hole, last_literal)
         if is_literal or hole[0] > loads.area or hole[1] == mapping.vaddr:
             pieces.add_row(mapping.hole_starts[done:index], mapping.hole_ends[done:index])
             pieces.add_one(hole[1], hole[1] + hole[0], is_literal)

@@ -3,6 +3,7 @@
 import random
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +76,17 @@ def test_a_mapping_that_is_all_hole_never_lies_in_the_file() -> None:
     # It needs a program header anyway, however small it is.
     loads = load([mapping(PAGE_SIZE, [])])
     assert (loads.area, list(loads.is_zero), list(loads.lengths)) == (PAGE_SIZE, [1], [])
+
+
+def test_a_bss_is_not_divided_but_for_what_is_large() -> None:
+    # Of 40 MiB of .bss 4 KiB are written, and 16 MiB behind.
+    whole = mapping(40 * MIB, [(900 * KIB, 904 * KIB), (24 * MIB, 40 * MIB)])
+    bss = replace(whole, is_bss=True)
+    assert list(load([whole]).is_zero) == [1, 0] + [1] * 24 + [0]
+    loads = load([bss])
+    assert list(loads.is_zero) == [0] + [1] * 24 + [0]
+    assert loads.filesz[0] == 904 * KIB
+    assert literal_zeros(loads) == 900 * KIB
 
 
 def test_what_the_core_does_not_have_is_at_the_end_of_the_last_segment() -> None:
