@@ -1,0 +1,369 @@
+/*
+ * kinds DIR
+ *
+ * The kinds of memory that ordinary programs have seldom; memory.c has the others.
+ * DIR is to be on a tmpfs, and one huge page of 2 MiB for each hugetlb region be free.
+ *
+ * Besides its regions it prints
+ *   "thp"    whether the transparent huge page was had
+ *   "named"  whether the kernel lets memory be named (CONFIG_ANON_VMA_NAME)
+ *
+ * To "fork" it answers {"child": PID}, a child that sleeps, and to "swap" {"swapped": N}: how many
+ * pages of private memory have been swapped out, once all that were to be are.
+ */
+#include "regions.h"
+
+#include <arpa/inet.h>
+#include <linux/if_packet.h>
+#include <linux/io_uring.h>
+#include <linux/perf_event.h>
+#include <linux/userfaultfd.h>
+#include <net/ethernet.h>
+#include <sys/auxv.h>
+#include <sys/ioctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+
+#define MAP_DROPPABLE_6_11 0x08 /* uapi/linux/mman.h; its value was nobody's before */
+#define SYS_mseal_6_10 462
+#define HUGE_PAGE (2UL << 20)
+#define SHARED_ANON (MAP_SHARED | MAP_ANONYMOUS)
+
+/* Linux 6.6, uapi/linux/userfaultfd.h. */
+struct poison {
+	struct uffdio_range range;
+	uint64_t mode;
+	int64_t updated;
+};
+#define UFFDIO_POISON_6_6 _IOWR(UFFDIO, 0x08, struct poison)
+#define UFFD_FEATURE_POISON_6_6 (1 << 14)
+
+static int has_names;
+static char *thp, *swapped, *swapped_shared, *swapped_file;
+
+/* A mapping that does not become one with its neighbours. */
+static char *apart(size_t size, int prot, int flags, int fd)
+{
+	char *p = map(size + 2 * page, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	if (mmap(p + page, size, prot, flags | MAP_FIXED, fd, 0) == MAP_FAILED)
+		die("mmap");
+	return p + page;
+}
+
+static char *written(size_t size, int flags, int fd)
+{
+	char *p = apart(size, RW, flags, fd);
+
+	fill(p, size);
+	return p;
+}
+
+static void must(int result, const char *what)
+{
+	if (result < 0)
+		die(what);
+}
+
+static void set_name(char *start, size_t size, const char *name)
+{
+	if (!prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, name))
+		has_names = 1;
+	else if (errno != EINVAL)
+		die("PR_SET_VMA_ANON_NAME");
+}
+
+static void anonymous(void)
+{
+	char *p, *q;
+
+	p = written(2 * page, ANON, -1);
+	must(madvise(p, 2 * page, MADV_WIPEONFORK), "MADV_WIPEONFORK");
+	region("wipe_on_fork", "anonymous", p, 2 * page, "address");
+
+	p = written(2 * page, ANON, -1);
+	must(syscall(SYS_mseal_6_10, p, 2 * page, 0), "mseal");
+	region("sealed", "anonymous", p, 2 * page, "address");
+
+	region("grows_down", "anonymous",
+	       written(2 * page, ANON | MAP_GROWSDOWN, -1), 2 * page, "address");
+	/* May be dropped at any time, and is in no core for that (mm/mmap.c, do_mmap). */
+	region("droppable", "anonymous",
+	       written(page, MAP_DROPPABLE_6_11 | MAP_ANONYMOUS, -1), page, "unknown");
+
+	p = apart(6 * page, RW, ANON, -1);
+	fill(p, 2 * page);
+	region("hole_at_end", "anonymous", p, 2 * page, "address");
+	region("hole_at_end_hole", "anonymous", p + 2 * page, 4 * page, "zero");
+	holes_region("anon_shared_holes", "shared", apart(16 * page, RW, SHARED_ANON, -1));
+
+	p = written(page, ANON, -1);
+	set_name(p, page, "own name");
+	region("named_private", "anonymous", p, page, "address");
+	p = written(page, SHARED_ANON, -1);
+	set_name(p, page, "own name");
+	region("named_shared", "shared", p, page, "address");
+
+	/* What keeps vma->anon_vma though nothing in it is written (any more). */
+	p = written(page, ANON, -1);
+	must(madvise(p, page, MADV_DONTNEED), "MADV_DONTNEED");
+	region("emptied", "anonymous", p, page, "zero");
+	p = apart(2 * page, RW, ANON, -1);
+	fill(p, page);
+	must(mprotect(p + page, page, PROT_READ), "mprotect");
+	region("split", "anonymous", p, page, "address");
+	region("split_rest", "anonymous", p + page, page, "zero");
+	p = apart(2 * page, RW, ANON, -1);
+	must(madvise(p, page, MADV_GUARD_INSTALL), "MADV_GUARD_INSTALL");
+	region("guard_alone", "guard", p, page, "unknown");
+	region("guard_alone_rest", "anonymous", p + page, page, "zero");
+
+	p = apart(3 * HUGE_PAGE, RW, ANON, -1);
+	q = (char *)(((uintptr_t)p + HUGE_PAGE - 1) & -HUGE_PAGE);
+	must(madvise(q, HUGE_PAGE, MADV_HUGEPAGE), "MADV_HUGEPAGE");
+	(void)*(volatile char *)q;
+	region("huge_zero_page", "anonymous", q, HUGE_PAGE, "zero");
+	p = apart(3 * HUGE_PAGE, RW, ANON, -1);
+	q = (char *)(((uintptr_t)p + HUGE_PAGE - 1) & -HUGE_PAGE);
+	must(madvise(q, HUGE_PAGE, MADV_HUGEPAGE), "MADV_HUGEPAGE");
+	fill(q, HUGE_PAGE);
+	thp = q;
+	region("thp", "anonymous", q, HUGE_PAGE, "address");
+
+	swapped = written(4 * page, ANON, -1);
+	region("swapped", "anonymous", swapped, 4 * page, "address");
+	swapped_shared = written(4 * page, SHARED_ANON, -1);
+	region("swapped_shared", "shared", swapped_shared, 4 * page, "address");
+}
+
+static void huge(void)
+{
+	region("hugetlb_private", "hugetlb",
+	       filled(HUGE_PAGE, ANON | MAP_HUGETLB), HUGE_PAGE, "address");
+	region("hugetlb_shared", "hugetlb",
+	       filled(HUGE_PAGE, SHARED_ANON | MAP_HUGETLB), HUGE_PAGE, "address");
+}
+
+/* What of a mapping of a file stays behind when the file shrinks to size bytes. */
+static void shrunk(const char *name, int flags, int fd)
+{
+	size_t size = page + 96;
+	char text[64], *p = written(4 * page, flags, fd);
+
+	must(ftruncate(fd, size), "ftruncate");
+	region(name, "shrunk", p, flags == MAP_SHARED ? size : 2 * page, "address");
+	snprintf(text, sizeof(text), "%s_tail", name);
+	/* The rest of its last page is zeros, but not in a private copy of it. */
+	if (flags == MAP_SHARED)
+		region(text, "shrunk", p + size, 2 * page - size, "zero");
+	snprintf(text, sizeof(text), "%s_past_eof", name);
+	region(text, "past-eof", p + 2 * page, 2 * page, "unknown");
+}
+
+static void files(void)
+{
+	char path[PATH_MAX], *p;
+	int fd;
+
+	fd = make_file("tmpfs_holes", 0, path);
+	must(ftruncate(fd, 16 * page), "ftruncate");
+	holes_region("tmpfs_holes", "file-shared", apart(16 * page, RW, MAP_SHARED, fd));
+	fd = make_file("tmpfs_private", 4 * page, path);
+	p = apart(4 * page, RW, MAP_PRIVATE, fd);
+	file_region("tmpfs_private", "file-private", p, 4 * page, path, 0);
+	fd = make_file("swapped_file", 4 * page, path);
+	swapped_file = apart(4 * page, RW, MAP_PRIVATE, fd);
+	file_region("swapped_file", "file-private", swapped_file, 4 * page, path, 0);
+
+	shrunk("shrunk_private", MAP_PRIVATE, make_file("shrunk_private", 4 * page, path));
+	shrunk("shrunk_shared", MAP_SHARED, make_file("shrunk_shared", 4 * page, path));
+	fd = memfd_create("shrunk", 0);
+	must(ftruncate(fd, 4 * page), "ftruncate");
+	shrunk("shrunk_memfd", MAP_SHARED, fd);
+	region("empty_file_past_eof", "past-eof",
+	       apart(page, RW, MAP_PRIVATE, make_file("empty", 0, path)), page, "unknown");
+
+	fd = open("/dev/zero", O_RDWR);
+	must(fd, "/dev/zero");
+	p = apart(2 * page, RW, MAP_PRIVATE, fd);
+	fill(p, page);
+	region("dev_zero_private", "file-private", p, page, "address");
+	region("dev_zero_private_rest", "file-private", p + page, page, "zero");
+	p = apart(2 * page, RW, MAP_SHARED, fd);
+	fill(p, page);
+	region("dev_zero_shared", "shared", p, page, "address");
+	region("dev_zero_shared_rest", "shared", p + page, page, "zero");
+}
+
+/* Attached for reading only, and written by way of a second attachment. */
+static void sysv(void)
+{
+	int id = shmget(IPC_PRIVATE, 2 * page, 0600);
+	volatile uint64_t *from, *to;
+
+	must(id, "shmget");
+	to = shmat(id, NULL, 0);
+	from = shmat(id, NULL, SHM_RDONLY);
+	shmctl(id, IPC_RMID, NULL);
+	if (to == (void *)-1 || from == (void *)-1)
+		die("shmat");
+	for (size_t i = 0; i < 2 * page / 8; i++)
+		to[i] = (uintptr_t)&from[i] ^ seed;
+	shmdt((void *)to);
+	region("sysv_read_only", "sysv", from, 2 * page, "address");
+}
+
+/* Memory that the kernel's other subsystems hand out. */
+static void devices(void)
+{
+	struct io_uring_params ring = { 0 };
+	struct tpacket_req packets = { page, 2, page / 2, 4 };
+	struct perf_event_attr event = {
+		.type = PERF_TYPE_SOFTWARE,
+		.size = sizeof(event),
+		.config = PERF_COUNT_SW_CPU_CLOCK,
+	};
+	char *p;
+	int fd;
+
+	/* 64 entries of 64 bytes, which are the program's to write until it submits. */
+	fd = syscall(SYS_io_uring_setup, 64, &ring);
+	must(fd, "io_uring_setup");
+	p = mmap(NULL, page, RW, MAP_SHARED, fd, IORING_OFF_SQES);
+	if (p == MAP_FAILED)
+		die("io_uring");
+	fill(p, page);
+	region("io_uring_entries", "device", p, page, "address");
+	region("io_uring_rings", "device",
+	       map(page, RW, MAP_SHARED, fd, IORING_OFF_SQ_RING), page, "unknown");
+
+	/* Nothing comes in: no interface sends this protocol. */
+	fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_LOOP));
+	must(fd, "AF_PACKET");
+	must(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &packets, sizeof(packets)), "ring");
+	region("packet_ring", "device", written(2 * page, MAP_SHARED, fd), 2 * page, "address");
+
+	/* VM_IO and VM_PFNMAP (kernel/events/core.c, map_range). */
+	fd = syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
+	must(fd, "perf_event_open");
+	region("perf_ring", "io", apart(3 * page, RW, MAP_SHARED, fd), 3 * page, "unknown");
+
+	fd = syscall(SYS_memfd_secret, 0);
+	must(fd, "memfd_secret");
+	must(ftruncate(fd, 4 * page), "ftruncate");
+	region("secret", "secret", written(2 * page, MAP_SHARED, fd), 2 * page, "unknown");
+	p = written(2 * page, MAP_SHARED, fd);
+	must(madvise(p, 2 * page, MADV_DODUMP), "MADV_DODUMP");
+	region("secret_in_core", "secret", p, 2 * page, "unknown");
+}
+
+/* Three pages with data, one whose handler has nothing for it. */
+static void uffd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_POISON_6_6 };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	char *p = apart(4 * page, RW, ANON, -1);
+	struct poison poison = { .range = { (uintptr_t)p + 3 * page, page } };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	fill(p, 3 * page);
+	must(fd, "userfaultfd");
+	must(ioctl(fd, UFFDIO_API, &api), "UFFDIO_API");
+	range.range.start = (uintptr_t)p;
+	range.range.len = 4 * page;
+	must(ioctl(fd, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
+	must(ioctl(fd, UFFDIO_POISON_6_6, &poison), "UFFDIO_POISON");
+	region("uffd", "anonymous", p, 3 * page, "address");
+	region("uffd_poison", "poison", p + 3 * page, page, "unknown");
+}
+
+/* Of /proc/self/smaps, how many kB the mapping at start has under key. */
+static long smaps(const char *start, const char *key)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	unsigned long first, last;
+	char line[PATH_MAX], c;
+	long kilobytes = -1;
+	int here = 0;
+
+	if (!f)
+		die("smaps");
+	while (kilobytes < 0 && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx %c", &first, &last, &c) == 3)
+			here = (uintptr_t)start >= first && (uintptr_t)start < last;
+		else if (here && !strncmp(line, key, strlen(key)))
+			kilobytes = strtol(line + strlen(key), NULL, 10);
+	}
+	fclose(f);
+	return kilobytes;
+}
+
+static void vdso(void)
+{
+	char path[PATH_MAX], *start = (char *)getauxval(AT_SYSINFO_EHDR);
+	size_t size = smaps(start, "Size:") * 1024;
+	int fd = make_file("vdso", 0, path);
+
+	if (write(fd, start, size) != (ssize_t)size)
+		die("vdso");
+	file_region("vdso", "special", start, size, path, 0);
+}
+
+static void swap_out(void)
+{
+	char *all[] = { swapped, swapped_shared, swapped_file };
+	long private;
+
+	(void)*(volatile char *)swapped_file;
+	for (int i = 0; i < 3; i++)
+		while (smaps(all[i], "Swap:") < (long)(4 * page / 1024)) {
+			if (madvise(all[i], 4 * page, MADV_PAGEOUT))
+				die("MADV_PAGEOUT");
+			usleep(1000); /* pages may still be on their way to the list */
+		}
+	private = smaps(swapped, "Swap:");
+	printf("{\"swapped\": %ld}\n", private * 1024 / (long)page);
+}
+
+static void fork_child(void)
+{
+	pid_t child = fork();
+
+	if (child < 0)
+		die("fork");
+	if (!child) {
+		target_init();
+		for (;;)
+			pause();
+	}
+	printf("{\"child\": %d}\n", child);
+}
+
+int main(int argc, char **argv)
+{
+	char buf[64];
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: kinds DIR\n");
+		return 2;
+	}
+	target_init();
+	regions_begin(argv[1]);
+	anonymous();
+	huge();
+	files();
+	sysv();
+	devices();
+	uffd();
+	vdso();
+	printf("], \"thp\": %s, \"named\": %s}\n",
+	       smaps(thp, "AnonHugePages:") > 0 ? "true" : "false",
+	       has_names ? "true" : "false");
+
+	while (next_command(buf, sizeof(buf)))
+		if (!strcmp(buf, "fork"))
+			fork_child();
+		else if (!strcmp(buf, "swap"))
+			swap_out();
+	return 0;
+}
