@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 from gcorefs.elfcore import filter as rules
+from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import How, Provenance
@@ -20,6 +21,7 @@ from gcorefs.elfcore.segments import Segment
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
+from gcorefs.process.facts import MappingFacts
 from gcorefs.process.holes import find_holes
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import Pagemap
@@ -30,8 +32,6 @@ from gcorefs.process.tracer import Record
 
 _MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
 _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
-
-_ELF_MAGIC = b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,11 @@ def assemble(
     is_omitted = {record.tid: not record.general and unresponsive == "omit" for record in recorded}
     records = [record for record in recorded if not is_omitted[record.tid]]
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
-    sizes = ask_each(
-        [(_source(vma, tid), partial(_dump_size, vma, mask, tid, memory)) for vma in vmas],
+    shares = ask_each(
+        [(_source(vma, tid), partial(_dump_size, vma, mask, tid, memory, pagemap)) for vma in vmas],
         lambda index: _lost(vmas[index], memory),
     )
+    sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, shared)
     mappings = [
         Segment(vma.start, vma.size, size, vma.flags, *own, is_bss=_is_bss(vma, before_it))
@@ -109,33 +110,16 @@ def _source(vma: Vma, tid: int) -> str:
     return source_of(vma, tid, procfs.shmem_device()) or vma.dev
 
 
-def _dump_size(vma: Vma, mask: int, tid: int, memory: Memory, may_wait: bool) -> int:
-    def is_unlinked(vma: Vma) -> bool:
-        file = procfs.mapped_file(tid, vma.start, vma.end) if may_wait else None
-        if file:
-            return file[1] == 0
-        return vma.name.endswith(b" (deleted)") or vma.name.startswith(b"[anon_shmem")
-
-    def is_program(vma: Vma) -> bool:
-        # Asked first, and of executable files too: whoever copies the core wants no page of
-        # it that cannot be had.
-        try:
-            beginning = _read(memory, vma.start, len(_ELF_MAGIC), may_wait)
-        except MayWait:
-            memory.lose(vma.start)
-            return False
-        if beginning == _ELF_MAGIC:
-            return True
-        file = procfs.mapped_file(tid, vma.start, vma.end) if may_wait else None
-        return file is not None and bool(file[0] & 0o111)
-
-    return rules.dump_size(vma, mask, is_unlinked, is_program)
+def _dump_size(
+    vma: Vma, mask: int, tid: int, memory: Memory, pagemap: Pagemap, may_wait: bool
+) -> Share:
+    return rules.dump_size(vma, mask, MappingFacts(vma, tid, memory, pagemap, may_wait))
 
 
-def _lost(vma: Vma, memory: Memory) -> int:
+def _lost(vma: Vma, memory: Memory) -> Share:
     """What the core has of a mapping whose file did not answer: not its ELF header."""
     memory.lose(vma.start)
-    return 0
+    return Share(0, LeftOut.FILTER)
 
 
 def _read(memory: Memory, address: int, length: int, may_wait: bool) -> bytes:

@@ -2,15 +2,20 @@
 
 The rules and their order are those of fs/coredump.c, vma_dump_size() and the ELF header
 check of dump_vma_snapshot(); the bits are those of /proc/PID/coredump_filter (core(5)).
-Three things cannot be seen from outside:
-- DAX mappings (bits 7 and 8) are taken for ordinary file mappings;
-- a private mapping of which nothing written is left (emptied by MADV_DONTNEED, or split off
-  one that was written elsewhere) is taken for one never written; it holds zeros or the file;
-- a private mapping of a tmpfs file that is swapped out is taken for one written
-  (fs/proc/task_mmu.c, smap_gather_stats, counts the file's swap as its own).
+"Written" is there whether vma->anon_vma is set, which nothing outside the kernel shows.  So
+these are told by their pages, and where there are none, wrongly:
+- a private mapping of which nothing written is left (emptied by MADV_DONTNEED, split off one
+  that was written elsewhere, or given pages of zeros by UFFDIO_ZEROPAGE) is taken for one
+  never written; it holds zeros or the file;
+- so is one with nothing but guard pages where VmFlags do not show these (before 6.18), or
+  where it maps a file.
+And device DAX (/dev/dax0.0) is taken for an ordinary mapping of a file: STATX_ATTR_DAX tells
+of the inode that has the name, the kernel's rule is about the one behind it
+(drivers/dax/device.c, dax_open).
 """
 
-from collections.abc import Callable
+import enum
+from typing import NamedTuple, Protocol
 
 from gcorefs.elfcore.elf import PAGE_SIZE, PF_R
 from gcorefs.elfcore.vma import Vma
@@ -22,42 +27,113 @@ MAPPED_SHARED = 1 << 3
 ELF_HEADERS = 1 << 4
 HUGETLB_PRIVATE = 1 << 5
 HUGETLB_SHARED = 1 << 6
+DAX_PRIVATE = 1 << 7
+DAX_SHARED = 1 << 8
 
 DEFAULT = ANON_PRIVATE | ANON_SHARED | ELF_HEADERS | HUGETLB_PRIVATE
 
+HUGE_PAGE_SIZE = 2 << 20
+"""Of the smallest that PMDs map, on x86-64."""
 
-def dump_size(
-    vma: Vma,
-    mask: int,
-    is_unlinked: Callable[[Vma], bool],
-    is_program: Callable[[Vma], bool],
-) -> int:
-    """Bytes from the start of `vma` that belong in the core: none, one page or all.
 
-    `is_unlinked` tells whether the mapped file has no name left (i_nlink == 0), `is_program`
-    whether its mode has an x bit or it begins as an ELF file does; each is asked only where
-    the answer matters, since the asking costs a system call.
-    """
+class LeftOut(enum.Enum):
+    """Why bytes of a mapping are not in the core."""
+
+    DONTDUMP = "dontdump"
+    """The process asked for that, or the kernel did when it made the mapping (VM_DONTDUMP)."""
+    IO = "io"
+    """Registers of a device: to read them may do something (VM_IO)."""
+    FILTER = "filter"
+    """coredump_filter."""
+    UNTOUCHED = "untouched"
+    """Private anonymous memory in which nothing was ever written: no loss."""
+
+
+class Share(NamedTuple):
+    """What the core has of a mapping."""
+
+    size: int
+    """Bytes from its start: none, one page or all."""
+    left_out: LeftOut | None
+    """Why it has no more; None where it has all."""
+
+
+class Facts(Protocol):
+    """What smaps does not say of a mapping.  Each is asked only where the answer matters, since
+    the asking costs a system call."""
+
+    def is_dax(self, vma: Vma) -> bool:
+        """The mapped file is one that is accessed past the page cache (S_DAX)."""
+
+    def is_unlinked(self, vma: Vma) -> bool:
+        """The mapped file has no name left (i_nlink == 0)."""
+
+    def is_program(self, vma: Vma) -> bool:
+        """The mode of the mapped file has an x bit, or it begins as an ELF file does."""
+
+    def is_swapped_out(self, vma: Vma) -> bool:
+        """A page table of the mapping has an entry that is swapped out.
+
+        smaps counts the swap of a tmpfs file as that of its mappings (fs/proc/task_mmu.c,
+        smap_gather_stats), whoever wrote it.
+        """
+
+    def has_huge_zero_page(self, vma: Vma) -> bool:
+        """It was read, and may have huge pages: such a read makes an anon_vma (mm/huge_memory.c,
+        do_huge_pmd_anonymous_page), that of a small page does not."""
+
+
+def dump_size(vma: Vma, mask: int, facts: Facts) -> Share:
+    """What the kernel would take of `vma` with `mask` as its coredump_filter."""
     if vma.is_special:
-        return vma.size
+        return Share(vma.size, None)
     if "dd" in vma.vm_flags:
-        return 0
+        return Share(0, LeftOut.DONTDUMP)
+    found = _without_dax(vma, mask, facts)
+    if vma.has_file and "ht" not in vma.vm_flags:
+        by_dax = _all_if(mask & (DAX_SHARED if "sh" in vma.vm_flags else DAX_PRIVATE), vma)
+        if found.size != by_dax.size and facts.is_dax(vma):
+            return by_dax
+    return found
+
+
+def _without_dax(vma: Vma, mask: int, facts: Facts) -> Share:
     shared = "sh" in vma.vm_flags
     if "ht" in vma.vm_flags:
-        return vma.size if mask & (HUGETLB_SHARED if shared else HUGETLB_PRIVATE) else 0
+        return _all_if(mask & (HUGETLB_SHARED if shared else HUGETLB_PRIVATE), vma)
     if "io" in vma.vm_flags:
-        return 0
+        return Share(0, LeftOut.IO)
     if shared:
         wanted = mask & (ANON_SHARED | MAPPED_SHARED)
         if wanted in (ANON_SHARED, MAPPED_SHARED):
-            wanted = (wanted == ANON_SHARED) == is_unlinked(vma)
-        return vma.size if wanted else 0
-    if (vma.anonymous or vma.swapped) and mask & ANON_PRIVATE:
-        return vma.size
+            return _all_if((wanted == ANON_SHARED) == facts.is_unlinked(vma), vma)
+        return _all_if(wanted, vma)
+    if mask & (MAPPED_PRIVATE if vma.has_file else 0):
+        return Share(vma.size, None)
+    if mask & ANON_PRIVATE and _is_written(vma, facts):
+        return Share(vma.size, None)
     if not vma.has_file:
-        return 0
-    if mask & MAPPED_PRIVATE:
-        return vma.size
-    if mask & ELF_HEADERS and vma.offset == 0 and vma.flags & PF_R and is_program(vma):
-        return PAGE_SIZE
-    return 0
+        is_written = vma.anonymous or vma.swapped
+        return Share(0, LeftOut.FILTER if is_written else LeftOut.UNTOUCHED)
+    if mask & ELF_HEADERS and vma.offset == 0 and vma.flags & PF_R and facts.is_program(vma):
+        return Share(PAGE_SIZE, None if vma.size == PAGE_SIZE else LeftOut.FILTER)
+    return Share(0, LeftOut.FILTER)
+
+
+def _all_if(wanted: object, vma: Vma) -> Share:
+    return Share(vma.size, None) if wanted else Share(0, LeftOut.FILTER)
+
+
+def _is_written(vma: Vma, facts: Facts) -> bool:
+    """Whether vma->anon_vma is set, as far as can be told."""
+    if vma.anonymous:
+        return True
+    if vma.has_file:
+        return bool(vma.swapped) and facts.is_swapped_out(vma)
+    # mm/madvise.c, madvise_guard_install: anonymous memory has an anon_vma before it has guards.
+    return bool(vma.swapped) or "gu" in vma.vm_flags or _may_be_huge(vma, facts)
+
+
+def _may_be_huge(vma: Vma, facts: Facts) -> bool:
+    first = -(-vma.start // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE
+    return first + HUGE_PAGE_SIZE <= vma.end and facts.has_huge_zero_page(vma)

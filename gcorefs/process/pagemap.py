@@ -25,9 +25,13 @@ _ENTRIES_AT_ONCE = 1 << 17
 # include/uapi/linux/fs.h: struct pm_scan_arg, struct page_region, _IOWR('f', 16, ...).
 _SCAN_ARGUMENT = struct.Struct("<12Q")
 _PAGEMAP_SCAN = 3 << 30 | _SCAN_ARGUMENT.size << 16 | ord("f") << 8 | 16
-_PAGE_IS_PRESENT = 1 << 3
-_PAGE_IS_SWAPPED = 1 << 4
-_PAGE_IS_PFNZERO = 1 << 5
+PRESENT = 1 << 3
+SWAPPED = 1 << 4
+PFNZERO = 1 << 5
+"""The kernel's page of zeros."""
+HUGE = 1 << 6
+GUARD = 1 << 8
+"""Linux 6.15."""
 _REGIONS_AT_ONCE = 4096
 # Of user space with four levels of page tables (asm/page_64.h, TASK_SIZE_MAX).
 _END = (1 << 47) - PAGE_SIZE
@@ -54,7 +58,7 @@ class Pagemap:
 
     def _find_all(self) -> None:
         with contextlib.suppress(OSError):  # whoever asks for runs will see it again
-            self._all = self._scan(0, _END)
+            self._all = self.scan(0, _END, any_of=PRESENT | SWAPPED, none_of=PFNZERO)
 
     def populated(self, address: int, length: int) -> bytes:
         """A byte for each page that the range touches: 1 where it is populated, else 0.
@@ -77,19 +81,31 @@ class Pagemap:
             self._ahead.join()
             if self._all is not None and ranges[-1][1] <= _END:
                 return self._all
-        if self._can_scan:
-            try:
-                return self._scan(ranges[0][0], ranges[-1][1])
-            except OSError as error:
-                if error.errno not in (errno.ENOTTY, errno.EINVAL):
-                    raise
-                self._can_scan = False
+        found = self.scan(ranges[0][0], ranges[-1][1], any_of=PRESENT | SWAPPED, none_of=PFNZERO)
+        if found is not None:
+            return found
         starts, ends = array("Q"), array("Q")
         for start, end in ranges:
             self._read_runs(start, end, starts, ends)
         return starts, ends
 
-    def _scan(self, start: int, end: int) -> tuple[Column, Column]:
+    def scan(
+        self, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0
+    ) -> tuple[Column, Column] | None:
+        """Starts and ends of the runs of pages that are what these bits say, in order.
+
+        None where this kernel does not tell.
+        """
+        try:
+            return self._scan(start, end, all_of, any_of, none_of) if self._can_scan else None
+        except OSError as error:
+            if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                raise
+            return None
+
+    def _scan(
+        self, start: int, end: int, all_of: int, any_of: int, none_of: int
+    ) -> tuple[Column, Column]:
         regions = array("Q", bytes(8 * _WORDS_OF_REGION * _REGIONS_AT_ONCE))
         vector, _ = regions.buffer_info()
         starts, ends = array("Q"), array("Q")
@@ -104,10 +120,9 @@ class Pagemap:
                     vector,
                     _REGIONS_AT_ONCE,
                     0,  # max_pages: no limit
-                    # Present or swapped, and not the page of zeros.
-                    _PAGE_IS_PFNZERO,  # category_inverted
-                    _PAGE_IS_PFNZERO,  # category_mask
-                    _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,  # category_anyof_mask
+                    none_of,  # category_inverted
+                    none_of | all_of,  # category_mask
+                    any_of,  # category_anyof_mask
                     0,  # return_mask: runs alone
                 )
             )

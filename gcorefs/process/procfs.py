@@ -270,8 +270,8 @@ def mapped_path(tid: int, start: int, end: int, shown: bytes) -> bytes:
         return shown.replace(_ESCAPED_NEWLINE, b"\n")
 
 
-def mapped_file(tid: int, start: int, end: int) -> tuple[int, int] | None:
-    """Mode and number of links of the file behind a mapping, whatever name it has or had.
+def mapped_file(tid: int, start: int, end: int) -> syscalls.FileStat | None:
+    """The file behind a mapping, whatever name it has or had.
 
     As the kernel has them: a file server that does not answer is not asked.  None where the
     kernel does not show it: without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.

@@ -16,6 +16,7 @@ import os
 import struct
 from array import array
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _quick = ctypes.PyDLL(None, use_errno=True)
 _sleeping = ctypes.CDLL(None, use_errno=True)
@@ -270,18 +271,27 @@ _statx.argtypes = (
 )
 _AT_FDCWD = -100
 _AT_STATX_DONT_SYNC = 0x4000
-_STATX_MODE_AND_NLINK = 0x2 | 0x4
+_STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x200  # type, mode, links, size
+_STATX_ATTR_DAX = 0x200000
 
 
-def cached_stat(path: str) -> tuple[int, int]:
-    """Mode and number of links of a file, without asking whatever serves it (statx(2))."""
+class FileStat(NamedTuple):
+    mode: int
+    links: int
+    size: int
+    is_dax: bool
+    """Accessed past the page cache."""
+
+
+def cached_stat(path: str) -> FileStat:
+    """What the kernel has of a file, without asking whatever serves it (statx(2))."""
     buffer = ctypes.create_string_buffer(256)
-    if _statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_MODE_AND_NLINK, buffer):
+    if _statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_WANTED, buffer):
         raise _fail()
-    # struct statx: stx_nlink is at byte 16, stx_mode at byte 28 (linux/stat.h).
-    (links,) = struct.unpack_from("<I", buffer, 16)
-    (mode,) = struct.unpack_from("<H", buffer, 28)
-    return mode, links
+    # struct statx (linux/stat.h): stx_attributes at byte 8, stx_nlink at 16, stx_mode at 28,
+    # stx_size at 40.
+    (attributes, links, mode, size) = struct.unpack_from("<8xQI8xH10xQ", buffer)
+    return FileStat(mode, links, size, bool(attributes & _STATX_ATTR_DAX))
 
 
 # Credentials of the calling thread alone.  libc's wrappers change every thread of the

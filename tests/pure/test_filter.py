@@ -1,13 +1,14 @@
 """How much of a mapping is dumped, against a table of fs/coredump.c, vma_dump_size()."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import product
 
 import pytest
 
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PAGE_SIZE, PF_R, PF_W
+from gcorefs.elfcore.filter import HUGE_PAGE_SIZE, LeftOut, Share
 from gcorefs.elfcore.vma import Vma
 from tests.pure.smaps import make_vma
 
@@ -16,9 +17,44 @@ ALL = 0x1FF
 SIZE = 5 * PAGE_SIZE
 
 
+@dataclass
+class Answers:
+    """The facts of one mapping, and which of them were asked for."""
+
+    dax: bool = False
+    unlinked: bool = False
+    program: bool = False
+    swapped_out: bool = False
+    huge_zero_page: bool = False
+    asked: set[str] = field(default_factory=set)
+
+    def _answer(self, name: str) -> bool:
+        self.asked.add(name)
+        return bool(getattr(self, name))
+
+    def is_dax(self, vma: Vma) -> bool:
+        return self._answer("dax")
+
+    def is_unlinked(self, vma: Vma) -> bool:
+        return self._answer("unlinked")
+
+    def is_program(self, vma: Vma) -> bool:
+        return self._answer("program")
+
+    def is_swapped_out(self, vma: Vma) -> bool:
+        return self._answer("swapped_out")
+
+    def has_huge_zero_page(self, vma: Vma) -> bool:
+        return self._answer("huge_zero_page")
+
+
+QUESTIONS = ("dax", "unlinked", "program", "swapped_out", "huge_zero_page")
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A mapping, and the bits of coredump_filter of which any one brings it."""
+    """A mapping, the bits of coredump_filter of which any one brings it, and why it is not
+    there where none is set."""
 
     vma: Vma
     unlinked: bool = False
@@ -26,11 +62,18 @@ class Kind:
     always: bool = False
     whole: int = 0
     first_page: int = 0
+    dax: bool = False
+    swapped_out: bool = False
+    huge_zero_page: bool = False
+    why: LeftOut = LeftOut.FILTER
 
-    def wanted(self, mask: int) -> int:
+    def wanted(self, mask: int) -> Share:
         if self.always or mask & self.whole:
-            return SIZE
-        return PAGE_SIZE if mask & self.first_page else 0
+            return Share(self.vma.size, None)
+        return Share(PAGE_SIZE if mask & self.first_page else 0, self.why)
+
+    def answers(self, **changed: bool) -> Answers:
+        return Answers(**{name: getattr(self, name) for name in QUESTIONS} | changed)
 
 
 def _vma(*flags: str, **fields: object) -> Vma:
@@ -50,7 +93,7 @@ def _kinds() -> Iterator[Kind]:
     yield Kind(_vma("de", "pf", name=b"[vvar]"), always=True)
 
     for flags, file in product(any_flags, ({}, FILE)):
-        yield Kind(_vma("dd", *flags, **file, **WRITTEN), program=True)
+        yield Kind(_vma("dd", *flags, **file, **WRITTEN), program=True, why=LeftOut.DONTDUMP)
 
     for flags, file in product(((), ("io",)), ({}, FILE)):
         yield Kind(_vma("ht", *flags, **file, **WRITTEN), program=True, whole=1 << 5)
@@ -59,109 +102,128 @@ def _kinds() -> Iterator[Kind]:
             yield Kind(vma, unlinked, program=True, whole=1 << 6)
 
     for flags, file, pages in product(((), ("sh",)), ({}, FILE), ({}, WRITTEN)):
-        yield Kind(_vma("io", *flags, **file, **pages), program=True)
+        yield Kind(_vma("io", *flags, **file, **pages), program=True, why=LeftOut.IO)
 
     for pages in ({}, WRITTEN, SWAPPED):
         yield Kind(_vma("sh", **FILE, **pages), unlinked=True, program=True, whole=1 << 1)
         yield Kind(_vma("sh", **FILE, **pages), unlinked=False, program=True, whole=1 << 3)
 
-    yield Kind(_vma())
     for pages in (WRITTEN, SWAPPED):
         yield Kind(_vma(**pages), whole=1 << 0)
         yield Kind(_vma(name=b"[heap]", **pages), whole=1 << 0)
         yield Kind(_vma(name=b"[anon:x]", **pages), whole=1 << 0)
 
-    for pages, anonymous in (({}, 0), (WRITTEN, 1 << 0), (SWAPPED, 1 << 0)):
-        whole = 1 << 2 | anonymous
+    for pages, swapped_out, anonymous in (
+        ({}, True, 0),
+        (WRITTEN, False, 1 << 0),
+        (SWAPPED, True, 1 << 0),
+        (SWAPPED, False, 0),  # the file's own swap
+    ):
+        rest = {"whole": 1 << 2 | anonymous, "swapped_out": swapped_out}
         for unlinked in (False, True):
             at_start = _vma(**FILE, **pages)
-            yield Kind(at_start, unlinked, True, whole=whole, first_page=1 << 4)
-            yield Kind(at_start, unlinked, False, whole=whole)
-        yield Kind(_vma(offset=PAGE_SIZE, **FILE, **pages), program=True, whole=whole)
-        yield Kind(_vma(flags=PF_W, **FILE, **pages), program=True, whole=whole)
+            yield Kind(at_start, unlinked, True, first_page=1 << 4, **rest)
+            yield Kind(at_start, unlinked, False, **rest)
+        yield Kind(_vma(offset=PAGE_SIZE, **FILE, **pages), program=True, **rest)
+        yield Kind(_vma(flags=PF_W, **FILE, **pages), program=True, **rest)
+    # Guards in a mapping of a file: whether they make an anon_vma is another thing on each kernel.
+    yield Kind(_vma("gu", **FILE), whole=1 << 2)
 
     # Opened for reading only and mapped MAP_SHARED: VM_MAYSHARE ("ms"), and not VM_SHARED.
     yield Kind(_vma("ms", flags=PF_R, **FILE), whole=1 << 2)
+
+
+def _dax() -> Iterator[Kind]:
+    """Files that are accessed past the page cache; VM_IO is asked after that."""
+    for flags, pages in product(((), ("io",)), ({}, WRITTEN, SWAPPED)):
+        for unlinked, swapped_out in product((False, True), repeat=2):
+            why = LeftOut.IO if flags else LeftOut.FILTER
+            rest = {"program": True, "dax": True, "swapped_out": swapped_out, "why": why}
+            yield Kind(_vma(*flags, **FILE, **pages), unlinked, whole=1 << 7, **rest)
+            yield Kind(_vma("sh", *flags, **FILE, **pages), unlinked, whole=1 << 8, **rest)
+    yield Kind(_vma("dd", **FILE), dax=True, why=LeftOut.DONTDUMP)
+
+
+def _untouched() -> Iterator[Kind]:
+    """Private anonymous memory without pages of its own."""
+    untouched = {"why": LeftOut.UNTOUCHED}
+    yield Kind(_vma(), huge_zero_page=True, **untouched)
+    yield Kind(_vma("gu"), whole=1 << 0, **untouched)
+    for start, size, fits in (
+        (HUGE_PAGE_SIZE, HUGE_PAGE_SIZE, True),
+        (HUGE_PAGE_SIZE, HUGE_PAGE_SIZE - PAGE_SIZE, False),
+        (HUGE_PAGE_SIZE + PAGE_SIZE, 2 * HUGE_PAGE_SIZE - 2 * PAGE_SIZE, False),
+        (HUGE_PAGE_SIZE - PAGE_SIZE, HUGE_PAGE_SIZE + PAGE_SIZE, True),
+    ):
+        for read in (False, True):
+            whole = 1 << 0 if fits and read else 0
+            vma = make_vma(start, start + size, vm_flags=frozenset())
+            yield Kind(vma, whole=whole, huge_zero_page=read, **untouched)
 
 
 def _chosen(number: int, *words: str) -> tuple[str, ...]:
     return tuple(word for bit, word in enumerate(words) if number >> bit & 1)
 
 
-KINDS = list(_kinds())
-
-
-def _answer(answer: bool) -> Callable[[Vma], bool]:
-    return lambda _: answer
-
-
-def _asked(_: Vma) -> bool:
-    raise AssertionError("asked though the answer does not matter")
+KINDS = [*_kinds(), *_dax(), *_untouched()]
 
 
 def test_every_mask_brings_what_the_kernel_would_dump() -> None:
     for kind in KINDS:
-        unlinked, program = _answer(kind.unlinked), _answer(kind.program)
-        sizes = [rules.dump_size(kind.vma, mask, unlinked, program) for mask in MASKS]
-        assert sizes == [kind.wanted(mask) for mask in MASKS], kind
+        shares = [rules.dump_size(kind.vma, mask, kind.answers()) for mask in MASKS]
+        assert shares == [kind.wanted(mask) for mask in MASKS], kind
 
 
-def _sizes(kind: Kind, mask: int, field: str) -> set[int]:
-    """What is dumped, whichever way that one question is answered."""
-    answers = {"unlinked": kind.unlinked, "program": kind.program}
-    found = set()
-    for answers[field] in (False, True):
-        callbacks = (_answer(answers["unlinked"]), _answer(answers["program"]))
-        found.add(rules.dump_size(kind.vma, mask, *callbacks))
-    return found
+def test_one_page_that_is_all_is_no_loss() -> None:
+    page = make_vma(0x10000, 0x10000 + PAGE_SIZE, **FILE)
+    found = rules.dump_size(page, rules.ELF_HEADERS, Answers(program=True))
+    assert found == Share(PAGE_SIZE, None)
 
 
-def test_whether_a_file_is_a_program_is_asked_only_where_it_matters() -> None:
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_fact_is_asked_only_where_it_matters(question: str) -> None:
+    asked = 0
     for kind, mask in product(KINDS, MASKS):
-        if len(_sizes(kind, mask, "program")) == 1:
-            rules.dump_size(kind.vma, mask, _answer(kind.unlinked), _asked)
+        found = set()
+        seen = set()
+        for answer in (False, True):
+            answers = kind.answers(**{question: answer})
+            found.add(rules.dump_size(kind.vma, mask, answers))
+            seen |= answers.asked
+        if question in seen:
+            # Whether it is DAX is asked last, where what was found may be overruled.
+            assert len(found) == 2 or kind.dax, (kind, mask)
+            asked += 1
+    assert asked
 
 
-def test_whether_a_file_is_unlinked_is_asked_only_where_it_matters() -> None:
-    for kind, mask in product(KINDS, MASKS):
-        if len(_sizes(kind, mask, "unlinked")) == 1:
-            rules.dump_size(kind.vma, mask, _asked, _answer(kind.program))
-
-
-def test_the_callbacks_are_asked_of_the_mapping_itself() -> None:
+def test_the_facts_are_asked_of_the_mapping_itself() -> None:
     shared, program = _vma("sh", **FILE), _vma(**FILE)
     seen: list[Vma] = []
 
-    def note(vma: Vma) -> bool:
-        seen.append(vma)
-        return True
+    class Noted(Answers):
+        def is_unlinked(self, vma: Vma) -> bool:
+            seen.append(vma)
+            return True
 
-    assert rules.dump_size(shared, rules.ANON_SHARED, note, _asked) == SIZE
-    assert rules.dump_size(program, rules.ELF_HEADERS, _asked, note) == PAGE_SIZE
+        is_program = is_unlinked
+
+    assert rules.dump_size(shared, rules.ANON_SHARED, Noted()).size == SIZE
+    assert rules.dump_size(program, rules.ELF_HEADERS, Noted()).size == PAGE_SIZE
     assert seen == [shared, program]
 
 
 def test_the_bits_are_those_of_core_5() -> None:
     bits = (
         rules.ANON_PRIVATE, rules.ANON_SHARED, rules.MAPPED_PRIVATE, rules.MAPPED_SHARED,
-        rules.ELF_HEADERS, rules.HUGETLB_PRIVATE, rules.HUGETLB_SHARED,
+        rules.ELF_HEADERS, rules.HUGETLB_PRIVATE, rules.HUGETLB_SHARED, rules.DAX_PRIVATE,
+        rules.DAX_SHARED,
     )  # fmt: skip
-    assert bits == tuple(1 << bit for bit in range(7))
+    assert bits == tuple(1 << bit for bit in range(9))
     assert rules.DEFAULT == 0x33
-
-
-@pytest.mark.parametrize("bit", [7, 8])
-def test_dax_bits_bring_nothing(bit: int) -> None:
-    brought = {
-        rules.dump_size(kind.vma, 1 << bit, _answer(kind.unlinked), _answer(kind.program))
-        for kind in KINDS
-        if not kind.always
-    }
-    assert brought == {0}
 
 
 def test_bits_that_core_5_does_not_know_change_nothing() -> None:
     for kind in KINDS:
-        unlinked, program = _answer(kind.unlinked), _answer(kind.program)
-        low = rules.dump_size(kind.vma, 0x33, unlinked, program)
-        assert rules.dump_size(kind.vma, 0x33 | ~ALL, unlinked, program) == low
+        low = rules.dump_size(kind.vma, 0x33, kind.answers())
+        assert rules.dump_size(kind.vma, 0x33 | ~ALL, kind.answers()) == low
