@@ -118,6 +118,54 @@ def spawn(build: Callable[[str], Path]) -> Iterator[Callable[..., Target]]:
     assert not hurt, f"left stopped or traced: {hurt}"
 
 
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a tmpfs of its own."""
+    path = tmp_path / "tmpfs"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)  # a target may still map its files
+
+
+NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
+
+
+@pytest.fixture
+def kinds(tmpfs: Path, spawn: Callable[..., Target]) -> Iterator[Callable[[], Target]]:
+    """Start a program with the rarer kinds of memory (targets/kinds.c)."""
+    added = 0
+
+    def start() -> Target:
+        nonlocal added
+        # Others may want some at the same time, so what there was is added to and taken from.
+        NR_HUGEPAGES.write_text(str(int(NR_HUGEPAGES.read_text()) + 2))
+        added += 2
+        return spawn("kinds", tmpfs)
+
+    yield start
+    NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - added)))
+
+
+@pytest.fixture
+def swap(tmp_path: Path) -> Iterator[None]:
+    """Room to swap to.  Where the file system cannot have it, as overlay cannot: a loop device."""
+    path = tmp_path / "swap"
+    path.write_bytes(bytes(16 << 20))
+    path.chmod(0o600)
+    subprocess.run(["mkswap", path], check=True, capture_output=True)
+    place, loop = str(path), None
+    if subprocess.run(["swapon", place], check=False, capture_output=True).returncode:
+        command = ["losetup", "--find", "--show", place]
+        loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        place = loop
+        subprocess.run(["swapon", place], check=True)
+    yield
+    subprocess.run(["swapoff", place], check=True)
+    if loop:
+        subprocess.run(["losetup", "--detach", loop], check=True)
+
+
 class Mount:
     """A mount made by the command line, with its log."""
 

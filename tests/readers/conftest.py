@@ -1,6 +1,6 @@
-"""A core of a live process, as a file."""
+"""A core of a live process, as a file, and the kernel's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +23,16 @@ def dump(tmp_path: Path) -> Callable[[int], Path]:
         return path
 
     return write
+
+
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
+
+
+@pytest.fixture
+def core_pattern(tmp_path: Path) -> Iterator[Path]:
+    """The kernel writes cores to this path plus a pid (as we number it), for one test."""
+    before = CORE_PATTERN.read_text()
+    path = tmp_path / "kernel"
+    CORE_PATTERN.write_text(f"{path}.%P")
+    yield path
+    CORE_PATTERN.write_text(before)

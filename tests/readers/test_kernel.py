@@ -24,8 +24,6 @@ from tests.conftest import Target, wait_until_gone
 from tests.readers.corefile import Core, Note, Segment
 from tests.readers.debuggers import eu_stack, gdb_threads, lldb_threads
 
-CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
-
 CLOCK_NANOSLEEP, RESTART_SYSCALL = 230, 219
 ERESTART_RESTARTBLOCK = 516
 
@@ -49,16 +47,6 @@ NOT_COMPARED_AS_BYTES = ("NT_SIGINFO", "NT_PRSTATUS", "NT_PRPSINFO")
 # include/uapi/linux/rseq.h: cpu_id_start and cpu_id; node_id and mm_cid.  The kernel writes
 # them into each thread's memory when it returns to user space on another processor.
 RSEQ_FIELDS = ((0, 8), (20, 28))
-
-
-@pytest.fixture
-def core_pattern(tmp_path: Path) -> Iterator[Path]:
-    """The kernel writes cores to this path plus a pid (as we number it), for one test."""
-    before = CORE_PATTERN.read_text()
-    path = tmp_path / "kernel"
-    CORE_PATTERN.write_text(f"{path}.%P")
-    yield path
-    CORE_PATTERN.write_text(before)
 
 
 @dataclass(frozen=True)

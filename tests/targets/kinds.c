@@ -210,7 +210,10 @@ static void sysv(void)
 	for (size_t i = 0; i < 2 * page / 8; i++)
 		to[i] = (uintptr_t)&from[i] ^ seed;
 	shmdt((void *)to);
-	region("sysv_read_only", "sysv", from, 2 * page, "address");
+	/* VM_SHARED is for what can be written, so to the filter this is a private mapping of a
+	   file, and of one with mode 0777 (ipc/shm.c, newseg): its first page is in any core. */
+	region("sysv_read_only", "sysv", from, page, "address");
+	region("sysv_read_only_rest", "sysv", (char *)from + page, page, "address");
 }
 
 /* Memory that the kernel's other subsystems hand out. */
