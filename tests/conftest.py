@@ -129,22 +129,16 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
+HUGE_PAGES_OF_KINDS = 2
 
 
 @pytest.fixture
 def kinds(tmpfs: Path, spawn: Callable[..., Target]) -> Iterator[Callable[[], Target]]:
-    """Start a program with the rarer kinds of memory (targets/kinds.c)."""
-    added = 0
-
-    def start() -> Target:
-        nonlocal added
-        # Others may want some at the same time, so what there was is added to and taken from.
-        NR_HUGEPAGES.write_text(str(int(NR_HUGEPAGES.read_text()) + 2))
-        added += 2
-        return spawn("kinds", tmpfs)
-
-    yield start
-    NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - added)))
+    """Start a program with the rarer kinds of memory (targets/kinds.c), one at a time."""
+    # Others may want huge pages at the same time, so what there was is added to and taken from.
+    NR_HUGEPAGES.write_text(str(int(NR_HUGEPAGES.read_text()) + HUGE_PAGES_OF_KINDS))
+    yield lambda: spawn("kinds", tmpfs)
+    NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - HUGE_PAGES_OF_KINDS)))
 
 
 @pytest.fixture

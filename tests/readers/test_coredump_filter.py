@@ -1,0 +1,104 @@
+"""All 512 values of coredump_filter's nine bits, against what the kernel's own core holds.
+
+Compared are the ranges of which the core has the bytes.  The kernel writes the program headers
+first, so that RLIMIT_CORE may cut off the rest (fs/coredump.c, dump_emit): only these are read.
+"""
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Target, wait_until_gone
+from tests.readers.corefile import Core
+from tests.readers.test_memory import bounds
+
+HEADERS = 1 << 20  # more than the headers and notes of these programs take
+
+# What the kernel takes with bit 0 though nothing outside it shows that it would.
+NOT_SEEN = {
+    "emptied": "MADV_DONTNEED leaves vma->anon_vma as it was (mm/madvise.c)",
+    "split_rest": "the halves of a mapping that was split share it (mm/vma.c, __split_vma)",
+}
+# Bits 7 and 8 are for DAX, which needs memory that is a device; what STATX_ATTR_DAX brings is
+# in tests/pure/test_filter.py.
+
+
+def held(core: Core) -> set[int]:
+    """The pages of which the core has the bytes."""
+    return {
+        page for load in core.loads for page in range(load.vaddr, load.vaddr + load.filesz, 4096)
+    }
+
+
+def ours(pid: int, path: Path) -> Core:
+    snapshot = Snapshot(find(pid))
+    try:
+        snapshot.take()
+        path.write_bytes(snapshot.layout.header)
+    finally:
+        snapshot.close()
+    return Core(path)
+
+
+def kernels(pid: int, core_pattern: Path) -> Core:
+    path = Path(f"{core_pattern}.{pid}")
+    resource.prlimit(pid, resource.RLIMIT_CORE, (HEADERS, HEADERS))
+    os.kill(pid, signal.SIGABRT)
+    wait_until_gone(pid)
+    try:
+        return Core(path)
+    finally:
+        path.unlink()
+
+
+def spans(pages: set[int]) -> list[str]:
+    """For people: where the pages lie."""
+    ordered = sorted(pages)
+    starts = ordered[:1] + [b for a, b in pairwise(ordered) if b != a + 4096]
+    return [f"{start:#x}" for start in starts]
+
+
+def assert_the_same_is_held(target: Target, mask: int, core_pattern: Path, path: Path) -> None:
+    Path(f"/proc/{target.pid}/coredump_filter").write_text(hex(mask))
+    found = held(ours(target.pid, path))
+    wanted = held(kernels(target.pid, core_pattern))
+    not_seen = {
+        page
+        for region in target.truth["regions"]
+        if region["name"] in NOT_SEEN and mask & 1
+        for page in range(*bounds(region), 4096)
+    }
+    assert not found - wanted, f"{mask:#x}: only ours has {spans(found - wanted)}"
+    assert wanted - found == not_seen, f"{mask:#x}: only the kernel's has {spans(wanted - found)}"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("program", ["memory", "kinds"])
+def test_the_kernel_holds_the_same_under_every_mask(
+    kinds: Callable[[], Target],
+    spawn: Callable[..., Target],
+    core_pattern: Path,
+    tmp_path: Path,
+    program: str,
+) -> None:
+    for mask in range(512):
+        # A fresh one each time, since it dies of it.
+        target = kinds() if program == "kinds" else spawn("memory", tmp_path)
+        assert_the_same_is_held(target, mask, core_pattern, tmp_path / "ours")
+        target.kill()
+
+
+@pytest.mark.usefixtures("swap")
+@pytest.mark.parametrize("mask", [0x01, 0x04, 0x33])
+def test_the_kernel_holds_the_same_of_what_is_swapped_out(
+    kinds: Callable[[], Target], core_pattern: Path, tmp_path: Path, mask: int
+) -> None:
+    target = kinds()
+    target.ask("swap")
+    assert_the_same_is_held(target, mask, core_pattern, tmp_path / "ours")
