@@ -25,6 +25,19 @@ class Regset:
     owner: bytes
     size: int
     """The most bytes that it can have."""
+    is_variable: bool = False
+    """Its first word says how many bytes it has."""
+
+    def cut(self, data: bytes) -> bytes:
+        """The set itself, out of what PTRACE_GETREGSET says that it gave.
+
+        Of a variable one the kernel tells the most that it could have been, and leaves the
+        rest of the buffer as it was (kernel/ptrace.c, ptrace_regset).
+        """
+        if not self.is_variable:
+            return data
+        (size,) = struct.unpack_from("<I", data)
+        return data[: -(-size // 16) * 16]
 
 
 @dataclass(frozen=True, slots=True)

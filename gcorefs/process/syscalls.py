@@ -113,9 +113,13 @@ def poke_user(tid: int, offset: int, value: int) -> None:
 RegsetBuffer = ctypes.Array[ctypes.c_char]
 
 
-def regset_buffer() -> RegsetBuffer:
-    """Room for any register set; one serves a whole stop."""
-    return ctypes.create_string_buffer(1 << 16)
+_WIDEST_REGISTER = 64
+
+
+def regset_buffer(size: int) -> RegsetBuffer:
+    """Room for register sets of up to `size` bytes; one serves a whole stop."""
+    # The kernel refuses a length that is no multiple of one register of the set.
+    return ctypes.create_string_buffer(-(-size // _WIDEST_REGISTER) * _WIDEST_REGISTER)
 
 
 def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:

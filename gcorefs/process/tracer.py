@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
-from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine
+from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine, Regset
 from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
@@ -96,7 +96,7 @@ class Tracer:
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
-        self._buffer = syscalls.regset_buffer()
+        self._buffer = syscalls.regset_buffer(max(each.size for each in machine.regsets))
         self._thread = threading.Thread(
             target=self._run, name=f"gcorefs-tracer-{process.pid}", daemon=True
         )
@@ -336,7 +336,7 @@ class Tracer:
                 )
             for regset in self._machine.regsets:
                 if regset.note not in self._skipped_regsets:
-                    self._record_regset(record, regset.note)
+                    self._record_regset(record, regset)
             record.blocked = syscalls.get_signal_mask(tid)
             record.pending = syscalls.get_pending(tid)
         except ProcessLookupError:
@@ -344,16 +344,16 @@ class Tracer:
         self._running.discard(tid)
         self._stopped[tid] = record
 
-    def _record_regset(self, record: Record, note: int) -> None:
+    def _record_regset(self, record: Record, regset: Regset) -> None:
         try:
-            data = syscalls.get_regset(record.tid, note, self._buffer)
+            data = syscalls.get_regset(record.tid, regset.note, self._buffer)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                self._skipped_regsets.add(note)
+                self._skipped_regsets.add(regset.note)
             elif error.errno not in (errno.ENODEV, errno.ENXIO):  # this thread has none
                 raise
         else:
-            record.regsets.append((note, data))
+            record.regsets.append((regset.note, regset.cut(data)))
 
     # Holding and letting go.
 
