@@ -4,6 +4,7 @@ elf      headers of an ELF file
 vma      what /proc/PID/smaps says of one mapping
 filter   how much of a mapping the kernel would dump
 regsets  which registers a machine records, and under which note
+aarch64  those of a machine that this has not yet run on
 provenance  the note that says how the core was had
 notes    the notes of a core, as structures
 segments  memory as program headers tell of it, and zeros only once

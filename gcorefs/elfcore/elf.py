@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 ET_CORE = 4
 EM_X86_64 = 62
+EM_AARCH64 = 183
 
 PT_LOAD = 1
 PT_NOTE = 4

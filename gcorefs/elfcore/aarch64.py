@@ -1,0 +1,87 @@
+"""The registers of aarch64.  NOT YET RUN on such a machine, which is refused like any other.
+
+Written from the kernel's sources and held against its structures by the tests, nothing more.
+Beside this table a first run there needs, in process/: the numbers of system calls, a list of
+calls for restart.py, and another way than PTRACE_POKEUSER, which that kernel does not have.
+"""
+
+from gcorefs.elfcore import elf
+from gcorefs.elfcore.regsets import NT_PRFPREG, Machine, Regset
+
+# include/uapi/linux/elf.h
+NT_ARM_TLS = 0x401
+NT_ARM_HW_BREAK = 0x402
+NT_ARM_HW_WATCH = 0x403
+NT_ARM_SYSTEM_CALL = 0x404
+NT_ARM_SVE = 0x405
+NT_ARM_PAC_MASK = 0x406
+NT_ARM_PACA_KEYS = 0x407
+NT_ARM_PACG_KEYS = 0x408
+NT_ARM_TAGGED_ADDR_CTRL = 0x409
+NT_ARM_PAC_ENABLED_KEYS = 0x40A
+NT_ARM_SSVE = 0x40B
+NT_ARM_ZA = 0x40C
+NT_ARM_ZT = 0x40D
+NT_ARM_FPMR = 0x40E
+NT_ARM_POE = 0x40F
+NT_ARM_GCS = 0x410
+
+_LINUX = b"LINUX"
+
+# Vector lengths are counted in quadwords of 16 bytes; the architecture has room for 16 of them
+# (arch/arm64/include/asm/fpsimd.h, ARCH_SVE_VQ_MAX and SME_VQ_MAX).
+_QUADWORD = 16
+_MOST_QUADWORDS = 16
+_VECTOR_HEADER = 16  # struct user_sve_header and user_za_header
+
+
+def sve_size(quadwords: int) -> int:
+    """Bytes of the SVE and SSVE sets with all registers (asm/ptrace.h, SVE_PT_SIZE).
+
+    The header, 32 vectors, 16 predicates and the first fault register, one bit for each byte
+    of a vector, then FPSR and FPCR; both parts end at a quadword.
+    """
+    vectors = _VECTOR_HEADER + quadwords * (32 * 16 + 17 * 2)
+    return -(-vectors // _QUADWORD) * _QUADWORD + _QUADWORD
+
+
+def za_size(quadwords: int) -> int:
+    """Bytes of the ZA set, a square of one vector by one vector (asm/ptrace.h, ZA_PT_SIZE)."""
+    return _VECTOR_HEADER + (quadwords * _QUADWORD) ** 2
+
+
+# In the order of enum aarch64_regset (arch/arm64/kernel/ptrace.c), which decides the order of
+# the notes.  All of them have a core_note_type, so the kernel's cores have the system call,
+# the debug registers and, where it is built with CONFIG_CHECKPOINT_RESTORE, the keys too
+# (fs/binfmt_elf.c, fill_thread_core_info).  What a processor lacks gives EINVAL.
+AARCH64 = Machine(
+    elf_machine=elf.EM_AARCH64,
+    # struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
+    general=(*(f"x{number}" for number in range(31)), "sp", "pc", "pstate"),
+    regsets=(
+        Regset(NT_PRFPREG, b"CORE", 528),  # struct user_fpsimd_state
+        Regset(NT_ARM_TLS, _LINUX, 16),  # tpidr_el0 and tpidr2_el0
+        Regset(NT_ARM_HW_BREAK, _LINUX, 264),  # struct user_hwdebug_state
+        Regset(NT_ARM_HW_WATCH, _LINUX, 264),
+        Regset(NT_ARM_FPMR, _LINUX, 8),
+        Regset(NT_ARM_SYSTEM_CALL, _LINUX, 4),
+        Regset(NT_ARM_SVE, _LINUX, sve_size(_MOST_QUADWORDS), is_variable=True),
+        Regset(NT_ARM_SSVE, _LINUX, sve_size(_MOST_QUADWORDS), is_variable=True),
+        Regset(NT_ARM_ZA, _LINUX, za_size(_MOST_QUADWORDS), is_variable=True),
+        Regset(NT_ARM_ZT, _LINUX, 64),
+        Regset(NT_ARM_PAC_MASK, _LINUX, 16),  # struct user_pac_mask
+        Regset(NT_ARM_PAC_ENABLED_KEYS, _LINUX, 8),
+        Regset(NT_ARM_PACA_KEYS, _LINUX, 64),  # struct user_pac_address_keys
+        Regset(NT_ARM_PACG_KEYS, _LINUX, 16),  # struct user_pac_generic_keys
+        Regset(NT_ARM_TAGGED_ADDR_CTRL, _LINUX, 8),
+        Regset(NT_ARM_POE, _LINUX, 8),
+        Regset(NT_ARM_GCS, _LINUX, 24),  # struct user_gcs
+    ),
+    # x8 by convention only: it keeps its value after a call.  What the kernel itself goes by
+    # is SYSTEM_CALL, -1 outside one.
+    call_number="x8",
+    call_result="x0",
+    call_arguments=("x0", "x1", "x2", "x3", "x4", "x5"),
+    stack_pointer="sp",
+    program_counter="pc",
+)

@@ -1,0 +1,233 @@
+"""The table of aarch64 against the kernel's structures, written down once more.
+
+arch/arm64/include/uapi/asm/ptrace.h and sigcontext.h, include/uapi/linux/elf.h, and
+include/linux/elfcore.h for struct elf_prstatus.  No such machine has run any of it.
+"""
+
+import ctypes
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcorefs.elfcore import notes
+from gcorefs.elfcore.aarch64 import AARCH64
+from gcorefs.elfcore.elf import pack_ehdr
+from gcorefs.elfcore.notes import ProcessIds, Thread
+from gcorefs.elfcore.regsets import MACHINES, Regset
+from tests.pure.structures import Siginfo, Timeval, unpack
+
+Quadword = ctypes.c_uint64 * 2
+VECTOR_LENGTHS = range(16, 256 + 1, 16)
+
+
+class UserPtRegs(ctypes.Structure):
+    _fields_ = (
+        ("regs", ctypes.c_uint64 * 31),
+        ("sp", ctypes.c_uint64),
+        ("pc", ctypes.c_uint64),
+        ("pstate", ctypes.c_uint64),
+    )
+
+
+class UserFpsimdState(ctypes.Structure):
+    _fields_ = (
+        ("vregs", Quadword * 32),
+        ("fpsr", ctypes.c_uint32),
+        ("fpcr", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32 * 2),
+    )
+
+
+class DebugRegister(ctypes.Structure):
+    _fields_ = (("addr", ctypes.c_uint64), ("ctrl", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+
+
+class UserHwdebugState(ctypes.Structure):
+    _fields_ = (
+        ("dbg_info", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+        ("dbg_regs", DebugRegister * 16),
+    )
+
+
+class UserSveHeader(ctypes.Structure):
+    """struct user_za_header is the same."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("max_size", ctypes.c_uint32),
+        ("vl", ctypes.c_uint16),
+        ("max_vl", ctypes.c_uint16),
+        ("flags", ctypes.c_uint16),
+        ("reserved", ctypes.c_uint16),
+    )
+
+
+class UserPacMask(ctypes.Structure):
+    _fields_ = (("data_mask", ctypes.c_uint64), ("insn_mask", ctypes.c_uint64))
+
+
+class UserPacAddressKeys(ctypes.Structure):
+    _fields_ = tuple((name, Quadword) for name in ("apiakey", "apibkey", "apdakey", "apdbkey"))
+
+
+class UserPacGenericKeys(ctypes.Structure):
+    _fields_ = (("apgakey", Quadword),)
+
+
+class UserGcs(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64) for name in ("features_enabled", "features_locked", "gcspr_el0")
+    )
+
+
+def sve_state(length: int) -> type[ctypes.Structure]:
+    """SVE_PT_SVE_*_OFFSET and _SIZE: the state of one thread, for vectors of `length` bytes."""
+    registers = (
+        ("header", UserSveHeader),
+        ("z", ctypes.c_uint8 * length * 32),
+        ("p", ctypes.c_uint8 * (length // 8) * 16),
+        ("ffr", ctypes.c_uint8 * (length // 8)),
+    )
+    used = sum(ctypes.sizeof(kind) for _, kind in registers)
+    fields = (
+        *registers,
+        ("to_a_quadword", ctypes.c_uint8 * (-used % 16)),
+        ("fpsr", ctypes.c_uint32),
+        ("fpcr", ctypes.c_uint32),
+        ("to_the_next", ctypes.c_uint8 * 8),
+    )
+    return type("SveState", (ctypes.Structure,), {"_fields_": fields})
+
+
+def za_state(length: int) -> type[ctypes.Structure]:
+    """ZA_PT_ZA_OFFSET and _SIZE: `length` vectors of `length` bytes."""
+    fields = (("header", UserSveHeader), ("za", ctypes.c_uint8 * length * length))
+    return type("ZaState", (ctypes.Structure,), {"_fields_": fields})
+
+
+class Prstatus(ctypes.Structure):
+    _fields_ = (
+        ("info", Siginfo),
+        ("cursig", ctypes.c_short),
+        ("sigpend", ctypes.c_ulong),
+        ("sighold", ctypes.c_ulong),
+        *((name, ctypes.c_int) for name in ("pid", "ppid", "pgrp", "sid")),
+        *((name, Timeval) for name in ("utime", "stime", "cutime", "cstime")),
+        ("reg", UserPtRegs),
+        ("fpvalid", ctypes.c_int),
+    )
+
+
+# enum aarch64_regset of arch/arm64/kernel/ptrace.c, all that can be built in, each with the
+# name of its note, the note's type, and the most that the set may be.
+REGSETS = (
+    ("NT_PRFPREG", 2, UserFpsimdState),
+    ("NT_ARM_TLS", 0x401, ctypes.c_uint64 * 2),
+    ("NT_ARM_HW_BREAK", 0x402, UserHwdebugState),
+    ("NT_ARM_HW_WATCH", 0x403, UserHwdebugState),
+    ("NT_ARM_FPMR", 0x40E, ctypes.c_uint64),
+    ("NT_ARM_SYSTEM_CALL", 0x404, ctypes.c_int),
+    ("NT_ARM_SVE", 0x405, sve_state(256)),
+    ("NT_ARM_SSVE", 0x40B, sve_state(256)),
+    ("NT_ARM_ZA", 0x40C, za_state(256)),
+    ("NT_ARM_ZT", 0x40D, ctypes.c_uint8 * 64),  # sigcontext.h, ZT_SIG_REG_BYTES
+    ("NT_ARM_PAC_MASK", 0x406, UserPacMask),
+    ("NT_ARM_PAC_ENABLED_KEYS", 0x40A, ctypes.c_long),
+    ("NT_ARM_PACA_KEYS", 0x407, UserPacAddressKeys),
+    ("NT_ARM_PACG_KEYS", 0x408, UserPacGenericKeys),
+    ("NT_ARM_TAGGED_ADDR_CTRL", 0x409, ctypes.c_long),
+    ("NT_ARM_POE", 0x40F, ctypes.c_long),
+    ("NT_ARM_GCS", 0x410, UserGcs),
+)
+VARIABLE = {0x405, 0x40B, 0x40C}
+
+
+def regset(note: int) -> Regset:
+    (found,) = (each for each in AARCH64.regsets if each.note == note)
+    return found
+
+
+def test_it_is_not_offered_to_anybody() -> None:
+    assert AARCH64 not in MACHINES.values()
+    assert "aarch64" not in MACHINES
+
+
+def test_the_structures_are_as_large_as_the_kernel_s() -> None:
+    sizes = [ctypes.sizeof(kind) for _, _, kind in REGSETS]
+    assert sizes == [528, 16, 264, 264, 8, 4, 8768, 8768, 65552, 64, 16, 8, 64, 16, 8, 8, 24]
+    assert (ctypes.sizeof(Prstatus), Prstatus.reg.offset) == (392, 112)
+
+
+def test_the_sets_stand_in_the_kernel_s_order_with_the_kernel_s_sizes() -> None:
+    assert [
+        (each.note, each.owner, each.size, each.is_variable) for each in AARCH64.regsets
+    ] == [
+        (note, b"CORE" if name == "NT_PRFPREG" else b"LINUX", ctypes.sizeof(kind), note in VARIABLE)
+        for name, note, kind in REGSETS
+    ]  # fmt: skip
+
+
+def test_the_words_stand_where_the_kernel_has_them() -> None:
+    offsets = {f"x{number}": 8 * number for number in range(31)}
+    offsets |= {name: getattr(UserPtRegs, name).offset for name in ("sp", "pc", "pstate")}
+    assert {name: AARCH64.offset(name) for name in AARCH64.general} == offsets
+    assert AARCH64.general_size == ctypes.sizeof(UserPtRegs) == 272
+
+
+word = st.integers(0, (1 << 64) - 1)
+
+
+@given(st.lists(word, min_size=34, max_size=34))
+def test_prstatus_holds_every_register(values: list[int]) -> None:
+    thread = Thread(14, struct.pack("<34Q", *values), ((2, b"f" * 528),), 19, 5, 6)
+    ((owner, kind, desc),) = unpack(notes.pack_prstatus(thread, ProcessIds(11, 12, 13)))
+    assert (owner, kind, len(desc)) == (b"CORE", 1, 392)
+    seen = Prstatus.from_buffer_copy(desc)
+    assert [*seen.reg.regs, seen.reg.sp, seen.reg.pc, seen.reg.pstate] == values
+    assert (seen.pid, seen.ppid, seen.pgrp, seen.sid) == (14, 11, 12, 13)
+    assert (seen.info.signo, seen.cursig, seen.sigpend, seen.sighold) == (19, 19, 5, 6)
+    assert seen.fpvalid == 1
+
+
+@given(st.integers(0, 500), st.lists(word, min_size=6, max_size=6), word, word)
+def test_a_system_call_gives_nine_registers_and_the_rest_are_zero(
+    number: int, arguments: list[int], sp: int, pc: int
+) -> None:
+    seen = UserPtRegs.from_buffer_copy(AARCH64.partial(number, arguments, sp, pc))
+    assert [*seen.regs] == [*arguments, 0, 0, number, *[0] * 22]
+    assert (seen.sp, seen.pc, seen.pstate) == (sp, pc, 0)
+
+
+def test_the_header_names_the_machine() -> None:
+    assert struct.unpack_from("<HH", pack_ehdr(AARCH64.elf_machine, 1, 0, 0), 16) == (4, 183)
+
+
+@pytest.mark.parametrize("length", VECTOR_LENGTHS)
+@pytest.mark.parametrize(
+    ("note", "state"), [(0x405, sve_state), (0x40B, sve_state), (0x40C, za_state)]
+)
+def test_a_variable_set_is_as_long_as_it_says(note: int, state: type, length: int) -> None:
+    size = ctypes.sizeof(state(length))
+    header = bytes(UserSveHeader(size, regset(note).size, length, 256, 1, 0))
+    # What another thread left in the buffer is behind it.
+    given_by_ptrace = (header + b"r" * (size - 16)).ljust(regset(note).size, b"\xee")
+    assert regset(note).cut(given_by_ptrace) == given_by_ptrace[:size]
+    assert b"\xee" not in regset(note).cut(given_by_ptrace)
+
+
+def test_a_set_without_registers_is_its_header() -> None:
+    header = bytes(UserSveHeader(16, 65552, 64, 256, 0, 0))
+    assert regset(0x40C).cut(header.ljust(65552, b"\xee")) == header
+
+
+def test_vectors_of_another_mode_are_those_of_fpsimd() -> None:
+    state = bytes(UserSveHeader(16 + 528, 8768, 64, 256, 0, 0)) + b"f" * 528
+    assert regset(0x405).cut(state.ljust(8768, b"\xee")) == state
+
+
+@given(st.binary(min_size=4, max_size=600))
+def test_a_set_of_fixed_size_is_never_cut(data: bytes) -> None:
+    assert regset(2).cut(data) == data
