@@ -5,6 +5,7 @@ Even the plainest file of /proc/PID may make its reader wait: for an execve(2) u
 us.  Hence all of it is read in threads, under a bound, and never in the event loop.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.procfs import Process
+from gcorefs.process.procfs import Process, Stat
 
 T = TypeVar("T")
 
@@ -59,16 +60,26 @@ def look(pid: int) -> Look:
         owner = os.stat(f"/proc/{pid}")
     except FileNotFoundError as error:
         raise ProcessLookupError(f"{pid} is gone") from error
-    swapped = int(status.get("VmSwap", b"0 kB").split()[0]) * 1024
     boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return Look(
         process=Process(pid, stat.start_time),
         is_kernel_thread=stat.is_kernel_thread,
         uid=owner.st_uid,
         gid=owner.st_gid,
-        estimate=stat.resident * procfs.PAGE_SIZE + swapped,
+        estimate=_populated(pid, stat, status),
         started=boot + stat.start_time * _NANOSECONDS_PER_TICK,
     )
+
+
+def _populated(pid: int, stat: Stat, status: dict[str, bytes]) -> int:
+    if stat.is_dead:
+        # A leader that has exited has no memory any more, and its process may well have.
+        with contextlib.suppress(ProcessLookupError):
+            stat, status = procfs.ask_live_thread(
+                pid, lambda tid: (procfs.stat(pid, tid), procfs.status(pid, tid))
+            )
+    swapped = int(status.get("VmSwap", b"0 kB").split()[0]) * 1024
+    return stat.resident * procfs.PAGE_SIZE + swapped
 
 
 class Questions:

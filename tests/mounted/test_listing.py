@@ -123,6 +123,15 @@ def test_the_size_before_opening_is_what_is_resident_or_swapped(
     assert (mount / target.pid).stat().st_size == expected > 0
 
 
+def test_the_size_before_opening_is_that_of_the_living_where_the_leader_is_dead(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("churn", "leader")
+    assert procfs.stat(target.pid).resident == 0
+    expected = procfs.stat(target.pid, target.truth["tids"][0]).resident * PAGE
+    assert (mount / target.pid).stat().st_size == expected > 0
+
+
 def test_the_time_of_a_file_is_the_start_of_its_process(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
