@@ -105,8 +105,8 @@ class Snapshot:
         self.process = process
         self.opener = opener
         self.records: Sequence[Record] = ()
-        """What was recorded of each thread, as found; the leader first where it lives.  The
-        general registers only: the others stand in the notes."""
+        """What was recorded of each thread, as found, in the order of the notes.  The general
+        registers only: the others stand there."""
         self.provenance: Provenance | None = None
         self.comm = b""
         """The name of its program, once it is stopped."""

@@ -21,7 +21,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -55,6 +55,15 @@ class Record:
     pending: int = 0
     signal: int = 0
     """The job control signal in whose group-stop the thread stands, 0 where none."""
+
+
+def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
+    """Those recorded in full, then those that did not stop; the leader first in its part.
+
+    Whatever stands first is the thread that readers begin with: gdb and lldb select it, drgn
+    takes it for the one that crashed.  One with a few registers only is no place to begin.
+    """
+    return sorted(records, key=lambda each: (not each.general, each.tid != leader, each.tid))
 
 
 class Tracer:
@@ -180,10 +189,8 @@ class Tracer:
             raise ProcessError(Reason.GONE, pid) from error
         if not self._stopped and not self._running:
             raise ProcessError(Reason.GONE, pid)
-        self.records = [
-            self._stopped.get(tid) or Record(tid)
-            for tid in sorted({*self._stopped, *self._running}, key=lambda tid: (tid != pid, tid))
-        ]
+        late = [Record(tid) for tid in self._running if tid not in self._stopped]
+        self.records = in_reading_order([*self._stopped.values(), *late], pid)
 
     def _settled(self) -> bool:
         """True when every thread of the process is known and every record still holds.

@@ -1,9 +1,9 @@
 /*
- * vforker
+ * vforker [leader]
  *
  * A thread in vfork(2) sleeps in wait_for_vfork_done() (kernel/fork.c), which
  * only a fatal signal ends: it is in state D and a ptrace stop waits until the
- * child is let go.  Command: release.
+ * child is let go.  It is a thread of its own, or the leader.  Command: release.
  */
 #include "target.h"
 
@@ -73,25 +73,12 @@ static void release(void)
 		die("read");
 }
 
-int main(void)
+static void *serve(void *arg)
 {
-	pthread_t thread;
 	const char *command;
 	char buf[64];
 	int released = 0;
 
-	target_init();
-	if (pipe(gate) || pipe(gone))
-		die("pipe");
-	for (int i = 0; i < NORMAL; i++) {
-		if (pthread_create(&thread, NULL, normal, (void *)&tids[i]))
-			die("pthread_create");
-		while (!tids[i])
-			usleep(1000);
-		wait_asleep_in(tids[i], SYS_pause);
-	}
-	if (pthread_create(&thread, NULL, vforker, NULL))
-		die("pthread_create");
 	while (!child_pid)
 		usleep(1000);
 	wait_asleep_in(child_pid, SYS_read);
@@ -100,8 +87,8 @@ int main(void)
 		usleep(1000);
 
 	printf("{\"pid\": %d, \"vfork_tid\": %d, \"child_pid\": %d, "
-	       "\"tids\": [%d, %d, %d]}\n", getpid(), vfork_tid, child_pid,
-	       tids[0], tids[1], tids[2]);
+	       "\"server_tid\": %d, \"tids\": [%d, %d, %d]}\n", getpid(),
+	       vfork_tid, child_pid, gettid(), tids[0], tids[1], tids[2]);
 
 	while ((command = next_command(buf, sizeof(buf)))) {
 		if (!strcmp(command, "release") && !released) {
@@ -114,5 +101,27 @@ int main(void)
 	}
 	if (!released)
 		release();
+	exit(0);
+	return arg;
+}
+
+int main(int argc, char **argv)
+{
+	int is_leader = argc > 1 && !strcmp(argv[1], "leader");
+	pthread_t thread;
+
+	target_init();
+	if (pipe(gate) || pipe(gone))
+		die("pipe");
+	for (int i = 0; i < NORMAL; i++) {
+		if (pthread_create(&thread, NULL, normal, (void *)&tids[i]))
+			die("pthread_create");
+		while (!tids[i])
+			usleep(1000);
+		wait_asleep_in(tids[i], SYS_pause);
+	}
+	if (pthread_create(&thread, NULL, is_leader ? serve : vforker, NULL))
+		die("pthread_create");
+	is_leader ? vforker(NULL) : serve(NULL);
 	return 0;
 }
