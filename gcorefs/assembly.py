@@ -175,7 +175,8 @@ def _info(
     pids: list[int],
     memory: Memory,
 ) -> ProcessInfo:
-    length = min(before.argument_end - before.argument_start, _ARGUMENT_BYTES)
+    living = procfs.stat(tid)  # a dead leader's own stat knows of no memory
+    length = min(living.argument_end - living.argument_start, _ARGUMENT_BYTES)
     return ProcessInfo(
         pid=pids[-1],
         ids=ProcessIds(
@@ -189,7 +190,7 @@ def _info(
         uid=procfs.own_id(tid, "uid", int(status["Uid"].split()[0])),
         gid=procfs.own_id(tid, "gid", int(status["Gid"].split()[0])),
         comm=before.comm,
-        arguments=_arguments(memory, before.argument_start, length) if length > 0 else b"",
+        arguments=_arguments(memory, living.argument_start, length) if length > 0 else b"",
     )
 
 
