@@ -54,7 +54,12 @@ class Record:
     blocked: int = 0
     pending: int = 0
     signal: int = 0
-    """The job control signal in whose group-stop the thread stands, 0 where none."""
+    """The job control signal in whose group-stop the thread stands, 0 where none.
+
+    Its number is all that is left of it: what PTRACE_GETSIGINFO has in such a stop is the
+    stop's own, si_code the event and si_pid the thread itself (kernel/signal.c,
+    ptrace_do_notify), and says nothing of who sent it.
+    """
 
 
 def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
