@@ -17,7 +17,7 @@ from math import isqrt
 from operator import sub
 from typing import TypeAlias
 
-from gcorefs.elfcore.elf import PHDR_SIZE, page_up
+from gcorefs.elfcore.elf import PAGE_SIZE, PHDR_SIZE, page_up
 
 # Of the populated bytes: what zeros between them may take.
 _LITERAL_SHARE = 4
@@ -114,6 +114,14 @@ def load(mappings: Sequence[Segment]) -> Loads:
                 loads.addresses.append(mapping.vaddr)
                 loads.lengths.append(mapping.filesz)
     return loads
+
+
+def most_bytes(populated: int, reserved: int) -> int:
+    """More than a file without notes has, of a process with so many bytes populated and mapped."""
+    literal = max(populated // _LITERAL_SHARE, _LITERAL_AT_LEAST)
+    area = max(populated // _AREA_SHARE, isqrt(PHDR_SIZE * reserved), _AREA_AT_LEAST)
+    most_loads = 2 * populated // PAGE_SIZE + reserved // area
+    return populated + literal + area + PHDR_SIZE * most_loads
 
 
 def _holes(mapping: Segment) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 import trio
 
+from gcorefs.elfcore.segments import most_bytes
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
 from gcorefs.process import procfs
@@ -33,6 +34,8 @@ _MOST_LISTINGS = 100
 _MOST_OF_A_PROCESS = 10
 _MOST_OF_A_USER = 100
 
+_BYTES_OF_A_THREAD = 16 << 10  # of its notes, with room for the largest registers
+
 _NANOSECONDS_PER_TICK = 10**9 // procfs.TICKS
 
 
@@ -45,7 +48,8 @@ class Look:
     uid: int
     gid: int
     estimate: int
-    """Bytes that a core may have: what is resident or swapped."""
+    """Bytes that a core may have, by what is resident or swapped: rather too many than too few,
+    for lldb asks before it opens, and then reads no further."""
     started: int
     """Nanoseconds since the epoch."""
 
@@ -66,20 +70,23 @@ def look(pid: int) -> Look:
         is_kernel_thread=stat.is_kernel_thread,
         uid=owner.st_uid,
         gid=owner.st_gid,
-        estimate=_populated(pid, stat, status),
+        estimate=_estimate(pid, stat, status),
         started=boot + stat.start_time * _NANOSECONDS_PER_TICK,
     )
 
 
-def _populated(pid: int, stat: Stat, status: dict[str, bytes]) -> int:
+def _estimate(pid: int, stat: Stat, status: dict[str, bytes]) -> int:
     if stat.is_dead:
         # A leader that has exited has no memory any more, and its process may well have.
         with contextlib.suppress(ProcessLookupError):
             stat, status = procfs.ask_live_thread(
                 pid, lambda tid: (procfs.stat(pid, tid), procfs.status(pid, tid))
             )
-    swapped = int(status.get("VmSwap", b"0 kB").split()[0]) * 1024
-    return stat.resident * procfs.PAGE_SIZE + swapped
+    swapped, mapped = (int(status.get(key, b"0").split()[0]) * 1024 for key in ("VmSwap", "VmSize"))
+    if not mapped:
+        return 0
+    notes = int(status["Threads"]) * _BYTES_OF_A_THREAD
+    return most_bytes(stat.resident * procfs.PAGE_SIZE + swapped, mapped) + notes
 
 
 class Questions:

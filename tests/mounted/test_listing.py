@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,23 +114,22 @@ def test_a_file_is_for_the_owner_of_the_process_to_read(mount: Mount, uid: int) 
     assert file.st_nlink == 1
 
 
-def test_the_size_before_opening_is_what_is_resident_or_swapped(
-    mount: Mount, spawn: Callable[..., Target]
+@pytest.mark.parametrize(
+    "words", [("threads", 1), ("threads", 50), ("reserve", 10, 5000), ("churn", "leader")]
+)
+def test_the_size_before_opening_is_enough_and_not_far_too_much(
+    mount: Mount, spawn: Callable[..., Target], words: tuple[Any, ...]
 ) -> None:
-    target = spawn("threads", 1)
-    status = procfs.status(target.pid)
-    swapped = int(status["VmSwap"].split()[0]) * 1024
-    expected = procfs.stat(target.pid).resident * PAGE + swapped
-    assert (mount / target.pid).stat().st_size == expected > 0
-
-
-def test_the_size_before_opening_is_that_of_the_living_where_the_leader_is_dead(
-    mount: Mount, spawn: Callable[..., Target]
-) -> None:
-    target = spawn("churn", "leader")
-    assert procfs.stat(target.pid).resident == 0
-    expected = procfs.stat(target.pid, target.truth["tids"][0]).resident * PAGE
-    assert (mount / target.pid).stat().st_size == expected > 0
+    # Also of a process whose leader is dead, in whose place /proc/PID/stat has zeros.
+    target = spawn(*words)
+    living = procfs.tids(target.pid)[-1]
+    populated = procfs.stat(target.pid, living).resident * PAGE
+    path = mount / target.pid
+    before = path.stat().st_size
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+    assert size <= before
+    assert populated < before < 2 * populated + (4 << 20)
 
 
 def test_the_time_of_a_file_is_the_start_of_its_process(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PAGE_SIZE, PHDR_SIZE
-from gcorefs.elfcore.segments import ZEROS, Loads, Segment, load
+from gcorefs.elfcore.segments import ZEROS, Loads, Segment, load, most_bytes
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 BASE = 0x7F0000000000
@@ -164,3 +164,9 @@ def test_segments_tile_the_mapping_and_what_is_populated_is_in_the_file(
     assert literal_zeros(loads) <= max(whole.populated // 4, 512 * KIB)
     zeros = [size for size, zero in zip(loads.filesz, loads.is_zero, strict=True) if zero]
     assert max(zeros, default=0) == loads.area
+
+
+@given(st.integers(1, 60_000), st.integers(0, 16))
+def test_a_file_has_no_more_bytes_than_the_most(pages: int, factor: int) -> None:
+    whole = scattered(pages * PAGE_SIZE << factor, pages)
+    assert file_size(load([whole])) < most_bytes(whole.populated, whole.memsz)
