@@ -9,13 +9,15 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 from gcorefs.elfcore import filter as rules
+from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.provenance import How, Provenance
+from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.segments import Segment
 from gcorefs.elfcore.vma import Vma
@@ -23,15 +25,18 @@ from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
 from gcorefs.process.facts import MappingFacts
 from gcorefs.process.holes import find_holes
+from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Record
+from gcorefs.process.unreadable import unreadable
 
 _MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
 _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
+_MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), PR_SET_VMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,13 @@ def assemble(
     for tid_, omitted in is_omitted.items():
         if omitted:
             hows[_own_tid(process.pid, tid_, len(pids))] = "omitted"
-    provenance = replace(provenance, threads=hows)
+    memory.lost.add_ranges(unreadable(tid, [*zip(vmas, sizes, strict=True)], pagemap))
+    provenance = replace(
+        provenance,
+        policy={**provenance.policy, "coredump_filter": f"{mask:#x}"},
+        threads=hows,
+        account=_account(vmas, shares, mappings, memory.lost),
+    )
     notes = ProcessNotes(
         machine=machine,
         info=_info(tid, before, status, pids, memory),
@@ -99,6 +110,29 @@ def assemble(
         layout=Layout(machine, mappings, notes.pack()),
         provenance=provenance,
     )
+
+
+def _account(
+    vmas: Sequence[Vma], shares: Sequence[Share], mappings: Sequence[Segment], lost: Lost
+) -> Account:
+    recorded = sum(mapping.populated for mapping in mappings)
+    left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
+    for vma, share in zip(vmas, shares, strict=True):
+        if share.left_out is not None:
+            left_out[share.left_out.value] += vma.size - share.size
+    return Account(
+        recorded=recorded,
+        zeros=sum(mapping.filesz for mapping in mappings) - recorded,
+        left_out=left_out,
+        unreadable=lost.count * PAGE_SIZE,
+        ranges=lost.ranges(),
+        names=_names(vmas),
+    )
+
+
+def _names(vmas: Sequence[Vma]) -> dict[int, str]:
+    named = ((vma.start, vma.name) for vma in vmas if vma.name.startswith(b"["))
+    return {start: name.decode("utf-8", "replace") for start, name in islice(named, _MOST_NAMES)}
 
 
 def _is_bss(vma: Vma, before: Vma | None) -> bool:

@@ -252,9 +252,8 @@ class Snapshot:
 
     @property
     def unreadable(self) -> int:
-        """Pages read so far that could not be had and are zeros in the file.
-
-        Not counting the kernel's own, which nobody can read.
+        """Pages that are zeros in the file because they cannot be had, as far as is known: some
+        are seen only when they are read.  Not counting the kernel's own, which nobody can read.
         """
         return self._lost.count
 

@@ -6,8 +6,8 @@ know for one of the system's, and goes by the type alone (bfd/elf.c, elf_parse_n
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from gcorefs.elfcore.elf import pack_note
@@ -18,6 +18,48 @@ NT_GCOREFS = int.from_bytes(b"GCOR", "big")
 How = Literal["stopped", "partial", "zero", "omitted"]
 """How a thread's registers were had: all of them at its stop; those of its system call, from
 /proc; none, they are zeros; or the thread is not in the core."""
+
+
+MOST_RANGES = 1000
+"""Unreadable ranges that are listed.  All are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What became of every byte that the process had mapped."""
+
+    recorded: int = 0
+    """Bytes that the file holds, those unreadable among them."""
+    zeros: int = 0
+    """Never populated: they read as zeros."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by the reason for which the core does not have them."""
+    unreadable: int = 0
+    """Bytes that are zeros in the file because nobody could read them."""
+    ranges: Sequence[tuple[int, int]] = ()
+    """Where these are, start and end, as far as it was known when the header was made."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """[heap], [stack] and the like, by where they begin; NT_FILE has the files."""
+
+    def facts(self) -> dict[str, Any]:
+        left_out = sum(self.left_out.values())
+        return {
+            "bytes": {
+                "mapped": self.recorded + self.zeros + left_out,
+                "recorded": self.recorded,
+                "zeros": self.zeros,
+                "left_out": left_out,
+                "unreadable": self.unreadable,
+            },
+            "left_out": dict(self.left_out),
+            "unreadable": as_text(self.ranges[:MOST_RANGES]),
+            "names": {f"{start:x}": name for start, name in self.names.items()},
+        }
+
+
+def as_text(ranges: Sequence[tuple[int, int]]) -> list[str]:
+    """Ranges of addresses, each as /proc/PID/maps writes it."""
+    return [f"{start:x}-{end:x}" for start, end in ranges]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +77,7 @@ class Provenance:
     policy: Mapping[str, str | float]
     """Options that shaped the core."""
     threads: Mapping[int, How]
+    account: Account = field(default_factory=Account)
 
     def pack(self) -> bytes:
         text = json.dumps(self.facts(), separators=(",", ":"))
@@ -55,12 +98,15 @@ class Provenance:
             "policy": dict(self.policy),
             "threads": {how: len(found) for how, found in tids.items()},
             "tids": {how: found for how, found in tids.items() if found and how != "stopped"},
+            **self.account.facts(),
         }
 
     def attributes(self) -> dict[str, str]:
         """The same as names and texts, one fact each: "threads.stopped" is "20" (xattr(7))."""
+        facts = self.facts()
+        del facts["names"]  # of the process's memory, not of the core
         found = {}
-        for name, value in self.facts().items():
+        for name, value in facts.items():
             for key, inner in value.items() if isinstance(value, dict) else [("", value)]:
                 text = " ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
                 found[f"{name}.{key}" if key else name] = text

@@ -5,7 +5,7 @@ As ranges: of a file that was truncated under its mapping there are millions in 
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 
@@ -31,6 +31,25 @@ class Lost:
             return
         with self._lock:
             self._add(page)
+
+    def add_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Whole pages, from start to end, of any order."""
+        with self._lock:
+            starts, ends = [], []
+            known = zip(self._starts, self._ends, strict=True)
+            for start, end in sorted([*known, *ranges]):
+                if ends and start <= ends[-1]:
+                    ends[-1] = max(ends[-1], end)
+                else:
+                    starts.append(start)
+                    ends.append(end)
+            self._starts, self._ends = starts, ends
+            self.count = (sum(ends) - sum(starts)) // PAGE_SIZE
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Start and end of each, in order."""
+        with self._lock:
+            return [*zip(self._starts, self._ends, strict=True)]
 
     def _add(self, page: int) -> None:
         starts, ends = self._starts, self._ends

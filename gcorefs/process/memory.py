@@ -32,7 +32,7 @@ class Memory:
 
         Into `lost` go the pages that could not be had and are zeros.
         """
-        self._lost = lost
+        self.lost = lost
         self._pid = pid
         self._tid = tid
         self._check = check
@@ -185,7 +185,7 @@ class Memory:
 
     def lose(self, address: int) -> None:
         """Count the page at `address` as one that could not be had."""
-        self._lost.add(address)
+        self.lost.add(address)
 
     def _has_to_be_brought(self, address: int, length: int) -> bool:
         return self.absent is not None and self.absent.first(address, length) is not None
