@@ -35,7 +35,8 @@ class Lost:
     def add_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Whole pages, from start to end, of any order."""
         with self._lock:
-            starts, ends = [], []
+            starts: list[int] = []
+            ends: list[int] = []
             known = zip(self._starts, self._ends, strict=True)
             for start, end in sorted([*known, *ranges]):
                 if ends and start <= ends[-1]:

@@ -21,6 +21,12 @@ _ENTRY_SIZE = 8
 # The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
 _POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
 _ENTRIES_AT_ONCE = 1 << 17
+# Bits 0 to 4 of an entry that is swapped out are the type of its swap, the rest its offset
+# (fs/proc/task_mmu.c, pte_to_pagemap_entry).  The last type means a marker (include/linux/swap.h,
+# SWP_PTE_MARKER), whose offset says of what (swapops.h).
+_SWAP_TYPE = 0x1F
+_PTE_MARKER = 31
+_POISONED = 1 << (5 + 1)
 
 # include/uapi/linux/fs.h: struct pm_scan_arg, struct page_region, _IOWR('f', 16, ...).
 _SCAN_ARGUMENT = struct.Struct("<12Q")
@@ -134,6 +140,21 @@ class Pagemap:
             # Not walk_end: past the first 512 regions of a call it may be an old one
             # (fs/proc/task_mmu.c, do_pagemap_scan).
             start = ends[-1]
+
+    def poisoned(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Where a range has pages that UFFDIO_POISON made unreadable; none without CAP_SYS_ADMIN,
+        which it takes to be shown the entries in full."""
+        found: list[tuple[int, int]] = []
+        for first, last in zip(*self.scan(start, end, all_of=SWAPPED) or ((), ()), strict=True):
+            entries = os.pread(
+                self._file,
+                (last - first) // PAGE_SIZE * _ENTRY_SIZE,
+                first // PAGE_SIZE * _ENTRY_SIZE,
+            )
+            for index, (entry,) in enumerate(struct.iter_unpack("<Q", entries)):
+                if entry & _SWAP_TYPE == _PTE_MARKER and entry & _POISONED:
+                    found.append((first + index * PAGE_SIZE, first + (index + 1) * PAGE_SIZE))
+        return found
 
     def _read_runs(self, start: int, end: int, starts: Column, ends: Column) -> None:
         step = _ENTRIES_AT_ONCE * PAGE_SIZE

@@ -288,7 +288,20 @@ def shmem_device() -> str:
 
     They share one mount of the kernel's own (mm/shmem.c, shm_mnt).
     """
-    fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
+    return _device(os.memfd_create("gcorefs", os.MFD_CLOEXEC))
+
+
+@functools.cache
+def secretmem_device() -> str | None:
+    """The device of memfd_secret(2), as maps writes it; None where that is not to be had."""
+    try:
+        return _device(syscalls.memfd_secret())
+    except OSError:
+        return None
+
+
+def _device(fd: int) -> str:
+    """Of an open file, which is closed."""
     try:
         device = os.fstat(fd).st_dev
     finally:

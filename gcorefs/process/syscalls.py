@@ -298,6 +298,17 @@ def cached_stat(path: str) -> FileStat:
     return FileStat(mode, links, size, bool(attributes & _STATX_ATTR_DAX))
 
 
+_SYS_MEMFD_SECRET = 447
+
+
+def memfd_secret() -> int:
+    """A file of memory that nobody else can read (memfd_secret(2)).  ENOSYS, EPERM."""
+    fd = int(_syscall(ctypes.c_long(_SYS_MEMFD_SECRET), ctypes.c_long(os.O_CLOEXEC)))
+    if fd < 0:
+        raise _fail()
+    return fd
+
+
 # Credentials of the calling thread alone.  libc's wrappers change every thread of the
 # process (nptl(7)), so these go to the kernel directly.  Numbers: x86-64.
 _SYS_SETRESUID = 117

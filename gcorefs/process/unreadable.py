@@ -1,0 +1,136 @@
+"""Which pages of the mappings that are in the core cannot be had, before any is read.
+
+A page that nobody can read costs a page of zeros in the core (memory.py).  Most of these can
+be told from what the kernel keeps, without a page being touched or anybody being asked:
+
+- past the end of a mapped file there is nothing (mm/filemap.c, filemap_fault; SIGBUS), and
+  what was there when the file was longer is gone (mm/truncate.c, truncate_pagecache);
+- guards (MADV_GUARD_INSTALL) and pages that userfaultfd(2) poisoned (UFFDIO_POISON) are
+  markers in the page tables (include/linux/swapops.h, PTE_MARKER_*);
+- memory from memfd_secret(2) is nobody's but the process's own (mm/gup.c, check_vma_flags).
+
+Not told: pages with a hardware error, mappings of devices, poison that outlived its userfaultfd,
+guards where PAGEMAP_SCAN does not show them (before 6.16), files that are not shown to us
+(without CAP_CHECKPOINT_RESTORE).  These are seen when they are read.
+"""
+
+import enum
+import functools
+import mmap
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from gcorefs.elfcore.elf import page_up
+from gcorefs.elfcore.vma import Vma
+from gcorefs.process import procfs
+from gcorefs.process.absent import source_of
+from gcorefs.process.pagemap import GUARD, PRESENT, SWAPPED, Pagemap
+from gcorefs.process.patience import Question, ask_each
+
+Range = tuple[int, int]
+
+_MADV_GUARD_INSTALL = 102
+_FLAGS_WITH_GUARD = re.compile(rb"^VmFlags:.* gu ", re.MULTILINE)
+
+
+def unreadable(tid: int, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap) -> list[Range]:
+    """Ranges of whole pages, in order and apart, of a process seen through its thread `tid`.
+
+    `taken`: mappings in address order, each with how many bytes from its start are wanted.
+    """
+    wanted = [(vma, vma.start + size) for vma, size in taken if size and not vma.is_special]
+    secret = procfs.secretmem_device()
+    found: list[Range] = []
+    for vma, end in wanted:
+        if vma.dev == secret:
+            found.append((vma.start, end))
+        elif vma.vm_flags & {"um", "ui", "uw"}:
+            found += pagemap.poisoned(vma.start, end)
+    found += _guards(wanted, pagemap)
+    for vma, end, size in _files(tid, wanted):
+        first = vma.start + max(0, page_up(size) - vma.offset)
+        if first < end:
+            found += _absent(first, end, pagemap)
+    return _merged(found)
+
+
+def _files(tid: int, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, int, int]]:
+    """Those that map a file which has an end, with its size.  Each file is asked once."""
+    shmem = procfs.shmem_device()
+    questions: dict[tuple[str, int, bytes], Question[int | None]] = {}
+    for vma, _ in wanted:
+        # Drivers that fill in pages by themselves know no end of file.
+        if vma.has_file and not vma.vm_flags & {"pf", "mm"}:
+            source = source_of(vma, tid, shmem) or vma.dev
+            questions.setdefault(_key(vma), (source, partial(_size, tid, vma)))
+    answers = ask_each(list(questions.values()), lambda _: None)
+    sizes = dict(zip(questions, answers, strict=True))
+    for vma, end in wanted:
+        size = sizes.get(_key(vma))
+        if size is not None and not vma.vm_flags & {"pf", "mm"}:
+            yield vma, end, size
+
+
+def _key(vma: Vma) -> tuple[str, int, bytes]:
+    # With the name: subvolumes of btrfs have one device and each the same inode numbers.
+    return vma.dev, vma.inode, vma.name
+
+
+def _size(tid: int, vma: Vma, may_wait: bool) -> int | None:
+    file = procfs.mapped_file(tid, vma.start, vma.end) if may_wait else None
+    return file.size if file is not None and stat.S_ISREG(file.mode) else None
+
+
+def _absent(start: int, end: int, pagemap: Pagemap) -> Iterator[Range]:
+    """What of a range is in no page table.  What is there can be read, whatever else is said."""
+    populated = pagemap.scan(start, end, any_of=PRESENT | SWAPPED)
+    for first, last in zip(*populated or ((), ()), strict=True):
+        if start < first:
+            yield start, first
+        start = last
+    if start < end:
+        yield start, end
+
+
+class _Guards(enum.Enum):
+    """What this kernel has of them."""
+
+    NONE = "no guards"
+    SHOWN = "VmFlags says which mappings may have some"
+    ANYWHERE = "any mapping may have some"
+
+
+@functools.cache
+def _guards_of_this_kernel() -> _Guards:
+    """By a guard of our own: no number of a version tells what was brought to an older one."""
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        try:
+            memory.madvise(_MADV_GUARD_INSTALL)
+        except OSError:
+            return _Guards.NONE
+        is_shown = _FLAGS_WITH_GUARD.search(procfs.read_mm(os.getpid(), "smaps"))
+    return _Guards.SHOWN if is_shown else _Guards.ANYWHERE
+
+
+def _guards(wanted: Sequence[tuple[Vma, int]], pagemap: Pagemap) -> Iterator[Range]:
+    guards = _guards_of_this_kernel()
+    if guards is _Guards.NONE:
+        return
+    shown = guards is _Guards.SHOWN
+    possible = [(vma, end) for vma, end in wanted if not shown or "gu" in vma.vm_flags]
+    # Neighbours in one scan: of thousands of mappings few have any.
+    for start, end in _merged([(vma.start, end) for vma, end in possible]):
+        yield from zip(*pagemap.scan(start, end, all_of=GUARD) or ((), ()), strict=True)
+
+
+def _merged(ranges: list[Range]) -> list[Range]:
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
+        else:
+            merged.append((start, end))
+    return merged

@@ -1,0 +1,182 @@
+"""What cannot be read is known before anything is, costs a page each, and is counted."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcorefs.elfcore.vma import Vma, parse_smaps
+from gcorefs.process import procfs, syscalls, unreadable
+from gcorefs.process.procfs import Pagemap
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Target
+
+PAGE = 4096
+READ = 0  # its number on x86-64
+UNREADABLE = {
+    "kinds": {
+        "guard_alone",
+        "shrunk_private_past_eof",
+        "shrunk_shared_past_eof",
+        "shrunk_memfd_past_eof",
+        "empty_file_past_eof",
+        "secret_in_core",
+        "uffd_poison",
+    },
+    "memory": {"guard", "file_short_past_eof"},
+}
+
+
+@pytest.fixture
+def start(
+    request: pytest.FixtureRequest, spawn: Callable[..., Target], tmp_path: Path
+) -> Iterator[Callable[[str], Target]]:
+    def run(program: str) -> Target:
+        target: Target
+        if program == "kinds":
+            target = request.getfixturevalue("kinds")()
+        else:
+            target = spawn(program, tmp_path)
+        # All but what is marked dontdump.
+        Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
+        return target
+
+    yield run
+
+
+def regions(target: Target) -> dict[str, dict[str, Any]]:
+    return {region["name"]: region for region in target.truth["regions"]}
+
+
+def bounds(region: dict[str, Any]) -> tuple[int, int]:
+    return int(region["start"], 16), int(region["end"], 16)
+
+
+def mappings(target: Target) -> list[Vma]:
+    return parse_smaps(procfs.read_mm(target.pid, "smaps"))
+
+
+def taken(target: Target) -> list[tuple[Vma, int]]:
+    """The mappings, as a core with every bit of the filter has them."""
+    return [(vma, 0 if "dd" in vma.vm_flags else vma.size) for vma in mappings(target)]
+
+
+def found(target: Target, wanted: list[tuple[Vma, int]]) -> list[tuple[int, int]]:
+    return unreadable.unreadable(target.pid, wanted, Pagemap(target.pid))
+
+
+def expected(target: Target, program: str) -> list[tuple[int, int]]:
+    by_name = regions(target)
+    return sorted(bounds(by_name[name]) for name in UNREADABLE[program])
+
+
+@pytest.mark.parametrize("program", sorted(UNREADABLE))
+def test_what_cannot_be_read_is_known_before(start: Callable[[str], Target], program: str) -> None:
+    target = start(program)
+    assert found(target, taken(target)) == expected(target, program)
+
+
+@pytest.mark.parametrize("program", sorted(UNREADABLE))
+def test_what_is_known_before_is_what_is_counted(
+    start: Callable[[str], Target], program: str
+) -> None:
+    target = start(program)
+    known = found(target, taken(target))
+    snapshot = Snapshot(find(target.pid))
+    try:
+        snapshot.take()
+        for offset in range(0, snapshot.size, 1 << 20):
+            snapshot.read(offset, 1 << 20)
+        assert snapshot.unreadable == sum(end - start for start, end in known) // PAGE
+    finally:
+        snapshot.close()
+
+
+@pytest.mark.parametrize("program", sorted(UNREADABLE))
+def test_to_know_it_touches_nothing(start: Callable[[str], Target], program: str) -> None:
+    target = start(program)
+    wanted = taken(target)
+    keys = ("VmRSS", "VmPTE", "RssAnon", "RssFile", "RssShmem", "VmSwap")
+
+    def footprint() -> list[bytes]:
+        status = procfs.status(target.pid)
+        return [status[key] for key in keys]
+
+    # Until it waits for its next command, it may touch memory itself.
+    while (call := procfs.system_call(target.pid, target.pid)) is None or call[0] != READ:
+        pass
+    before = footprint()
+    found(target, wanted)
+    assert footprint() == before
+
+
+def test_only_what_is_in_the_core_counts(start: Callable[[str], Target]) -> None:
+    target = start("kinds")
+    by_name = regions(target)
+    first, last = bounds(by_name["shrunk_shared_past_eof"])
+    # One page of it, as of an ELF file; all but the last page; nothing.
+    (vma,) = (vma for vma in mappings(target) if vma.start <= first < vma.end)
+    assert found(target, [(vma, PAGE)]) == []
+    assert found(target, [(vma, vma.size - PAGE)]) == [(first, last - PAGE)]
+    assert found(target, [(vma, vma.size)]) == [(first, last)]
+    assert found(target, [(vma, 0)]) == []
+    assert found(target, []) == []
+
+
+def test_neighbours_of_a_page_that_cannot_be_read_are_read(start: Callable[[str], Target]) -> None:
+    # Half of the ranges touch another mapping, or a page that is well: these are not theirs.
+    target = start("kinds")
+    by_name = regions(target)
+    known = found(target, taken(target))
+    for name in ("guard_alone_rest", "shrunk_private", "shrunk_shared", "uffd", "thp"):
+        start_, end = bounds(by_name[name])
+        assert not any(a < end and start_ < b for a, b in known), name
+
+
+@pytest.mark.usefixtures("swap")
+def test_what_is_swapped_out_can_be_read(start: Callable[[str], Target]) -> None:
+    target = start("kinds")
+    before = found(target, taken(target))
+    target.ask("swap")
+    assert found(target, taken(target)) == before
+
+
+def test_guards_are_found_where_the_kernel_does_not_say_which_mappings_have_some(
+    start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = start("kinds")
+    anywhere = unreadable._Guards.ANYWHERE
+    monkeypatch.setattr(unreadable, "_guards_of_this_kernel", lambda: anywhere)
+    assert found(target, taken(target)) == expected(target, "kinds")
+
+
+def test_a_kernel_without_pagemap_scan_tells_of_files_all_the_same(
+    start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = start("kinds")
+    monkeypatch.setattr(Pagemap, "scan", lambda *arguments, **bits: None)
+    names = UNREADABLE["kinds"] - {"guard_alone", "uffd_poison"}
+    by_name = regions(target)
+    assert found(target, taken(target)) == sorted(bounds(by_name[name]) for name in names)
+
+
+def test_a_file_is_described_as_stat_describes_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(12345))
+    path.chmod(0o640)
+    os.link(path, tmp_path / "other")
+    found_ = syscalls.cached_stat(str(path))
+    assert found_ == (stat.S_IFREG | 0o640, 2, 12345, False)
+
+
+def test_a_scan_that_finds_more_than_it_takes_at_once_goes_on(spawn: Callable[..., Target]) -> None:
+    pages = 4 * 512 + 1
+    target = spawn("scattered", pages)
+    start_ = int(target.truth["start"], 16)
+    wanted = [(start_ + 2 * n * PAGE, start_ + (2 * n + 1) * PAGE) for n in range(pages)]
+    scan = Pagemap(target.pid).scan
+    ranges = scan(start_, start_ + 2 * pages * PAGE, all_of=syscalls.PAGE_IS_PRESENT)
+    assert ranges == wanted
