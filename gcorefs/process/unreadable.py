@@ -62,15 +62,14 @@ def _files(tid: int, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, i
     shmem = procfs.shmem_device()
     questions: dict[tuple[str, int, bytes], Question[int | None]] = {}
     for vma, _ in wanted:
-        # Drivers that fill in pages by themselves know no end of file.
-        if vma.has_file and not vma.vm_flags & {"pf", "mm"}:
+        if vma.has_file:
             source = source_of(vma, tid, shmem) or vma.dev
             questions.setdefault(_key(vma), (source, partial(_size, tid, vma)))
     answers = ask_each(list(questions.values()), lambda _: None)
     sizes = dict(zip(questions, answers, strict=True))
     for vma, end in wanted:
         size = sizes.get(_key(vma))
-        if size is not None and not vma.vm_flags & {"pf", "mm"}:
+        if size is not None:
             yield vma, end, size
 
 
@@ -85,7 +84,8 @@ def _size(tid: int, vma: Vma, may_wait: bool) -> int | None:
 
 
 def _absent(start: int, end: int, pagemap: Pagemap) -> Iterator[Range]:
-    """What of a range is in no page table.  What is there can be read, whatever else is said."""
+    """What of a range is in no page table.  What is there can be read, whatever the file's size:
+    drivers fill in pages by themselves (tracefs)."""
     populated = pagemap.scan(start, end, any_of=PRESENT | SWAPPED)
     for first, last in zip(*populated or ((), ()), strict=True):
         if start < first:

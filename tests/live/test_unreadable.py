@@ -131,9 +131,31 @@ def test_neighbours_of_a_page_that_cannot_be_read_are_read(start: Callable[[str]
     target = start("kinds")
     by_name = regions(target)
     known = found(target, taken(target))
-    for name in ("guard_alone_rest", "shrunk_private", "shrunk_shared", "uffd", "thp"):
+    for name in (
+        "guard_alone_rest",
+        "shrunk_private",
+        "shrunk_shared",
+        "uffd",
+        "uffd_protected_rest",
+    ):
         start_, end = bounds(by_name[name])
         assert not any(a < end and start_ < b for a, b in known), name
+
+
+def test_what_is_mapped_past_the_end_of_a_file_can_be_read(
+    start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file of tracefs has no size, and pages that its driver put into the mapping.
+    target = start("kinds")
+    first, last = bounds(regions(target)["shrunk_shared_past_eof"])
+    (vma,) = (vma for vma in mappings(target) if vma.start <= first < vma.end)
+    for there, rest in (
+        ([(first, first + PAGE)], [(first + PAGE, last)]),
+        ([(first + PAGE, last)], [(first, first + PAGE)]),
+        ([(first, first + PAGE), (first + PAGE, last)], []),
+    ):
+        monkeypatch.setattr(Pagemap, "scan", lambda *_, there=there, **bits: there)
+        assert found(target, [(vma, vma.size)]) == rest
 
 
 @pytest.mark.usefixtures("swap")

@@ -1,5 +1,6 @@
 """A core of a live process, as a file, and the kernel's own."""
 
+import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,8 +32,11 @@ CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 @pytest.fixture
 def core_pattern(tmp_path: Path) -> Iterator[Path]:
     """The kernel writes cores to this path plus a pid (as we number it), for one test."""
-    before = CORE_PATTERN.read_text()
     path = tmp_path / "kernel"
-    CORE_PATTERN.write_text(f"{path}.%P")
-    yield path
-    CORE_PATTERN.write_text(before)
+    # There is one for the whole machine, where other tests may run.
+    with CORE_PATTERN.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = CORE_PATTERN.read_text()
+        CORE_PATTERN.write_text(f"{path}.%P")
+        yield path
+        CORE_PATTERN.write_text(before)

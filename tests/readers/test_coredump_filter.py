@@ -74,8 +74,8 @@ def assert_the_same_is_held(target: Target, mask: int, core_pattern: Path, path:
         if region["name"] in NOT_SEEN and mask & 1
         for page in range(*bounds(region), 4096)
     }
-    assert not found - wanted, f"{mask:#x}: only ours has {spans(found - wanted)}"
-    assert wanted - found == not_seen, f"{mask:#x}: only the kernel's has {spans(wanted - found)}"
+    only = {"ours": spans(found - wanted), "the kernel's": spans(wanted - found)}
+    assert only == {"ours": [], "the kernel's": spans(not_seen)}, hex(mask)
 
 
 @pytest.mark.timeout(600)

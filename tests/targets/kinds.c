@@ -37,6 +37,7 @@ struct poison {
 };
 #define UFFDIO_POISON_6_6 _IOWR(UFFDIO, 0x08, struct poison)
 #define UFFD_FEATURE_POISON_6_6 (1 << 14)
+#define UFFD_FEATURE_WP_UNPOPULATED_6_4 (1 << 13)
 
 static int has_names;
 static char *thp, *swapped, *swapped_shared, *swapped_file;
@@ -260,24 +261,44 @@ static void devices(void)
 	region("secret_in_core", "secret", p, 2 * page, "unknown");
 }
 
-/* Three pages with data, one whose handler has nothing for it. */
-static void uffd(void)
+static int register_uffd(char *start, size_t size, uint64_t features, uint64_t mode)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_POISON_6_6 };
-	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	char *p = apart(4 * page, RW, ANON, -1);
-	struct poison poison = { .range = { (uintptr_t)p + 3 * page, page } };
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	struct uffdio_register range = { { (uintptr_t)start, size }, mode, 0 };
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
 
-	fill(p, 3 * page);
 	must(fd, "userfaultfd");
 	must(ioctl(fd, UFFDIO_API, &api), "UFFDIO_API");
-	range.range.start = (uintptr_t)p;
-	range.range.len = 4 * page;
 	must(ioctl(fd, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
+	return fd;
+}
+
+static void uffd(void)
+{
+	struct uffdio_writeprotect protect = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+	struct poison poison = { 0 };
+	char *p;
+	int fd;
+
+	/* Three pages with data, and one whose handler has nothing for it. */
+	p = apart(4 * page, RW, ANON, -1);
+	fill(p, 3 * page);
+	fd = register_uffd(p, 4 * page, UFFD_FEATURE_POISON_6_6, UFFDIO_REGISTER_MODE_MISSING);
+	poison.range.start = (uintptr_t)p + 3 * page;
+	poison.range.len = page;
 	must(ioctl(fd, UFFDIO_POISON_6_6, &poison), "UFFDIO_POISON");
 	region("uffd", "anonymous", p, 3 * page, "address");
 	region("uffd_poison", "poison", p + 3 * page, page, "unknown");
+
+	/* Two that are not to be written unnoticed, of which one never was: a marker as well. */
+	p = apart(2 * page, RW, ANON, -1);
+	fill(p, page);
+	fd = register_uffd(p, 2 * page, UFFD_FEATURE_WP_UNPOPULATED_6_4, UFFDIO_REGISTER_MODE_WP);
+	protect.range.start = (uintptr_t)p;
+	protect.range.len = 2 * page;
+	must(ioctl(fd, UFFDIO_WRITEPROTECT, &protect), "UFFDIO_WRITEPROTECT");
+	region("uffd_protected", "anonymous", p, page, "address");
+	region("uffd_protected_rest", "anonymous", p + page, page, "zero");
 }
 
 /* Of /proc/self/smaps, how many kB the mapping at start has under key. */
