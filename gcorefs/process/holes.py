@@ -1,8 +1,9 @@
 """Memory that was never populated, found without touching it.
 
 Reading is not free for the process that is read: an untouched page of anonymous memory gets
-page tables, a hole in a memfd becomes a page of zeros that stays.  And there may be terabytes
-of it.  So what is not populated is known to be zeros before anything is read, and is not read.
+page tables, a hole in a memfd becomes a page of zeros that stays, a huge page is taken from
+those that were set aside.  And there may be terabytes of it.  So what is not populated is known
+to be zeros before anything is read, and is not read.
 
 Private anonymous memory: the page tables tell (pagemap.py).  Shared memory without a name: its
 file does (shared.py).  Mappings under userfaultfd(2) are not asked about: what a missing page
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.process.shared import Shared
+from gcorefs.process.shared import HUGE_PAGES, Shared
 
 Holes = tuple[Column, Column]
 """Starts and ends, on page borders, in order."""
@@ -60,7 +61,9 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[range]:
 
 
 def _is_private_anonymous(vma: Vma) -> bool:
-    return not (vma.has_file or vma.is_special or vma.vm_flags & {"sh", "um", "ht"})
+    if vma.is_special or vma.vm_flags & {"sh", "um"}:
+        return False
+    return not vma.has_file or ("ht" in vma.vm_flags and vma.name == HUGE_PAGES)
 
 
 def _may_have_holes(vma: Vma, size: int) -> bool:

@@ -22,6 +22,10 @@ from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
 
 
+HUGE_PAGES = b"/anon_hugepage (deleted)"
+"""The file behind huge pages without a name (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
+
+
 class Shared:
     """The mappings of such files of a process, seen through its thread `tid`."""
 
@@ -109,4 +113,6 @@ def _next_data(fd: int, offset: int) -> int:
 
 
 def _is_shared_memory(vma: Vma, device: str) -> bool:
-    return "sh" in vma.vm_flags and vma.dev == device and not vma.vm_flags & {"um", "ht"}
+    if "sh" not in vma.vm_flags or "um" in vma.vm_flags:
+        return False
+    return vma.name == HUGE_PAGES if "ht" in vma.vm_flags else vma.dev == device

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,45 @@ def test_a_scan_that_finds_more_than_it_takes_at_once_goes_on(spawn: Callable[..
     scan = Pagemap(target.pid).scan
     ranges = scan(start_, start_ + 2 * pages * PAGE, all_of=syscalls.PAGE_IS_PRESENT)
     assert ranges == wanted
+
+
+HUGE = """
+import mmap, os, signal
+MAP_HUGETLB, MAP_NORESERVE = 0x40000, 0x4000
+kept = []
+for flags in (mmap.MAP_PRIVATE, mmap.MAP_PRIVATE | MAP_NORESERVE, mmap.MAP_SHARED | MAP_NORESERVE):
+    memory = mmap.mmap(-1, 4 << 20, flags=flags | mmap.MAP_ANONYMOUS | MAP_HUGETLB)
+    memory[:3] = b"abc"
+    kept.append(memory)
+print('{"pid": %d}' % os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_huge_pages_that_were_never_touched_stay_so() -> None:
+    # Four huge pages: three are touched, one is set aside for the mapping that reserves.  Of the
+    # others' second halves there is none to be had, and they are zeros all the same.
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    before = int(pool.read_text())
+    pool.write_text(str(before + 4))
+    try:
+        target = Target([sys.executable, "-c", HUGE])
+        try:
+            Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
+            touched = procfs.status(target.pid)["HugetlbPages"]
+            assert touched == b"6144 kB"
+            snapshot = Snapshot(find(target.pid))
+            try:
+                snapshot.take()
+                core = snapshot.read(0, snapshot.size)
+                assert snapshot.unreadable == 0
+            finally:
+                snapshot.close()
+            huge = [vma for vma in mappings(target) if "ht" in vma.vm_flags]
+            assert [vma.size for vma in huge] == [4 << 20] * 3
+            assert core.count(b"abc".ljust(4 << 20, b"\0")) == 3
+            assert procfs.status(target.pid)["HugetlbPages"] == touched
+        finally:
+            target.kill()
+    finally:
+        pool.write_text(str(max(0, int(pool.read_text()) - 4)))
