@@ -7,8 +7,8 @@ these are told by their pages, and where there are none, wrongly:
 - a private mapping of which nothing written is left (emptied by MADV_DONTNEED, split off one
   that was written elsewhere, or given pages of zeros by UFFDIO_ZEROPAGE) is taken for one
   never written; it holds zeros or the file;
-- so is one with nothing but guard pages where VmFlags do not show these (before 6.18), or
-  where it maps a file.
+- so is one with nothing in it but guards, or one that was only read and may have huge pages,
+  on kernels that do not show these (VmFlags gu, PAGEMAP_SCAN).
 And device DAX (/dev/dax0.0) is taken for an ordinary mapping of a file: STATX_ATTR_DAX tells
 of the inode that has the name, the kernel's rule is about the one behind it
 (drivers/dax/device.c, dax_open).

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.process.procfs import Pagemap
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, wait_until_gone
 from tests.readers.corefile import Core
@@ -57,6 +58,16 @@ def kernels(pid: int, core_pattern: Path) -> Core:
         path.unlink()
 
 
+def not_seen_of(pid: int) -> set[str]:
+    """Names of regions."""
+    names = set(NOT_SEEN)
+    if Pagemap(pid).scan(0x10000, 0x11000) is None:  # before Linux 6.7
+        names.add("huge_zero_page")
+    if b" gu " not in Path(f"/proc/{pid}/smaps").read_bytes():  # before 6.18
+        names |= {"guard_alone", "guard_alone_rest", "guard_in_file", "guard_in_file_rest"}
+    return names
+
+
 def spans(pages: set[int]) -> list[str]:
     """For people: where the pages lie."""
     ordered = sorted(pages)
@@ -68,10 +79,11 @@ def assert_the_same_is_held(target: Target, mask: int, core_pattern: Path, path:
     Path(f"/proc/{target.pid}/coredump_filter").write_text(hex(mask))
     found = held(ours(target.pid, path))
     wanted = held(kernels(target.pid, core_pattern))
+    names = not_seen_of(target.pid) if mask & 1 else set()
     not_seen = {
         page
         for region in target.truth["regions"]
-        if region["name"] in NOT_SEEN and mask & 1
+        if region["name"] in names
         for page in range(*bounds(region), 4096)
     }
     only = {"ours": spans(found - wanted), "the kernel's": spans(wanted - found)}

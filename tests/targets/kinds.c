@@ -4,74 +4,28 @@
  * The kinds of memory that ordinary programs have seldom; memory.c has the others.
  * DIR is to be on a tmpfs, and one huge page of 2 MiB for each hugetlb region be free.
  *
- * Besides its regions it prints
- *   "thp"    whether the transparent huge page was had
- *   "named"  whether the kernel lets memory be named (CONFIG_ANON_VMA_NAME)
+ * Besides its regions it prints {"thp": BOOL}, whether the transparent huge page was had.  What
+ * the kernel is too old for is left out.
  *
  * To "fork" it answers {"child": PID}, a child that sleeps, and to "swap" {"swapped": N}: how many
  * pages of private memory have been swapped out, once all that were to be are.
  */
-#include "regions.h"
+#include "handed_out.h"
 
-#include <arpa/inet.h>
-#include <linux/if_packet.h>
-#include <linux/io_uring.h>
-#include <linux/perf_event.h>
-#include <linux/userfaultfd.h>
-#include <net/ethernet.h>
 #include <sys/auxv.h>
-#include <sys/ioctl.h>
 #include <sys/shm.h>
-#include <sys/socket.h>
 
 #define MAP_DROPPABLE_6_11 0x08 /* uapi/linux/mman.h; its value was nobody's before */
 #define SYS_mseal_6_10 462
 #define HUGE_PAGE (2UL << 20)
 #define SHARED_ANON (MAP_SHARED | MAP_ANONYMOUS)
 
-/* Linux 6.6, uapi/linux/userfaultfd.h. */
-struct poison {
-	struct uffdio_range range;
-	uint64_t mode;
-	int64_t updated;
-};
-#define UFFDIO_POISON_6_6 _IOWR(UFFDIO, 0x08, struct poison)
-#define UFFD_FEATURE_POISON_6_6 (1 << 14)
-#define UFFD_FEATURE_WP_UNPOPULATED_6_4 (1 << 13)
-
-static int has_names;
 static char *thp, *swapped, *swapped_shared, *swapped_file;
 
-/* A mapping that does not become one with its neighbours. */
-static char *apart(size_t size, int prot, int flags, int fd)
+static void set_name(char *start, size_t size)
 {
-	char *p = map(size + 2 * page, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
-
-	if (mmap(p + page, size, prot, flags | MAP_FIXED, fd, 0) == MAP_FAILED)
-		die("mmap");
-	return p + page;
-}
-
-static char *written(size_t size, int flags, int fd)
-{
-	char *p = apart(size, RW, flags, fd);
-
-	fill(p, size);
-	return p;
-}
-
-static void must(int result, const char *what)
-{
-	if (result < 0)
-		die(what);
-}
-
-static void set_name(char *start, size_t size, const char *name)
-{
-	if (!prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, name))
-		has_names = 1;
-	else if (errno != EINVAL)
-		die("PR_SET_VMA_ANON_NAME");
+	/* CONFIG_ANON_VMA_NAME */
+	can(prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, "own name"), "PR_SET_VMA");
 }
 
 static void anonymous(void)
@@ -83,14 +37,19 @@ static void anonymous(void)
 	region("wipe_on_fork", "anonymous", p, 2 * page, "address");
 
 	p = written(2 * page, ANON, -1);
-	must(syscall(SYS_mseal_6_10, p, 2 * page, 0), "mseal");
-	region("sealed", "anonymous", p, 2 * page, "address");
+	if (can(syscall(SYS_mseal_6_10, p, 2 * page, 0), "mseal"))
+		region("sealed", "anonymous", p, 2 * page, "address");
 
 	region("grows_down", "anonymous",
 	       written(2 * page, ANON | MAP_GROWSDOWN, -1), 2 * page, "address");
 	/* May be dropped at any time, and is in no core for that (mm/mmap.c, do_mmap). */
-	region("droppable", "anonymous",
-	       written(page, MAP_DROPPABLE_6_11 | MAP_ANONYMOUS, -1), page, "unknown");
+	p = mmap(NULL, page, RW, MAP_DROPPABLE_6_11 | MAP_ANONYMOUS, -1, 0);
+	if (p != MAP_FAILED) {
+		fill(p, page);
+		region("droppable", "anonymous", p, page, "unknown");
+	} else if (errno != EINVAL) {
+		die("MAP_DROPPABLE");
+	}
 
 	p = apart(6 * page, RW, ANON, -1);
 	fill(p, 2 * page);
@@ -99,10 +58,10 @@ static void anonymous(void)
 	holes_region("anon_shared_holes", "shared", apart(16 * page, RW, SHARED_ANON, -1));
 
 	p = written(page, ANON, -1);
-	set_name(p, page, "own name");
+	set_name(p, page);
 	region("named_private", "anonymous", p, page, "address");
 	p = written(page, SHARED_ANON, -1);
-	set_name(p, page, "own name");
+	set_name(p, page);
 	region("named_shared", "shared", p, page, "address");
 
 	/* What keeps vma->anon_vma though nothing in it is written (any more). */
@@ -115,9 +74,10 @@ static void anonymous(void)
 	region("split", "anonymous", p, page, "address");
 	region("split_rest", "anonymous", p + page, page, "zero");
 	p = apart(2 * page, RW, ANON, -1);
-	must(madvise(p, page, MADV_GUARD_INSTALL), "MADV_GUARD_INSTALL");
-	region("guard_alone", "guard", p, page, "unknown");
-	region("guard_alone_rest", "anonymous", p + page, page, "zero");
+	if (can(madvise(p, page, MADV_GUARD_INSTALL), "MADV_GUARD_INSTALL")) {
+		region("guard_alone", "guard", p, page, "unknown");
+		region("guard_alone_rest", "anonymous", p + page, page, "zero");
+	}
 
 	p = apart(3 * HUGE_PAGE, RW, ANON, -1);
 	q = (char *)(((uintptr_t)p + HUGE_PAGE - 1) & -HUGE_PAGE);
@@ -172,6 +132,12 @@ static void files(void)
 	fd = make_file("tmpfs_private", 4 * page, path);
 	p = apart(4 * page, RW, MAP_PRIVATE, fd);
 	file_region("tmpfs_private", "file-private", p, 4 * page, path, 0);
+	fd = make_file("guard_in_file", 2 * page, path);
+	p = apart(2 * page, RW, MAP_PRIVATE, fd);
+	if (can(madvise(p, page, MADV_GUARD_INSTALL), "MADV_GUARD_INSTALL")) {
+		region("guard_in_file", "guard", p, page, "unknown");
+		file_region("guard_in_file_rest", "file-private", p + page, page, path, page);
+	}
 	fd = make_file("swapped_file", 4 * page, path);
 	swapped_file = apart(4 * page, RW, MAP_PRIVATE, fd);
 	file_region("swapped_file", "file-private", swapped_file, 4 * page, path, 0);
@@ -215,90 +181,6 @@ static void sysv(void)
 	   file, and of one with mode 0777 (ipc/shm.c, newseg): its first page is in any core. */
 	region("sysv_read_only", "sysv", from, page, "address");
 	region("sysv_read_only_rest", "sysv", (char *)from + page, page, "address");
-}
-
-/* Memory that the kernel's other subsystems hand out. */
-static void devices(void)
-{
-	struct io_uring_params ring = { 0 };
-	struct tpacket_req packets = { page, 2, page / 2, 4 };
-	struct perf_event_attr event = {
-		.type = PERF_TYPE_SOFTWARE,
-		.size = sizeof(event),
-		.config = PERF_COUNT_SW_CPU_CLOCK,
-	};
-	char *p;
-	int fd;
-
-	/* 64 entries of 64 bytes, which are the program's to write until it submits. */
-	fd = syscall(SYS_io_uring_setup, 64, &ring);
-	must(fd, "io_uring_setup");
-	p = mmap(NULL, page, RW, MAP_SHARED, fd, IORING_OFF_SQES);
-	if (p == MAP_FAILED)
-		die("io_uring");
-	fill(p, page);
-	region("io_uring_entries", "device", p, page, "address");
-	region("io_uring_rings", "device",
-	       map(page, RW, MAP_SHARED, fd, IORING_OFF_SQ_RING), page, "unknown");
-
-	/* Nothing comes in: no interface sends this protocol. */
-	fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_LOOP));
-	must(fd, "AF_PACKET");
-	must(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &packets, sizeof(packets)), "ring");
-	region("packet_ring", "device", written(2 * page, MAP_SHARED, fd), 2 * page, "address");
-
-	/* VM_IO and VM_PFNMAP (kernel/events/core.c, map_range). */
-	fd = syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
-	must(fd, "perf_event_open");
-	region("perf_ring", "io", apart(3 * page, RW, MAP_SHARED, fd), 3 * page, "unknown");
-
-	fd = syscall(SYS_memfd_secret, 0);
-	must(fd, "memfd_secret");
-	must(ftruncate(fd, 4 * page), "ftruncate");
-	region("secret", "secret", written(2 * page, MAP_SHARED, fd), 2 * page, "unknown");
-	p = written(2 * page, MAP_SHARED, fd);
-	must(madvise(p, 2 * page, MADV_DODUMP), "MADV_DODUMP");
-	region("secret_in_core", "secret", p, 2 * page, "unknown");
-}
-
-static int register_uffd(char *start, size_t size, uint64_t features, uint64_t mode)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	struct uffdio_register range = { { (uintptr_t)start, size }, mode, 0 };
-	int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
-
-	must(fd, "userfaultfd");
-	must(ioctl(fd, UFFDIO_API, &api), "UFFDIO_API");
-	must(ioctl(fd, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
-	return fd;
-}
-
-static void uffd(void)
-{
-	struct uffdio_writeprotect protect = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
-	struct poison poison = { 0 };
-	char *p;
-	int fd;
-
-	/* Three pages with data, and one whose handler has nothing for it. */
-	p = apart(4 * page, RW, ANON, -1);
-	fill(p, 3 * page);
-	fd = register_uffd(p, 4 * page, UFFD_FEATURE_POISON_6_6, UFFDIO_REGISTER_MODE_MISSING);
-	poison.range.start = (uintptr_t)p + 3 * page;
-	poison.range.len = page;
-	must(ioctl(fd, UFFDIO_POISON_6_6, &poison), "UFFDIO_POISON");
-	region("uffd", "anonymous", p, 3 * page, "address");
-	region("uffd_poison", "poison", p + 3 * page, page, "unknown");
-
-	/* Two that are not to be written unnoticed, of which one never was: a marker as well. */
-	p = apart(2 * page, RW, ANON, -1);
-	fill(p, page);
-	fd = register_uffd(p, 2 * page, UFFD_FEATURE_WP_UNPOPULATED_6_4, UFFDIO_REGISTER_MODE_WP);
-	protect.range.start = (uintptr_t)p;
-	protect.range.len = 2 * page;
-	must(ioctl(fd, UFFDIO_WRITEPROTECT, &protect), "UFFDIO_WRITEPROTECT");
-	region("uffd_protected", "anonymous", p, page, "address");
-	region("uffd_protected_rest", "anonymous", p + page, page, "zero");
 }
 
 /* Of /proc/self/smaps, how many kB the mapping at start has under key. */
@@ -378,11 +260,10 @@ int main(int argc, char **argv)
 	files();
 	sysv();
 	devices();
-	uffd();
+	poisoned();
+	protected();
 	vdso();
-	printf("], \"thp\": %s, \"named\": %s}\n",
-	       smaps(thp, "AnonHugePages:") > 0 ? "true" : "false",
-	       has_names ? "true" : "false");
+	printf("], \"thp\": %s}\n", smaps(thp, "AnonHugePages:") > 0 ? "true" : "false");
 
 	while (next_command(buf, sizeof(buf)))
 		if (!strcmp(buf, "fork"))

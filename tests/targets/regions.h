@@ -110,6 +110,24 @@ static int make_file(const char *name, size_t size, char path[PATH_MAX])
 	return fd;
 }
 
+/* A mapping that does not become one with its neighbours. */
+static inline char *apart(size_t size, int prot, int flags, int fd)
+{
+	char *p = map(size + 2 * page, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	if (mmap(p + page, size, prot, flags | MAP_FIXED, fd, 0) == MAP_FAILED)
+		die("mmap");
+	return p + page;
+}
+
+static inline char *written(size_t size, int flags, int fd)
+{
+	char *p = apart(size, RW, flags, fd);
+
+	fill(p, size);
+	return p;
+}
+
 /* The opening of the line of truth. */
 static void regions_begin(const char *where)
 {
