@@ -77,9 +77,9 @@ def spans(pages: set[int]) -> list[str]:
 
 def assert_the_same_is_held(target: Target, mask: int, core_pattern: Path, path: Path) -> None:
     Path(f"/proc/{target.pid}/coredump_filter").write_text(hex(mask))
+    names = not_seen_of(target.pid) if mask & 1 else set()
     found = held(ours(target.pid, path))
     wanted = held(kernels(target.pid, core_pattern))
-    names = not_seen_of(target.pid) if mask & 1 else set()
     not_seen = {
         page
         for region in target.truth["regions"]
