@@ -257,6 +257,11 @@ class Snapshot:
         """
         return self._lost.count
 
+    @property
+    def unreadable_ranges(self) -> list[tuple[int, int]]:
+        """Where these are: start and end of each run."""
+        return self._lost.ranges()
+
     def read_into(
         self, offset: int, buffer: memoryview, sources: Container[str] | None = None
     ) -> int:

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import trio
 
+from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.limits import Budget, Limiters
 from gcorefs.mount.listing import Questions
@@ -267,7 +269,9 @@ class Stop:
             return {}
         return provenance.attributes() | {
             "state": self._state()[0],
-            "pages_unreadable": str(self._snapshot.unreadable),
+            # By now: some are seen only when they are read.
+            "bytes.unreadable": str(self._snapshot.unreadable * PAGE_SIZE),
+            "unreadable": " ".join(as_text(self._snapshot.unreadable_ranges[:MOST_RANGES])),
         }
 
     # Its handles.

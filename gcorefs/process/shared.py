@@ -21,7 +21,6 @@ from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
 
-
 HUGE_PAGES = b"/anon_hugepage (deleted)"
 """The file behind huge pages without a name (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
 

@@ -11,9 +11,10 @@ import pytest
 
 from gcorefs.elfcore.vma import Vma, parse_smaps
 from gcorefs.process import procfs, syscalls, unreadable
-from gcorefs.process.procfs import Pagemap
+from gcorefs.process.pagemap import PRESENT, Pagemap
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
+from tests.readers.corefile import Core
 
 PAGE = 4096
 READ = 0  # its number on x86-64
@@ -157,7 +158,8 @@ def test_what_is_mapped_past_the_end_of_a_file_can_be_read(
         ([(first + PAGE, last)], [(first, first + PAGE)]),
         ([(first, first + PAGE), (first + PAGE, last)], []),
     ):
-        monkeypatch.setattr(Pagemap, "scan", lambda *_, there=there, **bits: there)
+        columns = [*zip(*there, strict=True)]
+        monkeypatch.setattr(Pagemap, "scan", lambda *_, columns=columns, **bits: columns)
         assert found(target, [(vma, vma.size)]) == rest
 
 
@@ -200,13 +202,14 @@ def test_a_file_is_described_as_stat_describes_it(tmp_path: Path) -> None:
 
 
 def test_a_scan_that_finds_more_than_it_takes_at_once_goes_on(spawn: Callable[..., Target]) -> None:
-    pages = 4 * 512 + 1
+    pages = 4 * 4096 + 1
     target = spawn("scattered", pages)
     start_ = int(target.truth["start"], 16)
     wanted = [(start_ + 2 * n * PAGE, start_ + (2 * n + 1) * PAGE) for n in range(pages)]
     scan = Pagemap(target.pid).scan
-    ranges = scan(start_, start_ + 2 * pages * PAGE, all_of=syscalls.PAGE_IS_PRESENT)
-    assert ranges == wanted
+    columns = scan(start_, start_ + 2 * pages * PAGE, all_of=PRESENT)
+    assert columns is not None
+    assert [*zip(*columns, strict=True)] == wanted
 
 
 HUGE = """
@@ -222,7 +225,7 @@ signal.pause()
 """
 
 
-def test_huge_pages_that_were_never_touched_stay_so() -> None:
+def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
     # Four huge pages: three are touched, one is set aside for the mapping that reserves.  Of the
     # others' second halves there is none to be had, and they are zeros all the same.
     pool = Path("/proc/sys/vm/nr_hugepages")
@@ -237,13 +240,16 @@ def test_huge_pages_that_were_never_touched_stay_so() -> None:
             snapshot = Snapshot(find(target.pid))
             try:
                 snapshot.take()
-                core = snapshot.read(0, snapshot.size)
+                path = tmp_path / "core"
+                path.write_bytes(snapshot.read(0, snapshot.size))
                 assert snapshot.unreadable == 0
             finally:
                 snapshot.close()
             huge = [vma for vma in mappings(target) if "ht" in vma.vm_flags]
             assert [vma.size for vma in huge] == [4 << 20] * 3
-            assert core.count(b"abc".ljust(4 << 20, b"\0")) == 3
+            core = Core(path)
+            for vma in huge:
+                assert core.read(vma.start, vma.end) == b"abc".ljust(4 << 20, b"\0")
             assert procfs.status(target.pid)["HugetlbPages"] == touched
         finally:
             target.kill()

@@ -32,6 +32,14 @@ OTHER = 4321
 """A user who is neither root nor nobody."""
 
 
+def note_of(data: bytes) -> dict[str, Any]:
+    """What the GCOREFS note of a core says."""
+    text = data[data.index(b'{"version":') :].decode("ascii", "replace")
+    facts: dict[str, Any]
+    facts, _ = json.JSONDecoder().raw_decode(text)
+    return facts
+
+
 def status(mount: Mount, *prefix: str) -> list[dict[str, Any]]:
     """What is held, as a user sees it."""
     result = run(*prefix, "cat", mount.path / ".gcorefs" / "status")
@@ -322,7 +330,7 @@ def test_a_file_tells_what_it_is(
         }
         assert {name: found[name] for name in expected} == expected
         # The note says the same.
-        facts = json.loads(data[data.index(b'{"version":') : data.index(b"}}") + 2])
+        facts = note_of(data)
         assert facts["stopped_at"] == found["user.gcorefs.stopped_at"]
         shown = run("getfattr", "--absolute-names", "-d", file).stdout.decode()
         for name, value in expected.items():

@@ -15,8 +15,32 @@ def test_a_page_counts_once(pages: list[int], offset: int) -> None:
         lost.add(page * PAGE + offset)
     assert lost.count == len(set(pages))
     # Neighbours are one range.
-    alone = sum(page - 1 not in pages for page in set(pages))
-    assert len(lost._starts) == len(lost._ends) == alone
+    assert lost.ranges() == in_runs(set(pages))
+
+
+def in_runs(pages: set[int]) -> list[tuple[int, int]]:
+    starts = sorted(page for page in pages if page - 1 not in pages)
+    ends = sorted(page + 1 for page in pages if page + 1 not in pages)
+    return [(start * PAGE, end * PAGE) for start, end in zip(starts, ends, strict=True)]
+
+
+@given(
+    st.lists(st.integers(0, 40)),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5))),
+    st.lists(st.integers(0, 45)),
+)
+def test_pages_that_were_known_before_count_once_too(
+    first: list[int], known: list[tuple[int, int]], then: list[int]
+) -> None:
+    lost = Lost()
+    for page in first:
+        lost.add(page * PAGE)
+    lost.add_ranges((start * PAGE, (start + count) * PAGE) for start, count in known)
+    for page in then:
+        lost.add(page * PAGE)
+    pages = {*first, *then, *(page for at, count in known for page in range(at, at + count))}
+    assert lost.count == len(pages)
+    assert lost.ranges() == in_runs(pages)
 
 
 def test_what_nobody_can_read_is_no_loss() -> None:

@@ -1,11 +1,12 @@
 """The note that says how a core was had, as it is written and as it is read."""
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore.provenance import How, Provenance
+from gcorefs.elfcore.provenance import Account, How, Provenance
 from tests.pure.structures import unpack
 
 HOWS: list[How] = ["stopped", "partial", "zero", "omitted"]
@@ -43,7 +44,51 @@ def test_the_note_says_who_when_and_how() -> None:
         "policy": {"unresponsive": "partial", "stop_timeout": 1.0},
         "threads": {"stopped": 2, "partial": 1, "zero": 0, "omitted": 0},
         "tids": {"partial": [11]},
+        "bytes": {"mapped": 0, "recorded": 0, "zeros": 0, "left_out": 0, "unreadable": 0},
+        "left_out": {},
+        "unreadable": [],
+        "names": {},
     }
+
+
+ACCOUNT = Account(
+    recorded=40960,
+    zeros=8192,
+    left_out={"filter": 4096, "dontdump": 0},
+    unreadable=12288,
+    ranges=[(0x1000, 0x2000), (0x7F0000001000, 0x7F0000003000)],
+    names={0x5000: "[heap]", 0x7FFF00000000: "[stack]"},
+)
+
+
+def test_the_note_accounts_for_every_byte() -> None:
+    facts = read(replace(made({10: "stopped"}), account=ACCOUNT))
+    assert facts["bytes"] == {
+        "mapped": 53248,
+        "recorded": 40960,
+        "zeros": 8192,
+        "left_out": 4096,
+        "unreadable": 12288,
+    }
+    assert facts["left_out"] == {"filter": 4096, "dontdump": 0}
+    assert facts["unreadable"] == ["1000-2000", "7f0000001000-7f0000003000"]
+    assert facts["names"] == {"5000": "[heap]", "7fff00000000": "[stack]"}
+
+
+def test_the_attributes_account_for_every_byte_and_name_no_memory() -> None:
+    attributes = replace(made({10: "stopped"}), account=ACCOUNT).attributes()
+    assert attributes["bytes.mapped"] == "53248"
+    assert attributes["left_out.filter"] == "4096"
+    assert attributes["unreadable"] == "1000-2000 7f0000001000-7f0000003000"
+    assert not any(name.startswith("names") for name in attributes)
+
+
+def test_of_very_many_unreadable_ranges_all_are_counted_and_the_first_listed() -> None:
+    ranges = [(start, start + 4096) for start in range(0, 16 << 20, 8192)]
+    account = Account(unreadable=len(ranges) * 4096, ranges=ranges)
+    facts = account.facts()
+    assert facts["bytes"]["unreadable"] == 8 << 20
+    assert facts["unreadable"] == [f"{start:x}-{end:x}" for start, end in ranges[:1000]]
 
 
 def test_the_attributes_say_the_same_one_fact_each() -> None:
@@ -60,6 +105,12 @@ def test_the_attributes_say_the_same_one_fact_each() -> None:
         "threads.zero": "0",
         "threads.omitted": "2",
         "tids.omitted": "11 12",
+        "bytes.mapped": "0",
+        "bytes.recorded": "0",
+        "bytes.zeros": "0",
+        "bytes.left_out": "0",
+        "bytes.unreadable": "0",
+        "unreadable": "",
     }
 
 

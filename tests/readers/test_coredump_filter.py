@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process.procfs import Pagemap
+from gcorefs.process.pagemap import Pagemap
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, wait_until_gone
 from tests.readers.corefile import Core
