@@ -11,6 +11,7 @@ Levels, each in its folder:
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -129,16 +130,38 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
-HUGE_PAGES_OF_KINDS = 2
+
+
+@contextlib.contextmanager
+def more_huge_pages(count: int) -> Iterator[None]:
+    """Beside those that there are, which others may use at the same time."""
+    added = _change_huge_pages(count)
+    try:
+        assert added == count, f"{added} of {count} huge pages are to be had"
+        yield
+    finally:
+        _change_huge_pages(-added)
+
+
+def _change_huge_pages(by: int) -> int:
+    """By how many it is."""
+    with NR_HUGEPAGES.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = int(NR_HUGEPAGES.read_text())
+        NR_HUGEPAGES.write_text(str(max(0, before + by)))
+        return int(NR_HUGEPAGES.read_text()) - before
 
 
 @pytest.fixture
-def kinds(tmpfs: Path, spawn: Callable[..., Target]) -> Iterator[Callable[[], Target]]:
+def two_huge_pages() -> Iterator[None]:
+    with more_huge_pages(2):
+        yield
+
+
+@pytest.fixture
+def kinds(two_huge_pages: None, tmpfs: Path, spawn: Callable[..., Target]) -> Callable[[], Target]:
     """Start a program with the rarer kinds of memory (targets/kinds.c), one at a time."""
-    # Others may want huge pages at the same time, so what there was is added to and taken from.
-    NR_HUGEPAGES.write_text(str(int(NR_HUGEPAGES.read_text()) + HUGE_PAGES_OF_KINDS))
-    yield lambda: spawn("kinds", tmpfs)
-    NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - HUGE_PAGES_OF_KINDS)))
+    return lambda: spawn("kinds", tmpfs)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from gcorefs.elfcore.vma import Vma, parse_smaps
 from gcorefs.process import procfs, syscalls, unreadable
 from gcorefs.process.pagemap import PRESENT, Pagemap
 from gcorefs.snapshot import Snapshot, find
-from tests.conftest import Target
+from tests.conftest import Target, more_huge_pages
 from tests.readers.corefile import Core
 
 PAGE = 4096
@@ -228,10 +228,7 @@ signal.pause()
 def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
     # Four huge pages: three are touched, one is set aside for the mapping that reserves.  Of the
     # others' second halves there is none to be had, and they are zeros all the same.
-    pool = Path("/proc/sys/vm/nr_hugepages")
-    before = int(pool.read_text())
-    pool.write_text(str(before + 4))
-    try:
+    with more_huge_pages(4):
         target = Target([sys.executable, "-c", HUGE])
         try:
             Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
@@ -253,5 +250,3 @@ def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
             assert procfs.status(target.pid)["HugetlbPages"] == touched
         finally:
             target.kill()
-    finally:
-        pool.write_text(str(max(0, int(pool.read_text()) - 4)))
