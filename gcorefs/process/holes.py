@@ -37,7 +37,7 @@ def find_holes(
         for index in asked:
             found[index] = _between(starts, ends, vmas[index])
     for index, (vma, size) in enumerate(zip(vmas, sizes, strict=True)):
-        if size == vma.size and "sh" in vma.vm_flags:
+        if size == vma.size and "ms" in vma.vm_flags:
             found[index] = shared.holes(vma)
     return found
 
@@ -61,7 +61,7 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[range]:
 
 
 def _is_private_anonymous(vma: Vma) -> bool:
-    if vma.is_special or vma.vm_flags & {"sh", "um"}:
+    if vma.is_special or vma.vm_flags & {"ms", "um"}:
         return False
     return not vma.has_file or ("ht" in vma.vm_flags and vma.name == HUGE_PAGES)
 

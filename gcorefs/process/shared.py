@@ -112,6 +112,8 @@ def _next_data(fd: int, offset: int) -> int:
 
 
 def _is_shared_memory(vma: Vma, device: str) -> bool:
-    if "sh" not in vma.vm_flags or "um" in vma.vm_flags:
+    # One of a file that is open for reading only has VM_MAYSHARE without VM_SHARED (mm/mmap.c,
+    # do_mmap), and the same holes.
+    if "ms" not in vma.vm_flags or "um" in vma.vm_flags:
         return False
     return vma.name == HUGE_PAGES if "ht" in vma.vm_flags else vma.dev == device

@@ -151,7 +151,7 @@ def test_shared_memory_is_found_between_addresses(spawn: Callable[..., Target]) 
     vmas = mappings(target.pid)
     shared = Shared(target.pid, vmas)
     for vma in vmas:
-        ours = "sh" in vma.vm_flags
+        ours = "ms" in vma.vm_flags
         assert shared.overlaps(vma.start, vma.end) == ours
         assert shared.overlaps(vma.end - PAGE, vma.end) == ours
     assert not shared.overlaps(0, vmas[0].start)

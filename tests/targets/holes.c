@@ -1,11 +1,12 @@
 /*
  * holes: memory of each kind that can have holes, of which a few pages are written, each with
  * its own address.  Prints {"pid": P, "regions": [{"name", "start", "size", "pages"}]}: pages
- * are the numbers of those that are not zeros.  One page of "other" was written through the
- * file and never touched through the mapping, so that only the file knows of it.
+ * are the numbers of those that are not zeros.  Those of "other" and "read_only" were written
+ * through the file and never touched through the mapping, so that only the file knows of them.
  */
 #include "target.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 
@@ -15,13 +16,18 @@
 static const long pages[] = {0, 3, 4, 511, 512, 5000, SIZE / PAGE - 1};
 #define COUNT (sizeof(pages) / sizeof(pages[0]))
 
-static char *map(int flags, int fd)
+static char *map_as(int protection, int flags, int fd)
 {
-	char *start = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, flags, fd, 0);
+	char *start = mmap(NULL, SIZE, protection, flags, fd, 0);
 
 	if (start == MAP_FAILED || madvise(start, SIZE, MADV_NOHUGEPAGE))
 		die("mmap");
 	return start;
+}
+
+static char *map(int flags, int fd)
+{
+	return map_as(PROT_READ | PROT_WRITE, flags, fd);
 }
 
 static int memfd(void)
@@ -49,11 +55,23 @@ static char *written(char *start)
 	return start;
 }
 
+/* Written through the file alone. */
+static char *written_elsewhere(char *start, int fd)
+{
+	for (size_t i = 0; i < COUNT; i++) {
+		uint64_t word = (uint64_t)start + pages[i] * PAGE;
+
+		if (pwrite(fd, &word, sizeof(word), pages[i] * PAGE) != sizeof(word))
+			die("pwrite");
+	}
+	return start;
+}
+
 int main(void)
 {
-	char buf[64];
-	int id, fd;
-	char *sysv, *other;
+	char buf[64], path[64];
+	int id, fd, read_only_fd, read_only;
+	char *sysv;
 
 	target_init();
 	id = shmget(IPC_PRIVATE, SIZE, 0600);
@@ -61,19 +79,19 @@ int main(void)
 	if (sysv == (char *)-1 || shmctl(id, IPC_RMID, NULL))
 		die("shmat");
 	fd = memfd();
-	other = map(MAP_SHARED, fd);
-	for (size_t i = 0; i < COUNT; i++) {
-		uint64_t word = (uint64_t)other + pages[i] * PAGE;
-
-		if (pwrite(fd, &word, sizeof(word), pages[i] * PAGE) != sizeof(word))
-			die("pwrite");
-	}
+	read_only_fd = memfd();
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", read_only_fd);
+	read_only = open(path, O_RDONLY);
+	if (read_only < 0)
+		die(path);
 	printf("{\"pid\": %d, \"regions\": [", getpid());
 	show("private", written(map(MAP_PRIVATE | MAP_ANONYMOUS, -1)), ", ");
 	show("shared", written(map(MAP_SHARED | MAP_ANONYMOUS, -1)), ", ");
 	show("memfd", written(map(MAP_SHARED, memfd())), ", ");
 	show("sysv", written(sysv), ", ");
-	show("other", other, "]}\n");
+	show("other", written_elsewhere(map(MAP_SHARED, fd), fd), ", ");
+	show("read_only",
+	     written_elsewhere(map_as(PROT_READ, MAP_SHARED, read_only), read_only_fd), "]}\n");
 	while (next_command(buf, sizeof(buf)))
 		printf("{\"pong\": 1}\n");
 	return 0;
