@@ -18,7 +18,7 @@ from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
 from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import parse_smaps
-from gcorefs.process import access, procfs, restart
+from gcorefs.process import access, procfs
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
@@ -82,8 +82,8 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
         raise ProcessError(Reason.GONE, pid) from error
     except PermissionError as error:  # its auxiliary vector is not shown to us ourselves
         raise ProcessError(Reason.DENIED, pid) from error
-    if is_32_bit:
-        raise ProcessError(Reason.FOREIGN, pid)
+    if (os.uname().machine, is_32_bit) not in MACHINES:
+        raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)
     if holder and holder != os.getpid():  # ours: a stop that the opener is about to join
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")
 
@@ -99,9 +99,6 @@ class Snapshot:
         unresponsive: Unresponsive = "partial",
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        name = os.uname().machine
-        if name not in MACHINES:
-            raise ProcessError(Reason.FOREIGN, process.pid, name)
         self.process = process
         self.opener = opener
         self.records: Sequence[Record] = ()
@@ -112,10 +109,9 @@ class Snapshot:
         """The name of its program, once it is stopped."""
         self.ready_seconds = 0.0
         """From the first interrupt until the header was built."""
-        self._machine = MACHINES[name]
         self._unresponsive = unresponsive
         self._stop_timeout = stop_timeout
-        self._tracer = Tracer(process, self._machine, restart.CALLS[name], stop_timeout, on_end)
+        self._tracer = Tracer(process, stop_timeout, on_end)
         self._layout: Layout | None = None
         self._memory: Memory | None = None
         self._lost = Lost()
@@ -169,7 +165,7 @@ class Snapshot:
             assembly = assemble(
                 process,
                 tid,
-                self._machine,
+                self._tracer.machine,
                 before,
                 recorded,
                 self._unresponsive,

@@ -80,14 +80,17 @@ class Target:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The path of a target, compiled at its first use."""
+    """The path of a target, compiled at its first use: `threads32` is threads for 32 bits."""
     folder = tmp_path_factory.mktemp("targets")
 
     def compile_(name: str) -> Path:
         program = folder / name
         if not program.exists():
-            source = TARGETS / f"{name}.c"
-            subprocess.run(["gcc", *CFLAGS, "-o", program, source], check=True)
+            names = [f"{name}.c", f"{name}.s", f"{name.removesuffix('32')}.c"]
+            source = next(path for each in names if (path := TARGETS / each).exists())
+            words = ["-m32"] if name.endswith("32") else []
+            words += ["-nostdlib", "-static"] if source.suffix == ".s" else []
+            subprocess.run(["gcc", *CFLAGS, *words, "-o", program, source], check=True)
         return program
 
     return compile_

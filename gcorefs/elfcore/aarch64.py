@@ -56,6 +56,7 @@ def za_size(quadwords: int) -> int:
 # (fs/binfmt_elf.c, fill_thread_core_info).  What a processor lacks gives EINVAL.
 AARCH64 = Machine(
     elf_machine=elf.EM_AARCH64,
+    elf_class=elf.ELF64,
     # struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
     general=(*(f"x{number}" for number in range(31)), "sp", "pc", "pstate"),
     regsets=(

@@ -1,4 +1,4 @@
-"""ELF64 headers as bytes: the few structures that a core is made of.
+"""ELF headers as bytes: the few structures that a core is made of.
 
 Source: the System V ABI (gabi, "Object Files") and include/uapi/linux/elf.h.  All
 little-endian: the machines that we know are.
@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterable
 
 ET_CORE = 4
+EM_386 = 3
 EM_X86_64 = 62
 EM_AARCH64 = 183
 
@@ -26,80 +27,93 @@ SHT_NOTE = 7
 # section 0 (gabi, "ELF Header", e_phnum; fs/binfmt_elf.c, elf_core_dump).
 PN_XNUM = 0xFFFF
 
-EHDR_SIZE = 64
-PHDR_SIZE = 56
-SHDR_SIZE = 64
-
 PAGE_SIZE = 4096
 
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
 _NHDR = struct.Struct("<III")
 
-# EI_MAG, ELFCLASS64, ELFDATA2LSB, EV_CURRENT, ELFOSABI_NONE, padding.
-_IDENT = b"\x7fELF" + bytes((2, 1, 1, 0)) + bytes(8)
+
+class ElfClass:
+    """The structures of one of the two classes, which differ in how wide a word is."""
+
+    def __init__(self, number: int, word: str, phdr: str) -> None:
+        self.word = word
+        """The letter by which the struct module knows an unsigned word."""
+        self.word_size = struct.calcsize(f"<{word}")
+        self.most = (1 << 8 * self.word_size) - 1
+        """The greatest address, offset or register."""
+        # EI_MAG, EI_CLASS, ELFDATA2LSB, EV_CURRENT, ELFOSABI_NONE, padding.
+        self._ident = b"\x7fELF" + bytes((number, 1, 1, 0)) + bytes(8)
+        self._ehdr = struct.Struct(f"<16sHHI3{word}I6H")
+        self._phdr = struct.Struct(phdr)
+        self._shdr = struct.Struct(f"<II4{word}II2{word}")
+        self.ehdr_size = self._ehdr.size
+        self.phdr_size = self._phdr.size
+        self.shdr_size = self._shdr.size
+
+    def pack_ehdr(self, machine: int, phnum: int, shoff: int, shnum: int) -> bytes:
+        """The file header of a core with `phnum` program headers right behind it.
+
+        `shoff` is the file offset of the section headers, 0 where there are none.
+        """
+        return self._ehdr.pack(
+            self._ident,
+            ET_CORE,
+            machine,
+            1,  # e_version: EV_CURRENT
+            0,  # e_entry
+            self.ehdr_size,
+            shoff,
+            0,  # e_flags: 0 on every machine that we know
+            self.ehdr_size,
+            self.phdr_size,
+            min(phnum, PN_XNUM),
+            self.shdr_size if shnum else 0,
+            shnum,
+            0,  # e_shstrndx: SHN_UNDEF, the sections have no names
+        )
+
+    def pack_phdr(
+        self, kind: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int, align: int
+    ) -> bytes:
+        """One program header.  p_paddr is 0, as in the kernel's own cores."""
+        if self is ELF32:  # p_flags has another place there
+            return self._phdr.pack(kind, offset, vaddr, 0, filesz, memsz, flags, align)
+        return self._phdr.pack(kind, flags, offset, vaddr, 0, filesz, memsz, align)
+
+    def pack_loads(
+        self,
+        flags: Iterable[int],
+        offsets: Iterable[int],
+        vaddrs: Iterable[int],
+        filesizes: Iterable[int],
+        memsizes: Iterable[int],
+    ) -> bytes:
+        """The program headers of many PT_LOADs, from one column for each field."""
+        flags = [*flags]
+        columns = offsets, vaddrs, [0] * len(flags), filesizes, memsizes
+        align = [PAGE_SIZE] * len(flags)
+        if self is ELF32:
+            fields = [[PT_LOAD] * len(flags), *columns, flags, align]
+        else:  # p_type and p_flags are half a word each, and share the first
+            fields = [[PT_LOAD | each << 32 for each in flags], *columns, align]
+        words = array(self.word, bytes(self.phdr_size * len(flags)))
+        for number, column in enumerate(fields):
+            words[number :: len(fields)] = array(self.word, column)
+        return words.tobytes()
+
+    def pack_extended_numbering(self, phnum: int, notes_offset: int, notes_size: int) -> bytes:
+        """The section headers of a core whose program headers e_phnum cannot count.
+
+        Section 0 carries the count in sh_info.  A second one covers the notes: elfutils reads
+        notes through the sections of a file wherever it has any.
+        """
+        null = self._shdr.pack(0, SHT_NULL, 0, 0, 0, 2, 0, phnum, 0, 0)
+        notes = self._shdr.pack(0, SHT_NOTE, 0, 0, notes_offset, notes_size, 0, 0, 4, 0)
+        return null + notes
 
 
-def pack_ehdr(machine: int, phnum: int, shoff: int, shnum: int) -> bytes:
-    """The file header of a core with `phnum` program headers right behind it.
-
-    `shoff` is the file offset of the section headers, 0 where there are none.
-    """
-    return _EHDR.pack(
-        _IDENT,
-        ET_CORE,
-        machine,
-        1,  # e_version: EV_CURRENT
-        0,  # e_entry
-        EHDR_SIZE,
-        shoff,
-        0,  # e_flags: 0 on every machine that we know
-        EHDR_SIZE,
-        PHDR_SIZE,
-        min(phnum, PN_XNUM),
-        SHDR_SIZE if shnum else 0,
-        shnum,
-        0,  # e_shstrndx: SHN_UNDEF, the sections have no names
-    )
-
-
-def pack_phdr(
-    kind: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int, align: int
-) -> bytes:
-    """One program header.  p_paddr is 0, as in the kernel's own cores."""
-    return _PHDR.pack(kind, flags, offset, vaddr, 0, filesz, memsz, align)
-
-
-def pack_loads(
-    flags: Iterable[int],
-    offsets: Iterable[int],
-    vaddrs: Iterable[int],
-    filesizes: Iterable[int],
-    memsizes: Iterable[int],
-) -> bytes:
-    """The program headers of many PT_LOADs, from one column for each field."""
-    # Elf64_Phdr is seven words, of which p_type and p_flags share the first.
-    kinds = array("Q", [PT_LOAD | each << 32 for each in flags])
-    words = array("Q", bytes(PHDR_SIZE * len(kinds)))
-    words[0::7] = kinds
-    words[1::7] = array("Q", offsets)
-    words[2::7] = array("Q", vaddrs)
-    words[4::7] = array("Q", filesizes)
-    words[5::7] = array("Q", memsizes)
-    words[6::7] = array("Q", [PAGE_SIZE]) * len(kinds)
-    return words.tobytes()
-
-
-def pack_extended_numbering(phnum: int, notes_offset: int, notes_size: int) -> bytes:
-    """The section headers of a core whose program headers e_phnum cannot count.
-
-    Section 0 carries the count in sh_info.  A second one covers the notes: elfutils reads
-    notes through the sections of a file wherever it has any.
-    """
-    null = _SHDR.pack(0, SHT_NULL, 0, 0, 0, 2, 0, phnum, 0, 0)
-    notes = _SHDR.pack(0, SHT_NOTE, 0, 0, notes_offset, notes_size, 0, 0, 4, 0)
-    return null + notes
+ELF64 = ElfClass(2, "Q", "<IIQQQQQQ")
+ELF32 = ElfClass(1, "I", "<IIIIIIII")
 
 
 def pack_note(owner: bytes, kind: int, desc: bytes) -> bytes:

@@ -22,6 +22,7 @@ from itertools import accumulate
 from operator import mul, sub
 
 from gcorefs.elfcore import elf
+from gcorefs.elfcore.elf import ElfClass
 from gcorefs.elfcore.regsets import Machine
 from gcorefs.elfcore.segments import ZEROS, Column, Segment, load
 
@@ -48,21 +49,22 @@ class Layout:
     """The file of one snapshot: its header pages, and the way from an offset to memory."""
 
     def __init__(self, machine: Machine, mappings: Sequence[Segment], notes: bytes) -> None:
-        loads = load(mappings)
+        form = machine.elf_class
+        loads = load(_that_fit(form, mappings, notes))
         self.phnum = phnum = len(loads.vaddr) + 1
         shnum = 2 if phnum >= elf.PN_XNUM else 0
-        shoff = elf.EHDR_SIZE + phnum * elf.PHDR_SIZE
-        notes_offset = shoff + shnum * elf.SHDR_SIZE
+        shoff = form.ehdr_size + phnum * form.phdr_size
+        notes_offset = shoff + shnum * form.shdr_size
         memory_offset = elf.page_up(notes_offset + len(notes))
         zeros_offset = memory_offset + sum(loads.lengths)
         # Only what is no zero moves the next one on.
         steps = map(mul, loads.filesz, loads.is_zero.translate(b"\1\0" + bytes(254)))
         offsets = accumulate(steps, initial=memory_offset)
         parts = [
-            elf.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
+            form.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
             # p_align 4: with 8 elfutils and drgn look for notes padded to eight bytes.
-            elf.pack_phdr(elf.PT_NOTE, 0, notes_offset, 0, len(notes), 0, 4),
-            elf.pack_loads(
+            form.pack_phdr(elf.PT_NOTE, 0, notes_offset, 0, len(notes), 0, 4),
+            form.pack_loads(
                 loads.flags,
                 [
                     zeros_offset if zero else offset
@@ -74,7 +76,7 @@ class Layout:
             ),
         ]
         if shnum:
-            parts.append(elf.pack_extended_numbering(phnum, notes_offset, len(notes)))
+            parts.append(form.pack_extended_numbering(phnum, notes_offset, len(notes)))
         parts.append(notes)
         header = b"".join(parts)
         self.header = header.ljust(memory_offset, b"\0")
@@ -120,3 +122,20 @@ class Layout:
                 yield Extent(Source.MEMORY, offset, count, address + offset - base)
             offset += count
             index += 1
+
+
+def _that_fit(form: ElfClass, mappings: Sequence[Segment], notes: bytes) -> Sequence[Segment]:
+    """The mappings; without their memory those for which p_offset would be too small a word.
+
+    A 32-bit process that has so much memory is full to the last page.
+    """
+    pieces = sum(1 + 2 * len(mapping.hole_starts) for mapping in mappings)
+    room = form.most - elf.page_up(form.ehdr_size + form.phdr_size * (pieces + 1) + len(notes))
+    if sum(mapping.filesz for mapping in mappings) <= room // 2:
+        return mappings
+    found = []
+    for mapping in mappings:
+        fits = mapping.filesz <= room
+        room -= mapping.filesz if fits else 0
+        found.append(mapping if fits else Segment(mapping.vaddr, mapping.memsz, 0, mapping.flags))
+    return found

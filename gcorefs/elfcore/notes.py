@@ -1,5 +1,5 @@
 """The notes of a core: structures of include/uapi/linux/elfcore.h, as fs/binfmt_elf.c fills
-them for a 64-bit process, and their order.
+them, for a 32-bit process by way of fs/compat_binfmt_elf.c, and their order.
 
 Readers lean on that order: everything from one PRSTATUS to the next belongs to one thread,
 and the process-wide notes stand in the first thread's part.
@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from gcorefs.elfcore.elf import PAGE_SIZE, pack_note
+from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, pack_note
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine
 from gcorefs.elfcore.vma import Vma
@@ -30,8 +30,13 @@ FILE_NOTE_LIMIT = 4 << 20
 
 # struct elf_prstatus without pr_reg and pr_fpvalid: siginfo, cursig, padding, pending and
 # blocked signals, pid, ppid, pgrp, sid, and four struct timeval.
-_PRSTATUS = struct.Struct("<iiih2xQQiiii8q")
-_PRPSINFO = struct.Struct("<bcbb4xQIIiiii16s80s")
+_PRSTATUS = {ELF64: struct.Struct("<iiih2xQQiiii8q"), ELF32: struct.Struct("<iiih2xIIiiii8i")}
+_PRPSINFO = {
+    ELF64: struct.Struct("<bcbb4xQIIiiii16s80s"),
+    ELF32: struct.Struct("<bcbbIHHiiii16s80s"),
+}
+# include/linux/highuid.h, high2lowuid, with /proc/sys/kernel/overflowuid as it comes.
+_OVERFLOW_ID = 65534
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +102,16 @@ class ProcessNotes:
         """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own."""
         first, *others = self.threads
         parts = [
-            pack_prstatus(first, self.info.ids),
-            pack_prpsinfo(self.info),
+            pack_prstatus(self.machine, first, self.info.ids),
+            pack_prpsinfo(self.machine, self.info),
             pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")),
-            pack_note(CORE, NT_AUXV, self.auxv),
+            pack_auxv(self.machine, self.auxv),
         ]
-        if files := pack_files(self.files):
+        if files := pack_files(self.machine, self.files):
             parts.append(files)
         parts.extend(self._regsets(first))
         for thread in others:
-            parts.append(pack_prstatus(thread, self.info.ids))
+            parts.append(pack_prstatus(self.machine, thread, self.info.ids))
             parts.extend(self._regsets(thread))
         if self.xsave_layout:
             parts.append(pack_xsave_layout(self.xsave_layout))
@@ -119,20 +124,21 @@ class ProcessNotes:
         return (pack_note(owners[kind], kind, data) for kind, data in thread.regsets)
 
 
-def pack_prstatus(thread: Thread, ids: ProcessIds) -> bytes:
+def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
     """NT_PRSTATUS: fs/binfmt_elf.c, fill_prstatus."""
+    form = machine.elf_class
     times: list[int] = []
     for microseconds in (thread.utime, thread.stime, thread.cutime, thread.cstime):
         times += divmod(microseconds, 1_000_000)
     desc = b"".join(
         (
-            _PRSTATUS.pack(
+            _PRSTATUS[form].pack(
                 thread.signal,  # pr_info.si_signo; its si_code and si_errno stay 0
                 0,
                 0,
                 thread.signal,
-                thread.pending,
-                thread.blocked,
+                thread.pending & form.most,
+                thread.blocked & form.most,
                 thread.tid,
                 ids.ppid,
                 ids.pgrp,
@@ -140,25 +146,26 @@ def pack_prstatus(thread: Thread, ids: ProcessIds) -> bytes:
                 *times,
             ),
             thread.general,
-            struct.pack("<i4x", bool(thread.regsets)),  # pr_fpvalid
+            struct.pack(f"<i{form.word_size - 4}x", bool(thread.regsets)),  # pr_fpvalid
         )
     )
     return pack_note(CORE, NT_PRSTATUS, desc)
 
 
-def pack_prpsinfo(info: ProcessInfo) -> bytes:
+def pack_prpsinfo(machine: Machine, info: ProcessInfo) -> bytes:
     """NT_PRPSINFO: fs/binfmt_elf.c, fill_psinfo."""
+    form = machine.elf_class
     # The kernel numbers the bits of task->__state; its letters begin alike, and anything
     # past the sixth is shown as a dot.
     number = "RSDTZW".find(info.state)
-    desc = _PRPSINFO.pack(
+    desc = _PRPSINFO[form].pack(
         number if number >= 0 else 6,
         info.state.encode() if number >= 0 else b".",
         info.state == "Z",
         info.nice,
-        info.flags,
-        info.uid & 0xFFFFFFFF,
-        info.gid & 0xFFFFFFFF,
+        info.flags & form.most,
+        _owner(form, info.uid),
+        _owner(form, info.gid),
         info.pid,
         info.ids.ppid,
         info.ids.pgrp,
@@ -169,7 +176,28 @@ def pack_prpsinfo(info: ProcessInfo) -> bytes:
     return pack_note(CORE, NT_PRPSINFO, desc)
 
 
-def pack_files(files: Sequence[tuple[Vma, bytes]]) -> bytes:
+def _owner(form: ElfClass, number: int) -> int:
+    """A uid or gid.  Those of 32-bit programs have 16 bits, of which 65534 stands for more."""
+    number &= 0xFFFFFFFF
+    return number if form is ELF64 or number >> 16 == 0 else _OVERFLOW_ID
+
+
+def pack_auxv(machine: Machine, vector: bytes) -> bytes:
+    """NT_AUXV: pairs of words up to AT_NULL (fs/binfmt_elf.c, fill_auxv_note).
+
+    /proc counts in words of its own, and of 32-bit ones shows some that follow
+    (fs/proc/base.c, auxv_read).
+    """
+    word = machine.elf_class.word
+    pair = struct.Struct(f"<2{word}")
+    for at in range(0, len(vector) - pair.size + 1, pair.size):
+        if pair.unpack_from(vector, at)[0] == 0:
+            vector = vector[: at + pair.size]
+            break
+    return pack_note(CORE, NT_AUXV, vector)
+
+
+def pack_files(machine: Machine, files: Sequence[tuple[Vma, bytes]]) -> bytes:
     """NT_FILE: fs/binfmt_elf.c, fill_files_note.  Empty where it would be too large.
 
     Offsets are in pages.  The kernel sets 64 bytes aside for each mapping, with a file or
@@ -178,7 +206,7 @@ def pack_files(files: Sequence[tuple[Vma, bytes]]) -> bytes:
     numbers = [len(files), PAGE_SIZE]
     for vma, _ in files:
         numbers += (vma.start, vma.end, vma.offset // PAGE_SIZE)
-    desc = struct.pack(f"<{len(numbers)}Q", *numbers)
+    desc = struct.pack(f"<{len(numbers)}{machine.elf_class.word}", *numbers)
     desc += b"".join(path + b"\0" for _, path in files)
     return pack_note(CORE, NT_FILE, desc) if len(desc) < FILE_NOTE_LIMIT else b""
 

@@ -1,17 +1,21 @@
 """Which registers a machine records, in which order and under which note.
 
-A machine is a table: the kernel's user_regset_view of it (arch/*/kernel/ptrace.c), of which
-fs/binfmt_elf.c writes one note per regset and thread.  Regset 0 is inside PRSTATUS.
+A machine is a table: the kernel's user_regset_view of one kind of process (arch/*/kernel/
+ptrace.c), of which fs/binfmt_elf.c writes one note per regset and thread.  Regset 0 is inside
+PRSTATUS.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gcorefs.elfcore import elf
+from gcorefs.elfcore.elf import ELF32, ELF64, ElfClass
 
 NT_PRSTATUS = 1
 NT_PRFPREG = 2
+NT_PRXFPREG = 0x46E62B7F
+NT_386_TLS = 0x200
 NT_386_IOPERM = 0x201
 NT_X86_XSTATE = 0x202
 NT_X86_SHSTK = 0x204
@@ -28,6 +32,9 @@ class Regset:
     is_variable: bool = False
     """Its first word says how many bytes it has."""
 
+    is_active: Callable[[bytes], bool] = lambda _: True
+    """False of bytes that the kernel leaves out of a core, though PTRACE_GETREGSET has them."""
+
     def cut(self, data: bytes) -> bytes:
         """The set itself, out of what PTRACE_GETREGSET says that it gave.
 
@@ -43,8 +50,9 @@ class Regset:
 @dataclass(frozen=True, slots=True)
 class Machine:
     elf_machine: int
+    elf_class: ElfClass
     general: tuple[str, ...]
-    """Names of the 64-bit words of elf_gregset_t, in order."""
+    """Names of the words of elf_gregset_t, in order."""
     regsets: tuple[Regset, ...]
     call_number: str
     """The word that holds the system call in which a thread sleeps, negative outside one."""
@@ -55,16 +63,16 @@ class Machine:
 
     @property
     def general_size(self) -> int:
-        return 8 * len(self.general)
+        return self.elf_class.word_size * len(self.general)
 
     def offset(self, name: str) -> int:
         """Of the word `name` in elf_gregset_t, in bytes."""
-        return 8 * self.general.index(name)
+        return self.elf_class.word_size * self.general.index(name)
 
     def word(self, general: bytes, name: str) -> int:
         """The signed value of one word of the general registers."""
-        value: int = struct.unpack_from("<q", general, self.offset(name))[0]
-        return value
+        at = self.offset(name)
+        return int.from_bytes(general[at : at + self.elf_class.word_size], "little", signed=True)
 
     def partial(self, number: int, arguments: Sequence[int], sp: int, pc: int) -> bytes:
         """General registers of a thread of which only its system call is known.
@@ -73,17 +81,27 @@ class Machine:
         word is 0.
         """
         words = dict.fromkeys(self.general, 0)
-        words[self.call_number] = number & _WORD
+        words[self.call_number] = number
         words.update(zip(self.call_arguments, arguments, strict=False))
         words[self.stack_pointer] = sp
         words[self.program_counter] = pc
-        return struct.pack(f"<{len(words)}Q", *words.values())
+        values = (value & self.elf_class.most for value in words.values())
+        return struct.pack(f"<{len(words)}{self.elf_class.word}", *values)
 
 
-_WORD = (1 << 64) - 1
+def _is_tls_used(entries: bytes) -> bool:
+    """False where none of the thread's own descriptors is set (tls.c, regset_tls_active).
+
+    Each is a struct user_desc: number, base, limit and flags.  One that is not set is "read
+    only" and "not present" (fill_user_desc).
+    """
+    unset = (0, 0, 0x28)
+    return any(entry[1:] != unset for entry in struct.iter_unpack("<4I", entries))
+
 
 X86_64 = Machine(
     elf_machine=elf.EM_X86_64,
+    elf_class=ELF64,
     # struct user_regs_struct, arch/x86/include/asm/user_64.h
     general=(
         "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
@@ -105,8 +123,31 @@ X86_64 = Machine(
     program_counter="rip",
 )  # fmt: skip
 
-MACHINES = {"x86_64": X86_64}
-"""By the name that uname(2) gives."""
+I386 = Machine(
+    elf_machine=elf.EM_386,
+    elf_class=ELF32,
+    # struct user_regs_struct32, arch/x86/include/asm/user32.h
+    general=(
+        "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax",
+        "eip", "cs", "eflags", "esp", "ss",
+    ),
+    # x86_32_regsets of arch/x86/kernel/ptrace.c.
+    regsets=(
+        Regset(NT_PRFPREG, b"CORE", 108),
+        Regset(NT_PRXFPREG, b"LINUX", 512),
+        Regset(NT_X86_XSTATE, b"LINUX", 1 << 16),
+        Regset(NT_386_TLS, b"LINUX", 48, is_active=_is_tls_used),
+        Regset(NT_386_IOPERM, b"LINUX", 8192),
+    ),
+    call_number="orig_eax",
+    call_result="eax",
+    call_arguments=("ebx", "ecx", "edx", "esi", "edi", "ebp"),
+    stack_pointer="esp",
+    program_counter="eip",
+)  # fmt: skip
+
+MACHINES = {("x86_64", False): X86_64, ("x86_64", True): I386}
+"""By the name that uname(2) gives, and whether the process is a 32-bit one."""
 
 
 def xsave_components(xstate: bytes) -> list[int]:

@@ -17,7 +17,7 @@ from math import isqrt
 from operator import sub
 from typing import TypeAlias
 
-from gcorefs.elfcore.elf import PAGE_SIZE, PHDR_SIZE, page_up
+from gcorefs.elfcore.elf import ELF64, PAGE_SIZE, page_up
 
 # Of the populated bytes: what zeros between them may take.
 _LITERAL_SHARE = 4
@@ -102,7 +102,7 @@ def load(mappings: Sequence[Segment]) -> Loads:
     area = 0
     if reserved:
         wanted = min(populated // _AREA_SHARE, reserved // _ENOUGH_LOADS)
-        least = max(isqrt(PHDR_SIZE * reserved), _AREA_AT_LEAST)
+        least = max(isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST)
         area = min(longest, page_up(max(wanted, least)))
     loads = Loads(area)
     for mapping in mappings:
@@ -119,9 +119,9 @@ def load(mappings: Sequence[Segment]) -> Loads:
 def most_bytes(populated: int, reserved: int) -> int:
     """More than a file without notes has, of a process with so many bytes populated and mapped."""
     literal = max(populated // _LITERAL_SHARE, _LITERAL_AT_LEAST)
-    area = max(populated // _AREA_SHARE, isqrt(PHDR_SIZE * reserved), _AREA_AT_LEAST)
+    area = max(populated // _AREA_SHARE, isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST)
     most_loads = 2 * populated // PAGE_SIZE + reserved // area
-    return populated + literal + area + PHDR_SIZE * most_loads
+    return populated + literal + area + ELF64.phdr_size * most_loads
 
 
 def _holes(mapping: Segment) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ class Reason(enum.Enum):
     OURSELVES = (errno.EDEADLK, "this is gcorefs itself: stopped, it could not serve the file")
     CALLER = (errno.EDEADLK, "the opener is a thread of this process: stopped, it could not read")
     KERNEL_THREAD = (errno.EINVAL, "a kernel thread has no memory of its own")
-    FOREIGN = (errno.EINVAL, "not a 64-bit process of a machine that gcorefs knows")
+    FOREIGN = (errno.EINVAL, "not a process of a machine that gcorefs knows")
     GONE = (errno.ESRCH, "there is no such process, or no thread of it lives")
     TRACED = (errno.EBUSY, "another tracer holds it: detach that debugger first")
     UNRESPONSIVE = (errno.EBUSY, "a thread of it does not stop, and unresponsive= rules that out")

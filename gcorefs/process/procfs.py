@@ -232,17 +232,19 @@ def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
     return parse_system_call(read(f"{pid}/task/{tid}/syscall"))
 
 
-# open, creat, openat, openat2 of arch/x86/entry/syscalls/syscall_64.tbl.
+# open, creat, openat, openat2 of arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl.
 _OPEN_CALLS = frozenset((2, 85, 257, 437))
+_OPEN_CALLS_32 = frozenset((5, 8, 295, 437))
 
 
 def is_opening(tid: int) -> bool:
     """True where a thread that waits in a request of FUSE does so in open(2)."""
     try:
         call = system_call(tid, tid)
+        calls = _OPEN_CALLS_32 if is_32_bit(tid) else _OPEN_CALLS
     except ProcessLookupError:  # it is in no pid namespace of ours
         return False
-    return call is not None and call[0] in _OPEN_CALLS
+    return call is not None and call[0] in calls
 
 
 _ESCAPED_NEWLINE = b"\\012"

@@ -69,19 +69,65 @@ X86_64_CALLS = {
     441: "epoll_pwait2",
 }
 
-CALLS = {"x86_64": X86_64_CALLS}
-"""By the name that uname(2) gives."""
+# arch/x86/entry/syscalls/syscall_32.tbl: the same calls, most of those that take a time in two
+# forms (32-bit and 64-bit), and two numbers behind which many stand.
+I386_CALLS = {
+    3: "read",
+    4: "write",
+    102: "socketcall",
+    117: "ipc",
+    145: "readv",
+    146: "writev",
+    177: "rt_sigtimedwait",
+    187: "sendfile",
+    239: "sendfile64",
+    247: "io_getevents",
+    256: "epoll_wait",
+    313: "splice",
+    319: "epoll_pwait",
+    337: "recvmmsg",
+    345: "sendmmsg",
+    362: "connect",
+    364: "accept4",
+    369: "sendto",
+    370: "sendmsg",
+    371: "recvfrom",
+    372: "recvmsg",
+    378: "preadv2",
+    379: "pwritev2",
+    417: "recvmmsg_time64",
+    420: "semtimedop_time64",
+    421: "rt_sigtimedwait_time64",
+    426: "io_uring_enter",
+    441: "epoll_pwait2",
+}
+
+RESULT_IN_USER = 80
+"""Offset of rax in struct user (asm/user_64.h), by which a 64-bit PTRACE_POKEUSER knows the
+result of a 32-bit thread too."""
+
+# include/uapi/linux/audit.h
+AUDIT_ARCH_X86_64 = 0xC000003E
+AUDIT_ARCH_I386 = 0x40000003
+
+CALLS = {AUDIT_ARCH_X86_64: X86_64_CALLS, AUDIT_ARCH_I386: I386_CALLS}
+"""By what PTRACE_GET_SYSCALL_INFO says of a thread: a 64-bit program may call by i386's numbers
+(int $0x80), and its registers do not tell."""
 
 
 def needs_restart(
-    machine: Machine, calls: dict[int, str], general: bytes, is_filtered: Callable[[], bool]
+    machine: Machine,
+    general: bytes,
+    architecture: Callable[[], int],
+    is_filtered: Callable[[], bool],
 ) -> bool:
     """True where a thread with these registers would see the stop.
 
-    By an EINTR that is ours, or by a call that its seccomp filter may not know: `is_filtered`
-    tells whether it has one.
+    By an EINTR that is ours, or by a call that its seccomp filter may not know.  Asked only
+    where it matters: by whose numbers it calls, and whether it has a filter.
     """
     result = machine.word(general, machine.call_result)
     if result == -EINTR:
-        return machine.word(general, machine.call_number) in calls
+        number = machine.word(general, machine.call_number)
+        return number in CALLS.get(architecture(), ())
     return result == -ERESTART_RESTARTBLOCK and is_filtered()

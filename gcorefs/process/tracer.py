@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine, Regset
+from gcorefs.elfcore.regsets import MACHINES, NT_PRFPREG, NT_PRSTATUS, X86_64, Machine, Regset
 from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
@@ -39,6 +39,8 @@ _LAST_LOOK = 0.5
 # and how often all are.
 _WATCH_ONE = 0.01
 _WATCH_ALL = 1.0
+
+_LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
 
 # An execve(2) refuses us once; a process that execs without end may do so a few times.
 _MOST_REFUSALS = 10
@@ -81,13 +83,13 @@ class Tracer:
     def __init__(
         self,
         process: Process,
-        machine: Machine,
-        calls: dict[int, str],
         stop_timeout: float,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.process = process
         self.records: list[Record] = []
+        self.machine: Machine = X86_64
+        """What kind of process it is, once `wait` has returned."""
         self.dead = False
         """The process died while it was held.  Set before it is reaped, where any thread had
         stopped: a reader who finds it False after reading has not read from a later process
@@ -97,8 +99,6 @@ class Tracer:
         self.stopped_at = 0.0
         """time.monotonic() of the first interrupt: from here on the process stood still."""
         self.released_at = 0.0
-        self._machine = machine
-        self._calls = calls
         self._stop_timeout = stop_timeout
         self._on_end = on_end
         self._failure: BaseException | None = None
@@ -110,7 +110,7 @@ class Tracer:
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
-        self._buffer = syscalls.regset_buffer(max(each.size for each in machine.regsets))
+        self._buffer = syscalls.regset_buffer(_LARGEST_REGSET)
         self._thread = threading.Thread(
             target=self._run, name=f"gcorefs-tracer-{process.pid}", daemon=True
         )
@@ -190,10 +190,12 @@ class Tracer:
                 self._wait_for_stops()
                 if self._release.is_set():
                     raise ProcessError(Reason.LET_GO, pid)
+            if not self._stopped and not self._running:
+                raise ProcessError(Reason.GONE, pid)
+            if not self._stopped:
+                self.machine = self._machine_of(next(iter(self._running)))
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, pid) from error
-        if not self._stopped and not self._running:
-            raise ProcessError(Reason.GONE, pid)
         late = [Record(tid) for tid in self._running if tid not in self._stopped]
         self.records = in_reading_order([*self._stopped.values(), *late], pid)
 
@@ -331,41 +333,69 @@ class Tracer:
         """Record one thread in its stop.  A thread that is killed meanwhile is forgotten."""
         try:
             general = syscalls.get_regset(tid, NT_PRSTATUS, self._buffer)
-            if len(general) != self._machine.general_size:
-                # It has stopped, and will not say so again: it is let go like the others.
-                self._running.discard(tid)
-                self._stopped[tid] = Record(tid)
-                raise ProcessError(Reason.FOREIGN, self.process.pid)
+            if not self._stopped:  # until then it may turn into another, by execve(2)
+                self.machine = self._machine_of(tid)
+            has_other_view = len(general) != self.machine.general_size
+            if has_other_view:
+                general = self._registers_of_other_view(tid)
             record = Record(tid, general)
             if stop_signal != signal.SIGTRAP:
                 record.signal = stop_signal
             elif restart.needs_restart(
-                self._machine, self._calls, general, lambda: syscalls.has_seccomp_filter(tid)
+                self.machine,
+                general,
+                lambda: syscalls.get_call_architecture(tid),
+                lambda: syscalls.has_seccomp_filter(tid),
             ):
                 # The record keeps the register as it was found.
-                syscalls.poke_user(
-                    tid, self._machine.offset(self._machine.call_result), -restart.ERESTARTNOHAND
-                )
-            for regset in self._machine.regsets:
+                syscalls.poke_user(tid, restart.RESULT_IN_USER, -restart.ERESTARTNOHAND)
+            for regset in self.machine.regsets:
                 if regset.note not in self._skipped_regsets:
-                    self._record_regset(record, regset)
+                    self._record_regset(record, regset, has_other_view)
             record.blocked = syscalls.get_signal_mask(tid)
             record.pending = syscalls.get_pending(tid)
         except ProcessLookupError:
             return  # killed: its wait status is on the way
+        except ProcessError:
+            # It has stopped, and will not say so again: it is let go like the others.
+            self._running.discard(tid)
+            self._stopped[tid] = Record(tid)
+            raise
         self._running.discard(tid)
         self._stopped[tid] = record
 
-    def _record_regset(self, record: Record, regset: Regset) -> None:
+    def _record_regset(self, record: Record, regset: Regset, has_other_view: bool) -> None:
         try:
-            data = syscalls.get_regset(record.tid, regset.note, self._buffer)
+            if has_other_view and regset.note == NT_PRFPREG:
+                data = syscalls.get_float_registers(record.tid, self._buffer)
+            else:
+                data = syscalls.get_regset(record.tid, regset.note, self._buffer)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                self._skipped_regsets.add(regset.note)
+                if not has_other_view:
+                    self._skipped_regsets.add(regset.note)
             elif error.errno not in (errno.ENODEV, errno.ENXIO):  # this thread has none
                 raise
         else:
-            record.regsets.append((regset.note, regset.cut(data)))
+            data = regset.cut(data)
+            if regset.is_active(data):
+                record.regsets.append((regset.note, data))
+
+    def _machine_of(self, tid: int) -> Machine:
+        machine = MACHINES.get((os.uname().machine, procfs.is_32_bit(tid)))
+        if machine is None:
+            raise ProcessError(Reason.FOREIGN, self.process.pid)
+        return machine
+
+    def _registers_of_other_view(self, tid: int) -> bytes:
+        """Of a thread whose code segment is not of its process's kind.
+
+        32-bit code in a 64-bit process has 64-bit registers all the same: those are what the
+        kernel's core has of it.  The other way round there is nothing that would fit.
+        """
+        if self.machine is not X86_64 or procfs.is_32_bit(tid):
+            raise ProcessError(Reason.FOREIGN, self.process.pid)
+        return syscalls.get_registers(tid, self._buffer)
 
     # Holding and letting go.
 

@@ -10,6 +10,8 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import atheris
@@ -17,7 +19,7 @@ import atheris
 with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore import notes
     from gcorefs.elfcore.layout import Layout, Source
-    from gcorefs.elfcore.regsets import X86_64, xsave_components
+    from gcorefs.elfcore.regsets import MACHINES, Machine, xsave_components
     from gcorefs.elfcore.segments import Segment
     from gcorefs.elfcore.vma import MapsError, parse_smaps
     from gcorefs.mount.names import pid_of, pid_written
@@ -152,23 +154,31 @@ def xsave(data: bytes) -> None:
     assert all(2 <= number < 63 for number in xsave_components(data))
 
 
-@harness((), b"\0" * 216, struct.pack("<27q", *([-4] * 27)))
+@harness((), b"\0" * 216, struct.pack("<27q", *([-4] * 27)), struct.pack("<17i", *([-4] * 17)))
 def registers(data: bytes) -> None:
-    # What is no whole set of registers is refused before (tracer.py, _record).
-    general = data[: X86_64.general_size].ljust(X86_64.general_size, b"\0")
-    calls, result = restart.X86_64_CALLS, X86_64.word(general, "rax")
-    if restart.needs_restart(X86_64, calls, general, lambda: False):
-        assert result == -4
-    if restart.needs_restart(X86_64, calls, general, lambda: True):
-        assert result in (-4, -516)  # restart.py says why
+    for machine, calls in product(MACHINES.values(), restart.CALLS):
+        # What is no whole set of registers is refused before (tracer.py, _record).
+        general = data[: machine.general_size].ljust(machine.general_size, b"\0")
+        result = machine.word(general, machine.call_result)
+        ask_calls = partial(int, calls)
+        if restart.needs_restart(machine, general, ask_calls, lambda: False):
+            assert result == -4
+        if restart.needs_restart(machine, general, ask_calls, lambda: True):
+            assert result in (-4, -516)  # restart.py says why
 
 
-def _segments(provider: atheris.FuzzedDataProvider) -> list[Segment]:
+def _machine(provider: atheris.FuzzedDataProvider) -> Machine:
+    return provider.PickValueInList(list(MACHINES.values()))
+
+
+def _segments(provider: atheris.FuzzedDataProvider, machine: Machine) -> list[Segment]:
     segments = []
     address = 0
     for _ in range(provider.ConsumeIntInRange(0, 20)):
         address += provider.ConsumeIntInRange(0, 1 << 40) << 12
         pages = provider.ConsumeIntInRange(1, 1 << 20)
+        if address + (pages << 12) > machine.elf_class.most:
+            break
         kept = provider.PickValueInList([0, pages, 1])
         starts, ends = array("Q"), array("Q")
         at = 0
@@ -188,8 +198,9 @@ def _segments(provider: atheris.FuzzedDataProvider) -> list[Segment]:
 def extents(data: bytes) -> None:
     """Any piece of the file is tiled, in order, by pieces of segments, zeros and header."""
     provider = atheris.FuzzedDataProvider(data)
-    segments = _segments(provider)
-    layout = Layout(X86_64, segments, b"\0" * provider.ConsumeIntInRange(0, 10000))
+    machine = _machine(provider)
+    segments = _segments(provider, machine)
+    layout = Layout(machine, segments, b"\0" * provider.ConsumeIntInRange(0, 10000))
     populated = sum(each.populated for each in segments)
     assert layout.size <= len(layout.header) + populated * 3 // 2 + (1 << 26)
     offset = provider.ConsumeIntInRange(0, layout.size + 4096)
@@ -222,17 +233,19 @@ def packers(data: bytes) -> None:
     def number(bits: int) -> int:
         return provider.ConsumeIntInRange(0, (1 << bits) - 1)
 
-    pid, seconds = 31, 60
+    machine = _machine(provider)
+    # Of 32 bits the seconds of struct old_timeval32 have 31.
+    pid, microseconds = 31, 50
     ids = notes.ProcessIds(number(pid), number(pid), number(pid))
     threads = [
         notes.Thread(
             tid=number(pid),
-            general=bytes(X86_64.general_size),
+            general=bytes(machine.general_size),
             regsets=[(2, provider.ConsumeBytes(512))] if provider.ConsumeBool() else [],
             signal=provider.ConsumeIntInRange(0, 64),
             pending=number(64),
             blocked=number(64),
-            **{name: number(seconds) for name in ("utime", "stime", "cutime", "cstime")},
+            **{name: number(microseconds) for name in ("utime", "stime", "cutime", "cstime")},
         )
         for _ in range(provider.ConsumeIntInRange(1, 4))
     ]
@@ -248,7 +261,7 @@ def packers(data: bytes) -> None:
         arguments=provider.ConsumeBytes(100),
     )
     text = notes.ProcessNotes(
-        machine=X86_64,
+        machine=machine,
         info=info,
         threads=threads,
         siginfo=provider.ConsumeBytes(128),

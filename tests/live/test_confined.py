@@ -20,11 +20,13 @@ CONDITIONS = [
     "idle",
     "nice",
 ]
+CASES = [("confined", condition) for condition in CONDITIONS]
+CASES += [("confined32", condition) for condition in ("seccomp", "strict")]
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_a_confined_process_goes_on(spawn: Spawn, condition: str) -> None:
-    expected, account = compare(lambda: spawn("confined", condition))
+@pytest.mark.parametrize(("program", "condition"), CASES)
+def test_a_confined_process_goes_on(spawn: Spawn, program: str, condition: str) -> None:
+    expected, account = compare(lambda: spawn(program, condition))
     assert all(outcomes == {"ok"} for outcomes in expected.values()), expected
     assert account == expected
 

@@ -14,14 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.elfcore.regsets import X86_64
-from gcorefs.process import restart
 from gcorefs.process.tracer import Tracer
 from gcorefs.snapshot import find
 from tests.conftest import TARGETS, Target
 
 SOURCE = (TARGETS / "eintr.c").read_text()
-CASES = re.findall(r"^X\((\w+),", SOURCE, re.M)
+CASES = {
+    "eintr": re.findall(r"^X(?:64)?\((\w+),", SOURCE, re.M),
+    "eintr32": re.findall(r"^X(?:32)?\((\w+),", SOURCE, re.M),
+}
+EVERY = pytest.mark.parametrize(
+    ("program", "name"), [(program, name) for program in CASES for name in CASES[program]]
+)
 
 STOPS = 1_000
 FEWER_STOPS = 100
@@ -29,7 +33,7 @@ FEWER_STOPS = 100
 
 @contextmanager
 def stopped(target: Target) -> Iterator[Tracer]:
-    tracer = Tracer(find(target.pid), X86_64, restart.X86_64_CALLS, stop_timeout=5)
+    tracer = Tracer(find(target.pid), stop_timeout=5)
     tracer.start()
     try:
         tracer.wait()
@@ -39,17 +43,15 @@ def stopped(target: Target) -> Iterator[Tracer]:
         tracer.join()
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest, spawn: Callable[..., Target]) -> Target:
-    return spawn("eintr", request.param)
+@pytest.mark.parametrize("program", CASES)
+def test_all_cases_are_found(program: str, build: Callable[[str], Path]) -> None:
+    listed = subprocess.run([build(program), "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == CASES[program]
 
 
-def test_all_cases_are_found(build: Callable[[str], Path]) -> None:
-    listed = subprocess.run([build("eintr"), "--list"], capture_output=True, text=True, check=True)
-    assert listed.stdout.split() == CASES
-
-
-def test_no_stop_is_seen_as_eintr(case: Target) -> None:
+@EVERY
+def test_no_stop_is_seen_as_eintr(program: str, name: str, spawn: Callable[..., Target]) -> None:
+    case = spawn(program, name)
     stops = STOPS if case.truth["repair"] else FEWER_STOPS
     for number in range(stops):
         # Half of the stops find the thread asleep in the call for certain, the others
@@ -70,7 +72,7 @@ def test_a_stop_that_is_given_up_is_not_seen_either(
     case = spawn("eintr", name)
     for number in range(STOPS):
         assert case.ask("blocked") == {"blocked": True}
-        tracer = Tracer(find(case.pid), X86_64, restart.X86_64_CALLS, stop_timeout=5)
+        tracer = Tracer(find(case.pid), stop_timeout=5)
         tracer.start()
         # Let go at every point of the stop: at once, or so much later.
         for _ in range(number % 50 * 20):
@@ -83,11 +85,11 @@ def test_a_stop_that_is_given_up_is_not_seen_either(
 
 
 @pytest.mark.parametrize("flags", [[], ["--restart"]], ids=["plain", "SA_RESTART"])
-@pytest.mark.parametrize("name", CASES)
+@EVERY
 def test_a_signal_gives_the_eintr_that_is_due(
-    name: str, flags: list[str], spawn: Callable[..., Target]
+    program: str, name: str, flags: list[str], spawn: Callable[..., Target]
 ) -> None:
-    case = spawn("eintr", name, *flags)
+    case = spawn(program, name, *flags)
     due = case.truth["handler"] == "eintr" or (case.truth["handler"] == "flag" and not flags)
     signals = 0
     for when in ("before", "during", "after", "right after") * 2:

@@ -5,7 +5,6 @@ import errno
 import io
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +12,11 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from gcorefs.elfcore.regsets import X86_64
-from gcorefs.process import procfs, restart
+from gcorefs.process import procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.tracer import Tracer
 from gcorefs.snapshot import Snapshot, find
-from tests.conftest import TARGETS, Target
+from tests.conftest import Target
 from tests.live.accounts import Account, assert_free, await_rounds, held, report, stop_often
 from tests.live.test_tracer import prstatus_notes, tid_of
 
@@ -182,50 +179,3 @@ def test_what_we_read_is_not_on_the_bill_of_a_process_short_of_memory(build: Bui
             assert_goes_on(target)
     finally:
         group.rmdir()
-
-
-def test_a_32_bit_process_is_refused_unhurt(tmp_path: Path) -> None:
-    program = tmp_path / "counter32"
-    source = TARGETS / "counter32.s"
-    subprocess.run(["as", "--32", "-o", f"{program}.o", source], check=True)
-    subprocess.run(["ld", "-m", "elf_i386", "-o", program, f"{program}.o"], check=True)
-    assert subprocess.run([program], check=False, timeout=30).returncode == 0
-    process = subprocess.Popen([program])
-    while procfs.system_call(process.pid, process.pid) is None:
-        pass  # until it is that program: execve(2) may be under way
-    refusals = 0
-    while process.poll() is None:
-        with pytest.raises(ProcessError) as caught:
-            snapshot = Snapshot(find(process.pid))
-            snapshot.take()
-        if caught.value.reason is Reason.FOREIGN:
-            refusals += 1
-            assert snapshot.stopped_seconds == 0
-        else:  # it exits, and has no memory any more that would tell
-            assert caught.value.reason in (Reason.GONE, Reason.DIED)
-    assert process.returncode == 0
-    assert refusals > STOPS
-
-
-def test_a_process_that_turns_out_to_be_32_bit_is_let_go_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one that calls execve(2) after it was looked at: only its registers tell."""
-    monkeypatch.setattr("gcorefs.process.tracer._LAST_LOOK", 3600)
-    program = tmp_path / "elf32"
-    subprocess.run(["as", "--32", "-o", f"{program}.o", TARGETS / "elf32.s"], check=True)
-    subprocess.run(["ld", "-m", "elf_i386", "-o", program, f"{program}.o"], check=True)
-    process = subprocess.Popen([program])
-    try:
-        while procfs.system_call(process.pid, process.pid) is None:
-            pass
-        tracer = Tracer(find(process.pid), X86_64, restart.X86_64_CALLS, stop_timeout=3600)
-        tracer.start()
-        with pytest.raises(ProcessError) as caught:
-            tracer.wait()
-        assert caught.value.reason is Reason.FOREIGN
-        tracer.join()
-        assert_free(process.pid)
-    finally:
-        process.kill()
-        process.wait()

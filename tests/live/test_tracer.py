@@ -8,12 +8,10 @@ import os
 import select
 import signal
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +21,7 @@ from gcorefs.elfcore.regsets import X86_64
 from gcorefs.process import procfs, syscalls, tracer
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.snapshot import Snapshot, find
-from tests.conftest import TARGETS, Target
+from tests.conftest import Target
 
 Spawn = Callable[..., Target]
 
@@ -428,21 +426,3 @@ def test_what_cannot_be_dumped_is_refused(pid: int, reason: Reason) -> None:
     assert caught.value.reason is reason
     assert caught.value.errno == reason.errno
     assert str(pid) in str(caught.value)
-
-
-def test_a_32_bit_process_is_refused_before_it_is_stopped(tmp_path: Path) -> None:
-    program = tmp_path / "elf32"
-    subprocess.run(["as", "--32", "-o", f"{program}.o", TARGETS / "elf32.s"], check=True)
-    subprocess.run(["ld", "-m", "elf_i386", "-o", program, f"{program}.o"], check=True)
-    process = subprocess.Popen([program])
-    try:
-        while procfs.system_call(process.pid, process.pid) is None:
-            pass  # until it sleeps
-        snapshot = Snapshot(find(process.pid))
-        with pytest.raises(ProcessError) as caught:
-            snapshot.take()
-        assert caught.value.reason is Reason.FOREIGN
-        assert snapshot.stopped_seconds == 0
-    finally:
-        process.kill()
-        process.wait()

@@ -1,6 +1,7 @@
 """The kernel's structures of a core's notes, written down once more, and a reader of notes.
 
-include/uapi/linux/elfcore.h for 64-bit x86; note types of include/uapi/linux/elf.h.
+include/uapi/linux/elfcore.h for 64-bit x86, its compat_ forms of include/linux/elfcore-compat.h
+and arch/x86/include/asm/compat.h for 32-bit; note types of include/uapi/linux/elf.h.
 """
 
 import ctypes
@@ -46,6 +47,47 @@ class Prpsinfo(ctypes.Structure):
         ("flag", ctypes.c_ulong),
         ("uid", ctypes.c_uint),
         ("gid", ctypes.c_uint),
+        ("pid", ctypes.c_int),
+        ("ppid", ctypes.c_int),
+        ("pgrp", ctypes.c_int),
+        ("sid", ctypes.c_int),
+        ("fname", ctypes.c_char * 16),
+        ("psargs", ctypes.c_char * 80),
+    )
+
+
+class Timeval32(ctypes.Structure):
+    _fields_ = (("sec", ctypes.c_int32), ("usec", ctypes.c_int32))
+
+
+class Prstatus32(ctypes.Structure):
+    _fields_ = (
+        ("info", Siginfo),
+        ("cursig", ctypes.c_short),
+        ("sigpend", ctypes.c_uint32),
+        ("sighold", ctypes.c_uint32),
+        ("pid", ctypes.c_int),
+        ("ppid", ctypes.c_int),
+        ("pgrp", ctypes.c_int),
+        ("sid", ctypes.c_int),
+        ("utime", Timeval32),
+        ("stime", Timeval32),
+        ("cutime", Timeval32),
+        ("cstime", Timeval32),
+        ("reg", ctypes.c_uint32 * 17),
+        ("fpvalid", ctypes.c_int),
+    )
+
+
+class Prpsinfo32(ctypes.Structure):
+    _fields_ = (
+        ("state", ctypes.c_char),
+        ("sname", ctypes.c_char),
+        ("zomb", ctypes.c_char),
+        ("nice", ctypes.c_byte),
+        ("flag", ctypes.c_uint32),
+        ("uid", ctypes.c_uint16),
+        ("gid", ctypes.c_uint16),
         ("pid", ctypes.c_int),
         ("ppid", ctypes.c_int),
         ("pgrp", ctypes.c_int),

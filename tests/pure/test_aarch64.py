@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gcorefs.elfcore import notes
 from gcorefs.elfcore.aarch64 import AARCH64
-from gcorefs.elfcore.elf import pack_ehdr
+from gcorefs.elfcore.elf import ELF64
 from gcorefs.elfcore.notes import ProcessIds, Thread
 from gcorefs.elfcore.regsets import MACHINES, Regset
 from tests.pure.structures import Siginfo, Timeval, unpack
@@ -183,7 +183,7 @@ word = st.integers(0, (1 << 64) - 1)
 @given(st.lists(word, min_size=34, max_size=34))
 def test_prstatus_holds_every_register(values: list[int]) -> None:
     thread = Thread(14, struct.pack("<34Q", *values), ((2, b"f" * 528),), 19, 5, 6)
-    ((owner, kind, desc),) = unpack(notes.pack_prstatus(thread, ProcessIds(11, 12, 13)))
+    ((owner, kind, desc),) = unpack(notes.pack_prstatus(AARCH64, thread, ProcessIds(11, 12, 13)))
     assert (owner, kind, len(desc)) == (b"CORE", 1, 392)
     seen = Prstatus.from_buffer_copy(desc)
     assert [*seen.reg.regs, seen.reg.sp, seen.reg.pc, seen.reg.pstate] == values
@@ -202,7 +202,7 @@ def test_a_system_call_gives_nine_registers_and_the_rest_are_zero(
 
 
 def test_the_header_names_the_machine() -> None:
-    assert struct.unpack_from("<HH", pack_ehdr(AARCH64.elf_machine, 1, 0, 0), 16) == (4, 183)
+    assert struct.unpack_from("<HH", ELF64.pack_ehdr(AARCH64.elf_machine, 1, 0, 0), 16) == (4, 183)
 
 
 @pytest.mark.parametrize("length", VECTOR_LENGTHS)

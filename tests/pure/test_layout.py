@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PAGE_SIZE, pack_note
 from gcorefs.elfcore.layout import Extent, Layout, Source
-from gcorefs.elfcore.regsets import X86_64
+from gcorefs.elfcore.regsets import I386, X86_64
 from gcorefs.elfcore.segments import Segment
 
 NOTES = pack_note(b"CORE", 1, b"desc") + pack_note(b"LINUX", 0x202, b"xstate")
@@ -25,6 +25,10 @@ NOTES = pack_note(b"CORE", 1, b"desc") + pack_note(b"LINUX", 0x202, b"xstate")
 EHDR = struct.Struct("<4sBBBBB7xHHIQQQIHHHHHH")
 PHDR = struct.Struct("<IIQQQQQQ")
 SHDR = struct.Struct("<IIQQQQIIQQ")
+# Elf32_Ehdr, Elf32_Phdr (its flags stand elsewhere) and Elf32_Shdr.
+EHDR_32 = struct.Struct("<4sBBBBB7xHHIIIIIHHHHHH")
+PHDR_32 = struct.Struct("<IIIIIIII")
+SHDR_32 = struct.Struct("<IIIIIIIIII")
 
 
 NOISE = random.Random(1).randbytes(1 << 20)
@@ -354,3 +358,58 @@ def test_any_piece_of_a_file_of_70000_segments_is_found() -> None:
     layout, file = made.layout, made.whole()
     for offset in range(0, layout.size, 7 * PAGE_SIZE * 101 + 4093):
         assert read(layout, offset, 5000) == file[offset : offset + 5000]
+
+
+@pytest.mark.parametrize("count", [5, 65533, 65534, 70000])
+def test_the_headers_of_a_32_bit_core(count: int) -> None:
+    segments = [
+        Segment(i * 2 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE * (i % 3 == 0), i % 8)
+        for i in range(1, count + 1)
+    ]
+    layout = Layout(I386, segments, NOTES)
+    is_extended = count >= 65534
+    shoff = 52 + 32 * (count + 1)
+    magic, class_, data, version, abi, abi_version, *rest = EHDR_32.unpack_from(layout.header)
+    assert (magic, class_, data, version, abi, abi_version) == (b"\x7fELF", 1, 1, 1, 0, 0)
+    sections = (shoff, 40, 2) if is_extended else (0, 0, 0)
+    phnum = 0xFFFF if is_extended else count + 1
+    assert rest == [4, 3, 1, 0, 52, sections[0], 0, 52, 32, phnum, *sections[1:], 0]
+    at = shoff + (80 if is_extended else 0)
+    if is_extended:
+        null, notes = SHDR_32.iter_unpack(layout.header[shoff:at])
+        assert null == (0, 0, 0, 0, 0, 2, 0, count + 1, 0, 0)
+        assert notes == (0, 7, 0, 0, at, len(NOTES), 0, 0, 4, 0)
+    assert layout.header[at:].startswith(NOTES)
+    note, *loads = PHDR_32.iter_unpack(layout.header[52:shoff])
+    assert note == (4, at, 0, 0, len(NOTES), 0, 0, 4)
+    offset = len(layout.header)
+    for segment, load in zip(segments, loads, strict=True):
+        size = (segment.filesz, segment.memsz)
+        assert load == (1, offset, segment.vaddr, 0, *size, segment.flags, PAGE_SIZE)
+        offset += segment.filesz
+    assert layout.size == offset
+    elf: Any = ELFFile(io.BytesIO(layout.header))
+    assert (elf.elfclass, elf["e_machine"]) == (32, "EM_386")
+    assert (elf.num_segments(), elf.num_sections()) == (count + 1, 2 * is_extended)
+    last = elf.get_segment(count)
+    assert (last["p_type"], last["p_vaddr"]) == ("PT_LOAD", segments[-1].vaddr)
+
+
+def test_what_lies_behind_four_gibibytes_of_a_32_bit_file_is_not_in_it() -> None:
+    """p_offset cannot say where it is; a process that has so much is full to the last page."""
+    low = Segment(PAGE_SIZE, 0xFFF00000, 0xFFF00000, 6)
+    stack = Segment(0xFFF7E000, 0x80000, 0x80000, 6)
+    high = Segment(0xFFFFE000, PAGE_SIZE, PAGE_SIZE, 6)
+    layout = Layout(I386, [low, stack, high, high], pack_note(b"CORE", 1, bytes(0x80000)))
+    offsets = [row[1:6] for row in PHDR_32.iter_unpack(layout.header[52 : 52 + 5 * 32])][1:]
+    start = len(layout.header)
+    assert offsets == [
+        (start, low.vaddr, 0, low.memsz, low.memsz),
+        (start + low.memsz, stack.vaddr, 0, 0, stack.memsz),
+        (start + low.memsz, high.vaddr, 0, PAGE_SIZE, PAGE_SIZE),
+        (start + low.memsz + PAGE_SIZE, high.vaddr, 0, PAGE_SIZE, PAGE_SIZE),
+    ]
+    assert layout.size == start + low.memsz + 2 * PAGE_SIZE
+    assert [piece.at for piece in layout.extents(layout.size - PAGE_SIZE, PAGE_SIZE)] == [
+        high.vaddr
+    ]

@@ -64,13 +64,13 @@ def one(data: bytes) -> tuple[bytes, int, bytes]:
 
 
 def prstatus(thread: Thread, ids: ProcessIds = IDS) -> Prstatus:
-    owner, kind, desc = one(notes.pack_prstatus(thread, ids))
+    owner, kind, desc = one(notes.pack_prstatus(X86_64, thread, ids))
     assert (owner, kind, len(desc)) == (b"CORE", NT_PRSTATUS, 336)
     return Prstatus.from_buffer_copy(desc)
 
 
 def prpsinfo(**fields: object) -> Prpsinfo:
-    owner, kind, desc = one(notes.pack_prpsinfo(replace(INFO, **fields)))  # type: ignore[arg-type]
+    owner, kind, desc = one(notes.pack_prpsinfo(X86_64, replace(INFO, **fields)))  # type: ignore[arg-type]
     assert (owner, kind, len(desc)) == (b"CORE", NT_PRPSINFO, 136)
     return Prpsinfo.from_buffer_copy(desc)
 
@@ -149,14 +149,14 @@ def test_an_id_of_minus_one_is_that_of_nobody() -> None:
 @given(st.binary(max_size=40).map(lambda name: name.replace(b"\0", b"")))
 def test_the_name_is_cut_at_fifteen_bytes(comm: bytes) -> None:
     # struct task_struct, comm: sixteen bytes with the NUL.
-    desc = one(notes.pack_prpsinfo(replace(INFO, comm=comm)))[2]
+    desc = one(notes.pack_prpsinfo(X86_64, replace(INFO, comm=comm)))[2]
     assert desc[40:56] == comm[:15].ljust(16, b"\0")
 
 
 @given(st.binary(max_size=10) | st.binary(min_size=76, max_size=90))
 def test_arguments_are_79_bytes_with_blanks_for_nuls(arguments: bytes) -> None:
     # fill_psinfo: each NUL of the area becomes a blank, the one behind the last word too.
-    desc = one(notes.pack_prpsinfo(replace(INFO, arguments=arguments)))[2]
+    desc = one(notes.pack_prpsinfo(X86_64, replace(INFO, arguments=arguments)))[2]
     kept = bytes(byte or 0x20 for byte in arguments[:79])
     assert desc[56:136] == kept.ljust(80, b"\0")
 
@@ -172,7 +172,7 @@ def test_every_mapped_file_is_listed(files: list[tuple[bytes, int]]) -> None:
         _file((i + 1) << 12, path, pages)
         for i, (path, (_, pages)) in enumerate(zip(paths, files, strict=True))
     ]
-    owner, kind, desc = one(notes.pack_files(rows))
+    owner, kind, desc = one(notes.pack_files(X86_64, rows))
     assert (owner, kind) == (b"CORE", NT_FILE)
     count, page_size = struct.unpack_from("<QQ", desc)
     assert (count, page_size) == (len(files), 4096)
@@ -187,14 +187,14 @@ def _files_of(size: int) -> list[tuple[Vma, bytes]]:
 
 
 def test_a_list_of_files_below_four_mebibytes_is_whole() -> None:
-    _, _, desc = one(notes.pack_files(_files_of((4 << 20) - 1)))
+    _, _, desc = one(notes.pack_files(X86_64, _files_of((4 << 20) - 1)))
     assert len(desc) == (4 << 20) - 1
 
 
 @pytest.mark.parametrize("size", [4 << 20, (4 << 20) + 1])
 def test_a_list_of_files_that_the_kernel_would_not_write_is_left_out(size: int) -> None:
     # fill_files_note refuses a buffer of the limit itself, so the list must be below it.
-    assert notes.pack_files(_files_of(size)) == b""
+    assert notes.pack_files(X86_64, _files_of(size)) == b""
     kinds = [kind for _, kind, _ in unpack(_process(files=_files_of(size)).pack())]
     assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_PRFPREG, NT_X86_XSTATE]
 

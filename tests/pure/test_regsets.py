@@ -7,9 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore.regsets import MACHINES, X86_64, xsave_components
+from gcorefs.elfcore.regsets import (
+    I386,
+    MACHINES,
+    NT_386_TLS,
+    X86_64,
+    Machine,
+    xsave_components,
+)
 from gcorefs.process import restart
-from gcorefs.process.restart import X86_64_CALLS, needs_restart
+from gcorefs.process.restart import (
+    AUDIT_ARCH_I386,
+    AUDIT_ARCH_X86_64,
+    I386_CALLS,
+    X86_64_CALLS,
+    needs_restart,
+)
 
 # struct user_regs_struct of sys/user.h: byte offsets that debuggers have by heart.
 OFFSETS = {
@@ -35,6 +48,23 @@ NEVER = {
 }  # fmt: skip
 
 
+# struct user_regs_struct32 of arch/x86/include/asm/user32.h, and syscall_32.tbl.
+OFFSETS_32 = {
+    "ebx": 0, "ecx": 4, "edx": 8, "esi": 12, "edi": 16, "ebp": 20, "eax": 24, "ds": 28,
+    "es": 32, "fs": 36, "gs": 40, "orig_eax": 44, "eip": 48, "cs": 52, "eflags": 56,
+    "esp": 60, "ss": 64,
+}  # fmt: skip
+RESTARTED_32 = {
+    "read": 3, "write": 4, "socketcall": 102, "ipc": 117, "readv": 145, "writev": 146,
+    "rt_sigtimedwait": 177, "sendfile": 187, "sendfile64": 239, "io_getevents": 247,
+    "epoll_wait": 256, "splice": 313, "epoll_pwait": 319, "recvmmsg": 337, "sendmmsg": 345,
+    "connect": 362, "accept4": 364, "sendto": 369, "sendmsg": 370, "recvfrom": 371,
+    "recvmsg": 372, "preadv2": 378, "pwritev2": 379, "recvmmsg_time64": 417,
+    "semtimedop_time64": 420, "rt_sigtimedwait_time64": 421, "io_uring_enter": 426,
+    "epoll_pwait2": 441,
+}  # fmt: skip
+
+
 def general(**words: int) -> bytes:
     values = (words.get(name, 0) & (1 << 64) - 1 for name in OFFSETS)
     return struct.pack("<27Q", *values)
@@ -43,6 +73,8 @@ def general(**words: int) -> bytes:
 def test_the_words_stand_where_the_kernel_has_them() -> None:
     assert {name: X86_64.offset(name) for name in X86_64.general} == OFFSETS
     assert X86_64.general_size == 216
+    assert {name: I386.offset(name) for name in I386.general} == OFFSETS_32
+    assert I386.general_size == 68
 
 
 def test_a_register_that_there_is_not_has_no_place() -> None:
@@ -54,6 +86,12 @@ def test_a_register_that_there_is_not_has_no_place() -> None:
 def test_words_are_signed(values: list[int]) -> None:
     registers = struct.pack("<27q", *values)
     assert [X86_64.word(registers, name) for name in OFFSETS] == values
+
+
+@given(st.lists(st.integers(-(1 << 31), (1 << 31) - 1), min_size=17, max_size=17))
+def test_words_of_32_bits_are_signed_as_well(values: list[int]) -> None:
+    registers = struct.pack("<17i", *values)
+    assert [I386.word(registers, name) for name in OFFSETS_32] == values
 
 
 def test_a_machine_s_roles_are_registers_of_it() -> None:
@@ -84,6 +122,32 @@ def test_a_thread_outside_a_call_has_number_minus_one() -> None:
     assert X86_64.word(registers, "orig_rax") == -1
 
 
+@given(st.integers(-1, 600), st.lists(word, min_size=6, max_size=6), word, word)
+def test_a_system_call_of_a_32_bit_program_is_cut_to_its_words(
+    number: int, arguments: list[int], sp: int, pc: int
+) -> None:
+    ebx, ecx, edx, esi, edi, ebp = arguments
+    words = dict.fromkeys(OFFSETS_32, 0)
+    words |= {"ebx": ebx, "ecx": ecx, "edx": edx, "esi": esi, "edi": edi, "ebp": ebp}
+    words |= {"orig_eax": number, "esp": sp, "eip": pc}
+    expected = struct.pack("<17I", *(value & 0xFFFFFFFF for value in words.values()))
+    assert I386.partial(number, arguments, sp, pc) == expected
+
+
+def test_thread_local_descriptors_that_are_not_set_are_no_note() -> None:
+    (tls,) = (regset for regset in I386.regsets if regset.note == NT_386_TLS)
+    # struct user_desc as fill_user_desc makes it: number, base, limit, flags.
+    unset = [(number, 0, 0, 0x28) for number in (12, 13, 14)]
+    used = (12, 0xF7FAA580, 0xFFFFF, 0x51)
+    for entries, is_active in [
+        (unset, False),
+        ([used, *unset[1:]], True),
+        ([*unset[:2], (14, 0, 0, 0x20)], True),
+    ]:
+        data = b"".join(struct.pack("<4I", *entry) for entry in entries)
+        assert tls.is_active(data) is is_active
+
+
 def xstate(mask: int, size: int = 2696) -> bytes:
     data = bytearray(b"\xff" * size)
     data[464:472] = struct.pack("<Q", mask)
@@ -108,7 +172,7 @@ def test_the_shortest_state_with_a_header_is_read() -> None:
 
 def needs(result: int, number: int, is_filtered: bool = False) -> bool:
     registers = general(rax=result, orig_rax=number)
-    return needs_restart(X86_64, X86_64_CALLS, registers, lambda: is_filtered)
+    return needs_restart(X86_64, registers, lambda: AUDIT_ARCH_X86_64, lambda: is_filtered)
 
 
 @pytest.mark.parametrize("call", RESTARTED)
@@ -157,7 +221,30 @@ def test_a_call_number_is_all_64_bits(call: str) -> None:
     assert not needs(-errno.EINTR, RESTARTED[call] | 1 << 32)
 
 
+@pytest.mark.parametrize("architecture", [AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, 0xC00000B7])
+@pytest.mark.parametrize("machine", [X86_64, I386])
+def test_a_call_is_looked_for_among_the_numbers_by_which_it_was_made(
+    machine: Machine, architecture: int
+) -> None:
+    """A 64-bit program may call by int $0x80; who calls by neither is not known."""
+    lists = {AUDIT_ARCH_I386: RESTARTED_32, AUDIT_ARCH_X86_64: RESTARTED}
+    repaired = {
+        number
+        for number in range(-2, 1024)
+        if needs_restart(machine, eintr(machine, number), lambda: architecture, lambda: True)
+    }
+    assert repaired == set(lists.get(architecture, {}).values())
+
+
+def eintr(machine: Machine, number: int) -> bytes:
+    words = dict.fromkeys(machine.general, 0)
+    words |= {machine.call_result: -errno.EINTR, machine.call_number: number}
+    most = machine.elf_class.most
+    values = [value & most for value in words.values()]
+    return struct.pack(f"<{len(values)}{machine.elf_class.word}", *values)
+
+
 def test_the_list_names_what_it_numbers() -> None:
     assert {name: number for number, name in X86_64_CALLS.items()} == RESTARTED
-    assert set(restart.CALLS) == set(MACHINES)
+    assert {name: number for number, name in I386_CALLS.items()} == RESTARTED_32
     assert (restart.EINTR, restart.ERESTARTNOHAND) == (errno.EINTR, 514)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore.elf import PAGE_SIZE, PHDR_SIZE
+from gcorefs.elfcore.elf import ELF64, PAGE_SIZE
 from gcorefs.elfcore.segments import ZEROS, Loads, Segment, load, most_bytes
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -34,7 +34,7 @@ def literal_zeros(loads: Loads) -> int:
 
 def file_size(loads: Loads) -> int:
     """Without the notes."""
-    return loads.area + sum(loads.lengths) + PHDR_SIZE * len(loads.vaddr)
+    return loads.area + sum(loads.lengths) + ELF64.phdr_size * len(loads.vaddr)
 
 
 def scattered(size: int, pages: int) -> Segment:

@@ -188,6 +188,9 @@ static void filter(void)
 		ALLOW(SYS_epoll_wait), ALLOW(SYS_futex), ALLOW(SYS_close), ALLOW(SYS_exit),
 		ALLOW(SYS_exit_group), ALLOW(SYS_rt_sigprocmask), ALLOW(SYS_madvise),
 		ALLOW(SYS_munmap),
+#ifdef __i386__
+		ALLOW(SYS_clock_nanosleep_time64), ALLOW(SYS_futex_time64),
+#endif
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 	};
 	struct sock_fprog program = { sizeof(code) / sizeof(*code), code };

@@ -13,7 +13,7 @@
  *   quit     end, as does EOF
  *
  * The first line of output describes the case: pid, tid, call, nr (the call's
- * number; /proc/T/syscall shows 219, restart_syscall, after some stops), wake
+ * number; /proc/T/syscall shows restart_syscall after some stops), wake
  * (whether `wake` works), repair (the kernel gives EINTR to a thread that was
  * only stopped) and handler, what a handler does to the blocked call:
  *   "eintr"   EINTR, with SA_RESTART or without
@@ -21,7 +21,7 @@
  *   "never"   always a restart (-ERESTARTNOINTR)
  *
  * Counters.  The handler looks at the context it interrupted.  If that is the
- * instruction after the one `syscall` of this file with rax == -EINTR, the
+ * instruction after the one `syscall` of this file with the result -EINTR, the
  * handler was run by the exit of the call and the call has been given EINTR.
  * If it is the `syscall` itself, the call is about to be (re)started.
  *   calls      system calls entered (a restart is not a new call)
@@ -45,6 +45,9 @@
  * call may add to restarted, as it does for every call that the kernel itself
  * restarts; in the *_mask cases it may not, because there SIGUSR1 is unblocked
  * only inside the call.
+ *
+ * Built for 32 bits the call is int $0x80, and has other forms as well: through
+ * socketcall(2) and ipc(2), and with 64-bit times.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -52,7 +55,9 @@
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
 #include <linux/io_uring.h>
+#include <linux/net.h>
 #include <linux/netlink.h>
+#include <linux/time_types.h>
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
 #include <netinet/in.h>
@@ -102,11 +107,25 @@ static long must(long r, const char *what)
 /* One `syscall` for every blocking call, so that the handler knows its place. */
 long raw6(long nr, long a, long b, long c, long d, long e, long f);
 extern const char raw_insn[], raw_after[];
+#ifdef __i386__
+#define PROGRAM_COUNTER REG_EIP
+#define RESULT REG_EAX
+__asm__(".text\nraw6:\n"
+	"	push %ebp\n	push %edi\n	push %esi\n	push %ebx\n"
+	"	mov 20(%esp), %eax\n	mov 24(%esp), %ebx\n	mov 28(%esp), %ecx\n"
+	"	mov 32(%esp), %edx\n	mov 36(%esp), %esi\n	mov 40(%esp), %edi\n"
+	"	mov 44(%esp), %ebp\n"
+	"raw_insn:\n	int $0x80\nraw_after:\n"
+	"	pop %ebx\n	pop %esi\n	pop %edi\n	pop %ebp\n	ret\n");
+#else
+#define PROGRAM_COUNTER REG_RIP
+#define RESULT REG_RAX
 __asm__(".text\nraw6:\n"
 	"	mov %rdi, %rax\n	mov %rsi, %rdi\n	mov %rdx, %rsi\n"
 	"	mov %rcx, %rdx\n	mov %r8, %r10\n	mov %r9, %r8\n"
 	"	mov 8(%rsp), %r9\n"
 	"raw_insn:\n	syscall\nraw_after:\n	ret\n");
+#endif
 #define RAW(...) RAW_(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
 #define RAW_(nr, a, b, c, d, e, f, ...) \
 	raw6(nr, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
@@ -122,9 +141,9 @@ static void on_usr1(int sig, siginfo_t *si, void *uc)
 	greg_t *g = ((ucontext_t *)uc)->uc_mcontext.gregs;
 
 	(void)sig, (void)si;
-	if (g[REG_RIP] == (greg_t)raw_after && g[REG_RAX] == -EINTR && !hit)
+	if (g[PROGRAM_COUNTER] == (greg_t)raw_after && g[RESULT] == -EINTR && !hit)
 		hit = 1;
-	else if (g[REG_RIP] == (greg_t)raw_insn)
+	else if (g[PROGRAM_COUNTER] == (greg_t)raw_insn)
 		restarted++;
 	else
 		outside++;
@@ -137,6 +156,7 @@ static char buf[1 << 16];
 static pid_t child;
 static _Atomic uint32_t word, word2;
 static struct timespec hour = {3600, 0}, deadline, real_deadline;
+static struct __kernel_timespec hour64 = {3600, 0}, deadline64, real_deadline64;
 static struct iovec iov = {buf, 1};
 static struct mmsghdr mm = {{.msg_iov = &iov, .msg_iovlen = 1}, 0};
 static struct { long type; char text[1024]; } msg = {1, ""};
@@ -147,6 +167,7 @@ static struct pollfd pfd = {0, POLLIN, 0};
 static fd_set fds;
 static struct epoll_event event;
 static struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+static struct flock64 whole64 = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 static struct futex_waitv waitv = {0, 0, FUTEX_32, 0};
 static aio_context_t aio;
 static struct io_event aio_event;
@@ -435,7 +456,7 @@ static void s_uring(void)
 	cq_head = (void *)(cq + p.cq_off.head), cq_tail = (void *)(cq + p.cq_off.tail);
 	memset(sqe, 0, p.sq_entries * sizeof(*sqe)); /* opcode 0 is IORING_OP_NOP */
 	memset(sq_array, 0, p.sq_entries * 4);
-	uring_timeout.ts = (uintptr_t)&hour;
+	uring_timeout.ts = (uintptr_t)&hour64;
 }
 
 static void w_uring(void)
@@ -453,17 +474,34 @@ static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n
  *   ep_poll(), do_semtimedop(), do_sigtimedwait(), io_getevents(),
  *   io_cqring_wait() or, for a finite time-out, sock_intr_errno().
  * handler: E "eintr", F "flag", N "never".
+ * X64 is for 64 bits only, X32 for 32 bits.
  */
+#ifdef __i386__
+#define X64(...)
+#define X32(...) X(__VA_ARGS__)
+#else
+#define X64(...) X(__VA_ARGS__)
+#define X32(...)
+#endif
+/* Arguments of socketcall(2) lie in memory. */
+#define SOCKET(op, ...) SOCKET_(op, __VA_ARGS__, 0, 0, 0, 0, 0, 0)
+#define SOCKET_(op, a, b, c, d, e, f, ...) \
+	op, ((long[]){(long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f)})
+/* include/uapi/linux/ipc.h, of which glibc has no copy; msgrcv as IPC_64 has it. */
+#define IPC_SEMOP 1
+#define IPC_SEMTIMEDOP 4
+#define IPC_MSGSND 11
+#define IPC_MSGRCV (1 << 16 | 12)
 #define SOCKADDR &addr, addr_len
 #define GETEV IORING_ENTER_GETEVENTS
 #define CASES \
 X(epoll_wait, epoll_wait, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, 3600000) \
 X(epoll_pwait, epoll_pwait, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, -1, 0, 8) \
 X(epoll_pwait_mask, epoll_pwait, s_event, 0, w_one, a_drain, 1, E, 1, ep, &event, 1, -1, &none, 8) \
-X(epoll_pwait2, epoll_pwait2, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, &hour, 0, 8) \
-X(epoll_pwait2_mask, epoll_pwait2, s_event, 0, w_one, a_drain, 1, E, 1, ep, &event, 1, &hour, &none, 8) \
-X(semop, semop, s_sem, 0, w_sem, 0, 1, E, 0, ipc, &take, 1) \
-X(semtimedop, semtimedop, s_sem, 0, w_sem, 0, 1, E, 0, ipc, &take, 1, &hour) \
+X(epoll_pwait2, epoll_pwait2, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, &hour64, 0, 8) \
+X(epoll_pwait2_mask, epoll_pwait2, s_event, 0, w_one, a_drain, 1, E, 1, ep, &event, 1, &hour64, &none, 8) \
+X64(semop, semop, s_sem, 0, w_sem, 0, 1, E, 0, ipc, &take, 1) \
+X64(semtimedop, semtimedop, s_sem, 0, w_sem, 0, 1, E, 0, ipc, &take, 1, &hour) \
 X(rt_sigtimedwait, rt_sigtimedwait, s_none, 0, w_usr2, 0, 1, E, 0, &usr2, 0, &hour, 8) \
 X(sigwaitinfo, rt_sigtimedwait, s_none, 0, w_usr2, 0, 1, E, 0, &usr2, 0, 0, 8) \
 X(io_getevents, io_getevents, s_aio, 0, w_aio, 0, 1, E, 0, aio, 1, 1, &aio_event, &hour) \
@@ -485,8 +523,8 @@ X(readv_rcvtimeo, readv, s_sock_to, 0, w_one, a_drain, 1, E, 0, rd, &iov, 1) \
 X(preadv2_rcvtimeo, preadv2, s_sock_to, 0, w_one, a_drain, 1, E, 0, rd, &iov, 1, -1, -1, 0) \
 X(splice_rcvtimeo, splice, s_splice_to, 0, w_one, 0, 1, E, 0, rd, 0, aux, 0, 1, 0) \
 X(splice_tcp_rcvtimeo, splice, s_splice_tcp, 0, w_one, 0, 1, E, 0, rd, 0, aux, 0, 1, 0) \
-X(accept_rcvtimeo, accept, s_accept_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0) \
-X(accept_tcp_rcvtimeo, accept, s_accept_tcp_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0) \
+X64(accept_rcvtimeo, accept, s_accept_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0) \
+X64(accept_tcp_rcvtimeo, accept, s_accept_tcp_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0) \
 X(accept4_rcvtimeo, accept4, s_accept_to, 0, w_connect, a_close, 1, E, 0, rd, 0, 0, SOCK_CLOEXEC) \
 X(connect_sndtimeo, connect, s_connect, b_connect_to, w_accept, 0, 1, E, 0, wr, SOCKADDR) \
 X(connect_tcp_sndtimeo, connect, s_connect_tcp, b_connect_to, 0, 0, 1, E, 0, wr, SOCKADDR) \
@@ -504,7 +542,7 @@ X(clock_nanosleep_abs, clock_nanosleep, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONI
 X(poll, poll, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, 3600000) \
 X(ppoll, ppoll, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, 0, 0, 8) \
 X(ppoll_mask, ppoll, s_event, 0, w_one, a_drain, 0, E, 1, &pfd, 1, 0, &none, 8) \
-X(select, select, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0) \
+X64(select, select, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0) \
 X(pselect6, pselect6, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0, 0) \
 X(pselect6_mask, pselect6, s_event, 0, w_one, a_fds, 0, E, 1, rd + 1, &fds, 0, 0, 0, &none_arg) \
 X(pause, pause, s_none, 0, 0, 0, 0, E, 0, 0) \
@@ -512,7 +550,7 @@ X(rt_sigsuspend_mask, rt_sigsuspend, s_none, 0, 0, 0, 0, E, 1, &usr2, 8) \
 X(futex_wait, futex, s_none, 0, w_futex, 0, 0, F, 0, &word, FUTEX_WAIT, 0, 0) \
 X(futex_wait_timeout, futex, s_none, 0, w_futex, 0, 0, E, 0, &word, FUTEX_WAIT, 0, &hour) \
 X(futex_wait_bitset, futex, s_none, 0, w_futex, 0, 0, E, 0, &word, FUTEX_WAIT_BITSET, 0, &deadline, 0, -1) \
-X(futex_waitv, futex_waitv, s_futex, 0, w_futex, 0, 0, F, 0, &waitv, 1, 0, &deadline, CLOCK_MONOTONIC) \
+X(futex_waitv, futex_waitv, s_futex, 0, w_futex, 0, 0, F, 0, &waitv, 1, 0, &deadline64, CLOCK_MONOTONIC) \
 X(futex_lock_pi, futex, s_pi, 0, w_pi, a_pi, 0, N, 0, &word, FUTEX_LOCK_PI, 0, &real_deadline) \
 X(futex_wait_requeue_pi, futex, s_none, 0, w_requeue, a_requeue, 0, N, 0, &word, FUTEX_WAIT_REQUEUE_PI, 0, &deadline, &word2, 0) \
 X(read_pipe, read, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, buf, 8) \
@@ -534,7 +572,7 @@ X(wait4, wait4, s_child, 0, w_child, a_child, 0, F, 0, -1, 0, 0, 0) \
 X(waitid, waitid, s_child, 0, w_child, a_child, 0, F, 0, P_ALL, 0, 0, WEXITED, 0) \
 X(flock, flock, s_flock, 0, w_flock, a_flock, 0, F, 0, rd, LOCK_EX) \
 X(fcntl_setlkw, fcntl, s_posix, 0, w_child, a_posix, 0, F, 0, wr, F_SETLKW, &whole) \
-X(fcntl_ofd_setlkw, fcntl, s_ofd, 0, 0, 0, 0, F, 0, rd, F_OFD_SETLKW, &whole) \
+X64(fcntl_ofd_setlkw, fcntl, s_ofd, 0, 0, 0, 0, F, 0, rd, F_OFD_SETLKW, &whole64) \
 X(msgrcv, msgrcv, s_msg, 0, w_msgsnd, 0, 0, E, 0, ipc, &msg, 1024, 0, 0) \
 X(msgsnd, msgsnd, s_msg_full, 0, w_msgrcv, 0, 0, E, 0, ipc, &msg, 1024, 0) \
 X(mq_timedreceive, mq_timedreceive, s_mq, 0, w_mq_send, 0, 0, F, 0, rd, buf, 8, 0, &real_deadline) \
@@ -542,9 +580,43 @@ X(mq_timedsend, mq_timedsend, s_mq_full, 0, w_mq_receive, 0, 0, F, 0, rd, buf, 1
 X(recv, recvfrom, s_sock, 0, w_one, 0, 0, F, 0, rd, buf, 8, 0, 0, 0) \
 X(recvmmsg_timeout, recvmmsg, s_sock, 0, w_one, a_drain, 0, F, 0, rd, &mm, 1, 0, &hour) \
 X(send, sendto, s_full, 0, w_drain, 0, 0, F, 0, rd, buf, 4096, 0, 0, 0) \
-X(accept, accept, s_accept, 0, w_connect, a_close, 0, F, 0, rd, 0, 0) \
+X64(accept, accept, s_accept, 0, w_connect, a_close, 0, F, 0, rd, 0, 0) \
 X(connect, connect, s_connect, b_connect, w_accept, 0, 0, F, 0, wr, SOCKADDR) \
-X(connect_tcp, connect, s_connect_tcp, b_connect, 0, 0, 0, F, 0, wr, SOCKADDR)
+X(connect_tcp, connect, s_connect_tcp, b_connect, 0, 0, 0, F, 0, wr, SOCKADDR) \
+X32(semop, ipc, s_sem, 0, w_sem, 0, 1, E, 0, IPC_SEMOP, ipc, 1, 0, &take) \
+X32(semtimedop, ipc, s_sem, 0, w_sem, 0, 1, E, 0, IPC_SEMTIMEDOP, ipc, 1, 0, &take, &hour) \
+X32(semtimedop_time64, semtimedop_time64, s_sem, 0, w_sem, 0, 1, E, 0, ipc, &take, 1, &hour64) \
+X32(ipc_msgsnd, ipc, s_msg_full, 0, w_msgrcv, 0, 0, E, 0, IPC_MSGSND, ipc, 1024, 0, &msg) \
+X32(ipc_msgrcv, ipc, s_msg, 0, w_msgsnd, 0, 0, E, 0, IPC_MSGRCV, ipc, 1024, 0, &msg, 0) \
+X32(rt_sigtimedwait_time64, rt_sigtimedwait_time64, s_none, 0, w_usr2, 0, 1, E, 0, &usr2, 0, &hour64, 8) \
+X32(io_pgetevents_time64, io_pgetevents_time64, s_aio, 0, w_aio, 0, 0, E, 0, aio, 1, 1, &aio_event, &hour64, 0) \
+X32(recvmmsg_time64, recvmmsg_time64, s_seq_to, 0, w_one, 0, 1, E, 0, rd, &mm, 1, 0, 0) \
+X32(socketcall_recv, socketcall, s_sock_to, 0, w_one, 0, 1, E, 0, SOCKET(SYS_RECV, rd, buf, 8, 0)) \
+X32(socketcall_recvfrom, socketcall, s_udp_to, 0, w_one, 0, 1, E, 0, SOCKET(SYS_RECVFROM, rd, buf, 8, 0, &addr, &addr_len)) \
+X32(socketcall_recvmsg, socketcall, s_sock_to, 0, w_one, a_drain, 1, E, 0, SOCKET(SYS_RECVMSG, rd, &mm.msg_hdr, 0)) \
+X32(socketcall_recvmmsg, socketcall, s_seq_to, 0, w_one, 0, 1, E, 0, SOCKET(SYS_RECVMMSG, rd, &mm, 1, 0, 0)) \
+X32(socketcall_send, socketcall, s_full_to, 0, w_drain, 0, 1, E, 0, SOCKET(SYS_SEND, rd, buf, 4096, 0)) \
+X32(socketcall_sendto, socketcall, s_dgram_full_to, 0, w_drain, 0, 1, E, 0, SOCKET(SYS_SENDTO, rd, buf, 1, 0, 0, 0)) \
+X32(socketcall_sendmsg, socketcall, s_full_to, 0, w_drain, 0, 1, E, 0, SOCKET(SYS_SENDMSG, rd, &mm.msg_hdr, 0)) \
+X32(socketcall_sendmmsg, socketcall, s_full_to, 0, w_drain, 0, 1, E, 0, SOCKET(SYS_SENDMMSG, rd, &mm, 1, 0)) \
+X32(socketcall_connect, socketcall, s_connect, b_connect_to, w_accept, 0, 1, E, 0, SOCKET(SYS_CONNECT, wr, SOCKADDR)) \
+X32(socketcall_connect_tcp, socketcall, s_connect_tcp, b_connect_to, 0, 0, 1, E, 0, SOCKET(SYS_CONNECT, wr, SOCKADDR)) \
+X32(socketcall_accept, socketcall, s_accept_to, 0, w_connect, a_close, 1, E, 0, SOCKET(SYS_ACCEPT, rd, 0, 0)) \
+X32(socketcall_accept_tcp, socketcall, s_accept_tcp_to, 0, w_connect, a_close, 1, E, 0, SOCKET(SYS_ACCEPT, rd, 0, 0)) \
+X32(socketcall_accept_untimed, socketcall, s_accept, 0, w_connect, a_close, 0, F, 0, SOCKET(SYS_ACCEPT, rd, 0, 0)) \
+X32(socketcall_accept4, socketcall, s_accept_to, 0, w_connect, a_close, 1, E, 0, SOCKET(SYS_ACCEPT4, rd, 0, 0, SOCK_CLOEXEC)) \
+X32(socketcall_recv_untimed, socketcall, s_sock, 0, w_one, 0, 0, F, 0, SOCKET(SYS_RECV, rd, buf, 8, 0)) \
+X32(sendfile64_sndtimeo, sendfile64, s_sendfile_to, 0, w_drain, 0, 1, E, 0, rd, aux, 0, 4096) \
+X32(clock_nanosleep_time64, clock_nanosleep_time64, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, 0, &hour64, 0) \
+X32(ppoll_time64, ppoll_time64, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, &hour64, 0, 8) \
+X32(newselect, _newselect, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0) \
+X32(pselect6_time64, pselect6_time64, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0, 0) \
+X32(sigsuspend, sigsuspend, s_none, 0, 0, 0, 0, E, 1, 0, 0, (long)usr2) \
+X32(futex_time64, futex_time64, s_none, 0, w_futex, 0, 0, E, 0, &word, FUTEX_WAIT, 0, &hour64) \
+X32(waitpid, waitpid, s_child, 0, w_child, a_child, 0, F, 0, -1, 0, 0) \
+X32(fcntl64_ofd_setlkw, fcntl64, s_ofd, 0, 0, 0, 0, F, 0, rd, F_OFD_SETLKW, &whole64) \
+X32(mq_timedreceive_time64, mq_timedreceive_time64, s_mq, 0, w_mq_send, 0, 0, F, 0, rd, buf, 8, 0, &real_deadline64) \
+X32(mq_timedsend_time64, mq_timedsend_time64, s_mq_full, 0, w_mq_receive, 0, 0, F, 0, rd, buf, 1, 0, &real_deadline64)
 
 #define X(name, nr, s, b, w, a, rep, h, m, ...) \
 	static long call_##name(void) { return RAW(SYS_##nr, __VA_ARGS__); }
@@ -702,6 +774,7 @@ static void start(int restart)
 	clock_gettime(CLOCK_MONOTONIC, &deadline);
 	clock_gettime(CLOCK_REALTIME, &real_deadline);
 	deadline.tv_sec += 3600, real_deadline.tv_sec += 3600;
+	deadline64.tv_sec = deadline.tv_sec, real_deadline64.tv_sec = real_deadline.tv_sec;
 	main_tid = getpid();
 	MUST(sigaction(SIGUSR1, &sa, NULL));
 	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &both, NULL, 8);

@@ -97,7 +97,7 @@ FRAME static void *thread_main(void *arg)
 	snprintf(t->comm, sizeof(t->comm), "%s-%d", prefix, t->index);
 	if (pthread_setname_np(t->self, t->comm))
 		die("pthread_setname_np");
-	return (void *)outer(t);
+	return (void *)(uintptr_t)outer(t);
 }
 
 static void print_thread(const struct thread *t)

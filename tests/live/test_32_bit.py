@@ -1,0 +1,227 @@
+"""Processes of 32 bits, by way of the same stops, and threads that are of both kinds."""
+
+import errno
+import os
+import signal
+import struct
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gcorefs import snapshot as snapshots
+from gcorefs.elfcore.regsets import I386, MACHINES, X86_64
+from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.tracer import Tracer
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Target
+from tests.live.accounts import assert_free, held
+from tests.live.test_tracer import await_stopped, notes
+
+Spawn = Callable[..., Target]
+
+STOPS = 100
+ELF32, ELF64 = b"\x7fELF\x01", b"\x7fELF\x02"
+NT_386_TLS = 0x200
+SYS_VFORK = 190  # arch/x86/entry/syscalls/syscall_32.tbl
+
+
+def prstatus(snapshot: Snapshot) -> dict[int, bytes]:
+    """By thread id, which stands 24 bytes into a 32-bit PRSTATUS and 32 into a 64-bit one."""
+    at = 24 if snapshot.layout.header[4] == 1 else 32
+    found = [desc for _, kind, desc in notes(snapshot) if kind == "NT_PRSTATUS"]
+    return {int.from_bytes(desc[at : at + 4], "little"): desc for desc in found}
+
+
+def hows(snapshot: Snapshot) -> Mapping[int, str]:
+    assert snapshot.provenance is not None
+    return snapshot.provenance.threads
+
+
+@contextmanager
+def asleep(*argv: str | Path) -> Iterator[int]:
+    """A program that says nothing, once it sleeps in pause(2) of 32 bits."""
+    process = subprocess.Popen(argv)
+    try:
+        while (call := procfs.system_call(process.pid, process.pid)) is None or call[0] != 29:
+            assert process.poll() is None
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_32_bit_process_at_work_counts_on(spawn: Spawn) -> None:
+    target = spawn("counter32")
+    for _ in range(STOPS):
+        with held(target.pid) as snapshot:
+            assert snapshot.read(0, 5) == ELF32
+            assert len(snapshot.read(0, snapshot.size)) == snapshot.size
+    report = target.ask("report")
+    assert (report["errors"], report["epoll_eintr"]) == (0, 0)
+    assert_free(target.pid)
+
+
+def test_every_thread_of_a_32_bit_process_is_recorded(spawn: Spawn) -> None:
+    target = spawn("threads32", 20)
+    tids = {target.pid, *(thread["tid"] for thread in target.truth["threads"])}
+    with held(target.pid) as snapshot:
+        assert set(target.states().values()) == {("t", os.getpid())}
+        assert prstatus(snapshot).keys() == tids
+        assert hows(snapshot) == dict.fromkeys(tids, "stopped")
+    assert_free(target.pid)
+    assert target.ask("wake") == {"woken": 20}
+
+
+def test_a_dead_32_bit_leader_hides_nobody(spawn: Spawn) -> None:
+    target = spawn("churn32", "leader")
+    with held(target.pid) as snapshot:
+        assert snapshot.read(0, 5) == ELF32
+        assert list(prstatus(snapshot)) == sorted(target.truth["tids"])
+        assert b"/libc.so.6\0" in snapshot.read(0, snapshot.size)
+    assert {tracer for _, tracer in target.states().values()} == {0}
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_32_bit_process_that_is_stopped_stays_so_and_its_core_says_by_what(
+    spawn: Spawn, number: int
+) -> None:
+    target = spawn("threads32", 3)
+    os.kill(target.pid, number)
+    while set(target.states().values()) != {("T", 0)}:
+        assert {state for state, _ in target.states().values()} <= set("SRT")
+    for _ in range(STOPS):
+        with held(target.pid) as snapshot:
+            for desc in prstatus(snapshot).values():
+                si_signo, cursig = struct.unpack_from("<i8xh", desc)
+                assert (si_signo, cursig) == (number, number)
+            (siginfo,) = (desc for _, kind, desc in notes(snapshot) if kind == "NT_SIGINFO")
+            assert siginfo == struct.pack("<i124x", number)
+        await_stopped(target)
+    os.kill(target.pid, signal.SIGCONT)
+    assert target.ask("ping") == {"pong": 1}
+
+
+def test_a_32_bit_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) -> None:
+    target = spawn("vforker32")
+    vfork_tid = target.truth["vfork_tid"]
+    with held(target.pid, stop_timeout=0.2) as snapshot:
+        desc = prstatus(snapshot)[vfork_tid]
+        call = procfs.system_call(target.pid, vfork_tid)
+        assert call is not None
+        number, arguments, sp, pc = call
+        words = {name: I386.word(desc[72:140], name) & 0xFFFFFFFF for name in I386.general}
+        assert words["orig_eax"] == number == SYS_VFORK
+        assert (words["esp"], words["eip"]) == (sp, pc)
+        names = ("ebx", "ecx", "edx", "esi", "edi", "ebp")
+        assert [words[name] for name in names] == arguments
+        assert desc[140:] == bytes(4)  # pr_fpvalid: no floating point registers
+        assert hows(snapshot)[vfork_tid] == "partial"
+    assert target.ask("release") == {"released": True}
+    assert_free(target.pid)
+
+
+def test_where_no_thread_stops_the_program_tells_the_kind(spawn: Spawn) -> None:
+    """As where the only thread of it sleeps in state D: it has no registers to show."""
+    target = spawn("vforker32")
+    process = find(target.pid)
+    tracer = Tracer(process, stop_timeout=0)
+    tracer.start()
+    try:
+        tracer.wait()
+        assert tracer.machine is I386
+    finally:
+        tracer.release()
+        tracer.join()
+    assert target.ask("release") == {"released": True}
+
+
+def test_a_program_without_thread_local_storage_has_no_note_of_it(
+    build: Callable[[str], Path],
+) -> None:
+    with asleep(build("elf32")) as pid:
+        with held(pid) as snapshot:
+            assert snapshot.read(0, 5) == ELF32
+            kinds = [kind for _, kind, _ in notes(snapshot)]
+        assert NT_386_TLS not in kinds
+        assert kinds.count("NT_PRSTATUS") == 1
+        assert_free(pid)
+
+
+def test_who_becomes_a_32_bit_program_before_it_stops_has_a_core_of_that(
+    build: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """execve(2) after it was looked at: what stops it is what it is then."""
+    ask_before = snapshots.refuse_early
+
+    def refuse_early(*arguments: object) -> None:
+        ask_before(*arguments)  # type: ignore[arg-type]
+        assert process.stdin is not None
+        process.stdin.close()
+        while (call := procfs.system_call(process.pid, process.pid)) is None or call[0] != 29:
+            assert process.poll() is None
+
+    script = f'read line; exec "{build("elf32")}"'
+    process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE)
+    try:
+        monkeypatch.setattr("gcorefs.snapshot.refuse_early", refuse_early)
+        with held(process.pid) as snapshot:
+            assert snapshot.read(0, 5) == ELF32
+            assert len(prstatus(snapshot)[process.pid]) == 144
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("mode", ["segment", "number"])
+def test_a_thread_of_a_64_bit_process_that_is_half_a_32_bit_one(spawn: Spawn, mode: str) -> None:
+    """In a 32-bit code segment, or calling by i386's numbers: its registers have 64 bits as
+    those of the others have, and its calls are restarted."""
+    target = spawn("mixed", mode)
+    tid = target.truth["tid"]
+    for number in range(STOPS):
+        while (call := procfs.system_call(target.pid, tid)) is None or call[0] != 256:
+            pass
+        with held(target.pid) as snapshot:
+            assert snapshot.read(0, 5) == ELF64
+            desc = prstatus(snapshot)[tid]
+            assert len(desc) == 336
+            wanted = target.truth["regs"]
+            general = desc[112:328]
+            assert {name: X86_64.word(general, name) for name in wanted} == wanted
+            assert X86_64.word(general, "rax") == -errno.EINTR, number
+            sizes = {kind: len(desc) for _, kind, desc in notes(snapshot) if kind == "NT_FPREGSET"}
+            assert sizes == {"NT_FPREGSET": 512}
+    assert target.ask("count") == {"interrupted": 0}
+    assert_free(target.pid)
+
+
+def test_a_32_bit_process_that_runs_64_bit_code_is_refused_and_let_go_at_once(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No 32-bit register set is to be had of it (ptrace.c, task_user_regset_view)."""
+    monkeypatch.setattr("gcorefs.process.tracer._LAST_LOOK", 3600)
+    target = spawn("mixed32", "segment")
+    tracer = Tracer(find(target.pid), stop_timeout=3600)
+    tracer.start()
+    with pytest.raises(ProcessError) as caught:
+        tracer.wait()
+    assert (caught.value.reason, caught.value.errno) == (Reason.FOREIGN, errno.EINVAL)
+    tracer.join()
+    assert_free(target.pid)
+    assert target.ask("count") == {"interrupted": 0}
+
+
+def test_what_no_machine_is_known_for_is_refused_before_it_is_stopped(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads32", 1)
+    monkeypatch.delitem(MACHINES, ("x86_64", True))
+    snapshot = Snapshot(find(target.pid))
+    with pytest.raises(ProcessError) as caught:
+        snapshot.take()
+    assert (caught.value.reason, caught.value.errno) == (Reason.FOREIGN, errno.EINVAL)
+    assert snapshot.stopped_seconds == 0
