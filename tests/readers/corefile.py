@@ -2,7 +2,8 @@
 
 Nothing of gcorefs is used here: what the tests compare must not come from the code under
 test.  Structures: struct elf_prstatus and elf_prpsinfo of include/linux/elfcore.h, and
-struct user_regs_struct of arch/x86/include/asm/user_64.h.
+struct user_regs_struct of arch/x86/include/asm/user_64.h; of a 32-bit process their fellows of
+include/linux/elfcore-compat.h and arch/x86/include/asm/user32.h.
 """
 
 import os
@@ -15,16 +16,27 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
 # pyelftools 0.33 has no names for these (include/uapi/linux/elf.h).
+X86_XFP = 0x46E62B7F
+X86_TLS = 0x200
 X86_XSTATE = 0x202
 X86_XSAVE_LAYOUT = 0x205
 
-# Names of the words of each structure, in order.
-_GREGS = """r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags
-rsp ss fs_base gs_base ds es fs gs"""
-_PRSTATUS = struct.Struct("<iiih2xQQiiii8q27Qi4x")
-_PRSTATUS_FIELDS = f"""si_signo si_code si_errno cursig sigpend sighold pid ppid pgrp sid
-utime utime_us stime stime_us cutime cutime_us cstime cstime_us {_GREGS} fpvalid"""
-_PRPSINFO = struct.Struct("<bcbb4xQIIiiii16s80s")
+# Names of the words of each structure, in order; by the number of bits of a word.
+_GREGS = {
+    64: """r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp
+    ss fs_base gs_base ds es fs gs""",
+    32: "ebx ecx edx esi edi ebp eax ds es fs gs orig_eax eip cs eflags esp ss",
+}
+_PRSTATUS = {
+    64: struct.Struct("<iiih2xQQiiii8q27Qi4x"),
+    32: struct.Struct("<iiih2xIIiiii8i17Ii"),
+}
+_PRSTATUS_FIELDS = """si_signo si_code si_errno cursig sigpend sighold pid ppid pgrp sid
+utime utime_us stime stime_us cutime cutime_us cstime cstime_us {} fpvalid"""
+_PRPSINFO = {
+    64: struct.Struct("<bcbb4xQIIiiii16s80s"),
+    32: struct.Struct("<bcbbIHHiiii16s80s"),
+}
 _PRPSINFO_FIELDS = "state sname zomb nice flag uid gid pid ppid pgrp sid fname psargs"
 _PHDR_FIELDS = ("vaddr", "memsz", "filesz", "flags", "align", "offset")
 
@@ -56,6 +68,14 @@ class Thread:
     """Every field of PRSTATUS, the registers among them."""
     regsets: dict[str | int, bytes] = field(default_factory=dict)
 
+    @property
+    def pointer(self) -> int:
+        """Where the thread's control block is: behind fs, or gs of a 32-bit program."""
+        if "fs_base" in self.status:
+            return self.status["fs_base"]
+        entries = struct.iter_unpack("<4I", self.regsets[X86_TLS])  # struct user_desc
+        return next(base for number, base, *_ in entries if number == self.status["gs"] >> 3)
+
 
 class Core:
     """All of a core but its memory, which is read when it is asked for."""
@@ -65,6 +85,7 @@ class Core:
         with path.open("rb") as file:
             elf = ELFFile(file)
             self.header = dict(elf.header)
+            self.bits: int = elf.elfclass
             self.ident = file.seek(0) or file.read(16)
             segments = list(elf.iter_segments())
             self.note_segments = [s for s in segments if isinstance(s, NoteSegment)]
@@ -90,20 +111,20 @@ class Core:
 
     @property
     def info(self) -> dict[str, int | bytes]:
-        return dict(
-            zip(_PRPSINFO_FIELDS.split(), _PRPSINFO.unpack(self.note("NT_PRPSINFO")), strict=True)
-        )
+        fields = _PRPSINFO[self.bits].unpack(self.note("NT_PRPSINFO"))
+        return dict(zip(_PRPSINFO_FIELDS.split(), fields, strict=True))
 
     @property
     def threads(self) -> dict[int, Thread]:
         """By thread id, in the order of the file."""
         threads: dict[int, Thread] = {}
+        names = _PRSTATUS_FIELDS.format(_GREGS[self.bits]).split()
         for note in self.notes:
             if note.kind == "NT_PRSTATUS":
-                fields = _PRSTATUS.unpack(note.desc)
-                thread = Thread(dict(zip(_PRSTATUS_FIELDS.split(), fields, strict=True)))
+                fields = _PRSTATUS[self.bits].unpack(note.desc)
+                thread = Thread(dict(zip(names, fields, strict=True)))
                 threads[thread.status["pid"]] = thread
-            elif note.kind in ("NT_FPREGSET", X86_XSTATE):
+            elif note.kind in ("NT_FPREGSET", X86_XFP, X86_XSTATE, X86_TLS):
                 thread.regsets[note.kind] = note.desc
         return threads
 

@@ -41,8 +41,8 @@ static void fill(volatile void *start, size_t size)
 static void begin(const char *name, const char *kind, volatile void *start,
 		  size_t size, const char *pattern)
 {
-	printf("%s{\"name\": \"%s\", \"kind\": \"%s\", \"start\": \"0x%lx\", "
-	       "\"end\": \"0x%lx\", \"pattern\": \"%s\"", sep, name, kind,
+	printf("%s{\"name\": \"%s\", \"kind\": \"%s\", \"start\": \"0x%" PRIxPTR "\", "
+	       "\"end\": \"0x%" PRIxPTR "\", \"pattern\": \"%s\"", sep, name, kind,
 	       (uintptr_t)start, (uintptr_t)start + size, pattern);
 	sep = ", ";
 }
