@@ -335,18 +335,23 @@ def test_what_only_the_kernel_takes_of_a_split_mapping_is_zeros(both: Compare) -
     assert cores.kernels.read(kernels.vaddr, kernels.end) == bytes(1 << 15)
 
 
-def test_debuggers_say_the_same_of_both_cores(both: Compare, build: Callable[[str], Path]) -> None:
-    cores = both(build("threads"), 5)
-    program, ours, kernels = cores.program, cores.ours.path, cores.kernels.path
+@pytest.mark.parametrize("program", ["threads", "threads32"])
+def test_debuggers_say_the_same_of_both_cores(
+    both: Compare, build: Callable[[str], Path], program: str
+) -> None:
+    cores = both(build(program), 5)
+    path, ours, kernels = cores.program, cores.ours.path, cores.kernels.path
     commands = ("thread apply all bt full", "thread apply all info all-registers")
-    assert gdb_threads(program, ours, "--", *commands) == gdb_threads(
-        program, kernels, "--", *commands
-    )
-    assert eu_stack(program, ours) == eu_stack(program, kernels)
-    assert lldb_registers(program, ours) == lldb_registers(program, kernels)
+    assert gdb_threads(path, ours, "--", *commands) == gdb_threads(path, kernels, "--", *commands)
+    assert eu_stack(path, ours) == eu_stack(path, kernels)
+    assert lldb_says(path, ours) == lldb_says(path, kernels)
 
 
-def lldb_registers(program: Path, core: Path) -> dict[int, list[str]]:
-    # The rest is headings and code: why each thread stopped, and the number it goes by.
+def lldb_says(program: Path, core: Path) -> dict[int, list[str]]:
+    """Registers of each thread, and its frames."""
+    # The rest is headings and code: why each thread stopped, the number it goes by, and its
+    # first frame, of the next thread as well.
+    wanted = re.compile(r"^ *\w+ = .*|^ +frame #[1-9].*", re.MULTILINE)
     found = lldb_threads(program, core, 6, "register read --all")
-    return {tid: re.findall(r"^ *\w+ = .*", text, re.MULTILINE) for tid, text in found.items()}
+    frames = lldb_threads(program, core, 6, "bt")
+    return {tid: wanted.findall(found[tid] + frames[tid]) for tid in found}
