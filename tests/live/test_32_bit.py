@@ -13,7 +13,7 @@ import pytest
 
 from gcorefs import snapshot as snapshots
 from gcorefs.elfcore.regsets import I386, MACHINES, X86_64
-from gcorefs.process import procfs
+from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.tracer import Tracer
 from gcorefs.snapshot import Snapshot, find
@@ -59,7 +59,6 @@ def test_a_32_bit_process_at_work_counts_on(spawn: Spawn) -> None:
     for _ in range(STOPS):
         with held(target.pid) as snapshot:
             assert snapshot.read(0, 5) == ELF32
-            assert len(snapshot.read(0, snapshot.size)) == snapshot.size
     report = target.ask("report")
     assert (report["errors"], report["epoll_eintr"]) == (0, 0)
     assert_free(target.pid)
@@ -213,6 +212,35 @@ def test_a_32_bit_process_that_runs_64_bit_code_is_refused_and_let_go_at_once(
     tracer.join()
     assert_free(target.pid)
     assert target.ask("count") == {"interrupted": 0}
+
+
+@pytest.mark.parametrize(
+    ("program", "case", "is_opening"),
+    [
+        ("eintr", "open_fifo", True),
+        ("eintr32", "open_fifo", True),
+        ("eintr", "read_pipe", False),
+        ("eintr32", "read_pipe", False),
+    ],
+)
+def test_an_open_is_known_by_the_numbers_of_the_program(
+    spawn: Spawn, program: str, case: str, is_opening: bool
+) -> None:
+    target = spawn(program, case)
+    assert target.ask("blocked") == {"blocked": True}
+    assert procfs.is_opening(target.truth["tid"]) is is_opening
+
+
+@pytest.mark.parametrize(("program", "is_32_bit"), [("threads", False), ("threads32", True)])
+def test_libc_of_32_bits_tells_the_kernel_of_locks_in_another_list(
+    spawn: Spawn, program: str, is_32_bit: bool
+) -> None:
+    """task->compat_robust_list, which is not ours to ask for: so stat is asked of each thread."""
+    target = spawn(program, 2)
+    for tid in procfs.tids(target.pid):
+        assert procfs.is_32_bit(tid) is is_32_bit
+        assert syscalls.has_robust_list(tid) is not is_32_bit
+        assert not procfs.stat(target.pid, tid).is_worker
 
 
 def test_what_no_machine_is_known_for_is_refused_before_it_is_stopped(

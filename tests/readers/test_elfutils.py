@@ -11,22 +11,26 @@ from tests.conftest import Target
 from tests.readers.corefile import Core
 from tests.readers.debuggers import run
 
+BOTH = pytest.mark.parametrize("program", ["threads", "threads32"])
 
+
+@BOTH
 @pytest.mark.parametrize("tool", ["eu-readelf", "readelf"])
 @pytest.mark.parametrize("option", ["-n", "-l", "-h"])
 def test_no_reader_warns(
-    spawn: Callable[..., Target], dump: Callable[[int], Path], tool: str, option: str
+    spawn: Callable[..., Target], dump: Callable[[int], Path], program: str, tool: str, option: str
 ) -> None:
-    path = dump(spawn("threads", 5).pid)
+    path = dump(spawn(program, 5).pid)
     out, err = run(tool, option, path)
     assert out
     assert err == ""
 
 
+@BOTH
 def test_eu_readelf_lists_the_threads_of_the_process(
-    spawn: Callable[..., Target], dump: Callable[[int], Path]
+    spawn: Callable[..., Target], dump: Callable[[int], Path], program: str
 ) -> None:
-    target = spawn("threads", 5)
+    target = spawn(program, 5)
     out, _ = run("eu-readelf", "-n", dump(target.pid))
     # A heading of PRSTATUS, then signal lines, then the ids (PRPSINFO has a pid line too).
     found = re.findall(r"PRSTATUS\n(?:.*\n){3} +pid: (\d+), ppid: (\d+)", out)
@@ -34,10 +38,11 @@ def test_eu_readelf_lists_the_threads_of_the_process(
     assert found == [(str(tid), str(parent)) for tid in procfs.tids(target.pid)]
 
 
+@BOTH
 def test_program_headers_are_the_mappings_of_the_process(
-    spawn: Callable[..., Target], dump: Callable[[int], Path]
+    spawn: Callable[..., Target], dump: Callable[[int], Path], program: str
 ) -> None:
-    target = spawn("threads", 5)
+    target = spawn(program, 5)
     path = dump(target.pid)
     out, _ = run("eu-readelf", "-l", path)
     rows = re.findall(

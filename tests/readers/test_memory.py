@@ -27,6 +27,9 @@ LEFT_OUT_BY_DEFAULT = {
 LEFT_OUT = {"0x33": LEFT_OUT_BY_DEFAULT, "0x7f": {"dontdump", "reserved"}}
 
 
+BOTH = pytest.mark.parametrize("program", ["memory", "memory32"])
+
+
 def bounds(region: dict[str, Any]) -> tuple[int, int]:
     return int(region["start"], 16), int(region["end"], 16)
 
@@ -66,10 +69,15 @@ def regions(target: Target) -> dict[str, tuple[dict[str, Any], bytes]]:
 
 
 @pytest.mark.parametrize("mask", sorted(LEFT_OUT))
+@BOTH
 def test_the_core_holds_exactly_what_the_filter_lets_through(
-    spawn: Callable[..., Target], dump: Callable[[int], Path], tmp_path: Path, mask: str
+    spawn: Callable[..., Target],
+    dump: Callable[[int], Path],
+    tmp_path: Path,
+    program: str,
+    mask: str,
 ) -> None:
-    target = spawn("memory", tmp_path)
+    target = spawn(program, tmp_path)
     Path(f"/proc/{target.pid}/coredump_filter").write_text(mask)
     core = Core(dump(target.pid))
     left_out = set()
@@ -103,10 +111,11 @@ def regions_in_the_core(target: Target) -> dict[str, tuple[dict[str, Any], bytes
     return {n: r for n, r in regions(target).items() if n not in LEFT_OUT_BY_DEFAULT}
 
 
+@BOTH
 def test_gdb_reads_every_region_that_is_in_the_core(
-    spawn: Callable[..., Target], dump: Callable[[int], Path], tmp_path: Path
+    spawn: Callable[..., Target], dump: Callable[[int], Path], tmp_path: Path, program: str
 ) -> None:
-    target = spawn("memory", tmp_path)
+    target = spawn(program, tmp_path)
     core = dump(target.pid)
     wanted = regions_in_the_core(target)
     commands = [
@@ -121,10 +130,11 @@ def test_gdb_reads_every_region_that_is_in_the_core(
     assert [int(word, 16) for word in words] == list(struct.unpack_from("<8Q", expected))
 
 
+@BOTH
 def test_lldb_reads_every_region_that_is_in_the_core(
-    spawn: Callable[..., Target], dump: Callable[[int], Path], tmp_path: Path
+    spawn: Callable[..., Target], dump: Callable[[int], Path], tmp_path: Path, program: str
 ) -> None:
-    target = spawn("memory", tmp_path)
+    target = spawn(program, tmp_path)
     core = dump(target.pid)
     wanted = regions_in_the_core(target)
     commands = [
