@@ -19,7 +19,8 @@ from tests.readers.corefile import Core
 Spawn = Callable[..., Target]
 
 WRITERS = 4
-MEBIBYTES = pytest.mark.parametrize("mebibytes", [64, pytest.param(512, marks=pytest.mark.full)])
+FULL = (pytest.mark.full, pytest.mark.timeout(600))
+MEBIBYTES = pytest.mark.parametrize("mebibytes", [64, pytest.param(512, marks=FULL)])
 
 # Not aligned to anything, larger and smaller than what is read ahead.
 CHUNKINGS = ((1, 4095, 4097), (65521,), (999_983, 7), (5_000_011,))
@@ -44,13 +45,19 @@ def test_two_reads_under_one_stop_are_equal(spawn: Spawn, mount: Mount) -> None:
             assert in_chunks((first, second)[number % 2], lengths) == expected
 
 
-def test_reads_of_two_handles_in_turn_are_of_one_instant(spawn: Spawn, mount: Mount) -> None:
+def test_a_handle_that_reads_backwards_sees_what_one_that_reads_on_sees(
+    spawn: Spawn, mount: Mount
+) -> None:
     target = spawn("sums", 8, WRITERS)
     length = 65521
     with opened(mount / target.pid) as first, opened(mount / target.pid) as second:
-        size = os.fstat(first).st_size
-        for offset in range(0, size, length):
-            assert os.pread(first, length, offset) == os.pread(second, length, offset)
+        offsets = range(0, os.fstat(first).st_size, length)
+        pairs = [
+            (os.pread(first, length, forth), os.pread(second, length, back))
+            for forth, back in zip(offsets, reversed(offsets), strict=True)
+        ]
+    forwards, backwards = zip(*pairs, strict=True)
+    assert b"".join(forwards) == b"".join(reversed(backwards))
 
 
 @MEBIBYTES
