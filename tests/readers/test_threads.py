@@ -42,11 +42,11 @@ def marked(listed: list[tuple[str, str]]) -> tuple[int, list[int]]:
 def in_gdb(program: Path, core: Path) -> tuple[int, list[int]]:
     """The thread that it begins with, and all that it has registers of.
 
-    libthread_db tells it of a dead leader as well, which is "(Exiting)".
+    libthread_db tells it of a dead leader as well, which is "(Exiting)", and "<unavailable>".
     """
     text = gdb(program, core, "--", "info threads")
-    found = re.findall(r"^([* ]) +\d+ +.*?LWP (\d+)\)(?! \(Exiting\))", text, re.MULTILINE)
-    return marked(found)
+    rows = r"^([* ]) +\d+ +.*?LWP (\d+)\)(?! \(Exiting\) +<unavailable>)"
+    return marked(re.findall(rows, text, re.MULTILINE))
 
 
 def in_lldb(program: Path, core: Path) -> tuple[int, list[int]]:
