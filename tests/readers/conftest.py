@@ -1,12 +1,16 @@
 """A core of a live process, as a file, and the kernel's own."""
 
 import fcntl
+import functools
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Mount, Target
+from tests.mounted.conftest import eventually, is_free
 
 
 @pytest.fixture
@@ -40,3 +44,40 @@ def core_pattern(tmp_path: Path) -> Iterator[Path]:
         CORE_PATTERN.write_text(f"{path}.%P")
         yield path
         CORE_PATTERN.write_text(before)
+
+
+@pytest.fixture(params=["copy", "mounted"])
+def core_file(
+    request: pytest.FixtureRequest, mount: Mount, tmp_path: Path
+) -> Iterator[Callable[[int], Path]]:
+    """The core of a process, as a copy and as the file in the mount.
+
+    While a reader has the latter open the process stands still; after the test it must run.
+    """
+    pids: list[int] = []
+
+    def have(pid: int) -> Path:
+        pids.append(pid)
+        if request.param == "mounted":
+            return mount / pid
+        path = tmp_path / f"copy.{pid}"
+        subprocess.run(["cp", mount / pid, path], check=True, timeout=60)
+        return path
+
+    yield have
+    for pid in pids:
+        eventually(functools.partial(is_free, pid))
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Target]]:
+    """Start a target that is no C program, by its command; it is ended after the test."""
+    targets: list[Target] = []
+
+    def run(*command: object) -> Target:
+        targets.append(Target([str(word) for word in command]))
+        return targets[-1]
+
+    yield run
+    for target in targets:
+        target.kill()
