@@ -11,7 +11,7 @@ FUZZ_RUNS ?= 1000000
 
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-jdk-headless nodejs \
-	redis-server redis-tools postgresql-15 strace attr
+	golang-go delve file redis-server redis-tools postgresql-15 strace attr
 
 .PHONY: run test lint fuzz clean
 

@@ -7,7 +7,7 @@ Levels, each in its folder:
     fuzz     the same, with inputs led by what they reach
     live     real processes, no FUSE
     mounted  through the command line, with the tools that people use
-    readers  what gdb, lldb, elfutils and the kernel itself say of the same process
+    readers  what debuggers and the kernel itself say of the same process
 """
 
 import contextlib
@@ -281,7 +281,8 @@ def wait_until_gone(pid: int, seconds: float = 20) -> None:
 def tools() -> None:
     """Nothing needed may be missing: a missing tool fails the run."""
     needed = (
-        "gcc gdb gcore lldb eu-readelf eu-stack fusermount3 redis-server java node strace getfattr"
+        "gcc gdb gcore lldb eu-readelf eu-stack fusermount3 redis-server java node strace getfattr "
+        "go dlv jhsdb objdump file"
     )
     missing = [name for name in needed.split() if shutil.which(name) is None]
     assert not missing, f"not installed: {missing}; run 'make test'"
