@@ -37,9 +37,7 @@ def test_drgn_shows_stacks_and_variables(
             assert variables[function] == {f"{function}_canary": int(canary["value"], 16)}
 
 
-def test_drgn_reads_memory(
-    spawn: Callable[..., Target], core_file: Callable[[int], Path]
-) -> None:
+def test_drgn_reads_memory(spawn: Callable[..., Target], core_file: Callable[[int], Path]) -> None:
     target = spawn("threads", 5)
     expected = {
         f"{canary['address']}:8": struct.pack("<Q", int(canary["value"], 16)).hex()

@@ -25,9 +25,8 @@ def joined(rows: Iterable[tuple[int, int, int]]) -> list[Mapping]:
     """Rows that touch and have the same flags as one: a mapping may be several segments."""
     found: list[Mapping] = []
     for start, end, flags in rows:
-        if found and found[-1][1:] == (start, flags):
-            start = found.pop()[0]
-        found.append((start, end, flags))
+        touches = bool(found) and found[-1][1:] == (start, flags)
+        found.append((found.pop()[0] if touches else start, end, flags))
     return found
 
 

@@ -18,9 +18,13 @@ BOTH = pytest.mark.parametrize("program", ["threads", "threads32"])
 @pytest.mark.parametrize("tool", ["eu-readelf", "readelf"])
 @pytest.mark.parametrize("option", ["-n", "-l", "-h"])
 def test_no_reader_warns(
-    spawn: Callable[..., Target], dump: Callable[[int], Path], program: str, tool: str, option: str
+    spawn: Callable[..., Target],
+    core_file: Callable[[int], Path],
+    program: str,
+    tool: str,
+    option: str,
 ) -> None:
-    path = dump(spawn(program, 5).pid)
+    path = core_file(spawn(program, 5).pid)
     out, err = run(tool, option, path)
     assert out
     assert err == ""
@@ -28,10 +32,10 @@ def test_no_reader_warns(
 
 @BOTH
 def test_eu_readelf_lists_the_threads_of_the_process(
-    spawn: Callable[..., Target], dump: Callable[[int], Path], program: str
+    spawn: Callable[..., Target], core_file: Callable[[int], Path], program: str
 ) -> None:
     target = spawn(program, 5)
-    out, _ = run("eu-readelf", "-n", dump(target.pid))
+    out, _ = run("eu-readelf", "-n", core_file(target.pid))
     # A heading of PRSTATUS, then signal lines, then the ids (PRPSINFO has a pid line too).
     found = re.findall(r"PRSTATUS\n(?:.*\n){3} +pid: (\d+), ppid: (\d+)", out)
     parent = procfs.stat(target.pid).ppid

@@ -157,12 +157,12 @@ def test_gdb_shows_the_registers_straight_from_the_mount(
 
 
 @MODES
-def test_lldb_shows_the_registers_of_a_copied_core(
-    spawn: Callable[..., Target], dump: Callable[[int], Path], mode: str
+def test_lldb_shows_the_registers(
+    spawn: Callable[..., Target], core_file: Callable[[int], Path], mode: str
 ) -> None:
     target = spawn("registers", 3, mode)
     program = Path(target.argv[0])
-    found = lldb_threads(program, dump(target.pid), 4, "register read --all")
+    found = lldb_threads(program, core_file(target.pid), 4, "register read --all")
     assert set(found) == {target.pid, *(thread["tid"] for thread in target.truth["threads"])}
     for thread in target.truth["threads"]:
         text = found[thread["tid"]]

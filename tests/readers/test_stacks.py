@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.process import procfs
 from tests.conftest import Mount, Target
-from tests.readers.debuggers import eu_stack, gdb_threads, lldb_threads
+from tests.mounted.conftest import eventually
+from tests.readers.debuggers import eu_stack, gdb_threads, lldb, lldb_threads
 
 BOTH = pytest.mark.parametrize("program", ["threads", "threads32"])
 
 EVERYTHING = "thread apply all bt full"
 TLS = "thread apply all print/x tls_canary"
+
+READ = (0, 3)  # arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl
 
 
 def tids(target: Target) -> set[int]:
@@ -44,6 +48,8 @@ def test_gdb_sees_the_same_stacks_in_the_core_as_in_the_process(
     program: str, spawn: Callable[..., Target], dump: Callable[[int], Path]
 ) -> None:
     target = spawn(program, 20)
+    # The main thread too is where it stays: it has told the truth, and waits for a command.
+    eventually(lambda: (procfs.system_call(target.pid, target.pid) or [-1])[0] in READ)
     core = dump(target.pid)
     of_core = gdb_threads(target.argv[0], core, "--", EVERYTHING)
     # The threads sleep in a call that the dump made them start anew, and so does gdb.
@@ -81,32 +87,47 @@ def assert_thread_local_storage(found: dict[int, str], target: Target) -> None:
 
 @BOTH
 def test_eu_stack_lists_the_frames_of_every_thread(
-    program: str, spawn: Callable[..., Target], dump: Callable[[int], Path]
+    program: str, spawn: Callable[..., Target], core_file: Callable[[int], Path]
 ) -> None:
     target = spawn(program, 20)
-    found = eu_stack(Path(target.argv[0]), dump(target.pid))
+    found = eu_stack(Path(target.argv[0]), core_file(target.pid))
     assert set(found) == tids(target)
     for thread in target.truth["threads"]:
         assert_frames_in_order(found[thread["tid"]], target)
 
 
 def test_lldb_lists_the_frames_of_every_thread(
-    spawn: Callable[..., Target], dump: Callable[[int], Path]
+    spawn: Callable[..., Target], core_file: Callable[[int], Path]
 ) -> None:
     target = spawn("threads", 20)
-    found = lldb_threads(Path(target.argv[0]), dump(target.pid), 21, "bt")
+    found = lldb_threads(Path(target.argv[0]), core_file(target.pid), 21, "bt")
     assert set(found) == tids(target)
     for thread in target.truth["threads"]:
         assert_frames_in_order(found[thread["tid"]], target)
 
 
 def test_lldb_lists_the_frames_of_a_32_bit_program(
-    spawn: Callable[..., Target], dump: Callable[[int], Path]
+    spawn: Callable[..., Target], core_file: Callable[[int], Path]
 ) -> None:
     # Of its main thread: lldb 14 does not find the way out of [vdso] of i386 where a program
     # calls by syscall(3), which needs the frame pointer.  The kernel's core looks as bad.
     target = spawn("threads32", 20)
-    found = lldb_threads(Path(target.argv[0]), dump(target.pid), 21, "bt")
+    found = lldb_threads(Path(target.argv[0]), core_file(target.pid), 21, "bt")
     assert set(found) == tids(target)
     frames = re.findall(r"frame #.*`(\w+)", found[target.pid])
     assert frames.index("_IO_fgets") < frames.index("main") < frames.index("_start")
+
+
+def test_lldb_reads_what_the_threads_wrote(
+    spawn: Callable[..., Target], core_file: Callable[[int], Path]
+) -> None:
+    target = spawn("threads", 5)
+    expected = {
+        int(canary["address"], 16): int(canary["value"], 16)
+        for thread in target.truth["threads"]
+        for canary in (*thread["canaries"].values(), thread["tls"], thread["counter"])
+    }
+    commands = [f"memory read --format x --size 8 --count 1 {at:#x}" for at in expected]
+    out = lldb(Path(target.argv[0]), core_file(target.pid), *commands)
+    rows = re.findall(r"^(0x\w+): (0x\w+)$", out, re.MULTILINE)
+    assert {int(address, 16): int(value, 16) for address, value in rows} == expected
