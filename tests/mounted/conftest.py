@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import json
 import os
 import signal
 import struct
@@ -332,3 +333,11 @@ def strace() -> Iterator[Callable[[int], int]]:
     for tracer in tracers:
         tracer.terminate()
         tracer.wait(timeout=20)
+
+
+def note_of(data: bytes) -> dict[str, Any]:
+    """What the GCOREFS note of a core says."""
+    text = data[data.index(b'{"version":') :].decode("ascii", "replace")
+    facts: dict[str, Any]
+    facts, _ = json.JSONDecoder().raw_decode(text)
+    return facts

@@ -22,6 +22,7 @@ from tests.mounted.conftest import (
     is_free,
     is_held,
     memory_offset,
+    note_of,
     opened,
     run,
     user,
@@ -30,14 +31,6 @@ from tests.mounted.conftest import (
 
 OTHER = 4321
 """A user who is neither root nor nobody."""
-
-
-def note_of(data: bytes) -> dict[str, Any]:
-    """What the GCOREFS note of a core says."""
-    text = data[data.index(b'{"version":') :].decode("ascii", "replace")
-    facts: dict[str, Any]
-    facts, _ = json.JSONDecoder().raw_decode(text)
-    return facts
 
 
 def status(mount: Mount, *prefix: str) -> list[dict[str, Any]]:
