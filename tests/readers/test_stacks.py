@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import eventually
 from tests.readers.debuggers import eu_stack, gdb_threads, lldb, lldb_threads
+from tests.readers.test_kernel import wait_until_asleep
 
 BOTH = pytest.mark.parametrize("program", ["threads", "threads32"])
 
 EVERYTHING = "thread apply all bt full"
 TLS = "thread apply all print/x tls_canary"
-
-READ = (0, 3)  # arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl
 
 
 def tids(target: Target) -> set[int]:
@@ -48,8 +45,7 @@ def test_gdb_sees_the_same_stacks_in_the_core_as_in_the_process(
     program: str, spawn: Callable[..., Target], dump: Callable[[int], Path]
 ) -> None:
     target = spawn(program, 20)
-    # The main thread too is where it stays: it has told the truth, and waits for a command.
-    eventually(lambda: (procfs.system_call(target.pid, target.pid) or [-1])[0] in READ)
+    wait_until_asleep(target.pid)
     core = dump(target.pid)
     of_core = gdb_threads(target.argv[0], core, "--", EVERYTHING)
     # The threads sleep in a call that the dump made them start anew, and so does gdb.
@@ -112,6 +108,7 @@ def test_lldb_lists_the_frames_of_a_32_bit_program(
     # Of its main thread: lldb 14 does not find the way out of [vdso] of i386 where a program
     # calls by syscall(3), which needs the frame pointer.  The kernel's core looks as bad.
     target = spawn("threads32", 20)
+    wait_until_asleep(target.pid)
     found = lldb_threads(Path(target.argv[0]), core_file(target.pid), 21, "bt")
     assert set(found) == tids(target)
     frames = re.findall(r"frame #.*`(\w+)", found[target.pid])
