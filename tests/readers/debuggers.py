@@ -54,10 +54,7 @@ def gdb_threads(*where_and_commands: object) -> dict[int, str]:
 def lldb(program: Path, core: Path, *commands: str) -> str:
     words = [word for command in commands for word in ("-o", command)]
     load = f"target create --core {core} {program}"
-    # It maps as many bytes as stat(2) tells before it opens the file.  In a mount that is exact
-    # while the file is open, and an estimate before.
-    with core.open("rb"):
-        return run("lldb", "--batch", "--no-lldbinit", "-o", load, *words)[0]
+    return run("lldb", "--batch", "--no-lldbinit", "-o", load, *words)[0]
 
 
 def lldb_threads(program: Path, core: Path, threads: int, command: str) -> dict[int, str]:
