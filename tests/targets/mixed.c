@@ -42,13 +42,15 @@ static void *jumper(void *arg)
 #ifdef __i386__
 	asm volatile("ljmp *%0" :: "m"(place));
 #else
-	asm volatile("mov %[r12], %%r12\n"
+	/* 32-bit code reads by ds, which 64-bit code leaves empty: __USER_DS. */
+	asm volatile("mov %[ds], %%ds\n"
+		     "mov %[r12], %%r12\n"
 		     "mov %[r15], %%r15\n"
 		     "test %[far], %[far]\n"
 		     "jz 1f\n"
 		     "ljmp *%[place]\n"
 		     "1: jmp *%[page]\n"
-		     :: [r12] "r"(canary(1)), [r15] "r"(canary(2)), [far] "r"((int)place.segment),
+		     :: [ds] "r"(0x2b), [r12] "r"(canary(1)), [r15] "r"(canary(2)), [far] "r"((int)place.segment),
 			[place] "m"(place), [page] "r"((long)PAGE), "b"(epoll_fd), "c"((long)EVENTS),
 			"d"(1L), "S"(-1L), "D"((long)COUNTER)
 		     : "r12", "r15");
