@@ -19,7 +19,7 @@ from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
-from gcorefs.elfcore.segments import Segment
+from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
@@ -36,6 +36,9 @@ from gcorefs.process.unreadable import unreadable
 
 _MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
 _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
+# More than they are, where the file has little room (segments.py, that_fit).
+_NOTES = 1 << 20
+_NOTES_OF_A_THREAD = 16 << 10
 _MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), PR_SET_VMA)
 
 
@@ -82,6 +85,9 @@ def assemble(
         Segment(vma.start, vma.size, size, vma.flags, *own, is_bss=_is_bss(vma, before_it))
         for vma, size, own, before_it in zip(vmas, sizes, holes, [None, *vmas], strict=False)
     ]
+    header = _NOTES + len(records) * _NOTES_OF_A_THREAD
+    kept = that_fit(machine.elf_class, mappings, header)
+    loads = load(kept)
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
     found = [_thread(process, machine, record, len(pids), unresponsive) for record in records]
@@ -94,7 +100,7 @@ def assemble(
         provenance,
         policy={**provenance.policy, "coredump_filter": f"{mask:#x}"},
         threads=hows,
-        account=_account(vmas, shares, mappings, memory.lost),
+        account=_account(vmas, shares, kept, loads, memory.lost),
     )
     notes = ProcessNotes(
         machine=machine,
@@ -107,22 +113,30 @@ def assemble(
         provenance=provenance,
     )
     return Assembly(
-        layout=Layout(machine, mappings, notes.pack()),
+        layout=Layout(machine, loads, notes.pack()),
         provenance=provenance,
     )
 
 
 def _account(
-    vmas: Sequence[Vma], shares: Sequence[Share], mappings: Sequence[Segment], lost: Lost
+    vmas: Sequence[Vma],
+    shares: Sequence[Share],
+    mappings: Sequence[Segment],
+    loads: Loads,
+    lost: Lost,
 ) -> Account:
     recorded = sum(mapping.populated for mapping in mappings)
     left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
     for vma, share in zip(vmas, shares, strict=True):
         if share.left_out is not None:
             left_out[share.left_out.value] += vma.size - share.size
+    taken = sum(share.size for share in shares)
+    left_out[LeftOut.TOO_FAR.value] = taken - sum(mapping.filesz for mapping in mappings)
     return Account(
         recorded=recorded,
         zeros=sum(mapping.filesz for mapping in mappings) - recorded,
+        shared=loads.shared,
+        area=loads.area,
         left_out=left_out,
         unreadable=lost.count * PAGE_SIZE,
         ranges=lost.ranges(),

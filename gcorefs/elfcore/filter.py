@@ -47,6 +47,8 @@ class LeftOut(enum.Enum):
     """coredump_filter."""
     UNTOUCHED = "untouched"
     """Private anonymous memory in which nothing was ever written: no loss."""
+    TOO_FAR = "too_far"
+    """Behind four gibibytes of the file of a 32-bit process: p_offset is a 32-bit number."""
 
 
 class Share(NamedTuple):

@@ -16,15 +16,14 @@ Rules of this file:
 import enum
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul, sub
 
 from gcorefs.elfcore import elf
-from gcorefs.elfcore.elf import ElfClass
 from gcorefs.elfcore.regsets import Machine
-from gcorefs.elfcore.segments import ZEROS, Column, Segment, load
+from gcorefs.elfcore.segments import ZEROS, Column, Loads
 
 
 class Source(enum.Enum):
@@ -48,9 +47,8 @@ class Extent:
 class Layout:
     """The file of one snapshot: its header pages, and the way from an offset to memory."""
 
-    def __init__(self, machine: Machine, mappings: Sequence[Segment], notes: bytes) -> None:
+    def __init__(self, machine: Machine, loads: Loads, notes: bytes) -> None:
         form = machine.elf_class
-        loads = load(_that_fit(form, mappings, notes))
         self.phnum = phnum = len(loads.vaddr) + 1
         shnum = 2 if phnum >= elf.PN_XNUM else 0
         shoff = form.ehdr_size + phnum * form.phdr_size
@@ -122,20 +120,3 @@ class Layout:
                 yield Extent(Source.MEMORY, offset, count, address + offset - base)
             offset += count
             index += 1
-
-
-def _that_fit(form: ElfClass, mappings: Sequence[Segment], notes: bytes) -> Sequence[Segment]:
-    """The mappings; without their memory those for which p_offset would be too small a word.
-
-    A 32-bit process that has so much memory is full to the last page.
-    """
-    pieces = sum(1 + 2 * len(mapping.hole_starts) for mapping in mappings)
-    room = form.most - elf.page_up(form.ehdr_size + form.phdr_size * (pieces + 1) + len(notes))
-    if sum(mapping.filesz for mapping in mappings) <= room // 2:
-        return mappings
-    found = []
-    for mapping in mappings:
-        fits = mapping.filesz <= room
-        room -= mapping.filesz if fits else 0
-        found.append(mapping if fits else Segment(mapping.vaddr, mapping.memsz, 0, mapping.flags))
-    return found

@@ -32,6 +32,10 @@ class Account:
     """Bytes that the file holds, those unreadable among them."""
     zeros: int = 0
     """Never populated: they read as zeros."""
+    shared: int = 0
+    """Of these, bytes for which the area of zeros stands; the others are in the file, each one."""
+    area: int = 0
+    """Bytes of that area, the last ones of the file (segments.py)."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Bytes by the reason for which the core does not have them."""
     unreadable: int = 0
@@ -51,6 +55,7 @@ class Account:
                 "left_out": left_out,
                 "unreadable": self.unreadable,
             },
+            "zeros": {"area": self.area, "shared": self.shared},
             "left_out": dict(self.left_out),
             "unreadable": as_text(self.ranges[:MOST_RANGES]),
             "names": {f"{start:x}": name for start, name in self.names.items()},

@@ -14,10 +14,10 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
-from operator import sub
+from operator import mul, sub
 from typing import TypeAlias
 
-from gcorefs.elfcore.elf import ELF64, PAGE_SIZE, page_up
+from gcorefs.elfcore.elf import ELF64, PAGE_SIZE, ElfClass, page_up
 
 # Of the populated bytes: what zeros between them may take.
 _LITERAL_SHARE = 4
@@ -84,6 +84,27 @@ class Loads:
     """What the file holds of memory, in order: addresses, or ZEROS that are between them ..."""
     lengths: Column = field(default_factory=_column)
     """... and how many bytes of each."""
+
+    @property
+    def shared(self) -> int:
+        """Bytes of memory for which the area of zeros stands."""
+        return sum(map(mul, self.filesz, self.is_zero))
+
+
+def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> list[Segment]:
+    """The mappings; without their memory those of which p_offset could not say where it lies.
+
+    A 32-bit process that has so much is full to the last page.  `header`: bytes in front, beside
+    the program headers.
+    """
+    pieces = sum(1 + 2 * len(mapping.hole_starts) for mapping in mappings)
+    room = form.most - header - form.phdr_size * pieces
+    found = []
+    for mapping in mappings:
+        fits = mapping.filesz <= room
+        room -= mapping.filesz if fits else 0
+        found.append(mapping if fits else Segment(mapping.vaddr, mapping.memsz, 0, mapping.flags))
+    return found
 
 
 def load(mappings: Sequence[Segment]) -> Loads:

@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore import notes
     from gcorefs.elfcore.layout import Layout, Source
     from gcorefs.elfcore.regsets import MACHINES, Machine, xsave_components
-    from gcorefs.elfcore.segments import Segment
+    from gcorefs.elfcore.segments import Segment, load, that_fit
     from gcorefs.elfcore.vma import MapsError, parse_smaps
     from gcorefs.mount.names import pid_of, pid_written
     from gcorefs.mount.options import OptionError, Options, parse
@@ -200,7 +200,8 @@ def extents(data: bytes) -> None:
     provider = atheris.FuzzedDataProvider(data)
     machine = _machine(provider)
     segments = _segments(provider, machine)
-    layout = Layout(machine, segments, b"\0" * provider.ConsumeIntInRange(0, 10000))
+    loads = load(that_fit(machine.elf_class, segments, 1 << 20))
+    layout = Layout(machine, loads, b"\0" * provider.ConsumeIntInRange(0, 10000))
     populated = sum(each.populated for each in segments)
     assert layout.size <= len(layout.header) + populated * 3 // 2 + (1 << 26)
     offset = provider.ConsumeIntInRange(0, layout.size + 4096)

@@ -14,10 +14,11 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcorefs.elfcore.elf import PAGE_SIZE, pack_note
+from gcorefs.elfcore.elf import ELF32, PAGE_SIZE, pack_note
 from gcorefs.elfcore.layout import Extent, Layout, Source
 from gcorefs.elfcore.regsets import I386, X86_64
-from gcorefs.elfcore.segments import Segment
+from gcorefs.elfcore.segments import Segment, that_fit
+from gcorefs.elfcore.segments import load as load_segments
 
 NOTES = pack_note(b"CORE", 1, b"desc") + pack_note(b"LINUX", 0x202, b"xstate")
 
@@ -119,7 +120,7 @@ def _segments(draw: st.DrawFn) -> list[Segment]:
 
 
 def _layout(segments: Sequence[Segment], notes: bytes = NOTES) -> Layout:
-    return Layout(X86_64, segments, notes)
+    return Layout(X86_64, load_segments(segments), notes)
 
 
 def _made(segments: Sequence[Segment], notes: bytes = NOTES) -> Made:
@@ -366,7 +367,7 @@ def test_the_headers_of_a_32_bit_core(count: int) -> None:
         Segment(i * 2 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE * (i % 3 == 0), i % 8)
         for i in range(1, count + 1)
     ]
-    layout = Layout(I386, segments, NOTES)
+    layout = Layout(I386, load_segments(segments), NOTES)
     is_extended = count >= 65534
     shoff = 52 + 32 * (count + 1)
     magic, class_, data, version, abi, abi_version, *rest = EHDR_32.unpack_from(layout.header)
@@ -400,7 +401,9 @@ def test_what_lies_behind_four_gibibytes_of_a_32_bit_file_is_not_in_it() -> None
     low = Segment(PAGE_SIZE, 0xFFF00000, 0xFFF00000, 6)
     stack = Segment(0xFFF7E000, 0x80000, 0x80000, 6)
     high = Segment(0xFFFFE000, PAGE_SIZE, PAGE_SIZE, 6)
-    layout = Layout(I386, [low, stack, high, high], pack_note(b"CORE", 1, bytes(0x80000)))
+    notes = pack_note(b"CORE", 1, bytes(0x80000))
+    kept = that_fit(ELF32, [low, stack, high, high], 52 + 32 + len(notes))
+    layout = Layout(I386, load_segments(kept), notes)
     offsets = [row[1:6] for row in PHDR_32.iter_unpack(layout.header[52 : 52 + 5 * 32])][1:]
     start = len(layout.header)
     assert offsets == [

@@ -19,6 +19,7 @@ from gcorefs.elfcore.elf import pack_note
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.regsets import X86_64
+from gcorefs.elfcore.segments import Loads
 from gcorefs.elfcore.vma import Vma
 from tests.pure.smaps import make_vma
 from tests.pure.structures import (
@@ -247,7 +248,7 @@ def test_what_there_is_not_has_no_note() -> None:
 
 
 def _seen_by_pyelftools(process: ProcessNotes) -> list[Any]:
-    elf: Any = ELFFile(io.BytesIO(Layout(X86_64, [], process.pack()).header))
+    elf: Any = ELFFile(io.BytesIO(Layout(X86_64, Loads(), process.pack()).header))
     return list(elf.get_segment(0).iter_notes())
 
 

@@ -15,6 +15,7 @@ from gcorefs.elfcore import notes
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.regsets import I386
+from gcorefs.elfcore.segments import Loads
 from tests.pure.smaps import make_vma
 from tests.pure.structures import (
     NT_AUXV,
@@ -141,7 +142,7 @@ def test_pyelftools_reads_process_and_files_as_we_meant_them() -> None:
         auxv=AUXV,
         files=[(vma, b"/bin/a")],
     )
-    elf: Any = ELFFile(io.BytesIO(Layout(I386, [], process.pack()).header))
+    elf: Any = ELFFile(io.BytesIO(Layout(I386, Loads(), process.pack()).header))
     found = list(elf.get_segment(0).iter_notes())
     kinds = [note["n_type"] for note in found]
     thread = ["NT_PRSTATUS", "NT_FPREGSET"]

@@ -45,6 +45,7 @@ def test_the_note_says_who_when_and_how() -> None:
         "threads": {"stopped": 2, "partial": 1, "zero": 0, "omitted": 0},
         "tids": {"partial": [11]},
         "bytes": {"mapped": 0, "recorded": 0, "zeros": 0, "left_out": 0, "unreadable": 0},
+        "zeros": {"area": 0, "shared": 0},
         "left_out": {},
         "unreadable": [],
         "names": {},
@@ -54,6 +55,8 @@ def test_the_note_says_who_when_and_how() -> None:
 ACCOUNT = Account(
     recorded=40960,
     zeros=8192,
+    shared=4096,
+    area=4096,
     left_out={"filter": 4096, "dontdump": 0},
     unreadable=12288,
     ranges=[(0x1000, 0x2000), (0x7F0000001000, 0x7F0000003000)],
@@ -70,6 +73,7 @@ def test_the_note_accounts_for_every_byte() -> None:
         "left_out": 4096,
         "unreadable": 12288,
     }
+    assert facts["zeros"] == {"area": 4096, "shared": 4096}
     assert facts["left_out"] == {"filter": 4096, "dontdump": 0}
     assert facts["unreadable"] == ["1000-2000", "7f0000001000-7f0000003000"]
     assert facts["names"] == {"5000": "[heap]", "7fff00000000": "[stack]"}
@@ -110,6 +114,8 @@ def test_the_attributes_say_the_same_one_fact_each() -> None:
         "bytes.zeros": "0",
         "bytes.left_out": "0",
         "bytes.unreadable": "0",
+        "zeros.area": "0",
+        "zeros.shared": "0",
         "unreadable": "",
     }
 
