@@ -9,6 +9,7 @@ import click
 
 from gcorefs import __version__
 from gcorefs.cli.dump import dump
+from gcorefs.cli.info import info
 from gcorefs.cli.mount import mount, umount
 from gcorefs.cli.printable import printable
 from gcorefs.cli.status import release, status
@@ -52,3 +53,4 @@ main.add_command(umount)
 main.add_command(status)
 main.add_command(release)
 main.add_command(dump)
+main.add_command(info)

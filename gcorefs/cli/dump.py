@@ -20,20 +20,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from gcorefs.cli import stopping
 from gcorefs.cli.terminal import Terminal
 from gcorefs.cli.worker import Worker
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import FormatError
-from gcorefs.snapshot import (
-    CLOSE_TIMEOUT,
-    DEFAULT_STOP_TIMEOUT,
-    READ_TIMEOUT,
-    TAKE_TIMEOUT,
-    Snapshot,
-    find,
-)
+from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
 
 _CHUNK = 4 << 20
 
@@ -51,9 +45,7 @@ def dump(pid: int, output: str | None) -> None:
     """
     if not procfs.is_ours():
         raise click.ClickException("/proc is that of another pid namespace")
-    # Ended like this, we still let go in good order and leave no half of a file.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    stopping.end_in_good_order()
     if output is not None and not os.path.basename(output):
         raise click.ClickException(f"{output!r} is not the name of a file")
     if output is None:
@@ -62,11 +54,11 @@ def dump(pid: int, output: str | None) -> None:
         snapshot = Snapshot(find(pid))
         with _shown() as progress, _destination(output) as file:
             try:
-                _take(snapshot)
+                stopping.take(snapshot)
                 _copy(snapshot, file, progress, f"process {pid}")
             finally:
                 # Now, not after the file has its name: that may mean to delete another.
-                _close(snapshot)
+                stopping.close(snapshot)
     except ProcessError as error:
         raise click.ClickException(str(error)) from error
     except (FormatError, MapsError) as error:
@@ -100,23 +92,6 @@ def _shown() -> Iterator[Progress]:
     finally:
         if terminal is not None:
             terminal.finish()
-
-
-def _take(snapshot: Snapshot) -> None:
-    taking = Worker().submit(snapshot.take)
-    try:
-        taking.result(DEFAULT_STOP_TIMEOUT + TAKE_TIMEOUT)
-    except TimeoutError as error:
-        raise ProcessError(
-            Reason.STUCK, snapshot.process.pid, "it could not be recorded in time"
-        ) from error
-
-
-def _close(snapshot: Snapshot) -> None:
-    """Whatever does not end in time, the kernel lets go when we end."""
-    snapshot.let_go()
-    with contextlib.suppress(TimeoutError):
-        Worker().submit(snapshot.close).result(CLOSE_TIMEOUT)
 
 
 @contextlib.contextmanager

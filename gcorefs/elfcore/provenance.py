@@ -6,6 +6,7 @@ know for one of the system's, and goes by the type alone (bfd/elf.c, elf_parse_n
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -116,3 +117,80 @@ class Provenance:
                 text = " ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
                 found[f"{name}.{key}" if key else name] = text
         return found
+
+
+class FactsError(ValueError):
+    """The note is not one that gcorefs writes.  One line."""
+
+
+_SHAPE: dict[str, type | tuple[type, ...]] = {
+    "version": str,
+    "host": str,
+    "pid": int,
+    "stopped_at": str,
+    "stop_milliseconds": (int, float),
+    "policy": dict,
+    "threads": dict,
+    "tids": dict,
+    "bytes": dict,
+    "zeros": dict,
+    "left_out": dict,
+    "unreadable": list,
+    "names": dict,
+}
+_COUNTS = {
+    "threads": get_args(How),
+    "bytes": ("mapped", "recorded", "zeros", "left_out", "unreadable"),
+    "zeros": ("area", "shared"),
+    "left_out": (),
+}
+"""What is counted, and what must be among it."""
+
+_RANGE = re.compile("([0-9a-f]{1,16})-([0-9a-f]{1,16})")
+_ADDRESS = re.compile("[0-9a-f]{1,16}")
+
+
+def parse(desc: bytes) -> dict[str, Any]:
+    """The facts of a note: what `Provenance.facts` gave, and what later versions may add.
+
+    Raises FactsError.
+    """
+    try:
+        facts = json.loads(desc)
+    except (ValueError, RecursionError) as error:
+        raise FactsError("it is not JSON") from error
+    if not isinstance(facts, dict):
+        raise FactsError("it is not a JSON object")
+    for name, kind in _SHAPE.items():
+        if not isinstance(facts.get(name), kind):
+            raise FactsError(f"{name} is not what it should be")
+    if not _is_count(facts["pid"]):
+        raise FactsError("pid is not what it should be")
+    for name, keys in _COUNTS.items():
+        if not facts[name].keys() >= {*keys} or not all(map(_is_count, facts[name].values())):
+            raise FactsError(f"{name} is not what it should be")
+    if not all(isinstance(found, list) for found in facts["tids"].values()):
+        raise FactsError("tids is not what it should be")
+    from_text(facts["unreadable"])
+    for start, name in facts["names"].items():
+        if not _ADDRESS.fullmatch(start) or not isinstance(name, str):
+            raise FactsError("names is not what it should be")
+    return facts
+
+
+def from_text(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """What `as_text` has written.  FactsError where it has not, or not in order."""
+    ranges: list[tuple[int, int]] = []
+    border = 0
+    for text in texts:
+        match = _RANGE.fullmatch(text) if isinstance(text, str) else None
+        start, end = (int(word, 16) for word in match.groups()) if match else (0, 0)
+        if not border <= start < end:
+            raise FactsError("unreadable is not what it should be")
+        ranges.append((start, end))
+        border = end
+    return ranges
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and 0 <= number < 1 << 64

@@ -123,7 +123,7 @@ async def test_one_who_waits_for_a_second_place_and_gives_up_leaves_the_first() 
 async def test_questions_that_are_not_answered_take_no_thread_from_others(
     processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "LOOK_TIMEOUT", 0.2)
+    monkeypatch.setattr(listing, "LOOK_TIMEOUT", 1.0)
     questions = Questions()
     end = threading.Event()
     begun = Counter[str]()

@@ -1,0 +1,137 @@
+"""gcorefs info: what a core is, and a picture of its address space."""
+
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+from typing import Any, BinaryIO, cast
+
+import click
+
+from gcorefs.cli import picture, stopping
+from gcorefs.cli.picture import Paper
+from gcorefs.elfcore import space
+from gcorefs.elfcore.corefile import Core, CoreError, read_core
+from gcorefs.elfcore.space import Row
+from gcorefs.elfcore.vma import MapsError
+from gcorefs.process import procfs
+from gcorefs.process.errors import Reason
+from gcorefs.process.procfs import FormatError
+from gcorefs.snapshot import Snapshot, find
+
+_ROWS = 40
+_LONGEST_PID = 9  # digits: more than any limit of the kernel's has
+
+
+@click.command()
+@click.argument("name", metavar="CORE-or-PID")
+@click.option("--all", "is_all", is_flag=True, help="Every mapping, however many there are.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: every mapping, in bytes.")
+def info(name: str, is_all: bool, as_json: bool) -> None:
+    """Tell what a core is, and draw its address space.
+
+    CORE is any ELF core, gcorefs' own or not; only its headers are read.  Of one below a mount
+    the process stands still until they are.
+
+    Digits alone are the PID of a process, which stands still until its headers are made (a
+    file of that name is ./1234).
+    """
+    stopping.end_in_good_order()
+    core = _of_process(name) if re.fullmatch("[0-9]+", name) else _of_file(name)
+    rows = space.mappings(core)
+    if as_json:
+        click.echo(json.dumps(_facts(core, rows), indent=2))
+    else:
+        shown = rows if is_all else space.largest(space.by_file(rows), _ROWS)
+        for line in picture.draw(_paper(), core, space.total(rows), shown):
+            click.echo(line)
+    if core.missing:
+        raise click.ClickException(f"{name}: it is cut off, {core.missing} bytes are missing")
+
+
+def _paper() -> Paper:
+    output = cast(io.TextIOWrapper, sys.stdout)
+    # A name may hold what the encoding of our output cannot.
+    output.reconfigure(errors="backslashreplace")
+    is_terminal = output.isatty()
+    return Paper(
+        # A pipe is as wide as it needs to be.
+        width=shutil.get_terminal_size().columns if is_terminal else None,
+        is_ascii=not output.encoding.lower().startswith("utf"),
+        is_colored=is_terminal and "NO_COLOR" not in os.environ,
+    )
+
+
+def _of_process(name: str) -> Core:
+    """Its core's headers; it runs on when this returns."""
+    if not procfs.is_ours():
+        raise click.ClickException("/proc is that of another pid namespace")
+    if len(name) > _LONGEST_PID or not int(name):
+        raise click.ClickException(f"process {name}: {Reason.GONE.text}")
+    try:
+        snapshot = Snapshot(find(int(name)))
+        try:
+            stopping.take(snapshot)
+            header, size = snapshot.layout.header, snapshot.size
+        finally:
+            stopping.close(snapshot)
+        return read_core(io.BytesIO(header), size)
+    except (FormatError, MapsError) as error:
+        raise click.ClickException(f"process {name}: {error}") from error
+    except OSError as error:
+        raise click.ClickException(error.strerror or str(error)) from error
+
+
+def _of_file(name: str) -> Core:
+    try:
+        # Asked first: to open a FIFO or a device may mean to wait, or do something.
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            raise click.ClickException(f"{name}: it is no regular file")
+        # Without a buffer no byte is read that is not needed.
+        with open(name, "rb", buffering=0) as file:
+            return read_core(cast(BinaryIO, file))
+    except CoreError as error:
+        raise click.ClickException(f"{name}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise click.ClickException(f"{name}: {reason}") from error
+
+
+def _facts(core: Core, rows: list[Row]) -> dict[str, Any]:
+    whole = space.total(rows)
+    return {
+        "size": core.size,
+        "missing": core.missing,
+        "machine": core.machine,
+        "bits": core.bits,
+        "program_headers": core.phnum,
+        "program": os.fsdecode(core.program),
+        "arguments": os.fsdecode(core.arguments),
+        "pid": core.pid,
+        "threads": core.threads,
+        "signal": core.signal,
+        "gcorefs": core.facts,
+        "bytes": {"mapped": whole.size, **_sizes(whole)},
+        "mappings": [
+            {
+                "start": f"{row.start:x}",
+                "end": f"{row.end:x}",
+                "permissions": picture.permissions(row),
+                "name": os.fsdecode(row.name),
+                **_sizes(row),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _sizes(row: Row) -> dict[str, int]:
+    return {
+        "in_file": row.in_file,
+        "zeros": row.zeros,
+        "left_out": row.left_out,
+        "unreadable": row.unreadable,
+    }

@@ -1,0 +1,239 @@
+"""A core for people: what it is in a few lines, and its address space as a picture.
+
+Lines of text, not a table of rich: that takes a millisecond for each row, and there may be
+70,000.
+"""
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import click
+from rich.cells import cell_len
+
+from gcorefs.cli.printable import printable
+from gcorefs.elfcore.corefile import Core
+from gcorefs.elfcore.elf import PF_R, PF_W, PF_X, PN_XNUM
+from gcorefs.elfcore.provenance import MOST_RANGES
+from gcorefs.elfcore.space import Row, disagreement
+
+_BAR = 78
+_SMALL_BAR = 8
+_LEAST_NAME = 12
+_ROOM_FOR_ENDS = 120
+"""Columns from which on it is shown where a mapping ends, not only where it begins."""
+_MOST_TIDS = 10
+
+
+class _Kind(NamedTuple):
+    """What can have become of bytes, and how it is drawn."""
+
+    name: str
+    glyph: str
+    plain: str
+    """Where the terminal has only ASCII."""
+    color: str
+
+
+_KINDS = (
+    _Kind("in the file", "█", "#", "green"),
+    _Kind("zeros", "░", "0", "blue"),
+    _Kind("left out", "·", ".", "yellow"),
+    _Kind("unreadable", "!", "!", "red"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """What is drawn on."""
+
+    width: int | None
+    """Columns; None where a line may be of any length."""
+    is_ascii: bool = False
+    is_colored: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        return self.width is None or self.width >= _ROOM_FOR_ENDS
+
+
+def draw(paper: Paper, core: Core, whole: Row, rows: Sequence[Row]) -> Iterator[str]:
+    """Lines: what the core is, the whole of its memory (`whole`), and its mappings."""
+    for heading, text in _what(core):
+        yield f"{heading:<10}{_cut(printable(text), paper, 10)}"
+    yield ""
+    yield f"{size(whole.size)} in {whole.mappings} mapping{'s' * (whole.mappings != 1)}"
+    yield _bar(paper, whole, min(_BAR, paper.width or _BAR))
+    amounts = (whole.in_file, whole.zeros, whole.left_out, whole.unreadable)
+    for kind, amount, remark in zip(_KINDS, amounts, _remarks(core), strict=True):
+        line = f" {kind.name:<12}{size(amount):>10}  {printable(remark)}".rstrip()
+        yield _painted(paper, kind, 1) + _cut(line, paper, 1)
+    if wrong := disagreement(core, whole):
+        yield _cut(wrong, paper, 0)
+    if rows:
+        yield ""
+        yield from _table(paper, rows)
+
+
+def _what(core: Core) -> Iterator[tuple[str, str]]:
+    facts = core.facts
+    arguments = _text(core.arguments)
+    yield "program", _text(core.program) + (f" ({arguments})" if arguments else "")
+    if facts is None:
+        yield "process", str(core.pid or "unknown")
+        yield "threads", str(core.threads)
+    else:
+        inside = f", {core.pid} in its own pid namespace" if core.pid != facts["pid"] else ""
+        yield "process", f"{facts['pid']} on {facts['host']}{inside}"
+        yield "stopped", f"{facts['stopped_at']}, all of it within {facts['stop_milliseconds']} ms"
+        hows = [f"{count} {how}" for how, count in facts["threads"].items() if count]
+        yield "threads", f"{core.threads} ({', '.join(hows)})"
+        for how, tids in facts["tids"].items():
+            more = f" and {len(tids) - _MOST_TIDS} more" if len(tids) > _MOST_TIDS else ""
+            yield f"  {how}", " ".join(map(str, tids[:_MOST_TIDS])) + more
+        yield "policy", " ".join(f"{name}={value}" for name, value in facts["policy"].items())
+    if core.signal:
+        yield "signal", _signal(core.signal)
+    headers = f"{core.phnum} program headers" + (" (PN_XNUM)" if core.phnum >= PN_XNUM else "")
+    yield "file", f"{size(core.size)}, ELF{core.bits} {core.machine}, {headers}"
+    yield "made by", "unknown: no GCOREFS note" if facts is None else f"gcorefs {facts['version']}"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _signal(number: int) -> str:
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal, or one of another system
+        return str(number)
+
+
+def _remarks(core: Core) -> tuple[str, str, str, str]:
+    """What the GCOREFS note adds to each kind."""
+    facts = core.facts
+    if facts is None:
+        return "", "", "", ""
+    literal = facts["bytes"]["zeros"] - facts["zeros"]["shared"]
+    area = facts["zeros"]["area"]
+    reasons = [f"{name} {size(amount)}" for name, amount in facts["left_out"].items() if amount]
+    unreadable = facts["bytes"]["unreadable"]
+    is_long = len(facts["unreadable"]) >= MOST_RANGES
+    return (
+        f"{size(literal)} of it never populated" if literal > 0 else "",
+        f"never populated; {size(area)} at the end of the file" if area else "",
+        ", ".join(reasons),
+        f"of {size(unreadable)}: more than {MOST_RANGES} ranges are not listed" if is_long else "",
+    )
+
+
+def _table(paper: Paper, rows: Iterable[Row]) -> Iterator[str]:
+    out = "LEFT OUT" if paper.has_room else "OUT"
+    head = ["ADDRESS", "PERM", "SIZE", "FILE", "ZEROS", out, "UNREAD"]
+    table = [head, *(_cells(paper, row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    used = sum(widths) + len(widths) + _SMALL_BAR + 1
+    bars = [" " * _SMALL_BAR, *(_bar(paper, row, _SMALL_BAR) for row in rows)]
+    names = ["NAME", *map(_name, rows)]
+    for cells, bar, name in zip(table, bars, names, strict=True):
+        aligned = (
+            cell.ljust(width) if index == 1 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        yield f"{' '.join(aligned)} {bar} {_cut(name, paper, used)}".rstrip()
+
+
+def _cells(paper: Paper, row: Row) -> list[str]:
+    address = f"{row.start:x}-{row.end:x}" if paper.has_room else f"{row.start:x}"
+    amounts = (row.size, row.in_file, row.zeros, row.left_out, row.unreadable)
+    return [address, permissions(row), *map(_short, amounts)]
+
+
+def permissions(row: Row) -> str:
+    """As maps has them; of several mappings that differ, how many they are."""
+    if len(row.flags) != 1:
+        return f"{row.mappings}x"
+    (flags,) = row.flags
+    return "".join(
+        letter if flags & flag else "-"
+        for letter, flag in zip("rwx", (PF_R, PF_W, PF_X), strict=True)
+    )
+
+
+def _name(row: Row) -> str:
+    if row.is_rest:
+        return f"... and {row.mappings} smaller ones"
+    return printable(row.name if isinstance(row.name, str) else _text(row.name))
+
+
+def _cut(text: str, paper: Paper, used: int) -> str:
+    """Without its middle, where `used` columns are taken already and it does not fit."""
+    if paper.width is None:
+        return text
+    room = max(paper.width - used, _LEAST_NAME)
+    if cell_len(text) <= room:
+        return text
+    # A letter may take two columns, or none.
+    head, tail = text[:room], text[-room:]
+    while cell_len(head) > (room - 2) // 2:
+        head = head[:-1]
+    while cell_len(tail) > room - 2 - cell_len(head):
+        tail = tail[1:]
+    return f"{head}..{tail}"
+
+
+def _bar(paper: Paper, row: Row, width: int) -> str:
+    # What is unreadable is counted in the file too, but for the odd page of what is left out.
+    unreadable = min(row.unreadable, row.in_file)
+    parts = (row.in_file - unreadable, row.zeros, row.left_out, unreadable)
+    lengths = shares(parts, width)
+    return (
+        "".join(
+            _painted(paper, kind, length)
+            for kind, length in zip(_KINDS, lengths, strict=True)
+            if length
+        )
+        or " " * width
+    )
+
+
+def _painted(paper: Paper, kind: _Kind, length: int) -> str:
+    text = (kind.plain if paper.is_ascii else kind.glyph) * length
+    return click.style(text, fg=kind.color) if paper.is_colored else text
+
+
+def shares(parts: Sequence[int], width: int) -> list[int]:
+    """`width` divided as the parts are, but each that is not 0 has at least 1."""
+    whole = sum(parts)
+    if not whole:
+        return [0] * len(parts)
+    found = [max(part * width // whole, part > 0) for part in parts]
+    # What rounding leaves, or one too small to be seen has got, is the largest one's.
+    largest = max(range(len(parts)), key=parts.__getitem__)
+    found[largest] += width - sum(found)
+    return [int(length) for length in found]
+
+
+_UNITS = "KMGTPE"
+
+
+def size(count: int) -> str:
+    """Of bytes, for people: 12.3 MiB."""
+    short = _short(count)
+    if count == 0:
+        return "0 B"
+    return f"{short} B" if count < 1024 else f"{short[:-1]} {short[-1]}iB"
+
+
+def _short(count: int) -> str:
+    """The same in five letters: 12.3M."""
+    if count < 1024:
+        return str(count) if count else "-"
+    number = float(count)
+    for unit in _UNITS:
+        number /= 1024
+        if number < 999.95 or unit == _UNITS[-1]:
+            break
+    return f"{number:.1f}{unit}" if number < 99.95 else f"{number:.0f}{unit}"

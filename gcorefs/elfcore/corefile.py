@@ -1,0 +1,300 @@
+"""A core as it is read: ours, the kernel's, or anybody's.
+
+All that is known of a core before its memory is read.  Program headers and notes are taken
+as a whole, and with struct: there may be hundreds of thousands, of which pyelftools reads ten
+thousand in a second.  It knows the rest: machines, and the structures that differ between them.
+"""
+
+import io
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+from elftools.common.exceptions import ELFError
+from elftools.common.utils import struct_parse
+from elftools.elf.elffile import ELFFile
+
+from gcorefs.elfcore import elf
+from gcorefs.elfcore.notes import CORE, FILE_NOTE_LIMIT, NT_AUXV, NT_FILE, NT_PRPSINFO
+from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS, FactsError, parse
+from gcorefs.elfcore.regsets import NT_PRSTATUS
+
+_MOST_LOADS = 1 << 22
+"""Program headers.  The kernel makes no more than max_map_count, which is 65,530 by itself."""
+_MOST_NOTES = 1 << 30
+"""Bytes: 20,000 threads with the largest register sets have a quarter of that."""
+
+_MOST_FILES = 16 * FILE_NOTE_LIMIT
+
+_AT_SYSINFO_EHDR = 33  # getauxval(3): where [vdso] begins
+_AT_EXECFN = 31  # a name that stands on the stack
+
+# include/linux/elfcore.h, struct elf_prstatus: behind struct elf_siginfo, on every machine.
+_PR_CURSIG = 12
+
+
+class CoreError(ValueError):
+    """The file is no core, not whole, or says what cannot be.  One line."""
+
+
+class Load(NamedTuple):
+    """One PT_LOAD."""
+
+    vaddr: int
+    memsz: int
+    filesz: int
+    offset: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What the headers and notes of a core say."""
+
+    machine: str
+    bits: int
+    size: int
+    """Bytes of the file."""
+    end: int
+    """Bytes that it has according to its program headers."""
+    phnum: int
+    loads: Sequence[Load]
+    """In address order, none overlapping the next."""
+    pid: int
+    """As the process numbered itself; 0 where that is not known."""
+    program: bytes
+    arguments: bytes
+    threads: int
+    signal: int
+    """What stopped or killed the first thread; 0 where nothing did."""
+    files: Sequence[tuple[int, int, bytes]]
+    """Start, end and path of every mapped file, in address order."""
+    names: Mapping[int, str]
+    """[stack] and the like, by where they begin."""
+    facts: Mapping[str, Any] | None
+    """The GCOREFS note, where there is one (provenance.py)."""
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are cut off at its end."""
+        return max(0, self.end - self.size)
+
+
+class _Note(NamedTuple):
+    owner: bytes
+    kind: int
+    desc: memoryview
+
+
+_READ = {
+    *((CORE, kind) for kind in (NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FILE)),
+    (GCOREFS, NT_GCOREFS),
+}
+
+
+class _Format:
+    """How the numbers of a file are written."""
+
+    def __init__(self, bits: int, is_little: bool) -> None:
+        order = "<" if is_little else ">"
+        self.is_64 = bits == 64
+        self.word = struct.Struct(order + ("Q" if self.is_64 else "I"))
+        self.half = struct.Struct(order + "h")
+        self.note = struct.Struct(order + "III")
+        # Elf64_Phdr and Elf32_Phdr, whose p_flags stands elsewhere; sh_info of a section header.
+        self.phdr = struct.Struct(order + ("IIQQQQQQ" if self.is_64 else "IIIIIIII"))
+        self.sh_info = struct.Struct(order + ("44xI16x" if self.is_64 else "28xI8x"))
+
+    def words(self, data: memoryview) -> list[int]:
+        """As many as there are whole ones."""
+        whole = len(data) - len(data) % self.word.size
+        return [number for (number,) in self.word.iter_unpack(data[:whole])]
+
+    def load(self, fields: tuple[int, ...]) -> Load:
+        if self.is_64:
+            _, flags, offset, vaddr, _, filesz, memsz, _ = fields
+        else:
+            _, offset, vaddr, _, filesz, memsz, flags, _ = fields
+        return Load(vaddr, memsz, filesz, offset, flags)
+
+
+def read_core(file: BinaryIO, size: int | None = None) -> Core:
+    """`size`: bytes of the core, where `file` has the beginning alone.
+
+    Raises CoreError, and what reading raises.
+    """
+    first = _read(file, 0, elf.EHDR_SIZE)
+    if size is None:  # behind the read: a file of ours may have been larger before it
+        size = file.seek(0, io.SEEK_END)
+    header = _header(first)
+    form = _Format(header.elfclass, header.little_endian)
+    phnum = header["e_phnum"]
+    if phnum == elf.PN_XNUM:
+        data = _read_whole(file, size, header["e_shoff"], form.sh_info.size)
+        (phnum,) = form.sh_info.unpack(data)
+    if phnum > _MOST_LOADS:
+        _refuse(f"it has {phnum} program headers, which no core has")
+    if phnum and header["e_phentsize"] != form.phdr.size:
+        _refuse(f"its program headers have {header['e_phentsize']} bytes, not {form.phdr.size}")
+    table = _read_whole(file, size, header["e_phoff"], phnum * form.phdr.size)
+    loads: list[Load] = []
+    notes: list[_Note] = []
+    notes_size = 0
+    for fields in form.phdr.iter_unpack(table):
+        if fields[0] == elf.PT_LOAD:
+            loads.append(form.load(fields))
+        elif fields[0] == elf.PT_NOTE:
+            place = form.load(fields)
+            notes_size += place.filesz
+            if notes_size > _MOST_NOTES:
+                _refuse(f"it has {notes_size} bytes of notes, which no core has")
+            notes += _notes(_read_whole(file, size, place.offset, place.filesz), form)
+    loads.sort()
+    _check(loads)
+    return _core(header, form, size, phnum, loads, notes)
+
+
+def _core(
+    header: ELFFile, form: _Format, size: int, phnum: int, loads: list[Load], notes: list[_Note]
+) -> Core:
+    statuses = [note.desc for note in notes if note.kind == NT_PRSTATUS]
+    info = _first(notes, NT_PRPSINFO)
+    ps = None if info is None else _parsed(header.structs.Elf_Prpsinfo, bytes(info))
+    facts = _facts(_first(notes, NT_GCOREFS))
+    return Core(
+        machine=header.get_machine_arch(),
+        bits=header.elfclass,
+        size=size,
+        end=max((load.offset + load.filesz for load in loads if load.filesz), default=0),
+        phnum=phnum,
+        loads=loads,
+        pid=0 if ps is None else ps["pr_pid"],
+        program=b"" if ps is None else ps["pr_fname"].partition(b"\0")[0],
+        arguments=b"" if ps is None else ps["pr_psargs"].partition(b"\0")[0].rstrip(),
+        threads=len(statuses),
+        signal=_signal(statuses, form),
+        files=_files(_first(notes, NT_FILE), form),
+        names=_names(_first(notes, NT_AUXV), form, loads)
+        if facts is None
+        else {int(start, 16): name for start, name in facts["names"].items()},
+        facts=facts,
+    )
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise CoreError(reason)
+
+
+def _read(file: BinaryIO, offset: int, length: int) -> bytes:
+    """Fewer only at the end.  A file without a buffer reads as little as it likes."""
+    file.seek(offset)
+    pieces = []
+    while length and (piece := file.read(length)):
+        pieces.append(piece)
+        length -= len(piece)
+    return b"".join(pieces)
+
+
+def _read_whole(file: BinaryIO, size: int, offset: int, length: int) -> bytes:
+    # Not asked for what is not there: that may be more than fits into memory.
+    if offset + length <= size:
+        data = _read(file, offset, length)
+        if len(data) == length:
+            return data
+    _refuse(f"it is cut off: its headers end at byte {offset + length}, the file at {size}")
+
+
+def _header(first: bytes) -> ELFFile:
+    try:
+        header = ELFFile(io.BytesIO(first))
+    except ELFError as error:
+        raise CoreError("it is no ELF file") from error
+    if header["e_type"] != "ET_CORE":
+        _refuse(f"it is no core, but {header['e_type']}")
+    return header
+
+
+def _parsed(structure: Any, data: bytes) -> Any:
+    try:
+        return struct_parse(structure, io.BytesIO(data), 0)
+    except ELFError:
+        return None
+
+
+def _notes(data: bytes, form: _Format) -> Iterator[_Note]:
+    """The notes of a segment that we read.  A header too short or of zeros alone is padding."""
+    view = memoryview(data)
+    at = 0
+    while at + form.note.size <= len(data):
+        name_size, size, kind = form.note.unpack_from(data, at)
+        if not (name_size or size or kind):
+            break
+        name = at + form.note.size
+        start = name + (name_size + 3 & ~3)
+        if start + size > len(data):
+            _refuse("its notes end in the middle of one")
+        owner = data[name : name + name_size].rstrip(b"\0")
+        if (owner, kind) in _READ:
+            yield _Note(owner, kind, view[start : start + size])
+        at = start + (size + 3 & ~3)
+
+
+def _first(notes: Sequence[_Note], kind: int) -> memoryview | None:
+    return next((note.desc for note in notes if note.kind == kind), None)
+
+
+def _check(loads: Sequence[Load]) -> None:
+    border = 0
+    for load in loads:
+        if load.vaddr < border or load.filesz > load.memsz:
+            _refuse(f"its segment at {load.vaddr:#x} cannot be")
+        border = load.vaddr + load.memsz
+    if border > 1 << 64:
+        _refuse("its segments end behind the end of memory")
+
+
+def _signal(statuses: Sequence[memoryview], form: _Format) -> int:
+    if not statuses or len(statuses[0]) < _PR_CURSIG + form.half.size:
+        return 0
+    (number,) = form.half.unpack_from(statuses[0], _PR_CURSIG)
+    return int(number)
+
+
+def _files(note: memoryview | None, form: _Format) -> list[tuple[int, int, bytes]]:
+    """NT_FILE: count, page size, start, end and offset of each, and the names in a row."""
+    words = [] if note is None else form.words(note[: 2 * form.word.size])
+    if note is None or len(words) < 2:
+        return []
+    if len(note) > _MOST_FILES:
+        _refuse(f"its list of files has {len(note)} bytes, which no core's has")
+    begin = 2 * form.word.size
+    end = begin + 3 * words[0] * form.word.size
+    if end > len(note):
+        _refuse("its list of files is longer than its note")
+    numbers = form.words(note[begin:end])
+    names = bytes(note[end:]).split(b"\0")
+    return sorted(zip(numbers[::3], numbers[1::3], names, strict=False))
+
+
+def _names(auxv: memoryview | None, form: _Format, loads: Sequence[Load]) -> dict[int, str]:
+    """What the auxiliary vector tells, where no note of ours does."""
+    words = [] if auxv is None else form.words(auxv)
+    vector = dict(zip(words[::2], words[1::2], strict=False))
+    names = {}
+    for kind, name in ((_AT_EXECFN, "[stack]"), (_AT_SYSINFO_EHDR, "[vdso]")):
+        address = vector.get(kind, 0)
+        index = bisect_right(loads, address, key=lambda load: load.vaddr) - 1
+        if index >= 0 and address < loads[index].vaddr + loads[index].memsz:
+            names[loads[index].vaddr] = name
+    return names
+
+
+def _facts(desc: memoryview | None) -> dict[str, Any] | None:
+    if desc is None:
+        return None
+    try:
+        return parse(bytes(desc))
+    except FactsError as error:
+        raise CoreError(f"its GCOREFS note is not one: {error}") from error

@@ -1,0 +1,167 @@
+"""The address space of a core: what became of the bytes of each mapping.
+
+A mapping may be many program headers in a row (segments.py), and a file many mappings.  Here
+they are put together again, and where there are too many to look at, the small ones are
+counted: no byte is lost from the sums.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from gcorefs.elfcore.corefile import Core, Load
+from gcorefs.elfcore.provenance import from_text
+
+
+@dataclass(slots=True)
+class Row:
+    """One mapping, or several together.  Sizes in bytes."""
+
+    start: int
+    end: int
+    name: str | bytes = ""
+    """The path of a file as bytes; [heap] and the like as text."""
+    flags: set[int] = field(default_factory=set)
+    """PF_R, PF_W and PF_X: those of one mapping, or of each of several."""
+    mappings: int = 1
+    in_file: int = 0
+    zeros: int = 0
+    """Never populated, and in the file only as the area of zeros."""
+    left_out: int = 0
+    unreadable: int = 0
+    """Zeros in the place of what nobody could read: mostly of what is in the file."""
+    is_rest: bool = False
+    """Mappings that are too small to have a row of their own."""
+
+    @property
+    def size(self) -> int:
+        return self.in_file + self.zeros + self.left_out
+
+    def add(self, other: "Row") -> None:
+        """What stands behind it."""
+        self.end = other.end
+        self.flags |= other.flags
+        self.mappings += other.mappings
+        self.in_file += other.in_file
+        self.zeros += other.zeros
+        self.left_out += other.left_out
+        self.unreadable += other.unreadable
+
+
+def mappings(core: Core) -> list[Row]:
+    """One row for each, in address order."""
+    facts = core.facts
+    area = 0 if facts is None else facts["zeros"]["area"]
+    zeros_offset = core.end - area if area else core.end
+    starts = [start for start, _, _ in core.files]
+    borders = {*starts, *(end for _, end, _ in core.files), *core.names}
+    rows: list[Row] = []
+    before: Load | None = None
+    for load in core.loads:
+        vaddr, memsz, filesz, offset, flags = load
+        if (
+            before is None
+            or vaddr in borders
+            or before.vaddr + before.memsz != vaddr
+            or before.flags != flags
+            or before.filesz != before.memsz  # what a core does not have is at the end
+        ):
+            name = core.names.get(vaddr) or _path(core, starts, vaddr)
+            rows.append(Row(vaddr, vaddr, name, {flags}))
+        row = rows[-1]
+        row.end = vaddr + memsz
+        row.left_out += memsz - filesz
+        if offset >= zeros_offset:
+            row.zeros += filesz
+        else:
+            row.in_file += filesz
+        before = load
+    if facts is not None:
+        _mark(rows, from_text(facts["unreadable"]))
+    return rows
+
+
+def _path(core: Core, starts: Sequence[int], address: int) -> bytes:
+    index = bisect_right(starts, address) - 1
+    if index < 0:
+        return b""
+    _, end, path = core.files[index]
+    return path if address < end else b""
+
+
+def _mark(rows: Sequence[Row], ranges: Iterable[tuple[int, int]]) -> None:
+    """Count what of each is unreadable."""
+    ends = [row.end for row in rows]
+    for start, end in ranges:
+        index = bisect_right(ends, start)
+        while index < len(rows) and rows[index].start < end:
+            row = rows[index]
+            row.unreadable += min(end, row.end) - max(start, row.start)
+            index += 1
+
+
+def total(rows: Iterable[Row]) -> Row:
+    """All of them together."""
+    whole = Row(0, 0, mappings=0)
+    for row in rows:
+        whole.add(row)
+    return whole
+
+
+def disagreement(core: Core, whole: Row) -> str:
+    """What is wrong where the GCOREFS note counts other bytes than the program headers do."""
+    if core.facts is None:
+        return ""
+    counted, shared = core.facts["bytes"], core.facts["zeros"]["shared"]
+    for name, size, expected in (
+        ("in the file", whole.in_file, counted["recorded"] + counted["zeros"] - shared),
+        ("zeros", whole.zeros, shared),
+        ("left out", whole.left_out, counted["left_out"]),
+    ):
+        if size != expected:
+            return f"the GCOREFS note counts {expected} bytes {name}, the program headers {size}"
+    return ""
+
+
+def by_file(rows: Iterable[Row]) -> list[Row]:
+    """Those of one file in a row as one."""
+    found: list[Row] = []
+    for row in rows:
+        if found and row.name and row.name == found[-1].name and isinstance(row.name, bytes):
+            found[-1].add(row)
+        else:
+            found.append(replace(row, flags=set(row.flags)))
+    return found
+
+
+def largest(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most `most` rows, in the same order: those with the most in the file as they are, and
+    what is between them together."""
+    if len(rows) <= most:
+        return list(rows)
+    order = sorted(range(len(rows)), key=lambda n: (rows[n].in_file, rows[n].size), reverse=True)
+    count = most
+    while count and _count(sorted(order[:count]), len(rows)) > most:
+        count -= 1
+    return list(_shortened(rows, sorted(order[:count])))
+
+
+def _gaps(kept: Sequence[int], count: int) -> Iterator[tuple[int, int]]:
+    """What lies before, between and behind those that are kept, of `count`."""
+    return zip([0, *(index + 1 for index in kept)], [*kept, count], strict=True)
+
+
+def _count(kept: Sequence[int], count: int) -> int:
+    return len(kept) + sum(start < end for start, end in _gaps(kept, count))
+
+
+def _shortened(rows: Sequence[Row], kept: Sequence[int]) -> Iterator[Row]:
+    for start, end in _gaps(kept, len(rows)):
+        if end - start > 1:
+            rest = total(rows[start:end])
+            rest.start, rest.is_rest = rows[start].start, True
+            yield rest
+        elif end > start:
+            yield rows[start]
+        if end < len(rows):
+            yield rows[end]
