@@ -5,6 +5,7 @@ assertion that does not hold, is a finding.  Seeds are what /proc has of this ve
 to ask about others may mean to wait for them.
 """
 
+import io
 import re
 import struct
 from array import array
@@ -17,7 +18,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["gcorefs"]):
-    from gcorefs.elfcore import notes
+    from gcorefs.cli import picture
+    from gcorefs.elfcore import notes, space
+    from gcorefs.elfcore.corefile import CoreError, read_core
     from gcorefs.elfcore.layout import Layout, Source
     from gcorefs.elfcore.regsets import MACHINES, Machine, xsave_components
     from gcorefs.elfcore.segments import Segment, load, that_fit
@@ -27,6 +30,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.mount.server import MountError, mounts_in
     from gcorefs.process import procfs, restart
     from gcorefs.process.procfs import FormatError
+    from tests.pure.cores import account_of, made, mapped
 
 LONGEST = 4096
 """More than that no parser makes more of, and the fuzzer less."""
@@ -165,6 +169,30 @@ def registers(data: bytes) -> None:
             assert result == -4
         if restart.needs_restart(machine, general, ask_calls, lambda: True):
             assert result in (-4, -516)  # restart.py says why
+
+
+_CORE = made(
+    [Segment(1 << 16, 1 << 20, 1 << 20, 6, array("Q", [1 << 18]), array("Q", [1 << 19]))],
+    account_of([], [(1 << 16, 1 << 17)], {1 << 16: "[heap]"}),
+    files=[(mapped(1 << 17, 1 << 18), b"/file")],
+).header
+_CORE_32 = struct.pack(
+    "<7s9xHHIIIIIHHHHHH", b"\x7fELF\1\1\1", 4, 3, 1, 0, 52, 0, 0, 52, 32, 1, 0, 0, 0
+) + struct.pack("<8I", 1, 4096, 4096, 0, 4096, 8192, 5, 4096)
+
+
+@harness(CoreError, _CORE, _CORE.rstrip(b"\0"), _CORE_32)
+def core(data: bytes) -> None:
+    """Whatever is read as a core can be shown, with every byte that its segments have."""
+    found = read_core(io.BytesIO(data))
+    rows = space.mappings(found)
+    whole = space.total(rows)
+    assert whole.size == sum(each.memsz for each in found.loads)
+    shown = space.largest(space.by_file(rows), 5)
+    assert len(shown) <= 5
+    assert space.total(shown).size == whole.size
+    for line in picture.draw(picture.Paper(80), found, whole, shown):
+        assert line.isprintable(), line
 
 
 def _machine(provider: atheris.FuzzedDataProvider) -> Machine:

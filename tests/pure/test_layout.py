@@ -127,7 +127,8 @@ def _made(segments: Sequence[Segment], notes: bytes = NOTES) -> Made:
     return Made(_layout(segments, notes), segments)
 
 
-makings = st.builds(_made, _segments(), st.binary(max_size=9000))
+lists_of_segments = _segments()
+makings = st.builds(_made, lists_of_segments, st.binary(max_size=9000))
 layouts = makings.map(lambda made: made.layout)
 
 
