@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh Debian 12, as root:
 #   make run    set up, mount, dump a sample process and read its core with gdb
 #   make test   set up, all tests
-# A third is for whoever changes a parser:
-#   make fuzz   FUZZ_RUNS cases, led by what they reach
+# Two more take longer:
+#   make test-full   all tests, those of large processes at their full size
+#   make fuzz        FUZZ_RUNS cases for the parsers, led by what they reach
 
 MOUNT ?= /mnt/gcore
 VENV := .venv
@@ -12,14 +13,19 @@ FUZZ_RUNS ?= 1000000
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-jdk-headless nodejs \
 	golang-go delve file redis-server redis-tools postgresql-15 strace attr
+FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 
-.PHONY: run test lint fuzz clean
+.PHONY: run test test-full lint fuzz clean
 
 run: $(VENV)/run
 	examples/first-core "$(MOUNT)"
 
 test: $(VENV)/test lint
 	$(VENV)/bin/pytest $(PYTEST_OPTIONS)
+
+test-full: $(VENV)/test lint
+	setup/packages $(FULL_PACKAGES)
+	$(VENV)/bin/pytest -m 'full or not full' $(PYTEST_OPTIONS)
 
 lint: $(VENV)/test
 	$(VENV)/bin/ruff format --check .
