@@ -41,14 +41,14 @@ class Vma:
         The name does not tell: shared anonymous memory named by PR_SET_VMA_ANON_NAME shows
         [anon_shmem:...] and yet has a file behind it, with an inode.
         """
-        return self.inode != 0 or self.name.startswith(b"/")
+        return self.inode != 0 or self.name[:1] == b"/"
 
     @property
     def is_special(self) -> bool:
         """One of the kernel's own mappings: [vdso], [vvar], [vsyscall], [uprobes] ..."""
         return (
-            not self.has_file
-            and self.name.startswith(b"[")
+            self.name[:1] == b"["  # first: most mappings of a process of 100,000 have no name
+            and not self.has_file
             and self.name not in (b"[heap]", b"[stack]")
             and not self.name.startswith(b"[anon")
         )
