@@ -16,7 +16,7 @@ from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
-from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
@@ -109,6 +109,7 @@ def assemble(
         siginfo=struct.pack("<i", records[0].signal),
         auxv=procfs.read_mm(tid, "auxv"),
         files=[(vma, _path(vma, tid)) for vma in vmas if vma.has_file],
+        file_note_limit=procfs.file_note_limit() or FILE_NOTE_LIMIT,
         xsave_layout=_xsave_layout(records),
         provenance=provenance,
     )

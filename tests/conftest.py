@@ -186,6 +186,25 @@ def swap(tmp_path: Path) -> Iterator[None]:
         subprocess.run(["losetup", "--detach", loop], check=True)
 
 
+@pytest.fixture
+def sysctl() -> Iterator[Callable[[str, int], None]]:
+    """Raise a setting of the kernel below /proc/sys to a number, for one test at a time."""
+    with contextlib.ExitStack() as stack:
+
+        def restore(path: Path, before: str) -> None:
+            path.write_text(before)
+
+        def raise_to(name: str, number: int) -> None:
+            path = Path("/proc/sys") / name
+            # There is one for the whole machine, where other tests may run.
+            fcntl.flock(stack.enter_context(path.open("r+")), fcntl.LOCK_EX)
+            before = path.read_text()
+            stack.callback(restore, path, before)
+            path.write_text(str(max(number, int(before))))
+
+        yield raise_to
+
+
 class Mount:
     """A mount made by the command line, with its log."""
 

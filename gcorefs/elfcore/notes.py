@@ -25,8 +25,9 @@ LINUX = b"LINUX"
 
 SIGINFO_SIZE = 128
 
-# fs/binfmt_elf.c, MAX_FILE_NOTE_SIZE: past it the kernel writes no NT_FILE at all.
 FILE_NOTE_LIMIT = 4 << 20
+"""Bytes from which on the kernel writes no NT_FILE at all: fs/binfmt_elf.c, MAX_FILE_NOTE_SIZE.
+Since Linux 6.10 another can be set (core_file_note_size_limit)."""
 
 # struct elf_prstatus without pr_reg and pr_fpvalid: siginfo, cursig, padding, pending and
 # blocked signals, pid, ppid, pgrp, sid, and four struct timeval.
@@ -94,6 +95,7 @@ class ProcessNotes:
     auxv: bytes
     files: Sequence[tuple[Vma, bytes]]
     """Mappings that have a file, each with its path."""
+    file_note_limit: int = FILE_NOTE_LIMIT
     xsave_layout: Sequence[tuple[int, int, int]] = field(default=())
     """Feature number, size and offset in the XSTATE note."""
     provenance: Provenance | None = None
@@ -107,7 +109,7 @@ class ProcessNotes:
             pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")),
             pack_auxv(self.machine, self.auxv),
         ]
-        if files := pack_files(self.machine, self.files):
+        if files := pack_files(self.machine, self.files, self.file_note_limit):
             parts.append(files)
         parts.extend(self._regsets(first))
         for thread in others:
@@ -197,18 +199,21 @@ def pack_auxv(machine: Machine, vector: bytes) -> bytes:
     return pack_note(CORE, NT_AUXV, vector)
 
 
-def pack_files(machine: Machine, files: Sequence[tuple[Vma, bytes]]) -> bytes:
+def pack_files(
+    machine: Machine, files: Sequence[tuple[Vma, bytes]], limit: int = FILE_NOTE_LIMIT
+) -> bytes:
     """NT_FILE: fs/binfmt_elf.c, fill_files_note.  Empty where it would be too large.
 
     Offsets are in pages.  The kernel sets 64 bytes aside for each mapping, with a file or
-    without, and so gives up earlier, at 65,536 mappings; readers gain by our not doing so.
+    without, and a quarter more each time that this is too little for the names, and so gives
+    up earlier, at 65,536 mappings if not before; readers gain by our not doing so.
     """
     numbers = [len(files), PAGE_SIZE]
     for vma, _ in files:
         numbers += (vma.start, vma.end, vma.offset // PAGE_SIZE)
     desc = struct.pack(f"<{len(numbers)}{machine.elf_class.word}", *numbers)
     desc += b"".join(path + b"\0" for _, path in files)
-    return pack_note(CORE, NT_FILE, desc) if len(desc) < FILE_NOTE_LIMIT else b""
+    return pack_note(CORE, NT_FILE, desc) if len(desc) < limit else b""
 
 
 def pack_xsave_layout(components: Sequence[tuple[int, int, int]]) -> bytes:

@@ -247,6 +247,15 @@ def is_opening(tid: int) -> bool:
     return call is not None and call[0] in calls
 
 
+def file_note_limit() -> int | None:
+    """How large the kernel would make NT_FILE (Documentation/admin-guide/sysctl/kernel.rst,
+    core_file_note_size_limit); None where that cannot be set."""
+    try:
+        return int(read("sys/kernel/core_file_note_size_limit"))
+    except ProcessLookupError:
+        return None
+
+
 _ESCAPED_NEWLINE = b"\\012"
 
 

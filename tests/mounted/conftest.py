@@ -7,7 +7,6 @@ whoever asks whether it runs again waits until it does.
 import contextlib
 import ctypes
 import errno
-import fcntl
 import functools
 import json
 import os
@@ -317,25 +316,6 @@ def service_bounds() -> str:
     )
     granted = [name.removeprefix("CAP_").lower() for name in line.partition("=")[2].split()]
     return ",".join(["-all", *(f"+{name}" for name in granted)])
-
-
-@pytest.fixture
-def sysctl() -> Iterator[Callable[[str, int], None]]:
-    """Raise a setting of the kernel below /proc/sys to a number, for one test at a time."""
-    with contextlib.ExitStack() as stack:
-
-        def restore(path: Path, before: str) -> None:
-            path.write_text(before)
-
-        def raise_to(name: str, number: int) -> None:
-            path = Path("/proc/sys") / name
-            # There is one for the whole machine, where other tests may run.
-            fcntl.flock(stack.enter_context(path.open("r+")), fcntl.LOCK_EX)
-            before = path.read_text()
-            stack.callback(restore, path, before)
-            path.write_text(str(max(number, int(before))))
-
-        yield raise_to
 
 
 @pytest.fixture

@@ -200,6 +200,11 @@ def test_a_list_of_files_that_the_kernel_would_not_write_is_left_out(size: int) 
     assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_PRFPREG, NT_X86_XSTATE]
 
 
+def test_the_limit_of_a_list_of_files_can_be_another() -> None:
+    packed = _process(files=_files_of(4 << 20), file_note_limit=(4 << 20) + 1).pack()
+    assert NT_FILE in [kind for _, kind, _ in unpack(packed)]
+
+
 def test_the_place_of_each_feature_is_told_in_sixteen_bytes() -> None:
     # arch/x86/include/uapi/asm/elf.h, struct x86_xfeat_component: type, size, offset, flags.
     owner, kind, desc = one(notes.pack_xsave_layout([(2, 256, 576), (9, 8, 2688)]))
