@@ -40,7 +40,10 @@ READ_TIMEOUT = 10.0
 """Seconds that whoever reads memory should wait for one read.  A page that userfaultfd(2) is
 to bring never comes while its handler is stopped."""
 
-_BYTES_PER_MAPPING = 700  # as seen: Vma, Segment and what refers to them
+# As seen: Vma, Segment and what refers to them; of a piece of a mapping that is divided by
+# what was never populated, a few columns (elfcore/segments.py).
+_BYTES_PER_MAPPING = 700
+_BYTES_PER_PIECE = 80
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that whoever closes a snapshot should wait until nobody is traced any more."""
@@ -113,6 +116,7 @@ class Snapshot:
         self._stop_timeout = stop_timeout
         self._tracer = Tracer(process, stop_timeout, on_end)
         self._layout: Layout | None = None
+        self._mappings = 0
         self._memory: Memory | None = None
         self._lost = Lost()
         self._lock = threading.Lock()
@@ -180,6 +184,7 @@ class Snapshot:
             raise ProcessError(Reason.DIED, process.pid) from error
         self._check()
         self._layout = assembly.layout
+        self._mappings = len(vmas)
         self._memory = memory
         self.provenance = assembly.provenance
         self.records = recorded
@@ -232,7 +237,8 @@ class Snapshot:
     def header_memory(self) -> int:
         """Bytes, about, that the header and the way into memory take here."""
         layout = self.layout
-        return len(layout.header) + _BYTES_PER_MAPPING * layout.phnum
+        pieces = _BYTES_PER_PIECE * layout.phnum
+        return len(layout.header) + _BYTES_PER_MAPPING * self._mappings + pieces
 
     @property
     def is_dead(self) -> bool:

@@ -1,20 +1,24 @@
 """A process that has reserved much and touched little: the file follows what it touched."""
 
+import os
 import re
 import struct
 import subprocess
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from gcorefs.process import procfs
 from tests.conftest import Mount, Target
+from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
 from tests.readers.debuggers import gdb, lldb
 
-PAGE, MIB = 4096, 1 << 20
+PAGE, MIB, GIB = 4096, 1 << 20, 1 << 30
 PAGES = 10_000
 
 
@@ -114,3 +118,58 @@ def test_no_reader_warns(copied: Path, tool: str) -> None:
         done = subprocess.run([tool, option, copied], capture_output=True, text=True, check=True)
         assert done.stderr == ""
         assert done.stdout
+
+
+def test_a_piece_of_a_mapping_is_not_counted_as_a_mapping(
+    target: Target, mount_with: Callable[..., Mount]
+) -> None:
+    mount = mount_with("user_memory=8")
+    command = ["head", "-c", "64", mount / target.pid]
+    header = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    (count,) = struct.unpack_from("<H", header, 56)
+    assert count > 2 * PAGES * 0.9
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        64 * MIB // PAGE,
+        pytest.param(3 * GIB // PAGE, marks=[pytest.mark.full, pytest.mark.timeout(600)]),
+    ],
+)
+def test_of_a_tebibyte_only_what_was_touched_is_in_the_file(
+    spawn: Callable[..., Target], mount: Mount, tmp_path: Path, pages: int
+) -> None:
+    target = spawn("reserve", 1024, pages)
+    target.ask("ping")
+    before, written = footprint(target), populated(target.pid)
+    copied = tmp_path / "core"
+    subprocess.run(["cp", mount / target.pid, copied], check=True, timeout=200)
+    assert written < copied.stat().st_size < written * 1.5
+    eventually(partial(is_free, target.pid))
+    assert footprint(target) == before
+    # Each on a page of its own, and in between what was never touched.
+    start = int(target.truth["start"], 16)
+    asked = [start + number(target, n) * PAGE for n in range(0, pages, pages // 100)]
+    touched = {number(target, n) for n in range(pages)}
+    untouched = [at + PAGE for at in asked if (at + PAGE - start) // PAGE not in touched]
+    expected = [*asked, *(0 for _ in untouched)]
+    assert words(copied, [*asked, *untouched]) == expected
+    reads = (f"x/1gx {address:#x}" for address in [*asked, *untouched])
+    text = gdb(target.argv[0], copied, "--", *reads)
+    assert [int(value, 16) for value in re.findall(r":\s+(0x\w+)$", text, re.MULTILINE)] == expected
+
+
+def words(core: Path, addresses: list[int]) -> list[int]:
+    """What is at these addresses, by pyelftools.  There may be a million segments."""
+    found = []
+    with core.open("rb") as file:
+        elf = ELFFile(file)
+        loads = range(1, elf.num_segments())
+        for address in addresses:
+            behind = bisect_right(loads, address, key=lambda n: elf.get_segment(n)["p_vaddr"])
+            header = elf.get_segment(loads[behind - 1]).header
+            at = address - header["p_vaddr"]
+            assert at + 8 <= header["p_filesz"], f"{address:#x} is not in the core"
+            found += struct.unpack("<Q", os.pread(file.fileno(), 8, header["p_offset"] + at))
+    return found
