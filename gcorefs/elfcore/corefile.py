@@ -125,7 +125,7 @@ def read_core(file: BinaryIO, size: int | None = None) -> Core:
 
     Raises CoreError, and what reading raises.
     """
-    first = _read(file, 0, elf.EHDR_SIZE)
+    first = _read(file, 0, elf.ELF64.ehdr_size)
     if size is None:  # behind the read: a file of ours may have been larger before it
         size = file.seek(0, io.SEEK_END)
     header = _header(first)
