@@ -49,7 +49,11 @@ class Row:
 
 
 def mappings(core: Core) -> list[Row]:
-    """One row for each, in address order."""
+    """One row for each, in address order.
+
+    Two next to each other are taken for one where no name and no permission tells them apart
+    and zeros are at their border: nothing in the core says that there is one.
+    """
     facts = core.facts
     area = 0 if facts is None else facts["zeros"]["area"]
     zeros_offset = core.end - area if area else core.end
@@ -57,11 +61,14 @@ def mappings(core: Core) -> list[Row]:
     borders = {*starts, *(end for _, end, _ in core.files), *core.names}
     rows: list[Row] = []
     before: Load | None = None
+    was_zero = False
     for load in core.loads:
         vaddr, memsz, filesz, offset, flags = load
+        is_zero = offset >= zeros_offset and filesz > 0
         if (
             before is None
             or vaddr in borders
+            or not (is_zero or (was_zero and filesz))  # only zeros divide a mapping
             or before.vaddr + before.memsz != vaddr
             or before.flags != flags
             or before.filesz != before.memsz  # what a core does not have is at the end
@@ -71,11 +78,11 @@ def mappings(core: Core) -> list[Row]:
         row = rows[-1]
         row.end = vaddr + memsz
         row.left_out += memsz - filesz
-        if offset >= zeros_offset:
+        if is_zero:
             row.zeros += filesz
         else:
             row.in_file += filesz
-        before = load
+        before, was_zero = load, is_zero
     if facts is not None:
         _mark(rows, from_text(facts["unreadable"]))
     return rows

@@ -84,9 +84,12 @@ def test_every_byte_of_a_core_of_ours_is_where_the_note_counts_it(
         )
     # No mapping is two rows, and two are one only where nothing tells them apart.
     borders = [segments[0].vaddr] if segments else []
+    is_zero = dict(zip(loads.vaddr, loads.is_zero, strict=True))
     for before, after in pairwise(segments):
         is_one = before.vaddr + before.memsz == after.vaddr and before.flags == after.flags
-        if not is_one or before.filesz != before.memsz:
+        is_whole = before.filesz == before.memsz and after.filesz > 0
+        last = max(vaddr for vaddr in loads.vaddr if vaddr < after.vaddr)
+        if not (is_one and is_whole and (is_zero[last] or is_zero[after.vaddr])):
             borders.append(after.vaddr)
     assert [row.start for row in rows] == borders
 
@@ -100,15 +103,30 @@ def file(number: int, path: bytes, pages: int = 1) -> tuple[Vma, bytes]:
     return mapped(number * PAGE_SIZE, (number + pages) * PAGE_SIZE), path
 
 
+def reserved(start: int, pages: int) -> Segment:
+    """A mapping in which nothing was ever touched."""
+    borders = (array("Q", [at * PAGE_SIZE]) for at in (start, start + pages))
+    return replace(page(start, pages=pages), **dict(zip(HOLES, borders, strict=True)))
+
+
+HOLES = ("hole_starts", "hole_ends")
+
+
 def test_what_has_a_name_is_a_mapping_of_its_own() -> None:
-    # All in a row, with the same permissions: only the notes tell them apart.
-    segments = [page(number) for number in range(16, 24)]
-    files = [file(17, b"/a", 2), file(19, b"/b"), file(22, b"/a")]
-    rows = space.mappings(core_of(segments, files=files, names={20 * PAGE_SIZE: "[heap]"}))
-    assert [(row.start // PAGE_SIZE, row.end // PAGE_SIZE, row.name) for row in rows] == [
-        (16, 17, b""), (17, 19, b"/a"), (19, 20, b"/b"), (20, 22, "[heap]"), (22, 23, b"/a"),
-        (23, 24, b""),
+    # All in a row, with the same permissions, and zeros: only the notes tell them apart.
+    many = 1 << 12
+    segments = [reserved(number * many, many) for number in range(1, 9)]
+    files = [file(2 * many, b"/a", 2 * many), file(4 * many, b"/b", many), file(7 * many, b"/a", 5)]
+    rows = space.mappings(core_of(segments, files=files, names={5 * many * PAGE_SIZE: "[heap]"}))
+    assert [(row.start / PAGE_SIZE / many, row.name) for row in rows] == [
+        (1, b""), (2, b"/a"), (4, b"/b"), (5, "[heap]"), (7, b"/a"),
     ]  # fmt: skip
+    assert sums(rows) == (5, 0, 8 * many * PAGE_SIZE, 0, 0)
+
+
+def test_what_is_in_the_file_as_two_is_two_mappings() -> None:
+    rows = space.mappings(core_of([page(16), page(17), page(18, kept=0), page(19), page(20)]))
+    assert [row.start // PAGE_SIZE for row in rows] == [16, 17, 18, 19, 20]
 
 
 def test_a_mapping_of_many_program_headers_is_one_row() -> None:
