@@ -133,6 +133,9 @@ def _table(paper: Paper, rows: Iterable[Row]) -> Iterator[str]:
     out = "LEFT OUT" if paper.has_room else "OUT"
     head = ["ADDRESS", "PERM", "SIZE", "FILE", "ZEROS", out, "UNREAD"]
     table = [head, *(_cells(paper, row) for row in rows)]
+    if not paper.has_room:  # for the names, then, instead of for nothing
+        columns = [column for column in zip(*table, strict=True) if {*column[1:]} != {"-"}]
+        table = [[*cells] for cells in zip(*columns, strict=True)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     used = sum(widths) + len(widths) + _SMALL_BAR + 1
     bars = [" " * _SMALL_BAR, *(_bar(paper, row, _SMALL_BAR) for row in rows)]
@@ -164,12 +167,15 @@ def permissions(row: Row) -> str:
 
 def _name(row: Row) -> str:
     if row.is_rest:
-        return f"... and {row.mappings} smaller ones"
+        return f"... {row.mappings} smaller ones"
     return printable(row.name if isinstance(row.name, str) else _text(row.name))
 
 
 def _cut(text: str, paper: Paper, used: int) -> str:
-    """Without its middle, where `used` columns are taken already and it does not fit."""
+    """Without its middle, where it does not fit behind `used` columns.
+
+    More of its end stays than of its beginning: there is the name of a file.
+    """
     if paper.width is None:
         return text
     room = max(paper.width - used, _LEAST_NAME)
@@ -177,7 +183,7 @@ def _cut(text: str, paper: Paper, used: int) -> str:
         return text
     # A letter may take two columns, or none.
     head, tail = text[:room], text[-room:]
-    while cell_len(head) > (room - 2) // 2:
+    while cell_len(head) > (room - 2) // 3:
         head = head[:-1]
     while cell_len(tail) > room - 2 - cell_len(head):
         tail = tail[1:]

@@ -277,7 +277,7 @@ def test_a_picture_in_black_and_white_and_in_color() -> None:
         "█" * 19 + "·" * 40 + "!" * 19,
         "10000-14000 rw-  16.0K 8.0K     -     8.0K   4.0K ██····!!",
     ]
-    assert bars(Paper(80, is_ascii=True))[1] == "  10000 rw-  16.0K 8.0K     - 8.0K   4.0K ##....!!"
+    assert bars(Paper(80, is_ascii=True))[1] == "  10000 rw-  16.0K 8.0K 8.0K   4.0K ##....!!"
     assert bars(Paper(80, is_colored=True))[1].endswith(
         "\x1b[32m██\x1b[0m\x1b[33m····\x1b[0m\x1b[31m!!\x1b[0m"
     )
