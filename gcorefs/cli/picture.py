@@ -156,11 +156,10 @@ def _cells(paper: Paper, row: Row) -> list[str]:
 
 def permissions(row: Row) -> str:
     """As maps has them; of several mappings that differ, how many they are."""
-    if len(row.flags) != 1:
+    if row.flags is None:
         return f"{row.mappings}x"
-    (flags,) = row.flags
     return "".join(
-        letter if flags & flag else "-"
+        letter if row.flags & flag else "-"
         for letter, flag in zip("rwx", (PF_R, PF_W, PF_X), strict=True)
     )
 

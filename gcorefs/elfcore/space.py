@@ -7,7 +7,7 @@ counted: no byte is lost from the sums.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gcorefs.elfcore.corefile import Core, Load
 from gcorefs.elfcore.provenance import from_text
@@ -21,8 +21,8 @@ class Row:
     end: int
     name: str | bytes = ""
     """The path of a file as bytes; [heap] and the like as text."""
-    flags: set[int] = field(default_factory=set)
-    """PF_R, PF_W and PF_X: those of one mapping, or of each of several."""
+    flags: int | None = None
+    """PF_R, PF_W and PF_X; None where there are several mappings that differ in them."""
     mappings: int = 1
     in_file: int = 0
     zeros: int = 0
@@ -40,7 +40,8 @@ class Row:
     def add(self, other: "Row") -> None:
         """What stands behind it."""
         self.end = other.end
-        self.flags |= other.flags
+        if other.flags != self.flags:
+            self.flags = None if self.mappings else other.flags
         self.mappings += other.mappings
         self.in_file += other.in_file
         self.zeros += other.zeros
@@ -74,7 +75,7 @@ def mappings(core: Core) -> list[Row]:
             or before.filesz != before.memsz  # what a core does not have is at the end
         ):
             name = core.names.get(vaddr) or _path(core, starts, vaddr)
-            rows.append(Row(vaddr, vaddr, name, {flags}))
+            rows.append(Row(vaddr, vaddr, name, flags))
         row = rows[-1]
         row.end = vaddr + memsz
         row.left_out += memsz - filesz
@@ -133,11 +134,16 @@ def disagreement(core: Core, whole: Row) -> str:
 def by_file(rows: Iterable[Row]) -> list[Row]:
     """Those of one file in a row as one."""
     found: list[Row] = []
+    is_copy = False  # of a row that is to stay as it is
     for row in rows:
         if found and row.name and row.name == found[-1].name and isinstance(row.name, bytes):
+            if not is_copy:
+                found[-1] = replace(found[-1])
             found[-1].add(row)
+            is_copy = True
         else:
-            found.append(replace(row, flags=set(row.flags)))
+            found.append(row)
+            is_copy = False
     return found
 
 

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,31 @@ def test_whoever_reads_only_the_beginning_sees_no_traceback(dumped: tuple[Target
     script = '"$1" info "$2" | head -c 1'
     result = run("bash", "-c", script, "-", GCOREFS, file)
     assert (result.stdout, result.stderr) == (b"p", b"")
+
+
+TRUNCATED = """
+import json, mmap, os, sys, time
+file = open(sys.argv[1], "w+b")
+file.truncate(4 * mmap.PAGESIZE)
+memory = mmap.mmap(file.fileno(), 4 * mmap.PAGESIZE)
+memory[:] = b"x" * len(memory)
+file.truncate(mmap.PAGESIZE)
+open("/proc/self/coredump_filter", "w").write("0x3f")
+print(json.dumps({"pid": os.getpid()}), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_cannot_be_read_is_seen_where_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    target = Target([os.path.realpath(sys.executable), "-c", TRUNCATED, str(file)])
+    try:
+        facts = facts_of(target.pid)
+        (row,) = (row for row in facts["mappings"] if row["name"] == str(file))
+        assert (row["in_file"], row["unreadable"]) == (4 * PAGE, 3 * PAGE)
+        assert facts["bytes"]["unreadable"] == 3 * PAGE
+        assert_the_sums_are_those_of_the_note(facts)
+        (line,) = (line for line in lines_of(target.pid) if line.endswith(str(file)))
+        assert "██!!!!!!" in line
+    finally:
+        target.kill()

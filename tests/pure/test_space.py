@@ -177,7 +177,7 @@ def test_mappings_of_one_file_in_a_row_are_one() -> None:
     segments = [page(1, 4), page(2, 5), page(5, 6), page(6, 6), page(7, 4), page(9, 4), page(11, 4)]
     files = [file(1, b"/a"), file(2, b"/a"), file(5, b"/a"), file(7, b"/b"), file(9, b"/a")]
     rows = space.mappings(core_of(segments, files=files))
-    before = [replace(row, flags={*row.flags}) for row in rows]
+    before = [replace(row) for row in rows]
     found = space.by_file(rows)
     seen = [(row.start // PAGE_SIZE, row.mappings, row.name, permissions(row)) for row in found]
     assert seen == [
@@ -190,7 +190,7 @@ def test_mappings_of_one_file_in_a_row_are_one() -> None:
 
 rows_of_any_size = st.lists(st.integers(0, 1 << 40), max_size=200).map(
     lambda sizes: [
-        Row(n << 41, (n << 41) + each, flags={4}, in_file=each) for n, each in enumerate(sizes)
+        Row(n << 41, (n << 41) + each, flags=4, in_file=each) for n, each in enumerate(sizes)
     ]
 )
 
@@ -216,9 +216,9 @@ def test_where_there_are_too_many_the_largest_stay_and_no_byte_is_lost(
 
 
 def test_the_rows_that_there_is_room_for_are_used() -> None:
-    rows = [Row(n, n + 1, flags={4}, in_file=n % 2) for n in range(100)]
+    rows = [Row(n, n + 1, flags=4, in_file=n % 2) for n in range(100)]
     assert len(space.largest(rows, 40)) in (39, 40)
-    alone = [Row(n, n + 1, flags={4}, in_file=n) for n in range(100)]
+    alone = [Row(n, n + 1, flags=4, in_file=n) for n in range(100)]
     found = space.largest(alone, 40)
     assert [row.mappings for row in found] == [61] + [1] * 39
 
