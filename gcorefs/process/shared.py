@@ -17,6 +17,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
+from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
@@ -70,7 +71,7 @@ class Shared:
         base = vma.start - vma.offset
         with self._opened(vma) as fd:
             # Past its end there are no zeros, but nothing.
-            end = min(vma.offset + vma.size, os.fstat(fd).st_size) if fd >= 0 else 0
+            end = min(vma.offset + vma.size, page_up(os.fstat(fd).st_size)) if fd >= 0 else 0
             at = vma.offset
             while at < end:
                 data = min(end, _next_data(fd, at))

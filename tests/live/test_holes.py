@@ -131,6 +131,32 @@ def test_a_page_that_was_only_read_is_not_populated() -> None:
         target.kill()
 
 
+ODD_END = """
+import ctypes, mmap, os
+fd = os.memfd_create("odd")
+os.ftruncate(fd, 4096 * 4)
+memory = mmap.mmap(fd, 4096 * 4)
+os.ftruncate(fd, 10_000)
+memory[0] = 1
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+print('{"pid": %d, "start": "%#x"}' % (os.getpid(), start), flush=True)
+input()
+"""
+
+
+def test_a_hole_at_the_end_of_a_file_goes_to_the_end_of_its_page() -> None:
+    target = Target([sys.executable, "-c", ODD_END])
+    try:
+        start = int(target.truth["start"], 16)
+        vmas = mappings(target.pid)
+        (vma,) = (vma for vma in vmas if vma.start == start)
+        # The fourth page is past the end of the file: no zeros, but nothing.
+        holes = Shared(target.pid, vmas).holes(vma)
+        assert in_pairs(holes) == [(start + PAGE, start + 3 * PAGE)]
+    finally:
+        target.kill()
+
+
 def test_page_tables_that_are_many_and_hardly_filled(spawn: Callable[..., Target]) -> None:
     assert procfs.is_sparse(spawn("reserve", 100, 2000).pid)
     assert not procfs.is_sparse(spawn("reserve", 1, 2000, "together").pid)
