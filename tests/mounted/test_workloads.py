@@ -39,7 +39,15 @@ PROGRAMS = {
     "python": lambda tmp: [sys.executable, WORKLOADS / "work.py"],
     "node": lambda tmp: ["node", WORKLOADS / "work.js", tmp / "node.sock"],
     "java": lambda tmp: ["java", "-Xmx64m", WORKLOADS / "Work.java"],
+    "go": lambda tmp: [built_go(tmp)],
 }
+
+
+def built_go(tmp: Path) -> Path:
+    program = tmp / "work"
+    command = ["go", "build", "-o", program, WORKLOADS / "work.go"]
+    subprocess.run(command, check=True, env=os.environ | {"CGO_ENABLED": "0", "GOFLAGS": ""})
+    return program
 
 
 @pytest.fixture(params=PROGRAMS)
@@ -199,7 +207,7 @@ def backtraces(kind: str, what: str, program: str) -> dict[int, list[str]]:
     threads: dict[int, list[str]] = {}
     current: list[str] | None = None
     for line in result.stdout.splitlines():
-        if found := re.match(r"Thread \d+ \(.*?(?:LWP |process )(\d+)\)", line):
+        if found := re.match(r"Thread \d+ \(.*?(?:LWP |process )(\d+)[ )]", line):
             current = threads.setdefault(int(found[1]), [])
         elif current is not None and line.startswith("#"):
             current.append(line)
