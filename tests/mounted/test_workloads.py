@@ -69,6 +69,31 @@ def test_a_program_at_work_does_not_notice(worker: Target, mount: Mount, core: P
     compare_backtraces(worker.pid, mount, core)
 
 
+def test_of_a_large_java_heap_only_what_was_touched_is_in_the_file(
+    mount: Mount, core: Path
+) -> None:
+    """Of 64 GiB, more than there are here; and jstack finds the threads by what is."""
+    target = Target(["java", "-Xmx64g", "-XX:+UseG1GC", str(WORKLOADS / "Work.java")])
+    try:
+        assert int(procfs.status(target.pid)["VmSize"].split()[0]) >> 20 > 64
+        # It works, and so grows and shrinks: all that was ever there is more than is in the core.
+        copy(mount / target.pid, core)
+        await_free(target.pid)
+        status = procfs.status(target.pid)
+        most = int(status["VmHWM"].split()[0]) << 10
+        assert core.stat().st_size < most * 1.5
+        report = target.ask("report")
+        assert report["errors"] == []
+        java = os.readlink(f"/proc/{target.pid}/exe")
+        command = ["jhsdb", "jstack", "--exe", java, "--core", str(core)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+        named = set(re.findall(r'^"([^"]+)" #\d+', found.stdout, re.MULTILINE))
+        assert {"main", "server", "client", "producer", "consumer", "checksum"} <= named, found
+        assert target.ask("report")["work"] > report["work"]
+    finally:
+        target.kill()
+
+
 def test_redis_under_load_does_not_notice(mount: Mount, core: Path, tmp_path: Path) -> None:
     place = tmp_path / "redis.sock"
     server = subprocess.Popen(
