@@ -130,15 +130,9 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 def renderer_of(browser: Browser, session: str) -> int:
     """The process that the scripts of a page run in; a browser keeps others ready."""
-    (used,) = (pid for pid in browser.renderers() if works(browser, session, pid))
-    return used
-
-
-def works(browser: Browser, session: str, pid: int) -> bool:
-    """True where a computation in the page is done by this process: others hardly wake."""
-    before = procfs.stat(pid).utime
-    browser.value(session, "for (let end = Date.now() + 500; Date.now() < end;); 0")
-    return procfs.stat(pid).utime - before >= procfs.TICKS // 10
+    before = {pid: procfs.stat(pid).utime for pid in browser.renderers()}
+    browser.value(session, "for (let i = 0; i < 3e8; i++); 0")
+    return max(before, key=lambda pid: procfs.stat(pid).utime - before[pid])
 
 
 def populated(pid: int) -> int:
