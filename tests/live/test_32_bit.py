@@ -88,10 +88,9 @@ def test_a_dead_32_bit_leader_hides_nobody(spawn: Spawn) -> None:
 def test_a_32_bit_process_that_is_stopped_stays_so_and_its_core_says_by_what(
     spawn: Spawn, number: int
 ) -> None:
-    target = spawn("threads32", 3)
+    target = spawn("threads32", 3, parent=True)
     os.kill(target.pid, number)
-    while set(target.states().values()) != {("T", 0)}:
-        assert {state for state, _ in target.states().values()} <= set("SRT")
+    assert target.line() == {"wait": number << 8 | 0x7F}
     for _ in range(STOPS):
         with held(target.pid) as snapshot:
             for desc in prstatus(snapshot).values():
@@ -101,6 +100,7 @@ def test_a_32_bit_process_that_is_stopped_stays_so_and_its_core_says_by_what(
             assert siginfo == struct.pack("<i124x", number)
         await_stopped(target)
     os.kill(target.pid, signal.SIGCONT)
+    assert target.line() == {"wait": 0xFFFF}  # WIFCONTINUED
     assert target.ask("ping") == {"pong": 1}
 
 

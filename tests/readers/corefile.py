@@ -82,7 +82,9 @@ class Core:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
+        # Kept open: what is opened again below a mount is another stop, and another file.
+        self._fd = os.open(path, os.O_RDONLY)
+        with open(self._fd, "rb", closefd=False) as file:
             elf = ELFFile(file)
             self.header = dict(elf.header)
             self.bits: int = elf.elfclass
@@ -140,8 +142,11 @@ class Core:
 
     def read(self, start: int, end: int) -> bytes:
         """Memory that must be in the file; it may span segments."""
-        with self.path.open("rb") as file:
-            return b"".join(_pieces(file.fileno(), self, start, end))
+        return b"".join(_pieces(self._fd, self, start, end))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
 
 
 def _pieces(fd: int, core: Core, start: int, end: int) -> Iterator[bytes]:

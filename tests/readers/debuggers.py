@@ -54,7 +54,9 @@ def gdb_threads(*where_and_commands: object) -> dict[int, str]:
 def lldb(program: Path, core: Path, *commands: str) -> str:
     words = [word for command in commands for word in ("-o", command)]
     load = f"target create --core {core} {program}"
-    return run("lldb", "--batch", "--no-lldbinit", "-o", load, *words)[0]
+    # It opens the file several times: below a mount each is a stop of its own, unless it is open.
+    with core.open("rb"):
+        return run("lldb", "--batch", "--no-lldbinit", "-o", load, *words)[0]
 
 
 def lldb_threads(program: Path, core: Path, threads: int, command: str) -> dict[int, str]:
