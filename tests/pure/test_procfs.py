@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.process import procfs
 from gcorefs.process.procfs import (
     FormatError,
     Stat,
@@ -194,3 +195,13 @@ def test_locks_that_are_not_the_kernel_s_are_refused(text: bytes) -> None:
 def test_an_id_is_turned_by_the_map(number: int, inside: int) -> None:
     text = b"         0       1000          1\n        10       5000         10\n"
     assert id_inside(text, number) == inside
+
+
+def test_a_kernel_without_a_setting_for_lists_of_files_has_no_limit_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(path: str) -> bytes:
+        raise ProcessLookupError(path)
+
+    monkeypatch.setattr(procfs, "read", read)
+    assert procfs.file_note_limit() is None
