@@ -46,16 +46,17 @@ def info(name: str, is_all: bool, as_json: bool) -> None:
         click.echo(json.dumps(_facts(core, rows), indent=2))
     else:
         shown = rows if is_all else space.largest(space.by_file(rows), _ROWS)
-        for line in picture.draw(_paper(), core, space.total(rows), shown):
-            click.echo(line)
+        output = cast(io.TextIOWrapper, sys.stdout)
+        # A name may hold what the encoding cannot.  click.echo would write UTF-8 instead.
+        output.reconfigure(errors="backslashreplace")
+        for line in picture.draw(_paper(output), core, space.total(rows), shown):
+            print(line, file=output)
+        output.flush()  # here, where click knows what it means that nobody reads it
     if core.missing:
         raise click.ClickException(f"{name}: it is cut off, {core.missing} bytes are missing")
 
 
-def _paper() -> Paper:
-    output = cast(io.TextIOWrapper, sys.stdout)
-    # A name may hold what the encoding of our output cannot.
-    output.reconfigure(errors="backslashreplace")
+def _paper(output: io.TextIOWrapper) -> Paper:
     is_terminal = output.isatty()
     return Paper(
         # A pipe is as wide as it needs to be.
@@ -93,9 +94,7 @@ def _of_file(name: str) -> Core:
         # Without a buffer no byte is read that is not needed.
         with open(name, "rb", buffering=0) as file:
             return read_core(cast(BinaryIO, file))
-    except CoreError as error:
-        raise click.ClickException(f"{name}: {error}") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, CoreError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise click.ClickException(f"{name}: {reason}") from error
 

@@ -284,7 +284,7 @@ def test_a_picture_in_black_and_white_and_in_color() -> None:
 
 
 def test_a_long_name_loses_its_middle_and_a_wide_one_fits_too() -> None:
-    for path in ("/usr/lib/" + "x" * 100 + "/libend.so (deleted)", "/名" * 60):
+    for path in ("/usr/lib/" + "x" * 100 + "/libend.so (deleted)", "/名" * 60, "/" + "名" * 30):
         core = core_of([page(16)], files=[file(16, path.encode())])
         rows = space.mappings(core)
         whole = space.total(rows)
