@@ -65,6 +65,8 @@ class Segment:
 
     @property
     def populated(self) -> int:
+        if not self.hole_starts:
+            return self.filesz
         return self.filesz - (sum(self.hole_ends) - sum(self.hole_starts))
 
 
@@ -110,9 +112,10 @@ def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> list[S
 def load(mappings: Sequence[Segment]) -> Loads:
     """The PT_LOADs of these mappings, which stand in address order."""
     populated = sum(mapping.populated for mapping in mappings)
-    last_literal = _last_literal(mappings, populated)
+    divided = [mapping for mapping in mappings if mapping.hole_starts]
+    last_literal = _last_literal(divided, populated)
     longest = reserved = 0
-    for mapping in mappings:
+    for mapping in divided:
         shared = [
             length
             for length, start in _holes(mapping)
@@ -129,8 +132,12 @@ def load(mappings: Sequence[Segment]) -> Loads:
     for mapping in mappings:
         if mapping.hole_starts:
             _add_pieces(loads, mapping, last_literal)
-        else:
-            _add(loads, mapping, array("Q", [mapping.vaddr]), b"\0")
+        else:  # as nearly all are where there are 100,000
+            loads.vaddr.append(mapping.vaddr)
+            loads.memsz.append(mapping.memsz)
+            loads.filesz.append(mapping.filesz)
+            loads.flags.append(mapping.flags)
+            loads.is_zero.append(0)
             if mapping.filesz:
                 loads.addresses.append(mapping.vaddr)
                 loads.lengths.append(mapping.filesz)
@@ -249,7 +256,7 @@ class _Pieces:
             self.is_zero.append(0)
 
 
-def _add(loads: Loads, mapping: Segment, starts: Column, is_zero: bytes | bytearray) -> None:
+def _add(loads: Loads, mapping: Segment, starts: Column, is_zero: bytearray) -> None:
     ends = starts[1:]
     ends.append(mapping.vaddr + mapping.memsz)
     sizes = array("Q", map(sub, ends, starts))
