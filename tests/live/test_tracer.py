@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.regsets import X86_64
 from gcorefs.process import procfs, syscalls, tracer
 from gcorefs.process.errors import ProcessError, Reason
@@ -396,6 +397,21 @@ def test_what_was_let_go_is_an_error_and_never_zeros(spawn: Spawn) -> None:
         with pytest.raises(ProcessError) as caught:
             snapshot.read(snapshot.size - 4096, 4096)
         assert caught.value.errno == errno.EIO
+    assert_free(target)
+
+
+def test_zeros_are_not_to_be_had_either_once_the_process_is_let_go(spawn: Spawn) -> None:
+    # They are at the end of the file, and known; but what is read of a core is of its stop.
+    target = spawn("reserve", 1, 10)
+    with held(target) as snapshot:
+        assert snapshot.read(snapshot.size - 4096, 4096) == bytes(4096)
+        assert [each.source for each in snapshot.layout.extents(snapshot.size - 1, 1)] == [
+            Source.ZEROS
+        ]
+        snapshot.let_go()
+        with pytest.raises(ProcessError) as caught:
+            snapshot.read(snapshot.size - 4096, 4096)
+        assert caught.value.reason is Reason.LET_GO
     assert_free(target)
 
 
