@@ -75,10 +75,7 @@ def assemble(
     is_omitted = {record.tid: not record.general and unresponsive == "omit" for record in recorded}
     records = [record for record in recorded if not is_omitted[record.tid]]
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
-    shares = ask_each(
-        [(_source(vma, tid), partial(_dump_size, vma, mask, tid, memory, pagemap)) for vma in vmas],
-        lambda index: _lost(vmas[index], memory),
-    )
+    shares = _shares(vmas, mask, tid, memory, pagemap)
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, shared)
     mappings = [
@@ -159,10 +156,24 @@ def _source(vma: Vma, tid: int) -> str:
     return source_of(vma, tid, procfs.shmem_device()) or vma.dev
 
 
-def _dump_size(
-    vma: Vma, mask: int, tid: int, memory: Memory, pagemap: Pagemap, may_wait: bool
-) -> Share:
-    return rules.dump_size(vma, mask, MappingFacts(vma, tid, memory, pagemap, may_wait))
+def _shares(
+    vmas: Sequence[Vma], mask: int, tid: int, memory: Memory, pagemap: Pagemap
+) -> list[Share]:
+    """What the filter takes of each mapping."""
+    patient, hasty = (MappingFacts(tid, memory, pagemap, may_wait) for may_wait in (True, False))
+
+    def ask(vma: Vma, may_wait: bool) -> Share:
+        return rules.dump_size(vma, mask, patient if may_wait else hasty)
+
+    # Only who asks a file may have to wait, and be given a thread for it.
+    files = [vma for vma in vmas if vma.has_file]
+    answers = iter(
+        ask_each(
+            [(_source(vma, tid), partial(ask, vma)) for vma in files],
+            lambda index: _lost(files[index], memory),
+        )
+    )
+    return [next(answers) if vma.has_file else ask(vma, may_wait=False) for vma in vmas]
 
 
 def _lost(vma: Vma, memory: Memory) -> Share:

@@ -45,7 +45,7 @@ def _column() -> Column:
     return array("Q")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Vma, not frozen
 class Segment:
     """One mapping: `memsz` bytes of memory from `vaddr`, of which the core has `filesz`.
 

@@ -10,9 +10,12 @@ class MapsError(ValueError):
     """The text is not one that show_smap writes: refused whole, never guessed at."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Vma:
-    """One mapping.  Addresses, offsets and sizes in bytes."""
+    """One mapping.  Addresses, offsets and sizes in bytes.
+
+    Nobody changes it.  It is not frozen, for that would double the time to make 100,000.
+    """
 
     start: int
     end: int

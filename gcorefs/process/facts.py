@@ -1,7 +1,5 @@
 """What the filter has to know of a mapping beyond smaps (elfcore/filter.py, Facts)."""
 
-from functools import cached_property
-
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait
@@ -12,29 +10,30 @@ _ELF_MAGIC = b"\x7fELF"
 
 
 class MappingFacts:
-    """The facts of one mapping, asked through the thread `tid`."""
+    """The facts of mappings, asked through the thread `tid`."""
 
-    def __init__(
-        self, vma: Vma, tid: int, memory: Memory, pagemap: Pagemap, may_wait: bool
-    ) -> None:
-        """`may_wait`: whether its file may be asked, whose server may not answer (patience.py)."""
-        self._vma = vma
+    def __init__(self, tid: int, memory: Memory, pagemap: Pagemap, may_wait: bool) -> None:
+        """`may_wait`: whether files may be asked, whose servers may not answer (patience.py)."""
         self._tid = tid
         self._memory = memory
         self._pagemap = pagemap
         self._may_wait = may_wait
+        self._last: tuple[int, syscalls.FileStat | None] = -1, None
 
-    @cached_property
-    def _file(self) -> syscalls.FileStat | None:
-        vma = self._vma
-        return procfs.mapped_file(self._tid, vma.start, vma.end) if self._may_wait else None
+    def _file(self, vma: Vma) -> syscalls.FileStat | None:
+        """Asked once, where several questions are about it."""
+        if self._last[0] != vma.start:
+            found = procfs.mapped_file(self._tid, vma.start, vma.end) if self._may_wait else None
+            self._last = vma.start, found
+        return self._last[1]
 
     def is_dax(self, vma: Vma) -> bool:
-        return self._file is not None and self._file.is_dax
+        file = self._file(vma)
+        return file is not None and file.is_dax
 
     def is_unlinked(self, vma: Vma) -> bool:
-        if self._file is not None:
-            return self._file.links == 0
+        if (file := self._file(vma)) is not None:
+            return file.links == 0
         return vma.name.endswith(b" (deleted)") or vma.name.startswith(b"[anon_shmem")
 
     def is_program(self, vma: Vma) -> bool:
@@ -46,7 +45,10 @@ class MappingFacts:
         except MayWait:
             self._memory.lose(vma.start)
             return False
-        return beginning == _ELF_MAGIC or (self._file is not None and bool(self._file.mode & 0o111))
+        if beginning == _ELF_MAGIC:
+            return True
+        file = self._file(vma)
+        return file is not None and bool(file.mode & 0o111)
 
     def is_swapped_out(self, vma: Vma) -> bool:
         found = self._pagemap.scan(vma.start, vma.end, all_of=SWAPPED)
