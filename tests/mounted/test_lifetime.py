@@ -91,6 +91,7 @@ def test_told_again_and_again_it_ends_in_good_order(
         while foreground.poll() is None and time.monotonic() < deadline:
             foreground.send_signal(signal.SIGTERM)
             foreground.send_signal(signal.SIGINT)
+            time.sleep(0.001)  # or it has no time for anything else
     assert foreground.returncode == 0
     assert not is_mounted(unmounted)
     eventually(lambda: is_free(target.pid))
