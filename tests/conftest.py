@@ -191,23 +191,26 @@ def swap(tmp_path: Path) -> Iterator[None]:
         subprocess.run(["losetup", "--detach", loop], check=True)
 
 
-@pytest.fixture
-def sysctl() -> Iterator[Callable[[str, int], None]]:
-    """Raise a setting of the kernel below /proc/sys to a number, for one test at a time."""
-    with contextlib.ExitStack() as stack:
-
-        def restore(path: Path, before: str) -> None:
+@contextlib.contextmanager
+def at_least(name: str, number: int) -> Iterator[None]:
+    """A setting of the kernel below /proc/sys raised to a number, and as it was afterwards."""
+    path = Path("/proc/sys") / name
+    # There is one for the whole machine, where other tests may run.
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = path.read_text()
+        path.write_text(str(max(number, int(before))))
+        try:
+            yield
+        finally:
             path.write_text(before)
 
-        def raise_to(name: str, number: int) -> None:
-            path = Path("/proc/sys") / name
-            # There is one for the whole machine, where other tests may run.
-            fcntl.flock(stack.enter_context(path.open("r+")), fcntl.LOCK_EX)
-            before = path.read_text()
-            stack.callback(restore, path, before)
-            path.write_text(str(max(number, int(before))))
 
-        yield raise_to
+@pytest.fixture
+def sysctl() -> Iterator[Callable[[str, int], None]]:
+    """Raise settings of the kernel for one test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda name, number: stack.enter_context(at_least(name, number))
 
 
 class Mount:

@@ -1,5 +1,6 @@
 """A core of a live process, as a file, and the kernel's own."""
 
+import contextlib
 import fcntl
 import functools
 import subprocess
@@ -33,17 +34,25 @@ def dump(tmp_path: Path) -> Callable[[int], Path]:
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 
-@pytest.fixture
-def core_pattern(tmp_path: Path) -> Iterator[Path]:
-    """The kernel writes cores to this path plus a pid (as we number it), for one test."""
-    path = tmp_path / "kernel"
-    # There is one for the whole machine, where other tests may run.
+@contextlib.contextmanager
+def kernel_dumps_to(path: Path) -> Iterator[None]:
+    """The kernel writes cores to this path plus a pid (as we number it)."""
+    # There is one pattern for the whole machine, where other tests may run.
     with CORE_PATTERN.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = CORE_PATTERN.read_text()
         CORE_PATTERN.write_text(f"{path}.%P")
+        try:
+            yield
+        finally:
+            CORE_PATTERN.write_text(before)
+
+
+@pytest.fixture
+def core_pattern(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "kernel"
+    with kernel_dumps_to(path):
         yield path
-        CORE_PATTERN.write_text(before)
 
 
 @pytest.fixture(params=["copy", "mounted"])
