@@ -4,18 +4,23 @@
 # Two more take longer:
 #   make test-full   all tests, those of large processes at their full size
 #   make fuzz        FUZZ_RUNS cases for the parsers, led by what they reach
+# And one measures: make bench, BENCH_ROUNDS rounds with a process of BENCH_SIZE MiB
 
 MOUNT ?= /mnt/gcore
 VENV := .venv
 PYTHON := /usr/bin/python3
 FUZZ_RUNS ?= 1000000
+BENCH_ROUNDS ?= 7
+BENCH_SIZE ?= 1024
+BENCH_OUT ?= build/bench
 
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-jdk-headless nodejs \
 	golang-go delve file redis-server redis-tools postgresql-15 strace attr
+BENCH_PACKAGES := $(RUN_PACKAGES) strace
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 
-.PHONY: run test test-full lint fuzz clean
+.PHONY: run test test-full lint fuzz bench clean
 
 run: $(VENV)/run
 	examples/first-core "$(MOUNT)"
@@ -46,6 +51,16 @@ $(VENV)/test: pyproject.toml Makefile
 # Also by name: make fuzz FUZZ_RUNS=10000000 FUZZ=smaps
 fuzz: $(VENV)/test
 	$(VENV)/bin/python -m tests.fuzz --runs $(FUZZ_RUNS) $(FUZZ)
+
+# Also by name: make bench BENCH='reading threads' BENCH_OPTIONS=--full
+bench: $(VENV)/bench
+	$(VENV)/bin/python -m tests.benchmarks --rounds $(BENCH_ROUNDS) --size $(BENCH_SIZE) \
+		--out "$(BENCH_OUT)" $(BENCH_OPTIONS) $(BENCH)
+
+$(VENV)/bench: pyproject.toml Makefile
+	setup/packages $(BENCH_PACKAGES)
+	setup/venv "$(VENV)" "$(PYTHON)" '.[dev,bench]'
+	touch $@ $(VENV)/run
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,155 @@
+"""What every topic stands on: rounds with a measure of their noise, programs, targets, mounts.
+
+Ways are taken in turn, round after round, in one run: machines drift, ratios less.  Cores go
+to /dev/shm, so that no disk has a say.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcorefs.process import procfs
+from tests.conftest import CFLAGS, GCOREFS, TARGETS, Mount, Target
+
+HERE = Path(__file__).parent
+MIB = 1 << 20
+_NOISE = bytes(16 * MIB)
+
+
+@dataclass(frozen=True)
+class Options:
+    rounds: int
+    size: int
+    """Mebibytes of a large process."""
+    full: bool
+    """Also the sizes that take minutes each."""
+
+
+class Bench:
+    """One run; whatever it starts is ended with it."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.noise: list[dict[str, Any]] = []
+        self._stack = contextlib.ExitStack()
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.shm = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+        self._mounts: dict[tuple[str, ...], Mount] = {}
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def rounds(self) -> Iterator[int]:
+        """Numbers of rounds.  Before each a fixed piece of work is timed, as a measure of noise."""
+        for number in range(self.options.rounds):
+            begin = time.monotonic()
+            zlib.crc32(_NOISE)
+            seconds = time.monotonic() - begin
+            self.noise.append({"seconds": seconds, "load": os.getloadavg(), "steal": _steal()})
+            say(f"round {number + 1} of {self.options.rounds}")
+            yield number
+
+    def program(self, source: Path) -> Path:
+        """Compiled at its first use."""
+        path = self.folder / source.stem
+        if not path.exists():
+            subprocess.run(["gcc", *CFLAGS, "-O2", "-o", path, source], check=True)
+        return path
+
+    def own(self, name: str) -> Path:
+        return self.program(HERE / f"{name}.c")
+
+    def command(self, name: str, *words: object) -> list[str]:
+        """To start a target."""
+        return [str(self.program(TARGETS / f"{name}.c")), *map(str, words)]
+
+    def target(self, name: str, *words: object) -> Target:
+        return self.start(self.command(name, *words))
+
+    def start(self, command: list[str]) -> Target:
+        target = Target(command)
+        self._stack.callback(target.kill)
+        return target
+
+    def keep(self, context: contextlib.AbstractContextManager[Any]) -> None:
+        """Until the end of the run."""
+        self._stack.enter_context(context)
+
+    def mount(self, *options: str) -> Mount:
+        """The mount with these options, made at its first use."""
+        if options not in self._mounts:
+            self._mounts[options] = self._stack.enter_context(self.fresh_mount(*options))
+        return self._mounts[options]
+
+    @contextlib.contextmanager
+    def fresh_mount(self, *options: str) -> Iterator[Mount]:
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            mount = Mount(Path(name) / "mnt", Path(name) / "log")
+            mount.path.mkdir()
+            mount.make(*options)
+            try:
+                yield mount
+            finally:
+                run(GCOREFS, "umount", "--lazy", mount.path)
+
+    def static(self, size: int) -> Path:
+        """A file of so many MiB that comes from one buffer, in a mount like ours (static.py)."""
+        mountpoint = Path(tempfile.mkdtemp(dir=self.folder))
+        command = [sys.executable, "-m", "tests.benchmarks.static", mountpoint, size]
+        target = Target([str(word) for word in command])
+        self._stack.callback(target.kill)
+        self._stack.callback(target.popen.wait, timeout=20)
+        self._stack.callback(run, "fusermount3", "-u", "-z", mountpoint)
+        return mountpoint / "static"
+
+
+def _steal() -> int:
+    """Ticks that the machine under us gave to others (proc(5), /proc/stat)."""
+    return int(Path("/proc/stat").read_text().split()[8])
+
+
+def say(text: str) -> None:
+    """To whoever waits."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def run(*command: object) -> str:
+    """A command to its end, with what it wrote."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begin = time.monotonic()
+    call()
+    return time.monotonic() - begin
+
+
+def await_release(pid: int) -> None:
+    """Until every thread runs again, a moment after the last close(2) of the file."""
+    for tid in procfs.tids(pid):
+        while procfs.tracer(pid, tid):
+            time.sleep(0.0001)
+
+
+def warm_up(shm: Path, mebibytes: int) -> None:
+    """Touch as much memory as the cores will take: a virtual machine gets it only then."""
+    with (shm / "warm").open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(bytes(MIB))
+    (shm / "warm").unlink()

@@ -1,0 +1,114 @@
+"""What a mount costs: memory while it serves, processor time while it does not, a listing."""
+
+import itertools
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gcorefs.process import procfs
+from tests.benchmarks.bench import Bench, await_release, run, seconds
+from tests.benchmarks.figures import Relation, Topic
+from tests.benchmarks.reading import together
+from tests.conftest import Mount, Target, at_least
+
+READERS = (0, 1, 2, 4)
+MANY = 10_000
+IDLE_SECONDS = 5
+PROCESSES, MORE_PROCESSES = 1_000, 10_000
+OF_MOUNT, OF_PROC = "ls -f of the mount", "ls -f /proc"
+
+
+def memory(bench: Bench) -> Topic:
+    topic = Topic("memory", "What the server holds and does")
+    each = bench.options.size
+    targets = [bench.target("bulk", max(1, each // 4)) for _ in range(READERS[-1])]
+    readers = topic.figure(
+        "readers", f"Most resident memory, dd of processes of {each // 4} MiB", "MiB", "readers"
+    )
+    bench.keep(at_least("vm/max_map_count", 4 * MANY))
+    kinds = {
+        f"{each} MiB": bench.target("bulk", each),
+        f"{MANY:,} mappings": bench.target("mappings", MANY),
+        f"{MANY:,} threads": bench.target("threads", MANY),
+    }
+    kind = topic.figure("kinds", "Most resident memory, one reader of", "MiB")
+    for _ in bench.rounds():
+        for count in READERS:
+            readers.add("the server", most_resident(bench, targets[:count]), count)
+        for name, target in kinds.items():
+            kind.add(name, most_resident(bench, [target]))
+    for name in kinds:
+        topic.relate(Relation(f"one reader of {name}, MiB", kind.of(name), "below 80"))
+    for few, more in itertools.pairwise(READERS[1:]):
+        values = zip(readers.of("the server", few), readers.of("the server", more), strict=True)
+        growth = [(b - a) / (more - few) for a, b in values]
+        topic.relate(Relation(f"each reader from {few} to {more}, MiB", growth, "at most 16"))
+    idle(bench, topic, targets[0])
+    return topic
+
+
+def most_resident(bench: Bench, targets: Sequence[Target]) -> float:
+    """MiB of a fresh server that has been read from by so many at once."""
+    with bench.fresh_mount() as mount:
+        server = mount.server
+        together([["dd", f"if={mount / each.pid}", "of=/dev/null", "bs=1M"] for each in targets])
+        resident = procfs.status(server)["VmHWM"]
+        for each in targets:
+            await_release(each.pid)
+    return int(resident.split()[0]) / 1024
+
+
+def idle(bench: Bench, topic: Topic, target: Target) -> None:
+    figure = topic.figure("idle", "Processor time of the server", "ms/s")
+    with bench.fresh_mount("idle_timeout=0") as mount:
+        server = mount.server
+        for _ in bench.rounds():
+            figure.add("nothing is open", busy(server))
+            with open(mount / target.pid, "rb", buffering=0) as file:
+                file.read(1)
+                figure.add("one process is held, and nobody reads", busy(server))
+            await_release(target.pid)
+
+
+def busy(pid: int) -> float:
+    """Milliseconds of processor time in each second."""
+    clock = ~pid << 3 | 2  # clock_getcpuclockid(3): what it makes of a pid
+    begin = time.clock_gettime_ns(clock)
+    time.sleep(IDLE_SECONDS)
+    return (time.clock_gettime_ns(clock) - begin) / 1e6 / IDLE_SECONDS
+
+
+def listing(bench: Bench) -> Topic:
+    count = MORE_PROCESSES if bench.options.full else PROCESSES
+    topic = Topic("listing", f"Listing {count:,} processes")
+    bench.keep(at_least("kernel/pid_max", 4 * count))
+    bench.keep(at_least("kernel/threads-max", 4 * count))
+    bench.start([str(bench.own("sleepers")), str(count)])
+    mount = bench.mount()
+    figure = topic.figure("listing", "A listing", "ms")
+    for _ in bench.rounds():
+        for way, path in ((OF_MOUNT, mount.path), (OF_PROC, Path("/proc"))):
+            figure.add(way, 1e3 * seconds(lambda path=path: run("ls", "-f", path)))
+    topic.relate(figure.over(OF_MOUNT, OF_PROC, aim="at most 3"))
+    topic.facts["files of /proc that one listing opens"] = opens(bench, mount)
+    topic.facts["processes listed"] = len(run("ls", "-f", mount.path).splitlines()) - 2
+    return topic
+
+
+def opens(bench: Bench, mount: Mount) -> dict[str, int]:
+    """How many of each, by strace(1)."""
+    log = bench.folder / "strace"
+    command = ["strace", "-f", "-e", "trace=%file", "-o", log, "-p", str(mount.server)]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert tracer.stderr is not None
+    try:
+        tracer.stderr.readline()  # that it has attached
+        run("ls", "-f", mount.path)
+    finally:
+        tracer.terminate()
+        tracer.communicate(timeout=60)
+    calls = re.findall(r'(\w+)\(.*"/proc(?:/(?:\d+|self|thread-self))?(/\S*)?"', log.read_text())
+    return dict(Counter(f"{call} PID{name or '/'}" for call, name in calls).most_common(12))

@@ -1,0 +1,124 @@
+"""How long a process stands still while its core is written, by its own account.
+
+What it saw is the longest gap in a thread that looks at the clock every 0.1 ms (bulk.c).  The
+kernel's own dump is the end of the process; there it is the time until its parent hears.
+"""
+
+import importlib.util
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks.bench import Bench, await_release, run, seconds, warm_up
+from tests.benchmarks.figures import Figure, Topic, ratio
+from tests.conftest import GCOREFS, Target
+from tests.readers.conftest import kernel_dumps_to
+
+KERNEL = "the kernel, of a dying process"
+GCORE, CP, DUMP = "gcore", "cp from the mount", "gcorefs dump"
+DD = "dd bs=1M from the mount to /dev/null"
+CREATEDUMP = ".NET's createdump"
+
+Way = Callable[[Bench, int, Path], object]
+"""Writes the core of a process to a path."""
+
+
+def gcore(bench: Bench, pid: int, core: Path) -> None:
+    run("gcore", "-o", core, pid)
+    core.with_name(f"{core.name}.{pid}").rename(core)
+
+
+def createdump(bench: Bench, pid: int, core: Path) -> None:
+    run(_createdump(), "--full", "-f", core, pid)
+
+
+def _createdump() -> Path:
+    """.NET's, where the package of the runtime is installed (pyproject.toml, bench)."""
+    found = importlib.util.find_spec("dotnetcore2")
+    if found is None or found.origin is None:
+        raise RuntimeError("dotnetcore2 is not installed: run 'make bench'")
+    return next(Path(found.origin).parent.glob("bin/shared/*/*/createdump"))
+
+
+def cp(*options: str) -> Way:
+    return lambda bench, pid, core: run("cp", bench.mount(*options) / pid, core)
+
+
+WAYS: dict[str, Way] = {
+    GCORE: gcore,
+    CREATEDUMP: createdump,
+    CP: cp(),
+    DUMP: lambda bench, pid, core: run(GCOREFS, "dump", pid, "-o", core),
+    DD: lambda bench, pid, core: run("dd", f"if={bench.mount() / pid}", "of=/dev/null", "bs=1M"),
+}
+
+
+def measure(bench: Bench) -> Topic:
+    topic = Topic("stopped", "Time stopped while a core is written to memory")
+    stopped = topic.figure("stopped", "Stopped", "ms", "MiB")
+    taken = topic.figure("taken", "From the command to its end", "ms", "MiB")
+    sizes = sorted({max(1, bench.options.size // part) for part in (4, 2, 1)})
+    targets = {size: bench.target("bulk", size) for size in sizes}
+    core = bench.shm / "core"
+    warm_up(bench.shm, 2 * sizes[-1])
+    for take in WAYS.values():  # mounts are made, programs come from the disk
+        take(bench, targets[sizes[0]].pid, core)
+        core.unlink(missing_ok=True)
+    for _ in bench.rounds():
+        for size, target in targets.items():
+            for way, take in WAYS.items():
+                target.ask("gap")
+                taken.add(way, 1e3 * seconds(lambda t=take, p=target.pid: t(bench, p, core)), size)
+                await_release(target.pid)
+                stopped.add(way, target.ask("gap")["gap"] / 1e6, size)
+                if core.exists():
+                    take_away(core, size)
+            milliseconds = 1e3 * dying(bench, size)
+            taken.add(KERNEL, milliseconds, size)
+            stopped.add(KERNEL, milliseconds, size)
+    relate(topic, stopped, taken)
+    return topic
+
+
+def dying(bench: Bench, size: int) -> float:
+    """Seconds from a signal that dumps core until the parent has waited."""
+    target = Target(bench.command("bulk", size))
+    path = bench.shm / "kernel"
+    unlimited = resource.RLIM_INFINITY
+    resource.prlimit(target.pid, resource.RLIMIT_CORE, (unlimited, unlimited))
+    try:
+        with kernel_dumps_to(path):
+
+            def die() -> None:
+                os.kill(target.pid, signal.SIGQUIT)
+                target.popen.wait(timeout=120)
+
+            result = seconds(die)
+        take_away(path.with_name(f"{path.name}.{target.pid}"), size)
+    finally:
+        target.kill()
+    return result
+
+
+def take_away(core: Path, size: int) -> None:
+    """Whoever writes less than all would be quick for nothing."""
+    if core.stat().st_size < size << 20:
+        raise RuntimeError(f"{core} has only {core.stat().st_size} bytes")
+    core.unlink()
+
+
+def relate(topic: Topic, stopped: Figure, taken: Figure) -> None:
+    size = stopped.sizes()[-1]
+    for way in stopped.values:
+        if way not in (GCORE, KERNEL):
+            topic.relate(stopped.over(way, GCORE, size))
+    topic.relate(
+        ratio(
+            f"{CP}: stopped / its whole time, {size:,} MiB",
+            stopped.of(CP, size),
+            taken.of(CP, size),
+            "at most 1.1",
+        )
+    )
