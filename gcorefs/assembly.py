@@ -6,7 +6,7 @@ lives (procfs.py says why): /proc/TID is served for every thread, though not lis
 
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -65,11 +65,13 @@ def assemble(
     memory: Memory,
     pagemap: Pagemap,
     shared: Shared,
+    hold: Callable[[int], Mapping[str, str]],
 ) -> Assembly:
     """A core of `process`, whose live thread `tid` is stopped like all others.
 
     `before` is the leader's stat of before the stop: what it was doing then.  `provenance`
-    is completed by how each thread was recorded.  Raises ProcessLookupError where the process
+    is completed by how each thread was recorded, and by what `hold` says of the policy when it
+    is told how many bytes of memory the file has.  Raises ProcessLookupError where the process
     dies meanwhile.
     """
     is_omitted = {record.tid: not record.general and unresponsive == "omit" for record in recorded}
@@ -95,7 +97,11 @@ def assemble(
     memory.lost.add_ranges(unreadable(tid, [*zip(vmas, sizes, strict=True)], pagemap))
     provenance = replace(
         provenance,
-        policy={**provenance.policy, "coredump_filter": f"{mask:#x}"},
+        policy={
+            **provenance.policy,
+            "coredump_filter": f"{mask:#x}",
+            **hold(sum(loads.lengths)),
+        },
         threads=hows,
         account=_account(vmas, shares, kept, loads, memory.lost),
     )

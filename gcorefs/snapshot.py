@@ -4,12 +4,14 @@ No FUSE and no event loop here, so that the command line and every test have the
 without a mount.  All calls block; `let_go` and `close` may come from any thread, at any time.
 """
 
+import contextlib
 import os
 import threading
 import time
 from array import array
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 from gcorefs import __version__
 from gcorefs.assembly import Unresponsive, assemble
@@ -21,6 +23,7 @@ from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import access, procfs
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
+from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory, clear
@@ -31,6 +34,9 @@ from gcorefs.process.tracer import Record, Tracer
 
 DEFAULT_STOP_TIMEOUT = 1.0
 """Seconds that a thread may take to stop before the core goes on without its registers."""
+
+Hold = Literal["stop", "copy"]
+"""How long a process stands still: for as long as it is read, or until its memory is copied."""
 
 TAKE_TIMEOUT = 20.0
 """Seconds, beyond its stop_timeout, that whoever takes a snapshot should wait for it.  /proc
@@ -44,6 +50,10 @@ to bring never comes while its handler is stopped."""
 # what was never populated, a few columns (elfcore/segments.py).
 _BYTES_PER_MAPPING = 700
 _BYTES_PER_PIECE = 80
+
+# Beyond what is populated: the file holds small holes as well (segments.py).
+_SLACK_SHARE = 64
+_SLACK_AT_LEAST = 1 << 20
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that whoever closes a snapshot should wait until nobody is traced any more."""
@@ -101,7 +111,9 @@ class Snapshot:
         stop_timeout: float = DEFAULT_STOP_TIMEOUT,
         unresponsive: Unresponsive = "partial",
         on_end: Callable[[], None] = lambda: None,
+        room: Room | None = None,
     ) -> None:
+        """`room`: for a copy of the memory, so that the process need not be held."""
         self.process = process
         self.opener = opener
         self.records: Sequence[Record] = ()
@@ -112,6 +124,8 @@ class Snapshot:
         """The name of its program, once it is stopped."""
         self.ready_seconds = 0.0
         """From the first interrupt until the header was built."""
+        self.not_copied = ""
+        """Why it is held all the same, where there was to be a copy."""
         self._unresponsive = unresponsive
         self._stop_timeout = stop_timeout
         self._tracer = Tracer(process, stop_timeout, on_end)
@@ -119,6 +133,12 @@ class Snapshot:
         self._mappings = 0
         self._memory: Memory | None = None
         self._lost = Lost()
+        self._room = room
+        self._copy: Copy | None = None  # to be filled
+        self._kept: Copy | None = None  # filled, in place of the memory
+        self.was_copied = False
+        """The memory was copied, and the process let go."""
+        self._owner: tuple[bytes, ...] = ()
         self._lock = threading.Lock()
         self._let_go = False
 
@@ -139,6 +159,7 @@ class Snapshot:
         try:
             before = procfs.stat(process.pid)
             self.comm = before.comm
+            self._make_room()
             with self._lock:
                 if self._let_go:
                     raise ProcessError(Reason.LET_GO, process.pid)
@@ -178,7 +199,9 @@ class Snapshot:
                 memory,
                 pagemap,
                 shared,
+                self._hold,
             )
+            self._owner = procfs.owner(process.pid)
             memory.check_pinned()
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
@@ -191,6 +214,95 @@ class Snapshot:
         for record in recorded:
             record.regsets.clear()  # they stand in the header now, thousands of bytes each
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
+
+    def _make_room(self) -> None:
+        """For about as much as the core will have."""
+        if self._room is None:
+            return
+        self._copy = Copy(self._room)
+        status = procfs.ask_live_thread(
+            self.process.pid, lambda tid: procfs.status(self.process.pid, tid)
+        )
+        kinds = ("RssAnon", "RssShmem", "VmSwap")  # no pages of files, but for a few
+        populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
+        with contextlib.suppress(NotCopied):
+            self._copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
+
+    def _hold(self, size: int) -> Mapping[str, str]:
+        """What the note says of how the process is held, whose file has `size` bytes of memory."""
+        if self._copy is None:
+            return {"hold": "stop"}
+        try:
+            self._copy.fit(size)
+        except NotCopied as error:
+            self._give_up_copy(str(error))
+        return self.hold
+
+    @property
+    def hold(self) -> Mapping[str, str]:
+        """What was asked for, and what came of it."""
+        if self._room is None:
+            return {"hold": "stop"}
+        if self.not_copied:
+            return {"hold": "copy", "held": "stop", "held_why": self.not_copied}
+        return {"hold": "copy", "held": "copy"}
+
+    def _give_up_copy(self, why: str) -> None:
+        copy, self._copy = self._copy, None
+        self.not_copied = why
+        if copy is not None:
+            copy.discard()
+
+    def copy(self) -> None:
+        """Copy the memory, where that is wanted, and let the process run on.
+
+        Where it cannot be had at once the process is held: `not_copied` says why.  Reads are
+        answered all the while.  ProcessError: it died, or was let go.
+        """
+        copy, memory = self._copy, self._memory
+        if copy is None or memory is None:
+            return
+        try:
+            copy.fill(self.layout, memory)
+        except (NotCopied, OSError) as error:
+            self._give_up_copy(str(error))
+            if isinstance(error, ProcessError):
+                raise
+            return
+        with self._lock:
+            self._copy = None
+            if not self._let_go:
+                self._kept = copy
+                self.was_copied = True
+        self._tracer.release()
+
+    @property
+    def is_copied(self) -> bool:
+        """True where the process has been let go, and its memory is still to be had."""
+        return self._kept is not None
+
+    def is_unchanged(self) -> bool:
+        """True where the process, which may run by now, is no other program's or user's.
+
+        Who may see it now could see it when it was stopped.  ESRCH: it is gone.
+        """
+        memory = self._memory
+        if memory is None:
+            return False
+        try:
+            memory.check_pinned()
+            return procfs.owner(self.process.pid) == self._owner
+        except ProcessLookupError as error:
+            raise ProcessError(Reason.GONE, self.process.pid) from error
+        except (ProcessError, FileNotFoundError):
+            return False
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """`length` bytes at `offset`, where they lie here already: memory that was copied."""
+        kept, layout = self._kept, self.layout
+        if kept is None or not layout.memory_offset <= offset <= layout.zeros_offset - length:
+            return None
+        return kept.view(offset - layout.memory_offset, offset - layout.memory_offset + length)
 
     def _provenance(self, stop_seconds: float) -> Provenance:
         stopped_at = time.time() - (time.monotonic() - self._tracer.stopped_at)
@@ -243,7 +355,7 @@ class Snapshot:
     @property
     def is_dead(self) -> bool:
         """True once the process has died while it was held."""
-        return self._tracer.dead
+        return self._tracer.dead and not self.is_copied
 
     @property
     def stopped_seconds(self) -> float:
@@ -276,7 +388,7 @@ class Snapshot:
         layout = self.layout
         # By far the most reads are of memory alone.
         if found := layout.memory(offset, len(buffer)):
-            self._read_memory(*found, buffer, sources)
+            self._read_memory(offset, *found, buffer, sources)
             return len(buffer)
         done = 0
         for extent in layout.extents(offset, len(buffer)):
@@ -289,7 +401,7 @@ class Snapshot:
             else:
                 ranges = array("Q", [extent.at]), array("Q", [extent.length])
                 try:
-                    self._read_memory(*ranges, piece, sources)
+                    self._read_memory(extent.offset, *ranges, piece, sources)
                 except MayWait as wait:
                     raise MayWait(wait.source, done + wait.done) from None
             done += extent.length
@@ -297,16 +409,26 @@ class Snapshot:
 
     def _read_memory(
         self,
+        offset: int,
         addresses: Column,
         lengths: Column,
         buffer: memoryview,
         sources: Container[str] | None,
     ) -> None:
         memory = self._memory
+        if (view := self.view(offset, len(buffer))) is not None:
+            buffer[:] = view
+            return
         if memory is None:
             self._check()  # it may have died
             raise ProcessError(Reason.LET_GO, self.process.pid)
-        memory.read_ranges(addresses, lengths, buffer, sources)
+        try:
+            memory.read_ranges(addresses, lengths, buffer, sources)
+        except ProcessError:
+            # It may have been copied, and let go, meanwhile.
+            if (view := self.view(offset, len(buffer))) is None:
+                raise
+            buffer[:] = view
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file."""
@@ -319,16 +441,19 @@ class Snapshot:
         """Let every thread run on.  The header stays readable, memory is EIO from here on."""
         with self._lock:
             self._let_go = True
+            self._kept = None
         self._tracer.release()
 
     def forget(self) -> None:
         """Drop what was taken, where nobody is to read it."""
         self._layout = None
         self._memory = None
+        self._copy = None
         self.records = ()
 
     def close(self) -> None:
         """Let go, and wait until nobody is traced any more."""
         self.let_go()
         self._memory = None
+        self._copy = None
         self._tracer.join()

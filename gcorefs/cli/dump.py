@@ -7,7 +7,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, TextIO, cast, get_args
 
 import click
 from rich.console import Console
@@ -25,9 +25,10 @@ from gcorefs.cli.terminal import Terminal
 from gcorefs.cli.worker import Worker
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.process import procfs
+from gcorefs.process.copy import DEFAULT_LIMIT, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import FormatError
-from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
+from gcorefs.snapshot import READ_TIMEOUT, Hold, Snapshot, find
 
 _CHUNK = 4 << 20
 
@@ -38,10 +39,19 @@ _CHUNK = 4 << 20
     "-o", "output", metavar="FILE",
     help="Where to; '-' is standard output.  Default: core.PID, or standard output when piped.",
 )  # fmt: skip
-def dump(pid: int, output: str | None) -> None:
+@click.option(
+    "--hold", type=click.Choice(get_args(Hold)), default="stop", show_default=True,
+    help="Let the process go when the core is written, or when its memory is copied.",
+)  # fmt: skip
+@click.option(
+    "--copy-limit", type=click.IntRange(min=1), default=max(1, DEFAULT_LIMIT >> 20),
+    metavar="MIB", help="How much memory a copy may take.  Default: a quarter of the machine's.",
+)  # fmt: skip
+def dump(pid: int, output: str | None, hold: Hold, copy_limit: int) -> None:
     """Write the core of process PID.
 
-    The process stands still until the core is written, then goes on as it was.
+    The process stands still until the core is written, then goes on as it was.  With --hold copy
+    it goes on as soon as its memory is copied to that of gcorefs, where there is room for it.
     """
     if not procfs.is_ours():
         raise click.ClickException("/proc is that of another pid namespace")
@@ -51,11 +61,14 @@ def dump(pid: int, output: str | None) -> None:
     if output is None:
         output = f"core.{pid}" if sys.stdout.isatty() else "-"
     try:
-        snapshot = Snapshot(find(pid))
+        room = Room(copy_limit << 20) if hold == "copy" else None
+        snapshot = Snapshot(find(pid), room=room)
         with _shown() as progress, _destination(output) as file:
             try:
                 stopping.take(snapshot)
-                _copy(snapshot, file, progress, f"process {pid}")
+                # In a thread, so that a signal ends us meanwhile.
+                Worker().submit(snapshot.copy).result()
+                _write_all(snapshot, file, progress, f"process {pid}")
             finally:
                 # Now, not after the file has its name: that may mean to delete another.
                 stopping.close(snapshot)
@@ -68,6 +81,8 @@ def dump(pid: int, output: str | None) -> None:
     except OSError as error:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         raise click.ClickException(f"{name}{error.strerror}") from error
+    if snapshot.not_copied:
+        click.echo(f"held until it was written, not copied: {snapshot.not_copied}", err=True)
     if snapshot.unreadable:
         click.echo(f"{snapshot.unreadable} pages could not be read and are zeros", err=True)
 
@@ -117,7 +132,7 @@ def _destination(output: str) -> Iterator[BinaryIO]:
         raise
 
 
-def _copy(snapshot: Snapshot, file: BinaryIO, progress: Progress, name: str) -> None:
+def _write_all(snapshot: Snapshot, file: BinaryIO, progress: Progress, name: str) -> None:
     # One buffer is read into while the other is written out: both calls let go of the
     # interpreter lock, and the process stands still for the longer of the two, not the sum.
     filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))

@@ -78,6 +78,10 @@ class Layout:
         parts.append(notes)
         header = b"".join(parts)
         self.header = header.ljust(memory_offset, b"\0")
+        self.memory_offset = memory_offset
+        """Where memory begins."""
+        self.zeros_offset = zeros_offset
+        """Where it ends, and the area of zeros begins."""
         # Extent i is from _offsets[i] to _offsets[i + 1], and has memory from _addresses[i] on.
         self._addresses = loads.addresses
         self._offsets = array("Q", accumulate(loads.lengths, initial=memory_offset))

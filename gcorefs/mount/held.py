@@ -69,6 +69,8 @@ class Held:
         door = first_door if stop is None else joiners_door
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
         opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
+        if stop is not None and not await stop.is_joinable(ctx.uid):
+            return None
         # No await from here to the join: a stop that is alive now is joined alive.
         if self._is_closing:
             raise FUSEError(errno.ENODEV)
@@ -99,7 +101,7 @@ class Held:
         assert self._nursery is not None
         self._limits.stops.take(opener.uid, inode.process.pid)
         stop = Stop(
-            inode.process, opener, self._options, self._workers, self._limits.memory, self._nursery
+            inode.process, opener, self._options, self._workers, self._limits, self._nursery
         )
         inode.stop = stop
         self._stops[stop] = inode

@@ -28,8 +28,9 @@ class Inode:
 
     @property
     def is_retired(self) -> bool:
-        """True where handles hold bytes of a stop that is over."""
-        return self.stop is not None and self.stop.is_over and self.stop.is_open
+        """True where handles hold bytes of a stop that nobody joins any more."""
+        stop = self.stop
+        return stop is not None and (stop.is_over or stop.is_past) and stop.is_open
 
 
 @dataclass(slots=True)

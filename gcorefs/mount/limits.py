@@ -7,12 +7,14 @@ have together, so that whoever is called to the machine gets in.
 
 import contextlib
 import sys
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import Hashable, Iterator
 
 import trio
 
 from gcorefs.mount.options import Options
+from gcorefs.process.copy import NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
 
 _USER_REQUESTS = 256
@@ -66,6 +68,53 @@ class Budget:
             yield
         finally:
             self.give_back(uid)
+
+
+class Copies:
+    """Memory that copies take, by who was the first to open: `each` bytes for a user, twice that
+    for all but root together.  Whose do not fit are held instead (snapshot.py)."""
+
+    def __init__(self, each: int) -> None:
+        self.each = each
+        self._lock = threading.Lock()
+        self._used: Counter[int] = Counter()
+        # What was freed, and is not taken off yet: memory is freed in the middle of anything,
+        # of what the lock is held for as well.
+        self._freed: deque[tuple[int, int]] = deque()
+
+    def room(self, uid: int) -> Room:
+        return _UsersRoom(self, uid)
+
+    def take(self, uid: int, amount: int) -> bool:
+        """False where that is too much."""
+        with self._lock:
+            while self._freed:
+                owner, freed = self._freed.popleft()
+                self._used[owner] -= freed
+            if self._used[uid] + amount > self.each:
+                return False
+            if self._used.total() + amount > 2 * self.each and uid != _ROOT:
+                return False
+            self._used[uid] += amount
+            return True
+
+    def give_back(self, uid: int, amount: int) -> None:
+        self._freed.append((uid, amount))
+
+
+class _UsersRoom(Room):
+    def __init__(self, copies: Copies, uid: int) -> None:
+        super().__init__(copies.each)
+        self._copies = copies
+        self._uid = uid
+
+    def take(self, amount: int, more: int) -> None:
+        super().take(amount, more)
+        if not self._copies.take(self._uid, more):
+            raise NotCopied(f"uid {self._uid} has too little left of copy_limit")
+
+    def give_back(self, amount: int) -> None:
+        self._copies.give_back(self._uid, amount)
 
 
 class Limiters:
@@ -144,4 +193,5 @@ class Limits:
             Reason.ALL_MEMORY,
         )
         """Bytes that the headers of these take here."""
+        self.copies = Copies(options.copy_limit * _MEBIBYTE)
         self.requests = Budget(_USER_REQUESTS, _REQUESTS, Reason.USER_REQUESTS, Reason.ALL_REQUESTS)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 
 from gcorefs.assembly import Unresponsive
-from gcorefs.snapshot import DEFAULT_STOP_TIMEOUT
+from gcorefs.process.copy import DEFAULT_LIMIT
+from gcorefs.snapshot import DEFAULT_STOP_TIMEOUT, Hold
 
 _MOST = 1e9
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
@@ -25,6 +26,10 @@ class Options(msgspec.Struct, frozen=True):
     """A thread that has not stopped by then is not waited for."""
     unresponsive: Unresponsive = "partial"
     """What the core has of such a thread."""
+    hold: Hold = "stop"
+    """Until its file is closed, or until its memory is copied."""
+    copy_limit: _Count = max(1, DEFAULT_LIMIT >> 20)
+    """MiB that the copies of one user's files may take; those of all but root's twice that."""
     user_files: _Count = 4096
     """Files that one user may have open, directories among them."""
     max_files: _Count = 16384

@@ -19,7 +19,7 @@ import trio
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.mount.buffers import Buffers
-from gcorefs.mount.limits import Budget, Limiters
+from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
@@ -73,7 +73,7 @@ class Stop:
         opener: Opener,
         options: Options,
         workers: Workers,
-        budget: Budget,
+        limits: Limits,
         nursery: trio.Nursery,
     ) -> None:
         self.process = process
@@ -81,15 +81,22 @@ class Stop:
         """Who began it, on whose account it is."""
         self.began = time.time_ns()
         self.memory = 0
-        """Bytes of `budget` that it has taken, for its header."""
-        self._budget = budget
+        """Bytes of its opener's share that it has taken, for its header."""
+        self.is_past = False
+        """No further handle may join: it is a copy, and the process is another by now."""
+        self._budget = limits.memory
         self._why_over = ""
         self._options = options
         self._workers = workers
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._snapshot = Snapshot(
-            process, opener, options.stop_timeout, options.unresponsive, self._on_end
+            process,
+            opener,
+            options.stop_timeout,
+            options.unresponsive,
+            self._on_end,
+            limits.copies.room(opener.uid) if options.hold == "copy" else None,
         )
         self._handles: dict[Handle, None] = {}  # in the order of their opens
         self._reads = trio.CapacityLimiter(_MOST_READS)
@@ -138,7 +145,10 @@ class Stop:
             self._ready.set()
             self._notify_pollers()
             if self._error is None:
-                await self._hold()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._copy)
+                    await self._hold()
+                    nursery.cancel_scope.cancel()
             else:
                 self._snapshot.forget()
                 if not self._released.is_set():  # else nobody waits for it any more
@@ -179,6 +189,32 @@ class Stop:
             question = partial(access.check, opener, self.process.pid)
             await self._workers.questions.ask(self.process.pid, opener.uid, question)
             judged.add(opener)
+
+    async def _copy(self) -> None:
+        """Copy its memory, where that is wanted, and let it go; held meanwhile, and for good
+        where that fails."""
+        if self._options.hold == "stop":
+            return
+        try:
+            with self._workers.takes.of(self.opener.uid) as limiter:
+                await trio.to_thread.run_sync(
+                    self._snapshot.copy, abandon_on_cancel=True, limiter=limiter
+                )
+        except ProcessError:  # it died or was let go, and is said to have
+            return
+        except Exception:  # a surprise is a process that is held, not the mount's end
+            logger.exception("process %d: cannot be copied", self.process.pid)
+        if why := self._snapshot.not_copied:
+            logger.warning("process %d: held, not copied: %s", self.process.pid, why)
+
+    async def is_joinable(self, uid: int) -> bool:
+        """False where a copy is of what the process is no more: other bytes than a stop now would
+        have, and not judged by who may see them.  ESRCH."""
+        if self._snapshot.is_copied and not self.is_past:
+            question = self._snapshot.is_unchanged
+            if not await self._workers.questions.ask(self.process.pid, uid, question):
+                self.is_past = True
+        return not self.is_past
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout, or max_stop is over."""
@@ -222,7 +258,7 @@ class Stop:
         if self._error is None:
             logger.info(
                 "process %d: opened by process %d (uid %d): %d threads (%d did not stop), "
-                "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable",
+                "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable%s",
                 self.process.pid,
                 self.opener.pid,
                 self.opener.uid,
@@ -232,7 +268,13 @@ class Stop:
                 self._snapshot.stopped_seconds * 1e3,
                 self._bytes,
                 self._snapshot.unreadable,
+                self._how_held(),
             )
+
+    def _how_held(self) -> str:
+        if why := self._snapshot.not_copied:
+            return f", held (not copied: {why})"
+        return ", copied" if self._snapshot.was_copied else ""
 
     def report(self) -> dict[str, Any]:
         """What `gcorefs status` tells of it.  Times in milliseconds."""
@@ -246,6 +288,7 @@ class Stop:
             "began": datetime.fromtimestamp(self.began / 1e9, UTC).isoformat(timespec="seconds"),
             "threads": snapshot.threads,
             "threads_not_stopped": snapshot.unresponsive_threads,
+            **snapshot.hold,
             "ready_ms": round(snapshot.ready_seconds * 1e3, 1),
             "stopped_ms": round(snapshot.stopped_seconds * 1e3, 1),
             "bytes_read": self._bytes,
@@ -260,7 +303,10 @@ class Stop:
             return "died", ""
         if self._released.is_set():
             return "let go", self._why_over
-        return ("stopped" if self.is_ready else "stopping"), ""
+        if self._snapshot.is_copied:
+            return "copied", ""
+        why = self._snapshot.not_copied
+        return ("stopped" if self.is_ready else "stopping"), f"not copied: {why}" if why else ""
 
     def attributes(self) -> dict[str, str]:
         """What getfattr(1) shows of its file; nothing before it is ready."""
@@ -268,6 +314,7 @@ class Stop:
         if provenance is None or not self.is_ready:
             return {}
         return provenance.attributes() | {
+            **{f"policy.{name}": value for name, value in self._snapshot.hold.items()},
             "state": self._state()[0],
             # By now: some are seen only when they are read.
             "bytes.unreadable": str(self._snapshot.unreadable * PAGE_SIZE),
@@ -314,7 +361,9 @@ class Stop:
             length = min(length, size - offset)
             if length <= 0:  # without an empty read dd would go on for ever
                 return memoryview(b"")
-            data = await self._reader(handle).read(offset, length)
+            data = self._snapshot.view(offset, length)
+            if data is None:
+                data = await self._reader(handle).read(offset, length)
             self._bytes += len(data)
             return data
         finally:
@@ -384,7 +433,11 @@ class Stop:
         """The process died, or is held no longer for another reason: no further open joins."""
         # In the tracer's thread.
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self.let_go, "a thread of it could not be recorded")
+            self._token.run_sync_soon(self._end)
+
+    def _end(self) -> None:
+        if not self._snapshot.is_copied:  # else it does not matter any more
+            self.let_go("a thread of it could not be recorded")
 
     def _touch(self) -> None:
         self._last_read = trio.current_time()

@@ -256,6 +256,20 @@ def file_note_limit() -> int | None:
         return None
 
 
+def available_memory() -> int:
+    """Bytes that can be had without swapping (proc(5), MemAvailable)."""
+    return int(parse_status(read("meminfo"))["MemAvailable"].split()[0]) * 1024
+
+
+def owner(pid: int) -> tuple[bytes, ...]:
+    """Whose a process is: by what the kernel decides who may trace it (ptrace(2))."""
+    found = status(pid)
+    # The folder is root's while the process is not dumpable (proc(5)).
+    folder = os.stat(f"/proc/{pid}")
+    ids = b"%d %d" % (folder.st_uid, folder.st_gid)
+    return found["Uid"], found["Gid"], found["CapPrm"], ids
+
+
 _ESCAPED_NEWLINE = b"\\012"
 
 

@@ -301,6 +301,21 @@ def read_memory_vector(tid: int, ranges: "array[int]", buffer: memoryview) -> in
     return count
 
 
+_madvise = _sleeping["madvise"]
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MADV_POPULATE_WRITE = 23
+
+
+def populate(buffer: memoryview) -> None:
+    """Have pages put under `buffer`, of a mapping of ours (madvise(2), MADV_POPULATE_WRITE).
+
+    ENOMEM, EFAULT.  mmap.madvise would keep the interpreter lock.
+    """
+    target = ctypes.c_char.from_buffer(buffer)
+    if _madvise(ctypes.addressof(target), len(buffer), _MADV_POPULATE_WRITE):
+        raise _fail()
+
+
 _statx = _sleeping["statx"]
 _statx.argtypes = (
     ctypes.c_int,

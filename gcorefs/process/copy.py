@@ -1,0 +1,219 @@
+"""The memory of a process, copied into ours by all cores, so that it need not stand still.
+
+What costs is not the copying but the room for it: a fresh page that is written to has to be
+found and cleared first, and a gigabyte of small ones takes longer than to fill them.  So room
+is made before the process is stopped, by an estimate, in huge pages where there are some.
+
+It is never made at the expense of others (Room), and a page that does not come is not waited
+for: what cannot be copied at once is left where it is (NotCopied).
+"""
+
+import mmap
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from gcorefs.elfcore.elf import page_up
+from gcorefs.elfcore.layout import Layout
+from gcorefs.process import procfs, syscalls
+from gcorefs.process.absent import MayWait
+from gcorefs.process.memory import Memory
+from gcorefs.process.patience import ask_each
+
+DEFAULT_LIMIT = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // 4
+"""Bytes that copies may take where nobody says otherwise: a quarter of the machine's memory."""
+
+_RESERVE = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // 16
+"""Bytes that are left to all others."""
+
+_PIECE = 16 << 20
+"""Bytes that one thread copies, or makes room for, before it takes the next."""
+
+_MOST_THREADS = 16
+_PREPARE_TIMEOUT = 5.0
+_READ_TIMEOUT = 10.0
+"""Seconds in which a piece has to be there."""
+
+
+class NotCopied(Exception):
+    """Why the memory of a process is not copied: words for people."""
+
+
+class Room:
+    """How much memory copies may take: `limit` bytes, as long as the machine has it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def take(self, amount: int, more: int) -> None:
+        """`amount` bytes in all, of which `more` are not taken yet.  NotCopied."""
+        if amount > self._limit:
+            raise NotCopied(f"its {_mebibytes(amount)} are over copy_limit")
+        if more + _RESERVE > procfs.available_memory():
+            raise NotCopied(f"memory is short for its {_mebibytes(amount)}")
+
+    def give_back(self, amount: int) -> None:
+        """At any time, in any thread, in the middle of anything."""
+
+
+class Copy:
+    """Room for one copy, and what is in it."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        # Not shared, which it would be by default: such memory has no huge pages.
+        self._map = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # When it is really gone: a read that nobody waits for any more may still be in it.
+        weakref.finalize(self._map, _give_back, room, charges := [0]).atexit = False
+        self._charges = charges
+
+    def prepare(self, size: int) -> None:
+        """Make room for about `size` bytes.  NotCopied; what there is stays."""
+        self.fit(size)
+        buffer = memoryview(self._map)
+        deadline = time.monotonic() + _PREPARE_TIMEOUT
+        pieces = deque(range(0, len(buffer), _PIECE))
+
+        def populate() -> Iterator[None]:
+            for start in _each(pieces):
+                if time.monotonic() > deadline:
+                    return
+                # Where there is none just now, the copy itself will see.
+                syscalls.populate(buffer[start : start + _PIECE])
+                yield
+
+        try:
+            _by_all_cores(populate, len(pieces), _PREPARE_TIMEOUT)
+        except OSError as error:
+            raise NotCopied(f"there is no room for it: {error}") from error
+
+    def fit(self, size: int) -> None:
+        """Room for `size` bytes, no less and not much more.  NotCopied; what there is stays."""
+        size = max(page_up(size), mmap.PAGESIZE)
+        (charged,) = self._charges
+        if size > charged:
+            self._room.take(size, size - charged)
+            self._charges[0] = size
+        try:
+            self._map.resize(size)  # BufferError: somebody still makes room in it
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+            # It holds the secrets of others: not for a core of ours, nor for a child.
+            self._map.madvise(mmap.MADV_DONTDUMP)
+            self._map.madvise(mmap.MADV_DONTFORK)
+        except (OSError, BufferError) as error:
+            raise NotCopied(f"there is no room for it: {error}") from error
+        if size < charged:
+            self._charges[0] = size
+            self._room.give_back(charged - size)
+
+    def fill(self, layout: Layout, memory: Memory) -> None:
+        """Copy all that the file has of memory.
+
+        NotCopied; ProcessError: the process died or was let go.
+        """
+        buffer = memoryview(self._map)
+        size = layout.zeros_offset - layout.memory_offset
+        pieces = deque(range(0, size, _PIECE))
+        late: list[tuple[int, int, str]] = []
+
+        def copy(start: int, end: int, sources: tuple[str, ...]) -> None:
+            ranges = layout.memory(layout.memory_offset + start, end - start)
+            assert ranges is not None
+            memory.read_ranges(*ranges, buffer[start:end], sources)
+
+        def work() -> Iterator[None]:
+            for start in _each(pieces):
+                end = min(start + _PIECE, size)
+                try:
+                    copy(start, end, ())
+                except MayWait as wait:
+                    late.append((start + wait.done, end, wait.source))
+                yield
+
+        def bring(start: int, end: int, source: str, may_wait: bool) -> None:
+            while may_wait:
+                try:
+                    copy(start, end, (source,))
+                except MayWait as wait:
+                    start, source = start + wait.done, wait.source
+                else:
+                    return
+            give_up(source)
+
+        def give_up(source: str) -> None:
+            raise NotCopied(f"a page of it has to be brought, and is not there yet ({source})")
+
+        try:
+            _by_all_cores(work, len(pieces), _READ_TIMEOUT)
+        finally:
+            pieces.clear()
+        questions = [(source, partial(bring, start, end, source)) for start, end, source in late]
+        ask_each(questions, lambda index: give_up(late[index][2]))
+
+    def discard(self) -> None:
+        """Free the memory at once.  Whoever still copies into it copies for nobody."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def view(self, start: int, end: int) -> memoryview:
+        """Part of it, which is not freed before the view is gone."""
+        return memoryview(self._map)[start:end].toreadonly()
+
+
+def _give_back(room: Room, charges: list[int]) -> None:
+    room.give_back(charges[0])
+
+
+def _mebibytes(amount: int) -> str:
+    return f"{-(-amount >> 20)} MiB"
+
+
+def _each(pieces: deque[int]) -> Iterator[int]:
+    while pieces:
+        try:
+            yield pieces.popleft()
+        except IndexError:  # another thread had the last one
+            return
+
+
+def _by_all_cores(work: Callable[[], Iterator[None]], most: int, timeout: float) -> None:
+    """Run `work` in several threads to its end; at each yield it has come one step further.
+
+    Raises what it raises, and NotCopied where none has come further for `timeout` seconds.
+    """
+    steps: queue.SimpleQueue[BaseException | bool] = queue.SimpleQueue()
+    is_over = threading.Event()
+
+    def run() -> None:
+        try:
+            for _ in work():
+                steps.put(False)
+                if is_over.is_set():
+                    break
+            steps.put(True)
+        except BaseException as error:  # handed to whoever waits
+            steps.put(error)
+
+    running = max(1, min(os.cpu_count() or 1, _MOST_THREADS, most))
+    for _ in range(running):
+        threading.Thread(target=run, name="gcorefs-copy", daemon=True).start()
+    failure: BaseException | None = None
+    while running:
+        try:
+            step = steps.get(timeout=timeout)
+        except queue.Empty:
+            is_over.set()
+            raise NotCopied("its memory could not be read in time") from failure
+        if isinstance(step, BaseException):
+            failure = failure or step
+            is_over.set()
+        running -= step is not False
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # or it would keep itself, and what was copied, until it is found
