@@ -107,6 +107,24 @@ class Layout:
         borders[0], borders[-1] = offset, end
         return addresses, array("Q", map(sub, borders[1:], borders))
 
+    def memory_runs(self, offset: int, length: int) -> Iterator[tuple[int, Column, Column]]:
+        """Of `length` bytes between `memory_offset` and `zeros_offset`, what is memory: offset,
+        addresses and lengths of each run.  All else is zeros."""
+        end = offset + length
+        first = bisect_right(self._offsets, offset) - 1
+        last = bisect_left(self._offsets, end, first)
+        addresses = self._addresses[first:last]
+        borders = self._offsets[first : last + 1]
+        if addresses[0] != ZEROS:
+            addresses[0] += offset - borders[0]
+        borders[0], borders[-1] = offset, end
+        lengths = array("Q", map(sub, borders[1:], borders))
+        start = 0
+        for stop in [*(n for n, address in enumerate(addresses) if address == ZEROS), last - first]:
+            if stop > start:
+                yield borders[start], addresses[start:stop], lengths[start:stop]
+            start = stop + 1
+
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """The pieces of `length` bytes at `offset`, clipped to the file, in order."""
         end = min(offset + length, self.size)

@@ -122,9 +122,15 @@ class Copy:
         late: list[tuple[int, int, str]] = []
 
         def copy(start: int, end: int, sources: tuple[str, ...]) -> None:
-            ranges = layout.memory(layout.memory_offset + start, end - start)
-            assert ranges is not None
-            memory.read_ranges(*ranges, buffer[start:end], sources)
+            # What is no memory stays as it is made: zeros.
+            base = layout.memory_offset
+            for offset, addresses, lengths in layout.memory_runs(base + start, end - start):
+                at = offset - base
+                piece = buffer[at : at + sum(lengths)]
+                try:
+                    memory.read_ranges(addresses, lengths, piece, sources)
+                except MayWait as wait:
+                    raise MayWait(wait.source, at - start + wait.done) from None
 
         def work() -> Iterator[None]:
             for start in _each(pieces):

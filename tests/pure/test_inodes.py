@@ -20,6 +20,7 @@ class FakeStop:
 
     is_over: bool = False
     is_open: bool = True
+    is_past: bool = False
 
 
 def look_up(inodes: Inodes, process: Process, stop: FakeStop | None = None) -> Inode:
@@ -73,6 +74,8 @@ def test_forgetting_the_earlier_process_leaves_the_later_one(inodes: Inodes) -> 
         (FakeStop(is_over=False, is_open=False), False),
         (FakeStop(is_over=True, is_open=False), False),
         (FakeStop(is_over=True, is_open=True), True),
+        (FakeStop(is_over=False, is_open=True, is_past=True), True),
+        (FakeStop(is_over=False, is_open=False, is_past=True), False),
     ],
 )
 def test_an_inode_retires_when_its_stop_is_over_and_handles_are_open(
