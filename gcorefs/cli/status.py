@@ -88,8 +88,9 @@ def _show(stops: list[dict[str, Any]]) -> None:
         ]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console = Console()
-    # A pipe is as wide as it needs to be.
-    console.print(table, width=None if console.is_terminal else 10_000)
+    if not console.is_terminal:  # a pipe is as wide as it needs to be
+        console = Console(width=10_000)
+    console.print(table)
 
 
 _NUMBERS = ("PID", "THREADS", "STOPPED", "READ")
