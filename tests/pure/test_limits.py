@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.mount import listing
-from gcorefs.mount.limits import Both, Budget, Limiters
+from gcorefs.mount.limits import Both, Budget, Copies, Limiters
 from gcorefs.mount.listing import Questions
+from gcorefs.process import procfs
+from gcorefs.process.copy import NotCopied
 from gcorefs.process.errors import ProcessError, Reason
 
 EACH, TOTAL = 5, 12
@@ -117,6 +119,55 @@ async def test_one_who_waits_for_a_second_place_and_gives_up_leaves_the_first() 
     assert (first.borrowed_tokens, second.borrowed_tokens) == (1, 1)
     both.release_on_behalf_of(borrower)
     assert (first.borrowed_tokens, second.borrowed_tokens) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), takes), max_size=60))
+def test_copies_of_a_user_have_a_share_and_all_but_root_s_two(
+    steps: list[tuple[bool, tuple[int, int]]],
+) -> None:
+    copies = Copies(EACH)
+    held: list[tuple[int, int]] = []
+    for is_take, (uid, amount) in steps:
+        if not is_take:
+            if held:
+                copies.give_back(*held.pop(amount % len(held)))
+            continue
+        used = Counter[int]()
+        for owner, part in held:
+            used[owner] += part
+        fits = used[uid] + amount <= EACH and (uid == 0 or used.total() + amount <= 2 * EACH)
+        assert copies.take(uid, amount) is fits
+        if fits:
+            held.append((uid, amount))
+    for uid, amount in held:
+        copies.give_back(uid, amount)
+    for uid in range(2):
+        assert copies.take(uid, EACH)  # nothing was lost on the way
+
+
+def test_memory_may_be_freed_while_it_is_counted() -> None:
+    # By the collector, that is, in the middle of a call of the same thread.
+    copies = Copies(EACH)
+    assert copies.take(1, EACH)
+    with copies._lock:
+        copies.give_back(1, EACH)
+    assert copies.take(1, EACH)
+
+
+def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "available_memory", lambda: 1 << 60)
+    room = Copies(EACH).room(7)
+    with pytest.raises(NotCopied, match="over copy_limit"):
+        room.take(EACH + 1, 1)
+    room.take(EACH, EACH)
+    with pytest.raises(NotCopied, match="uid 7 has too little left of copy_limit"):
+        room.take(EACH, 1)
+    room.give_back(1)
+    room.take(EACH, 1)
+    monkeypatch.setattr(procfs, "available_memory", lambda: 0)
+    room.give_back(1)
+    with pytest.raises(NotCopied, match="memory is short"):
+        room.take(EACH, 1)
 
 
 @pytest.mark.parametrize("processes", [1, 1000], ids=["one process", "many processes"])

@@ -1,6 +1,7 @@
 """What may stand behind -o; whatever it is, the answer is options or one line for people."""
 
 import math
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,9 @@ from gcorefs.mount.options import OptionError, Options, parse
 
 ALWAYS = {"subtype=gcorefs", "default_permissions", "nodev", "nosuid", "noexec"}
 OURS = ["idle_timeout", "stop_timeout"]
-COUNTS = ["user_files", "max_files", "user_stops", "max_stops", "user_memory", "max_memory"]
+COUNTS = [
+    "user_files", "max_files", "user_stops", "max_stops", "user_memory", "max_memory", "copy_limit",
+]  # fmt: skip
 FLAGS = [
     "allow_other", "allow_root", "auto_unmount", "default_permissions", "debug", "ro", "nodev",
     "nosuid", "noexec", "noatime", "atime", "sync", "async", "dirsync",
@@ -71,7 +74,19 @@ def test_a_count_is_a_whole_number(name: str) -> None:
         assert name in refusal(f"{name}={text}")
 
 
-@pytest.mark.parametrize("name", [*OURS, *COUNTS])
+def test_a_process_is_held_or_copied() -> None:
+    assert [parse([f"hold={word}"])[0].hold for word in ("stop", "copy")] == ["stop", "copy"]
+    assert Options().hold == "stop"
+    for text in ("", "stopp", "Copy", "1", "stop ", "none"):
+        assert refusal(f"hold={text}") == f"option hold: {text!r} is none of stop, copy"
+
+
+def test_copies_may_have_a_quarter_of_the_machine() -> None:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert Options().copy_limit == total // 4 // (1 << 20)
+
+
+@pytest.mark.parametrize("name", [*OURS, *COUNTS, "hold"])
 def test_an_option_of_ours_without_a_value_is_refused_by_name(name: str) -> None:
     assert name in refusal(name)
 
