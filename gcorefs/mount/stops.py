@@ -39,6 +39,9 @@ _MOST_TAKES = 50
 _MOST_READS = 8
 _MOST_WAITS = 8
 
+_COPY_PATIENCE = 2.0
+"""Seconds that reads of memory wait for the copy of it, which they would only slow down."""
+
 
 class PollHandle(Protocol):
     def notify(self) -> None: ...
@@ -103,6 +106,9 @@ class Stop:
         self._ready = trio.Event()
         self._released = trio.Event()
         self._finished = trio.Event()
+        self._settled = trio.Event()
+        """Set when the memory is copied, or is not going to be."""
+        self._settled_by = inf
         self._error: ProcessError | None = None
         self._last_read = trio.current_time()
         self._reads_under_way = 0
@@ -142,6 +148,9 @@ class Stop:
             except Exception:  # a surprise is the readers' EIO, not the mount's end
                 logger.exception("process %d: cannot be dumped", self.process.pid)
                 self._error = ProcessError(Reason.SURPRISE, self.process.pid)
+            if self._error is not None or self._options.hold == "stop":
+                self._settled.set()
+            self._settled_by = trio.current_time() + _COPY_PATIENCE
             self._ready.set()
             self._notify_pollers()
             if self._error is None:
@@ -195,6 +204,12 @@ class Stop:
         where that fails."""
         if self._options.hold == "stop":
             return
+        try:
+            await self._copy_in_a_thread()
+        finally:
+            self._settled.set()
+
+    async def _copy_in_a_thread(self) -> None:
         try:
             with self._workers.takes.of(self.opener.uid) as limiter:
                 await trio.to_thread.run_sync(
@@ -361,6 +376,9 @@ class Stop:
             length = min(length, size - offset)
             if length <= 0:  # without an empty read dd would go on for ever
                 return memoryview(b"")
+            if offset + length > len(self._snapshot.layout.header) and not handle.nonblocking:
+                with trio.move_on_at(self._settled_by):
+                    await self._settled.wait()
             data = self._snapshot.view(offset, length)
             if data is None:
                 data = await self._reader(handle).read(offset, length)
