@@ -396,7 +396,8 @@ class Snapshot:
             if extent.source is Source.HEADER:
                 piece[:] = layout.header[extent.at : extent.at + extent.length]
             elif extent.source is Source.ZEROS:
-                self._check()  # known, but the core is no longer whole
+                if self._kept is None:
+                    self._check()  # known, but the core is no longer whole
                 clear(piece)
             else:
                 ranges = array("Q", [extent.at]), array("Q", [extent.length])
