@@ -17,7 +17,7 @@ from tests.benchmarks.figures import Figure, Topic
 
 # Colours that the colour-blind tell apart (Okabe and Ito), gcorefs always the first.
 OURS, RIVAL, CEILING, OTHER, LAST = "#0072b2", "#d55e00", "#7f7f7f", "#009e73", "#cc79a7"
-SPARE = ("#e69f00", "#56b4e9")
+SPARE = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442")
 MARKERS = "osDv^x"
 
 STYLE = {

@@ -19,6 +19,7 @@ from tests.readers.conftest import kernel_dumps_to
 KERNEL = "the kernel, of a dying process"
 GCORE, CP, DUMP = "gcore", "cp from the mount", "gcorefs dump"
 DD = "dd bs=1M from the mount to /dev/null"
+CP_COPY, DUMP_COPY = "cp from the mount, hold=copy", "gcorefs dump --hold copy"
 CREATEDUMP = ".NET's createdump"
 
 Way = Callable[[Bench, int, Path], object]
@@ -51,6 +52,8 @@ WAYS: dict[str, Way] = {
     CREATEDUMP: createdump,
     CP: cp(),
     DUMP: lambda bench, pid, core: run(GCOREFS, "dump", pid, "-o", core),
+    CP_COPY: cp("hold=copy"),
+    DUMP_COPY: lambda bench, pid, core: run(GCOREFS, "dump", pid, "--hold", "copy", "-o", core),
     DD: lambda bench, pid, core: run("dd", f"if={bench.mount() / pid}", "of=/dev/null", "bs=1M"),
 }
 
@@ -113,7 +116,8 @@ def relate(topic: Topic, stopped: Figure, taken: Figure) -> None:
     size = stopped.sizes()[-1]
     for way in stopped.values:
         if way not in (GCORE, KERNEL):
-            topic.relate(stopped.over(way, GCORE, size))
+            aim = "at most 0.25" if way in (CP_COPY, DUMP_COPY) else ""
+            topic.relate(stopped.over(way, GCORE, size, aim))
     topic.relate(
         ratio(
             f"{CP}: stopped / its whole time, {size:,} MiB",
