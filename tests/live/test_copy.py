@@ -185,6 +185,26 @@ def test_a_death_after_the_copy_does_not_matter(spawn: Spawn) -> None:
         snapshot.close()
 
 
+def test_a_death_between_the_copy_and_letting_go_does_not_matter(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 5)
+    ended = threading.Event()
+    snapshot = Snapshot(find(target.pid), on_end=ended.set, room=Room(ALL))
+    try:
+        snapshot.take()
+        before = whole(snapshot)
+        with monkeypatch.context() as patch:
+            patch.setattr(snapshot._tracer, "release", lambda: None)
+            snapshot.copy()
+            target.kill()
+            assert ended.wait(20)
+        assert (snapshot.is_dead, snapshot.is_copied) == (False, True)
+        assert whole(snapshot) == before
+    finally:
+        snapshot.close()
+
+
 class Brake:
     """Memory.read_ranges, held at its nth call until it is let go."""
 
@@ -324,6 +344,26 @@ def test_a_copy_that_fails_half_way_is_a_process_that_is_held(
         assert policy(snapshot) == {"hold": "copy", "held": "copy"}
         assert whole(snapshot) == before
         assert resident_memory() < resident  # what was made ready for it is free again
+
+
+def test_a_copy_that_does_not_come_on_is_given_up_and_its_memory_free(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("bulk", 64)
+    with held(target) as snapshot:
+        before = whole(snapshot)
+        resident = resident_memory()
+        with monkeypatch.context() as patch:
+            patch.setattr(copy, "_PIECE", 1 << 20)
+            patch.setattr(copy, "_READ_TIMEOUT", 0.3)
+            brake = Brake(patch, 3)
+            snapshot.copy()
+        try:
+            assert_held(target, snapshot, "could not be read in time")
+            assert resident_memory() < resident  # though a thread is still in it
+            assert whole(snapshot) == before
+        finally:
+            brake.go.set()
 
 
 def resident_memory() -> int:
