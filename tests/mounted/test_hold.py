@@ -75,7 +75,7 @@ def test_a_process_runs_on_while_its_file_is_read(
         eventually(lambda: target.ask("report")["iterations"] > first)
         assert target.ask("report")["errors"] == 0
         assert os.pread(fd, 8, place) == then
-        assert int.from_bytes(then, "little") < first
+        assert int.from_bytes(then, "little") <= first
         # However often, and from wherever it is read.
         data = whole(fd)
         assert (len(data), data) == (os.stat(file).st_size, whole(fd))
@@ -257,6 +257,46 @@ def test_over_the_limit_a_process_is_held_and_everybody_is_told(
         assert f"stopped: not copied: {why}" in shown
     eventually(lambda: stops(mount, target.pid) == 1)
     assert f", held (not copied: {why})" in mount.log.read_text()
+
+
+def test_what_fails_when_the_note_is_made_is_said_everywhere_else(
+    copying: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("uffd")
+    copying.expect(f"process {target.pid}: held, not copied: a page of it has to be brought")
+    file = copying / target.pid
+    with opened(file) as fd:
+        header = os.pread(fd, memory_offset(os.read(fd, 4096)), 0)
+        eventually(lambda: report(copying, target.pid)["why"] != "")
+        assert is_held(target.pid)
+        assert note_of(header)["policy"].items() >= {"hold": "copy", "held": "copy"}.items()
+        found = attributes(file)
+        assert (found["state"], found["policy.hold"], found["policy.held"]) == (
+            "stopped",
+            "copy",
+            "stop",
+        )
+        assert found["policy.held_why"] == report(copying, target.pid)["held_why"]
+        assert "a page of it has to be brought" in found["policy.held_why"]
+    eventually(lambda: stops(copying, target.pid) == 1)
+
+
+def test_a_death_between_the_copy_and_letting_go_does_not_matter(
+    paused: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    pause = Pause("gcorefs.process.tracer", "Tracer.release")
+    seen = Pause("gcorefs.process.tracer", "Tracer._die", is_after=True)
+    mount = paused(pause, seen, options="hold=copy")
+    target = spawn("bulk", SIZE)
+    with opened(mount / target.pid) as fd:
+        pause.wait()
+        target.popen.kill()
+        seen.wait()  # the server has been told
+        seen.end()
+        pause.end()
+        data = whole(fd)
+        assert len(data) == os.fstat(fd).st_size > SIZE * MEBIBYTE
+        assert report(mount, target.pid)["state"] == "copied"
 
 
 def test_the_copies_of_a_user_have_a_share_together(
