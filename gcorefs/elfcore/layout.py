@@ -97,20 +97,25 @@ class Layout:
         end = offset + length
         if offset < self._offsets[0] or end > self.size or not length:
             return None
-        first = bisect_right(self._offsets, offset) - 1
-        last = bisect_left(self._offsets, end, first)
-        addresses = self._addresses[first:last]
+        addresses, borders = self._between(offset, end)
         if ZEROS in addresses:
             return None
-        borders = self._offsets[first : last + 1]
-        addresses[0] += offset - borders[0]
-        borders[0], borders[-1] = offset, end
         return addresses, array("Q", map(sub, borders[1:], borders))
 
     def memory_runs(self, offset: int, length: int) -> Iterator[tuple[int, Column, Column]]:
         """Of `length` bytes between `memory_offset` and `zeros_offset`, what is memory: offset,
         addresses and lengths of each run.  All else is zeros."""
-        end = offset + length
+        addresses, borders = self._between(offset, offset + length)
+        lengths = array("Q", map(sub, borders[1:], borders))
+        zeros = (index for index, address in enumerate(addresses) if address == ZEROS)
+        start = 0
+        for stop in [*zeros, len(addresses)]:
+            if stop > start:
+                yield borders[start], addresses[start:stop], lengths[start:stop]
+            start = stop + 1
+
+    def _between(self, offset: int, end: int) -> tuple[Column, Column]:
+        """Addresses of the extents between two offsets behind the header, and their borders."""
         first = bisect_right(self._offsets, offset) - 1
         last = bisect_left(self._offsets, end, first)
         addresses = self._addresses[first:last]
@@ -118,12 +123,7 @@ class Layout:
         if addresses[0] != ZEROS:
             addresses[0] += offset - borders[0]
         borders[0], borders[-1] = offset, end
-        lengths = array("Q", map(sub, borders[1:], borders))
-        start = 0
-        for stop in [*(n for n, address in enumerate(addresses) if address == ZEROS), last - first]:
-            if stop > start:
-                yield borders[start], addresses[start:stop], lengths[start:stop]
-            start = stop + 1
+        return addresses, borders
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """The pieces of `length` bytes at `offset`, clipped to the file, in order."""

@@ -49,7 +49,6 @@ class Pagemap:
 
     def __init__(self, tid: int) -> None:
         self._file = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        self._can_scan = True
         self._ahead: Thread | None = None
         self._all: tuple[Column, Column] | None = None
 
@@ -64,7 +63,7 @@ class Pagemap:
 
     def _find_all(self) -> None:
         with contextlib.suppress(OSError):  # whoever asks for runs will see it again
-            self._all = self.scan(0, _END, any_of=PRESENT | SWAPPED, none_of=PFNZERO)
+            self._all = self._scan_populated(0, _END)
 
     def populated(self, address: int, length: int) -> bytes:
         """A byte for each page that the range touches: 1 where it is populated, else 0.
@@ -87,13 +86,16 @@ class Pagemap:
             self._ahead.join()
             if self._all is not None and ranges[-1][1] <= _END:
                 return self._all
-        found = self.scan(ranges[0][0], ranges[-1][1], any_of=PRESENT | SWAPPED, none_of=PFNZERO)
+        found = self._scan_populated(ranges[0][0], ranges[-1][1])
         if found is not None:
             return found
         starts, ends = array("Q"), array("Q")
         for start, end in ranges:
             self._read_runs(start, end, starts, ends)
         return starts, ends
+
+    def _scan_populated(self, start: int, end: int) -> tuple[Column, Column] | None:
+        return self.scan(start, end, any_of=PRESENT | SWAPPED, none_of=PFNZERO)
 
     def scan(
         self, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0
@@ -103,7 +105,7 @@ class Pagemap:
         None where this kernel does not tell.
         """
         try:
-            return self._scan(start, end, all_of, any_of, none_of) if self._can_scan else None
+            return self._scan(start, end, all_of, any_of, none_of)
         except OSError as error:
             if error.errno not in (errno.ENOTTY, errno.EINVAL):
                 raise

@@ -20,9 +20,8 @@ PAGE = 4096
 class ByEntries(Pagemap):
     """As on a kernel without PAGEMAP_SCAN (before Linux 6.7)."""
 
-    def __init__(self, tid: int) -> None:
-        super().__init__(tid)
-        self._can_scan = False
+    def scan(self, *_: int, **bits: int) -> None:
+        return None
 
 
 class Ahead(Pagemap):

@@ -15,20 +15,12 @@ from gcorefs.process.pagemap import PRESENT, Pagemap
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, more_huge_pages
 from tests.readers.corefile import Core
+from tests.readers.test_kinds import BAD
 
 PAGE = 4096
 READ = 0  # its number on x86-64
 UNREADABLE = {
-    "kinds": {
-        "guard_alone",
-        "guard_in_file",
-        "shrunk_private_past_eof",
-        "shrunk_shared_past_eof",
-        "shrunk_memfd_past_eof",
-        "empty_file_past_eof",
-        "secret_in_core",
-        "uffd_poison",
-    },
+    "kinds": BAD,
     "memory": {"guard", "file_short_past_eof"},
 }
 
