@@ -18,7 +18,7 @@ from gcorefs.assembly import Unresponsive, assemble
 from gcorefs.elfcore.layout import Layout, Source
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
-from gcorefs.elfcore.segments import Column
+from gcorefs.elfcore.segments import ZEROS, Column
 from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import access, procfs
 from gcorefs.process.absent import Absent, MayWait
@@ -187,6 +187,7 @@ class Snapshot:
             self._lost.no_loss = [range(vma.start, vma.end) for vma in vmas if vma.is_special]
             shared = memory.shared = Shared(tid, vmas)
             memory.absent = Absent(tid, vmas, pagemap)
+            memory.pagemap = pagemap
             assembly = assemble(
                 process,
                 tid,
@@ -407,6 +408,23 @@ class Snapshot:
                     raise MayWait(wait.source, done + wait.done) from None
             done += extent.length
         return done
+
+    def read_at_once(self, offset: int, buffer: memoryview) -> bool:
+        """Fill `buffer`, all of it before the end of the file, where that takes no waiting.
+
+        That is one piece of the file, and memory that is in the page tables now.  False: nothing
+        was read, or not all, and `read_into` is to be asked.  EIO as there.
+        """
+        layout, memory = self.layout, self._memory
+        address = layout.address(offset, len(buffer))
+        if address is None or memory is None:
+            return False
+        if address == ZEROS:
+            if self._kept is None:
+                self._check()  # known, but the core is no longer whole
+            clear(buffer)
+            return True
+        return memory.read_at_once(address, buffer)
 
     def _read_memory(
         self,

@@ -91,6 +91,16 @@ class Layout:
         self.size = self._offsets[-1]
         """Bytes of the whole file."""
 
+    def address(self, offset: int, length: int) -> int | None:
+        """Where the `length` bytes at `offset` are in memory, or ZEROS, where all of them lie in
+        one extent behind the header; else None."""
+        offsets = self._offsets
+        index = bisect_right(offsets, offset) - 1
+        if index < 0 or index + 1 == len(offsets) or offset + length > offsets[index + 1]:
+            return None
+        address = self._addresses[index]
+        return address if address == ZEROS else address + offset - offsets[index]
+
     def memory(self, offset: int, length: int) -> tuple[Column, Column] | None:
         """Addresses and lengths of the extents of `length` bytes at `offset`, where all of them
         are memory; else None."""

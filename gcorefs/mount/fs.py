@@ -223,9 +223,11 @@ class GcoreFS(ReadOnly):
         if isinstance(file.content, StatusFile):
             return file.content.read(off, size)
         handle = cast(Handle, file.content)
-        with self._limits.requests.lent(file.uid, handle.stop.process.pid):
-            # pyfuse3 takes any buffer and says bytes.
-            return cast(bytes, await handle.stop.read(handle, off, size))
+        data = handle.stop.at_hand(handle, off, size)
+        if data is None:
+            with self._limits.requests.lent(file.uid, handle.stop.process.pid):
+                data = await handle.stop.read(handle, off, size)
+        return cast(bytes, data)  # pyfuse3 takes any buffer and says bytes
 
     @_answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

@@ -2,100 +2,169 @@
 
 The copy out of the process lets go of the interpreter lock and the reply to the kernel does
 not.  So the two overlap only where a long read is already under way while replies are made:
-windows of several requests, filled in threads, one being served and the next ones coming.
+windows of several requests, filled one after the other in a thread of the reader's own, one
+being served while the next ones come.
 
 First and random reads go straight: a debugger that wants a page gets a page.
+
+Nobody counts who still looks into a window.  A reply is made as soon as a handler returns,
+before the event loop turns again, and a window is filled anew only when a later read has gone
+beyond it.
 """
 
-import errno
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
 
 import trio
 
 from gcorefs.mount.buffers import Buffers
 
 WINDOW = 4 << 20
-_AHEAD = 2
-"""Windows that are filled while one is served."""
+_WINDOWS = 3
+"""One that is served, one that is full and one that is being filled."""
 
 _RUN = 1 << 20
 """Bytes read in a row before anybody reads ahead."""
 
-Fill = Callable[[int, memoryview], Awaitable[None]]
+Fill = Callable[[int, memoryview], int]
+"""Fills a buffer from an offset of the file, in a thread, and says how many bytes could be had.
+Raises nothing: why there are no more, whoever asks for those is to see."""
 
 
 class _Window:
-    """Part of the file, from `offset` on, in a buffer that is being filled or is full."""
+    """Part of the file, from `start` to `end`, that is being read or is there up to `good`."""
 
-    def __init__(self, offset: int, buffer: memoryview) -> None:
-        self.offset = offset
-        self.buffer = buffer
-        self.end = offset + len(buffer)
-        # What a reader is told unless the buffer has really been filled.
-        self._error: OSError | None = OSError(errno.EIO, "the mount is ending")
-        self.has_failed = False
-        self._done = trio.Event()
+    def __init__(self, start: int, end: int, buffers: Buffers) -> None:
+        self.start = start
+        self.end = end
+        self.good = start
+        self.store = buffers.take(WINDOW)
+        self.view = memoryview(self.store)
+        self.is_wanted = True
+        self.is_done = False
+        self._arrived: trio.Event | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
 
-    async def fill(self, fill: Fill) -> None:
-        try:
-            await fill(self.offset, self.buffer)
-            self._error = None
-        except Exception as error:  # the reader's, in whose request it belongs
-            self.has_failed = True
-            self._error = error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
-        finally:
-            self._done.set()
+    def fill(self, fill: Fill) -> None:
+        """In the reader's thread."""
+        if self.is_wanted:
+            self.good += fill(self.start, self.view[: self.end - self.start])
+        # In this order, and the reverse in `arrival`: one of the two sees the other.
+        self.is_done = True
+        if self._arrived is not None and self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):  # gone, with whoever waited
+                self._token.run_sync_soon(self._arrived.set)
 
-    async def piece(self, buffers: Buffers, offset: int, length: int) -> memoryview:
-        await self._done.wait()
-        if self._error is not None:
-            raise self._error
-        start = offset - self.offset
-        return buffers.part(self.buffer, start, start + length)
+    async def arrival(self) -> None:
+        """Until it is as full as it will be."""
+        if self._arrived is None:
+            self._token = trio.lowlevel.current_trio_token()
+            self._arrived = trio.Event()
+        if not self.is_done:
+            await self._arrived.wait()
 
 
 class ReadAhead:
-    """The reads of one handle.  `fill` fills a buffer from an offset of the file."""
+    """The reads of one handle, of a file of `size` bytes, in the event loop."""
 
-    def __init__(self, fill: Fill, size: int, buffers: Buffers, nursery: trio.Nursery) -> None:
+    def __init__(self, fill: Fill, size: int, buffers: Buffers, name: str = "") -> None:
+        """`name`: of its thread."""
         self._fill = fill
         self._size = size
         self._buffers = buffers
-        self._nursery = nursery
+        self._name = name
         self._next = 0
         self._run = 0
-        self._windows: list[_Window] = []
-        self._careful_until = 0
-        """The end of a window that could not be had: one page of it costs the read that wants
-        it, and no other."""
+        self._windows: deque[_Window] = deque()  # each begins where the one before it ends
+        self._to_fill: SimpleQueue[_Window | None] | None = None
+        self._is_closed = False
 
-    async def read(self, offset: int, length: int) -> memoryview:
-        """Exactly `length` bytes, all within the file."""
+    def piece(self, offset: int, length: int) -> memoryview | None:
+        """These bytes where they have been read ahead, good until the event loop turns.
+
+        None where they have not, or not yet.  Every read is to be told of here, once.
+        """
+        windows = self._windows
+        end = offset + length
         self._run = self._run + length if offset == self._next else length
-        self._next = offset + length
-        if self._run <= _RUN or offset < self._careful_until:
-            self._windows.clear()
-        else:
-            self._look_ahead(offset)
-            window = self._windows[0]
-            if window.offset <= offset and offset + length <= window.end:
-                try:
-                    return await window.piece(self._buffers, offset, length)
-                except OSError:
-                    if not window.has_failed:
-                        raise
-                    self._careful_until = window.end
-                    self._windows.clear()
-        buffer = self._buffers.lend(length)
-        await self._fill(offset, buffer)
-        return buffer
+        self._next = end
+        if windows and not windows[0].start <= offset < end <= windows[-1].end:
+            self._drop_all()
+        while windows and windows[0].end <= offset:
+            self._drop(windows.popleft())
+        if (windows or self._run > _RUN) and not self._is_closed:
+            self._look_ahead(end)
+        return self._cut(offset, length)
+
+    def is_coming(self, offset: int, length: int) -> bool:
+        """True where it is worth to wait for `arrival` of these bytes."""
+        return any(not each.is_done for each in self._of(offset, length))
+
+    async def arrival(self, offset: int, length: int) -> memoryview | None:
+        """The same as `piece` once they have been read; None where they could not be had."""
+        for each in self._of(offset, length):
+            await each.arrival()
+        return self._cut(offset, length)
+
+    def close(self) -> None:
+        """Read ahead no more.  The thread ends when it returns from the window that it is at."""
+        self._is_closed = True
+        self._drop_all()
+        if self._to_fill is not None:
+            self._to_fill.put(None)
+
+    def _of(self, offset: int, length: int) -> list[_Window]:
+        windows = self._windows
+        if not windows or offset < windows[0].start or offset + length > windows[-1].end:
+            return []
+        return [each for each in windows if each.start < offset + length and each.end > offset]
+
+    def _cut(self, offset: int, length: int) -> memoryview | None:
+        end = offset + length
+        if not self._windows:
+            return None
+        first = self._windows[0]
+        if first.start <= offset and end <= first.good and first.is_done:
+            return first.view[offset - first.start : end - first.start]
+        parts = self._of(offset, length)
+        if not parts or not all(each.is_done and min(end, each.end) <= each.good for each in parts):
+            return None
+        pieces = (
+            each.view[max(offset, each.start) - each.start : min(end, each.end) - each.start]
+            for each in parts
+        )
+        return memoryview(b"".join(pieces))
 
     def _look_ahead(self, offset: int) -> None:
-        """Windows from the one that holds `offset` on; the first is the one to serve from."""
-        self._windows = [window for window in self._windows if window.end > offset]
-        end = self._windows[-1].end if self._windows else offset
-        while len(self._windows) <= _AHEAD and end < self._size:
-            window = _Window(end, self._buffers.lend(min(WINDOW, self._size - end)))
+        """Have windows filled behind those that are there, or from `offset` on."""
+        while len(self._windows) < _WINDOWS:
+            start = self._windows[-1].end if self._windows else offset
+            if start >= self._size:
+                return
+            window = _Window(start, min(start + WINDOW, self._size), self._buffers)
             self._windows.append(window)
-            self._nursery.start_soon(window.fill, self._fill)
-            end = window.end
+            self._filler().put(window)
+
+    def _filler(self) -> "SimpleQueue[_Window | None]":
+        if self._to_fill is None:
+            self._to_fill = SimpleQueue()
+            arguments = self._to_fill, self._fill
+            Thread(target=_fill_each, args=arguments, name=self._name, daemon=True).start()
+        return self._to_fill
+
+    def _drop_all(self) -> None:
+        while self._windows:
+            self._drop(self._windows.popleft())
+
+    def _drop(self, window: _Window) -> None:
+        window.is_wanted = False
+        if window.is_done:  # else the thread may be writing into it
+            self._buffers.give_back(window.store)
+
+
+def _fill_each(windows: "SimpleQueue[_Window | None]", fill: Fill) -> None:
+    while (window := windows.get()) is not None:
+        window.fill(fill)

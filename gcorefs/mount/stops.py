@@ -18,7 +18,7 @@ import trio
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
-from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
 from gcorefs.mount.log import logger
@@ -39,6 +39,8 @@ _MOST_TAKES = 50
 _MOST_READS = 8
 _MOST_WAITS = 8
 
+_NOTHING = memoryview(b"")
+
 _COPY_PATIENCE = 2.0
 """Seconds that reads of memory wait for the copy of it, which they would only slow down."""
 
@@ -55,7 +57,7 @@ class Handle:
         self.opener = opener
         self.nonblocking = nonblocking
         self.poll_handle: PollHandle | None = None
-        self.reader: ReadAhead | None = None
+        self.reader: ReadAhead | None = None  # from the first read on
 
 
 class Workers:
@@ -112,6 +114,8 @@ class Stop:
         self._error: ProcessError | None = None
         self._last_read = trio.current_time()
         self._reads_under_way = 0
+        self._waiting: set[object] = set()
+        """Reads that wait for a page that somebody else has to bring."""
         self._bytes = 0
 
     # What it is.
@@ -351,6 +355,8 @@ class Stop:
     def leave(self, handle: Handle) -> None:
         """The last one to leave lets the process go."""
         self._handles.pop(handle, None)
+        if handle.reader is not None:
+            handle.reader.close()
         if not self._handles:
             self.let_go()
 
@@ -359,8 +365,31 @@ class Stop:
         with trio.move_on_after(seconds):
             await self._ready.wait()
 
+    def at_hand(self, handle: Handle, offset: int, length: int) -> memoryview | None:
+        """Bytes of the file, as `read` has them, where that takes no waiting for anything.
+
+        They are good until the event loop turns.  None: ask `read`.
+        """
+        reader, snapshot = handle.reader, self._snapshot
+        if reader is None or self.is_over or not self._settled.is_set():
+            return None
+        length = min(length, snapshot.size - offset)
+        if length <= 0:  # without an empty read dd would go on for ever
+            return _NOTHING
+        data = snapshot.view(offset, length) or reader.piece(offset, length)
+        if data is None:
+            if self._waiting or reader.is_coming(offset, length):
+                return None
+            data = self._workers.buffers.desk[:length]
+            if not snapshot.read_at_once(offset, data):
+                return None
+        self._bytes += length
+        self._touch()
+        return data
+
     async def read(self, handle: Handle, offset: int, length: int) -> memoryview:
-        """Bytes of the file, fewer only at its end and before what could not be had in time.
+        """Bytes of the file, fewer only at its end and before what could not be had in time,
+        good until the event loop turns.  Where they are not at hand.
 
         EAGAIN: not ready and non-blocking; EIO: died, let go, or not in time; and whatever
         the stop failed with.
@@ -372,48 +401,77 @@ class Stop:
             await self._ready.wait()
             if self._error is not None:
                 raise self._error.with_traceback(None)  # or it grows with every read
-            size = self._snapshot.size
-            length = min(length, size - offset)
-            if length <= 0:  # without an empty read dd would go on for ever
-                return memoryview(b"")
+            length = min(length, self._snapshot.size - offset)
+            if length <= 0:
+                return _NOTHING
             if offset + length > len(self._snapshot.layout.header) and not handle.nonblocking:
                 with trio.move_on_at(self._settled_by):
                     await self._settled.wait()
             data = self._snapshot.view(offset, length)
             if data is None:
-                data = await self._reader(handle).read(offset, length)
-            self._bytes += len(data)
+                data = await self._arrival(self._reader(handle), offset, length)
+            if data is None:
+                data = await self._straight(offset, length)
+            self._bytes += length
             return data
         finally:
             self._reads_under_way -= 1
             self._touch()
 
     def _reader(self, handle: Handle) -> ReadAhead:
-        if handle.reader is None or self.is_over:
-            # A new one once it is over: what was read ahead is not to be had any more.
+        if handle.reader is None:
+            name = f"gcorefs-ahead-{self.process.pid}"
             handle.reader = ReadAhead(
-                self._read_into, self._snapshot.size, self._workers.buffers, self._nursery
+                self._read_ahead, self._snapshot.size, self._workers.buffers, name
             )
         return handle.reader
 
-    async def _read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer`, or fail: a short reply is the end of the file for whoever reads through
-        the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
+    def _read_ahead(self, offset: int, buffer: memoryview) -> int:
+        # In the reader's thread.  Waits for nobody who may not answer.
+        try:
+            self._snapshot.read_into(offset, buffer, ())
+        except MayWait as wait:
+            return wait.done
+        except OSError:
+            return 0
+        return len(buffer)
+
+    async def _arrival(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
+        """What is read ahead just now, if it has not been let go or died since."""
+        with trio.move_on_after(READ_TIMEOUT):
+            data = await reader.arrival(offset, length)
+            return None if self.is_over else data
+        reader.close()  # its thread hangs
+        raise self._not_in_time()
+
+    async def _straight(self, offset: int, length: int) -> memoryview:
+        """Read these bytes, or fail: a short reply is the end of the file for whoever reads
+        through the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
         """
-        if offset + len(buffer) <= len(self._snapshot.layout.header):
-            self._snapshot.read_into(offset, buffer)  # waits for nothing
-            return
+        buffers = self._workers.buffers
+        if offset + length <= len(self._snapshot.layout.header):
+            data = buffers.desk[:length]
+            self._snapshot.read_into(offset, data)  # waits for nothing
+            return data
+        # A thread that is given up goes on writing: so not the desk.
+        store = buffers.take(LARGEST_REQUEST)
+        await self._read_in_a_thread(offset, memoryview(store)[:length])
+        data = buffers.desk[:length]
+        data[:] = memoryview(store)[:length]
+        buffers.give_back(store)
+        return data
+
+    async def _read_in_a_thread(self, offset: int, buffer: memoryview) -> None:
         done = 0
         sources: frozenset[str] = frozenset()
         limiter = self._reads
         with trio.move_on_after(READ_TIMEOUT), contextlib.ExitStack() as stack:
             while True:
-                rest = self._workers.buffers.part(buffer, done, len(buffer))
                 try:
                     await trio.to_thread.run_sync(
-                        self._snapshot.read_into,
+                        self._snapshot.read_into if not sources else self._wait_and_read,
                         offset + done,
-                        rest,
+                        buffer[done:],
                         sources,
                         abandon_on_cancel=True,
                         limiter=limiter,
@@ -425,7 +483,19 @@ class Stop:
                     limiter = stack.enter_context(self._workers.waits.of(wait.source))
                 else:
                     return
-        raise ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
+        raise self._not_in_time()
+
+    def _wait_and_read(self, offset: int, buffer: memoryview, sources: frozenset[str]) -> None:
+        # In a thread, which may hold mmap_lock of the process as long as it waits.
+        token = object()
+        self._waiting.add(token)
+        try:
+            self._snapshot.read_into(offset, buffer, sources)
+        finally:
+            self._waiting.discard(token)
+
+    def _not_in_time(self) -> ProcessError:
+        return ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
 
     def poll(self, handle: Handle, poll_handle: PollHandle | None) -> int:
         """Events that are there now; `poll_handle` is told of later ones."""

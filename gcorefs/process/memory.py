@@ -21,6 +21,7 @@ from gcorefs.process import syscalls
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.lost import Lost
+from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.shared import Shared
 
 
@@ -43,6 +44,7 @@ class Memory:
         self.shared: Shared | None = None
         self.absent: Absent | None = None
         """Both are asked before every read, once the mappings are known."""
+        self.pagemap: Pagemap | None = None
         self._mem = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def read_into(
@@ -63,6 +65,23 @@ class Memory:
         done = self.shared.read_into(address, buffer) if self.shared is not None else 0
         self._read_all(address + done, buffer[done:])
         self._check()
+
+    def read_at_once(self, address: int, buffer: memoryview) -> bool:
+        """Fill `buffer` from `address`, if every page is there and nothing has to be waited for.
+
+        False: it was not filled, and the other ways are to be gone.  EIO: died or let go.
+        """
+        end = address + len(buffer)
+        if self.pagemap is None or not self._is_simple(address, end):
+            return False
+        try:
+            if not self.pagemap.is_present(address, len(buffer)):
+                return False
+            count = syscalls.read_memory(self._tid, address, buffer)
+        except OSError:  # they will meet it again
+            return False
+        self._check()
+        return count == len(buffer)
 
     def read_ranges(
         self,

@@ -20,6 +20,7 @@ from gcorefs.elfcore.segments import Column
 _ENTRY_SIZE = 8
 # The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
 _POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
+_IS_PRESENT = 0x80
 _ENTRIES_AT_ONCE = 1 << 17
 # Bits 0 to 4 of an entry that is swapped out are the type of its swap, the rest its offset
 # (fs/proc/task_mmu.c, pte_to_pagemap_entry).  The last type means a marker (include/linux/swap.h,
@@ -74,6 +75,14 @@ class Pagemap:
         count = -(-(address + length) // PAGE_SIZE) - first
         entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
         return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE].translate(_POPULATED)
+
+    def is_present(self, address: int, length: int) -> bool:
+        """True where every page that the range touches is in memory just now."""
+        first = address // PAGE_SIZE
+        count = -(-(address + length) // PAGE_SIZE) - first
+        entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
+        flags = entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
+        return len(flags) == count and min(flags) >= _IS_PRESENT
 
     def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
         """Starts and ends of the runs of populated pages of some ranges, in order.

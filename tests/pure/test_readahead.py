@@ -1,7 +1,7 @@
-"""Reading ahead changes when bytes are fetched and never which; a lent buffer is one reader's."""
+"""Reading ahead changes when bytes are fetched and never which."""
 
-import errno
-import gc
+import threading
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -10,7 +10,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.readahead import WINDOW, ReadAhead
 
 SIZE = 5 * WINDOW + 12_345
@@ -19,19 +19,51 @@ MIB = 1 << 20
 
 
 class Source:
-    """A file to read from, with an account of what was asked of it."""
+    """A file to read from, up to a place that is bad, with an account of what was asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, bad: int = SIZE) -> None:
+        self.bad = bad
         self.fills: list[tuple[int, int]] = []
-        self.broken_from = SIZE
+        self.has_begun = threading.Event()
+        self.may_fill = threading.Event()
+        self.may_fill.set()
 
-    async def fill(self, offset: int, buffer: memoryview) -> int:
-        await trio.lowlevel.checkpoint()
+    def fill(self, offset: int, buffer: memoryview) -> int:
+        self.has_begun.set()
+        assert self.may_fill.wait(30)
         self.fills.append((offset, len(buffer)))
-        if offset + len(buffer) > self.broken_from:
-            raise OSError(errno.EIO, "broken")
-        buffer[:] = FILE[offset : offset + len(buffer)]
-        return len(buffer)
+        count = len(buffer)
+        if offset <= self.bad < offset + count:
+            count = self.bad - offset
+        buffer[:count] = FILE[offset : offset + count]
+        return count
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def reader(source: Source) -> Iterator[ReadAhead]:
+    reader = ReadAhead(source.fill, SIZE, Buffers())
+    yield reader
+    source.may_fill.set()
+    reader.close()
+
+
+async def read(reader: ReadAhead, offset: int, length: int) -> bytes | None:
+    """What has been read ahead of these bytes, once it has; None where that is for others."""
+    piece = reader.piece(offset, length)
+    if piece is None and reader.is_coming(offset, length):
+        with trio.fail_after(30):
+            piece = await reader.arrival(offset, length)
+    # At once: it is not to be looked at later.
+    return None if piece is None else bytes(piece)
+
+
+def expected(offset: int, length: int) -> bytes:
+    return FILE[offset : offset + length]
 
 
 steps = st.one_of(
@@ -42,119 +74,121 @@ steps = st.one_of(
 
 
 @settings(max_examples=60)
-@given(st.lists(steps, max_size=40))
-def test_any_reads_give_the_bytes_of_the_file(reads: list[tuple[int | str, int]]) -> None:
+@given(st.lists(steps, max_size=40), st.integers(0, SIZE))
+def test_any_reads_give_the_bytes_of_the_file(reads: list[tuple[int | str, int]], bad: int) -> None:
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            reader = ReadAhead(Source().fill, SIZE, Buffers(), nursery)
-            held, position = [], 0
-            for where, wanted in reads:
-                offset = position if isinstance(where, str) else where
-                length = min(wanted, SIZE - offset)
-                if length:
-                    piece = await reader.read(offset, length)
-                    held.append((offset, length, piece))
-                    position = offset + length
-            # All of them at the end: no later read may have written over an earlier reply.
-            for offset, length, piece in held:
-                assert piece == FILE[offset : offset + length]
+        reader, position = ReadAhead(Source(bad).fill, SIZE, Buffers()), 0
+        for where, wanted in reads:
+            offset = position if isinstance(where, str) else where
+            length = min(wanted, SIZE - offset)
+            if length:
+                assert await read(reader, offset, length) in (None, expected(offset, length))
+                position = offset + length
+        reader.close()
 
     trio.run(main)
 
 
-async def test_a_reader_that_goes_forward_is_read_ahead_of_in_windows() -> None:
-    source = Source()
-    async with trio.open_nursery() as nursery:
-        reader = ReadAhead(source.fill, SIZE, Buffers(), nursery)
-        for offset in range(0, SIZE, MIB):
-            await reader.read(offset, min(MIB, SIZE - offset))
-    first, *rest = source.fills
-    assert first == (0, MIB)
-    # Tasks begin in any order.
-    assert sorted(rest) == [
-        (offset, min(WINDOW, SIZE - offset)) for offset in range(MIB, SIZE, WINDOW)
+async def test_a_reader_that_goes_forward_is_read_ahead_of_in_windows(
+    reader: ReadAhead, source: Source
+) -> None:
+    straight = []
+    for offset in range(0, SIZE, MIB):
+        length = min(MIB, SIZE - offset)
+        piece = await read(reader, offset, length)
+        if piece is None:
+            straight.append(offset)
+        else:
+            assert piece == expected(offset, length)
+    assert straight == [0, MIB]
+    assert source.fills == [
+        (offset, min(WINDOW, SIZE - offset)) for offset in range(2 * MIB, SIZE, WINDOW)
     ]
 
 
-async def test_a_reader_that_jumps_gets_just_what_it_asks_for() -> None:
-    source = Source()
-    asked = [(offset, 4096) for offset in range(0, SIZE - 4096, 3 * MIB)]
+@pytest.mark.parametrize("length", [MIB - 1, 1000, 3 * MIB // 4])
+async def test_a_read_across_two_windows_is_one_piece(reader: ReadAhead, length: int) -> None:
+    assert length <= LARGEST_REQUEST
+    found = 0
+    for offset in range(0, SIZE - length, length):
+        piece = await read(reader, offset, length)
+        if piece is not None:
+            assert piece == expected(offset, length)
+            found += 1
+    assert found > 0.8 * SIZE // length
+
+
+async def test_a_reader_that_jumps_is_not_read_ahead_of(reader: ReadAhead, source: Source) -> None:
+    for offset in range(0, SIZE - 4096, 3 * MIB):
+        assert await read(reader, offset, 4096) is None
+    assert source.fills == []
+
+
+async def test_a_jump_leaves_what_was_read_ahead(reader: ReadAhead, source: Source) -> None:
+    for offset in range(0, 4 * MIB, MIB):
+        await read(reader, offset, MIB)
+    assert await read(reader, SIZE - 4096, 4096) is None
+    assert await read(reader, 3 * MIB, 4096) is None
+    # From there on it goes forward again.
+    for offset in range(3 * MIB + 4096, SIZE - MIB, MIB):
+        assert await read(reader, offset, MIB) in (None, expected(offset, MIB))
+    assert source.fills[-1][0] + source.fills[-1][1] == SIZE
+
+
+async def test_one_bad_place_costs_only_what_lies_there(reader: ReadAhead, source: Source) -> None:
+    bad = source.bad = 2 * MIB + 2 * WINDOW + 5 * MIB // 2
+    for offset in range(0, bad - MIB, MIB):
+        await read(reader, offset, MIB)
+    assert await read(reader, bad - MIB // 2, MIB) is None
+    assert await read(reader, bad - MIB // 2, MIB // 2) == expected(bad - MIB // 2, MIB // 2)
+    for offset in range(bad, 2 * MIB + 3 * WINDOW, MIB):
+        assert await read(reader, offset, 1) is None
+    # Behind that window it is read ahead again.
+    end = 2 * MIB + 3 * WINDOW
+    assert await read(reader, end, MIB) == expected(end, MIB)
+
+
+async def test_whoever_waits_for_what_is_dropped_is_told(reader: ReadAhead, source: Source) -> None:
+    answers: list[bytes | None] = []
+    await read(reader, 0, MIB)
+    source.may_fill.clear()
+    await read(reader, MIB, MIB)
+
+    async def wait() -> None:
+        answers.append(await read(reader, 2 * MIB, MIB))
+
     async with trio.open_nursery() as nursery:
-        reader = ReadAhead(source.fill, SIZE, Buffers(), nursery)
-        for offset, length in asked:
-            await reader.read(offset, length)
-    assert source.fills == asked
-
-
-async def test_what_could_not_be_fetched_is_the_error_of_whoever_asks_for_it() -> None:
-    source = Source()
-    source.broken_from = MIB + WINDOW
-    async with trio.open_nursery() as nursery:
-        reader = ReadAhead(source.fill, SIZE, Buffers(), nursery)
-        for offset in range(0, MIB + WINDOW, MIB):
-            assert await reader.read(offset, MIB) == FILE[offset : offset + MIB]
-        with pytest.raises(OSError) as caught:
-            await reader.read(MIB + WINDOW, MIB)
-        assert caught.value.errno == errno.EIO
-
-
-async def test_one_bad_place_costs_only_what_lies_there() -> None:
-    bad = 3 * WINDOW + 5 * MIB // 2
-
-    asked: list[int] = []
-
-    async def fill(offset: int, buffer: memoryview) -> None:
-        asked.append(len(buffer))
-        await trio.lowlevel.checkpoint()
-        if offset <= bad < offset + len(buffer):
-            raise OSError(errno.EIO, "bad")
-        buffer[:] = FILE[offset : offset + len(buffer)]
-
-    async with trio.open_nursery() as nursery:
-        reader = ReadAhead(fill, SIZE, Buffers(), nursery)
-        for offset in range(0, bad - MIB, MIB):
-            assert await reader.read(offset, MIB) == FILE[offset : offset + MIB]
-        with pytest.raises(OSError):
-            await reader.read(bad - MIB // 2, MIB)
-        assert await reader.read(bad - MIB // 2, MIB // 2) == FILE[bad - MIB // 2 : bad]
-        with pytest.raises(OSError):
-            await reader.read(bad, 1)
-        asked.clear()
-        for offset in range(bad + 1, SIZE - MIB, MIB):
-            assert await reader.read(offset, MIB) == FILE[offset : offset + MIB]
-        # Behind that window it is read ahead again.
-        assert max(asked) > MIB
-
-
-async def test_what_was_never_filled_is_no_data() -> None:
-    async def never(offset: int, buffer: memoryview) -> None:
-        if offset:
-            await trio.sleep_forever()
-
-    async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
-        reader = ReadAhead(never, SIZE, Buffers(), nursery)
-        await reader.read(0, MIB)
-
-        async def read() -> None:
-            with pytest.raises(OSError) as caught:
-                await reader.read(MIB, MIB)
-            assert caught.value.errno == errno.EIO
-
-        outer.start_soon(read)
+        nursery.start_soon(wait)
+        assert await trio.to_thread.run_sync(source.has_begun.wait, 30)
         await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
+        reader.close()
+        source.may_fill.set()
+    assert answers == [None]
+    assert [offset for offset, _ in source.fills] == [2 * MIB]  # the others are not wanted
 
 
-def test_a_buffer_comes_back_only_when_every_part_of_it_is_gone() -> None:
+def test_a_closed_reader_has_nothing(reader: ReadAhead, source: Source) -> None:
+    reader.close()
+    for offset in range(0, SIZE, MIB):
+        assert reader.piece(offset, MIB) is None
+    assert source.fills == []
+
+
+def test_buffers_are_used_again() -> None:
     buffers = Buffers()
-    view = buffers.lend(2 * MIB)
-    view[:4] = b"ours"
-    part = buffers.part(view, 0, 4)
-    del view
-    gc.collect()
-    other = buffers.lend(2 * MIB)
-    other[:4] = b"else"
-    assert part == b"ours"
-    del part, other
-    gc.collect()
-    assert buffers.lend(2 * MIB)[:4] in (b"ours", b"else")
+    store = buffers.take(2 * MIB)
+    store[:4] = b"ours"
+    other = buffers.take(2 * MIB)
+    assert other[:4] == bytes(4)
+    buffers.give_back(store)
+    assert buffers.take(2 * MIB) is store
+    assert buffers.take(MIB) is not store
+
+
+def test_buffers_do_not_keep_all_that_were_ever_lent() -> None:
+    buffers = Buffers()
+    stores = [buffers.take(4 * MIB) for _ in range(20)]
+    for store in stores:
+        buffers.give_back(store)
+    again = [buffers.take(4 * MIB) for _ in range(20)]
+    assert sum(each is store for each in again for store in stores) == 8
