@@ -13,6 +13,7 @@ from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory
+from gcorefs.process.pagemap import Pagemap
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
 from tests.readers.corefile import Core
@@ -79,6 +80,59 @@ def test_untouched_memory_stays_untouched(spawn: Callable[..., Target], tmp_path
             written = page // PAGE in region["pages"]
             expected = struct.pack("<Q", start + page) if written else bytes(8)
             assert data[page : page + PAGE] == expected.ljust(PAGE, b"\0"), (region, page)
+
+
+def test_what_is_read_at_once_is_what_is_read_otherwise(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    target = spawn("memory", tmp_path)
+    Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
+    regions = {region["name"]: region for region in target.truth["regions"]}
+    snapshot = Snapshot(find(target.pid))
+    at_once = set()
+    try:
+        snapshot.take()
+        for offset in range(0, snapshot.size - PAGE, PAGE):
+            buffer = bytearray(b"\xa5" * PAGE)
+            if snapshot.read_at_once(offset, memoryview(buffer)):
+                assert buffer == snapshot.read(offset, PAGE)
+                for extent in snapshot.layout.extents(offset, PAGE):
+                    at_once.add(extent.at)
+        # Not across a border, where two pieces of the file meet.
+        first = snapshot.layout.memory_offset
+        assert not snapshot.read_at_once(first - 1, memoryview(bytearray(2)))
+        assert not snapshot.read_at_once(snapshot.size - 1, memoryview(bytearray(2)))
+    finally:
+        snapshot.close()
+    assert 0 in at_once  # zeros, which are nowhere
+    starts = {name: int(region["start"], 16) for name, region in regions.items()}
+    assert {name for name in AT_ONCE if starts[name] not in at_once} == set()
+    assert {name for name in NOT_AT_ONCE if starts[name] in at_once} == set()
+
+
+AT_ONCE = ("anon_private", "read_only")
+NOT_AT_ONCE = ("prot_none", "anon_shared", *UNREADABLE)
+
+
+def test_nothing_is_brought_by_reading_at_once(spawn: Callable[..., Target]) -> None:
+    target = spawn("holes")
+    target.ask("ping")
+    before = footprint(target.pid)
+    snapshot = Snapshot(find(target.pid))
+    try:
+        snapshot.take()
+        memory = Memory(target.pid, target.pid, lambda: None, Lost())
+        memory.pagemap = Pagemap(target.pid)
+        buffer = memoryview(bytearray(PAGE))
+        count = 0
+        for region in target.truth["regions"]:
+            untouched = {*range(region["size"] // PAGE)} - {*region["pages"]}
+            for page in untouched:
+                count += memory.read_at_once(int(region["start"], 16) + page * PAGE, buffer)
+        assert count == 0
+    finally:
+        snapshot.close()
+    assert footprint(target.pid) == before
 
 
 def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
