@@ -95,7 +95,7 @@ class Memory:
         As read_into, but in as few calls as it takes.
         """
         if self._is_simple(addresses[0], addresses[-1] + lengths[-1]):
-            self._read_vectors(addresses, lengths, buffer)
+            self._read_vectors(*_in_pieces(addresses, lengths), buffer)
             self._check()
             return
         done = 0
@@ -216,6 +216,24 @@ class Memory:
             os.close(self._mem)
 
 
+def _in_pieces(addresses: Column, lengths: Column) -> tuple[Column, Column]:
+    """The same ranges, none of them long.
+
+    The kernel copies a range of up to 4 MiB in one go (mm/process_vm_access.c,
+    process_vm_rw_single_vec), and only where it looks up pages does it let others run that
+    wait for this processor (mm/gup.c, __get_user_pages): the reader, and the event loop.
+    """
+    if max(lengths) <= _PIECE:
+        return addresses, lengths
+    starts, sizes = array("Q"), array("Q")
+    for address, length in zip(addresses, lengths, strict=True):
+        pieces = range(address, address + length, _PIECE)
+        starts.extend(pieces)
+        sizes.extend(array("Q", [_PIECE]) * len(pieces))
+        sizes[-1] = address + length - pieces[-1]
+    return starts, sizes
+
+
 def clear(buffer: memoryview) -> None:
     """Make it zeros."""
     for start in range(0, len(buffer), len(_ZEROS)):
@@ -232,4 +250,5 @@ _NOWHERE = 1 << 56
 # Enough that a large PROT_NONE mapping costs few calls, little enough that the quick way is
 # soon tried again.
 _FORCED_AT_ONCE = 16 * PAGE_SIZE
+_PIECE = 256 << 10
 _RANGES_AT_ONCE = 1024  # include/uapi/linux/uio.h, UIO_MAXIOV

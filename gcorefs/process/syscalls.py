@@ -286,7 +286,13 @@ def read_memory(tid: int, address: int, buffer: memoryview) -> int:
     EFAULT: not even the first page; ESRCH: the process is gone; EPERM.  Sleeps while pages
     come in.
     """
-    return read_memory_vector(tid, array("Q", (address, len(buffer))), buffer)
+    length = len(buffer)
+    target = ctypes.c_char.from_buffer(buffer)
+    local, remote = _Iovec(ctypes.addressof(target), length), _Iovec(address, length)
+    count: int = _readv(tid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    if count < 0:
+        raise _fail()
+    return count
 
 
 def read_memory_vector(tid: int, ranges: "array[int]", buffer: memoryview) -> int:
