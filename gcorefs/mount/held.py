@@ -100,9 +100,7 @@ class Held:
     def _begin(self, inode: Inode, opener: Opener) -> Stop:
         assert self._nursery is not None
         self._limits.stops.take(opener.uid, inode.process.pid)
-        stop = Stop(
-            inode.process, opener, self._options, self._workers, self._limits, self._nursery
-        )
+        stop = Stop(inode.process, opener, self._options, self._workers, self._limits)
         inode.stop = stop
         self._stops[stop] = inode
         self._nursery.start_soon(self._run, stop)

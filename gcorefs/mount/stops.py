@@ -18,25 +18,23 @@ import trio
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
-from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
+from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readahead import ReadAhead
+from gcorefs.mount.reading import Reading
 from gcorefs.process import access
-from gcorefs.process.absent import MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
-from gcorefs.snapshot import CLOSE_TIMEOUT, READ_TIMEOUT, TAKE_TIMEOUT, Snapshot
+from gcorefs.snapshot import CLOSE_TIMEOUT, TAKE_TIMEOUT, Snapshot
 
-# Threads that stop processes for one user at one time, that read what is there of one
-# process, and that wait for one server of mapped files.  A call that was given up keeps its
-# thread until it ends, and so takes only from its own user, or from those that would wait for
-# the same server.
+# Threads that stop processes for one user at one time, and that wait for one server of mapped
+# files.  A call that was given up keeps its thread until it ends, and so takes only from its
+# own user, or from those that would wait for the same server.
 _MOST_TAKES = 50
-_MOST_READS = 8
 _MOST_WAITS = 8
 
 _NOTHING = memoryview(b"")
@@ -79,7 +77,6 @@ class Stop:
         options: Options,
         workers: Workers,
         limits: Limits,
-        nursery: trio.Nursery,
     ) -> None:
         self.process = process
         self.opener = opener
@@ -93,7 +90,6 @@ class Stop:
         self._why_over = ""
         self._options = options
         self._workers = workers
-        self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._snapshot = Snapshot(
             process,
@@ -104,7 +100,7 @@ class Stop:
             limits.copies.room(opener.uid) if options.hold == "copy" else None,
         )
         self._handles: dict[Handle, None] = {}  # in the order of their opens
-        self._reads = trio.CapacityLimiter(_MOST_READS)
+        self._reading = Reading(self._snapshot, workers.buffers, workers.waits)
         self._ready = trio.Event()
         self._released = trio.Event()
         self._finished = trio.Event()
@@ -114,8 +110,6 @@ class Stop:
         self._error: ProcessError | None = None
         self._last_read = trio.current_time()
         self._reads_under_way = 0
-        self._waiting: set[object] = set()
-        """Reads that wait for a page that somebody else has to bring."""
         self._bytes = 0
 
     # What it is.
@@ -370,21 +364,16 @@ class Stop:
 
         They are good until the event loop turns.  None: ask `read`.
         """
-        reader, snapshot = handle.reader, self._snapshot
+        reader = handle.reader
         if reader is None or self.is_over or not self._settled.is_set():
             return None
-        length = min(length, snapshot.size - offset)
+        length = min(length, self._snapshot.size - offset)
         if length <= 0:  # without an empty read dd would go on for ever
             return _NOTHING
-        data = snapshot.view(offset, length) or reader.piece(offset, length)
-        if data is None:
-            if self._waiting or reader.is_coming(offset, length):
-                return None
-            data = self._workers.buffers.desk[:length]
-            if not snapshot.read_at_once(offset, data):
-                return None
-        self._bytes += length
-        self._touch()
+        data = self._reading.at_hand(reader, offset, length)
+        if data is not None:
+            self._bytes += length
+            self._touch()
         return data
 
     async def read(self, handle: Handle, offset: int, length: int) -> memoryview:
@@ -407,95 +396,16 @@ class Stop:
             if offset + length > len(self._snapshot.layout.header) and not handle.nonblocking:
                 with trio.move_on_at(self._settled_by):
                     await self._settled.wait()
-            data = self._snapshot.view(offset, length)
-            if data is None:
-                data = await self._arrival(self._reader(handle), offset, length)
-            if data is None:
-                data = await self._straight(offset, length)
+            if handle.reader is None:
+                handle.reader = self._reading.reader()
+            # Once it is over, nothing that was read ahead is to be had any more.
+            reader = None if self.is_over else handle.reader
+            data = await self._reading.fetch(reader, offset, length)
             self._bytes += length
             return data
         finally:
             self._reads_under_way -= 1
             self._touch()
-
-    def _reader(self, handle: Handle) -> ReadAhead:
-        if handle.reader is None:
-            name = f"gcorefs-ahead-{self.process.pid}"
-            handle.reader = ReadAhead(
-                self._read_ahead, self._snapshot.size, self._workers.buffers, name
-            )
-        return handle.reader
-
-    def _read_ahead(self, offset: int, buffer: memoryview) -> int:
-        # In the reader's thread.  Waits for nobody who may not answer.
-        try:
-            self._snapshot.read_into(offset, buffer, ())
-        except MayWait as wait:
-            return wait.done
-        except OSError:
-            return 0
-        return len(buffer)
-
-    async def _arrival(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
-        """What is read ahead just now, if it has not been let go or died since."""
-        with trio.move_on_after(READ_TIMEOUT):
-            data = await reader.arrival(offset, length)
-            return None if self.is_over else data
-        reader.close()  # its thread hangs
-        raise self._not_in_time()
-
-    async def _straight(self, offset: int, length: int) -> memoryview:
-        """Read these bytes, or fail: a short reply is the end of the file for whoever reads
-        through the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
-        """
-        buffers = self._workers.buffers
-        if offset + length <= len(self._snapshot.layout.header):
-            data = buffers.desk[:length]
-            self._snapshot.read_into(offset, data)  # waits for nothing
-            return data
-        # A thread that is given up goes on writing: so not the desk.
-        store = buffers.take(LARGEST_REQUEST)
-        await self._read_in_a_thread(offset, memoryview(store)[:length])
-        data = buffers.desk[:length]
-        data[:] = memoryview(store)[:length]
-        buffers.give_back(store)
-        return data
-
-    async def _read_in_a_thread(self, offset: int, buffer: memoryview) -> None:
-        done = 0
-        sources: frozenset[str] = frozenset()
-        limiter = self._reads
-        with trio.move_on_after(READ_TIMEOUT), contextlib.ExitStack() as stack:
-            while True:
-                try:
-                    await trio.to_thread.run_sync(
-                        self._snapshot.read_into if not sources else self._wait_and_read,
-                        offset + done,
-                        buffer[done:],
-                        sources,
-                        abandon_on_cancel=True,
-                        limiter=limiter,
-                    )
-                except MayWait as wait:
-                    done += wait.done
-                    # That one alone: what is waited for is the place that is held.
-                    sources = frozenset((wait.source,))
-                    limiter = stack.enter_context(self._workers.waits.of(wait.source))
-                else:
-                    return
-        raise self._not_in_time()
-
-    def _wait_and_read(self, offset: int, buffer: memoryview, sources: frozenset[str]) -> None:
-        # In a thread, which may hold mmap_lock of the process as long as it waits.
-        token = object()
-        self._waiting.add(token)
-        try:
-            self._snapshot.read_into(offset, buffer, sources)
-        finally:
-            self._waiting.discard(token)
-
-    def _not_in_time(self) -> ProcessError:
-        return ProcessError(Reason.STUCK, self.process.pid, f"{READ_TIMEOUT:g} s")
 
     def poll(self, handle: Handle, poll_handle: PollHandle | None) -> int:
         """Events that are there now; `poll_handle` is told of later ones."""

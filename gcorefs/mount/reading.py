@@ -1,0 +1,125 @@
+"""The ways in which bytes of one stop come: they lie here, are read at once, or by a thread.
+
+Rules of this file:
+- A read never waits without a bound.
+- The event loop reads what needs no waiting and nothing else; for a random page, the way to a
+  thread and back took ten times as long as the page.
+- What is given is good until the event loop turns: a reply is made as soon as a handler
+  returns, and most of them in one place.
+- A thread that is given up goes on writing, so it writes where nobody looks.
+"""
+
+import contextlib
+
+import trio
+
+from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
+from gcorefs.mount.limits import Limiters
+from gcorefs.mount.readahead import ReadAhead
+from gcorefs.process.absent import MayWait
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.snapshot import READ_TIMEOUT, Snapshot
+
+# Threads that read what is there of one process.  A call that was given up keeps its thread
+# until it ends.
+_MOST_READS = 8
+
+
+class Reading:
+    """The bytes of `snapshot`, which is ready.  Offsets and lengths lie within its file."""
+
+    def __init__(self, snapshot: Snapshot, buffers: Buffers, waits: Limiters) -> None:
+        """`waits`: threads that wait for one server of mapped files."""
+        self._snapshot = snapshot
+        self._buffers = buffers
+        self._waits = waits
+        self._reads = trio.CapacityLimiter(_MOST_READS)
+        self._waiting: set[object] = set()
+        """Threads that may hold mmap_lock of the process for as long as somebody else likes."""
+
+    def reader(self) -> ReadAhead:
+        """For one handle."""
+        name = f"gcorefs-ahead-{self._snapshot.process.pid}"
+        return ReadAhead(self._read_ahead, self._snapshot.size, self._buffers, name)
+
+    def at_hand(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
+        """These bytes, where that takes no waiting for anything.  EIO: died, or let go."""
+        data = self._snapshot.view(offset, length) or reader.piece(offset, length)
+        if data is not None:
+            return data
+        if self._waiting or reader.is_coming(offset, length):
+            return None
+        data = self._buffers.desk[:length]
+        return data if self._snapshot.read_at_once(offset, data) else None
+
+    async def fetch(self, reader: ReadAhead | None, offset: int, length: int) -> memoryview:
+        """These bytes, or EIO: a short reply is the end of the file for whoever reads through
+        the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
+        """
+        data = self._snapshot.view(offset, length)
+        if data is None and reader is not None:
+            data = await self._arrival(reader, offset, length)
+        return await self._straight(offset, length) if data is None else data
+
+    async def _arrival(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
+        with trio.move_on_after(READ_TIMEOUT):
+            return await reader.arrival(offset, length)
+        reader.close()  # its thread hangs
+        raise self._not_in_time()
+
+    async def _straight(self, offset: int, length: int) -> memoryview:
+        data = self._buffers.desk[:length]
+        if offset + length <= len(self._snapshot.layout.header):
+            self._snapshot.read_into(offset, data)  # waits for nothing
+            return data
+        store = self._buffers.take(LARGEST_REQUEST)
+        await self._read_in_a_thread(offset, memoryview(store)[:length])
+        data[:] = memoryview(store)[:length]
+        self._buffers.give_back(store)
+        return data
+
+    async def _read_in_a_thread(self, offset: int, buffer: memoryview) -> None:
+        done = 0
+        sources: frozenset[str] = frozenset()
+        limiter = self._reads
+        with trio.move_on_after(READ_TIMEOUT), contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    await trio.to_thread.run_sync(
+                        self._wait_and_read if sources else self._snapshot.read_into,
+                        offset + done,
+                        buffer[done:],
+                        sources,
+                        abandon_on_cancel=True,
+                        limiter=limiter,
+                    )
+                except MayWait as wait:
+                    done += wait.done
+                    # That one alone: what is waited for is the place that is held.
+                    sources = frozenset((wait.source,))
+                    limiter = stack.enter_context(self._waits.of(wait.source))
+                else:
+                    return
+        raise self._not_in_time()
+
+    def _not_in_time(self) -> ProcessError:
+        return ProcessError(Reason.STUCK, self._snapshot.process.pid, f"{READ_TIMEOUT:g} s")
+
+    # In threads.
+
+    def _wait_and_read(self, offset: int, buffer: memoryview, sources: frozenset[str]) -> None:
+        token = object()
+        self._waiting.add(token)
+        try:
+            self._snapshot.read_into(offset, buffer, sources)
+        finally:
+            self._waiting.discard(token)
+
+    def _read_ahead(self, offset: int, buffer: memoryview) -> int:
+        try:
+            self._snapshot.read_into(offset, buffer, ())  # waits for nobody who may not answer
+        except MayWait as wait:
+            return wait.done
+        except OSError:
+            return 0
+        return len(buffer)
