@@ -13,10 +13,11 @@ from itertools import islice
 from typing import Literal
 
 from gcorefs.elfcore import filter as rules
-from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.elfcore.elf import PAGE_SIZE, find_note
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.pieces import Packed
 from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
@@ -30,8 +31,8 @@ from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
+from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
-from gcorefs.process.tracer import Record
 from gcorefs.process.unreadable import unreadable
 
 _MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
@@ -89,7 +90,11 @@ def assemble(
     loads = load(kept)
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
-    found = [_thread(process, machine, record, len(pids), unresponsive) for record in records]
+    with procfs.task_times(process.pid) as times:
+        found = [
+            _thread(process, machine, record, len(pids), unresponsive, times(record.tid))
+            for record in records
+        ]
     hows: dict[int, How] = {thread.tid: how for thread, how in found}
     for tid_, omitted in is_omitted.items():
         if omitted:
@@ -201,24 +206,23 @@ def _path(vma: Vma, tid: int) -> bytes:
 
 
 def _thread(
-    process: Process, machine: Machine, record: Record, depth: int, unresponsive: Unresponsive
+    process: Process,
+    machine: Machine,
+    record: Record,
+    depth: int,
+    unresponsive: Unresponsive,
+    times: Sequence[int],
 ) -> tuple[Thread, How]:
     """`depth`: how many pid namespaces, ours first, have a number for this process."""
-    pid, tid = process.pid, record.tid
-    # A leader's times are those of the whole process (fs/binfmt_elf.c, fill_prstatus).
-    stat = procfs.stat(pid) if tid == pid else procfs.stat(pid, tid)
     general, how = _general(process, machine, record, unresponsive)
     thread = Thread(
-        tid=_own_tid(pid, tid, depth),
+        tid=_own_tid(process.pid, record.tid, depth),
         general=general,
         regsets=record.regsets,
         signal=record.signal,
         pending=record.pending,
         blocked=record.blocked,
-        utime=stat.utime * _MICROSECONDS_PER_TICK,
-        stime=stat.stime * _MICROSECONDS_PER_TICK,
-        cutime=stat.cutime * _MICROSECONDS_PER_TICK,
-        cstime=stat.cstime * _MICROSECONDS_PER_TICK,
+        times=[ticks * _MICROSECONDS_PER_TICK for ticks in times],
     )
     return thread, how
 
@@ -292,11 +296,11 @@ def _own_parent(ppid: int, depth: int) -> int:
 
 
 def _xsave_layout(records: Sequence[Record]) -> list[tuple[int, int, int]]:
-    for record in records:
-        for note, data in record.regsets:
-            if note == NT_X86_XSTATE:
-                try:
-                    return [(n, *syscalls.cpuid(0xD, n)[:2]) for n in xsave_components(data)]
-                except OSError:  # executing from a memfd is not allowed here
-                    return []
+    for regsets in (record.regsets for record in records):
+        notes = regsets.unpack() if isinstance(regsets, Packed) else regsets
+        if state := find_note(notes, NT_X86_XSTATE):
+            try:
+                return [(n, *syscalls.cpuid(0xD, n)[:2]) for n in xsave_components(state)]
+            except OSError:  # executing from a memfd is not allowed here
+                return []
     return []

@@ -29,8 +29,9 @@ from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory, clear
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.procfs import Process
+from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
-from gcorefs.process.tracer import Record, Tracer
+from gcorefs.process.tracer import Tracer
 
 DEFAULT_STOP_TIMEOUT = 1.0
 """Seconds that a thread may take to stop before the core goes on without its registers."""
@@ -117,8 +118,7 @@ class Snapshot:
         self.process = process
         self.opener = opener
         self.records: Sequence[Record] = ()
-        """What was recorded of each thread, as found, in the order of the notes.  The general
-        registers only: the others stand there."""
+        """What was recorded of each thread, as found, in the order of the notes."""
         self.provenance: Provenance | None = None
         self.comm = b""
         """The name of its program, once it is stopped."""
@@ -212,8 +212,6 @@ class Snapshot:
         self._memory = memory
         self.provenance = assembly.provenance
         self.records = recorded
-        for record in recorded:
-            record.regsets.clear()  # they stand in the header now, thousands of bytes each
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
 
     def _make_room(self) -> None:
@@ -351,7 +349,7 @@ class Snapshot:
         """Bytes, about, that the header and the way into memory take here."""
         layout = self.layout
         pieces = _BYTES_PER_PIECE * layout.phnum
-        return len(layout.header) + _BYTES_PER_MAPPING * self._mappings + pieces
+        return layout.memory_offset + _BYTES_PER_MAPPING * self._mappings + pieces
 
     @property
     def is_dead(self) -> bool:
@@ -395,7 +393,7 @@ class Snapshot:
         for extent in layout.extents(offset, len(buffer)):
             piece = buffer[done : done + extent.length]
             if extent.source is Source.HEADER:
-                piece[:] = layout.header[extent.at : extent.at + extent.length]
+                layout.read_header(extent.at, piece)
             elif extent.source is Source.ZEROS:
                 if self._kept is None:
                     self._check()  # known, but the core is no longer whole
@@ -416,6 +414,9 @@ class Snapshot:
         was read, or not all, and `read_into` is to be asked.  EIO as there.
         """
         layout, memory = self.layout, self._memory
+        if offset + len(buffer) <= layout.memory_offset:
+            layout.read_header(offset, buffer)
+            return True
         address = layout.address(offset, len(buffer))
         if address is None or memory is None:
             return False

@@ -6,6 +6,7 @@ filter   how much of a mapping the kernel would dump
 regsets  which registers a machine records, and under which note
 aarch64  those of a machine that this has not yet run on
 provenance  the note that says how the core was had
+pieces   bytes in pieces, those of many threads compressed
 notes    the notes of a core, as structures
 segments  memory as program headers tell of it, and zeros only once
 layout   where every byte of the file lies

@@ -4,6 +4,7 @@ Source: the System V ABI (gabi, "Object Files") and include/uapi/linux/elf.h.  A
 little-endian: the machines that we know are.
 """
 
+import functools
 import struct
 from array import array
 from collections.abc import Iterable
@@ -118,14 +119,29 @@ ELF32 = ElfClass(1, "I", "<IIIIIIII")
 
 def pack_note(owner: bytes, kind: int, desc: bytes) -> bytes:
     """One note: header, owner with its NUL, descriptor, each padded to four bytes."""
+    return note_header(owner, kind, len(desc)) + padded(desc)
+
+
+@functools.lru_cache
+def note_header(owner: bytes, kind: int, size: int) -> bytes:
     name = owner + b"\0"
-    return b"".join(
-        (_NHDR.pack(len(name), len(desc), kind), _padded(name), _padded(desc)),
-    )
+    return _NHDR.pack(len(name), size, kind) + padded(name)
 
 
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 4)
+def find_note(notes: bytes, kind: int) -> bytes:
+    """The descriptor of the first note of this kind, empty where there is none."""
+    at = 0
+    while at < len(notes):
+        name_size, size, found = _NHDR.unpack_from(notes, at)
+        at += _NHDR.size + name_size + -name_size % 4
+        if found == kind:
+            return notes[at : at + size]
+        at += size + -size % 4
+    return b""
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4) if len(data) % 4 else data
 
 
 def page_up(offset: int) -> int:

@@ -22,6 +22,7 @@ from itertools import accumulate
 from operator import mul, sub
 
 from gcorefs.elfcore import elf
+from gcorefs.elfcore.pieces import Pieces
 from gcorefs.elfcore.regsets import Machine
 from gcorefs.elfcore.segments import ZEROS, Column, Loads
 
@@ -47,13 +48,13 @@ class Extent:
 class Layout:
     """The file of one snapshot: its header pages, and the way from an offset to memory."""
 
-    def __init__(self, machine: Machine, loads: Loads, notes: bytes) -> None:
+    def __init__(self, machine: Machine, loads: Loads, notes: Pieces) -> None:
         form = machine.elf_class
         self.phnum = phnum = len(loads.vaddr) + 1
         shnum = 2 if phnum >= elf.PN_XNUM else 0
         shoff = form.ehdr_size + phnum * form.phdr_size
         notes_offset = shoff + shnum * form.shdr_size
-        memory_offset = elf.page_up(notes_offset + len(notes))
+        memory_offset = elf.page_up(notes_offset + notes.size)
         zeros_offset = memory_offset + sum(loads.lengths)
         # Only what is no zero moves the next one on.
         steps = map(mul, loads.filesz, loads.is_zero.translate(b"\1\0" + bytes(254)))
@@ -61,7 +62,7 @@ class Layout:
         parts = [
             form.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
             # p_align 4: with 8 elfutils and drgn look for notes padded to eight bytes.
-            form.pack_phdr(elf.PT_NOTE, 0, notes_offset, 0, len(notes), 0, 4),
+            form.pack_phdr(elf.PT_NOTE, 0, notes_offset, 0, notes.size, 0, 4),
             form.pack_loads(
                 loads.flags,
                 [
@@ -74,10 +75,9 @@ class Layout:
             ),
         ]
         if shnum:
-            parts.append(form.pack_extended_numbering(phnum, notes_offset, len(notes)))
-        parts.append(notes)
-        header = b"".join(parts)
-        self.header = header.ljust(memory_offset, b"\0")
+            parts.append(form.pack_extended_numbering(phnum, notes_offset, notes.size))
+        self._header = Pieces([*parts, *notes])
+        self._header.extend([bytes(memory_offset - self._header.size)])
         self.memory_offset = memory_offset
         """Where memory begins."""
         self.zeros_offset = zeros_offset
@@ -90,6 +90,15 @@ class Layout:
             self._offsets.append(zeros_offset + loads.area)
         self.size = self._offsets[-1]
         """Bytes of the whole file."""
+
+    @property
+    def header(self) -> bytes:
+        """All of it at once, which may be large."""
+        return bytes(self._header)
+
+    def read_header(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`, all of it before `memory_offset`."""
+        self._header.read_into(offset, buffer)
 
     def address(self, offset: int, length: int) -> int | None:
         """Where the `length` bytes at `offset` are in memory, or ZEROS, where all of them lie in
@@ -138,8 +147,8 @@ class Layout:
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """The pieces of `length` bytes at `offset`, clipped to the file, in order."""
         end = min(offset + length, self.size)
-        if offset < len(self.header) and offset < end:
-            count = min(end, len(self.header)) - offset
+        if offset < self.memory_offset and offset < end:
+            count = min(end, self.memory_offset) - offset
             yield Extent(Source.HEADER, offset, count, offset)
             offset += count
         index = bisect_right(self._offsets, offset) - 1

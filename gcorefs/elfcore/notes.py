@@ -9,9 +9,10 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, pack_note
+from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, note_header, pack_note, padded
+from gcorefs.elfcore.pieces import Packed, Pieces
 from gcorefs.elfcore.provenance import Provenance
-from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine
+from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine, Regset
 from gcorefs.elfcore.vma import Vma
 
 NT_PRPSINFO = 3
@@ -51,21 +52,19 @@ class ProcessIds:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One thread as its PRSTATUS and regset notes tell of it.  Times in microseconds."""
+    """One thread as its PRSTATUS and regset notes tell of it."""
 
     tid: int
     general: bytes
-    regsets: Sequence[tuple[int, bytes]] = ()
-    """Note type and bytes; empty where the thread did not stop."""
+    regsets: bytes | Packed = b""
+    """The notes of its other registers; none where the thread did not stop."""
     signal: int = 0
     """The signal that stopped the thread, 0 where none did."""
     pending: int = 0
     """Signals waiting for this thread alone: bit n - 1 for signal n."""
     blocked: int = 0
-    utime: int = 0
-    stime: int = 0
-    cutime: int = 0
-    cstime: int = 0
+    times: Sequence[int] = (0, 0, 0, 0)
+    """utime, stime, cutime and cstime, in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,37 +99,43 @@ class ProcessNotes:
     """Feature number, size and offset in the XSTATE note."""
     provenance: Provenance | None = None
 
-    def pack(self) -> bytes:
+    def pack(self) -> Pieces:
         """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own."""
         first, *others = self.threads
-        parts = [
+        process = [
             pack_prstatus(self.machine, first, self.info.ids),
             pack_prpsinfo(self.machine, self.info),
             pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")),
             pack_auxv(self.machine, self.auxv),
         ]
         if files := pack_files(self.machine, self.files, self.file_note_limit):
-            parts.append(files)
-        parts.extend(self._regsets(first))
-        for thread in others:
-            parts.append(pack_prstatus(self.machine, thread, self.info.ids))
-            parts.extend(self._regsets(thread))
+            process.append(files)
+        last = []
         if self.xsave_layout:
-            parts.append(pack_xsave_layout(self.xsave_layout))
+            last.append(pack_xsave_layout(self.xsave_layout))
         if self.provenance is not None:
-            parts.append(self.provenance.pack())
-        return b"".join(parts)
+            last.append(self.provenance.pack())
+        pieces = Pieces([*process, first.regsets])
+        for thread in others:
+            status = pack_prstatus(self.machine, thread, self.info.ids)
+            pieces.extend((status, thread.regsets))
+        pieces.extend(last)
+        return pieces
 
-    def _regsets(self, thread: Thread) -> Iterable[bytes]:
-        owners = {regset.note: regset.owner for regset in self.machine.regsets}
-        return (pack_note(owners[kind], kind, data) for kind, data in thread.regsets)
+
+def pack_regsets(sets: Iterable[tuple[Regset, bytes]]) -> bytes:
+    """The notes of one thread's registers but for the general ones."""
+    parts: list[bytes] = []
+    for regset, data in sets:
+        parts += note_header(regset.owner, regset.note, len(data)), padded(data)
+    return b"".join(parts)
 
 
 def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
     """NT_PRSTATUS: fs/binfmt_elf.c, fill_prstatus."""
     form = machine.elf_class
     times: list[int] = []
-    for microseconds in (thread.utime, thread.stime, thread.cutime, thread.cstime):
+    for microseconds in thread.times:
         times += divmod(microseconds, 1_000_000)
     desc = b"".join(
         (
@@ -148,7 +153,7 @@ def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
                 *times,
             ),
             thread.general,
-            struct.pack(f"<i{form.word_size - 4}x", bool(thread.regsets)),  # pr_fpvalid
+            struct.pack(f"<i{form.word_size - 4}x", thread.regsets != b""),  # pr_fpvalid
         )
     )
     return pack_note(CORE, NT_PRSTATUS, desc)

@@ -69,7 +69,7 @@ class Reading:
 
     async def _straight(self, offset: int, length: int) -> memoryview:
         data = self._buffers.desk[:length]
-        if offset + length <= len(self._snapshot.layout.header):
+        if offset + length <= self._snapshot.layout.memory_offset:
             self._snapshot.read_into(offset, data)  # waits for nothing
             return data
         store = self._buffers.take(LARGEST_REQUEST)

@@ -393,7 +393,7 @@ class Stop:
             length = min(length, self._snapshot.size - offset)
             if length <= 0:
                 return _NOTHING
-            if offset + length > len(self._snapshot.layout.header) and not handle.nonblocking:
+            if offset + length > self._snapshot.layout.memory_offset and not handle.nonblocking:
                 with trio.move_on_at(self._settled_by):
                     await self._settled.wait()
             if handle.reader is None:

@@ -5,7 +5,8 @@ syscalls  everything that ctypes is needed for
 procfs    what /proc says
 restart   which interrupted calls the kernel would not restart by itself
 access    may this opener see that process?  The kernel decides
-tracer    stops the threads, records them, holds them, lets them go
+record    what is recorded of a thread in its stop
+tracer    stops the threads, has them recorded, holds them, lets them go
 pagemap   which pages are in the page tables
 shared    shared memory without a name, by way of its file
 holes     what was never populated, found without touching it

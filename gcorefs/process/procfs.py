@@ -13,7 +13,7 @@ import errno
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -117,7 +117,22 @@ def pids() -> list[int]:
 def tids(pid: int) -> list[int]:
     """Every thread of a process, the leader first where it is still there."""
     try:
-        return sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid))
+        found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
+    if pid in found[1:]:  # thread ids begin anew at pid_max
+        found.remove(pid)
+        found.insert(0, pid)
+    return found
+
+
+def thread_count(pid: int) -> int:
+    """How many threads `tids` would list, at once.
+
+    The directory has a link for each, and two of its own (fs/proc/base.c, proc_task_getattr).
+    """
+    try:
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
 
@@ -152,6 +167,42 @@ def parse_stat(text: bytes) -> Stat:
 def stat(pid: int, tid: int | None = None) -> Stat:
     """Of one thread, or of the whole process (its times are then those of all threads)."""
     return parse_stat(read(f"{pid}/stat" if tid is None else f"{pid}/task/{tid}/stat"))
+
+
+def parse_times(text: bytes) -> tuple[int, int, int, int]:
+    """utime, stime, cutime and cstime of a stat, as parse_stat has them, and nothing else."""
+    try:
+        # Field 14 of proc(5) and three more; the name, as far as it goes, is field 2.
+        _, *fields, _ = text[text.rindex(b")") :].split(None, 16)
+        utime, stime, cutime, cstime = map(int, fields[11:])
+    except ValueError as error:
+        raise FormatError(f"unexpected text in stat: {text!r}") from error
+    return utime, stime, cutime, cstime
+
+
+@contextlib.contextmanager
+def task_times(pid: int) -> Iterator[Callable[[int], tuple[int, int, int, int]]]:
+    """A function that gives the times of one thread, in clock ticks, of which there are many.
+
+    Those of a leader are the whole process's (fs/binfmt_elf.c, fill_prstatus).
+    """
+
+    try:
+        folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
+
+    def times(tid: int) -> tuple[int, int, int, int]:
+        path = b"../stat" if tid == pid else b"%d/stat" % tid
+        try:
+            return parse_times(syscalls.read_task_file(folder, path))
+        except FileNotFoundError as error:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid)) from error
+
+    try:
+        yield times
+    finally:
+        os.close(folder)
 
 
 def parse_status(text: bytes) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ import functools
 import mmap
 import os
 import struct
+import threading
 from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -52,15 +53,14 @@ _PTRACE_ARGUMENTS = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void
 _ptrace = _quick["ptrace"]
 _ptrace.argtypes = _PTRACE_ARGUMENTS
 _ptrace.restype = ctypes.c_long
+# For what is asked of each of many threads: without argtypes a call takes a third less time.
+# Then numbers are C ints, and an address must come as a ctypes object.
+_ptrace_quick = _quick["ptrace"]
 _ptrace_sleeping = _sleeping["ptrace"]
 _ptrace_sleeping.argtypes = _PTRACE_ARGUMENTS
 _ptrace_sleeping.restype = ctypes.c_long
 _wait4 = _quick["wait4"]
-_wait4.argtypes = (ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.c_int, ctypes.c_void_p)
-_wait4.restype = ctypes.c_int
 _waitid = _quick["waitid"]
-_waitid.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-_waitid.restype = ctypes.c_int
 _readv = _sleeping["process_vm_readv"]
 _readv.argtypes = (
     ctypes.c_int,
@@ -91,7 +91,7 @@ def seize(tid: int) -> None:
 
 def interrupt(tid: int) -> None:
     """Ask a seized thread to stop.  ESRCH."""
-    if _ptrace(PTRACE_INTERRUPT, tid, None, None) < 0:
+    if _ptrace_quick(PTRACE_INTERRUPT, tid, None, None) < 0:
         raise _fail()
 
 
@@ -103,7 +103,7 @@ def resume(tid: int, signal: int) -> None:
 
 def detach(tid: int) -> None:
     """Let a stopped thread go as it was before it was seized.  ESRCH."""
-    if _ptrace(PTRACE_DETACH, tid, None, None) < 0:
+    if _ptrace_quick(PTRACE_DETACH, tid, None, None) < 0:
         raise _fail()
 
 
@@ -113,27 +113,34 @@ def poke_user(tid: int, offset: int, value: int) -> None:
         raise _fail()
 
 
-RegsetBuffer = ctypes.Array[ctypes.c_char]
-
-
 _WIDEST_REGISTER = 64
 
 
-def regset_buffer(size: int) -> RegsetBuffer:
+class RegsetBuffer:
     """Room for register sets of up to `size` bytes; one serves a whole stop."""
-    # The kernel refuses a length that is no multiple of one register of the set.
-    return ctypes.create_string_buffer(-(-size // _WIDEST_REGISTER) * _WIDEST_REGISTER)
+
+    def __init__(self, size: int) -> None:
+        # The kernel refuses a length that is no multiple of one register of the set.
+        self.size = -(-size // _WIDEST_REGISTER) * _WIDEST_REGISTER
+        self._bytes = ctypes.create_string_buffer(self.size)
+        self.address = ctypes.addressof(self._bytes)
+        self.view = memoryview(self._bytes).cast("B")
+        self.vector = _Iovec(self.address, self.size)
+        self.reference = ctypes.byref(self.vector)
 
 
 def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:
-    """One register set of a stopped thread.
+    """One register set of a stopped thread, empty where this thread has none.
 
-    EINVAL: this kernel does not have it; ENODEV, ENXIO: this thread does not; ESRCH.
+    EINVAL: this kernel does not have it; ESRCH.
     """
-    vector = _Iovec(ctypes.addressof(buffer), len(buffer))
-    if _ptrace(PTRACE_GETREGSET, tid, note, ctypes.addressof(vector)) < 0:
+    vector = buffer.vector
+    vector.length = buffer.size
+    if _ptrace_quick(PTRACE_GETREGSET, tid, note, buffer.reference) < 0:
+        if ctypes.get_errno() in (errno.ENODEV, errno.ENXIO):
+            return b""
         raise _fail()
-    return ctypes.string_at(buffer, vector.length)
+    return buffer.view[: vector.length].tobytes()
 
 
 def get_registers(tid: int, buffer: RegsetBuffer) -> bytes:
@@ -142,16 +149,16 @@ def get_registers(tid: int, buffer: RegsetBuffer) -> bytes:
     PTRACE_GETREGSET goes by the code segment in which the thread runs just now, this and the
     next by who asks (arch/x86/kernel/ptrace.c, arch_ptrace and task_user_regset_view).  ESRCH.
     """
-    if _ptrace(PTRACE_GETREGS, tid, None, ctypes.addressof(buffer)) < 0:
+    if _ptrace(PTRACE_GETREGS, tid, None, buffer.address) < 0:
         raise _fail()
-    return ctypes.string_at(buffer, 27 * 8)
+    return buffer.view[: 27 * 8].tobytes()
 
 
 def get_float_registers(tid: int, buffer: RegsetBuffer) -> bytes:
     """struct user_fpregs_struct, in the same way.  ESRCH."""
-    if _ptrace(PTRACE_GETFPREGS, tid, None, ctypes.addressof(buffer)) < 0:
+    if _ptrace(PTRACE_GETFPREGS, tid, None, buffer.address) < 0:
         raise _fail()
-    return ctypes.string_at(buffer, 512)
+    return buffer.view[:512].tobytes()
 
 
 class _SyscallInfo(ctypes.Structure):
@@ -169,76 +176,6 @@ def get_call_architecture(tid: int) -> int:
     return int(info.arch)
 
 
-def get_signal_mask(tid: int) -> int:
-    """Blocked signals of a stopped thread: bit n - 1 for signal n.  ESRCH."""
-    mask = ctypes.c_uint64()
-    if _ptrace(PTRACE_GETSIGMASK, tid, 8, ctypes.addressof(mask)) < 0:
-        raise _fail()
-    return mask.value
-
-
-_SYS_GET_ROBUST_LIST = 274  # x86-64
-
-
-def has_robust_list(tid: int) -> bool:
-    """True where a thread has told the kernel of its robust locks, as libc does for each.
-
-    A worker of the kernel's never has (get_robust_list(2)).  False where we may not know.
-    """
-    head, length = ctypes.c_void_p(), ctypes.c_size_t()
-    arguments = ctypes.c_long(tid), ctypes.byref(head), ctypes.byref(length)
-    return _syscall(ctypes.c_long(_SYS_GET_ROBUST_LIST), *arguments) == 0 and bool(head.value)
-
-
-_SIGINFO_SIZE = 128
-
-
-def get_pending(tid: int) -> int:
-    """Signals queued for this stopped thread alone: bit n - 1 for signal n.  ESRCH."""
-    found = 0
-    siginfo = ctypes.create_string_buffer(_SIGINFO_SIZE)
-    which = _PeekSiginfo(offset=0, flags=0, count=1)
-    arguments = ctypes.addressof(which), ctypes.addressof(siginfo)
-    # One at a time: nearly every thread has none.
-    while count := _ptrace(PTRACE_PEEKSIGINFO, tid, *arguments):
-        if count < 0:
-            raise _fail()
-        (signal,) = struct.unpack_from("<i", siginfo)
-        found |= 1 << (signal - 1)
-        which.offset += 1
-    return found
-
-
-_open = _quick["open"]
-_read = _quick["read"]
-_read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_read.restype = ctypes.c_ssize_t
-_close = _quick["close"]
-
-
-def has_seccomp_filter(tid: int) -> bool:
-    """True where a filter judges the system calls of this thread.  ESRCH.
-
-    From /proc/TID/status, which does not sleep: PTRACE_SECCOMP_GET_FILTER refuses a tracer that
-    has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
-    """
-    buffer = ctypes.create_string_buffer(8192)
-    fd = _open(f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
-    if fd < 0:
-        number = ctypes.get_errno()
-        if number in (errno.ENOENT, errno.ESRCH):
-            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
-        return True  # not known: as if it had one is what hurts nobody
-    text = b""
-    try:
-        # In pieces: the groups stand before it, and may be tens of thousands.
-        while (count := _read(fd, buffer, len(buffer))) > 0:
-            text += ctypes.string_at(buffer, count)
-    finally:
-        _close(fd)
-    return count < 0 or b"\nSeccomp:\t2" in text
-
-
 class _Siginfo(ctypes.Structure):
     """siginfo_t as waitid(2) fills it (include/uapi/asm-generic/siginfo.h, _sigchld)."""
 
@@ -254,6 +191,122 @@ class _Siginfo(ctypes.Structure):
     )
 
 
+class _Answers(threading.local):
+    """What the kernel writes its short answers to, made once for each thread that asks.
+
+    To make one takes about as long as a call, and there are many calls for each tracee.
+    """
+
+    def __init__(self) -> None:
+        self.siginfo = _Siginfo()
+        self.to_siginfo = ctypes.byref(self.siginfo)
+        self.status = ctypes.c_int()
+        self.to_status = ctypes.byref(self.status)
+        self.which = _PeekSiginfo(offset=0, flags=0, count=1)
+        self.to_which = ctypes.byref(self.which)
+        self.mask = ctypes.c_uint64()
+        self.to_mask = ctypes.byref(self.mask)
+        self.head, self.length = ctypes.c_void_p(), ctypes.c_size_t()
+        self.to_head, self.to_length = ctypes.byref(self.head), ctypes.byref(self.length)
+        self.text = ctypes.create_string_buffer(1024)
+        self.text_view = memoryview(self.text).cast("B")
+
+
+_answers = _Answers()
+
+
+def get_signal_mask(tid: int) -> int:
+    """Blocked signals of a stopped thread: bit n - 1 for signal n.  ESRCH."""
+    answers = _answers
+    if _ptrace_quick(PTRACE_GETSIGMASK, tid, 8, answers.to_mask) < 0:
+        raise _fail()
+    return answers.mask.value
+
+
+_SYS_GET_ROBUST_LIST = 274  # x86-64
+_get_robust_list = _quick["syscall"]
+
+
+def has_robust_list(tid: int) -> bool:
+    """True where a thread has told the kernel of its robust locks, as libc does for each.
+
+    A worker of the kernel's never has (get_robust_list(2)).  False where we may not know.
+    """
+    answers = _answers
+    result = _get_robust_list(_SYS_GET_ROBUST_LIST, tid, answers.to_head, answers.to_length)
+    return result == 0 and answers.head.value is not None
+
+
+def get_pending(tid: int) -> int:
+    """Signals queued for this stopped thread alone: bit n - 1 for signal n.  ESRCH."""
+    found = 0
+    answers = _answers
+    which = answers.which
+    which.offset = 0
+    # One at a time: nearly every thread has none.
+    while count := _ptrace_quick(PTRACE_PEEKSIGINFO, tid, answers.to_which, answers.to_siginfo):
+        if count < 0:
+            raise _fail()
+        found |= 1 << (answers.siginfo.signo - 1)
+        which.offset += 1
+    return found
+
+
+_AT_FDCWD = -100
+_openat = _quick["openat"]
+_openat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+_read = _quick["read"]
+_read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_read.restype = ctypes.c_ssize_t
+_close = _quick["close"]
+
+
+def read_task_file(folder: int, path: bytes) -> bytes:
+    """A short file of /proc, by its path below a folder that is open.
+
+    For those that do not sleep, and are asked of every thread: the interpreter lock is kept.
+    ENOENT, ESRCH.
+    """
+    buffer = _answers.text
+    fd = _openat(folder, path, os.O_RDONLY | os.O_CLOEXEC)
+    if fd < 0:
+        raise _fail()
+    count = _read(fd, ctypes.addressof(buffer), len(buffer))
+    error = None if count >= 0 else _fail()
+    _close(fd)
+    if error is not None:
+        raise error
+    return _answers.text_view[:count].tobytes()
+
+
+def has_seccomp_filter(tid: int) -> bool:
+    """True where a filter judges the system calls of this thread.  ESRCH.
+
+    From /proc/TID/status, which does not sleep: PTRACE_SECCOMP_GET_FILTER refuses a tracer that
+    has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
+    """
+    buffer = ctypes.create_string_buffer(8192)
+    fd = _openat(_AT_FDCWD, f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
+    if fd < 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ESRCH):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
+        return True  # not known: as if it had one is what hurts nobody
+    text = b""
+    try:
+        # In pieces: the groups stand before it, and may be tens of thousands.
+        while (count := _read(fd, buffer, len(buffer))) > 0:
+            text += ctypes.string_at(buffer, count)
+    finally:
+        _close(fd)
+    return count < 0 or b"\nSeccomp:\t2" in text
+
+
+_PEEK = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL | WNOTHREAD
+_TAKE = os.WNOHANG | WALL | WNOTHREAD
+_P_ALL, _P_PID = int(os.P_ALL), int(os.P_PID)
+
+
 def poll_status(tid: int) -> int | None:
     """The wait status of one tracee of the calling thread, None while it has none.
 
@@ -264,20 +317,25 @@ def poll_status(tid: int) -> int | None:
     until it is resumed: the kernel keeps the signal in the very status that waiting takes
     away (kernel/exit.c, wait_task_stopped), so that if we died next, the signal was lost.
     """
-    info = _Siginfo()
-    options = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL | WNOTHREAD
-    if _waitid(os.P_PID, tid, ctypes.byref(info), options) < 0:
+    answers = _answers
+    info = answers.siginfo
+    if _waitid(_P_PID, tid, answers.to_siginfo, _PEEK) < 0:
         raise _fail()
     if info.pid == 0:
         return None
-    has_event = info.status >> 8
-    if info.code == os.CLD_TRAPPED and not has_event:
+    if info.code == os.CLD_TRAPPED and not info.status >> 8:  # no event
         return int(info.status << 8 | 0x7F)
-    status = ctypes.c_int()
-    result = _wait4(tid, ctypes.byref(status), os.WNOHANG | WALL | WNOTHREAD, None)
+    result = _wait4(tid, answers.to_status, _TAKE, None)
     if result < 0:
         raise _fail()
-    return status.value if result else None
+    return answers.status.value if result else None
+
+
+def has_status() -> bool:
+    """True where any tracee of the calling thread has a wait status to be taken, or none is
+    left.  One walk over all of them."""
+    answers = _answers
+    return bool(_waitid(_P_ALL, 0, answers.to_siginfo, _PEEK) < 0 or answers.siginfo.pid)
 
 
 def read_memory(tid: int, address: int, buffer: memoryview) -> int:
@@ -330,7 +388,6 @@ _statx.argtypes = (
     ctypes.c_uint,
     ctypes.c_void_p,
 )
-_AT_FDCWD = -100
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x200  # type, mode, links, size
 _STATX_ATTR_DAX = 0x200000

@@ -8,7 +8,8 @@ Rules of this file:
 - Every thread is let go, whatever happens: by DETACH here, by the kernel if we die.  So no
   PTRACE_O_EXITKILL, and no PTRACE_ATTACH, whose SIGSTOP outlives a tracer that dies between
   sending it and taking it back.
-- One register is written, in _record, for the reason that restart.py gives; nothing else.
+- One register is written, as a thread is recorded (record.py), for the reason that restart.py
+  gives; nothing else.
 - A tracee that dies is reaped at once: its parent hears of it only after its tracer has.
 
 The order of a stop: seize every thread (none is stopped by that), interrupt every thread,
@@ -16,19 +17,18 @@ wait; again for threads born meanwhile, until a pass finds none.
 """
 
 import contextlib
-import errno
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from math import inf
 
-from gcorefs.elfcore.regsets import MACHINES, NT_PRFPREG, NT_PRSTATUS, X86_64, Machine, Regset
-from gcorefs.process import procfs, restart, syscalls
+from gcorefs.elfcore.regsets import Machine
+from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
+from gcorefs.process.record import Record, Recorder, in_reading_order
 
 _SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
@@ -40,37 +40,8 @@ _LAST_LOOK = 0.5
 _WATCH_ONE = 0.01
 _WATCH_ALL = 1.0
 
-_LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
-
 # An execve(2) refuses us once; a process that execs without end may do so a few times.
 _MOST_REFUSALS = 10
-
-
-@dataclass(slots=True)
-class Record:
-    """What was recorded of one thread.  `general` is empty where it did not stop in time."""
-
-    tid: int
-    general: bytes = b""
-    regsets: list[tuple[int, bytes]] = field(default_factory=list)
-    blocked: int = 0
-    pending: int = 0
-    signal: int = 0
-    """The job control signal in whose group-stop the thread stands, 0 where none.
-
-    Its number is all that is left of it: what PTRACE_GETSIGINFO has in such a stop is the
-    stop's own, si_code the event and si_pid the thread itself (kernel/signal.c,
-    ptrace_do_notify), and says nothing of who sent it.
-    """
-
-
-def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
-    """Those recorded in full, then those that did not stop; the leader first in its part.
-
-    Whatever stands first is the thread that readers begin with: gdb and lldb select it, drgn
-    takes it for the one that crashed.  One with a few registers only is no place to begin.
-    """
-    return sorted(records, key=lambda each: (not each.general, each.tid != leader, each.tid))
 
 
 class Tracer:
@@ -88,8 +59,6 @@ class Tracer:
     ) -> None:
         self.process = process
         self.records: list[Record] = []
-        self.machine: Machine = X86_64
-        """What kind of process it is, once `wait` has returned."""
         self.dead = False
         """The process died while it was held.  Set before it is reaped, where any thread had
         stopped: a reader who finds it False after reading has not read from a later process
@@ -109,11 +78,16 @@ class Tracer:
         self._left_out: set[int] = set()  # stand in the task list and are not to be traced
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
-        self._skipped_regsets: set[int] = set()  # this kernel has no such set
-        self._buffer = syscalls.regset_buffer(_LARGEST_REGSET)
+        self._has_reaped = False  # _reap_for_seize has, and the tracer does not know whom
+        self._recorder = Recorder(process.pid)
         self._thread = threading.Thread(
             target=self._run, name=f"gcorefs-tracer-{process.pid}", daemon=True
         )
+
+    @property
+    def machine(self) -> Machine:
+        """What kind of process it is, once `wait` has returned."""
+        return self._recorder.machine
 
     def start(self) -> None:
         self._thread.start()
@@ -144,6 +118,7 @@ class Tracer:
                 with contextlib.suppress(ChildProcessError):
                     found = os.waitid(os.P_PID, tid, _PEEK_BY_ANY_THREAD)
                     if found is not None and found.si_code != os.CLD_TRAPPED:
+                        self._has_reaped = True
                         os.waitid(os.P_PID, tid, _PEEK_BY_ANY_THREAD & ~os.WNOWAIT)
 
     def release(self) -> None:
@@ -180,8 +155,10 @@ class Tracer:
     def _stop_all(self) -> None:
         pid = self.process.pid
         try:
-            while not self._settled():
-                self._seize(self._newcomers())
+            newcomers = self._newcomers()
+            while newcomers or not self._settled():
+                self._seize(newcomers or self._newcomers())
+                newcomers = []
                 # Nobody takes the pid of a process whose threads are seized; but it may have
                 # been another's before, and that one is not to be stopped.
                 if procfs.stat(pid).start_time != self.process.start_time:
@@ -193,7 +170,7 @@ class Tracer:
             if not self._stopped and not self._running:
                 raise ProcessError(Reason.GONE, pid)
             if not self._stopped:
-                self.machine = self._machine_of(next(iter(self._running)))
+                self._recorder.learn_machine(next(iter(self._running)))
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, pid) from error
         late = [Record(tid) for tid in self._running if tid not in self._stopped]
@@ -202,14 +179,29 @@ class Tracer:
     def _settled(self) -> bool:
         """True when every thread of the process is known and every record still holds.
 
-        A record does not where execve(2) has put another thread in the leader's place.
+        A record does not where execve(2) has put another thread in the leader's place.  Nobody
+        tells of that, so the leader is looked at in any case, and after the threads have been
+        counted: before, a thread that is still about to do so is one too many.
         """
-        if self._newcomers():
+        recorded = len(self._stopped)
+        are_all = self._are_all()
+        if not are_all and self._newcomers():
             return False
-        recorded = set(self._stopped)
-        for tid in tuple(self._stopped):
-            self._look_at(tid)
-        return recorded <= self._stopped.keys() and not self._newcomers()
+        if not are_all or self._has_reaped or syscalls.has_status():
+            self._has_reaped = False
+            self._look_at_stopped()
+        elif self.process.pid in self._stopped:
+            self._look_at(self.process.pid)
+        return recorded == len(self._stopped) and (self._are_all() or not self._newcomers())
+
+    def _are_all(self) -> bool:
+        """True where those that are stopped are all that there are.
+
+        Dead or alive they stay in the task list until they are waited for; so if it is no
+        longer than that, nobody else is in it.  The list itself takes longer to read.
+        """
+        is_alone = not self._running and not self._left_out
+        return is_alone and procfs.thread_count(self.process.pid) == len(self._stopped)
 
     def _newcomers(self) -> list[int]:
         leader = self.process.pid
@@ -272,9 +264,10 @@ class Tracer:
     def _interrupt(self) -> None:
         if not self.stopped_at:
             self.stopped_at = time.monotonic()
+        # One that died meanwhile says so when it is waited for.
+        is_gone = contextlib.suppress(ProcessLookupError)
         for tid in self._running:
-            # One that died meanwhile says so when it is waited for.
-            with contextlib.suppress(ProcessLookupError):
+            with is_gone:
                 syscalls.interrupt(tid)
 
     def _wait_for_stops(self) -> None:
@@ -283,7 +276,8 @@ class Tracer:
         deadline = time.monotonic() + self._stop_timeout
         while self._running and not self._release.is_set():
             before = len(self._running)
-            for tid in tuple(self._running):
+            # In order: what is recorded together lies together, and is read together.
+            for tid in sorted(self._running):
                 self._look_at(tid)
             if len(self._running) < before:
                 nap = _SHORTEST_NAP
@@ -296,8 +290,11 @@ class Tracer:
             if nap == _LONGEST_NAP:
                 # execve(2) in one thread kills the others and waits until they are reaped
                 # (fs/exec.c, de_thread); those may be among the stopped ones.
-                for tid in tuple(self._stopped):
-                    self._look_at(tid)
+                self._look_at_stopped()
+
+    def _look_at_stopped(self) -> None:
+        for tid in tuple(self._stopped):
+            self._look_at(tid)
 
     def _look_at(self, tid: int) -> None:
         """Take in the next wait status of one tracee, if it has one."""
@@ -312,10 +309,10 @@ class Tracer:
             return
         if status is None:
             return
-        if not os.WIFSTOPPED(status):
-            self._forget(tid)
-        elif status >> 16 == syscalls.PTRACE_EVENT_STOP:
+        if status >> 16 == syscalls.PTRACE_EVENT_STOP:
             self._record(tid, os.WSTOPSIG(status))
+        elif not os.WIFSTOPPED(status):
+            self._forget(tid)
         else:
             # A signal came first.  It goes on to the program, and the stop is still to come:
             # asked for again, as any stop takes back an interrupt that came just before it
@@ -332,28 +329,9 @@ class Tracer:
     def _record(self, tid: int, stop_signal: int) -> None:
         """Record one thread in its stop.  A thread that is killed meanwhile is forgotten."""
         try:
-            general = syscalls.get_regset(tid, NT_PRSTATUS, self._buffer)
             if not self._stopped:  # until then it may turn into another, by execve(2)
-                self.machine = self._machine_of(tid)
-            has_other_view = len(general) != self.machine.general_size
-            if has_other_view:
-                general = self._registers_of_other_view(tid)
-            record = Record(tid, general)
-            if stop_signal != signal.SIGTRAP:
-                record.signal = stop_signal
-            elif restart.needs_restart(
-                self.machine,
-                general,
-                lambda: syscalls.get_call_architecture(tid),
-                lambda: syscalls.has_seccomp_filter(tid),
-            ):
-                # The record keeps the register as it was found.
-                syscalls.poke_user(tid, restart.RESULT_IN_USER, -restart.ERESTARTNOHAND)
-            for regset in self.machine.regsets:
-                if regset.note not in self._skipped_regsets:
-                    self._record_regset(record, regset, has_other_view)
-            record.blocked = syscalls.get_signal_mask(tid)
-            record.pending = syscalls.get_pending(tid)
+                self._recorder.learn_machine(tid)
+            record = self._recorder.record(tid, stop_signal)
         except ProcessLookupError:
             return  # killed: its wait status is on the way
         except ProcessError:
@@ -364,39 +342,6 @@ class Tracer:
         self._running.discard(tid)
         self._stopped[tid] = record
 
-    def _record_regset(self, record: Record, regset: Regset, has_other_view: bool) -> None:
-        try:
-            if has_other_view and regset.note == NT_PRFPREG:
-                data = syscalls.get_float_registers(record.tid, self._buffer)
-            else:
-                data = syscalls.get_regset(record.tid, regset.note, self._buffer)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                if not has_other_view:
-                    self._skipped_regsets.add(regset.note)
-            elif error.errno not in (errno.ENODEV, errno.ENXIO):  # this thread has none
-                raise
-        else:
-            data = regset.cut(data)
-            if regset.is_active(data):
-                record.regsets.append((regset.note, data))
-
-    def _machine_of(self, tid: int) -> Machine:
-        machine = MACHINES.get((os.uname().machine, procfs.is_32_bit(tid)))
-        if machine is None:
-            raise ProcessError(Reason.FOREIGN, self.process.pid)
-        return machine
-
-    def _registers_of_other_view(self, tid: int) -> bytes:
-        """Of a thread whose code segment is not of its process's kind.
-
-        32-bit code in a 64-bit process has 64-bit registers all the same: those are what the
-        kernel's core has of it.  The other way round there is nothing that would fit.
-        """
-        if self.machine is not X86_64 or procfs.is_32_bit(tid):
-            raise ProcessError(Reason.FOREIGN, self.process.pid)
-        return syscalls.get_registers(tid, self._buffer)
-
     # Holding and letting go.
 
     def _hold(self) -> None:
@@ -404,8 +349,11 @@ class Tracer:
         while not self._release.wait(_WATCH_ONE):
             now = time.monotonic()
             one = self._watched()
-            if self.dead or now >= next_full_look or one is None or self._is_ending(one):
+            is_time = now >= next_full_look
+            if is_time:
                 next_full_look = now + _WATCH_ALL
+            is_ending = self.dead or one is None or self._is_ending(one)
+            if is_ending or (is_time and syscalls.has_status()):
                 self._look_for_deaths()
             for tid in tuple(self._running):  # may stop yet, or die by themselves
                 self._look_at(tid)
@@ -459,8 +407,9 @@ class Tracer:
         self.released_at = time.monotonic()
 
     def _detach_stopped(self) -> None:
+        is_killed = contextlib.suppress(ProcessLookupError)  # the kernel sees to it
         for tid in self._stopped:
-            with contextlib.suppress(ProcessLookupError):  # killed: the kernel sees to it
+            with is_killed:
                 syscalls.detach(tid)
         self._stopped.clear()
 

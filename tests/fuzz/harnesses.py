@@ -22,6 +22,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore import notes, space
     from gcorefs.elfcore.corefile import CoreError, read_core
     from gcorefs.elfcore.layout import Layout, Source
+    from gcorefs.elfcore.pieces import Pieces
     from gcorefs.elfcore.regsets import MACHINES, Machine, xsave_components
     from gcorefs.elfcore.segments import Segment, load, that_fit
     from gcorefs.elfcore.vma import MapsError, parse_smaps
@@ -229,7 +230,7 @@ def extents(data: bytes) -> None:
     machine = _machine(provider)
     segments = _segments(provider, machine)
     loads = load(that_fit(machine.elf_class, segments, 1 << 20))
-    layout = Layout(machine, loads, b"\0" * provider.ConsumeIntInRange(0, 10000))
+    layout = Layout(machine, loads, Pieces([bytes(provider.ConsumeIntInRange(0, 10000))]))
     populated = sum(each.populated for each in segments)
     assert layout.size <= len(layout.header) + populated * 3 // 2 + (1 << 26)
     offset = provider.ConsumeIntInRange(0, layout.size + 4096)
@@ -266,17 +267,18 @@ def packers(data: bytes) -> None:
     # Of 32 bits the seconds of struct old_timeval32 have 31.
     pid, microseconds = 31, 50
     ids = notes.ProcessIds(number(pid), number(pid), number(pid))
+    sets = [[machine.regsets[0]] * provider.ConsumeBool() for _ in range(number(2) + 1)]
     threads = [
         notes.Thread(
             tid=number(pid),
             general=bytes(machine.general_size),
-            regsets=[(2, provider.ConsumeBytes(512))] if provider.ConsumeBool() else [],
+            regsets=notes.pack_regsets((each, provider.ConsumeBytes(512)) for each in mine),
             signal=provider.ConsumeIntInRange(0, 64),
             pending=number(64),
             blocked=number(64),
-            **{name: number(microseconds) for name in ("utime", "stime", "cutime", "cstime")},
+            times=[number(microseconds) for _ in range(4)],
         )
-        for _ in range(provider.ConsumeIntInRange(1, 4))
+        for mine in sets
     ]
     info = notes.ProcessInfo(
         pid=number(pid),
@@ -289,7 +291,7 @@ def packers(data: bytes) -> None:
         comm=provider.ConsumeBytes(64),
         arguments=provider.ConsumeBytes(100),
     )
-    text = notes.ProcessNotes(
+    packed = notes.ProcessNotes(
         machine=machine,
         info=info,
         threads=threads,
@@ -298,6 +300,7 @@ def packers(data: bytes) -> None:
         files=[],
         xsave_layout=[(number(6), number(32), number(32))],
     ).pack()
+    text = bytes(packed)
     offset = count = 0
     while offset < len(text):
         namesz, descsz, _ = struct.unpack_from("<III", text, offset)
@@ -305,4 +308,4 @@ def packers(data: bytes) -> None:
         count += 1
     assert offset == len(text)
     # PRSTATUS of each, PRPSINFO, SIGINFO, AUXV, FILE, the layout, and the register sets.
-    assert count == 6 + len(threads) - 1 + sum(len(each.regsets) for each in threads)
+    assert count == 6 + len(threads) - 1 + sum(map(len, sets))

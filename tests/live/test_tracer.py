@@ -83,6 +83,25 @@ def test_execve_may_replace_the_leader(spawn: Spawn) -> None:
     assert_free(target)
 
 
+@pytest.mark.parametrize("program", [["threads", "20"], ["churn", "leader"]], ids=" ".join)
+def test_threads_are_counted_and_timed_as_they_are_listed(spawn: Spawn, program: list[str]) -> None:
+    target = spawn(*program)
+    with held(target):
+        tids = procfs.tids(target.pid)
+        assert procfs.thread_count(target.pid) == len(tids) >= 4
+        with procfs.task_times(target.pid) as times:
+            for tid in tids:
+                # A leader's are those of all.
+                stat = procfs.stat(target.pid, None if tid == target.pid else tid)
+                assert times(tid) == (stat.utime, stat.stime, stat.cutime, stat.cstime)
+            with pytest.raises(ProcessLookupError):
+                times(1)
+    with pytest.raises(ProcessLookupError):
+        procfs.thread_count(1 << 22)
+    with pytest.raises(ProcessLookupError), procfs.task_times(1 << 22):
+        pass
+
+
 def test_a_dead_leader_hides_nobody(spawn: Spawn) -> None:
     target = spawn("churn", "leader")
     tids = target.truth["tids"]

@@ -182,7 +182,8 @@ word = st.integers(0, (1 << 64) - 1)
 
 @given(st.lists(word, min_size=34, max_size=34))
 def test_prstatus_holds_every_register(values: list[int]) -> None:
-    thread = Thread(14, struct.pack("<34Q", *values), ((2, b"f" * 528),), 19, 5, 6)
+    regsets = notes.pack_regsets([(AARCH64.regsets[0], b"f" * 528)])
+    thread = Thread(14, struct.pack("<34Q", *values), regsets, 19, 5, 6)
     ((owner, kind, desc),) = unpack(notes.pack_prstatus(AARCH64, thread, ProcessIds(11, 12, 13)))
     assert (owner, kind, len(desc)) == (b"CORE", 1, 392)
     seen = Prstatus.from_buffer_copy(desc)

@@ -20,7 +20,7 @@ ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {
     "array", "bisect", "collections", "dataclasses", "enum", "functools", "io", "itertools", "json",
-    "math", "operator", "re", "string", "struct", "typing",
+    "math", "operator", "re", "string", "struct", "typing", "zlib",
 }  # fmt: skip
 
 # A foreign module and the rooms or modules that may import it; nobody else.

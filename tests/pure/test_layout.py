@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import ELF32, PAGE_SIZE, pack_note
 from gcorefs.elfcore.layout import Extent, Layout, Source
+from gcorefs.elfcore.pieces import Pieces
 from gcorefs.elfcore.regsets import I386, X86_64
 from gcorefs.elfcore.segments import Segment, that_fit
 from gcorefs.elfcore.segments import load as load_segments
@@ -120,7 +121,7 @@ def _segments(draw: st.DrawFn) -> list[Segment]:
 
 
 def _layout(segments: Sequence[Segment], notes: bytes = NOTES) -> Layout:
-    return Layout(X86_64, load_segments(segments), notes)
+    return Layout(X86_64, load_segments(segments), Pieces([notes]))
 
 
 def _made(segments: Sequence[Segment], notes: bytes = NOTES) -> Made:
@@ -368,7 +369,7 @@ def test_the_headers_of_a_32_bit_core(count: int) -> None:
         Segment(i * 2 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE * (i % 3 == 0), i % 8)
         for i in range(1, count + 1)
     ]
-    layout = Layout(I386, load_segments(segments), NOTES)
+    layout = Layout(I386, load_segments(segments), Pieces([NOTES]))
     is_extended = count >= 65534
     shoff = 52 + 32 * (count + 1)
     magic, class_, data, version, abi, abi_version, *rest = EHDR_32.unpack_from(layout.header)
@@ -404,7 +405,7 @@ def test_what_lies_behind_four_gibibytes_of_a_32_bit_file_is_not_in_it() -> None
     high = Segment(0xFFFFE000, PAGE_SIZE, PAGE_SIZE, 6)
     notes = pack_note(b"CORE", 1, bytes(0x80000))
     kept = that_fit(ELF32, [low, stack, high, high], 52 + 32 + len(notes))
-    layout = Layout(I386, load_segments(kept), notes)
+    layout = Layout(I386, load_segments(kept), Pieces([notes]))
     offsets = [row[1:6] for row in PHDR_32.iter_unpack(layout.header[52 : 52 + 5 * 32])][1:]
     start = len(layout.header)
     assert offsets == [

@@ -41,9 +41,10 @@ INFO = ProcessInfo(
     pid=14, ids=IDS, state="S", nice=0, flags=0x400040, uid=1000, gid=1001, comm=b"sleep",
     arguments=b"sleep\x0010\0",
 )  # fmt: skip
+FPREG, _, XSAVE, _ = X86_64.regsets
 AUXV = struct.pack("<4Q", 6, 4096, 0, 0)
 XSTATE = bytes(range(256)) * 4
-REGSETS = ((NT_PRFPREG, b"f" * 512), (NT_X86_XSTATE, XSTATE))
+REGSETS = notes.pack_regsets(zip((FPREG, XSAVE), (b"f" * 512, XSTATE), strict=True))
 
 
 def _thread(tid: int = 14, **fields: object) -> Thread:
@@ -101,7 +102,7 @@ def test_prstatus_holds_every_field_of_a_thread(
     registers: list[int], ids: list[int], times: list[int], signal: int, pending: int, blocked: int
 ) -> None:
     thread = Thread(
-        ids[0], struct.pack("<27Q", *registers), REGSETS, signal, pending, blocked, *times
+        ids[0], struct.pack("<27Q", *registers), REGSETS, signal, pending, blocked, times
     )
     seen = prstatus(thread, ProcessIds(*ids[1:]))
     assert list(seen.reg) == registers
@@ -115,7 +116,7 @@ def test_prstatus_holds_every_field_of_a_thread(
 
 
 def test_a_thread_that_did_not_stop_has_no_valid_floating_point() -> None:
-    assert prstatus(_thread(regsets=())).fpvalid == 0
+    assert prstatus(_thread(regsets=b"")).fpvalid == 0
 
 
 @pytest.mark.parametrize(
@@ -196,12 +197,12 @@ def test_a_list_of_files_below_four_mebibytes_is_whole() -> None:
 def test_a_list_of_files_that_the_kernel_would_not_write_is_left_out(size: int) -> None:
     # fill_files_note refuses a buffer of the limit itself, so the list must be below it.
     assert notes.pack_files(X86_64, _files_of(size)) == b""
-    kinds = [kind for _, kind, _ in unpack(_process(files=_files_of(size)).pack())]
+    kinds = [kind for _, kind, _ in unpack(bytes(_process(files=_files_of(size)).pack()))]
     assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_PRFPREG, NT_X86_XSTATE]
 
 
 def test_the_limit_of_a_list_of_files_can_be_another() -> None:
-    packed = _process(files=_files_of(4 << 20), file_note_limit=(4 << 20) + 1).pack()
+    packed = bytes(_process(files=_files_of(4 << 20), file_note_limit=(4 << 20) + 1).pack())
     assert NT_FILE in [kind for _, kind, _ in unpack(packed)]
 
 
@@ -214,18 +215,18 @@ def test_the_place_of_each_feature_is_told_in_sixteen_bytes() -> None:
 
 def test_siginfo_is_128_bytes() -> None:
     process = _process(siginfo=struct.pack("<i", 19))
-    (desc,) = [desc for _, kind, desc in unpack(process.pack()) if kind == NT_SIGINFO]
+    (desc,) = [desc for _, kind, desc in unpack(bytes(process.pack())) if kind == NT_SIGINFO]
     assert desc == b"\x13".ljust(128, b"\0")
 
 
 def _whole_process() -> ProcessNotes:
-    threads = [_thread(14), _thread(15), _thread(16, regsets=()), _thread(17)]
+    threads = [_thread(14), _thread(15), _thread(16, regsets=b""), _thread(17)]
     files = [_file(0x1000, b"/bin/a b", 3), _file(0x3000, b"/l\xff\n (deleted)")]
     return _process(threads=threads, files=files, xsave_layout=[(2, 256, 576)])
 
 
 def test_the_notes_stand_in_the_kernel_s_order() -> None:
-    order = [(owner, kind) for owner, kind, _ in unpack(_whole_process().pack())]
+    order = [(owner, kind) for owner, kind, _ in unpack(bytes(_whole_process().pack()))]
     status, regsets = (b"CORE", NT_PRSTATUS), [(b"CORE", NT_PRFPREG), (b"LINUX", NT_X86_XSTATE)]
     process = [(b"CORE", kind) for kind in (NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_FILE)]
     assert order == [
@@ -238,7 +239,7 @@ def test_the_notes_stand_in_the_kernel_s_order() -> None:
 
 
 def test_each_thread_s_notes_hold_its_own_bytes() -> None:
-    found = list(unpack(_whole_process().pack()))
+    found = list(unpack(bytes(_whole_process().pack())))
     status = [Prstatus.from_buffer_copy(desc) for _, kind, desc in found if kind == NT_PRSTATUS]
     assert [s.pid for s in status] == [14, 15, 16, 17]
     assert [s.reg[0] for s in status] == [14, 15, 16, 17]
@@ -248,7 +249,7 @@ def test_each_thread_s_notes_hold_its_own_bytes() -> None:
 
 
 def test_what_there_is_not_has_no_note() -> None:
-    kinds = [kind for _, kind, _ in unpack(_process(threads=[_thread(regsets=())]).pack())]
+    kinds = [kind for _, kind, _ in unpack(bytes(_process(threads=[_thread(regsets=b"")]).pack()))]
     assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_FILE]
 
 
@@ -263,7 +264,9 @@ def test_pyelftools_finds_the_same_notes() -> None:
         (note["n_name"], note["n_descsz"], note["n_descdata"])
         for note in _seen_by_pyelftools(process)
     ]
-    expected = [(owner.decode(), len(desc), desc) for owner, _, desc in unpack(process.pack())]
+    expected = [
+        (owner.decode(), len(desc), desc) for owner, _, desc in unpack(bytes(process.pack()))
+    ]
     assert seen == expected
 
 

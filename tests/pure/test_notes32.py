@@ -20,7 +20,6 @@ from tests.pure.smaps import make_vma
 from tests.pure.structures import (
     NT_AUXV,
     NT_FILE,
-    NT_PRFPREG,
     NT_PRPSINFO,
     NT_PRSTATUS,
     Prpsinfo32,
@@ -33,7 +32,7 @@ INFO = ProcessInfo(
     pid=14, ids=IDS, state="S", nice=0, flags=0x400040, uid=1000, gid=1001, comm=b"sleep",
     arguments=b"sleep\x0010\0",
 )  # fmt: skip
-REGSETS = ((NT_PRFPREG, b"f" * 108),)
+REGSETS = notes.pack_regsets([(I386.regsets[0], b"f" * 108)])
 # AT_SYSINFO and AT_PAGESZ, each with its value, and AT_NULL.
 AUXV = struct.pack("<6I", 32, 0xF7EEF5E0, 6, 4096, 0, 0)
 
@@ -75,9 +74,9 @@ def test_prstatus_holds_every_field_of_a_thread(
     blocked: int,
     is_stopped: bool,
 ) -> None:
-    regsets = REGSETS if is_stopped else ()
+    regsets = REGSETS if is_stopped else b""
     thread = Thread(
-        ids[0], struct.pack("<17I", *registers), regsets, signal, pending, blocked, *times
+        ids[0], struct.pack("<17I", *registers), regsets, signal, pending, blocked, times
     )
     owner, kind, desc = one(notes.pack_prstatus(I386, thread, ProcessIds(*ids[1:])))
     assert (owner, kind, len(desc)) == (b"CORE", NT_PRSTATUS, 144)

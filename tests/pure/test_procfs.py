@@ -18,6 +18,7 @@ from gcorefs.process.procfs import (
     parse_stat,
     parse_status,
     parse_system_call,
+    parse_times,
 )
 
 HOSTILE = [
@@ -37,6 +38,7 @@ FIELDS = {
     "ppid": 4, "flags": 9, "utime": 14, "stime": 15, "cutime": 16, "cstime": 17, "nice": 19,
     "start_time": 22, "resident": 24, "argument_start": 48, "argument_end": 49,
 }  # fmt: skip
+TIMES = "utime", "stime", "cutime", "cstime"
 
 
 def stat_line(comm: bytes, state: str = "S", **fields: int) -> bytes:
@@ -49,7 +51,9 @@ def stat_line(comm: bytes, state: str = "S", **fields: int) -> bytes:
 
 @given(comms, st.sampled_from("RSDTtZXxIP"))
 def test_no_name_moves_a_field(comm: bytes, state: str) -> None:
-    assert asdict(parse_stat(stat_line(comm, state))) == {"comm": comm, "state": state, **FIELDS}
+    line = stat_line(comm, state)
+    assert asdict(parse_stat(line)) == {"comm": comm, "state": state, **FIELDS}
+    assert parse_times(line) == tuple(FIELDS[name] for name in TIMES)
 
 
 @given(
@@ -60,6 +64,7 @@ def test_no_name_moves_a_field(comm: bytes, state: str) -> None:
 def test_every_field_is_read_as_it_stands(fields: dict[str, int]) -> None:
     seen = asdict(parse_stat(stat_line(b"x", "S", **fields)))
     assert {name: seen[name] for name in fields} == fields
+    assert parse_times(stat_line(b"x", "S", **fields)) == tuple(fields[name] for name in TIMES)
 
 
 def _stat(state: str = "S", flags: int = 0) -> Stat:
@@ -148,6 +153,14 @@ def test_a_stat_that_is_not_the_kernel_s_is_refused() -> None:
     for text in (*truncated, line.replace(b" 22 ", b" y ")):
         with pytest.raises(FormatError):
             parse_stat(text)
+
+
+def test_times_that_are_not_the_kernel_s_are_refused() -> None:
+    line = stat_line(b"x")
+    truncated = [line[:length] for length in range(line.index(b" 18 ") + 1)]
+    for text in (*truncated, line.replace(b" 14 ", b" y ")):
+        with pytest.raises(FormatError):
+            parse_times(text)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.process.tracer import Record, in_reading_order
+from gcorefs.process.record import Record, in_reading_order
 
 LEADER = 50
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gcorefs import assembly
-from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread, pack_regsets
 from gcorefs.elfcore.regsets import NT_PRFPREG, NT_X86_SHSTK, NT_X86_XSTATE, X86_64
 from gcorefs.process import syscalls
-from gcorefs.process.tracer import Record
+from gcorefs.process.record import Record
 from tests.pure.structures import NT_PRSTATUS, NT_X86_XSAVE_LAYOUT, unpack
 
 Layout = dict[int, tuple[int, int]]
@@ -83,12 +83,13 @@ def notes(records: list[Record]) -> list[tuple[bytes, int, bytes]]:
         files=[],
         xsave_layout=assembly._xsave_layout(records),
     )
-    return list(unpack(process.pack()))
+    return list(unpack(bytes(process.pack())))
 
 
 def whole(tid: int, layout: Layout) -> Record:
-    sets = [(NT_PRFPREG, FPREG), (NT_X86_XSTATE, xstate(layout)), (NT_X86_SHSTK, SSP)]
-    return Record(tid, bytes(216), sets)
+    sets = {NT_PRFPREG: FPREG, NT_X86_XSTATE: xstate(layout), NT_X86_SHSTK: SSP}
+    known = [each for each in X86_64.regsets if each.note in sets]
+    return Record(tid, bytes(216), pack_regsets((each, sets[each.note]) for each in known))
 
 
 def late(tid: int) -> Record:

@@ -1,0 +1,124 @@
+"""What is recorded of one thread in its stop: its registers, its signals.
+
+Everything here is called by the tracer's own thread, for a tracee that stands (tracer.py).
+"""
+
+import errno
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from gcorefs.elfcore.notes import pack_regsets
+from gcorefs.elfcore.pieces import Packed, Shelf
+from gcorefs.elfcore.regsets import MACHINES, NT_PRFPREG, NT_PRSTATUS, X86_64, Machine, Regset
+from gcorefs.process import procfs, restart, syscalls
+from gcorefs.process.errors import ProcessError, Reason
+
+_LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
+
+
+@dataclass(slots=True)
+class Record:
+    """What was recorded of one thread.  `general` is empty where it did not stop in time."""
+
+    tid: int
+    general: bytes = b""
+    regsets: bytes | Packed = b""
+    """The notes of its other registers, as they stand in the file."""
+    blocked: int = 0
+    pending: int = 0
+    signal: int = 0
+    """The job control signal in whose group-stop the thread stands, 0 where none.
+
+    Its number is all that is left of it: what PTRACE_GETSIGINFO has in such a stop is the
+    stop's own, si_code the event and si_pid the thread itself (kernel/signal.c,
+    ptrace_do_notify), and says nothing of who sent it.
+    """
+
+
+def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
+    """Those recorded in full, then those that did not stop; the leader first in its part.
+
+    Whatever stands first is the thread that readers begin with: gdb and lldb select it, drgn
+    takes it for the one that crashed.  One with a few registers only is no place to begin.
+    """
+    return sorted(records, key=lambda each: (not each.general, each.tid != leader, each.tid))
+
+
+class Recorder:
+    """Records the threads of one process, one after the other."""
+
+    def __init__(self, pid: int) -> None:
+        self.machine: Machine = X86_64
+        """What kind of process it is, once `learn_machine` has been asked."""
+        self._pid = pid
+        self._skipped_regsets: set[int] = set()  # this kernel has no such set
+        self._shelf = Shelf()
+        self._buffer = syscalls.RegsetBuffer(_LARGEST_REGSET)
+
+    def learn_machine(self, tid: int) -> None:
+        """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""
+        machine = MACHINES.get((os.uname().machine, procfs.is_32_bit(tid)))
+        if machine is None:
+            raise ProcessError(Reason.FOREIGN, self._pid)
+        self.machine = machine
+
+    def record(self, tid: int, stop_signal: int) -> Record:
+        """One thread in its stop, made ready to go on as if it had not been.  FOREIGN, ESRCH."""
+        general = syscalls.get_regset(tid, NT_PRSTATUS, self._buffer)
+        has_other_view = len(general) != self.machine.general_size
+        if has_other_view:
+            general = self._registers_of_other_view(tid)
+        signal_number = 0
+        if stop_signal != signal.SIGTRAP:
+            signal_number = stop_signal
+        elif restart.needs_restart(
+            self.machine,
+            general,
+            partial(syscalls.get_call_architecture, tid),
+            partial(syscalls.has_seccomp_filter, tid),
+        ):
+            # The record keeps the register as it was found.
+            syscalls.poke_user(tid, restart.RESULT_IN_USER, -restart.ERESTARTNOHAND)
+        sets = [
+            (regset, data)
+            for regset in self.machine.regsets
+            if regset.note not in self._skipped_regsets
+            and (data := self._regset(tid, regset, has_other_view))
+        ]
+        return Record(
+            tid,
+            general,
+            self._shelf.put(pack_regsets(sets)),
+            syscalls.get_signal_mask(tid),
+            syscalls.get_pending(tid),
+            signal_number,
+        )
+
+    def _regset(self, tid: int, regset: Regset, has_other_view: bool) -> bytes:
+        """One set as the core has it, empty where it does not."""
+        try:
+            if has_other_view and regset.note == NT_PRFPREG:
+                data = syscalls.get_float_registers(tid, self._buffer)
+            else:
+                data = syscalls.get_regset(tid, regset.note, self._buffer)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            if not has_other_view:
+                self._skipped_regsets.add(regset.note)
+            return b""
+        data = regset.cut(data)
+        return data if regset.is_active(data) else b""
+
+    def _registers_of_other_view(self, tid: int) -> bytes:
+        """Of a thread whose code segment is not of its process's kind.
+
+        32-bit code in a 64-bit process has 64-bit registers all the same: those are what the
+        kernel's core has of it.  The other way round there is nothing that would fit.
+        """
+        if self.machine is not X86_64 or procfs.is_32_bit(tid):
+            raise ProcessError(Reason.FOREIGN, self._pid)
+        return syscalls.get_registers(tid, self._buffer)

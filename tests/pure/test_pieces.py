@@ -1,0 +1,67 @@
+"""A header in pieces is the bytes that it is made of, however it is read."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcorefs.elfcore import pieces
+from gcorefs.elfcore.elf import find_note, pack_note
+from gcorefs.elfcore.pieces import Pieces, Shelf
+
+
+@pytest.fixture
+def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_ROW", 100)
+
+
+def read(made: Pieces, offset: int, length: int) -> bytes:
+    buffer = bytearray(length)
+    made.read_into(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+@pytest.mark.usefixtures("short_rows")
+def test_every_part_is_that_of_the_whole() -> None:
+    @given(st.lists(st.tuples(st.binary(max_size=60), st.booleans()), max_size=30), st.data())
+    def check(parts: list[tuple[bytes, bool]], data: st.DataObject) -> None:
+        shelf = Shelf()
+        made = Pieces(shelf.put(part) if is_packed else part for part, is_packed in parts)
+        whole = b"".join(part for part, _ in parts)
+        assert (made.size, bytes(made)) == (len(whole), whole)
+        assert bytes(Pieces([*made, *made])) == whole + whole
+        offset = data.draw(st.integers(0, len(whole)))
+        length = data.draw(st.integers(0, len(whole) - offset))
+        assert read(made, offset, length) == whole[offset : offset + length]
+
+    check()
+
+
+def test_pieces_may_be_read_in_another_order_than_they_were_put() -> None:
+    chance = random.Random(0)
+    parts = [chance.randbytes(300) for _ in range(10_000)]
+    shelf = Shelf()
+    packed = [shelf.put(part) for part in parts]
+    assert packed[-1].row == 2  # of a mebibyte each
+    order = [*range(3000, 3100), *range(9000, 9100), *range(100), 9999]
+    made = Pieces(packed[number] for number in order)
+    assert bytes(made) == b"".join(parts[number] for number in order)
+
+
+def test_what_is_alike_takes_next_to_nothing() -> None:
+    shelf = Shelf()
+    part = random.Random(0).randbytes(500) + bytes(2500)
+    for _ in range(10_000):
+        shelf.put(part)
+    assert sum(map(len, shelf._rows)) < 1 << 20
+    assert shelf._filled < 1 << 20
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.binary(max_size=20)), unique_by=lambda it: it[0]))
+def test_a_note_is_found_by_its_kind(found: list[tuple[int, bytes]]) -> None:
+    packed = b"".join(pack_note(b"LINUX", kind, desc) for kind, desc in found)
+    assert {kind: find_note(packed, kind) for kind in range(1, 11)} == {
+        **dict.fromkeys(range(1, 11), b""),
+        **dict(found),
+    }
