@@ -1,7 +1,9 @@
 """Attributes of every file, as stat(2) shows them.
 
 Nothing is remembered by the kernel: the size changes when a process is opened, and the
-process may go.
+process may go.  All are of generation 0, for a number is never used again (inodes.py): an
+entry of another generation would end the file for those who have it open (fs/fuse/dir.c,
+fuse_stale_inode), and a listing knows no more of a process than its pid.
 """
 
 import os
@@ -21,7 +23,7 @@ _OWN_MODES = {
     control.STATUS: modes.S_IFREG | 0o444,
     control.RELEASE: modes.S_IFREG | 0o222,
 }
-
+_CORE_MODE = modes.S_IFREG | 0o400
 
 _BEGAN = time.time_ns()
 
@@ -41,12 +43,19 @@ def own(number: int) -> pyfuse3.EntryAttributes:
 
 def core(inode: Inode, uid: int, gid: int, size: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
     """A process: `size` bytes, its time `nanoseconds` since the epoch."""
-    entry = _entry(inode.number, modes.S_IFREG | 0o400, uid, gid, nanoseconds)
-    entry.generation = inode.process.start_time
+    entry = _entry(inode.number, _CORE_MODE, uid, gid, nanoseconds)
     entry.st_size = size
     entry.st_blksize = LARGEST_REQUEST  # so that cp and cat read so much at a time
     entry.st_blocks = -(-size // 512)
     return entry
+
+
+def listed() -> pyfuse3.EntryAttributes:
+    """A process that is listed, for one number after the other.
+
+    readdir(3) has name, type and number; the rest has expired before anybody sees it.
+    """
+    return _entry(0, _CORE_MODE, 0, 0, 0)
 
 
 def _entry(number: int, mode: int, uid: int, gid: int, nanoseconds: int) -> pyfuse3.EntryAttributes:

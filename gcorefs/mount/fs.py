@@ -11,6 +11,7 @@ Rules of this file:
 
 import errno
 import functools
+import itertools
 import os
 import select
 from bisect import bisect_right
@@ -24,7 +25,7 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAt
 from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile
 from gcorefs.mount.held import Held
-from gcorefs.mount.inodes import Inode, Inodes
+from gcorefs.mount.inodes import Inode, Inodes, Listed
 from gcorefs.mount.limits import Budget, Limits
 from gcorefs.mount.listing import Look, look
 from gcorefs.mount.log import logger
@@ -68,10 +69,11 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open file, or an open directory: the pids to list, None for the control files."""
+    """An open file, or an open directory: the pids to list, which are asked for when it is read,
+    or None for the control files."""
 
     uid: int
-    content: Handle | StatusFile | ReleaseFile | Sequence[int] | None
+    content: Handle | StatusFile | ReleaseFile | list[int] | None
     budget: Budget
     """Where it counts."""
 
@@ -105,10 +107,12 @@ class GcoreFS(ReadOnly):
         pid = names.pid_of(name)
         if not pid:
             raise FUSEError(errno.ENOENT)
+        self._inodes.seek(pid)
         found = await self._look(pid, ctx)
         if found is None:
             raise FUSEError(errno.ENOENT)
         with self._inodes.held(found.process) as reference:
+            reference.inode.seen = found
             entry = self._entry(reference.inode, found)
             reference.keep()
         return entry
@@ -127,6 +131,7 @@ class GcoreFS(ReadOnly):
         found = await self._look(wanted.process.pid, ctx)
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
+        wanted.seen = found
         await self._await_size(wanted, ctx)
         return self._entry(wanted, found)
 
@@ -149,40 +154,38 @@ class GcoreFS(ReadOnly):
 
     @_answered
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
-        pids: Sequence[int] | None = None
         budget = self._limits.others
-        with self._limits.requests.lent(ctx.uid, 0), budget.kept(ctx.uid, 0):
-            if inode == pyfuse3.ROOT_INODE:
-                pids = sorted(await self._questions.ask(0, ctx.uid, procfs.pids))
-        return self._add(_File(ctx.uid, pids, budget))
+        budget.take(ctx.uid, 0)
+        return self._add(_File(ctx.uid, [] if inode == pyfuse3.ROOT_INODE else None, budget))
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         # Identifiers: 1 and 2 for the dots, then pid + 2, so that a process that comes or
         # goes between two calls moves nobody else.
+        listing = self._files[fh]
+        pids = cast(list[int] | None, listing.content)
+        if pids is not None and (start_id == 0 or not pids):
+            pids[:] = await self._pids(listing.uid)
         root = entries.own(pyfuse3.ROOT_INODE)
         for identifier, name in ((1, b"."), (2, b"..")):
             if start_id < identifier and not _reply(token, name, root, identifier):
                 return
-        listing = self._files[fh]
-        if listing.content is None:
+        if pids is None:
             for name, number in control.BY_NAME.items():  # numbers above those of the dots
                 if start_id < number and not _reply(token, name, entries.own(number), number):
                     return
             return
-        pids = cast(Sequence[int], listing.content)
-        rest = pids[bisect_right(pids, start_id - 2) :]
-        with self._limits.requests.lent(listing.uid, 0):
-            while rest:
-                listed, count = await self._questions.list(rest)
-                rest = rest[count:]
-                for each in listed:
-                    with self._inodes.held(each.process) as reference:
-                        entry = self._entry(reference.inode, each)
-                        pid = each.process.pid
-                        if not _reply(token, b"%d" % pid, entry, pid + 2):
-                            return
-                        reference.keep()
+        blank = entries.listed()
+        for pid in itertools.islice(pids, bisect_right(pids, start_id - 2), None):
+            inode = self._inodes.listed(pid)
+            if isinstance(inode, Listed) or inode.seen is None:
+                entry = blank
+                entry.st_ino = InodeT(inode.number)
+            else:  # all of it: somebody may be about to open it, or have it open
+                entry = self._entry(inode, inode.seen)
+            if not _reply(token, b"%d" % pid, entry, pid + 2):
+                self._inodes.forget(inode.number, 1)
+                return
 
     @_answered
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -274,6 +277,10 @@ class GcoreFS(ReadOnly):
         file = self._files.pop(number)
         file.budget.give_back(file.uid)
         return file
+
+    async def _pids(self, uid: int) -> list[int]:
+        with self._limits.requests.lent(uid, 0):
+            return sorted(await self._questions.ask(0, uid, procfs.user_pids))
 
     async def _look(self, pid: int, ctx: pyfuse3.RequestContext) -> Look | None:
         with self._limits.requests.lent(ctx.uid, pid):

@@ -5,17 +5,42 @@ not, so two handles of different content on one inode would mix their bytes.  He
 - another process under the same pid is another inode (told by its start time);
 - a stop that was let go while handles are open is never joined: its inode is retired, and
   the next look-up makes a new one, with a new number and a new stop.
+
+A listing looks at no process.  It gives a number to a pid, and the process that the next
+look-up finds there has that number from then on.  Nothing can be read under it before: names
+and attributes expire at once (entries.py), so the kernel looks a name up before it uses
+anything of it (fs/fuse/dir.c, fuse_dentry_revalidate).
 """
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pyfuse3 import FUSEError
+
+from gcorefs.mount.listing import Look
 from gcorefs.mount.stops import Stop
 from gcorefs.process.procfs import Process
 
 # Below 2^22 are the pids (PID_MAX_LIMIT, include/linux/threads.h); above, a serial number.
 _PID_BITS = 22
+_PID_MASK = (1 << _PID_BITS) - 1
+
+
+@dataclass(slots=True)
+class Listed:
+    """A number that stands for a pid, and for no process yet."""
+
+    number: int
+    lookups: int = 0
+    """How many references the kernel holds (FUSE_FORGET)."""
+    is_retired: bool = False
+    """True where no listing gives it any more."""
+
+    @property
+    def pid(self) -> int:
+        return self.number & _PID_MASK
 
 
 @dataclass(slots=True)
@@ -25,6 +50,12 @@ class Inode:
     lookups: int = 0
     """How many references the kernel holds (FUSE_FORGET)."""
     stop: Stop | None = None
+    seen: Look | None = None
+    """The process as it was when it was last looked at, for listings."""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def is_retired(self) -> bool:
@@ -46,22 +77,57 @@ class Reference:
 
 class Inodes:
     def __init__(self) -> None:
-        self._by_number: dict[int, Inode] = {}
-        self._current: dict[int, Inode] = {}  # by pid
+        self._by_number: dict[int, Inode | Listed] = {}
+        self._current: dict[int, Inode | Listed] = {}  # by pid
         self._serial = 0
 
     def __getitem__(self, number: int) -> Inode:
-        """KeyError for one that the kernel has forgotten."""
-        return self._by_number[number]
+        """KeyError for one that the kernel has forgotten.
+
+        ESTALE for one that was never looked up: whoever comes by it made up a file handle
+        (open_by_handle_at(2)).
+        """
+        inode = self._by_number[number]
+        if isinstance(inode, Listed):
+            raise FUSEError(errno.ESTALE)
+        return inode
 
     def get(self, process: Process) -> Inode:
         """The inode that stands for this process now."""
-        inode = self._current.get(process.pid)
-        if inode is None or inode.process != process or inode.is_retired:
-            self._serial += 1
-            inode = Inode((self._serial << _PID_BITS) | process.pid, process)
-            self._current[process.pid] = inode
+        known = self._current.get(process.pid)
+        if isinstance(known, Inode) and known.process == process and not known.is_retired:
+            return known
+        if isinstance(known, Listed):
+            inode = Inode(known.number, process, known.lookups)
+            self._by_number[inode.number] = inode
+        else:
+            inode = Inode(self._new_number(process.pid), process)
+        self._current[process.pid] = inode
         return inode
+
+    def listed(self, pid: int) -> Inode | Listed:
+        """What a listing says stands for a pid, with one more reference of the kernel to it."""
+        known = self._current.get(pid)
+        if known is None or known.is_retired:
+            known = self._current[pid] = Listed(self._new_number(pid))
+        self.hold(known)
+        return known
+
+    def seek(self, pid: int) -> None:
+        """A look-up begins: no listing gives the same number before it is known whose it is.
+
+        The kernel takes attributes in the order in which it asked for them, and of those asked
+        for at one time the first (fs/fuse/inode.c, fuse_change_attributes_i).  So a listing
+        answered during a look-up could leave a file that is about to be opened without owner
+        and size.
+        """
+        known = self._current.get(pid)
+        if isinstance(known, Listed):
+            known.is_retired = True
+
+    def _new_number(self, pid: int) -> int:
+        self._serial += 1
+        return (self._serial << _PID_BITS) | pid
 
     @contextlib.contextmanager
     def held(self, process: Process) -> Iterator["Reference"]:
@@ -77,7 +143,7 @@ class Inodes:
             if not reference.is_kept:
                 self.forget(reference.inode.number, 1)
 
-    def hold(self, inode: Inode) -> None:
+    def hold(self, inode: Inode | Listed) -> None:
         """The kernel has one more reference."""
         self._by_number[inode.number] = inode
         inode.lookups += 1
@@ -87,5 +153,5 @@ class Inodes:
         inode.lookups -= lookups
         if inode.lookups <= 0:
             del self._by_number[number]
-            if self._current.get(inode.process.pid) is inode:
-                del self._current[inode.process.pid]
+            if self._current.get(inode.pid) is inode:
+                del self._current[inode.pid]

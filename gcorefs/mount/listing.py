@@ -7,9 +7,8 @@ us.  Hence all of it is read in threads, under a bound, and never in the event l
 
 import contextlib
 import os
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -17,7 +16,6 @@ import trio
 
 from gcorefs.elfcore.segments import most_bytes
 from gcorefs.mount.limits import Both, Limiters
-from gcorefs.mount.log import logger
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process, Stat
@@ -27,10 +25,6 @@ T = TypeVar("T")
 LOOK_TIMEOUT = 5.0
 """Seconds that a question to /proc may take."""
 
-# Processes that one thread looks at: few enough that a reply begins soon.
-_AT_ONCE = 256
-
-_MOST_LISTINGS = 100
 _MOST_OF_A_PROCESS = 10
 _MOST_OF_A_USER = 100
 
@@ -93,10 +87,8 @@ class Questions:
     """The threads that ask, so many at a time; one that is stuck is left behind."""
 
     def __init__(self) -> None:
-        self._listing = trio.CapacityLimiter(_MOST_LISTINGS)
         self._by_pid = Limiters(_MOST_OF_A_PROCESS)
         self._by_user = Limiters(_MOST_OF_A_USER)
-        self._silent: set[int] = set()  # processes that a listing is stuck at
 
     async def ask(self, pid: int, uid: int, question: Callable[[], T]) -> T:
         """The answer to a blocking question about `pid` for `uid`; EIO where it takes too long.
@@ -111,43 +103,3 @@ class Questions:
                     question, abandon_on_cancel=True, limiter=limiter
                 )
         raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {LOOK_TIMEOUT:g} s")
-
-    async def list(self, pids: Sequence[int]) -> tuple[list[Look], int]:
-        """The user processes among the first of `pids`, and how many of these it took in.
-
-        One that does not answer is left out, and not asked again before it has.
-        """
-        some = pids[:_AT_ONCE]
-        found: list[Look] = []
-        asked: list[int] = []
-        answered: list[int] = []
-        lock = threading.Lock()
-        silent = frozenset(self._silent)
-
-        def look_at_each() -> None:
-            for pid in some:
-                asked.append(pid)
-                try:
-                    process = look(pid) if pid not in silent else None
-                except ProcessLookupError:
-                    process = None
-                with lock:
-                    answered.append(pid)
-                    if pid not in silent:
-                        self._silent.discard(pid)
-                if process is not None and not process.is_kernel_thread:
-                    found.append(process)
-
-        with trio.move_on_after(LOOK_TIMEOUT):
-            await trio.to_thread.run_sync(
-                look_at_each, abandon_on_cancel=True, limiter=self._listing
-            )
-            return found, len(some)
-        if not asked:
-            raise ProcessError(Reason.STUCK, some[0], "too many listings wait for /proc")
-        with lock:
-            count = len(asked)
-            if count > len(answered):
-                self._silent.add(asked[-1])
-        logger.warning("process %d: not listed, /proc does not answer for it", asked[count - 1])
-        return list(found), count

@@ -114,6 +114,44 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
+def user_pids() -> list[int]:
+    """Every process that is no kernel thread, without a look at any of them.
+
+    Kernel threads are the children of kthreadd, which makes them (kernel/kthread.c).  It has
+    pid 2, and in no other pid namespace than its own are there any.
+    """
+    try:
+        if not stat(_KTHREADD).is_kernel_thread:
+            return pids()
+    except ProcessLookupError:
+        return pids()
+    try:
+        # Before and after, for those that begin meanwhile; and one that ends while its siblings
+        # are read can make the kernel leave out another (fs/proc/array.c, get_children_pid).
+        before = children(_KTHREADD)
+        found = pids()
+        threads = {_KTHREADD, *before, *children(_KTHREADD)}
+    except ProcessLookupError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [pid for pid in pids() if not _is_kernel_thread(pid)]
+    return [pid for pid in found if pid not in threads]
+
+
+_KTHREADD = 2
+
+
+def children(pid: int) -> list[int]:
+    """Children of a process's leader, nearly all (proc(5), children).  ESRCH."""
+    return [int(child) for child in read(f"{pid}/task/{pid}/children").split()]
+
+
+def _is_kernel_thread(pid: int) -> bool:
+    """As far as a listing goes, one that is gone is none of the others."""
+    try:
+        return stat(pid).is_kernel_thread
+    except ProcessLookupError:
+        return True
+
+
 def tids(pid: int) -> list[int]:
     """Every thread of a process, the leader first where it is still there."""
     try:

@@ -1,9 +1,11 @@
 """A directory of processes: names and attributes are had without stopping anybody, and
 nothing can be changed."""
 
+import ctypes
 import errno
 import os
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -223,6 +225,116 @@ def test_an_inode_number_is_one_process_and_stays(
         assert listing[str(target.pid).encode()] == str(number).encode()
         found = run("find", mount.path, "-inum", number).stdout
         assert found == b"%s\n" % os.fsencode(mount / target.pid)
+
+
+def test_a_listing_gives_the_number_that_is_found_afterwards(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 1)
+    for _ in range(2):
+        listed = numbers(mount)[target.pid]
+        assert (mount / target.pid).stat().st_ino == listed
+        with opened(mount / target.pid) as fd:
+            assert os.fstat(fd).st_ino == listed
+            assert numbers(mount)[target.pid] == listed
+        eventually(lambda: is_free(target.pid))
+
+
+def numbers(mount: Mount) -> dict[int, int]:
+    """What a listing says the inodes are, by pid."""
+    with os.scandir(mount.path) as entries:
+        return {int(entry.name): entry.inode() for entry in entries}
+
+
+def test_a_later_process_of_a_listed_pid_is_found(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    target = spawn("threads", 1)
+    before = (mount / target.pid).stat().st_ino
+    listed = numbers(mount)[target.pid]
+    assert listed == before
+    later = replace(target)
+    try:
+        now = (mount / later).stat().st_ino
+        assert now != before
+        assert numbers(mount)[later] == now
+    finally:
+        os.kill(later, signal.SIGKILL)
+        os.waitpid(later, 0)
+
+
+def test_a_listing_changes_nothing_of_an_open_file(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    # splice(2) goes by the size that the kernel was told last, and asks nobody.
+    target = spawn("threads", 1)
+    with opened(mount / target.pid) as fd:
+        size = os.fstat(fd).st_size
+        assert target.pid in numbers(mount)
+        read_end, write_end = os.pipe()
+        with open(read_end, "rb"), open(write_end, "wb") as pipe:
+            assert os.splice(fd, pipe.fileno(), PAGE, offset_src=size - PAGE) == PAGE
+            assert os.splice(fd, pipe.fileno(), PAGE, offset_src=size) == 0
+
+
+@pytest.mark.parametrize("uid", [0, NOBODY])
+def test_what_was_only_listed_is_opened_and_looked_at_as_it_is(everybodys: Mount, uid: int) -> None:
+    drop = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    with subprocess.Popen([*drop, "sleep", "1000"]) as process:
+        try:
+            eventually(lambda: procfs.stat(process.pid).comm == b"sleep")
+            words = ("/usr/bin/python3", "-c", LIST_AND_LOOK, everybodys.path, process.pid)
+            result = run(*drop, *words)
+        finally:
+            process.kill()
+    assert result.stdout.decode() == f"ELF {uid} 100400\n", result
+
+
+LIST_AND_LOOK = """
+import os, sys
+folder = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY)
+assert sys.argv[2] in os.listdir(folder)
+with open(os.open(sys.argv[2], os.O_RDONLY, dir_fd=folder), "rb") as file:
+    magic = file.read(4)[1:].decode()
+assert sys.argv[2] in os.listdir(folder)
+found = os.stat(sys.argv[2], dir_fd=folder)
+print(magic, found.st_uid, format(found.st_mode, "o"))
+"""
+
+
+def test_a_file_handle_of_what_was_only_listed_is_stale(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    pid = spawn("threads", 1).pid
+    with opened(mount.path) as folder:
+        assert open_by_handle(folder, numbers(mount)[pid]) == errno.ESTALE
+        number = (mount / pid).stat().st_ino
+        assert open_by_handle(folder, number) == 0
+
+
+def open_by_handle(folder: int, number: int) -> int:
+    """The errno of opening an inode without its name (fs/fuse/inode.c, fuse_encode_fh)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = struct.pack("<IiIII", 12, FILEID_INO64_GEN, number >> 32, number & 0xFFFFFFFF, 0)
+    fd = libc.open_by_handle_at(folder, handle, os.O_RDONLY)
+    if fd < 0:
+        return ctypes.get_errno()
+    os.close(fd)
+    return 0
+
+
+FILEID_INO64_GEN = 0x81  # include/linux/exportfs.h, FILEID_INO64_GEN
+
+
+def test_a_directory_read_again_shows_who_has_come(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
+    with opened(mount.path) as folder:
+        assert str(os.getpid()) in os.listdir(folder)  # rewinds it (os.listdir)
+        target = spawn("threads", 1)
+        assert str(target.pid) in os.listdir(folder)
+        target.kill()
+        assert str(target.pid) not in os.listdir(folder)
 
 
 def test_a_later_process_of_the_same_pid_is_another_file(

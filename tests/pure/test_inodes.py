@@ -1,13 +1,15 @@
 """One inode is one process and one stop: numbers are never used for other bytes."""
 
+import errno
 from dataclasses import dataclass
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyfuse3 import FUSEError
 
-from gcorefs.mount.inodes import Inode, Inodes
+from gcorefs.mount.inodes import Inode, Inodes, Listed
 from gcorefs.mount.stops import Stop
 from gcorefs.process.procfs import Process
 
@@ -151,7 +153,55 @@ def test_a_reply_that_is_not_sent_leaves_no_reference(inodes: Inodes) -> None:
         inodes[number]
 
 
+def test_what_was_listed_is_the_process_that_is_then_looked_up(inodes: Inodes) -> None:
+    listed = inodes.listed(14)
+    inodes.seek(14)
+    inode = look_up(inodes, Process(14, 100))
+    assert inode.number == listed.number
+    assert inode.lookups == 2
+    assert inodes[inode.number] is inode
+    assert inodes.listed(14) is inode  # and is listed under it from then on
+    later = look_up(inodes, Process(14, 200))
+    assert later.number != inode.number
+    assert inodes[inode.number].process == Process(14, 100)
+
+
+def test_what_was_only_listed_is_no_file_yet(inodes: Inodes) -> None:
+    listed = inodes.listed(14)
+    assert inodes.listed(14) is listed
+    with pytest.raises(FUSEError) as caught:
+        inodes[listed.number]
+    assert caught.value.errno == errno.ESTALE
+    inodes.forget(listed.number, 2)
+    with pytest.raises(KeyError):
+        inodes[listed.number]
+    assert look_up(inodes, Process(14, 100)).number != listed.number
+
+
+def test_a_listing_gives_no_number_whose_look_up_is_under_way(inodes: Inodes) -> None:
+    # Or the kernel could take its attributes, which are none, for newer than the look-up's.
+    before = inodes.listed(14)
+    inodes.seek(14)
+    meanwhile = inodes.listed(14)
+    assert meanwhile.number != before.number
+    assert look_up(inodes, Process(14, 100)).number == meanwhile.number
+    inodes.forget(before.number, 1)
+    assert inodes.listed(14).number == meanwhile.number
+
+
+def test_a_listing_gives_no_retired_number(inodes: Inodes) -> None:
+    process = Process(14, 100)
+    retired = look_up(inodes, process, FakeStop(is_over=True))
+    listed = inodes.listed(14)
+    assert listed.number != retired.number
+    fresh = look_up(inodes, process)
+    assert (fresh.number, fresh.stop) == (listed.number, None)
+    assert inodes[retired.number] is retired
+
+
 steps = st.one_of(
+    st.tuples(st.just("list"), st.integers(1, 3), st.just(0)),
+    st.tuples(st.just("seek"), st.integers(1, 3), st.just(0)),
     st.tuples(st.just("look up"), st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.just("forget"), st.integers(0, 50), st.integers(1, 3)),
     st.tuples(st.just("open"), st.integers(0, 50), st.just(0)),
@@ -165,10 +215,21 @@ def test_a_number_stands_for_one_process_and_one_stop_for_ever(
     actions: list[tuple[str, int, int]],
 ) -> None:
     inodes = Inodes()
-    held: dict[int, Inode] = {}
+    held: dict[int, Inode | Listed] = {}
     meaning: dict[int, Process] = {}
     gone: set[int] = set()
     for action, first, second in actions:
+        if action == "list":
+            found = inodes.listed(first)
+            assert found.number not in gone
+            assert not found.is_retired
+            assert isinstance(found, Inode) or found.number not in meaning
+            assert found.pid == first
+            held[found.number] = found
+            continue
+        if action == "seek":
+            inodes.seek(first)
+            continue
         if action == "look up":
             process = Process(first, second)
             inode = look_up(inodes, process)
@@ -179,21 +240,29 @@ def test_a_number_stands_for_one_process_and_one_stop_for_ever(
             continue
         if not held:
             continue
-        inode = held[sorted(held)[first % len(held)]]
+        known = held[sorted(held)[first % len(held)]]
         if action == "forget":
-            count = min(second, inode.lookups)
-            inodes.forget(inode.number, count)
-            if not inode.lookups:
-                del held[inode.number]
-                gone.add(inode.number)
-        elif action == "open":
+            count = min(second, known.lookups)
+            inodes.forget(known.number, count)
+            if not known.lookups:
+                del held[known.number]
+                gone.add(known.number)
+            continue
+        if isinstance(known, Listed):
+            continue
+        inode = known
+        if action == "open":
             inode.stop = cast(Stop, FakeStop()) if not inode.is_retired else inode.stop
         elif inode.stop is not None:
             stop = cast(FakeStop, inode.stop)
             stop.is_over = True
             stop.is_open = action == "let go"
-    for number, inode in held.items():
-        assert inodes[number] is inode
+    for number, known in held.items():
+        if isinstance(known, Inode):
+            assert inodes[number] is known
+        inodes.forget(number, known.lookups)
+        with pytest.raises(KeyError):
+            inodes[number]
 
 
 @given(st.integers(1, HIGHEST_PID), st.integers(1, HIGHEST_PID))

@@ -208,34 +208,3 @@ async def test_questions_that_are_not_answered_take_no_thread_from_others(
             assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
     finally:
         end.set()
-
-
-async def test_a_process_that_does_not_answer_is_left_out_of_listings_until_it_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(listing, "LOOK_TIMEOUT", 0.2)
-    end, ended = threading.Event(), threading.Event()
-    looks = Counter[int]()
-
-    def look(pid: int) -> None:
-        looks[pid] += 1
-        if pid == 2 and not end.is_set():
-            end.wait()
-            ended.set()
-        raise ProcessLookupError
-
-    monkeypatch.setattr(listing, "look", look)
-    questions = Questions()
-    try:
-        assert await questions.list([1, 2, 3]) == ([], 2)  # as far as it came
-        assert looks == {1: 1, 2: 1}
-        for _ in range(300):  # more than there are threads for listings
-            assert await questions.list([1, 2, 3]) == ([], 3)
-        assert looks == {1: 301, 2: 1, 3: 300}
-    finally:
-        end.set()
-    ended.wait()  # the listing that was left behind goes on to its end
-    while looks[3] < 301:
-        pass
-    assert await questions.list([1, 2, 3]) == ([], 3)
-    assert looks[2] == 2

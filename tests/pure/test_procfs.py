@@ -1,6 +1,7 @@
 """/proc/PID/stat and status, of processes that name themselves to mislead a reader."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -218,3 +219,54 @@ def test_a_kernel_without_a_setting_for_lists_of_files_has_no_limit_to_tell(
 
     monkeypatch.setattr(procfs, "read", read)
     assert procfs.file_note_limit() is None
+
+
+KERNEL, USER = procfs.PF_KTHREAD, 0
+FLAGS = {1: USER, 2: KERNEL, 3: KERNEL, 4: KERNEL, 50: USER, 51: KERNEL, 52: USER}
+
+
+@pytest.fixture
+def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """A /proc of these processes, of which some files can be read, once each."""
+    files = {"2/stat": stat_line(b"kthreadd", flags=FLAGS[2])}
+
+    def read(path: str) -> bytes:
+        if path not in files:
+            raise ProcessLookupError
+        first, _, rest = files[path].partition(b"|")
+        files[path] = rest
+        return first
+
+    monkeypatch.setattr(procfs, "read", read)
+    monkeypatch.setattr(procfs, "pids", lambda: [*FLAGS])
+    return files
+
+
+def test_kernel_threads_are_told_without_a_look_at_any(proc: dict[str, bytes]) -> None:
+    # One of them is seen before only, one after only.
+    proc["2/task/2/children"] = b"3 51 |3 4 "
+    assert procfs.user_pids() == [1, 50, 52]
+    assert not any(proc.values())
+
+
+def test_there_is_no_kernel_thread_where_another_has_the_pid_of_their_parent(
+    proc: dict[str, bytes],
+) -> None:
+    proc["2/stat"] = stat_line(b"sh", flags=USER)
+    assert procfs.user_pids() == [*FLAGS]
+    del proc["2/stat"]
+    assert procfs.user_pids() == [*FLAGS]
+
+
+def test_a_kernel_without_lists_of_children_is_asked_for_each(proc: dict[str, bytes]) -> None:
+    proc |= {f"{pid}/stat": stat_line(b"x", flags=flags) for pid, flags in FLAGS.items()}
+    proc["2/stat"] += b"|" + proc["2/stat"]
+    del proc["52/stat"]  # it is gone
+    assert procfs.user_pids() == [1, 50]
+
+
+def test_the_kernel_threads_are_the_children_of_one() -> None:
+    for pid in procfs.user_pids():
+        with contextlib.suppress(ProcessLookupError):
+            assert not procfs.stat(pid).is_kernel_thread
+    assert os.getpid() in procfs.user_pids()
