@@ -11,7 +11,6 @@ Rules of this file:
 
 import errno
 import functools
-import itertools
 import os
 import select
 from bisect import bisect_right
@@ -176,7 +175,7 @@ class GcoreFS(ReadOnly):
                     return
             return
         blank = entries.listed()
-        for pid in itertools.islice(pids, bisect_right(pids, start_id - 2), None):
+        for pid in pids[bisect_right(pids, start_id - 2) :]:
             inode = self._inodes.listed(pid)
             if isinstance(inode, Listed) or inode.seen is None:
                 entry = blank

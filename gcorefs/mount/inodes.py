@@ -51,7 +51,8 @@ class Inode:
     """How many references the kernel holds (FUSE_FORGET)."""
     stop: Stop | None = None
     seen: Look | None = None
-    """The process as it was when it was last looked at, for listings."""
+    """The process as it was when it was last looked at.  A listing repeats it: splice(2) goes by
+    the size that the kernel was told last."""
 
     @property
     def pid(self) -> int:

@@ -38,7 +38,6 @@ class Look:
     """One process as its file shows it while it is not open."""
 
     process: Process
-    is_kernel_thread: bool
     uid: int
     gid: int
     estimate: int
@@ -61,7 +60,6 @@ def look(pid: int) -> Look:
     boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return Look(
         process=Process(pid, stat.start_time),
-        is_kernel_thread=stat.is_kernel_thread,
         uid=owner.st_uid,
         gid=owner.st_gid,
         estimate=_estimate(pid, stat, status),

@@ -17,7 +17,7 @@ from tests.conftest import Mount, Target, at_least
 READERS = (0, 1, 2, 4)
 MANY = 10_000
 IDLE_SECONDS = 5
-PROCESSES, MORE_PROCESSES = 1_000, 10_000
+PROCESSES = 10_000
 OF_MOUNT, OF_PROC = "ls -f of the mount", "ls -f /proc"
 
 
@@ -82,11 +82,10 @@ def busy(pid: int) -> float:
 
 
 def listing(bench: Bench) -> Topic:
-    count = MORE_PROCESSES if bench.options.full else PROCESSES
-    topic = Topic("listing", f"Listing {count:,} processes")
-    bench.keep(at_least("kernel/pid_max", 4 * count))
-    bench.keep(at_least("kernel/threads-max", 4 * count))
-    bench.start([str(bench.own("sleepers")), str(count)])
+    topic = Topic("listing", f"Listing {PROCESSES:,} processes")
+    bench.keep(at_least("kernel/pid_max", 4 * PROCESSES))
+    bench.keep(at_least("kernel/threads-max", 4 * PROCESSES))
+    bench.start([str(bench.own("sleepers")), str(PROCESSES)])
     mount = bench.mount()
     figure = topic.figure("listing", "A listing", "ms")
     for _ in bench.rounds():
