@@ -124,15 +124,18 @@ async def test_a_reader_that_jumps_is_not_read_ahead_of(reader: ReadAhead, sourc
     assert source.fills == []
 
 
-async def test_a_jump_leaves_what_was_read_ahead(reader: ReadAhead, source: Source) -> None:
+async def test_a_jump_leaves_what_was_read_ahead(reader: ReadAhead) -> None:
     for offset in range(0, 4 * MIB, MIB):
         await read(reader, offset, MIB)
     assert await read(reader, SIZE - 4096, 4096) is None
     assert await read(reader, 3 * MIB, 4096) is None
     # From there on it goes forward again.
-    for offset in range(3 * MIB + 4096, SIZE - MIB, MIB):
-        assert await read(reader, offset, MIB) in (None, expected(offset, MIB))
-    assert source.fills[-1][0] + source.fills[-1][1] == SIZE
+    pieces = []
+    for offset in range(3 * MIB + 4096, SIZE, MIB):
+        length = min(MIB, SIZE - offset)
+        pieces.append(await read(reader, offset, length) == expected(offset, length))
+    assert pieces.count(False) == 1
+    assert pieces[-1]
 
 
 async def test_one_bad_place_costs_only_what_lies_there(reader: ReadAhead, source: Source) -> None:
