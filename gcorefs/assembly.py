@@ -82,8 +82,16 @@ def assemble(
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, shared)
     mappings = [
-        Segment(vma.start, vma.size, size, vma.flags, *own, is_bss=_is_bss(vma, before_it))
-        for vma, size, own, before_it in zip(vmas, sizes, holes, [None, *vmas], strict=False)
+        Segment(
+            vma.start,
+            vma.end - vma.start,
+            size,
+            vma.kind.flags,
+            *own,
+            # It goes on behind a mapping of a file, as the .bss of a program does.
+            before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
+        )
+        for vma, size, own, before_it in zip(vmas, sizes, holes, [vmas[0], *vmas], strict=False)
     ]
     header = _NOTES + len(records) * _NOTES_OF_A_THREAD
     kept = that_fit(machine.elf_class, mappings, header)
@@ -116,7 +124,7 @@ def assemble(
         threads=[thread for thread, _ in found],
         siginfo=struct.pack("<i", records[0].signal),
         auxv=procfs.read_mm(tid, "auxv"),
-        files=[(vma, _path(vma, tid)) for vma in vmas if vma.has_file],
+        files=[(vma, _path(vma, tid)) for vma in vmas if vma.kind.has_file],
         file_note_limit=procfs.file_note_limit() or FILE_NOTE_LIMIT,
         xsave_layout=_xsave_layout(records),
         provenance=provenance,
@@ -134,16 +142,16 @@ def _account(
     loads: Loads,
     lost: Lost,
 ) -> Account:
-    recorded = sum(mapping.populated for mapping in mappings)
+    in_core = sum(loads.filesz)
+    zeros = sum(mapping.holes for mapping in mappings if mapping.hole_starts)
     left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
     for vma, share in zip(vmas, shares, strict=True):
         if share.left_out is not None:
             left_out[share.left_out.value] += vma.size - share.size
-    taken = sum(share.size for share in shares)
-    left_out[LeftOut.TOO_FAR.value] = taken - sum(mapping.filesz for mapping in mappings)
+    left_out[LeftOut.TOO_FAR.value] = sum(share.size for share in shares) - in_core
     return Account(
-        recorded=recorded,
-        zeros=sum(mapping.filesz for mapping in mappings) - recorded,
+        recorded=in_core - zeros,
+        zeros=zeros,
         shared=loads.shared,
         area=loads.area,
         left_out=left_out,
@@ -154,13 +162,8 @@ def _account(
 
 
 def _names(vmas: Sequence[Vma]) -> dict[int, str]:
-    named = ((vma.start, vma.name) for vma in vmas if vma.name.startswith(b"["))
+    named = ((vma.start, vma.name) for vma in vmas if vma.kind.name[:1] == b"[")
     return {start: name.decode("utf-8", "replace") for start, name in islice(named, _MOST_NAMES)}
-
-
-def _is_bss(vma: Vma, before: Vma | None) -> bool:
-    """True where it goes on behind a mapping of a file, as the .bss of a program does."""
-    return before is not None and before.has_file and before.end == vma.start and not vma.has_file
 
 
 def _source(vma: Vma, tid: int) -> str:
@@ -177,14 +180,24 @@ def _shares(
         return rules.dump_size(vma, mask, patient if may_wait else hasty)
 
     # Only who asks a file may have to wait, and be given a thread for it.
-    files = [vma for vma in vmas if vma.has_file]
+    files = [vma for vma in vmas if vma.kind.has_file]
     answers = iter(
         ask_each(
             [(_source(vma, tid), partial(ask, vma)) for vma in files],
             lambda index: _lost(files[index], memory),
         )
     )
-    return [next(answers) if vma.has_file else ask(vma, may_wait=False) for vma in vmas]
+    # Of plain memory with something written its size alone decides.
+    written: dict[int, Share] = {}
+    shares = []
+    for vma in vmas:
+        if vma.kind.is_plain and vma.anonymous:
+            size = vma.end - vma.start
+            share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
+        else:
+            share = next(answers) if vma.kind.has_file else ask(vma, may_wait=False)
+        shares.append(share)
+    return shares
 
 
 def _lost(vma: Vma, memory: Memory) -> Share:

@@ -19,7 +19,6 @@ from gcorefs.elfcore.layout import Layout, Source
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
 from gcorefs.elfcore.segments import ZEROS, Column
-from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import access, procfs
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
@@ -47,8 +46,9 @@ READ_TIMEOUT = 10.0
 """Seconds that whoever reads memory should wait for one read.  A page that userfaultfd(2) is
 to bring never comes while its handler is stopped."""
 
-# As seen: Vma, Segment and what refers to them; of a piece of a mapping that is divided by
-# what was never populated, a few columns (elfcore/segments.py).
+# As seen while it is taken: Vma, Segment and what refers to them, of which a third or less stays;
+# of a piece of a mapping that is divided by what was never populated, a few columns
+# (elfcore/segments.py).
 _BYTES_PER_MAPPING = 700
 _BYTES_PER_PIECE = 80
 
@@ -181,12 +181,13 @@ class Snapshot:
             if self.opener is not None:
                 access.check(self.opener, process.pid)
             pagemap = Pagemap(tid)
-            if procfs.is_sparse(tid):
+            if procfs.has_few_runs(tid):
                 pagemap.look_ahead()
-            vmas = parse_smaps(procfs.read_mm(tid, "smaps"))
-            self._lost.no_loss = [range(vma.start, vma.end) for vma in vmas if vma.is_special]
-            shared = memory.shared = Shared(tid, vmas)
-            memory.absent = Absent(tid, vmas, pagemap)
+            vmas = procfs.mappings(tid)
+            others = [vma for vma in vmas if not vma.kind.is_plain]
+            self._lost.no_loss = [range(vma.start, vma.end) for vma in others if vma.is_special]
+            shared = memory.shared = Shared(tid, others)
+            memory.absent = Absent(tid, others, pagemap)
             memory.pagemap = pagemap
             assembly = assemble(
                 process,

@@ -64,10 +64,13 @@ class Segment:
     searches .data and .bss as one piece of the file (src/coredump.rs)."""
 
     @property
+    def holes(self) -> int:
+        """Bytes."""
+        return sum(self.hole_ends) - sum(self.hole_starts)
+
+    @property
     def populated(self) -> int:
-        if not self.hole_starts:
-            return self.filesz
-        return self.filesz - (sum(self.hole_ends) - sum(self.hole_starts))
+        return self.filesz - self.holes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Loads:
         return sum(map(mul, self.filesz, self.is_zero))
 
 
-def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> list[Segment]:
+def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> Sequence[Segment]:
     """The mappings; without their memory those of which p_offset could not say where it lies.
 
     A 32-bit process that has so much is full to the last page.  `header`: bytes in front, beside
@@ -101,6 +104,8 @@ def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> list[S
     """
     pieces = sum(1 + 2 * len(mapping.hole_starts) for mapping in mappings)
     room = form.most - header - form.phdr_size * pieces
+    if sum(mapping.filesz for mapping in mappings) <= room:
+        return mappings
     found = []
     for mapping in mappings:
         fits = mapping.filesz <= room
@@ -111,8 +116,9 @@ def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> list[S
 
 def load(mappings: Sequence[Segment]) -> Loads:
     """The PT_LOADs of these mappings, which stand in address order."""
-    populated = sum(mapping.populated for mapping in mappings)
     divided = [mapping for mapping in mappings if mapping.hole_starts]
+    populated = sum(mapping.filesz for mapping in mappings)
+    populated -= sum(mapping.holes for mapping in divided)
     last_literal = _last_literal(divided, populated)
     longest = reserved = 0
     for mapping in divided:

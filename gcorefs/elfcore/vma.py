@@ -1,13 +1,56 @@
 """What /proc/PID/smaps says of each mapping (proc(5), fs/proc/task_mmu.c: show_smap)."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 
 
 class MapsError(ValueError):
     """The text is not one that show_smap writes: refused whole, never guessed at."""
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Kind:
+    """What a mapping is, but for where it lies and what was written: a process of 100,000
+    mappings has few kinds of them.  Nobody changes it.
+    """
+
+    flags: int
+    """PF_R, PF_W and PF_X, as the program header wants them."""
+    dev: str
+    inode: int
+    name: bytes
+    """Path as /proc/PID/maps shows it (a newline in it reads \\012), or [heap] and the like."""
+    vm_flags: frozenset[str]
+    """The two-letter VmFlags of proc(5): sh dd io ht ..."""
+    has_file: bool = field(init=False)
+    """True where vma->vm_file is set.
+
+    The name does not tell: shared anonymous memory named by PR_SET_VMA_ANON_NAME shows
+    [anon_shmem:...] and yet has a file behind it, with an inode.
+    """
+    is_special: bool = field(init=False)
+    """One of the kernel's own mappings: [vdso], [vvar], [vsyscall], [uprobes] ..."""
+    is_plain: bool = field(init=False)
+    """Private memory without a file, and without anything that VmFlags tell of it but how it may
+    be used: what matters is only where it lies and how much of it is written."""
+
+    def __post_init__(self) -> None:
+        self.has_file = self.inode != 0 or self.name[:1] == b"/"
+        self.is_special = (
+            self.name[:1] == b"["
+            and not self.has_file
+            and self.name not in (b"[heap]", b"[stack]")
+            and not self.name.startswith(b"[anon")
+        )
+        self.is_plain = not (self.has_file or self.is_special or self.vm_flags & _NOT_PLAIN)
+
+
+# Shared, huge pages, devices, left out, guards, userfaultfd.
+_NOT_PLAIN = {"sh", "ms", "ht", "io", "pf", "mm", "dd", "gu", "um", "ui", "uw"}
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -19,61 +62,89 @@ class Vma:
 
     start: int
     end: int
-    flags: int
-    """PF_R, PF_W and PF_X, as the program header wants them."""
+    kind: Kind
     offset: int
     """Of `start` in the mapped file."""
-    dev: str
-    inode: int
-    name: bytes
-    """Path as /proc/PID/maps shows it (a newline in it reads \\012), or [heap] and the like."""
     anonymous: int
     """Bytes of private memory that the process has made its own (written, not the file's)."""
     swapped: int
-    vm_flags: frozenset[str]
-    """The two-letter VmFlags of proc(5): sh dd io ht ..."""
 
     @property
     def size(self) -> int:
         return self.end - self.start
 
     @property
-    def has_file(self) -> bool:
-        """True where vma->vm_file is set.
+    def flags(self) -> int:
+        return self.kind.flags
 
-        The name does not tell: shared anonymous memory named by PR_SET_VMA_ANON_NAME shows
-        [anon_shmem:...] and yet has a file behind it, with an inode.
-        """
-        return self.inode != 0 or self.name[:1] == b"/"
+    @property
+    def dev(self) -> str:
+        return self.kind.dev
+
+    @property
+    def inode(self) -> int:
+        return self.kind.inode
+
+    @property
+    def name(self) -> bytes:
+        return self.kind.name
+
+    @property
+    def vm_flags(self) -> frozenset[str]:
+        return self.kind.vm_flags
+
+    @property
+    def has_file(self) -> bool:
+        return self.kind.has_file
 
     @property
     def is_special(self) -> bool:
-        """One of the kernel's own mappings: [vdso], [vvar], [vsyscall], [uprobes] ..."""
-        return (
-            self.name[:1] == b"["  # first: most mappings of a process of 100,000 have no name
-            and not self.has_file
-            and self.name not in (b"[heap]", b"[stack]")
-            and not self.name.startswith(b"[anon")
-        )
+        return self.kind.is_special
 
 
-_PERMS = {r + w + x: r_ | w_ | x_
+_PERMS = {(r + w + x).encode(): r_ | w_ | x_
             for r, r_ in (("r", PF_R), ("-", 0))
             for w, w_ in (("w", PF_W), ("-", 0))
             for x, x_ in (("x", PF_X), ("-", 0))}  # fmt: skip
 
+_ADDRESSES = rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) "
+_ANONYMOUS = rb"Anonymous: +(\d{1,20}) kB\n"
+_SWAP = rb"Swap: +(\d{1,20}) kB\n"
+_FLAGS = rb"VmFlags:([a-z0-9? ]*+)\n"
+
 # One mapping: its line as in maps, then "Key: value" lines.  Keys come and go with kernel
 # versions (KSM, ProtectionKey), so only those that we need are named; their order is fixed.
 _ENTRY = re.compile(
-    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-])[ps] ([0-9a-f]{1,16}) "
-    rb"([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+)\n"
+    _ADDRESSES + rb"([^\n]*+)\n"
     rb"(?:(?!Anonymous:)[A-Z][^\n:]*:[^\n]*\n)*?"
-    rb"Anonymous: +(\d{1,20}) kB\n"
-    rb"(?:(?!Swap:)[A-Z][^\n:]*:[^\n]*\n)*?"
-    rb"Swap: +(\d{1,20}) kB\n"
-    rb"(?:(?!VmFlags:)[A-Z][^\n:]*:[^\n]*\n)*?"
-    rb"VmFlags:([a-z0-9? ]*)\n"
+    + _ANONYMOUS
+    + rb"(?:(?!Swap:)[A-Z][^\n:]*:[^\n]*\n)*?"
+    + _SWAP
+    + rb"(?:(?!VmFlags:)[A-Z][^\n:]*:[^\n]*\n)*?"
+    + _FLAGS
 )
+
+_NONE_YET = re.compile(rb"(?!)")
+
+# The line behind the addresses.
+_BACKING = re.compile(
+    rb"([r-][w-][x-])[ps] ([0-9a-f]{1,16}) ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+)"
+)
+
+
+@lru_cache(maxsize=8)
+def _entry_with(keys: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    """_ENTRY for entries with these keys before VmFlags, in a quarter of the time."""
+    lines = [re.escape(key) + rb":[^\n]*+\n" for key in keys]
+    anonymous = keys.index(b"Anonymous")
+    lines[anonymous] = _ANONYMOUS
+    lines[keys.index(b"Swap", anonymous)] = _SWAP
+    return re.compile(_ADDRESSES + rb"([^\n]*+)\n" + b"".join(lines) + _FLAGS)
+
+
+def _keys(entry: bytes) -> tuple[bytes, ...]:
+    _, *lines, _, _ = entry.split(b"\n")  # without that of the addresses and VmFlags
+    return tuple(line[: line.index(b":")] for line in lines)
 
 
 def parse_smaps(text: bytes) -> list[Vma]:
@@ -81,36 +152,81 @@ def parse_smaps(text: bytes) -> list[Vma]:
 
     Raises MapsError on anything that is not whole entries, each above the one before it.
     """
-    vmas: list[Vma] = []
-    known_flags: dict[bytes, frozenset[str]] = {}
-    position = 0
-    border = 0
-    while position < len(text):
+    return parse_pieces((text,))
+
+
+def parse_pieces(pieces: Iterable[bytes]) -> list[Vma]:
+    """As parse_smaps, of a text that comes in pieces, cut anywhere."""
+    parser = _Parser()
+    rest = b""
+    for piece in pieces:
+        text = rest + piece
+        # No other line begins so; and in the text of 100,000 mappings the last one is near.
+        last = text.rfind(b"\nVmFlags:") + 1
+        end = text.find(b"\n", last) + 1 if last else 0
+        parser.add(text[:end])
+        rest = text[end:]
+    parser.add(rest)
+    return parser.vmas
+
+
+class _Sizes(dict[bytes, int]):
+    """Bytes of what smaps says in kB.  Many are the same, and one number for all."""
+
+    def __missing__(self, text: bytes) -> int:
+        size = self[text] = int(text) * 1024
+        return size
+
+
+class _Kinds(dict[tuple[bytes, bytes], tuple[Kind, int]]):
+    """Kind and offset by what stands behind the addresses and behind VmFlags."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[bytes, ...], Kind] = {}  # one for mappings of different offsets
+
+    def __missing__(self, texts: tuple[bytes, bytes]) -> tuple[Kind, int]:
+        match = _BACKING.fullmatch(texts[0])
+        if match is None:
+            raise MapsError("unexpected text behind the addresses of a mapping in smaps")
+        perms, offset, dev, inode, name = match.groups()
+        key = perms, dev, inode, name, texts[1]
+        kind = self._kinds.get(key)
+        if kind is None:
+            words = frozenset(texts[1].decode("ascii").split())
+            kind = Kind(_PERMS[perms], dev.decode("ascii"), int(inode), name, words)
+            self._kinds[key] = kind
+        found = self[texts] = kind, int(offset, 16)
+        return found
+
+
+class _Parser:
+    def __init__(self) -> None:
+        self.vmas: list[Vma] = []
+        self._border = 0
+        self._entry = _NONE_YET
+        self._kinds = _Kinds()
+        self._sizes = _Sizes()
+
+    def add(self, text: bytes) -> None:
+        """Whole entries."""
+        vmas, kinds, sizes = self.vmas, self._kinds, self._sizes
+        position = 0
+        while position < len(text):
+            match = self._entry.match(text, position) or self._other_entry(text, position)
+            position = match.end()
+            start_, end_, backing, anonymous, swapped, words = match.groups()
+            start, end = int(start_, 16), int(end_, 16)
+            if not self._border <= start < end or (start | end) & 0xFFF:
+                raise MapsError(f"mapping {start:#x}-{end:#x} is out of order")
+            self._border = end
+            kind, offset = kinds[backing, words]
+            vmas.append(Vma(start, end, kind, offset, sizes[anonymous], sizes[swapped]))
+
+    def _other_entry(self, text: bytes, position: int) -> re.Match[bytes]:
+        """One with other keys than those before it: the first of all, if the kernel wrote it."""
         match = _ENTRY.match(text, position)
         if match is None:
-            raise MapsError(f"unexpected text at byte {position} of smaps")
-        position = match.end()
-        start_, end_, perms, offset, dev, inode, name, anonymous, swapped, words = match.groups()
-        start, end = int(start_, 16), int(end_, 16)
-        if not border <= start < end or (start | end) & 0xFFF:
-            raise MapsError(f"mapping {start:#x}-{end:#x} is out of order")
-        border = end
-        # A process has few distinct sets of flags and may have 100,000 mappings.
-        vm_flags = known_flags.get(words)
-        if vm_flags is None:
-            vm_flags = known_flags[words] = frozenset(words.decode("ascii").split())
-        vmas.append(
-            Vma(
-                start,
-                end,
-                _PERMS[perms.decode("ascii")],
-                int(offset, 16),
-                dev.decode("ascii"),
-                int(inode),
-                name,
-                int(anonymous) * 1024,
-                int(swapped) * 1024,
-                vm_flags,
-            )
-        )
-    return vmas
+            after = f"behind {self._border:#x}" if self.vmas else "at the beginning"
+            raise MapsError(f"unexpected text in smaps, {after}")
+        self._entry = _entry_with(_keys(match[0]))
+        return match

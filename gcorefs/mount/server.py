@@ -11,6 +11,7 @@ import msgspec
 import pyfuse3
 import trio
 
+from gcorefs.mount import interpreter
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
@@ -114,6 +115,7 @@ async def serve(
     SIGTERM and SIGINT end it.  MountError where the kernel or fusermount3 refuses.
     """
     fs = GcoreFS(_affordable(options))
+    interpreter.settle()
     try:
         pyfuse3.init(fs, mountpoint, fuse_options)
     except RuntimeError as error:

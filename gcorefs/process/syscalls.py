@@ -501,3 +501,43 @@ def _map_code(fd: int, length: int) -> int:
     if address is None or address == _MAP_FAILED:
         raise _fail()
     return int(address)
+
+
+# A FILE of stdio(3), by its address.
+_fdopen = _sleeping["fdopen"]
+_fdopen.argtypes = (ctypes.c_int, ctypes.c_char_p)
+_fdopen.restype = ctypes.c_void_p
+_fread = _sleeping["fread"]
+_fread.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p)
+_fread.restype = ctypes.c_size_t
+_ferror = _quick["ferror"]
+_ferror.argtypes = (ctypes.c_void_p,)
+_fclose = _sleeping["fclose"]
+_fclose.argtypes = (ctypes.c_void_p,)
+
+
+class Stream:
+    """A file that is read to its end, so many bytes with one call.
+
+    /proc gives out its longer files a page at a time (fs/seq_file.c, seq_read_iter), whatever is
+    asked for.  fread(3) asks until it has enough, and keeps the interpreter lock out of it: a
+    thread that had to win it back for each page would wait beside a busy one as often.
+    """
+
+    def __init__(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = _fdopen(fd, b"r")
+        if not self._file:
+            os.close(fd)
+            raise _fail()
+
+    def read(self, length: int) -> bytes:
+        """Fewer bytes only at the end."""
+        buffer = ctypes.create_string_buffer(length)
+        count = _fread(buffer, 1, length, self._file)
+        if count < length and _ferror(self._file):
+            raise _fail()
+        return ctypes.string_at(buffer, count)
+
+    def close(self) -> None:
+        _fclose(self._file)

@@ -41,7 +41,15 @@ def unreadable(tid: int, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap) -> 
 
     `taken`: mappings in address order, each with how many bytes from its start are wanted.
     """
-    wanted = [(vma, vma.start + size) for vma, size in taken if size and not vma.is_special]
+    guards = _guards_of_this_kernel()
+    wanted = [
+        (vma, vma.start + size)
+        for vma, size in taken
+        if size
+        # Of plain memory nothing is told but guards that are not shown.
+        and (not vma.kind.is_plain or guards is _Guards.ANYWHERE)
+        and not vma.kind.is_special
+    ]
     secret = procfs.secretmem_device()
     found: list[Range] = []
     for vma, end in wanted:
@@ -49,7 +57,8 @@ def unreadable(tid: int, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap) -> 
             found.append((vma.start, end))
         elif vma.vm_flags & {"um", "ui", "uw"}:
             found += pagemap.poisoned(vma.start, end)
-    found += _guards(wanted, pagemap)
+    if guards is not _Guards.NONE:
+        found += _guarded(wanted, guards, pagemap)
     for vma, end, size in _files(tid, wanted):
         first = vma.start + max(0, page_up(size) - vma.offset)
         if first < end:
@@ -115,10 +124,9 @@ def _guards_of_this_kernel() -> _Guards:
     return _Guards.SHOWN if is_shown else _Guards.ANYWHERE
 
 
-def _guards(wanted: Sequence[tuple[Vma, int]], pagemap: Pagemap) -> Iterator[Range]:
-    guards = _guards_of_this_kernel()
-    if guards is _Guards.NONE:
-        return
+def _guarded(
+    wanted: Sequence[tuple[Vma, int]], guards: _Guards, pagemap: Pagemap
+) -> Iterator[Range]:
     shown = guards is _Guards.SHOWN
     possible = [(vma, end) for vma, end in wanted if not shown or "gu" in vma.vm_flags]
     # Neighbours in one scan: of thousands of mappings few have any.

@@ -417,7 +417,8 @@ def test_memory_that_is_copied_is_freed_with_its_last_view(spawn: Spawn) -> None
     await_running(target, snapshot)
     size = snapshot.layout.zeros_offset - snapshot.layout.memory_offset
     assert room.taken == page_up(size)
-    assert resident_memory() - before >= size
+    # But for what was free on the heap before, and is in use or given back now.
+    assert resident_memory() - before >= size - MEBIBYTE
     view = snapshot.view(snapshot.layout.memory_offset, PAGE)
     assert view is not None
     data = bytes(view)

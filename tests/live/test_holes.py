@@ -1,7 +1,7 @@
 """What the page tables say of a process, in two ways, and what is asked without touching it."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -157,8 +157,43 @@ def test_a_hole_at_the_end_of_a_file_goes_to_the_end_of_its_page() -> None:
 
 
 def test_page_tables_that_are_many_and_hardly_filled(spawn: Callable[..., Target]) -> None:
-    assert procfs.is_sparse(spawn("reserve", 100, 2000).pid)
-    assert not procfs.is_sparse(spawn("reserve", 1, 2000, "together").pid)
+    assert procfs.has_few_runs(spawn("reserve", 100, 2000).pid)
+    assert not procfs.has_few_runs(spawn("reserve", 1, 2000, "together").pid)
+
+
+def test_page_tables_that_are_many_and_nearly_full(
+    spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, half = spawn("bulk", 300).pid, spawn("mappings", 5000).pid
+    assert not procfs.has_few_runs(full)  # not many
+    monkeypatch.setattr(procfs, "_MANY_TABLES", 100)
+    assert procfs.has_few_runs(full)
+    assert not procfs.has_few_runs(half)
+
+
+class Asked(Pagemap):
+    """Remembers from where to where."""
+
+    def __init__(self, tid: int) -> None:
+        super().__init__(tid)
+        self.asked: list[tuple[int, int]] = []
+
+    def runs(self, ranges: Sequence[tuple[int, int]]) -> Holes:
+        self.asked.append((ranges[0][0], ranges[-1][1]))
+        return super().runs(ranges)
+
+
+def test_what_is_known_to_have_no_holes_is_not_looked_through(
+    spawn: Callable[..., Target],
+) -> None:
+    target = spawn("mappings", 1000)
+    start = int(target.truth["start"], 16)
+    pagemap = Asked(target.pid)
+    vmas = mappings(target.pid)
+    found = find_holes(vmas, [vma.size for vma in vmas], pagemap, Shared(target.pid, vmas))
+    assert pagemap.asked
+    assert all(end <= start or first >= start + 2000 * PAGE for first, end in pagemap.asked)
+    assert any(starts for starts, _ in found)
 
 
 def test_of_a_process_that_is_gone_there_are_no_runs() -> None:

@@ -64,7 +64,7 @@ PINNED = Point("pinned", "gcorefs.snapshot", "Memory.__init__", "after")
 # The opener was judged by the first door, once more by the thread that takes the snapshot,
 # and is judged now that everything stands still.
 SECOND_DOOR = Point("second-door", "gcorefs.process.access", "_open_memory", "before", 3)
-SMAPS = Point("smaps", "gcorefs.process.procfs", "read_mm", "after")
+SMAPS = Point("smaps", "gcorefs.process.procfs", "mappings", "after")
 ASSEMBLED = Point("assembled", "gcorefs.snapshot", "assemble", "after")
 TAKEN = Point("taken", "gcorefs.snapshot", "Snapshot.take", "after")
 READING = Point("reading", _CALLS, "read_memory", "before")

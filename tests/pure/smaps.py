@@ -5,11 +5,12 @@ keys of 6.1 and of 6.18, and some of a kernel that is not out yet.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import Kind, Vma
 
 _BEFORE = "Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty"
 _BETWEEN = "AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb"
@@ -77,7 +78,9 @@ def make_vma(start: int = 0x1000, end: int = 0x3000, **fields: object) -> Vma:
         "flags": PF_R, "offset": 0, "dev": "00:00", "inode": 0, "name": b"", "anonymous": 0,
         "swapped": 0, "vm_flags": frozenset(),
     }  # fmt: skip
-    return Vma(start, end, **{**defaults, **fields})  # type: ignore[arg-type]
+    values: dict[str, Any] = {**defaults, **fields}
+    kind = Kind(*(values.pop(name) for name in ("flags", "dev", "inode", "name", "vm_flags")))
+    return Vma(start, end, kind, **values)
 
 
 # What seq_path leaves of a path: any byte but NUL, a newline as \012.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
-from gcorefs.elfcore.vma import MapsError, Vma, parse_smaps
+from gcorefs.elfcore.vma import MapsError, Vma, parse_pieces, parse_smaps
 from tests.pure.smaps import FLAGS, KEYS, Shape, entry, make_vma, permissions, shapes, vma_lists
 
 
@@ -25,6 +25,35 @@ def parse_or_refuse(text: bytes) -> list[Vma] | None:
 @given(vma_lists(), shapes)
 def test_every_field_comes_back(vmas: list[Vma], shape: Shape) -> None:
     assert parse_smaps(b"".join(entry(vma, shape) for vma in vmas)) == vmas
+
+
+@given(vma_lists(), shapes, st.data())
+def test_it_does_not_matter_how_the_text_is_cut(
+    vmas: list[Vma], shape: Shape, data: st.DataObject
+) -> None:
+    text = b"".join(entry(vma, shape) for vma in vmas)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    borders = [0, *cuts, len(text)]
+    assert parse_pieces(text[low:high] for low, high in pairwise(borders)) == vmas
+
+
+@given(st.lists(st.sampled_from(sorted(KEYS)), min_size=2, max_size=6))
+def test_entries_may_have_other_keys_than_those_before(keys: list[str]) -> None:
+    vmas = [
+        make_vma(number << 12, (number + 1) << 12, anonymous=number << 10, swapped=number << 12)
+        for number in range(len(keys))
+    ]
+    shaped = zip(vmas, keys, strict=True)
+    assert parse_smaps(b"".join(entry(vma, Shape(key)) for vma, key in shaped)) == vmas
+
+
+@pytest.mark.parametrize("old", [b"Rss:", b"KSM:", b"SwapPss:", b"Size:", b"Locked:"])
+@pytest.mark.parametrize("new", [b"rss:", b"Rss", b"", b"1000-2000 r--p 0 0:0 0\n"])
+def test_a_later_entry_with_a_line_that_is_none_is_refused(old: bytes, new: bytes) -> None:
+    first, second = entry(make_vma()), entry(make_vma(0x8000, 0x9000))
+    assert len(parse_smaps(first + second)) == 2
+    with pytest.raises(MapsError):
+        parse_smaps(first + second.replace(b"\n" + old, b"\n" + new, 1))
 
 
 @pytest.mark.parametrize("keys", KEYS)
@@ -184,3 +213,13 @@ def test_the_kernel_s_own_mappings_and_files_are_told_by_name_and_inode(
 ) -> None:
     vma = make_vma(name=name, inode=inode, flags=PF_R | PF_W)
     assert (vma.has_file, vma.is_special) == (has_file, is_special)
+
+
+@pytest.mark.parametrize("flag", ["sh", "ms", "ht", "io", "pf", "mm", "dd", "gu", "um", "ui", "uw"])
+def test_memory_of_which_there_is_more_to_ask_is_not_plain(flag: str) -> None:
+    usual = frozenset(["rd", "wr", "mr", "mw", "me", "ac", "sd"])
+    for name in (b"", b"[heap]", b"[stack]", b"[anon:x]"):
+        assert make_vma(name=name, vm_flags=usual).kind.is_plain
+        assert not make_vma(name=name, vm_flags=usual | {flag}).kind.is_plain
+    assert not make_vma(name=b"[vvar]", vm_flags=usual).kind.is_plain
+    assert not make_vma(name=b"/x", inode=7, vm_flags=usual).kind.is_plain
