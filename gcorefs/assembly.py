@@ -60,6 +60,7 @@ def assemble(
     machine: Machine,
     before: Stat,
     recorded: Sequence[Record],
+    times: Callable[[], Sequence[Sequence[int]]],
     unresponsive: Unresponsive,
     provenance: Provenance,
     vmas: Sequence[Vma],
@@ -70,6 +71,7 @@ def assemble(
 ) -> Assembly:
     """A core of `process`, whose live thread `tid` is stopped like all others.
 
+    `times`: of what is recorded, in ticks (record.times_of).
     `before` is the leader's stat of before the stop: what it was doing then.  `provenance`
     is completed by how each thread was recorded, and by what `hold` says of the policy when it
     is told how many bytes of memory the file has.  Raises ProcessLookupError where the process
@@ -98,11 +100,11 @@ def assemble(
     loads = load(kept)
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
-    with procfs.task_times(process.pid) as times:
-        found = [
-            _thread(process, machine, record, len(pids), unresponsive, times(record.tid))
-            for record in records
-        ]
+    found = [
+        _thread(process, machine, record, len(pids), unresponsive, own_times)
+        for record, own_times in zip(recorded, times(), strict=True)
+        if not is_omitted[record.tid]
+    ]
     hows: dict[int, How] = {thread.tid: how for thread, how in found}
     for tid_, omitted in is_omitted.items():
         if omitted:

@@ -28,7 +28,7 @@ from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory, clear
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.procfs import Process
-from gcorefs.process.record import Record
+from gcorefs.process.record import Record, times_of
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Tracer
 
@@ -180,6 +180,7 @@ class Snapshot:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
+            times = times_of(process.pid, recorded)
             pagemap = Pagemap(tid)
             if procfs.has_few_runs(tid):
                 pagemap.look_ahead()
@@ -195,6 +196,7 @@ class Snapshot:
                 self._tracer.machine,
                 before,
                 recorded,
+                times,
                 self._unresponsive,
                 self._provenance(stop_seconds),
                 vmas,

@@ -7,18 +7,28 @@ well.  So they are put on a shelf, a row at a time: a hundredth of that is left.
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 _ROW = 1 << 20
 _QUICKLY = 1  # zlib's level: others take longer and find hardly more
 
+Later = Callable[[Callable[[], bytes]], Callable[[], bytes]]
+"""Begins a piece of work, it may be in another thread, and says how to ask for its result."""
+
+
+def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
+    result = work()
+    return lambda: result
+
 
 class Shelf:
     """Keeps pieces of bytes, compressed with those put there before and after."""
 
-    def __init__(self) -> None:
-        self._rows: list[bytes] = []
+    def __init__(self, later: Later = _at_once) -> None:
+        self._later = later
+        self._rows: list[Callable[[], bytes]] = []
         self._row: list[bytes] = []  # that is being filled
         self._filled = 0
         self._last = -1, b""  # what was unpacked last, as a reader goes from one to the next
@@ -28,7 +38,7 @@ class Shelf:
         self._row.append(data)
         self._filled = packed.stop
         if self._filled >= _ROW:
-            self._rows.append(zlib.compress(b"".join(self._row), _QUICKLY))
+            self._rows.append(self._later(partial(_compressed, self._row)))
             self._row, self._filled = [], 0
         return packed
 
@@ -37,9 +47,13 @@ class Shelf:
             return b"".join(self._row)
         last, row = self._last  # one look: others read as well
         if last != number:
-            row = zlib.decompress(self._rows[number])
+            row = zlib.decompress(self._rows[number]())
             self._last = number, row
         return row
+
+
+def _compressed(row: Sequence[bytes]) -> bytes:
+    return zlib.compress(b"".join(row), _QUICKLY)
 
 
 class Packed(NamedTuple):

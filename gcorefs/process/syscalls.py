@@ -208,8 +208,6 @@ class _Answers(threading.local):
         self.to_mask = ctypes.byref(self.mask)
         self.head, self.length = ctypes.c_void_p(), ctypes.c_size_t()
         self.to_head, self.to_length = ctypes.byref(self.head), ctypes.byref(self.length)
-        self.text = ctypes.create_string_buffer(1024)
-        self.text_view = memoryview(self.text).cast("B")
 
 
 _answers = _Answers()
@@ -259,24 +257,6 @@ _read = _quick["read"]
 _read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _read.restype = ctypes.c_ssize_t
 _close = _quick["close"]
-
-
-def read_task_file(folder: int, path: bytes) -> bytes:
-    """A short file of /proc, by its path below a folder that is open.
-
-    For those that do not sleep, and are asked of every thread: the interpreter lock is kept.
-    ENOENT, ESRCH.
-    """
-    buffer = _answers.text
-    fd = _openat(folder, path, os.O_RDONLY | os.O_CLOEXEC)
-    if fd < 0:
-        raise _fail()
-    count = _read(fd, ctypes.addressof(buffer), len(buffer))
-    error = None if count >= 0 else _fail()
-    _close(fd)
-    if error is not None:
-        raise error
-    return _answers.text_view[:count].tobytes()
 
 
 def has_seccomp_filter(tid: int) -> bool:

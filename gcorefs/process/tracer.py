@@ -142,6 +142,7 @@ class Tracer:
                 self._failure = error
                 return
             finally:
+                self._recorder.close()
                 self._ready.set()
             try:
                 self._hold()

@@ -89,17 +89,17 @@ def test_threads_are_counted_and_timed_as_they_are_listed(spawn: Spawn, program:
     with held(target):
         tids = procfs.tids(target.pid)
         assert procfs.thread_count(target.pid) == len(tids) >= 4
-        with procfs.task_times(target.pid) as times:
-            for tid in tids:
-                # A leader's are those of all.
-                stat = procfs.stat(target.pid, None if tid == target.pid else tid)
-                assert times(tid) == (stat.utime, stat.stime, stat.cutime, stat.cstime)
-            with pytest.raises(ProcessLookupError):
-                times(1)
+        # A leader's are those of all.
+        stats = [procfs.stat(target.pid, None if tid == target.pid else tid) for tid in tids]
+        assert procfs.task_times(target.pid, tids) == [
+            (stat.utime, stat.stime, stat.cutime, stat.cstime) for stat in stats
+        ]
+        with pytest.raises(ProcessLookupError):
+            procfs.task_times(target.pid, [1])
     with pytest.raises(ProcessLookupError):
         procfs.thread_count(1 << 22)
-    with pytest.raises(ProcessLookupError), procfs.task_times(1 << 22):
-        pass
+    with pytest.raises(ProcessLookupError):
+        procfs.task_times(1 << 22, [])
 
 
 def test_a_dead_leader_hides_nobody(spawn: Spawn) -> None:
