@@ -22,6 +22,7 @@ from gcorefs.process import syscalls
 
 T = TypeVar("T")
 
+_CHUNK = 1 << 16
 _LONGEST_STAT = 4096
 
 # include/linux/sched.h
@@ -89,20 +90,29 @@ def is_ours() -> bool:
         return False
 
 
-def read(path: str) -> bytes:
-    """All of one file below /proc, in as few reads as it takes."""
+def read(path: str, is_record: bool = False) -> bytes:
+    """All of one file below /proc, in as few reads as it takes.
+
+    `is_record`: it tells of one thing, as stat does, and not of one after the other, as maps
+    does; then a read gives as much as there is (fs/seq_file.c, single_open), and what is short
+    is the end.  Between two calls another thread may hold the interpreter lock.
+    """
     try:
         fd = os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            chunks = []
-            # smaps comes a page at a time however much is asked for; small files in one go.
-            while chunk := os.read(fd, 1 << 16):
-                chunks.append(chunk)
+            chunks = [os.read(fd, _CHUNK)]
+            while chunks[-1] and not (is_record and len(chunks[-1]) < _CHUNK):
+                chunks.append(os.read(fd, _CHUNK))
             return b"".join(chunks)
         finally:
             os.close(fd)
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), path) from error
+
+
+def _read_of(pid: int, tid: int | None, name: str) -> bytes:
+    """What /proc has of a process, or of one of its threads."""
+    return read(f"{pid}/{name}" if tid is None else f"{pid}/task/{tid}/{name}", is_record=True)
 
 
 def read_mm(tid: int, name: str) -> bytes:
@@ -226,7 +236,7 @@ def parse_stat(text: bytes) -> Stat:
 
 def stat(pid: int, tid: int | None = None) -> Stat:
     """Of one thread, or of the whole process (its times are then those of all threads)."""
-    return parse_stat(read(f"{pid}/stat" if tid is None else f"{pid}/task/{tid}/stat"))
+    return parse_stat(_read_of(pid, tid, "stat"))
 
 
 def parse_times(text: bytes) -> tuple[int, int, int, int]:
@@ -271,7 +281,7 @@ def parse_status(text: bytes) -> dict[str, bytes]:
 
 
 def status(pid: int, tid: int | None = None) -> dict[str, bytes]:
-    return parse_status(read(f"{pid}/status" if tid is None else f"{pid}/task/{tid}/status"))
+    return parse_status(_read_of(pid, tid, "status"))
 
 
 def ask_live_thread(pid: int, ask: Callable[[int], T]) -> T:
@@ -305,7 +315,7 @@ def is_32_bit(tid: int) -> bool:
 
     Pairs of words: in 64-bit ones a type fills the lower half of its word only.
     """
-    first = read(f"{tid}/auxv")[:8]
+    first = read(f"{tid}/auxv", is_record=True)[:8]
     return len(first) == 8 and int.from_bytes(first, "little") >> 32 != 0
 
 
