@@ -124,7 +124,7 @@ def invoke(*arguments: str) -> click.testing.Result:
 
 
 def test_a_proc_that_nobody_knows_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(procfs, "read", lambda path: b"nonsense")
+    monkeypatch.setattr(procfs, "read", lambda path, is_record=False: b"nonsense")
     result = invoke("dump", "1")
     assert result.exit_code == 1
     assert result.stderr == "Error: process 1: unexpected text in stat: b'nonsense'\n"

@@ -230,7 +230,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """A /proc of these processes, of which some files can be read, once each."""
     files = {"2/stat": stat_line(b"kthreadd", flags=FLAGS[2])}
 
-    def read(path: str) -> bytes:
+    def read(path: str, is_record: bool = False) -> bytes:
         if path not in files:
             raise ProcessLookupError
         first, _, rest = files[path].partition(b"|")
