@@ -8,7 +8,7 @@ import contextlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Literal
 
@@ -17,7 +17,7 @@ from gcorefs.elfcore.elf import PAGE_SIZE, find_note
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.pieces import Packed
+from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
@@ -31,7 +31,7 @@ from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
-from gcorefs.process.record import Record
+from gcorefs.process.record import Packer, Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.unreadable import unreadable
 
@@ -100,8 +100,9 @@ def assemble(
     loads = load(kept)
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
+    in_microseconds = lru_cache(_in_microseconds)  # most of many threads have the same
     found = [
-        _thread(process, machine, record, len(pids), unresponsive, own_times)
+        _thread(process, machine, record, len(pids), unresponsive, in_microseconds(own_times))
         for record, own_times in zip(recorded, times(), strict=True)
         if not is_omitted[record.tid]
     ]
@@ -131,10 +132,10 @@ def assemble(
         xsave_layout=_xsave_layout(records),
         provenance=provenance,
     )
-    return Assembly(
-        layout=Layout(machine, loads, notes.pack()),
-        provenance=provenance,
-    )
+    packer = Packer()
+    packed = notes.pack(Shelf(packer))
+    packer.close()
+    return Assembly(Layout(machine, loads, packed), provenance)
 
 
 def _account(
@@ -237,9 +238,13 @@ def _thread(
         signal=record.signal,
         pending=record.pending,
         blocked=record.blocked,
-        times=[ticks * _MICROSECONDS_PER_TICK for ticks in times],
+        times=times,
     )
     return thread, how
+
+
+def _in_microseconds(ticks: Sequence[int]) -> Sequence[int]:
+    return [count * _MICROSECONDS_PER_TICK for count in ticks]
 
 
 def _general(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, note_header, pack_note, padded
-from gcorefs.elfcore.pieces import Packed, Pieces
+from gcorefs.elfcore.pieces import Packed, Pieces, Shelf
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine, Regset
 from gcorefs.elfcore.vma import Vma
@@ -99,8 +99,9 @@ class ProcessNotes:
     """Feature number, size and offset in the XSTATE note."""
     provenance: Provenance | None = None
 
-    def pack(self) -> Pieces:
-        """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own."""
+    def pack(self, shelf: Shelf | None = None) -> Pieces:
+        """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own; those
+        of which each thread has one on `shelf`."""
         first, *others = self.threads
         process = [
             pack_prstatus(self.machine, first, self.info.ids),
@@ -115,10 +116,11 @@ class ProcessNotes:
             last.append(pack_xsave_layout(self.xsave_layout))
         if self.provenance is not None:
             last.append(self.provenance.pack())
+        shelf = shelf or Shelf()
         pieces = Pieces([*process, first.regsets])
         for thread in others:
             status = pack_prstatus(self.machine, thread, self.info.ids)
-            pieces.extend((status, thread.regsets))
+            pieces.extend((shelf.put(status), thread.regsets))
         pieces.extend(last)
         return pieces
 

@@ -65,6 +65,25 @@ def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
     return sorted(records, key=lambda each: (not each.general, each.tid != leader, each.tid))
 
 
+class Packer:
+    """Packs rows of a shelf in a thread, in the time in which the next ones are made: zlib lets
+    go of the interpreter lock."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+
+    def __call__(self, work: Callable[[], bytes]) -> Callable[[], bytes]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "gcorefs-packer")
+        return self._thread.submit(work).result
+
+    def close(self) -> None:
+        """What was begun is ended, and what comes later has another thread."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+            self._thread = None
+
+
 class Recorder:
     """Records the threads of one process, one after the other."""
 
@@ -73,21 +92,13 @@ class Recorder:
         """What kind of process it is, once `learn_machine` has been asked."""
         self._pid = pid
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
-        self._shelf = Shelf(self._in_a_thread)
-        self._packer: ThreadPoolExecutor | None = None
+        self._packer = Packer()
+        self._shelf = Shelf(self._packer)
         self._buffer = syscalls.RegsetBuffer(_LARGEST_REGSET)
-
-    def _in_a_thread(self, work: Callable[[], bytes]) -> Callable[[], bytes]:
-        # zlib lets go of the interpreter lock, and meanwhile the next threads are recorded.
-        if self._packer is None:
-            self._packer = ThreadPoolExecutor(1, f"gcorefs-packer-{self._pid}")
-        return self._packer.submit(work).result
 
     def close(self) -> None:
         """There are no more threads to record for now."""
-        if self._packer is not None:
-            self._packer.shutdown(wait=False)
-            self._packer = None
+        self._packer.close()
 
     def learn_machine(self, tid: int) -> None:
         """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""
