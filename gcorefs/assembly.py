@@ -31,7 +31,7 @@ from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
-from gcorefs.process.record import Packer, Record
+from gcorefs.process.record import Meanwhile, Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.unreadable import unreadable
 
@@ -60,7 +60,7 @@ def assemble(
     machine: Machine,
     before: Stat,
     recorded: Sequence[Record],
-    times: Callable[[], Sequence[Sequence[int]]],
+    times: Callable[[], Sequence[tuple[int, ...]]],
     unresponsive: Unresponsive,
     provenance: Provenance,
     vmas: Sequence[Vma],
@@ -100,9 +100,8 @@ def assemble(
     loads = load(kept)
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
-    in_microseconds = lru_cache(_in_microseconds)  # most of many threads have the same
     found = [
-        _thread(process, machine, record, len(pids), unresponsive, in_microseconds(own_times))
+        _thread(process, machine, record, len(pids), unresponsive, _in_microseconds(own_times))
         for record, own_times in zip(recorded, times(), strict=True)
         if not is_omitted[record.tid]
     ]
@@ -132,9 +131,8 @@ def assemble(
         xsave_layout=_xsave_layout(records),
         provenance=provenance,
     )
-    packer = Packer()
-    packed = notes.pack(Shelf(packer))
-    packer.close()
+    with contextlib.closing(Meanwhile()) as meanwhile:
+        packed = notes.pack(Shelf(meanwhile))
     return Assembly(Layout(machine, loads, packed), provenance)
 
 
@@ -243,8 +241,9 @@ def _thread(
     return thread, how
 
 
-def _in_microseconds(ticks: Sequence[int]) -> Sequence[int]:
-    return [count * _MICROSECONDS_PER_TICK for count in ticks]
+@lru_cache  # of many threads most have the same, and one tuple is enough for them
+def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(count * _MICROSECONDS_PER_TICK for count in ticks)
 
 
 def _general(

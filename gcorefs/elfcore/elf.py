@@ -119,13 +119,13 @@ ELF32 = ElfClass(1, "I", "<IIIIIIII")
 
 def pack_note(owner: bytes, kind: int, desc: bytes) -> bytes:
     """One note: header, owner with its NUL, descriptor, each padded to four bytes."""
-    return note_header(owner, kind, len(desc)) + padded(desc)
+    return _note_header(owner, kind, len(desc)) + _padded(desc)
 
 
 @functools.lru_cache
-def note_header(owner: bytes, kind: int, size: int) -> bytes:
+def _note_header(owner: bytes, kind: int, size: int) -> bytes:
     name = owner + b"\0"
-    return _NHDR.pack(len(name), size, kind) + padded(name)
+    return _NHDR.pack(len(name), size, kind) + _padded(name)
 
 
 def find_note(notes: bytes, kind: int) -> bytes:
@@ -140,7 +140,7 @@ def find_note(notes: bytes, kind: int) -> bytes:
     return b""
 
 
-def padded(data: bytes) -> bytes:
+def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4) if len(data) % 4 else data
 
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, note_header, pack_note, padded
+from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, pack_note
 from gcorefs.elfcore.pieces import Packed, Pieces, Shelf
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine, Regset
@@ -127,10 +127,7 @@ class ProcessNotes:
 
 def pack_regsets(sets: Iterable[tuple[Regset, bytes]]) -> bytes:
     """The notes of one thread's registers but for the general ones."""
-    parts: list[bytes] = []
-    for regset, data in sets:
-        parts += note_header(regset.owner, regset.note, len(data)), padded(data)
-    return b"".join(parts)
+    return b"".join(pack_note(regset.owner, regset.note, data) for regset, data in sets)
 
 
 def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:

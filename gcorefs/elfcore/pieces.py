@@ -9,7 +9,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 _ROW = 1 << 20
 _QUICKLY = 1  # zlib's level: others take longer and find hardly more
@@ -18,7 +20,8 @@ Later = Callable[[Callable[[], bytes]], Callable[[], bytes]]
 """Begins a piece of work, it may be in another thread, and says how to ask for its result."""
 
 
-def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
+def at_once(work: Callable[[], T]) -> Callable[[], T]:
+    """Not later."""
     result = work()
     return lambda: result
 
@@ -26,7 +29,7 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
 class Shelf:
     """Keeps pieces of bytes, compressed with those put there before and after."""
 
-    def __init__(self, later: Later = _at_once) -> None:
+    def __init__(self, later: Later = at_once) -> None:
         self._later = later
         self._rows: list[Callable[[], bytes]] = []
         self._row: list[bytes] = []  # that is being filled

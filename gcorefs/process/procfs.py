@@ -90,6 +90,11 @@ def is_ours() -> bool:
         return False
 
 
+def _gone(what: object) -> ProcessLookupError:
+    """A process is no more, or what /proc told of it."""
+    return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(what))
+
+
 def read(path: str, is_record: bool = False) -> bytes:
     """All of one file below /proc, in as few reads as it takes.
 
@@ -107,7 +112,7 @@ def read(path: str, is_record: bool = False) -> bytes:
         finally:
             os.close(fd)
     except FileNotFoundError as error:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), path) from error
+        raise _gone(path) from error
 
 
 def _read_of(pid: int, tid: int | None, name: str) -> bytes:
@@ -119,7 +124,7 @@ def read_mm(tid: int, name: str) -> bytes:
     """A file of /proc/TID that tells of its memory, and is empty once that is gone.  ESRCH."""
     text = read(f"{tid}/{name}")
     if not text:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), f"{tid}/{name}")
+        raise _gone(f"{tid}/{name}")
     return text
 
 
@@ -133,9 +138,9 @@ def mappings(tid: int) -> list[Vma]:
         with contextlib.closing(syscalls.Stream(path)) as stream:
             vmas = parse_pieces(iter(lambda: stream.read(_PIECE), b""))
     except FileNotFoundError as error:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), path) from error
+        raise _gone(path) from error
     if not vmas:  # the memory is gone
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), path)
+        raise _gone(path)
     return vmas
 
 
@@ -189,8 +194,8 @@ def tids(pid: int) -> list[int]:
     try:
         found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
     except FileNotFoundError as error:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
-    if pid in found[1:]:  # thread ids begin anew at pid_max
+        raise _gone(pid) from error
+    if pid in found:  # not always the lowest: thread ids begin anew at pid_max
         found.remove(pid)
         found.insert(0, pid)
     return found
@@ -204,7 +209,7 @@ def thread_count(pid: int) -> int:
     try:
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
     except FileNotFoundError as error:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
+        raise _gone(pid) from error
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -262,7 +267,7 @@ def task_times(pid: int, tids: Sequence[int]) -> list[tuple[int, int, int, int]]
         finally:
             os.close(folder)
     except FileNotFoundError as error:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
+        raise _gone(pid) from error
 
 
 def _times(folder: int, path: str) -> tuple[int, int, int, int]:
@@ -296,7 +301,7 @@ def ask_live_thread(pid: int, ask: Callable[[int], T]) -> T:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 if not stat(pid, tid).is_dead:
                     return ask(tid)
-    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
+    raise _gone(pid)
 
 
 def tracer(pid: int, tid: int) -> int:

@@ -3,6 +3,7 @@
 Everything here is called by the tracer's own thread, for a tracee that stands (tracer.py).
 """
 
+import contextlib
 import errno
 import os
 import signal
@@ -10,12 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from gcorefs.elfcore.notes import pack_regsets
-from gcorefs.elfcore.pieces import Packed, Shelf
+from gcorefs.elfcore.pieces import Packed, Shelf, at_once
 from gcorefs.elfcore.regsets import MACHINES, NT_PRFPREG, NT_PRSTATUS, X86_64, Machine, Regset
 from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
+
+T = TypeVar("T")
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
 
@@ -48,12 +52,9 @@ def times_of(pid: int, records: Sequence[Record]) -> Callable[[], list[tuple[int
     """
     ask = partial(procfs.task_times, pid, [record.tid for record in records])
     if len(records) < _MANY:
-        found = ask()
-        return lambda: found
-    asker = ThreadPoolExecutor(1, f"gcorefs-times-{pid}")
-    answer = asker.submit(ask)
-    asker.shutdown(wait=False)
-    return answer.result
+        return at_once(ask)
+    with contextlib.closing(Meanwhile()) as meanwhile:
+        return meanwhile(ask)
 
 
 def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
@@ -65,16 +66,16 @@ def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
     return sorted(records, key=lambda each: (not each.general, each.tid != leader, each.tid))
 
 
-class Packer:
-    """Packs rows of a shelf in a thread, in the time in which the next ones are made: zlib lets
-    go of the interpreter lock."""
+class Meanwhile:
+    """Does pieces of work in a thread, one after the other, while its owner goes on: for what
+    lets go of the interpreter lock nearly all the time."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
 
-    def __call__(self, work: Callable[[], bytes]) -> Callable[[], bytes]:
+    def __call__(self, work: Callable[[], T]) -> Callable[[], T]:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "gcorefs-packer")
+            self._thread = ThreadPoolExecutor(1, "gcorefs-meanwhile")
         return self._thread.submit(work).result
 
     def close(self) -> None:
@@ -92,13 +93,13 @@ class Recorder:
         """What kind of process it is, once `learn_machine` has been asked."""
         self._pid = pid
         self._skipped_regsets: set[int] = set()  # this kernel has no such set
-        self._packer = Packer()
-        self._shelf = Shelf(self._packer)
+        self._meanwhile = Meanwhile()
+        self._shelf = Shelf(self._meanwhile)
         self._buffer = syscalls.RegsetBuffer(_LARGEST_REGSET)
 
     def close(self) -> None:
         """There are no more threads to record for now."""
-        self._packer.close()
+        self._meanwhile.close()
 
     def learn_machine(self, tid: int) -> None:
         """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""

@@ -250,9 +250,7 @@ def get_pending(tid: int) -> int:
     return found
 
 
-_AT_FDCWD = -100
-_openat = _quick["openat"]
-_openat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+_open = _quick["open"]
 _read = _quick["read"]
 _read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _read.restype = ctypes.c_ssize_t
@@ -266,7 +264,7 @@ def has_seccomp_filter(tid: int) -> bool:
     has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
     """
     buffer = ctypes.create_string_buffer(8192)
-    fd = _openat(_AT_FDCWD, f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
+    fd = _open(f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
     if fd < 0:
         number = ctypes.get_errno()
         if number in (errno.ENOENT, errno.ESRCH):
@@ -324,13 +322,7 @@ def read_memory(tid: int, address: int, buffer: memoryview) -> int:
     EFAULT: not even the first page; ESRCH: the process is gone; EPERM.  Sleeps while pages
     come in.
     """
-    length = len(buffer)
-    target = ctypes.c_char.from_buffer(buffer)
-    local, remote = _Iovec(ctypes.addressof(target), length), _Iovec(address, length)
-    count: int = _readv(tid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
-    if count < 0:
-        raise _fail()
-    return count
+    return read_memory_vector(tid, array("Q", (address, len(buffer))), buffer)
 
 
 def read_memory_vector(tid: int, ranges: "array[int]", buffer: memoryview) -> int:
@@ -368,6 +360,7 @@ _statx.argtypes = (
     ctypes.c_uint,
     ctypes.c_void_p,
 )
+_AT_FDCWD = -100
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x200  # type, mode, links, size
 _STATX_ATTR_DAX = 0x200000

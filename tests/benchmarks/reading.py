@@ -19,12 +19,9 @@ PREADS = 2_000
 
 
 @contextlib.contextmanager
-def standing(target: Target, is_wanted: bool) -> Iterator[None]:
+def standing(target: Target) -> Iterator[None]:
     """Hold it, so that it takes no processor time from a reader whom it has nothing to do with:
     it takes none from one who has stopped it."""
-    if not is_wanted:
-        yield
-        return
     target.popen.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -68,7 +65,7 @@ def whole(bench: Bench, topic: Topic) -> None:
     for _ in bench.rounds():
         for way, take in ways.items():
             core.unlink(missing_ok=True)  # nobody is to pay for another's old core
-            with standing(target, way.endswith(STATIC)):
+            with standing(target) if way.endswith(STATIC) else contextlib.nullcontext():
                 figure.add(way, size / GIB / seconds(take))
             await_release(target.pid)
         figure.add(TMPFS, size / GIB / seconds(lambda: run("cp", core, copy)))
@@ -90,7 +87,7 @@ def at_random(bench: Bench, topic: Topic) -> None:
     figure = topic.figure("preads", f"{PREADS:,} reads of 4 KiB at random, their median", "µs")
     for number in bench.rounds():
         for way, file in files.items():
-            with standing(target, way == STATIC):
+            with standing(target) if way == STATIC else contextlib.nullcontext():
                 answer = json.loads(run(bench.own("preads"), file, PREADS, number))
             figure.add(way, answer["median"] / 1e3)
             figure.add(f"{way}, the worst", answer["worst"] / 1e3)

@@ -172,6 +172,17 @@ def replace(target: Target) -> int:
     return target.pid
 
 
+@contextlib.contextmanager
+def replaced(target: Target) -> Iterator[int]:
+    """The same, which ends with the block."""
+    later = replace(target)
+    try:
+        yield later
+    finally:
+        os.kill(later, signal.SIGKILL)
+        os.waitpid(later, 0)
+
+
 def stops(mount: Mount, pid: int) -> int:
     """How many stops of a process the log tells of; each is logged when it has ended."""
     return mount.log.read_text().count(f"process {pid}: opened by")

@@ -24,7 +24,7 @@ from tests.mounted.conftest import (
     is_free,
     memory_offset,
     opened,
-    replace,
+    replaced,
     run,
     stops,
 )
@@ -253,14 +253,10 @@ def test_a_later_process_of_a_listed_pid_is_found(
     before = (mount / target.pid).stat().st_ino
     listed = numbers(mount)[target.pid]
     assert listed == before
-    later = replace(target)
-    try:
+    with replaced(target) as later:
         now = (mount / later).stat().st_ino
         assert now != before
         assert numbers(mount)[later] == now
-    finally:
-        os.kill(later, signal.SIGKILL)
-        os.waitpid(later, 0)
 
 
 def test_a_listing_changes_nothing_of_an_open_file(
@@ -344,8 +340,7 @@ def test_a_later_process_of_the_same_pid_is_another_file(
     target = spawn("threads", 1)
     with opened(mount / target.pid) as fd:
         before, header = os.fstat(fd), os.pread(fd, PAGE, 0)
-        later = replace(target)
-        try:
+        with replaced(target) as later:
             assert (mount / later).stat().st_ino != before.st_ino
             assert os.fstat(fd).st_ino == before.st_ino
             assert os.fstat(fd).st_size == before.st_size
@@ -356,9 +351,6 @@ def test_a_later_process_of_the_same_pid_is_another_file(
                 assert b"sleep" in os.pread(new, PAGE, 0)
                 assert os.fstat(new).st_ino != before.st_ino
             eventually(lambda: is_free(later))
-        finally:
-            os.kill(later, signal.SIGKILL)
-            os.waitpid(later, 0)
 
 
 def test_a_process_in_the_middle_of_execve_hangs_nobody(

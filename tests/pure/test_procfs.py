@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -148,20 +148,17 @@ def test_the_kernel_s_own_text_with_a_hostile_name(comm: Path, name: bytes) -> N
     assert status["Name"] == shown(name).strip()
 
 
-def test_a_stat_that_is_not_the_kernel_s_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("parse", "last", "number"), [(parse_stat, b" 49 ", b" 22 "), (parse_times, b" 18 ", b" 14 ")]
+)
+def test_a_stat_that_is_not_the_kernel_s_is_refused(
+    parse: Callable[[bytes], object], last: bytes, number: bytes
+) -> None:
     line = stat_line(b"x")
-    truncated = [line[:length] for length in range(line.index(b" 49 ") + 1)]
-    for text in (*truncated, line.replace(b" 22 ", b" y ")):
+    truncated = [line[:length] for length in range(line.index(last) + 1)]
+    for text in (*truncated, line.replace(number, b" y ")):
         with pytest.raises(FormatError):
-            parse_stat(text)
-
-
-def test_times_that_are_not_the_kernel_s_are_refused() -> None:
-    line = stat_line(b"x")
-    truncated = [line[:length] for length in range(line.index(b" 18 ") + 1)]
-    for text in (*truncated, line.replace(b" 14 ", b" y ")):
-        with pytest.raises(FormatError):
-            parse_times(text)
+            parse(text)
 
 
 @pytest.mark.parametrize(
