@@ -117,28 +117,23 @@ def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> Sequen
 def load(mappings: Sequence[Segment]) -> Loads:
     """The PT_LOADs of these mappings, which stand in address order."""
     divided = [mapping for mapping in mappings if mapping.hole_starts]
-    populated = sum(mapping.filesz for mapping in mappings)
-    populated -= sum(mapping.holes for mapping in divided)
+    holes = sum(mapping.holes for mapping in divided)
+    populated = sum(mapping.filesz for mapping in mappings) - holes
     last_literal = _last_literal(divided, populated)
-    longest = reserved = 0
+    shared = _column()
     for mapping in divided:
-        shared = [
-            length
-            for length, start in _holes(mapping)
-            if not _is_literal(mapping, (length, start), last_literal)
-        ]
-        longest = max(longest, *shared, 0)
-        reserved += sum(shared)
+        for hole in _holes(mapping):
+            if not _is_literal(mapping, hole, last_literal):
+                shared.append(hole[0])
     area = 0
-    if reserved:
+    if shared:
+        reserved = sum(shared)
         wanted = min(populated // _AREA_SHARE, reserved // _ENOUGH_LOADS)
         least = max(isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST)
-        area = min(longest, page_up(max(wanted, least)))
+        area = min(max(shared), page_up(max(wanted, least)))
     loads = Loads(area)
     for mapping in mappings:
-        if mapping.hole_starts:
-            _add_pieces(loads, mapping, last_literal)
-        else:  # as nearly all are where there are 100,000
+        if not mapping.hole_starts:  # as nearly all are where there are 100,000
             loads.vaddr.append(mapping.vaddr)
             loads.memsz.append(mapping.memsz)
             loads.filesz.append(mapping.filesz)
@@ -147,6 +142,8 @@ def load(mappings: Sequence[Segment]) -> Loads:
             if mapping.filesz:
                 loads.addresses.append(mapping.vaddr)
                 loads.lengths.append(mapping.filesz)
+        elif len(mapping.hole_starts) > 1 or not _add_stack(loads, mapping, last_literal):
+            _add_pieces(loads, mapping, last_literal)
     return loads
 
 
@@ -188,6 +185,27 @@ def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int
             break
         last = hole
     return last
+
+
+def _add_stack(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) -> bool:
+    """`mapping`, where it is what a thread's stack is: one hole, and its end populated.
+
+    False where it is not.  There may be 10,000, and this is the short way for them.
+    """
+    start, border = mapping.hole_starts[0], mapping.hole_ends[0]
+    hole, rest = border - start, mapping.filesz - (border - start)
+    if start != mapping.vaddr or not rest or hole > loads.area:
+        return False
+    if _is_literal(mapping, (hole, start), last_literal):
+        return False
+    loads.vaddr.extend((start, border))
+    loads.memsz.extend((hole, mapping.memsz - hole))
+    loads.filesz.extend((hole, rest))
+    loads.flags.extend((mapping.flags, mapping.flags))
+    loads.is_zero.extend(b"\1\0")
+    loads.addresses.append(border)
+    loads.lengths.append(rest)
+    return True
 
 
 def _add_pieces(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) -> None:

@@ -80,12 +80,14 @@ def _is_private_anonymous(vma: Vma) -> bool:
 def _between(starts: Column, ends: Column, vma: Vma) -> Holes:
     """What of a mapping lies between populated runs."""
     first, last = bisect_right(ends, vma.start), bisect_left(starts, vma.end)
-    hole_starts = array("Q", [vma.start]) + ends[first:last]
-    hole_ends = starts[first:last] + array("Q", [vma.end])
+    hole_starts, hole_ends = ends[first:last], starts[first:last]
     # A run that goes across a border of the mapping leaves none there.
-    if hole_starts[0] >= hole_ends[0]:
-        del hole_starts[0], hole_ends[0]
-    if hole_starts and hole_starts[-1] >= hole_ends[-1]:
+    if last > first and hole_ends[0] <= vma.start:
+        del hole_ends[0]
+    else:
+        hole_starts.insert(0, vma.start)
+    if last > first and hole_starts[-1] >= vma.end:
         hole_starts.pop()
-        hole_ends.pop()
+    else:
+        hole_ends.append(vma.end)
     return hole_starts, hole_ends

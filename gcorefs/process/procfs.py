@@ -240,8 +240,12 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def stat(pid: int, tid: int | None = None) -> Stat:
-    """Of one thread, or of the whole process (its times are then those of all threads)."""
-    return parse_stat(_read_of(pid, tid, "stat"))
+    """Of one thread, by default of the leader.  ESRCH.
+
+    Not the process's own, for whose times the kernel looks at each of its threads
+    (fs/proc/array.c, do_task_stat): 4 ms where there are 10,000.
+    """
+    return parse_stat(_read_of(pid, pid if tid is None else tid, "stat"))
 
 
 def parse_times(text: bytes) -> tuple[int, int, int, int]:

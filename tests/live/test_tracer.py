@@ -90,7 +90,8 @@ def test_threads_are_counted_and_timed_as_they_are_listed(spawn: Spawn, program:
         tids = procfs.tids(target.pid)
         assert procfs.thread_count(target.pid) == len(tids) >= 4
         # A leader's are those of all.
-        stats = [procfs.stat(target.pid, None if tid == target.pid else tid) for tid in tids]
+        files = ["stat" if tid == target.pid else f"task/{tid}/stat" for tid in tids]
+        stats = [procfs.parse_stat(procfs.read(f"{target.pid}/{file}")) for file in files]
         assert procfs.task_times(target.pid, tids) == [
             (stat.utime, stat.stime, stat.cutime, stat.cstime) for stat in stats
         ]

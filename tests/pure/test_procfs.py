@@ -225,7 +225,7 @@ FLAGS = {1: USER, 2: KERNEL, 3: KERNEL, 4: KERNEL, 50: USER, 51: KERNEL, 52: USE
 @pytest.fixture
 def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """A /proc of these processes, of which some files can be read, once each."""
-    files = {"2/stat": stat_line(b"kthreadd", flags=FLAGS[2])}
+    files = {"2/task/2/stat": stat_line(b"kthreadd", flags=FLAGS[2])}
 
     def read(path: str, is_record: bool = False) -> bytes:
         if path not in files:
@@ -249,17 +249,22 @@ def test_kernel_threads_are_told_without_a_look_at_any(proc: dict[str, bytes]) -
 def test_there_is_no_kernel_thread_where_another_has_the_pid_of_their_parent(
     proc: dict[str, bytes],
 ) -> None:
-    proc["2/stat"] = stat_line(b"sh", flags=USER)
+    proc["2/task/2/stat"] = stat_line(b"sh", flags=USER)
     assert procfs.user_pids() == [*FLAGS]
-    del proc["2/stat"]
+    del proc["2/task/2/stat"]
     assert procfs.user_pids() == [*FLAGS]
 
 
 def test_a_kernel_without_lists_of_children_is_asked_for_each(proc: dict[str, bytes]) -> None:
-    proc |= {f"{pid}/stat": stat_line(b"x", flags=flags) for pid, flags in FLAGS.items()}
-    proc["2/stat"] += b"|" + proc["2/stat"]
-    del proc["52/stat"]  # it is gone
+    proc |= {f"{pid}/task/{pid}/stat": stat_line(b"x", flags=flags) for pid, flags in FLAGS.items()}
+    proc["2/task/2/stat"] += b"|" + proc["2/task/2/stat"]
+    del proc["52/task/52/stat"]  # it is gone
     assert procfs.user_pids() == [1, 50]
+
+
+def test_a_process_is_not_asked_for_the_times_of_all_its_threads(proc: dict[str, bytes]) -> None:
+    proc |= {"7/task/7/stat": stat_line(b"leader"), "7/task/8/stat": stat_line(b"other")}
+    assert (procfs.stat(7).comm, procfs.stat(7, 8).comm) == (b"leader", b"other")
 
 
 def test_the_kernel_threads_are_the_children_of_one() -> None:
