@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Literal
+from typing import Literal, overload
 
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PAGE_SIZE, find_note
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.pieces import Packed, Shelf
+from gcorefs.elfcore.pieces import Packed, Shelf, at_once
 from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
@@ -26,12 +26,13 @@ from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
 from gcorefs.process.facts import MappingFacts
 from gcorefs.process.holes import find_holes
+from gcorefs.process.later import Postponed
 from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
-from gcorefs.process.record import Meanwhile, Record
+from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.unreadable import unreadable
 
@@ -40,6 +41,7 @@ _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
 # More than they are, where the file has little room (segments.py, that_fit).
 _NOTES = 1 << 20
 _NOTES_OF_A_THREAD = 16 << 10
+_MANY = 100
 _MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), PR_SET_VMA)
 
 
@@ -47,6 +49,13 @@ _MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), 
 class Assembly:
     layout: Layout
     provenance: Provenance
+    later: Postponed | None
+    """What was left of the header, to be done while the threads stand: PRSTATUS of many threads.
+    Who reads one before waits.
+
+    What a thread has used takes the kernel 8 us to tell, as long as all else that is recorded of
+    it, and does not change while it stands.
+    """
 
 
 Unresponsive = Literal["partial", "zero", "omit", "fail"]
@@ -60,7 +69,7 @@ def assemble(
     machine: Machine,
     before: Stat,
     recorded: Sequence[Record],
-    times: Callable[[], Sequence[tuple[int, ...]]],
+    times: Callable[[Sequence[int]], Sequence[tuple[int, ...]]],
     unresponsive: Unresponsive,
     provenance: Provenance,
     vmas: Sequence[Vma],
@@ -71,14 +80,13 @@ def assemble(
 ) -> Assembly:
     """A core of `process`, whose live thread `tid` is stopped like all others.
 
-    `times`: of what is recorded, in ticks (record.times_of).
+    `times`: what these threads have used, in ticks (procfs.task_times).
     `before` is the leader's stat of before the stop: what it was doing then.  `provenance`
     is completed by how each thread was recorded, and by what `hold` says of the policy when it
     is told how many bytes of memory the file has.  Raises ProcessLookupError where the process
     dies meanwhile.
     """
-    is_omitted = {record.tid: not record.general and unresponsive == "omit" for record in recorded}
-    records = [record for record in recorded if not is_omitted[record.tid]]
+    records = [record for record in recorded if record.general or unresponsive != "omit"]
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
     shares = _shares(vmas, mask, tid, memory, pagemap)
     sizes = [share.size for share in shares]
@@ -100,15 +108,8 @@ def assemble(
     loads = load(kept)
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
-    found = [
-        _thread(process, machine, record, len(pids), unresponsive, _in_microseconds(own_times))
-        for record, own_times in zip(recorded, times(), strict=True)
-        if not is_omitted[record.tid]
-    ]
-    hows: dict[int, How] = {thread.tid: how for thread, how in found}
-    for tid_, omitted in is_omitted.items():
-        if omitted:
-            hows[_own_tid(process.pid, tid_, len(pids))] = "omitted"
+    late = [record for record in recorded if not record.general]
+    partial_ = {each.tid: _partial(process.pid, machine, each.tid, unresponsive) for each in late}
     memory.lost.add_ranges(unreadable(tid, [*zip(vmas, sizes, strict=True)], pagemap))
     provenance = replace(
         provenance,
@@ -117,23 +118,26 @@ def assemble(
             "coredump_filter": f"{mask:#x}",
             **hold(sum(loads.lengths)),
         },
-        threads=hows,
+        stopped=len(recorded) - len(late),
+        others={_own_tid(process.pid, each.tid, len(pids)): partial_[each.tid][1] for each in late},
         account=_account(vmas, shares, kept, loads, memory.lost),
     )
     notes = ProcessNotes(
         machine=machine,
         info=_info(tid, before, status, pids, memory),
-        threads=[thread for thread, _ in found],
+        threads=_Threads(process, records, partial_, times, len(pids)),
         siginfo=struct.pack("<i", records[0].signal),
         auxv=procfs.read_mm(tid, "auxv"),
         files=[(vma, _path(vma, tid)) for vma in vmas if vma.kind.has_file],
         file_note_limit=procfs.file_note_limit() or FILE_NOTE_LIMIT,
         xsave_layout=_xsave_layout(records),
         provenance=provenance,
+        regsets=[record.regsets for record in records],
     )
-    with contextlib.closing(Meanwhile()) as meanwhile:
-        packed = notes.pack(Shelf(meanwhile))
-    return Assembly(Layout(machine, loads, packed), provenance)
+    # One that did not stop may be gone later.
+    later = Postponed() if len(records) >= _MANY and not late else None
+    layout = Layout(machine, loads, notes.pack(Shelf(later or at_once)))
+    return Assembly(layout, provenance, later)
 
 
 def _account(
@@ -219,26 +223,50 @@ def _path(vma: Vma, tid: int) -> bytes:
     return procfs.mapped_path(tid, vma.start, vma.end, vma.name)
 
 
-def _thread(
-    process: Process,
-    machine: Machine,
-    record: Record,
-    depth: int,
-    unresponsive: Unresponsive,
-    times: Sequence[int],
-) -> tuple[Thread, How]:
-    """`depth`: how many pid namespaces, ours first, have a number for this process."""
-    general, how = _general(process, machine, record, unresponsive)
-    thread = Thread(
-        tid=_own_tid(process.pid, record.tid, depth),
-        general=general,
-        regsets=record.regsets,
-        signal=record.signal,
-        pending=record.pending,
-        blocked=record.blocked,
-        times=times,
-    )
-    return thread, how
+class _Threads(Sequence[Thread]):
+    """Of these records, made as they are asked for."""
+
+    def __init__(
+        self,
+        process: Process,
+        records: Sequence[Record],
+        partial_: Mapping[int, tuple[bytes, How]],
+        times: Callable[[Sequence[int]], Sequence[tuple[int, ...]]],
+        depth: int,
+    ) -> None:
+        """`depth`: how many pid namespaces, ours first, have a number for this process."""
+        self._process = process
+        self._records = records
+        self._partial = partial_
+        self._times = times
+        self._depth = depth
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Thread: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Thread]: ...
+    def __getitem__(self, index: int | slice) -> Thread | Sequence[Thread]:
+        if isinstance(index, int):
+            return self[index : index + 1][0]
+        records = self._records[index]
+        tids = [_own_tid(self._process.pid, record.tid, self._depth) for record in records]
+        # Last, for it tells whether all of this was still to be had.
+        times = self._times([record.tid for record in records])
+        return [
+            Thread(
+                tid=tid,
+                general=record.general or self._partial[record.tid][0],
+                regsets=record.regsets,
+                signal=record.signal,
+                pending=record.pending,
+                blocked=record.blocked,
+                times=_in_microseconds(own_times),
+            )
+            for tid, record, own_times in zip(tids, records, times, strict=True)
+        ]
 
 
 @lru_cache  # of many threads most have the same, and one tuple is enough for them
@@ -246,13 +274,11 @@ def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(count * _MICROSECONDS_PER_TICK for count in ticks)
 
 
-def _general(
-    process: Process, machine: Machine, record: Record, unresponsive: Unresponsive
-) -> tuple[bytes, How]:
-    """General registers, of a thread that did not stop those of its system call, or zeros."""
-    if record.general:
-        return record.general, "stopped"
-    if unresponsive == "partial" and (call := procfs.system_call(process.pid, record.tid)):
+def _partial(pid: int, machine: Machine, tid: int, unresponsive: Unresponsive) -> tuple[bytes, How]:
+    """General registers of a thread that did not stop: those of its system call, or zeros."""
+    if unresponsive == "omit":
+        return b"", "omitted"
+    if unresponsive == "partial" and (call := procfs.system_call(pid, tid)):
         return machine.partial(*call), "partial"
     return bytes(machine.general_size), "zero"
 

@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from gcorefs import __version__
@@ -24,11 +25,12 @@ from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.later import Meanwhile, Postponed
 from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory, clear
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.procfs import Process
-from gcorefs.process.record import Record, times_of
+from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Tracer
 
@@ -138,6 +140,8 @@ class Snapshot:
         self._kept: Copy | None = None  # filled, in place of the memory
         self.was_copied = False
         """The memory was copied, and the process let go."""
+        self._is_header_coming = False
+        self._wait_for_header: Callable[[], None] = lambda: None
         self._owner: tuple[bytes, ...] = ()
         self._lock = threading.Lock()
         self._let_go = False
@@ -180,7 +184,6 @@ class Snapshot:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
-            times = times_of(process.pid, recorded)
             pagemap = Pagemap(tid)
             if procfs.has_few_runs(tid):
                 pagemap.look_ahead()
@@ -196,7 +199,7 @@ class Snapshot:
                 self._tracer.machine,
                 before,
                 recorded,
-                times,
+                self._times,
                 self._unresponsive,
                 self._provenance(stop_seconds),
                 vmas,
@@ -216,6 +219,25 @@ class Snapshot:
         self.provenance = assembly.provenance
         self.records = recorded
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
+        if assembly.later is not None:
+            self._is_header_coming = True
+            with contextlib.closing(Meanwhile()) as meanwhile:
+                self._wait_for_header = meanwhile(partial(self._finish, assembly.later))
+
+    def _times(self, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
+        """What these threads have used, in ticks.  EIO: they do not stand any more."""
+        try:
+            found = procfs.task_times(self.process.pid, tids)
+        except ProcessLookupError as error:
+            raise ProcessError(Reason.DIED, self.process.pid) from error
+        self._check()
+        return found
+
+    def _finish(self, later: Postponed) -> None:
+        try:
+            later.do()
+        finally:
+            self._is_header_coming = False
 
     def _make_room(self) -> None:
         """For about as much as the core will have."""
@@ -266,6 +288,7 @@ class Snapshot:
             return
         try:
             copy.fill(self.layout, memory)
+            self._wait_for_header()
         except (NotCopied, OSError) as error:
             self._give_up_copy(str(error))
             if isinstance(error, ProcessError):
@@ -315,7 +338,8 @@ class Snapshot:
             stopped_at=datetime.fromtimestamp(stopped_at, UTC).isoformat(timespec="milliseconds"),
             stop_milliseconds=stop_seconds * 1e3,
             policy={"unresponsive": self._unresponsive, "stop_timeout": self._stop_timeout},
-            threads={},
+            stopped=0,
+            others={},
         )
 
     def _check(self) -> None:
@@ -339,13 +363,12 @@ class Snapshot:
     @property
     def threads(self) -> int:
         """Threads of the process, in the core or left out of it; 0 until they are known."""
-        return len(self.provenance.threads) if self.provenance else 0
+        return self.provenance.stopped + self.unresponsive_threads if self.provenance else 0
 
     @property
     def unresponsive_threads(self) -> int:
         """Those that did not stop."""
-        hows = self.provenance.threads.values() if self.provenance else ()
-        return sum(how != "stopped" for how in hows)
+        return len(self.provenance.others) if self.provenance else 0
 
     @property
     def header_memory(self) -> int:
@@ -396,7 +419,7 @@ class Snapshot:
         for extent in layout.extents(offset, len(buffer)):
             piece = buffer[done : done + extent.length]
             if extent.source is Source.HEADER:
-                layout.read_header(extent.at, piece)
+                self._read_header(extent.at, piece)
             elif extent.source is Source.ZEROS:
                 if self._kept is None:
                     self._check()  # known, but the core is no longer whole
@@ -418,7 +441,9 @@ class Snapshot:
         """
         layout, memory = self.layout, self._memory
         if offset + len(buffer) <= layout.memory_offset:
-            layout.read_header(offset, buffer)
+            if self._is_header_coming and offset + len(buffer) > layout.notes_offset:
+                return False
+            self._read_header(offset, buffer)
             return True
         address = layout.address(offset, len(buffer))
         if address is None or memory is None:
@@ -429,6 +454,14 @@ class Snapshot:
             clear(buffer)
             return True
         return memory.read_at_once(address, buffer)
+
+    def _read_header(self, offset: int, buffer: memoryview) -> None:
+        try:
+            self.layout.read_header(offset, buffer)
+        except ProcessError as error:
+            raise error.with_traceback(None) from None  # or it grows with every read
+        except ProcessLookupError as error:
+            raise ProcessError(Reason.DIED, self.process.pid) from error
 
     def _read_memory(
         self,

@@ -78,6 +78,8 @@ class Layout:
             parts.append(form.pack_extended_numbering(phnum, notes_offset, notes.size))
         self._header = Pieces([*parts, *notes])
         self._header.extend([bytes(memory_offset - self._header.size)])
+        self.notes_offset = notes_offset
+        """Where they begin; all that is before is program headers."""
         self.memory_offset = memory_offset
         """Where memory begins."""
         self.zeros_offset = zeros_offset

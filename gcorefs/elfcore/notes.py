@@ -8,6 +8,7 @@ and the process-wide notes stand in the first thread's part.
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, pack_note
 from gcorefs.elfcore.pieces import Packed, Pieces, Shelf
@@ -50,6 +51,9 @@ class ProcessIds:
     sid: int
 
 
+_NOBODY = ProcessIds(0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Thread:
     """One thread as its PRSTATUS and regset notes tell of it."""
@@ -90,6 +94,7 @@ class ProcessNotes:
     machine: Machine
     info: ProcessInfo
     threads: Sequence[Thread]
+    """Asked for in slices, once all else is laid out."""
     siginfo: bytes
     auxv: bytes
     files: Sequence[tuple[Vma, bytes]]
@@ -98,13 +103,18 @@ class ProcessNotes:
     xsave_layout: Sequence[tuple[int, int, int]] = field(default=())
     """Feature number, size and offset in the XSTATE note."""
     provenance: Provenance | None = None
+    regsets: Sequence[bytes | Packed] = ()
+    """Of each thread, where it costs to ask `threads` for them."""
 
     def pack(self, shelf: Shelf | None = None) -> Pieces:
         """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own; those
-        of which each thread has one on `shelf`."""
-        first, *others = self.threads
+        that say of each thread how it was are on `shelf`."""
+        regsets = self.regsets or [thread.regsets for thread in self.threads]
+        size = len(
+            pack_prstatus(self.machine, Thread(0, bytes(self.machine.general_size)), _NOBODY)
+        )
+        statuses = (shelf or Shelf()).reserve(size, len(regsets), self._statuses)
         process = [
-            pack_prstatus(self.machine, first, self.info.ids),
             pack_prpsinfo(self.machine, self.info),
             pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")),
             pack_auxv(self.machine, self.auxv),
@@ -116,13 +126,14 @@ class ProcessNotes:
             last.append(pack_xsave_layout(self.xsave_layout))
         if self.provenance is not None:
             last.append(self.provenance.pack())
-        shelf = shelf or Shelf()
-        pieces = Pieces([*process, first.regsets])
-        for thread in others:
-            status = pack_prstatus(self.machine, thread, self.info.ids)
-            pieces.extend((shelf.put(status), thread.regsets))
-        pieces.extend(last)
-        return pieces
+        threads = list(chain.from_iterable(zip(statuses, regsets, strict=True)))
+        return Pieces([threads[0], *process, *threads[1:], *last])
+
+    def _statuses(self, first: int, last: int) -> bytes:
+        return b"".join(
+            pack_prstatus(self.machine, thread, self.info.ids)
+            for thread in self.threads[first:last]
+        )
 
 
 def pack_regsets(sets: Iterable[tuple[Regset, bytes]]) -> bytes:

@@ -41,9 +41,26 @@ class Shelf:
         self._row.append(data)
         self._filled = packed.stop
         if self._filled >= _ROW:
-            self._rows.append(self._later(partial(_compressed, self._row)))
-            self._row, self._filled = [], 0
+            self._end_row()
         return packed
+
+    def reserve(self, size: int, count: int, make: Callable[[int, int], bytes]) -> "list[Packed]":
+        """Room for `count` pieces of `size` bytes; those from one number to another are made at
+        a time, whenever that is."""
+        if self._row:
+            self._end_row()
+        each = max(1, _ROW // size)
+        pieces = []
+        for first in range(0, count, each):
+            last = min(first + each, count)
+            ends = range(size, (last - first + 1) * size, size)
+            pieces += [Packed(self, len(self._rows), end - size, end) for end in ends]
+            self._rows.append(self._later(partial(_made, make, first, last)))
+        return pieces
+
+    def _end_row(self) -> None:
+        self._rows.append(self._later(partial(_compressed, self._row)))
+        self._row, self._filled = [], 0
 
     def row(self, number: int) -> bytes:
         if number == len(self._rows):
@@ -53,6 +70,10 @@ class Shelf:
             row = zlib.decompress(self._rows[number]())
             self._last = number, row
         return row
+
+
+def _made(make: Callable[[int, int], bytes], first: int, last: int) -> bytes:
+    return _compressed([make(first, last)])
 
 
 def _compressed(row: Sequence[bytes]) -> bytes:

@@ -82,7 +82,10 @@ class Provenance:
     """From then until the last thread was recorded."""
     policy: Mapping[str, str | float]
     """Options that shaped the core."""
-    threads: Mapping[int, How]
+    stopped: int
+    """Threads that are recorded in full, ..."""
+    others: Mapping[int, How]
+    """... and how each of the others is."""
     account: Account = field(default_factory=Account)
 
     def pack(self) -> bytes:
@@ -90,10 +93,9 @@ class Provenance:
         return pack_note(GCOREFS, NT_GCOREFS, text.encode("ascii"))
 
     def facts(self) -> dict[str, Any]:
-        """Everything as JSON has it.  Threads are counted; of those that did not stop the ids
-        are given as well."""
+        """Everything as JSON has it."""
         tids: dict[How, list[int]] = {how: [] for how in get_args(How)}
-        for tid, how in self.threads.items():
+        for tid, how in self.others.items():
             tids[how].append(tid)
         return {
             "version": self.version,
@@ -102,8 +104,8 @@ class Provenance:
             "stopped_at": self.stopped_at,
             "stop_milliseconds": round(self.stop_milliseconds, 3),
             "policy": dict(self.policy),
-            "threads": {how: len(found) for how, found in tids.items()},
-            "tids": {how: found for how, found in tids.items() if found and how != "stopped"},
+            "threads": {how: len(found) for how, found in tids.items()} | {"stopped": self.stopped},
+            "tids": {how: found for how, found in tids.items() if found},
             **self.account.facts(),
         }
 

@@ -69,8 +69,8 @@ class Reading:
 
     async def _straight(self, offset: int, length: int) -> memoryview:
         data = self._buffers.desk[:length]
-        if offset + length <= self._snapshot.layout.memory_offset:
-            self._snapshot.read_into(offset, data)  # waits for nothing
+        is_header = offset + length <= self._snapshot.layout.memory_offset
+        if is_header and self._snapshot.read_at_once(offset, data):
             return data
         store = self._buffers.take(LARGEST_REQUEST)
         await self._read_in_a_thread(offset, memoryview(store)[:length])

@@ -3,27 +3,21 @@
 Everything here is called by the tracer's own thread, for a tracee that stands (tracer.py).
 """
 
-import contextlib
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from gcorefs.elfcore.notes import pack_regsets
-from gcorefs.elfcore.pieces import Packed, Shelf, at_once
+from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.regsets import MACHINES, NT_PRFPREG, NT_PRSTATUS, X86_64, Machine, Regset
 from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
-
-T = TypeVar("T")
+from gcorefs.process.later import Meanwhile
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
-
-_MANY = 100
 
 
 @dataclass(slots=True)
@@ -45,18 +39,6 @@ class Record:
     """
 
 
-def times_of(pid: int, records: Sequence[Record]) -> Callable[[], list[tuple[int, int, int, int]]]:
-    """A function that gives their times (procfs.task_times), which of many are asked meanwhile.
-
-    The kernel takes 8 us for each, as long as for all else that is recorded of a thread.
-    """
-    ask = partial(procfs.task_times, pid, [record.tid for record in records])
-    if len(records) < _MANY:
-        return at_once(ask)
-    with contextlib.closing(Meanwhile()) as meanwhile:
-        return meanwhile(ask)
-
-
 def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
     """Those recorded in full, then those that did not stop; the leader first in its part.
 
@@ -64,25 +46,6 @@ def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
     takes it for the one that crashed.  One with a few registers only is no place to begin.
     """
     return sorted(records, key=lambda each: (not each.general, each.tid != leader, each.tid))
-
-
-class Meanwhile:
-    """Does pieces of work in a thread, one after the other, while its owner goes on: for what
-    lets go of the interpreter lock nearly all the time."""
-
-    def __init__(self) -> None:
-        self._thread: ThreadPoolExecutor | None = None
-
-    def __call__(self, work: Callable[[], T]) -> Callable[[], T]:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "gcorefs-meanwhile")
-        return self._thread.submit(work).result
-
-    def close(self) -> None:
-        """What was begun is ended, and what comes later has another thread."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
-            self._thread = None
 
 
 class Recorder:

@@ -5,7 +5,7 @@ import os
 import signal
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,11 +34,6 @@ def prstatus(snapshot: Snapshot) -> dict[int, bytes]:
     at = 24 if snapshot.layout.header[4] == 1 else 32
     found = [desc for _, kind, desc in notes(snapshot) if kind == "NT_PRSTATUS"]
     return {int.from_bytes(desc[at : at + 4], "little"): desc for desc in found}
-
-
-def hows(snapshot: Snapshot) -> Mapping[int, str]:
-    assert snapshot.provenance is not None
-    return snapshot.provenance.threads
 
 
 @contextmanager
@@ -70,7 +65,7 @@ def test_every_thread_of_a_32_bit_process_is_recorded(spawn: Spawn) -> None:
     with held(target.pid) as snapshot:
         assert set(target.states().values()) == {("t", os.getpid())}
         assert prstatus(snapshot).keys() == tids
-        assert hows(snapshot) == dict.fromkeys(tids, "stopped")
+        assert (snapshot.threads, snapshot.unresponsive_threads) == (len(tids), 0)
     assert_free(target.pid)
     assert target.ask("wake") == {"woken": 20}
 
@@ -118,7 +113,8 @@ def test_a_32_bit_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) ->
         names = ("ebx", "ecx", "edx", "esi", "edi", "ebp")
         assert [words[name] for name in names] == arguments
         assert desc[140:] == bytes(4)  # pr_fpvalid: no floating point registers
-        assert hows(snapshot)[vfork_tid] == "partial"
+        assert snapshot.provenance is not None
+        assert snapshot.provenance.others == {vfork_tid: "partial"}
     assert target.ask("release") == {"released": True}
     assert_free(target.pid)
 

@@ -46,7 +46,8 @@ def provenance(account: Account) -> Provenance:
         stopped_at="2026-01-02T03:04:05.678+00:00",
         stop_milliseconds=1.25,
         policy={"unresponsive": "partial"},
-        threads={7: "stopped", 8: "zero"},
+        stopped=1,
+        others={8: "zero"},
         account=account,
     )
 

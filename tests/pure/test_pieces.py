@@ -1,6 +1,7 @@
 """A header in pieces is the bytes that it is made of, however it is read."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,37 @@ def test_pieces_may_be_read_in_another_order_than_they_were_put() -> None:
     order = [*range(3000, 3100), *range(9000, 9100), *range(100), 9999]
     made = Pieces(packed[number] for number in order)
     assert bytes(made) == b"".join(parts[number] for number in order)
+
+
+@pytest.mark.usefixtures("short_rows")
+def test_pieces_may_be_made_after_they_have_their_places() -> None:
+    @given(st.integers(1, 150), st.integers(0, 40), st.binary(max_size=60))
+    def check(size: int, count: int, before: bytes) -> None:
+        parts = [bytes([number]) * size for number in range(count)]
+        asked = []
+
+        def make(first: int, last: int) -> bytes:
+            asked.append((first, last))
+            return b"".join(parts[first:last])
+
+        later: list[Callable[[], bytes]] = []
+
+        def promise(work: Callable[[], bytes]) -> Callable[[], bytes]:
+            later.append(work)
+            return lambda: results[work]
+
+        shelf = Shelf(promise)
+        first = shelf.put(before)
+        reserved = shelf.reserve(size, count, make)
+        last = shelf.put(before)
+        made = Pieces([last, *reserved, first])
+        assert (made.size, asked) == (2 * len(before) + size * count, [])
+        results = {work: work() for work in later}
+        assert bytes(made) == before + b"".join(parts) + before
+        assert asked == sorted(asked)
+        assert all(last - first <= max(1, 100 // size) for first, last in asked)
+
+    check()
 
 
 def test_what_is_alike_takes_next_to_nothing() -> None:

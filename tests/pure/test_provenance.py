@@ -21,7 +21,8 @@ def made(threads: dict[int, How], host: str = "db7") -> Provenance:
         stopped_at=TIME,
         stop_milliseconds=1.25,
         policy={"unresponsive": "partial", "stop_timeout": 1.0},
-        threads=threads,
+        stopped=sum(how == "stopped" for how in threads.values()),
+        others={tid: how for tid, how in threads.items() if how != "stopped"},
     )
 
 

@@ -1,0 +1,207 @@
+"""The last of the header is made once the core is ready, and is what it would have been before."""
+
+import contextlib
+import errno
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from gcorefs import assembly
+from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
+from gcorefs.mount.limits import Limiters
+from gcorefs.mount.reading import Reading
+from gcorefs.process import procfs
+from gcorefs.process.copy import Copy, Room
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Target
+
+Spawn = Callable[..., Target]
+
+MANY = 2 * assembly._MANY
+
+
+class Held:
+    """Times of threads are told when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = threading.Event()
+        self.go = threading.Event()
+        self._task_times = procfs.task_times
+        monkeypatch.setattr(procfs, "task_times", self._held)
+
+    def _held(self, pid: int, tids: Sequence[int]) -> Any:
+        self.asked.set()
+        assert self.go.wait(20)
+        return self._task_times(pid, tids)
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held = Held(monkeypatch)
+    yield held
+    held.go.set()
+
+
+@contextlib.contextmanager
+def held(target: Target, **options: Any) -> Iterator[Snapshot]:
+    snapshot = Snapshot(find(target.pid), stop_timeout=5.0, **options)
+    try:
+        snapshot.take()
+        yield snapshot
+    finally:
+        snapshot.close()
+
+
+def statuses(snapshot: Snapshot) -> tuple[int, int]:
+    """Offset and length of the notes."""
+    layout = snapshot.layout
+    return layout.notes_offset, layout.memory_offset - layout.notes_offset
+
+
+def test_the_header_is_the_same_early_or_late(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", MANY)
+    asked: list[threading.Thread] = []
+    task_times = procfs.task_times
+
+    def note_who_asks(pid: int, tids: Sequence[int]) -> Any:
+        asked.append(threading.current_thread())
+        return task_times(pid, tids)
+
+    monkeypatch.setattr(procfs, "task_times", note_who_asks)
+    with held(target) as snapshot:
+        late = snapshot.layout.header
+        expected = task_times(target.pid, [record.tid for record in snapshot.records])
+    assert threading.current_thread() not in asked
+    asked.clear()
+    monkeypatch.setattr(assembly, "_MANY", 10**9)
+    with held(target) as snapshot:
+        early = snapshot.layout.header
+    assert set(asked) == {threading.current_thread()}
+    end = late.index(b'{"version":')
+    assert late[:end] == early[:end]
+    shown = [late[at : at + 64] for at in _times_in(late)]
+    assert shown == [_timevals(each) for each in expected]
+
+
+def _times_in(header: bytes) -> Iterator[int]:
+    """Where the four timevals of each PRSTATUS stand: 48 bytes into its descriptor."""
+    mark = b"\x05\0\0\0\x50\x01\0\0\x01\0\0\0CORE\0\0\0\0"
+    at = header.find(mark)
+    while at >= 0:
+        yield at + len(mark) + 48
+        at = header.find(mark, at + 1)
+
+
+def _timevals(ticks: Sequence[int]) -> bytes:
+    words = [word for count in ticks for word in divmod(count * 10**6 // procfs.TICKS, 10**6)]
+    return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: Held) -> None:
+    target = spawn("threads", MANY)
+    with held(target) as snapshot:
+        assert times.asked.wait(20)
+        offset, length = statuses(snapshot)
+        buffer = memoryview(bytearray(length))
+        # In the event loop nobody may wait.
+        assert snapshot.read_at_once(0, buffer[:offset])
+        assert buffer[:4] == b"\x7fELF"
+        assert not snapshot.read_at_once(offset, buffer)
+        assert snapshot.read(snapshot.layout.memory_offset, 4096)
+        found: list[bytes] = []
+        reader = threading.Thread(target=lambda: found.append(snapshot.read(offset, length)))
+        reader.start()
+        assert (reader.is_alive(), found) == (True, [])
+        times.go.set()
+        reader.join(20)
+        assert found == [snapshot.layout.header[offset:]]
+        snapshot._wait_for_header()
+        assert snapshot.read_at_once(offset, buffer)
+        assert found == [bytes(buffer)]
+
+
+async def test_nobody_else_waits_for_it(spawn: Spawn, times: Held) -> None:
+    target = spawn("threads", MANY)
+    with held(target) as snapshot:
+        assert await trio.to_thread.run_sync(times.asked.wait, 20)
+        offset, length = statuses(snapshot)
+        length = min(length, LARGEST_REQUEST)
+        reading = Reading(snapshot, Buffers(), Limiters(1))
+        found: list[bytes] = []
+
+        async def read_notes() -> None:
+            found.append(bytes(await reading.fetch(None, offset, length)))
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_notes)
+                await trio.testing.wait_all_tasks_blocked()
+                assert bytes(await reading.fetch(None, 0, 4)) == b"\x7fELF"
+                assert await reading.fetch(None, snapshot.layout.memory_offset, 4096)
+                assert found == []
+                times.go.set()
+        assert found == [snapshot.layout.header[offset : offset + length]]
+
+
+@pytest.mark.parametrize("end", ["killed", "let go"])
+def test_what_cannot_be_made_any_more_is_an_error(spawn: Spawn, times: Held, end: str) -> None:
+    target = spawn("threads", MANY)
+    with held(target) as snapshot:
+        assert times.asked.wait(20)
+        if end == "killed":
+            target.kill()
+        else:
+            snapshot.let_go()
+            snapshot._tracer.join()
+        times.go.set()
+        offset, length = statuses(snapshot)
+        for _ in range(2):
+            with pytest.raises(ProcessError) as caught:
+                snapshot.read(offset, length)
+            assert caught.value.errno == errno.EIO
+            assert caught.value.reason is (Reason.DIED if end == "killed" else Reason.LET_GO)
+        with pytest.raises(ProcessError):
+            snapshot.read_at_once(offset, memoryview(bytearray(length)))
+        assert snapshot.read(0, 4) == b"\x7fELF"
+
+
+def test_a_copied_process_is_not_let_go_before_its_header_is_made(
+    spawn: Spawn, times: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_filled = threading.Event()
+    fill = Copy.fill
+
+    def fill_and_say(*arguments: Any) -> None:
+        fill(*arguments)
+        is_filled.set()
+
+    monkeypatch.setattr(Copy, "fill", fill_and_say)
+    target = spawn("threads", MANY)
+    with held(target, room=Room(1 << 30)) as snapshot:
+        copier = threading.Thread(target=snapshot.copy)
+        copier.start()
+        assert is_filled.wait(20)
+        assert {state for state, _ in target.states().values()} == {"t"}
+        times.go.set()
+        copier.join(20)
+        assert snapshot.is_copied
+        offset, length = statuses(snapshot)
+        assert snapshot.read(offset, length) == snapshot.layout.header[offset:]
+
+
+def test_times_of_a_few_threads_are_there_from_the_start(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 3)
+    with held(target) as snapshot:
+        monkeypatch.setattr(procfs, "task_times", None)
+        assert snapshot.read(0, 4096)
+        offset, length = statuses(snapshot)
+        assert snapshot.read_at_once(offset, memoryview(bytearray(length)))
