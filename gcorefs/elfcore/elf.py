@@ -91,15 +91,17 @@ class ElfClass:
     ) -> bytes:
         """The program headers of many PT_LOADs, from one column for each field."""
         flags = [*flags]
-        columns = offsets, vaddrs, [0] * len(flags), filesizes, memsizes
-        align = [PAGE_SIZE] * len(flags)
+        columns = offsets, vaddrs, None, filesizes, memsizes
+        align = array(self.word, [PAGE_SIZE]) * len(flags)
         if self is ELF32:
-            fields = [[PT_LOAD] * len(flags), *columns, flags, align]
+            fields = [array(self.word, [PT_LOAD]) * len(flags), *columns, flags, align]
         else:  # p_type and p_flags are half a word each, and share the first
-            fields = [[PT_LOAD | each << 32 for each in flags], *columns, align]
+            first = {each: PT_LOAD | each << 32 for each in {*flags}}
+            fields = [map(first.__getitem__, flags), *columns, align]
         words = array(self.word, bytes(self.phdr_size * len(flags)))
         for number, column in enumerate(fields):
-            words[number :: len(fields)] = array(self.word, column)
+            if column is not None:  # p_paddr is 0
+                words[number :: len(fields)] = array(self.word, column)
         return words.tobytes()
 
     def pack_extended_numbering(self, phnum: int, notes_offset: int, notes_size: int) -> bytes:

@@ -58,21 +58,16 @@ class Layout:
         zeros_offset = memory_offset + sum(loads.lengths)
         # Only what is no zero moves the next one on.
         steps = map(mul, loads.filesz, loads.is_zero.translate(b"\1\0" + bytes(254)))
-        offsets = accumulate(steps, initial=memory_offset)
+        offsets = array("Q", accumulate(steps, initial=memory_offset))
+        offsets.pop()
+        zero = -1
+        while (zero := loads.is_zero.find(1, zero + 1)) >= 0:
+            offsets[zero] = zeros_offset
         parts = [
             form.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
             # p_align 4: with 8 elfutils and drgn look for notes padded to eight bytes.
             form.pack_phdr(elf.PT_NOTE, 0, notes_offset, 0, notes.size, 0, 4),
-            form.pack_loads(
-                loads.flags,
-                [
-                    zeros_offset if zero else offset
-                    for offset, zero in zip(offsets, loads.is_zero, strict=False)
-                ],
-                loads.vaddr,
-                loads.filesz,
-                loads.memsz,
-            ),
+            form.pack_loads(loads.flags, offsets, loads.vaddr, loads.filesz, loads.memsz),
         ]
         if shnum:
             parts.append(form.pack_extended_numbering(phnum, notes_offset, notes.size))
