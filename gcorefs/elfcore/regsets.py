@@ -32,7 +32,7 @@ class Regset:
     is_variable: bool = False
     """Its first word says how many bytes it has."""
 
-    is_active: Callable[[bytes], bool] = lambda _: True
+    is_active: Callable[[bytes], bool] | None = None
     """False of bytes that the kernel leaves out of a core, though PTRACE_GETREGSET has them."""
 
     def cut(self, data: bytes) -> bytes:

@@ -55,7 +55,8 @@ class Recorder:
         self.machine: Machine = X86_64
         """What kind of process it is, once `learn_machine` has been asked."""
         self._pid = pid
-        self._skipped_regsets: set[int] = set()  # this kernel has no such set
+        self._use(X86_64)
+        self._has_recorded = False
         self._meanwhile = Meanwhile()
         self._shelf = Shelf(self._meanwhile)
         self._buffer = syscalls.RegsetBuffer(_LARGEST_REGSET)
@@ -69,18 +70,29 @@ class Recorder:
         machine = MACHINES.get((os.uname().machine, procfs.is_32_bit(tid)))
         if machine is None:
             raise ProcessError(Reason.FOREIGN, self._pid)
+        self._use(machine)
+
+    def _use(self, machine: Machine) -> None:
+        """Of the machine, what is needed again and again."""
         self.machine = machine
+        self._regsets = list(machine.regsets)
+        self._general_size = machine.general_size
+        word = machine.elf_class.word_size
+        at = machine.offset(machine.call_result)
+        self._result = slice(at, at + word)
+        suspects = restart.SUSPECT_RESULTS
+        self._suspects = {number.to_bytes(word, "little", signed=True) for number in suspects}
 
     def record(self, tid: int, stop_signal: int) -> Record:
         """One thread in its stop, made ready to go on as if it had not been.  FOREIGN, ESRCH."""
         general = syscalls.get_regset(tid, NT_PRSTATUS, self._buffer)
-        has_other_view = len(general) != self.machine.general_size
+        has_other_view = len(general) != self._general_size
         if has_other_view:
             general = self._registers_of_other_view(tid)
         signal_number = 0
         if stop_signal != signal.SIGTRAP:
             signal_number = stop_signal
-        elif restart.needs_restart(
+        elif general[self._result] in self._suspects and restart.needs_restart(
             self.machine,
             general,
             partial(syscalls.get_call_architecture, tid),
@@ -88,16 +100,16 @@ class Recorder:
         ):
             # The record keeps the register as it was found.
             syscalls.poke_user(tid, restart.RESULT_IN_USER, -restart.ERESTARTNOHAND)
-        sets = [
+        notes = pack_regsets(
             (regset, data)
-            for regset in self.machine.regsets
-            if regset.note not in self._skipped_regsets
-            and (data := self._regset(tid, regset, has_other_view))
-        ]
+            for regset in tuple(self._regsets)
+            if (data := self._regset(tid, regset, has_other_view))
+        )
+        is_first, self._has_recorded = not self._has_recorded, True
         return Record(
             tid,
             general,
-            self._shelf.put(pack_regsets(sets)),
+            notes if is_first else self._shelf.put(notes),
             syscalls.get_signal_mask(tid),
             syscalls.get_pending(tid),
             signal_number,
@@ -113,11 +125,12 @@ class Recorder:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            if not has_other_view:
-                self._skipped_regsets.add(regset.note)
+            if not has_other_view:  # this kernel has no such set
+                self._regsets.remove(regset)
             return b""
-        data = regset.cut(data)
-        return data if regset.is_active(data) else b""
+        if regset.is_variable:
+            data = regset.cut(data)
+        return data if regset.is_active is None or regset.is_active(data) else b""
 
     def _registers_of_other_view(self, tid: int) -> bytes:
         """Of a thread whose code segment is not of its process's kind.

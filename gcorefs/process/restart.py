@@ -115,6 +115,10 @@ CALLS = {AUDIT_ARCH_X86_64: X86_64_CALLS, AUDIT_ARCH_I386: I386_CALLS}
 (int $0x80), and its registers do not tell."""
 
 
+SUSPECT_RESULTS = (-EINTR, -ERESTART_RESTARTBLOCK)
+"""With any other result a thread does not need it."""
+
+
 def needs_restart(
     machine: Machine,
     general: bytes,

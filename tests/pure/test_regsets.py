@@ -145,6 +145,7 @@ def test_thread_local_descriptors_that_are_not_set_are_no_note() -> None:
         ([*unset[:2], (14, 0, 0, 0x20)], True),
     ]:
         data = b"".join(struct.pack("<4I", *entry) for entry in entries)
+        assert tls.is_active is not None
         assert tls.is_active(data) is is_active
 
 
