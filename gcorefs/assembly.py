@@ -34,6 +34,7 @@ from gcorefs.process.patience import ask_each
 from gcorefs.process.procfs import Process, Stat
 from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
+from gcorefs.process.turns import LINE
 from gcorefs.process.unreadable import unreadable
 
 _MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
@@ -101,16 +102,21 @@ def assemble(
             # It goes on behind a mapping of a file, as the .bss of a program does.
             before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
         )
-        for vma, size, own, before_it in zip(vmas, sizes, holes, [vmas[0], *vmas], strict=False)
+        for vma, size, own, before_it in zip(
+            LINE.paced(vmas), sizes, holes, [vmas[0], *vmas], strict=False
+        )
     ]
     header = _NOTES + len(records) * _NOTES_OF_A_THREAD
     kept = that_fit(machine.elf_class, mappings, header)
-    loads = load(kept)
+    loads = load(kept, LINE.paced)
+    LINE.give_way()
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
     late = [record for record in recorded if not record.general]
     partial_ = {each.tid: _partial(process.pid, machine, each.tid, unresponsive) for each in late}
+    LINE.give_way()
     memory.lost.add_ranges(unreadable(tid, [*zip(vmas, sizes, strict=True)], pagemap))
+    LINE.give_way()
     provenance = replace(
         provenance,
         policy={
@@ -134,6 +140,7 @@ def assemble(
         provenance=provenance,
         regsets=[record.regsets for record in records],
     )
+    LINE.give_way()
     # One that did not stop may be gone later.
     later = Postponed() if len(records) >= _MANY and not late else None
     layout = Layout(machine, loads, notes.pack(Shelf(later or at_once)))
@@ -150,7 +157,7 @@ def _account(
     in_core = sum(loads.filesz)
     zeros = sum(mapping.holes for mapping in mappings if mapping.hole_starts)
     left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
-    for vma, share in zip(vmas, shares, strict=True):
+    for vma, share in zip(LINE.paced(vmas), shares, strict=True):
         if share.left_out is not None:
             left_out[share.left_out.value] += vma.size - share.size
     left_out[LeftOut.TOO_FAR.value] = sum(share.size for share in shares) - in_core
@@ -195,7 +202,7 @@ def _shares(
     # Of plain memory with something written its size alone decides.
     written: dict[int, Share] = {}
     shares = []
-    for vma in vmas:
+    for vma in LINE.paced(vmas):
         if vma.kind.is_plain and vma.anonymous:
             size = vma.end - vma.start
             share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
@@ -341,8 +348,10 @@ def _own_parent(ppid: int, depth: int) -> int:
 
 
 def _xsave_layout(records: Sequence[Record]) -> list[tuple[int, int, int]]:
-    for regsets in (record.regsets for record in records):
-        notes = regsets.unpack() if isinstance(regsets, Packed) else regsets
+    # What is packed takes a millisecond to unpack, and of nearly any stop one is not.
+    all_sets = [record.regsets for record in records]
+    plain = [sets for sets in all_sets if isinstance(sets, bytes) and sets]
+    for notes in plain or (sets.unpack() for sets in all_sets if isinstance(sets, Packed)):
         if state := find_note(notes, NT_X86_XSTATE):
             try:
                 return [(n, *syscalls.cpuid(0xD, n)[:2]) for n in xsave_components(state)]

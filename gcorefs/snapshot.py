@@ -33,6 +33,7 @@ from gcorefs.process.procfs import Process
 from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Tracer
+from gcorefs.process.turns import LINE, Turn
 
 DEFAULT_STOP_TIMEOUT = 1.0
 """Seconds that a thread may take to stop before the core goes on without its registers."""
@@ -53,6 +54,8 @@ to bring never comes while its handler is stopped."""
 # (elfcore/segments.py).
 _BYTES_PER_MAPPING = 700
 _BYTES_PER_PIECE = 80
+
+_TIMES_AT_ONCE = 100
 
 # Beyond what is populated: the file holds small holes as well (segments.py).
 _SLACK_SHARE = 64
@@ -152,7 +155,8 @@ class Snapshot:
         ProcessError, with everything let go, where the core cannot be had.
         """
         try:
-            self._take()
+            with LINE.begun():
+                self._take()
         except BaseException:
             self.close()
             raise
@@ -222,20 +226,26 @@ class Snapshot:
         if assembly.later is not None:
             self._is_header_coming = True
             with contextlib.closing(Meanwhile()) as meanwhile:
-                self._wait_for_header = meanwhile(partial(self._finish, assembly.later))
+                self._wait_for_header = meanwhile(partial(self._finish, assembly.later, LINE.mine))
 
     def _times(self, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
         """What these threads have used, in ticks.  EIO: they do not stand any more."""
+        found: list[tuple[int, ...]] = []
         try:
-            found = procfs.task_times(self.process.pid, tids)
+            # A few at a time, and no more once nobody is to read them.
+            for start in range(0, len(tids), _TIMES_AT_ONCE):
+                LINE.give_way()
+                some = tids[start : start + _TIMES_AT_ONCE]
+                found += procfs.task_times(self.process.pid, some)
+                self._check()
         except ProcessLookupError as error:
             raise ProcessError(Reason.DIED, self.process.pid) from error
-        self._check()
         return found
 
-    def _finish(self, later: Postponed) -> None:
+    def _finish(self, later: Postponed, turn: Turn | None) -> None:
         try:
-            later.do()
+            with LINE.part_of(turn):
+                later.do()
         finally:
             self._is_header_coming = False
 

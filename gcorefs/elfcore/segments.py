@@ -11,7 +11,7 @@ runs stay what they are, zeros between other bytes, as long as all of these are 
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from operator import mul, sub
@@ -114,8 +114,12 @@ def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> Sequen
     return found
 
 
-def load(mappings: Sequence[Segment]) -> Loads:
-    """The PT_LOADs of these mappings, which stand in address order."""
+def load(
+    mappings: Sequence[Segment],
+    paced: Callable[[Sequence[Segment]], Iterable[Segment]] = iter,
+) -> Loads:
+    """The PT_LOADs of these mappings, which stand in address order.  There may be so many that
+    it is asked for them at a pace."""
     divided = [mapping for mapping in mappings if mapping.hole_starts]
     holes = sum(mapping.holes for mapping in divided)
     populated = sum(mapping.filesz for mapping in mappings) - holes
@@ -132,7 +136,7 @@ def load(mappings: Sequence[Segment]) -> Loads:
         least = max(isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST)
         area = min(max(shared), page_up(max(wanted, least)))
     loads = Loads(area)
-    for mapping in mappings:
+    for mapping in paced(mappings):
         if not mapping.hole_starts:  # as nearly all are where there are 100,000
             loads.vaddr.append(mapping.vaddr)
             loads.memsz.append(mapping.memsz)

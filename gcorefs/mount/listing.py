@@ -19,6 +19,7 @@ from gcorefs.mount.limits import Both, Limiters
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process, Stat
+from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
 
@@ -81,6 +82,12 @@ def _estimate(pid: int, stat: Stat, status: dict[str, bytes]) -> int:
     return most_bytes(stat.resident * procfs.PAGE_SIZE + swapped, mapped) + notes
 
 
+def _at_once(question: Callable[[], T]) -> T:
+    """Its answer, and what takes long gives way meanwhile."""
+    with LINE.begun():
+        return question()
+
+
 class Questions:
     """The threads that ask, so many at a time; one that is stuck is left behind."""
 
@@ -98,6 +105,6 @@ class Questions:
             limiter = cast(trio.CapacityLimiter, Both(user, process))
             with trio.move_on_after(LOOK_TIMEOUT):
                 return await trio.to_thread.run_sync(
-                    question, abandon_on_cancel=True, limiter=limiter
+                    _at_once, question, abandon_on_cancel=True, limiter=limiter
                 )
         raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {LOOK_TIMEOUT:g} s")

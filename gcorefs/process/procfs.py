@@ -13,12 +13,14 @@ import errno
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from gcorefs.elfcore.vma import Vma, parse_pieces
 from gcorefs.process import syscalls
+from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
 
@@ -135,8 +137,11 @@ def mappings(tid: int) -> list[Vma]:
     """
     path = f"/proc/{tid}/smaps"
     try:
-        with contextlib.closing(syscalls.Stream(path)) as stream:
-            vmas = parse_pieces(iter(lambda: stream.read(_PIECE), b""))
+        with (
+            contextlib.closing(syscalls.Stream(path)) as stream,
+            contextlib.closing(_pieces(stream)) as pieces,
+        ):
+            vmas = parse_pieces(pieces)
     except FileNotFoundError as error:
         raise _gone(path) from error
     if not vmas:  # the memory is gone
@@ -145,6 +150,20 @@ def mappings(tid: int) -> list[Vma]:
 
 
 _PIECE = 256 << 10
+
+
+def _pieces(stream: syscalls.Stream) -> Generator[bytes, None, None]:
+    """All of it; where there is much, the next one is read while somebody works at the last."""
+    piece = stream.read(_PIECE)
+    if len(piece) < _PIECE:
+        yield piece
+        return
+    with ThreadPoolExecutor(1, "gcorefs-smaps") as reader:
+        while piece:
+            coming = reader.submit(stream.read, _PIECE)
+            LINE.give_way()
+            yield piece
+            piece = coming.result()
 
 
 def pids() -> list[int]:

@@ -29,6 +29,7 @@ from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
 from gcorefs.process.record import Record, Recorder, in_reading_order
+from gcorefs.process.turns import LINE, Turn
 
 _SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
@@ -39,6 +40,9 @@ _LAST_LOOK = 0.5
 # and how often all are.
 _WATCH_ONE = 0.01
 _WATCH_ALL = 1.0
+
+# Threads that are recorded in a millisecond.
+_PIECE = 50
 
 # An execve(2) refuses us once; a process that execs without end may do so a few times.
 _MOST_REFUSALS = 10
@@ -80,6 +84,7 @@ class Tracer:
         self._refusals = 0
         self._has_reaped = False  # _reap_for_seize has, and the tracer does not know whom
         self._recorder = Recorder(process.pid)
+        self._turn: Turn | None = None
         self._thread = threading.Thread(
             target=self._run, name=f"gcorefs-tracer-{process.pid}", daemon=True
         )
@@ -90,6 +95,7 @@ class Tracer:
         return self._recorder.machine
 
     def start(self) -> None:
+        self._turn = LINE.mine
         self._thread.start()
 
     def wait(self) -> list[Record]:
@@ -137,7 +143,8 @@ class Tracer:
     def _run(self) -> None:
         try:
             try:
-                self._stop_all()
+                with LINE.part_of(self._turn):
+                    self._stop_all()
             except BaseException as error:  # handed to whoever waits
                 self._failure = error
                 return
@@ -267,7 +274,7 @@ class Tracer:
             self.stopped_at = time.monotonic()
         # One that died meanwhile says so when it is waited for.
         is_gone = contextlib.suppress(ProcessLookupError)
-        for tid in self._running:
+        for tid in LINE.paced(tuple(self._running), _PIECE):
             with is_gone:
                 syscalls.interrupt(tid)
 
@@ -278,7 +285,7 @@ class Tracer:
         while self._running and not self._release.is_set():
             before = len(self._running)
             # In order: what is recorded together lies together, and is read together.
-            for tid in sorted(self._running):
+            for tid in LINE.paced(sorted(self._running), _PIECE):
                 self._look_at(tid)
             if len(self._running) < before:
                 nap = _SHORTEST_NAP
