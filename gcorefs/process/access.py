@@ -4,7 +4,8 @@
 may open /proc/PID/mem may have the core: PTRACE_MODE_ATTACH_FSCREDS, in which ids,
 capabilities, dumpability, user namespaces and security modules all have their say
 (ptrace(2), "Ptrace access mode checking").  So a thread that lives for this one question
-takes on the opener's credentials and opens that file.
+takes on the opener's credentials and opens that file; who has the very same as we, as root
+has, is answered without one.
 
 The thread is never the tracer's, and its real and saved ids stay ours: an opener who owned
 it could signal it.  setfsuid(2) alone would not do: an effective uid of 0 owns every user
@@ -70,35 +71,55 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
 
 def check(opener: Opener, pid: int) -> None:
     """Return where the opener may have the core of `pid`; EACCES, ESRCH where not."""
+    try:
+        status = procfs.status(os.getpid(), threading.get_native_id())
+        ours = int(status["CapPrm"], 16)
+        if _is_like_us(opener, ours, int(status["CapEff"], 16)):
+            _ask(pid)
+        else:
+            _ask_as(opener, ours, pid)
+    except PermissionError as error:
+        raise ProcessError(Reason.DENIED, pid, f"uid {opener.uid}") from error
+    except (ProcessLookupError, FileNotFoundError) as error:
+        raise ProcessError(Reason.GONE, pid) from error
+
+
+def _is_like_us(opener: Opener, permitted: int, effective: int) -> bool:
+    """True where a thread that took on its credentials would have those of this one."""
+    return (
+        (opener.uid, opener.gid) == (os.geteuid(), os.getegid())
+        and {*opener.groups, opener.gid} == {*os.getgroups(), os.getegid()}
+        and opener.capabilities & permitted == effective == permitted
+    )
+
+
+def _ask_as(opener: Opener, ours: int, pid: int) -> None:
     failure: list[BaseException] = []
 
     def ask() -> None:
         try:
-            _assume(opener)
-            procfs.ask_live_thread(pid, lambda tid: _open_memory(pid, tid))
+            _assume(opener, ours)
+            _ask(pid)
         except BaseException as error:  # handed to the caller, in whose thread it belongs
             failure.append(error)
 
     thread = threading.Thread(target=ask, name=f"gcorefs-door-{pid}", daemon=True)
     thread.start()
     thread.join()
-    if not failure:
-        return
-    error = failure[0]
-    if isinstance(error, PermissionError):
-        raise ProcessError(Reason.DENIED, pid, f"uid {opener.uid}") from error
-    if isinstance(error, ProcessLookupError | FileNotFoundError):
-        raise ProcessError(Reason.GONE, pid) from error
-    raise error
+    if failure:
+        raise failure[0]
+
+
+def _ask(pid: int) -> None:
+    procfs.ask_live_thread(pid, lambda tid: _open_memory(pid, tid))
 
 
 def _open_memory(pid: int, tid: int) -> None:
     os.close(os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC))
 
 
-def _assume(opener: Opener) -> None:
-    """Take on the opener's credentials, in this thread and for good."""
-    ours = int(procfs.status(os.getpid(), threading.get_native_id())["CapPrm"], 16)
+def _assume(opener: Opener, ours: int) -> None:
+    """Take on the opener's credentials, in this thread and for good.  `ours`: capabilities."""
     if os.geteuid() == 0:
         syscalls.set_thread_groups(opener.groups)
         syscalls.set_thread_effective_ids(opener.uid, opener.gid)

@@ -1,11 +1,17 @@
-"""An opener that cannot be looked at is not known."""
+"""An opener that cannot be looked at is not known; one that is what we are is judged at once."""
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gcorefs.process import access
+from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Target
 
@@ -40,3 +46,52 @@ def test_without_root_an_opener_that_is_not_dumpable_is_not_known(
             os._exit(status)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+EVERY = (1 << 64) - 1
+SYS_PTRACE, WAKE_ALARM = 1 << 19, 1 << 35
+
+
+@pytest.mark.parametrize(
+    ("change", "is_asked_in_a_thread"),
+    [
+        ({}, False),
+        ({"groups": (os.getegid(), *os.getgroups())}, False),
+        ({"groups": (USER, *os.getgroups())}, True),
+        ({"uid": USER}, True),
+        ({"gid": USER}, True),
+        ({"capabilities": EVERY & ~SYS_PTRACE}, True),
+        ({"capabilities": EVERY & ~WAKE_ALARM}, True),
+        ({"capabilities": 0}, True),
+    ],
+    ids=str,
+)
+def test_who_is_what_we_are_is_judged_at_once(
+    spawn: Callable[..., Target],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    is_asked_in_a_thread: bool,
+) -> None:
+    target = spawn("threads", 1)
+    same = Opener(os.getpid(), os.geteuid(), os.getegid(), tuple(os.getgroups()), EVERY)
+    asked: list[bool] = []
+    open_memory = access._open_memory
+
+    def open_and_note(pid: int, tid: int) -> None:
+        asked.append(threading.current_thread() is not threading.main_thread())
+        open_memory(pid, tid)
+
+    monkeypatch.setattr(access, "_open_memory", open_and_note)
+    before = Path("/proc/thread-self/status").read_text().split("\nCapPrm")[1].split("Cpus")[0]
+    with contextlib.suppress(ProcessError):
+        access.check(replace(same, **change), target.pid)
+    assert asked == [is_asked_in_a_thread]
+    after = Path("/proc/thread-self/status").read_text().split("\nCapPrm")[1].split("Cpus")[0]
+    assert after == before
+
+
+def test_one_that_is_gone_is_not_there_for_us_either() -> None:
+    same = Opener(os.getpid(), os.geteuid(), os.getegid(), tuple(os.getgroups()), EVERY)
+    with pytest.raises(ProcessError) as caught:
+        access.check(same, 1 << 22)
+    assert caught.value.reason is Reason.GONE
