@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from gcorefs.mount import control, entries, names
+from gcorefs.mount import control, entries, interpreter, names
 from gcorefs.mount.control import ReleaseFile, StatusFile
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed
@@ -62,6 +62,8 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
         except Exception:
             logger.exception("%s failed", method.__name__)
             raise FUSEError(errno.EIO) from None
+        finally:
+            interpreter.tidy()
 
     return cast(_Method[_P, _T], handler)
 

@@ -56,6 +56,11 @@ class Line:
                 self._change.notify_all()
 
     @property
+    def is_idle(self) -> bool:
+        """True where nobody is at work."""
+        return not self._under_way
+
+    @property
     def mine(self) -> Turn | None:
         """What this thread works at, None where nobody has to wait for it."""
         return getattr(self._mine, "turn", None)
