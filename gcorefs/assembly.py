@@ -143,7 +143,7 @@ def assemble(
     LINE.give_way()
     # One that did not stop may be gone later.
     later = Postponed() if len(records) >= _MANY and not late else None
-    layout = Layout(machine, loads, notes.pack(Shelf(later or at_once)))
+    layout = Layout(machine, loads, notes.pack(Shelf(later.promise if later else at_once)))
     return Assembly(layout, provenance, later)
 
 

@@ -25,7 +25,7 @@ from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.later import Meanwhile, Postponed
+from gcorefs.process.later import Postponed, Worker
 from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory, clear
 from gcorefs.process.pagemap import Pagemap
@@ -225,8 +225,9 @@ class Snapshot:
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
         if assembly.later is not None:
             self._is_header_coming = True
-            with contextlib.closing(Meanwhile()) as meanwhile:
-                self._wait_for_header = meanwhile(partial(self._finish, assembly.later, LINE.mine))
+            finish = partial(self._finish, assembly.later, LINE.mine)
+            with contextlib.closing(Worker("gcorefs-notes")) as worker:
+                self._wait_for_header = worker.promise(finish)
 
     def _times(self, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
         """What these threads have used, in ticks.  EIO: they do not stand any more."""
@@ -334,8 +335,11 @@ class Snapshot:
 
     def view(self, offset: int, length: int) -> memoryview | None:
         """`length` bytes at `offset`, where they lie here already: memory that was copied."""
-        kept, layout = self._kept, self.layout
-        if kept is None or not layout.memory_offset <= offset <= layout.zeros_offset - length:
+        kept = self._kept
+        if kept is None:
+            return None
+        layout = self.layout
+        if not layout.memory_offset <= offset <= layout.zeros_offset - length:
             return None
         return kept.view(offset - layout.memory_offset, offset - layout.memory_offset + length)
 

@@ -22,11 +22,11 @@ from rich.progress import (
 
 from gcorefs.cli import stopping
 from gcorefs.cli.terminal import Terminal
-from gcorefs.cli.worker import Worker
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.process import procfs
 from gcorefs.process.copy import DEFAULT_LIMIT, Room
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
 from gcorefs.snapshot import READ_TIMEOUT, Hold, Snapshot, find
 

@@ -4,8 +4,8 @@ import contextlib
 import signal
 import sys
 
-from gcorefs.cli.worker import Worker
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.later import Worker
 from gcorefs.snapshot import CLOSE_TIMEOUT, DEFAULT_STOP_TIMEOUT, TAKE_TIMEOUT, Snapshot
 
 

@@ -89,6 +89,13 @@ class ReadAhead:
         """
         windows = self._windows
         end = offset + length
+        if offset == self._next and len(windows) == _WINDOWS:
+            # As nearly always: it goes on in the first one, and there are enough behind that.
+            first = windows[0]
+            if first.start <= offset and end <= first.good and first.is_done:
+                self._run += length
+                self._next = end
+                return first.view[offset - first.start : end - first.start]
         self._run = self._run + length if offset == self._next else length
         self._next = end
         if windows and not windows[0].start <= offset < end <= windows[-1].end:

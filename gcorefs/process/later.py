@@ -1,29 +1,56 @@
-"""Work for which nothing has to wait that is done now."""
+"""Work that somebody else does, or that is done at another time."""
 
+import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Meanwhile:
-    """Does pieces of work in a thread, one after the other, while its owner goes on: for what
-    lets go of the interpreter lock nearly all the time."""
+class Worker:
+    """Does one call after the other, in a thread that begins with the first of them.
 
-    def __init__(self) -> None:
-        self._thread: ThreadPoolExecutor | None = None
+    Nobody waits for it when the interpreter ends, as for the threads of concurrent.futures: one
+    that reads a page that never comes would keep the command from ending.
+    """
 
-    def __call__(self, work: Callable[[], T]) -> Callable[[], T]:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "gcorefs-meanwhile")
-        return self._thread.submit(work).result
+    def __init__(self, name: str = "gcorefs-worker") -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] | None = None
+
+    def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        future: Future[Any] = Future()
+
+        def fulfil() -> None:
+            try:
+                future.set_result(call(*args, **kwargs))
+            except BaseException as error:  # handed to whoever asks for the result
+                future.set_exception(error)
+
+        if self._calls is None:
+            self._calls = queue.SimpleQueue()
+            arguments = (self._calls,)
+            threading.Thread(target=_run, name=self._name, args=arguments, daemon=True).start()
+        self._calls.put(fulfil)
+        return future
+
+    def promise(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Have it done meanwhile: a call of what is returned waits for the result."""
+        return self.submit(work).result
 
     def close(self) -> None:
         """What was begun is ended, and what comes later has another thread."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
-            self._thread = None
+        if self._calls is not None:
+            self._calls.put(None)
+            self._calls = None
+
+
+def _run(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    while (call := calls.get()) is not None:
+        call()
 
 
 class Postponed:
@@ -32,7 +59,8 @@ class Postponed:
     def __init__(self) -> None:
         self._work: list[tuple[Callable[[], bytes], Future[bytes]]] = []
 
-    def __call__(self, work: Callable[[], bytes]) -> Callable[[], bytes]:
+    def promise(self, work: Callable[[], bytes]) -> Callable[[], bytes]:
+        """Have it done later: a call of what is returned waits for the result."""
         result: Future[bytes] = Future()
         self._work.append((work, result))
         return result.result

@@ -14,12 +14,12 @@ import functools
 import os
 import re
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from gcorefs.elfcore.vma import Vma, parse_pieces
 from gcorefs.process import syscalls
+from gcorefs.process.later import Worker
 from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
@@ -158,12 +158,14 @@ def _pieces(stream: syscalls.Stream) -> Generator[bytes, None, None]:
     if len(piece) < _PIECE:
         yield piece
         return
-    with ThreadPoolExecutor(1, "gcorefs-smaps") as reader:
+    with contextlib.closing(Worker("gcorefs-smaps")) as reader:
         while piece:
             coming = reader.submit(stream.read, _PIECE)
-            LINE.give_way()
-            yield piece
-            piece = coming.result()
+            try:
+                LINE.give_way()
+                yield piece
+            finally:  # who gave up is about to close it
+                piece = coming.result()
 
 
 def pids() -> list[int]:

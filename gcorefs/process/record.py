@@ -15,7 +15,7 @@ from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.regsets import MACHINES, NT_PRFPREG, NT_PRSTATUS, X86_64, Machine, Regset
 from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.later import Meanwhile
+from gcorefs.process.later import Worker
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
 
@@ -57,13 +57,13 @@ class Recorder:
         self._pid = pid
         self._use(X86_64)
         self._has_recorded = False
-        self._meanwhile = Meanwhile()
-        self._shelf = Shelf(self._meanwhile)
+        self._packer = Worker("gcorefs-packer")
+        self._shelf = Shelf(self._packer.promise)
         self._buffer = syscalls.RegsetBuffer(_LARGEST_REGSET)
 
     def close(self) -> None:
         """There are no more threads to record for now."""
-        self._meanwhile.close()
+        self._packer.close()
 
     def learn_machine(self, tid: int) -> None:
         """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""

@@ -52,4 +52,4 @@ def test_between_threads(spawn: Spawn, moments: Counter[tuple[str, bool]]) -> No
     count = 1_000
     taken(spawn("threads", count))
     assert moments["gcorefs-tracer", True] >= 2 * count // 50  # interrupted, and recorded
-    assert moments["gcorefs-meanwhile", True] >= count // 100  # their times
+    assert moments["gcorefs-notes", True] >= count // 100  # their times

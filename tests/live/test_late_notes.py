@@ -63,9 +63,12 @@ def statuses(snapshot: Snapshot) -> tuple[int, int]:
     return layout.notes_offset, layout.memory_offset - layout.notes_offset
 
 
-def test_the_header_is_the_same_early_or_late(
-    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_late", [True, False], ids=["late", "early"])
+def test_every_status_has_its_place(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
+    if not is_late:
+        monkeypatch.setattr(assembly, "_MANY", MANY + 2)
     target = spawn("threads", MANY)
     asked: list[threading.Thread] = []
     task_times = procfs.task_times
@@ -76,30 +79,25 @@ def test_the_header_is_the_same_early_or_late(
 
     monkeypatch.setattr(procfs, "task_times", note_who_asks)
     with held(target) as snapshot:
-        late = snapshot.layout.header
+        found = [*descriptors(snapshot)]
         expected = task_times(target.pid, [record.tid for record in snapshot.records])
-    assert threading.current_thread() not in asked
-    asked.clear()
-    monkeypatch.setattr(assembly, "_MANY", 10**9)
-    with held(target) as snapshot:
-        early = snapshot.layout.header
-    assert set(asked) == {threading.current_thread()}
-    end = late.index(b"GCOREFS\0") - 12  # of the last note, which tells of the stop
-    assert late[:end] == early[:end]
-    shown = [late[at : at + 64] for at in _times_in(late)]
-    assert shown == [_timevals(each) for each in expected]
+    assert (threading.current_thread() in asked) is not is_late
+    assert len(found) == MANY + 1
+    for status, record, times in zip(found, snapshot.records, expected, strict=True):
+        assert int.from_bytes(status[32:36], "little") == record.tid
+        assert status[48:112] == timevals(times)
+        assert status[112:328] == record.general
 
 
-def _times_in(header: bytes) -> Iterator[int]:
-    """Where the four timevals of each PRSTATUS stand: 48 bytes into its descriptor."""
+def descriptors(snapshot: Snapshot) -> Iterator[bytes]:
+    """Of the PRSTATUS notes, one for each thread."""
     mark = b"\x05\0\0\0\x50\x01\0\0\x01\0\0\0CORE\0\0\0\0"
-    at = header.find(mark)
-    while at >= 0:
-        yield at + len(mark) + 48
-        at = header.find(mark, at + 1)
+    header = snapshot.layout.header
+    for status in header.split(mark)[1:]:
+        yield status[:336]
 
 
-def _timevals(ticks: Sequence[int]) -> bytes:
+def timevals(ticks: Sequence[int]) -> bytes:
     words = [word for count in ticks for word in divmod(count * 10**6 // procfs.TICKS, 10**6)]
     return b"".join(word.to_bytes(8, "little") for word in words)
 

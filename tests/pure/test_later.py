@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gcorefs.process.later import Meanwhile, Postponed
+from gcorefs.process.later import Postponed, Worker
 
 
 def test_postponed_work_is_done_in_order_and_once() -> None:
@@ -19,7 +19,7 @@ def test_postponed_work_is_done_in_order_and_once() -> None:
 
         return do
 
-    results = [later(work(number)) for number in range(5)]
+    results = [later.promise(work(number)) for number in range(5)]
     assert done == []
     later.do()
     later.do()
@@ -29,7 +29,7 @@ def test_postponed_work_is_done_in_order_and_once() -> None:
 
 def test_who_asks_before_it_is_done_waits() -> None:
     later = Postponed()
-    result = later(lambda: b"made")
+    result = later.promise(lambda: b"made")
     found: list[bytes] = []
     asker = threading.Thread(target=lambda: found.append(result()))
     asker.start()
@@ -45,7 +45,11 @@ def test_what_cannot_be_done_is_said_to_whoever_asks_for_it_or_what_comes_after(
     def fail() -> bytes:
         raise OSError("gone")
 
-    first, second, third = later(lambda: b"made"), later(fail), later(lambda: b"never")
+    first, second, third = (
+        later.promise(lambda: b"made"),
+        later.promise(fail),
+        later.promise(lambda: b"never"),
+    )
     with pytest.raises(OSError, match="gone"):
         later.do()
     assert first() == b"made"
@@ -54,15 +58,24 @@ def test_what_cannot_be_done_is_said_to_whoever_asks_for_it_or_what_comes_after(
             result()
 
 
-def test_what_is_done_meanwhile_is_done_in_another_thread_and_ends_with_it() -> None:
-    meanwhile = Meanwhile()
-    thread = meanwhile(threading.current_thread)()
-    assert thread is not threading.current_thread()
-    assert meanwhile(threading.current_thread)() is thread
-    last = meanwhile(threading.current_thread)
-    meanwhile.close()
+def test_a_worker_does_all_in_one_thread_until_it_is_closed() -> None:
+    worker = Worker("by-name")
+    thread = worker.promise(threading.current_thread)()
+    assert (thread.name, thread.daemon) == ("by-name", True)
+    assert worker.submit(threading.current_thread).result(10) is thread
+    last = worker.promise(threading.current_thread)
+    worker.close()
     thread.join(10)
     assert last() is thread
     assert not thread.is_alive()
-    assert meanwhile(threading.current_thread)() is not thread
-    meanwhile.close()
+    assert worker.submit(threading.current_thread).result(10) is not thread
+    worker.close()
+    worker.close()
+
+
+def test_a_worker_hands_over_what_went_wrong() -> None:
+    worker = Worker()
+    with pytest.raises(ZeroDivisionError):
+        worker.promise(lambda: 1 // 0)()
+    assert worker.submit(divmod, 7, 2).result(10) == (3, 1)
+    worker.close()
