@@ -89,34 +89,13 @@ def assemble(
     """
     records = [record for record in recorded if record.general or unresponsive != "omit"]
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
-    shares = _shares(vmas, mask, tid, memory, pagemap)
-    sizes = [share.size for share in shares]
-    holes = find_holes(vmas, sizes, pagemap, shared)
-    mappings = [
-        Segment(
-            vma.start,
-            vma.end - vma.start,
-            size,
-            vma.kind.flags,
-            *own,
-            # It goes on behind a mapping of a file, as the .bss of a program does.
-            before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
-        )
-        for vma, size, own, before_it in zip(
-            LINE.paced(vmas), sizes, holes, [vmas[0], *vmas], strict=False
-        )
-    ]
     header = _NOTES + len(records) * _NOTES_OF_A_THREAD
-    kept = that_fit(machine.elf_class, mappings, header)
-    loads = load(kept, LINE.paced)
+    loads, account = _memory(machine, tid, mask, header, vmas, memory, pagemap, shared)
     LINE.give_way()
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
     late = [record for record in recorded if not record.general]
     partial_ = {each.tid: _partial(process.pid, machine, each.tid, unresponsive) for each in late}
-    LINE.give_way()
-    memory.lost.add_ranges(unreadable(tid, [*zip(vmas, sizes, strict=True)], pagemap))
-    LINE.give_way()
     provenance = replace(
         provenance,
         policy={
@@ -126,7 +105,7 @@ def assemble(
         },
         stopped=len(recorded) - len(late),
         others={_own_tid(process.pid, each.tid, len(pids)): partial_[each.tid][1] for each in late},
-        account=_account(vmas, shares, kept, loads, memory.lost),
+        account=account,
     )
     notes = ProcessNotes(
         machine=machine,
@@ -145,6 +124,43 @@ def assemble(
     later = Postponed() if len(records) >= _MANY and not late else None
     layout = Layout(machine, loads, notes.pack(Shelf(later.promise if later else at_once)))
     return Assembly(layout, provenance, later)
+
+
+def _memory(
+    machine: Machine,
+    tid: int,
+    mask: int,
+    header: int,
+    vmas: Sequence[Vma],
+    memory: Memory,
+    pagemap: Pagemap,
+    shared: Shared,
+) -> tuple[Loads, Account]:
+    """What of these mappings the file has and where, and what it has not and why.  `header`: bytes
+    of it, but for the program headers, at the most."""
+    shares = _shares(vmas, mask, tid, memory, pagemap)
+    sizes = [share.size for share in shares]
+    holes = find_holes(vmas, sizes, pagemap, shared)
+    mappings = [
+        Segment(
+            vma.start,
+            vma.end - vma.start,
+            size,
+            vma.kind.flags,
+            *own,
+            # It goes on behind a mapping of a file, as the .bss of a program does.
+            before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
+        )
+        for vma, size, own, before_it in zip(
+            LINE.paced(vmas), sizes, holes, [vmas[0], *vmas], strict=False
+        )
+    ]
+    kept = that_fit(machine.elf_class, mappings, header)
+    loads = load(kept, LINE.paced)
+    LINE.give_way()
+    memory.lost.add_ranges(unreadable(tid, [*zip(vmas, sizes, strict=True)], pagemap))
+    LINE.give_way()
+    return loads, _account(vmas, shares, kept, loads, memory.lost)
 
 
 def _account(

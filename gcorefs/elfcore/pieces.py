@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 
 _ROW = 1 << 20
+_RESERVED = 4
+"""Rows that are made later are so much shorter: somebody may wait for the first."""
 _QUICKLY = 1  # zlib's level: others take longer and find hardly more
 
 Later = Callable[[Callable[[], bytes]], Callable[[], bytes]]
@@ -49,7 +51,7 @@ class Shelf:
         a time, whenever that is."""
         if self._row:
             self._end_row()
-        each = max(1, _ROW // size)
+        each = max(1, _ROW // _RESERVED // size)
         pieces = []
         for first in range(0, count, each):
             last = min(first + each, count)

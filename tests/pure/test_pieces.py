@@ -76,7 +76,7 @@ def test_pieces_may_be_made_after_they_have_their_places() -> None:
         results = {work: work() for work in later}
         assert bytes(made) == before + b"".join(parts) + before
         assert asked == sorted(asked)
-        assert all(last - first <= max(1, 100 // size) for first, last in asked)
+        assert all(last - first <= max(1, 100 // 4 // size) for first, last in asked)
 
     check()
 
