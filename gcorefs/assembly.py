@@ -24,6 +24,7 @@ from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
+from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.facts import MappingFacts
 from gcorefs.process.holes import find_holes
 from gcorefs.process.later import Postponed
@@ -275,7 +276,11 @@ class _Threads(Sequence[Thread]):
         if isinstance(index, int):
             return self[index : index + 1][0]
         records = self._records[index]
-        tids = [_own_tid(self._process.pid, record.tid, self._depth) for record in records]
+        pid = self._process.pid
+        try:
+            tids = [_own_tid(pid, record.tid, self._depth) for record in records]
+        except ProcessLookupError as error:
+            raise ProcessError(Reason.DIED, pid) from error
         # Last, for it tells whether all of this was still to be had.
         times = self._times([record.tid for record in records])
         return [

@@ -203,7 +203,7 @@ class Snapshot:
                 self._tracer.machine,
                 before,
                 recorded,
-                self._times,
+                self._now_or_later([record.tid for record in recorded], is_now=bool(late)),
                 self._unresponsive,
                 self._provenance(stop_seconds),
                 vmas,
@@ -242,6 +242,15 @@ class Snapshot:
         except ProcessLookupError as error:
             raise ProcessError(Reason.DIED, self.process.pid) from error
         return found
+
+    def _now_or_later(
+        self, tids: Sequence[int], is_now: bool
+    ) -> Callable[[Sequence[int]], Sequence[tuple[int, ...]]]:
+        """The times of any of these threads, asked `is_now` where one did not stop and may end."""
+        if not is_now:
+            return self._times
+        known = dict(zip(tids, self._times(tids), strict=True))
+        return lambda some: [known[tid] for tid in some]
 
     def _finish(self, later: Postponed, turn: Turn | None) -> None:
         try:
@@ -474,8 +483,6 @@ class Snapshot:
             self.layout.read_header(offset, buffer)
         except ProcessError as error:
             raise error.with_traceback(None) from None  # or it grows with every read
-        except ProcessLookupError as error:
-            raise ProcessError(Reason.DIED, self.process.pid) from error
 
     def _read_memory(
         self,
@@ -508,7 +515,8 @@ class Snapshot:
         return bytes(buffer)
 
     def let_go(self) -> None:
-        """Let every thread run on.  The header stays readable, memory is EIO from here on."""
+        """Let every thread run on.  What was made of the header stays readable; memory, and what
+        was still to be made, are EIO from here on."""
         with self._lock:
             self._let_go = True
             self._kept = None

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 
 _ROW = 1 << 20
-_RESERVED = 4
+_SHORTER = 4
 """Rows that are made later are so much shorter: somebody may wait for the first."""
 _QUICKLY = 1  # zlib's level: others take longer and find hardly more
 
@@ -51,13 +51,13 @@ class Shelf:
         a time, whenever that is."""
         if self._row:
             self._end_row()
-        each = max(1, _ROW // _RESERVED // size)
+        each = max(1, _ROW // _SHORTER // size)
         pieces = []
         for first in range(0, count, each):
             last = min(first + each, count)
             ends = range(size, (last - first + 1) * size, size)
             pieces += [Packed(self, len(self._rows), end - size, end) for end in ends]
-            self._rows.append(self._later(partial(_made, make, first, last)))
+            self._rows.append(self._later(partial(_made, make, first, last, size)))
         return pieces
 
     def _end_row(self) -> None:
@@ -74,8 +74,11 @@ class Shelf:
         return row
 
 
-def _made(make: Callable[[int, int], bytes], first: int, last: int) -> bytes:
-    return _compressed([make(first, last)])
+def _made(make: Callable[[int, int], bytes], first: int, last: int, size: int) -> bytes:
+    data = make(first, last)
+    if len(data) != (last - first) * size:
+        raise ValueError(f"{len(data)} bytes for {last - first} pieces of {size}")
+    return _compressed([data])
 
 
 def _compressed(row: Sequence[bytes]) -> bytes:

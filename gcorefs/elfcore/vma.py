@@ -136,7 +136,7 @@ _BACKING = re.compile(
 def _entry_with(lines: tuple[tuple[bytes, int], ...]) -> re.Pattern[bytes]:
     """_ENTRY for entries with lines of these keys and lengths before VmFlags, in a sixth of the
     time.  Numbers stand in eight columns (fs/proc/task_mmu.c, SEQ_PUT_DEC), so a line that we do
-    not need is jumped over, from its first letter to its end."""
+    not need is jumped over, from its first letter to its end, and what it says is not looked at."""
     parts = [rb"%c(?s:.{%d})\n" % (key[0], length - 2) for key, length in lines]
     keys = [key for key, _ in lines]
     anonymous = keys.index(b"Anonymous")

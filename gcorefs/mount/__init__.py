@@ -2,6 +2,7 @@
 
 options  what may stand behind -o
 names    what anybody may write to us: names, a pid
+interpreter  set for threads that must not wait long for each other
 limits   what one user may have, and what all may have
 log      a log that never waits for whoever reads it
 refusals  what the log has of those whom nobody lets in

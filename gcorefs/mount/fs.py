@@ -21,10 +21,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from gcorefs.mount import control, entries, interpreter, names
+from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed
+from gcorefs.mount.interpreter import Collector
 from gcorefs.mount.limits import Budget, Limits
 from gcorefs.mount.listing import Look, look
 from gcorefs.mount.log import logger
@@ -63,7 +64,7 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
             logger.exception("%s failed", method.__name__)
             raise FUSEError(errno.EIO) from None
         finally:
-            interpreter.tidy()
+            self._collector.tidy()
 
     return cast(_Method[_P, _T], handler)
 
@@ -88,6 +89,7 @@ class GcoreFS(ReadOnly):
         self.held = Held(options, self._limits, workers)
         self._inodes = Inodes()
         self._refusals = Refusals()
+        self._collector = Collector()
         self._files: dict[int, _File] = {}
         self._next_handle = 1
 

@@ -124,5 +124,6 @@ class Held:
         inode = self._stops.pop(stop)
         if inode.stop is stop:
             inode.stop = None
+        stop.forget()
         self._limits.stops.give_back(stop.opener.uid)
         self._limits.memory.give_back(stop.opener.uid, stop.memory)

@@ -253,11 +253,15 @@ class Stop:
             return
 
     def let_go(self, why: str = "") -> None:
-        """Let the process run on.  Handles keep the header; memory is EIO."""
+        """Let the process run on.  Handles keep what was made of the header; memory is EIO."""
         self._why_over = self._why_over or why
         self._snapshot.let_go()
         self._released.set()
         self._notify_pollers()
+
+    def forget(self) -> None:
+        """Nobody can read its header any more."""
+        self._snapshot.forget()
 
     @property
     def is_finished(self) -> bool:

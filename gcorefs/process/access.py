@@ -106,8 +106,8 @@ def _ask_as(opener: Opener, ours: int, pid: int) -> None:
     thread = threading.Thread(target=ask, name=f"gcorefs-door-{pid}", daemon=True)
     thread.start()
     thread.join()
-    if failure:
-        raise failure[0]
+    if failure:  # and none is left: this frame will be in the traceback of the error
+        raise failure.pop()
 
 
 def _ask(pid: int) -> None:

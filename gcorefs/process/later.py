@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -23,18 +24,11 @@ class Worker:
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         future: Future[Any] = Future()
-
-        def fulfil() -> None:
-            try:
-                future.set_result(call(*args, **kwargs))
-            except BaseException as error:  # handed to whoever asks for the result
-                future.set_exception(error)
-
         if self._calls is None:
             self._calls = queue.SimpleQueue()
             arguments = (self._calls,)
             threading.Thread(target=_run, name=self._name, args=arguments, daemon=True).start()
-        self._calls.put(fulfil)
+        self._calls.put(partial(_fulfil, future, partial(call, *args, **kwargs)))
         return future
 
     def promise(self, work: Callable[[], T]) -> Callable[[], T]:
@@ -51,6 +45,15 @@ class Worker:
 def _run(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
     while (call := calls.get()) is not None:
         call()
+        del call  # and what it holds, while there is no other
+
+
+def _fulfil(future: "Future[Any]", call: Callable[[], Any]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # handed to whoever asks for the result
+        future.set_exception(error)
+        del future  # this frame is in its traceback: nothing is to go in a circle
 
 
 class Postponed:
@@ -68,12 +71,13 @@ class Postponed:
     def do(self) -> None:
         """All of it, in order, once.  Raises what one raises, and so does to ask for its result or
         that of a later one."""
-        work, self._work = self._work, []
-        try:
-            for piece, result in work:
+        work, self._work = self._work[::-1], []
+        while work:
+            piece, result = work.pop()
+            try:
                 result.set_result(piece())
-        except BaseException as error:
-            for _, result in work:
-                if not result.done():
-                    result.set_exception(error)
-            raise
+            except BaseException as error:
+                for failed in (result, *(each for _, each in work)):
+                    failed.set_exception(error)
+                del work, piece, result, failed  # as above
+                raise

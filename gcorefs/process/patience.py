@@ -36,8 +36,12 @@ def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) ->
         asker = _Asker(questions[len(answers) :])
         answered = asker.wait()
         answers += answered
-        if asker.error is not None:
-            raise asker.error
+        error, asker.error = asker.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # this frame is in its traceback: nothing is to go in a circle
         if len(answers) < len(questions):
             answers.append(otherwise(len(answers)))
     return answers

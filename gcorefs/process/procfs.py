@@ -164,7 +164,7 @@ def _pieces(stream: syscalls.Stream) -> Generator[bytes, None, None]:
             try:
                 LINE.give_way()
                 yield piece
-            finally:  # who gave up is about to close it
+            finally:  # who gave up, by whatever error, is about to close it
                 piece = coming.result()
 
 
@@ -261,7 +261,7 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def stat(pid: int, tid: int | None = None) -> Stat:
-    """Of one thread, by default of the leader.  ESRCH.
+    """Of the thread `tid` of a process, or of `pid` itself, a leader or not.  ESRCH.
 
     Not the process's own, for whose times the kernel looks at each of its threads
     (fs/proc/array.c, do_task_stat): 4 ms where there are 10,000.

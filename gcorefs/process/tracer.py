@@ -85,9 +85,7 @@ class Tracer:
         self._has_reaped = False  # _reap_for_seize has, and the tracer does not know whom
         self._recorder = Recorder(process.pid)
         self._turn: Turn | None = None
-        self._thread = threading.Thread(
-            target=self._run, name=f"gcorefs-tracer-{process.pid}", daemon=True
-        )
+        self._thread: threading.Thread | None = None
 
     @property
     def machine(self) -> Machine:
@@ -96,6 +94,8 @@ class Tracer:
 
     def start(self) -> None:
         self._turn = LINE.mine
+        name = f"gcorefs-tracer-{self.process.pid}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def wait(self) -> list[Record]:
@@ -132,7 +132,8 @@ class Tracer:
 
     def join(self) -> None:
         """Block until every thread has been let go and nobody is traced any more."""
-        if self._thread.ident is None:
+        self._on_end = lambda: None  # it leads back to whoever has us
+        if self._thread is None:
             return
         self._thread.join()
         # Threads that never stopped are let go by the end of the OS thread itself, which
@@ -157,6 +158,7 @@ class Tracer:
                 self._on_end()
         finally:
             self._let_go()
+            self._recorder.close()  # once more, for those that stopped late
 
     # Stopping.
 
@@ -256,7 +258,7 @@ class Tracer:
             return
         if stat.is_dead:  # a zombie is refused as if it were another's
             self._left_out.add(tid)
-        elif holder == self._thread.native_id:  # seized under another id, before execve(2)
+        elif holder == threading.get_native_id():  # seized under another id, before execve(2)
             self._running.add(tid)
             self._record(tid, signal.SIGTRAP)  # where it has stopped already
         elif holder:

@@ -4,8 +4,8 @@ Python runs one thread at a time.  To lay out 70,000 mappings takes it a fifth o
 small process that is stopped meanwhile needs it for 2 ms, fifty times a little, and would wait
 as often.  So what takes long gives way, between two pieces of it, to what has just begun.
 
-Nobody is kept waiting for ever: what is new is new for a moment, and who gives way has worked
-for as long as it has waited.
+Nobody is kept waiting for ever: what is new is new for a moment, and nobody waits for longer in
+all than for half of the time since it began.
 """
 
 import contextlib
@@ -21,6 +21,10 @@ _NEW = 0.01
 
 _NEXT = 0.001
 """Seconds in which what follows begins where something has ended: an open after a look-up."""
+
+
+_STUCK = 1.0
+"""Seconds after which nobody can be said to be at work: /proc may never answer."""
 
 
 class Turn:
@@ -57,12 +61,13 @@ class Line:
 
     @property
     def is_idle(self) -> bool:
-        """True where nobody is at work."""
-        return not self._under_way
+        """True where nobody is at work, but for what may not end at all."""
+        long_ago = time.monotonic() - _STUCK
+        return all(turn.began < long_ago for turn in self._under_way.copy())
 
     @property
     def mine(self) -> Turn | None:
-        """What this thread works at, None where nobody has to wait for it."""
+        """What this thread works at, None where it waits for nobody."""
         return getattr(self._mine, "turn", None)
 
     @contextlib.contextmanager

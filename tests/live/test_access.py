@@ -1,8 +1,10 @@
 """An opener that cannot be looked at is not known; one that is what we are is judged at once."""
 
 import contextlib
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +90,29 @@ def test_who_is_what_we_are_is_judged_at_once(
     assert asked == [is_asked_in_a_thread]
     after = Path("/proc/thread-self/status").read_text().split("\nCapPrm")[1].split("Cpus")[0]
     assert after == before
+
+
+@pytest.mark.parametrize("uid", [os.geteuid(), USER])
+def test_a_refusal_keeps_nothing(uid: int) -> None:
+    """The collector of garbage runs rarely, and what is in a circle has to wait for it."""
+
+    class Heavy:
+        pass
+
+    def refused(_: Heavy) -> None:
+        with contextlib.suppress(ProcessError):
+            access.check(Opener(os.getpid(), uid, uid, (), EVERY), 1 << 22)
+
+    gc.collect()
+    gc.disable()
+    try:
+        kept = Heavy()
+        seen = weakref.ref(kept)
+        refused(kept)
+        del kept
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_one_that_is_gone_is_not_there_for_us_either() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from gcorefs.mount import interpreter
+from gcorefs.mount.interpreter import Collector
+from gcorefs.process import turns
 from gcorefs.process.turns import LINE
 
 
@@ -36,7 +38,7 @@ def test_nothing_is_collected_by_itself() -> None:
     interpreter.settle()
     first = garbage(10 * interpreter._MANY)
     assert first() is not None
-    interpreter.tidy()
+    Collector().tidy()
     assert first() is None
 
 
@@ -44,7 +46,7 @@ def test_a_little_garbage_is_let_be() -> None:
     gc.collect()
     interpreter.settle()
     first = garbage(10)
-    interpreter.tidy()
+    Collector().tidy()
     assert first() is not None
 
 
@@ -55,8 +57,35 @@ def test_while_a_process_is_stopped_only_too_much_is_collected(
     interpreter.settle()
     first = garbage(2 * interpreter._MANY)
     with LINE.begun():
-        interpreter.tidy()
+        Collector().tidy()
         assert first() is not None
         monkeypatch.setattr(interpreter, "_TOO_MANY", interpreter._MANY)
-        interpreter.tidy()
+        Collector().tidy()
     assert first() is None
+
+
+def test_where_much_is_alive_more_is_garbage_before_it_is_worth_it() -> None:
+    gc.collect()
+    interpreter.settle()
+    collector = Collector()
+    alive = [Cycle() for _ in range(10 * interpreter._MANY)]
+    collector.tidy()
+    first = garbage(interpreter._MANY + 1)
+    collector.tidy()
+    assert first() is not None
+    more = garbage(2 * interpreter._MANY)
+    collector.tidy()
+    assert (first(), more()) == (None, None)
+    del alive
+
+
+def test_what_never_ends_does_not_stand_in_the_way() -> None:
+    gc.collect()
+    interpreter.settle()
+    with LINE.begun() as stuck:
+        first = garbage(2 * interpreter._MANY)
+        Collector().tidy()
+        assert first() is not None
+        stuck.began -= 2 * turns._STUCK
+        Collector().tidy()
+        assert first() is None

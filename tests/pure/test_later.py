@@ -1,11 +1,15 @@
 """Work that is done later has the result that it would have had at once."""
 
+import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
 
 from gcorefs.process.later import Postponed, Worker
+from gcorefs.process.patience import ask_each
 
 
 def test_postponed_work_is_done_in_order_and_once() -> None:
@@ -79,3 +83,47 @@ def test_a_worker_hands_over_what_went_wrong() -> None:
         worker.promise(lambda: 1 // 0)()
     assert worker.submit(divmod, 7, 2).result(10) == (3, 1)
     worker.close()
+
+
+class Heavy:
+    """Something that an error should not keep."""
+
+
+def fail() -> None:
+    raise OSError("gone")
+
+
+def test_an_error_that_was_handed_over_keeps_nothing() -> None:
+    """The collector of garbage runs rarely, and what is in a circle has to wait for it."""
+    gc.collect()
+    gc.disable()
+    try:
+        kept = Heavy()
+        seen = weakref.ref(kept)
+        for ask in (_ask_a_worker, _ask_what_was_postponed, _ask_patiently):
+            with contextlib.suppress(OSError):
+                ask(kept)
+        del kept
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+def _ask_a_worker(_: Heavy) -> None:
+    worker = Worker()
+    try:
+        worker.promise(fail)()
+    finally:
+        worker.close()
+
+
+def _ask_what_was_postponed(_: Heavy) -> None:
+    later = Postponed()
+    later.promise(lambda: b"made")
+    later.promise(lambda: bytes(1 // 0))
+    with contextlib.suppress(ZeroDivisionError):
+        later.do()
+
+
+def _ask_patiently(_: Heavy) -> None:
+    ask_each([("nobody", lambda _: fail())], lambda _: None)
