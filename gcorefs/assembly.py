@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Literal, overload
+from typing import Literal
 
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PAGE_SIZE, find_note
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.pieces import Packed, Shelf, at_once
+from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
@@ -123,7 +123,7 @@ def assemble(
     LINE.give_way()
     # One that did not stop may be gone later.
     later = Postponed() if len(records) >= _MANY and not late else None
-    layout = Layout(machine, loads, notes.pack(Shelf(later.promise if later else at_once)))
+    layout = Layout(machine, loads, notes.pack(Shelf(later.promise) if later else None))
     return Assembly(layout, provenance, later)
 
 
@@ -247,7 +247,7 @@ def _path(vma: Vma, tid: int) -> bytes:
     return procfs.mapped_path(tid, vma.start, vma.end, vma.name)
 
 
-class _Threads(Sequence[Thread]):
+class _Threads:
     """Of these records, made as they are asked for."""
 
     def __init__(
@@ -265,17 +265,8 @@ class _Threads(Sequence[Thread]):
         self._times = times
         self._depth = depth
 
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @overload
-    def __getitem__(self, index: int) -> Thread: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Thread]: ...
-    def __getitem__(self, index: int | slice) -> Thread | Sequence[Thread]:
-        if isinstance(index, int):
-            return self[index : index + 1][0]
-        records = self._records[index]
+    def __getitem__(self, part: slice, /) -> Sequence[Thread]:
+        records = self._records[part]
         pid = self._process.pid
         try:
             tids = [_own_tid(pid, record.tid, self._depth) for record in records]

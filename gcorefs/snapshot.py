@@ -10,8 +10,8 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
-from functools import partial
 from typing import Literal
 
 from gcorefs import __version__
@@ -143,8 +143,7 @@ class Snapshot:
         self._kept: Copy | None = None  # filled, in place of the memory
         self.was_copied = False
         """The memory was copied, and the process let go."""
-        self._is_header_coming = False
-        self._wait_for_header: Callable[[], None] = lambda: None
+        self._finishing: Future[None] | None = None  # what was left of the header for later
         self._owner: tuple[bytes, ...] = ()
         self._lock = threading.Lock()
         self._let_go = False
@@ -224,10 +223,8 @@ class Snapshot:
         self.records = recorded
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
         if assembly.later is not None:
-            self._is_header_coming = True
-            finish = partial(self._finish, assembly.later, LINE.mine)
             with contextlib.closing(Worker("gcorefs-notes")) as worker:
-                self._wait_for_header = worker.promise(finish)
+                self._finishing = worker.submit(_finish, assembly.later, LINE.mine)
 
     def _times(self, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
         """What these threads have used, in ticks.  EIO: they do not stand any more."""
@@ -251,13 +248,6 @@ class Snapshot:
             return self._times
         known = dict(zip(tids, self._times(tids), strict=True))
         return lambda some: [known[tid] for tid in some]
-
-    def _finish(self, later: Postponed, turn: Turn | None) -> None:
-        try:
-            with LINE.part_of(turn):
-                later.do()
-        finally:
-            self._is_header_coming = False
 
     def _make_room(self) -> None:
         """For about as much as the core will have."""
@@ -308,7 +298,8 @@ class Snapshot:
             return
         try:
             copy.fill(self.layout, memory)
-            self._wait_for_header()
+            if self._finishing is not None:
+                self._finishing.result()
         except (NotCopied, OSError) as error:
             self._give_up_copy(str(error))
             if isinstance(error, ProcessError):
@@ -464,7 +455,8 @@ class Snapshot:
         """
         layout, memory = self.layout, self._memory
         if offset + len(buffer) <= layout.memory_offset:
-            if self._is_header_coming and offset + len(buffer) > layout.notes_offset:
+            is_coming = self._finishing is not None and not self._finishing.done()
+            if is_coming and offset + len(buffer) > layout.notes_offset:
                 return False
             self._read_header(offset, buffer)
             return True
@@ -527,6 +519,7 @@ class Snapshot:
         self._layout = None
         self._memory = None
         self._copy = None
+        self._finishing = None
         self.records = ()
 
     def close(self) -> None:
@@ -535,3 +528,8 @@ class Snapshot:
         self._memory = None
         self._copy = None
         self._tracer.join()
+
+
+def _finish(later: Postponed, turn: Turn | None) -> None:
+    with LINE.part_of(turn):
+        later.do()

@@ -12,6 +12,7 @@ Levels, each in its folder:
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import select
@@ -204,6 +205,15 @@ def at_least(name: str, number: int) -> Iterator[None]:
             yield
         finally:
             path.write_text(before)
+
+
+@pytest.fixture
+def nothing_is_collected() -> Iterator[None]:
+    """What is in a circle stays, as in a server, whose collector of garbage runs rarely."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

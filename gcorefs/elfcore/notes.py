@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Protocol
 
 from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, pack_note
 from gcorefs.elfcore.pieces import Packed, Pieces, Shelf
@@ -71,6 +72,12 @@ class Thread:
     """utime, stime, cutime and cstime, in microseconds."""
 
 
+class Threads(Protocol):
+    """They may be made as they are asked for: a list of Thread is one."""
+
+    def __getitem__(self, part: slice, /) -> Sequence[Thread]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
     """What PRPSINFO says.  `state` is the letter of /proc/PID/stat."""
@@ -93,8 +100,8 @@ class ProcessNotes:
 
     machine: Machine
     info: ProcessInfo
-    threads: Sequence[Thread]
-    """Asked for in slices, once all else is laid out."""
+    threads: Threads
+    """Asked for once all else is laid out."""
     siginfo: bytes
     auxv: bytes
     files: Sequence[tuple[Vma, bytes]]
@@ -109,7 +116,7 @@ class ProcessNotes:
     def pack(self, shelf: Shelf | None = None) -> Pieces:
         """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own; those
         that say of each thread how it was are on `shelf`."""
-        regsets = self.regsets or [thread.regsets for thread in self.threads]
+        regsets = self.regsets or [thread.regsets for thread in self.threads[:]]
         size = len(
             pack_prstatus(self.machine, Thread(0, bytes(self.machine.general_size)), _NOBODY)
         )

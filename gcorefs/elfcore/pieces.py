@@ -9,9 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
-
-T = TypeVar("T")
+from typing import NamedTuple
 
 _ROW = 1 << 20
 _SHORTER = 4
@@ -22,8 +20,7 @@ Later = Callable[[Callable[[], bytes]], Callable[[], bytes]]
 """Begins a piece of work, it may be in another thread, and says how to ask for its result."""
 
 
-def at_once(work: Callable[[], T]) -> Callable[[], T]:
-    """Not later."""
+def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
     result = work()
     return lambda: result
 
@@ -31,7 +28,7 @@ def at_once(work: Callable[[], T]) -> Callable[[], T]:
 class Shelf:
     """Keeps pieces of bytes, compressed with those put there before and after."""
 
-    def __init__(self, later: Later = at_once) -> None:
+    def __init__(self, later: Later = _at_once) -> None:
         self._later = later
         self._rows: list[Callable[[], bytes]] = []
         self._row: list[bytes] = []  # that is being filled

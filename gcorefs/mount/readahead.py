@@ -58,6 +58,12 @@ class _Window:
             with contextlib.suppress(trio.RunFinishedError):  # gone, with whoever waited
                 self._token.run_sync_soon(self._arrived.set)
 
+    def cut(self, offset: int, end: int) -> memoryview | None:
+        """What is there from `offset` to `end`; None where that is not all, or not yet."""
+        if self.start <= offset and end <= self.good and self.is_done:
+            return self.view[offset - self.start : end - self.start]
+        return None
+
     async def arrival(self) -> None:
         """Until it is as full as it will be."""
         if self._arrived is None:
@@ -91,11 +97,11 @@ class ReadAhead:
         end = offset + length
         if offset == self._next and len(windows) == _WINDOWS:
             # As nearly always: it goes on in the first one, and there are enough behind that.
-            first = windows[0]
-            if first.start <= offset and end <= first.good and first.is_done:
+            data = windows[0].cut(offset, end)
+            if data is not None:
                 self._run += length
                 self._next = end
-                return first.view[offset - first.start : end - first.start]
+                return data
         self._run = self._run + length if offset == self._next else length
         self._next = end
         if windows and not windows[0].start <= offset < end <= windows[-1].end:
@@ -133,9 +139,9 @@ class ReadAhead:
         end = offset + length
         if not self._windows:
             return None
-        first = self._windows[0]
-        if first.start <= offset and end <= first.good and first.is_done:
-            return first.view[offset - first.start : end - first.start]
+        data = self._windows[0].cut(offset, end)
+        if data is not None:
+            return data
         parts = self._of(offset, length)
         if not parts or not all(each.is_done and min(end, each.end) <= each.good for each in parts):
             return None

@@ -84,7 +84,6 @@ class Tracer:
         self._refusals = 0
         self._has_reaped = False  # _reap_for_seize has, and the tracer does not know whom
         self._recorder = Recorder(process.pid)
-        self._turn: Turn | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -93,9 +92,12 @@ class Tracer:
         return self._recorder.machine
 
     def start(self) -> None:
-        self._turn = LINE.mine
-        name = f"gcorefs-tracer-{self.process.pid}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(LINE.mine,),
+            name=f"gcorefs-tracer-{self.process.pid}",
+            daemon=True,
+        )
         self._thread.start()
 
     def wait(self) -> list[Record]:
@@ -141,10 +143,10 @@ class Tracer:
         while os.path.exists(f"/proc/self/task/{self._thread.native_id}"):
             time.sleep(_SHORTEST_NAP)
 
-    def _run(self) -> None:
+    def _run(self, turn: Turn | None) -> None:
         try:
             try:
-                with LINE.part_of(self._turn):
+                with LINE.part_of(turn):
                     self._stop_all()
             except BaseException as error:  # handed to whoever waits
                 self._failure = error

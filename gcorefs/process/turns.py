@@ -22,7 +22,6 @@ _NEW = 0.01
 _NEXT = 0.001
 """Seconds in which what follows begins where something has ended: an open after a look-up."""
 
-
 _STUCK = 1.0
 """Seconds after which nobody can be said to be at work: /proc may never answer."""
 

@@ -1,7 +1,6 @@
 """An opener that cannot be looked at is not known; one that is what we are is judged at once."""
 
 import contextlib
-import gc
 import os
 import threading
 import weakref
@@ -84,18 +83,21 @@ def test_who_is_what_we_are_is_judged_at_once(
         open_memory(pid, tid)
 
     monkeypatch.setattr(access, "_open_memory", open_and_note)
-    before = Path("/proc/thread-self/status").read_text().split("\nCapPrm")[1].split("Cpus")[0]
+    before = own_capabilities()
     with contextlib.suppress(ProcessError):
         access.check(replace(same, **change), target.pid)
     assert asked == [is_asked_in_a_thread]
-    after = Path("/proc/thread-self/status").read_text().split("\nCapPrm")[1].split("Cpus")[0]
-    assert after == before
+    assert own_capabilities() == before
 
 
+def own_capabilities() -> str:
+    """Of this thread, and what stands behind them in its status."""
+    return Path("/proc/thread-self/status").read_text().split("\nCapPrm")[1].split("Cpus")[0]
+
+
+@pytest.mark.usefixtures("nothing_is_collected")
 @pytest.mark.parametrize("uid", [os.geteuid(), USER])
 def test_a_refusal_keeps_nothing(uid: int) -> None:
-    """The collector of garbage runs rarely, and what is in a circle has to wait for it."""
-
     class Heavy:
         pass
 
@@ -103,16 +105,11 @@ def test_a_refusal_keeps_nothing(uid: int) -> None:
         with contextlib.suppress(ProcessError):
             access.check(Opener(os.getpid(), uid, uid, (), EVERY), 1 << 22)
 
-    gc.collect()
-    gc.disable()
-    try:
-        kept = Heavy()
-        seen = weakref.ref(kept)
-        refused(kept)
-        del kept
-        assert seen() is None
-    finally:
-        gc.enable()
+    kept = Heavy()
+    seen = weakref.ref(kept)
+    refused(kept)
+    del kept
+    assert seen() is None
 
 
 def test_one_that_is_gone_is_not_there_for_us_either() -> None:

@@ -1,10 +1,9 @@
 """What is over is freed at once, for the collector of garbage runs rarely."""
 
 import contextlib
-import gc
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,12 +14,7 @@ from tests.conftest import Target
 Spawn = Callable[..., Target]
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_collected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("nothing_is_collected")
 
 
 class Owner:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gcorefs.process.turns import LINE, Line, Turn
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
+from tests.live.accounts import held
 
 Spawn = Callable[..., Target]
 
@@ -31,18 +31,14 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[tuple[str, bool
     assert not LINE._under_way
 
 
-def taken(target: Target) -> None:
-    snapshot = Snapshot(find(target.pid), stop_timeout=5.0)
-    try:
-        snapshot.take()
+def take(target: Target) -> None:
+    with held(target.pid) as snapshot:
         assert snapshot.layout.header
-    finally:
-        snapshot.close()
 
 
 def test_between_mappings(spawn: Spawn, moments: Counter[tuple[str, bool]]) -> None:
     count = 30_000
-    taken(spawn("mappings", count))
+    take(spawn("mappings", count))
     # Smaps in pieces of 256 KiB, and four times over all mappings.
     assert moments["MainThread", True] >= count * 600 // (256 << 10) + 4 * count // 500
     assert not moments["MainThread", False]
@@ -50,6 +46,6 @@ def test_between_mappings(spawn: Spawn, moments: Counter[tuple[str, bool]]) -> N
 
 def test_between_threads(spawn: Spawn, moments: Counter[tuple[str, bool]]) -> None:
     count = 1_000
-    taken(spawn("threads", count))
+    take(spawn("threads", count))
     assert moments["gcorefs-tracer", True] >= 2 * count // 50  # interrupted, and recorded
     assert moments["gcorefs-notes", True] >= count // 100  # their times

@@ -1,6 +1,5 @@
 """The last of the header is made once the core is ready, and is what it would have been before."""
 
-import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,9 @@ from gcorefs.mount.reading import Reading
 from gcorefs.process import procfs
 from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.snapshot import Snapshot, find
+from gcorefs.snapshot import Snapshot
 from tests.conftest import Target
+from tests.live.accounts import held
 
 Spawn = Callable[..., Target]
 
@@ -42,19 +42,9 @@ class Held:
 
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    held = Held(monkeypatch)
-    yield held
-    held.go.set()
-
-
-@contextlib.contextmanager
-def held(target: Target, **options: Any) -> Iterator[Snapshot]:
-    snapshot = Snapshot(find(target.pid), stop_timeout=5.0, **options)
-    try:
-        snapshot.take()
-        yield snapshot
-    finally:
-        snapshot.close()
+    times = Held(monkeypatch)
+    yield times
+    times.go.set()
 
 
 def statuses(snapshot: Snapshot) -> tuple[int, int]:
@@ -78,7 +68,7 @@ def test_every_status_has_its_place(
         return task_times(pid, tids)
 
     monkeypatch.setattr(procfs, "task_times", note_who_asks)
-    with held(target) as snapshot:
+    with held(target.pid) as snapshot:
         found = [*descriptors(snapshot)]
         expected = task_times(target.pid, [record.tid for record in snapshot.records])
     assert (threading.current_thread() in asked) is not is_late
@@ -104,7 +94,7 @@ def timevals(ticks: Sequence[int]) -> bytes:
 
 def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: Held) -> None:
     target = spawn("threads", MANY)
-    with held(target) as snapshot:
+    with held(target.pid) as snapshot:
         assert times.asked.wait(20)
         offset, length = statuses(snapshot)
         buffer = memoryview(bytearray(length))
@@ -120,14 +110,15 @@ def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: He
         times.go.set()
         reader.join(20)
         assert found == [snapshot.layout.header[offset:]]
-        snapshot._wait_for_header()
+        assert snapshot._finishing is not None
+        snapshot._finishing.result(20)
         assert snapshot.read_at_once(offset, buffer)
         assert found == [bytes(buffer)]
 
 
 async def test_nobody_else_waits_for_it(spawn: Spawn, times: Held) -> None:
     target = spawn("threads", MANY)
-    with held(target) as snapshot:
+    with held(target.pid) as snapshot:
         assert await trio.to_thread.run_sync(times.asked.wait, 20)
         offset, length = statuses(snapshot)
         length = min(length, LARGEST_REQUEST)
@@ -151,7 +142,7 @@ async def test_nobody_else_waits_for_it(spawn: Spawn, times: Held) -> None:
 @pytest.mark.parametrize("end", ["killed", "let go"])
 def test_what_cannot_be_made_any_more_is_an_error(spawn: Spawn, times: Held, end: str) -> None:
     target = spawn("threads", MANY)
-    with held(target) as snapshot:
+    with held(target.pid) as snapshot:
         assert times.asked.wait(20)
         if end == "killed":
             target.kill()
@@ -182,7 +173,7 @@ def test_a_copied_process_is_not_let_go_before_its_header_is_made(
 
     monkeypatch.setattr(Copy, "fill", fill_and_say)
     target = spawn("threads", MANY)
-    with held(target, room=Room(1 << 30)) as snapshot:
+    with held(target.pid, room=Room(1 << 30)) as snapshot:
         copier = threading.Thread(target=snapshot.copy)
         copier.start()
         assert is_filled.wait(20)
@@ -198,7 +189,7 @@ def test_times_of_a_few_threads_are_there_from_the_start(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 3)
-    with held(target) as snapshot:
+    with held(target.pid) as snapshot:
         monkeypatch.setattr(procfs, "task_times", None)
         assert snapshot.read(0, 4096)
         offset, length = statuses(snapshot)

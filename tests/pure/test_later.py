@@ -1,7 +1,6 @@
 """Work that is done later has the result that it would have had at once."""
 
 import contextlib
-import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -93,20 +92,15 @@ def fail() -> None:
     raise OSError("gone")
 
 
+@pytest.mark.usefixtures("nothing_is_collected")
 def test_an_error_that_was_handed_over_keeps_nothing() -> None:
-    """The collector of garbage runs rarely, and what is in a circle has to wait for it."""
-    gc.collect()
-    gc.disable()
-    try:
-        kept = Heavy()
-        seen = weakref.ref(kept)
-        for ask in (_ask_a_worker, _ask_what_was_postponed, _ask_patiently):
-            with contextlib.suppress(OSError):
-                ask(kept)
-        del kept
-        assert seen() is None
-    finally:
-        gc.enable()
+    kept = Heavy()
+    seen = weakref.ref(kept)
+    for ask in (_ask_a_worker, _ask_what_was_postponed, _ask_patiently):
+        with contextlib.suppress(OSError):
+            ask(kept)
+    del kept
+    assert seen() is None
 
 
 def _ask_a_worker(_: Heavy) -> None:
