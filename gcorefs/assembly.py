@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Literal
 
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PAGE_SIZE, find_note
@@ -22,6 +21,7 @@ from gcorefs.elfcore.provenance import Account, How, Provenance
 from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
 from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
+from gcorefs.policy import Policy, Unresponsive
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
 from gcorefs.process.errors import ProcessError, Reason
@@ -60,11 +60,6 @@ class Assembly:
     """
 
 
-Unresponsive = Literal["partial", "zero", "omit", "fail"]
-"""What becomes of a thread that did not stop: its registers are what /proc/TID/syscall tells
-of its system call, or zeros; it is left out; or there is no core at all (EBUSY)."""
-
-
 def assemble(
     process: Process,
     tid: int,
@@ -72,7 +67,7 @@ def assemble(
     before: Stat,
     recorded: Sequence[Record],
     times: Callable[[Sequence[int]], Sequence[tuple[int, ...]]],
-    unresponsive: Unresponsive,
+    policy: Policy,
     provenance: Provenance,
     vmas: Sequence[Vma],
     memory: Memory,
@@ -88,7 +83,7 @@ def assemble(
     is told how many bytes of memory the file has.  Raises ProcessLookupError where the process
     dies meanwhile.
     """
-    records = [record for record in recorded if record.general or unresponsive != "omit"]
+    records = [record for record in recorded if record.general or policy.unresponsive != "omit"]
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
     header = _NOTES + len(records) * _NOTES_OF_A_THREAD
     loads, account = _memory(machine, tid, mask, header, vmas, memory, pagemap, shared)
@@ -96,7 +91,9 @@ def assemble(
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
     late = [record for record in recorded if not record.general]
-    partial_ = {each.tid: _partial(process.pid, machine, each.tid, unresponsive) for each in late}
+    partial_ = {
+        each.tid: _partial(process.pid, machine, each.tid, policy.unresponsive) for each in late
+    }
     provenance = replace(
         provenance,
         policy={

@@ -12,14 +12,14 @@ from array import array
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
-from typing import Literal
 
 from gcorefs import __version__
-from gcorefs.assembly import Unresponsive, assemble
+from gcorefs.assembly import assemble
 from gcorefs.elfcore.layout import Layout, Source
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
 from gcorefs.elfcore.segments import ZEROS, Column
+from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process import access, procfs
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
@@ -34,12 +34,6 @@ from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Tracer
 from gcorefs.process.turns import LINE, Turn
-
-DEFAULT_STOP_TIMEOUT = 1.0
-"""Seconds that a thread may take to stop before the core goes on without its registers."""
-
-Hold = Literal["stop", "copy"]
-"""How long a process stands still: for as long as it is read, or until its memory is copied."""
 
 TAKE_TIMEOUT = 20.0
 """Seconds, beyond its stop_timeout, that whoever takes a snapshot should wait for it.  /proc
@@ -114,8 +108,7 @@ class Snapshot:
         self,
         process: Process,
         opener: Opener | None = None,
-        stop_timeout: float = DEFAULT_STOP_TIMEOUT,
-        unresponsive: Unresponsive = "partial",
+        policy: Policy = DEFAULT,
         on_end: Callable[[], None] = lambda: None,
         room: Room | None = None,
     ) -> None:
@@ -131,9 +124,8 @@ class Snapshot:
         """From the first interrupt until the header was built."""
         self.not_copied = ""
         """Why it is held all the same, where there was to be a copy."""
-        self._unresponsive = unresponsive
-        self._stop_timeout = stop_timeout
-        self._tracer = Tracer(process, stop_timeout, on_end)
+        self._policy = policy
+        self._tracer = Tracer(process, policy.stop_timeout, on_end)
         self._layout: Layout | None = None
         self._mappings = 0
         self._memory: Memory | None = None
@@ -174,9 +166,9 @@ class Snapshot:
             recorded = self._tracer.wait()
             stop_seconds = time.monotonic() - self._tracer.stopped_at
             late = [record.tid for record in recorded if not record.general]
-            if late and self._unresponsive == "fail":
+            if late and self._policy.unresponsive == "fail":
                 raise ProcessError(Reason.UNRESPONSIVE, process.pid, f"thread {late[0]}")
-            if len(late) == len(recorded) and self._unresponsive == "omit":
+            if len(late) == len(recorded) and self._policy.unresponsive == "omit":
                 raise ProcessError(Reason.UNRESPONSIVE, process.pid, "none of its threads stopped")
             tid = next((record.tid for record in recorded if record.general), recorded[0].tid)
             # Opened before the door is asked again: should a thread that did not stop exec
@@ -203,7 +195,7 @@ class Snapshot:
                 before,
                 recorded,
                 self._now_or_later([record.tid for record in recorded], is_now=bool(late)),
-                self._unresponsive,
+                self._policy,
                 self._provenance(stop_seconds),
                 vmas,
                 memory,
@@ -351,7 +343,7 @@ class Snapshot:
             pid=self.process.pid,
             stopped_at=datetime.fromtimestamp(stopped_at, UTC).isoformat(timespec="milliseconds"),
             stop_milliseconds=stop_seconds * 1e3,
-            policy={"unresponsive": self._unresponsive, "stop_timeout": self._stop_timeout},
+            policy=self._policy.facts(),
             stopped=0,
             others={},
         )

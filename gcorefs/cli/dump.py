@@ -21,14 +21,16 @@ from rich.progress import (
 )
 
 from gcorefs.cli import stopping
+from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.terminal import Terminal
 from gcorefs.elfcore.vma import MapsError
+from gcorefs.policy import Hold, Policy
 from gcorefs.process import procfs
 from gcorefs.process.copy import DEFAULT_LIMIT, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
-from gcorefs.snapshot import READ_TIMEOUT, Hold, Snapshot, find
+from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
 
 _CHUNK = 4 << 20
 
@@ -47,7 +49,8 @@ _CHUNK = 4 << 20
     "--copy-limit", type=click.IntRange(min=1), default=max(1, DEFAULT_LIMIT >> 20),
     metavar="MIB", help="How much memory a copy may take.  Default: a quarter of the machine's.",
 )  # fmt: skip
-def dump(pid: int, output: str | None, hold: Hold, copy_limit: int) -> None:
+@takes_policy
+def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Policy) -> None:
     """Write the core of process PID.
 
     The process stands still until the core is written, then goes on as it was.  With --hold copy
@@ -62,10 +65,10 @@ def dump(pid: int, output: str | None, hold: Hold, copy_limit: int) -> None:
         output = f"core.{pid}" if sys.stdout.isatty() else "-"
     try:
         room = Room(copy_limit << 20) if hold == "copy" else None
-        snapshot = Snapshot(find(pid), room=room)
+        snapshot = Snapshot(find(pid), policy=policy, room=room)
         with _shown() as progress, _destination(output) as file:
             try:
-                stopping.take(snapshot)
+                stopping.take(snapshot, policy)
                 # In a thread, so that a signal ends us meanwhile.
                 Worker().submit(snapshot.copy).result()
                 _write_all(snapshot, file, progress, f"process {pid}")

@@ -13,10 +13,12 @@ import click
 
 from gcorefs.cli import picture, stopping
 from gcorefs.cli.picture import Paper
+from gcorefs.cli.policy import takes_policy
 from gcorefs.elfcore import space
 from gcorefs.elfcore.corefile import Core, CoreError, read_core
 from gcorefs.elfcore.space import Row
 from gcorefs.elfcore.vma import MapsError
+from gcorefs.policy import Policy
 from gcorefs.process import procfs
 from gcorefs.process.errors import Reason
 from gcorefs.process.procfs import FormatError
@@ -30,7 +32,8 @@ _LONGEST_PID = 9  # digits: more than any limit of the kernel's has
 @click.argument("name", metavar="CORE-or-PID")
 @click.option("--all", "is_all", is_flag=True, help="Every mapping, however many there are.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: every mapping, in bytes.")
-def info(name: str, is_all: bool, as_json: bool) -> None:
+@takes_policy
+def info(name: str, is_all: bool, as_json: bool, policy: Policy) -> None:
     """Tell what a core is, and draw its address space.
 
     CORE is any ELF core, gcorefs' own or not; only its headers are read.  Of one below a mount
@@ -40,7 +43,7 @@ def info(name: str, is_all: bool, as_json: bool) -> None:
     file of that name is ./1234).
     """
     stopping.end_in_good_order()
-    core = _of_process(name) if re.fullmatch("[0-9]+", name) else _of_file(name)
+    core = _of_process(name, policy) if re.fullmatch("[0-9]+", name) else _of_file(name)
     rows = space.mappings(core)
     if as_json:
         click.echo(json.dumps(_facts(core, rows), indent=2))
@@ -66,16 +69,16 @@ def _paper(output: io.TextIOWrapper) -> Paper:
     )
 
 
-def _of_process(name: str) -> Core:
+def _of_process(name: str, policy: Policy) -> Core:
     """Its core's headers; it runs on when this returns."""
     if not procfs.is_ours():
         raise click.ClickException("/proc is that of another pid namespace")
     if len(name) > _LONGEST_PID or not int(name):
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
     try:
-        snapshot = Snapshot(find(int(name)))
+        snapshot = Snapshot(find(int(name)), policy=policy)
         try:
-            stopping.take(snapshot)
+            stopping.take(snapshot, policy)
             header, size = snapshot.layout.header, snapshot.size
         finally:
             stopping.close(snapshot)

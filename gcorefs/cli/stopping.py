@@ -4,9 +4,10 @@ import contextlib
 import signal
 import sys
 
+from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
-from gcorefs.snapshot import CLOSE_TIMEOUT, DEFAULT_STOP_TIMEOUT, TAKE_TIMEOUT, Snapshot
+from gcorefs.snapshot import CLOSE_TIMEOUT, TAKE_TIMEOUT, Snapshot
 
 
 def end_in_good_order() -> None:
@@ -15,10 +16,10 @@ def end_in_good_order() -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def take(snapshot: Snapshot) -> None:
+def take(snapshot: Snapshot, policy: Policy) -> None:
     taking = Worker().submit(snapshot.take)
     try:
-        taking.result(DEFAULT_STOP_TIMEOUT + TAKE_TIMEOUT)
+        taking.result(policy.stop_timeout + TAKE_TIMEOUT)
     except TimeoutError as error:
         raise ProcessError(
             Reason.STUCK, snapshot.process.pid, "it could not be recorded in time"

@@ -6,9 +6,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
-from gcorefs.assembly import Unresponsive
+from gcorefs.policy import DEFAULT, Hold, MemoryRule, Policy, Unresponsive, XState
 from gcorefs.process.copy import DEFAULT_LIMIT
-from gcorefs.snapshot import DEFAULT_STOP_TIMEOUT, Hold
 
 _MOST = 1e9
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
@@ -22,10 +21,14 @@ class Options(msgspec.Struct, frozen=True):
     """A process is let go this long after the last read of its file; 0: never."""
     max_stop: _Seconds = 0.0
     """A process is let go this long after it was stopped, read or not; 0: never."""
-    stop_timeout: _Seconds = DEFAULT_STOP_TIMEOUT
+    stop_timeout: _Seconds = DEFAULT.stop_timeout
     """A thread that has not stopped by then is not waited for."""
-    unresponsive: Unresponsive = "partial"
+    unresponsive: Unresponsive = DEFAULT.unresponsive
     """What the core has of such a thread."""
+    memory: MemoryRule = DEFAULT.memory
+    """Which memory the core has."""
+    xstate: XState = DEFAULT.xstate
+    """The layout of the vector registers in the core."""
     hold: Hold = "stop"
     """Until its file is closed, or until its memory is copied."""
     copy_limit: _Count = max(1, DEFAULT_LIMIT >> 20)
@@ -42,6 +45,11 @@ class Options(msgspec.Struct, frozen=True):
     """MiB that the headers of one user's files may take in the server."""
     max_memory: _Count = 2048
     """MiB that the headers of all but root's files may take in the server."""
+
+    @property
+    def policy(self) -> Policy:
+        """How each core is taken."""
+        return Policy(self.stop_timeout, self.unresponsive, self.memory, self.xstate)
 
 
 _KINDS = get_type_hints(Options, include_extras=True)

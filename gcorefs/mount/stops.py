@@ -94,8 +94,7 @@ class Stop:
         self._snapshot = Snapshot(
             process,
             opener,
-            options.stop_timeout,
-            options.unresponsive,
+            options.policy,
             self._on_end,
             limits.copies.room(opener.uid) if options.hold == "copy" else None,
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gcorefs.policy import Policy
 from gcorefs.process import procfs
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
@@ -23,7 +24,7 @@ PATIENCE = 30.0
 @contextlib.contextmanager
 def held(pid: int, **options: Any) -> Iterator[Snapshot]:
     """A process that stands still, whose core can be had."""
-    snapshot = Snapshot(find(pid), **{"stop_timeout": 5.0, **options})
+    snapshot = Snapshot(find(pid), policy=Policy(**{"stop_timeout": 5.0, **options}))
     try:
         snapshot.take()
         assert snapshot.read(0, 4) == b"\x7fELF"

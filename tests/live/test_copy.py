@@ -22,6 +22,7 @@ from gcorefs import assembly
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.vma import parse_smaps
+from gcorefs.policy import Policy
 from gcorefs.process import copy, procfs
 from gcorefs.process.absent import MayWait
 from gcorefs.process.copy import Copy, Room
@@ -41,7 +42,7 @@ MEBIBYTE = 1 << 20
 @contextlib.contextmanager
 def held(target: Target, limit: int = ALL) -> Iterator[Snapshot]:
     """A process that is stopped, and is to be copied."""
-    snapshot = Snapshot(find(target.pid), stop_timeout=5.0, room=Room(limit))
+    snapshot = Snapshot(find(target.pid), policy=Policy(stop_timeout=5.0), room=Room(limit))
     try:
         snapshot.take()
         yield snapshot

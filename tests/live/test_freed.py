@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
@@ -21,7 +22,7 @@ class Owner:
     """It has a snapshot, which tells it of the end."""
 
     def __init__(self, pid: int) -> None:
-        self.snapshot = Snapshot(find(pid), stop_timeout=5.0, on_end=self.hear)
+        self.snapshot = Snapshot(find(pid), policy=Policy(stop_timeout=5.0), on_end=self.hear)
 
     def hear(self) -> None:
         pass

@@ -19,6 +19,7 @@ from elftools.elf.elffile import ELFFile
 
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.regsets import X86_64
+from gcorefs.policy import Policy
 from gcorefs.process import procfs, syscalls, tracer
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.snapshot import Snapshot, find
@@ -32,7 +33,7 @@ CONTINUED = 0xFFFF
 
 @contextlib.contextmanager
 def held(target: Target, **options: Any) -> Iterator[Snapshot]:
-    snapshot = Snapshot(find(target.pid), **{"stop_timeout": 5.0, **options})
+    snapshot = Snapshot(find(target.pid), policy=Policy(**{"stop_timeout": 5.0, **options}))
     try:
         snapshot.take()
         yield snapshot
@@ -171,7 +172,7 @@ def test_a_death_is_told_where_no_thread_had_stopped(
     told = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(syscalls, "interrupt", lambda tid: None)
-        snapshot = Snapshot(find(target.pid), stop_timeout=0.1, on_end=told.set)
+        snapshot = Snapshot(find(target.pid), policy=Policy(stop_timeout=0.1), on_end=told.set)
         snapshot.take()
     try:
         assert snapshot.unresponsive_threads == snapshot.threads == 4
