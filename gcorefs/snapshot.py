@@ -76,8 +76,9 @@ def find(pid: int) -> Process:
 def refuse_early(process: Process, opener: Opener | None) -> None:
     """Raise what can be known before anything is stopped.
 
-    EDEADLK: ourselves, the opener's own process; ESRCH: gone; EBUSY: another tracer has it;
-    EACCES: the kernel says no to `opener` (None: it will judge ourselves, at the seize).
+    EDEADLK: ourselves, the opener's own process; ESRCH: gone; EBUSY: another tracer has it, or
+    it writes its core; EACCES: the kernel says no to `opener` (None: it will judge ourselves,
+    at the seize).
     """
     pid = process.pid
     if pid == os.getpid():
@@ -91,6 +92,8 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
         if opener is not None:
             access.check(opener, pid)
         is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
+        if procfs.is_dumping_core(pid):
+            raise ProcessError(Reason.DUMPING, pid)
     except ProcessLookupError as error:
         raise ProcessError(Reason.GONE, pid) from error
     except PermissionError as error:  # its auxiliary vector is not shown to us ourselves

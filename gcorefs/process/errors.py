@@ -16,6 +16,7 @@ class Reason(enum.Enum):
     FOREIGN = (errno.EINVAL, "not a process of a machine that gcorefs knows")
     GONE = (errno.ESRCH, "there is no such process, or no thread of it lives")
     TRACED = (errno.EBUSY, "another tracer holds it: detach that debugger first")
+    DUMPING = (errno.EBUSY, "it is writing its core, which a stop would cut short")
     UNRESPONSIVE = (errno.EBUSY, "a thread of it does not stop, and unresponsive= rules that out")
     DENIED = (errno.EACCES, "the kernel does not allow the opener to trace it")
     UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")

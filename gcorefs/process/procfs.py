@@ -340,6 +340,16 @@ def tracer(pid: int, tid: int) -> int:
         return 0  # it ended just now, and with it the tracing
 
 
+def is_dumping_core(pid: int) -> bool:
+    """True while a process writes its own core (proc(5), CoreDumping).  ESRCH.
+
+    Asked of a thread that lives: a dead leader has no memory and no such line
+    (fs/proc/array.c, proc_pid_status).
+    """
+    found = ask_live_thread(pid, lambda tid: status(pid, tid))
+    return found.get("CoreDumping") == b"1"
+
+
 def is_32_bit(tid: int) -> bool:
     """True where the program is a 32-bit one, as the auxiliary vector that it was given shows.
 

@@ -14,6 +14,12 @@ Rules of this file:
 
 The order of a stop: seize every thread (none is stopped by that), interrupt every thread,
 wait; again for threads born meanwhile, until a pass finds none.
+
+A process that writes its own core is left alone.  An interrupt would end the thread's write to
+the pipe of core_pattern (fs/pipe.c, pipe_write), and the core with it.  Once a thread is seized,
+a signal that makes it crash stops it first, and we see that.  Only a kill by seccomp asks no
+tracer (kernel/signal.c, get_signal, SA_IMMUTABLE).  So the process is asked after the seize,
+again between interrupts, and while a thread does not stop.
 """
 
 import contextlib
@@ -103,7 +109,7 @@ class Tracer:
     def wait(self) -> list[Record]:
         """Block until every thread is recorded.
 
-        ProcessError: GONE, TRACED, DENIED, FOREIGN, LET_GO.
+        ProcessError: GONE, TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
         """
         while not self._ready.wait(_SEIZE_PATIENCE):
             self._reap_for_seize()
@@ -274,13 +280,20 @@ class Tracer:
                 raise ProcessError(Reason.DENIED, pid) from error
 
     def _interrupt(self) -> None:
+        self._refuse_while_it_dumps()
         if not self.stopped_at:
             self.stopped_at = time.monotonic()
         # One that died meanwhile says so when it is waited for.
         is_gone = contextlib.suppress(ProcessLookupError)
-        for tid in LINE.paced(tuple(self._running), _PIECE):
+        for count, tid in enumerate(LINE.paced(tuple(self._running), _PIECE), 1):
+            if count % _PIECE == 0:
+                self._refuse_while_it_dumps()
             with is_gone:
                 syscalls.interrupt(tid)
+
+    def _refuse_while_it_dumps(self) -> None:
+        if procfs.is_dumping_core(self.process.pid):
+            raise ProcessError(Reason.DUMPING, self.process.pid)
 
     def _wait_for_stops(self) -> None:
         """Until every seized thread is stopped or gone, or for stop_timeout none has been."""
@@ -300,6 +313,7 @@ class Tracer:
             time.sleep(nap)
             nap = min(nap * 2, _LONGEST_NAP)
             if nap == _LONGEST_NAP:
+                self._refuse_while_it_dumps()
                 # execve(2) in one thread kills the others and waits until they are reaped
                 # (fs/exec.c, de_thread); those may be among the stopped ones.
                 self._look_at_stopped()

@@ -34,14 +34,19 @@ def dump(tmp_path: Path) -> Callable[[int], Path]:
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 
-@contextlib.contextmanager
-def kernel_dumps_to(path: Path) -> Iterator[None]:
+def kernel_dumps_to(path: Path) -> contextlib.AbstractContextManager[None]:
     """The kernel writes cores to this path plus a pid (as we number it)."""
+    return core_pattern_is(f"{path}.%P")
+
+
+@contextlib.contextmanager
+def core_pattern_is(pattern: str) -> Iterator[None]:
+    """What core(5) says of /proc/sys/kernel/core_pattern."""
     # There is one pattern for the whole machine, where other tests may run.
     with CORE_PATTERN.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = CORE_PATTERN.read_text()
-        CORE_PATTERN.write_text(f"{path}.%P")
+        CORE_PATTERN.write_text(pattern)
         try:
             yield
         finally:
