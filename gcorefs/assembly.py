@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from itertools import islice
 
 from gcorefs.elfcore import filter as rules
-from gcorefs.elfcore.elf import PAGE_SIZE, find_note
+from gcorefs.elfcore.elf import PAGE_SIZE, PF_X, find_note
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, ProcessNotes, Thread
@@ -29,6 +29,7 @@ from gcorefs.process.facts import MappingFacts
 from gcorefs.process.holes import find_holes
 from gcorefs.process.later import Postponed
 from gcorefs.process.lost import Lost
+from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import ask_each
@@ -86,7 +87,13 @@ def assemble(
     records = [record for record in recorded if record.general or policy.unresponsive != "omit"]
     mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
     header = _NOTES + len(records) * _NOTES_OF_A_THREAD
-    loads, account = _memory(machine, tid, mask, header, vmas, memory, pagemap, shared)
+    choose = partial(rules.dump_size if policy.memory == "kernel" else rules.kept_size, mask=mask)
+    code = {file_key(vma) for vma in vmas if vma.has_file and vma.flags & PF_X}
+    files = MappedFiles(tid)
+    lost = LostFiles(files, procfs.started(process), code)
+    facts = [MappingFacts(memory, pagemap, files, lost, may_wait) for may_wait in (True, False)]
+    shares = _shares(tid, vmas, memory, [partial(choose, facts=each) for each in facts])
+    loads, account = _memory(machine, files, header, vmas, shares, memory, pagemap, shared)
     LINE.give_way()
     status = procfs.status(process.pid, tid)
     pids = _own_pids(status, "NStgid")
@@ -126,17 +133,16 @@ def assemble(
 
 def _memory(
     machine: Machine,
-    tid: int,
-    mask: int,
+    files: MappedFiles,
     header: int,
     vmas: Sequence[Vma],
+    shares: Sequence[Share],
     memory: Memory,
     pagemap: Pagemap,
     shared: Shared,
 ) -> tuple[Loads, Account]:
     """What of these mappings the file has and where, and what it has not and why.  `header`: bytes
     of it, but for the program headers, at the most."""
-    shares = _shares(vmas, mask, tid, memory, pagemap)
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, shared)
     mappings = [
@@ -156,7 +162,7 @@ def _memory(
     kept = that_fit(machine.elf_class, mappings, header)
     loads = load(kept, LINE.paced)
     LINE.give_way()
-    memory.lost.add_ranges(unreadable(tid, [*zip(vmas, sizes, strict=True)], pagemap))
+    memory.lost.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
     LINE.give_way()
     return loads, _account(vmas, shares, kept, loads, memory.lost)
 
@@ -181,6 +187,7 @@ def _account(
         shared=loads.shared,
         area=loads.area,
         left_out=left_out,
+        beyond=sum(share.beyond for share in shares),
         unreadable=lost.count * PAGE_SIZE,
         ranges=lost.ranges(),
         names=_names(vmas),
@@ -197,13 +204,13 @@ def _source(vma: Vma, tid: int) -> str:
 
 
 def _shares(
-    vmas: Sequence[Vma], mask: int, tid: int, memory: Memory, pagemap: Pagemap
+    tid: int, vmas: Sequence[Vma], memory: Memory, choose: Sequence[Callable[[Vma], Share]]
 ) -> list[Share]:
-    """What the filter takes of each mapping."""
-    patient, hasty = (MappingFacts(tid, memory, pagemap, may_wait) for may_wait in (True, False))
+    """What is taken of each mapping.  `choose`: once where a file may be waited for, once not."""
+    patient, hasty = choose
 
     def ask(vma: Vma, may_wait: bool) -> Share:
-        return rules.dump_size(vma, mask, patient if may_wait else hasty)
+        return patient(vma) if may_wait else hasty(vma)
 
     # Only who asks a file may have to wait, and be given a thread for it.
     files = [vma for vma in vmas if vma.kind.has_file]

@@ -7,8 +7,10 @@ little-endian: the machines that we know are.
 import functools
 import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+ET_EXEC = 2
+ET_DYN = 3
 ET_CORE = 4
 EM_386 = 3
 EM_X86_64 = 62
@@ -104,6 +106,19 @@ class ElfClass:
                 words[number :: len(fields)] = array(self.word, column)
         return words.tobytes()
 
+    def note_ends(self, beginning: bytes) -> Iterator[int]:
+        """File offsets behind each PT_NOTE of a program whose header is in these first bytes."""
+        _, kind, _, _, _, phoff, _, _, _, phentsize, phnum, *_ = self._ehdr.unpack_from(beginning)
+        if kind not in (ET_EXEC, ET_DYN) or phentsize != self.phdr_size:
+            return
+        for at in range(phoff, phoff + phnum * phentsize, phentsize):
+            if at + phentsize > len(beginning):
+                return
+            fields = self._phdr.unpack_from(beginning, at)
+            if fields[0] == PT_NOTE:
+                offset, size = (fields[2], fields[5]) if self is ELF64 else (fields[1], fields[4])
+                yield offset + size
+
     def pack_extended_numbering(self, phnum: int, notes_offset: int, notes_size: int) -> bytes:
         """The section headers of a core whose program headers e_phnum cannot count.
 
@@ -140,6 +155,17 @@ def find_note(notes: bytes, kind: int) -> bytes:
             return notes[at : at + size]
         at += size + -size % 4
     return b""
+
+
+def notes_end(beginning: bytes) -> int:
+    """File offset behind the last PT_NOTE of a program or library that begins with this page.
+
+    0 where it is none, or where its program headers lie behind the page.
+    """
+    form = {b"\x7fELF\2\1": ELF64, b"\x7fELF\1\1": ELF32}.get(beginning[:6])
+    if form is None or len(beginning) < form.ehdr_size:
+        return 0
+    return max(form.note_ends(beginning), default=0)
 
 
 def _padded(data: bytes) -> bytes:

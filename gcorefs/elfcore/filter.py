@@ -12,12 +12,16 @@ these are told by their pages, and where there are none, wrongly:
 And device DAX (/dev/dax0.0) is taken for an ordinary mapping of a file: STATX_ATTR_DAX tells
 of the inode that has the name, the kernel's rule is about the one behind it
 (drivers/dax/device.c, dax_open).
+
+With memory=filter the core has more than the kernel's (kept_size): the bytes that only the live
+process has.  A library that was replaced on disk is nowhere else, and a debugger cannot unwind
+through it.
 """
 
 import enum
 from typing import NamedTuple, Protocol
 
-from gcorefs.elfcore.elf import PAGE_SIZE, PF_R
+from gcorefs.elfcore.elf import PAGE_SIZE, PF_R, page_up
 from gcorefs.elfcore.vma import Vma
 
 ANON_PRIVATE = 1 << 0
@@ -58,6 +62,8 @@ class Share(NamedTuple):
     """Bytes from its start: none, one page or all."""
     left_out: LeftOut | None
     """Why it has no more; None where it has all."""
+    beyond: int = 0
+    """Of these, bytes that the kernel's dumper would not take."""
 
 
 class Facts(Protocol):
@@ -84,6 +90,14 @@ class Facts(Protocol):
         """It was read, and may have huge pages: such a read makes an anon_vma (mm/huge_memory.c,
         do_huge_pmd_anonymous_page), that of a small page does not."""
 
+    def is_lost(self, vma: Vma) -> bool:
+        """Nobody finds the mapped file by its path any more as it was mapped: it has no link
+        left, the path leads to another file or to none, or its code has changed."""
+
+    def notes_end(self, vma: Vma) -> int:
+        """Where the notes of the ELF file end that is mapped from its first byte on; 0 where
+        that is not known."""
+
 
 def dump_size(vma: Vma, mask: int, facts: Facts) -> Share:
     """What the kernel would take of `vma` with `mask` as its coredump_filter."""
@@ -97,6 +111,30 @@ def dump_size(vma: Vma, mask: int, facts: Facts) -> Share:
         if found.size != by_dax.size and facts.is_dax(vma):
             return by_dax
     return found
+
+
+def kept_size(vma: Vma, mask: int, facts: Facts) -> Share:
+    """What the kernel would take, and what no file shows any more.
+
+    Private memory of a file that is lost counts as anonymous memory, which nothing shows
+    either.  Where the kernel takes the first page of an ELF file, for its build-id, the notes
+    may lie behind it: a long PT_INTERP comes first.
+    """
+    share = dump_size(vma, mask, facts)
+    if share.left_out is not LeftOut.FILTER or not _is_private_file(vma):
+        return share
+    if mask & ANON_PRIVATE and vma.flags and facts.is_lost(vma):
+        return Share(vma.size, None, vma.size - share.size)
+    if share.size == PAGE_SIZE and (end := page_up(facts.notes_end(vma))) > PAGE_SIZE:
+        size = min(end, vma.size)
+        return Share(size, LeftOut.FILTER if size < vma.size else None, size - share.size)
+    return share
+
+
+def _is_private_file(vma: Vma) -> bool:
+    """Nor memory of a device, whose bytes come from no page of a file; nor a shared mapping that
+    may only be read (VM_MAYSHARE alone)."""
+    return vma.has_file and not vma.vm_flags & {"sh", "ms", "ht", "io", "pf", "mm"}
 
 
 def _without_dax(vma: Vma, mask: int, facts: Facts) -> Share:

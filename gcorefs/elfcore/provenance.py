@@ -39,6 +39,8 @@ class Account:
     """Bytes of that area, the last ones of the file (segments.py)."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Bytes by the reason for which the core does not have them."""
+    beyond: int = 0
+    """Bytes of mapped files that the kernel's dumper would not take (filter.py, kept_size)."""
     unreadable: int = 0
     """Bytes that are zeros in the file because nobody could read them."""
     ranges: Sequence[tuple[int, int]] = ()
@@ -54,6 +56,7 @@ class Account:
                 "recorded": self.recorded,
                 "zeros": self.zeros,
                 "left_out": left_out,
+                "beyond_kernel": self.beyond,
                 "unreadable": self.unreadable,
             },
             "zeros": {"area": self.area, "shared": self.shared},

@@ -1,31 +1,39 @@
 """What the filter has to know of a mapping beyond smaps (elfcore/filter.py, Facts)."""
 
+from gcorefs.elfcore.elf import PAGE_SIZE, notes_end
 from gcorefs.elfcore.vma import Vma
-from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait
+from gcorefs.process.mapped_files import LostFiles, MappedFiles
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import HUGE, PFNZERO, SWAPPED, Pagemap
+from gcorefs.process.syscalls import FileStat
 
 _ELF_MAGIC = b"\x7fELF"
 
+_MOST_NOTES = 1 << 20
+"""Bytes of an ELF file's notes that the core takes at the most: any program may claim more."""
+
 
 class MappingFacts:
-    """The facts of mappings, asked through the thread `tid`."""
+    """The facts of mappings of one process."""
 
-    def __init__(self, tid: int, memory: Memory, pagemap: Pagemap, may_wait: bool) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        pagemap: Pagemap,
+        files: MappedFiles,
+        lost: LostFiles,
+        may_wait: bool,
+    ) -> None:
         """`may_wait`: whether files may be asked, whose servers may not answer (patience.py)."""
-        self._tid = tid
         self._memory = memory
         self._pagemap = pagemap
+        self._files = files
+        self._lost = lost
         self._may_wait = may_wait
-        self._last: tuple[int, syscalls.FileStat | None] = -1, None
 
-    def _file(self, vma: Vma) -> syscalls.FileStat | None:
-        """Asked once, where several questions are about it."""
-        if self._last[0] != vma.start:
-            found = procfs.mapped_file(self._tid, vma.start, vma.end) if self._may_wait else None
-            self._last = vma.start, found
-        return self._last[1]
+    def _file(self, vma: Vma) -> FileStat | None:
+        return self._files[vma] if self._may_wait else None
 
     def is_dax(self, vma: Vma) -> bool:
         file = self._file(vma)
@@ -34,7 +42,16 @@ class MappingFacts:
     def is_unlinked(self, vma: Vma) -> bool:
         if (file := self._file(vma)) is not None:
             return file.links == 0
-        return vma.name.endswith(b" (deleted)") or vma.name.startswith(b"[anon_shmem")
+        return _is_marked_deleted(vma) or vma.name.startswith(b"[anon_shmem")
+
+    def is_lost(self, vma: Vma) -> bool:
+        return vma in self._lost if self._may_wait else _is_marked_deleted(vma)
+
+    def notes_end(self, vma: Vma) -> int:
+        if not self._may_wait:
+            return 0
+        end = notes_end(self._memory.read_bytes(vma.start, PAGE_SIZE))
+        return end if end <= _MOST_NOTES else 0
 
     def is_program(self, vma: Vma) -> bool:
         # Asked first, and of executable files too: whoever copies the core wants no page of
@@ -57,3 +74,7 @@ class MappingFacts:
     def has_huge_zero_page(self, vma: Vma) -> bool:
         found = self._pagemap.scan(vma.start, vma.end, all_of=HUGE | PFNZERO)
         return found is not None and bool(found[0])
+
+
+def _is_marked_deleted(vma: Vma) -> bool:
+    return vma.name.endswith(b" (deleted)")

@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import re
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -79,6 +80,12 @@ class Stat:
     @property
     def is_dead(self) -> bool:
         return self.state in "ZXx"
+
+
+def started(process: Process) -> float:
+    """When a process started, in seconds since the epoch."""
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - process.start_time / TICKS
+    return time.time() - age
 
 
 def is_ours() -> bool:
@@ -470,6 +477,18 @@ def mapped_file(tid: int, start: int, end: int) -> syscalls.FileStat | None:
         return syscalls.cached_stat(map_file(tid, start, end))
     except OSError:
         return None
+
+
+def file_system(tid: int, device: str) -> bytes:
+    """The type of the file system on `device`, as maps writes that; empty where it is mounted
+    nowhere that the process sees (proc(5), mountinfo).  ESRCH."""
+    major, minor = (int(number, 16) for number in device.split(":"))
+    for line in read(f"{tid}/mountinfo").split(b"\n"):
+        fields = line.split(b" ")
+        if len(fields) > 2 and fields[2] == b"%d:%d" % (major, minor):
+            # A varying number of fields stands before the hyphen.
+            return fields[fields.index(b"-") + 1]
+    return b""
 
 
 @functools.cache

@@ -361,8 +361,10 @@ _statx.argtypes = (
     ctypes.c_void_p,
 )
 _AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
 _AT_STATX_DONT_SYNC = 0x4000
-_STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x200  # type, mode, links, size
+# Type, mode, links, mtime, inode, size.
+_STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x40 | 0x100 | 0x200
 _STATX_ATTR_DAX = 0x200000
 
 
@@ -372,17 +374,28 @@ class FileStat(NamedTuple):
     size: int
     is_dax: bool
     """Accessed past the page cache."""
+    identity: tuple[int, int, int]
+    """Major and minor number of its device, and its inode."""
+    modified: int
+    """When its content changed last, in whole seconds since the epoch."""
 
 
-def cached_stat(path: str) -> FileStat:
-    """What the kernel has of a file, without asking whatever serves it (statx(2))."""
+def cached_stat(path: str | bytes, follow: bool = True) -> FileStat:
+    """What the kernel has of a file, without asking whatever serves it (statx(2)).
+
+    `follow`: through a symbolic link at the end of the path.
+    """
     buffer = ctypes.create_string_buffer(256)
-    if _statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_WANTED, buffer):
+    flags = _AT_STATX_DONT_SYNC | (0 if follow else _AT_SYMLINK_NOFOLLOW)
+    if _statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_WANTED, buffer):
         raise _fail()
     # struct statx (linux/stat.h): stx_attributes at byte 8, stx_nlink at 16, stx_mode at 28,
-    # stx_size at 40.
-    (attributes, links, mode, size) = struct.unpack_from("<8xQI8xH10xQ", buffer)
-    return FileStat(mode, links, size, bool(attributes & _STATX_ATTR_DAX))
+    # stx_ino at 32, stx_size at 40, stx_mtime at 112, stx_dev_major at 136.
+    (attributes, links, mode, inode, size, modified, major, minor) = struct.unpack_from(
+        "<8xQI8xH2xQQ64xq16xII", buffer
+    )
+    identity = major, minor, inode
+    return FileStat(mode, links, size, bool(attributes & _STATX_ATTR_DAX), identity, modified)
 
 
 _SYS_MEMFD_SECRET = 447

@@ -27,6 +27,7 @@ from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
 from gcorefs.process.absent import source_of
+from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
 from gcorefs.process.pagemap import GUARD, PRESENT, SWAPPED, Pagemap
 from gcorefs.process.patience import Question, ask_each
 
@@ -36,8 +37,10 @@ _MADV_GUARD_INSTALL = 102
 _FLAGS_WITH_GUARD = re.compile(rb"^VmFlags:.* gu ", re.MULTILINE)
 
 
-def unreadable(tid: int, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap) -> list[Range]:
-    """Ranges of whole pages, in order and apart, of a process seen through its thread `tid`.
+def unreadable(
+    files: MappedFiles, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap
+) -> list[Range]:
+    """Ranges of whole pages, in order and apart, of the process that has mapped these files.
 
     `taken`: mappings in address order, each with how many bytes from its start are wanted.
     """
@@ -59,36 +62,31 @@ def unreadable(tid: int, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap) -> 
             found += pagemap.poisoned(vma.start, end)
     if guards is not _Guards.NONE:
         found += _guarded(wanted, guards, pagemap)
-    for vma, end, size in _files(tid, wanted):
+    for vma, end, size in _files(files, wanted):
         first = vma.start + max(0, page_up(size) - vma.offset)
         if first < end:
             found += _absent(first, end, pagemap)
     return _merged(found)
 
 
-def _files(tid: int, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, int, int]]:
+def _files(files: MappedFiles, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, int, int]]:
     """Those that map a file which has an end, with its size.  Each file is asked once."""
     shmem = procfs.shmem_device()
-    questions: dict[tuple[str, int, bytes], Question[int | None]] = {}
+    questions: dict[FileKey, Question[int | None]] = {}
     for vma, _ in wanted:
         if vma.has_file:
-            source = source_of(vma, tid, shmem) or vma.dev
-            questions.setdefault(_key(vma), (source, partial(_size, tid, vma)))
+            source = source_of(vma, files.tid, shmem) or vma.dev
+            questions.setdefault(file_key(vma), (source, partial(_size, files, vma)))
     answers = ask_each(list(questions.values()), lambda _: None)
     sizes = dict(zip(questions, answers, strict=True))
     for vma, end in wanted:
-        size = sizes.get(_key(vma))
+        size = sizes.get(file_key(vma))
         if size is not None:
             yield vma, end, size
 
 
-def _key(vma: Vma) -> tuple[str, int, bytes]:
-    # With the name: subvolumes of btrfs have one device and each the same inode numbers.
-    return vma.dev, vma.inode, vma.name
-
-
-def _size(tid: int, vma: Vma, may_wait: bool) -> int | None:
-    file = procfs.mapped_file(tid, vma.start, vma.end) if may_wait else None
+def _size(files: MappedFiles, vma: Vma, may_wait: bool) -> int | None:
+    file = files[vma] if may_wait else None
     return file.size if file is not None and stat.S_ISREG(file.mode) else None
 
 

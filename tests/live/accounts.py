@@ -10,6 +10,7 @@ from typing import Any
 
 from gcorefs.policy import Policy
 from gcorefs.process import procfs
+from gcorefs.process.access import Opener
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
 
@@ -22,9 +23,9 @@ PATIENCE = 30.0
 
 
 @contextlib.contextmanager
-def held(pid: int, **options: Any) -> Iterator[Snapshot]:
+def held(pid: int, opener: Opener | None = None, **options: Any) -> Iterator[Snapshot]:
     """A process that stands still, whose core can be had."""
-    snapshot = Snapshot(find(pid), policy=Policy(**{"stop_timeout": 5.0, **options}))
+    snapshot = Snapshot(find(pid), opener, policy=Policy(**{"stop_timeout": 5.0, **options}))
     try:
         snapshot.take()
         assert snapshot.read(0, 4) == b"\x7fELF"

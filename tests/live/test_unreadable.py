@@ -11,6 +11,7 @@ import pytest
 
 from gcorefs.elfcore.vma import Vma, parse_smaps
 from gcorefs.process import procfs, syscalls, unreadable
+from gcorefs.process.mapped_files import MappedFiles
 from gcorefs.process.pagemap import PRESENT, Pagemap
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, more_huge_pages
@@ -60,7 +61,7 @@ def taken(target: Target) -> list[tuple[Vma, int]]:
 
 
 def found(target: Target, wanted: list[tuple[Vma, int]]) -> list[tuple[int, int]]:
-    return unreadable.unreadable(target.pid, wanted, Pagemap(target.pid))
+    return unreadable.unreadable(MappedFiles(target.pid), wanted, Pagemap(target.pid))
 
 
 def expected(target: Target, program: str) -> list[tuple[int, int]]:
@@ -190,7 +191,18 @@ def test_a_file_is_described_as_stat_describes_it(tmp_path: Path) -> None:
     path.chmod(0o640)
     os.link(path, tmp_path / "other")
     found_ = syscalls.cached_stat(str(path))
-    assert found_ == (stat.S_IFREG | 0o640, 2, 12345, False)
+    of_os = path.stat()
+    identity = os.major(of_os.st_dev), os.minor(of_os.st_dev), of_os.st_ino
+    expected_ = (stat.S_IFREG | 0o640, 2, 12345, False, identity, int(of_os.st_mtime))
+    assert found_ == expected_
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_symbolic_link_is_followed_on_request(tmp_path: Path, follow: bool) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to("file")
+    mode = syscalls.cached_stat(str(tmp_path / "link"), follow).mode
+    assert stat.S_IFMT(mode) == (stat.S_IFREG if follow else stat.S_IFLNK)
 
 
 def test_a_scan_that_finds_more_than_it_takes_at_once_goes_on(spawn: Callable[..., Target]) -> None:

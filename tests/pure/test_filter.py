@@ -26,6 +26,8 @@ class Answers:
     program: bool = False
     swapped_out: bool = False
     huge_zero_page: bool = False
+    lost: bool = False
+    notes: int = 0
     asked: set[str] = field(default_factory=set)
 
     def _answer(self, name: str) -> bool:
@@ -46,6 +48,13 @@ class Answers:
 
     def has_huge_zero_page(self, vma: Vma) -> bool:
         return self._answer("huge_zero_page")
+
+    def is_lost(self, vma: Vma) -> bool:
+        return self._answer("lost")
+
+    def notes_end(self, vma: Vma) -> int:
+        self.asked.add("notes")
+        return self.notes
 
 
 QUESTIONS = ("dax", "unlinked", "program", "swapped_out", "huge_zero_page")
@@ -227,3 +236,59 @@ def test_bits_that_core_5_does_not_know_change_nothing() -> None:
     for kind in KINDS:
         low = rules.dump_size(kind.vma, 0x33, kind.answers())
         assert rules.dump_size(kind.vma, 0x33 | ~ALL, kind.answers()) == low
+
+
+def test_where_nothing_is_lost_the_kernel_s_choice_is_kept() -> None:
+    for kind, mask in product(KINDS, MASKS):
+        kept = rules.kept_size(kind.vma, mask, kind.answers())
+        assert kept == rules.dump_size(kind.vma, mask, kind.answers()), (kind, mask)
+
+
+def test_private_memory_of_a_lost_file_is_taken_as_anonymous_memory_is() -> None:
+    taken = 0
+    for kind, mask in product(KINDS, MASKS):
+        answers = kind.answers(lost=True)
+        kernels = rules.dump_size(kind.vma, mask, kind.answers())
+        kept = rules.kept_size(kind.vma, mask, answers)
+        if kept != kernels:
+            taken += 1
+            assert kept == Share(SIZE, None, SIZE - kernels.size)
+            assert mask & rules.ANON_PRIVATE
+            assert kind.vma.has_file
+            assert not kind.vma.vm_flags & {"sh", "ms", "ht", "io", "dd"}
+            assert kernels.left_out is LeftOut.FILTER
+        elif "lost" in answers.asked:
+            raise AssertionError((kind, mask))
+    assert taken
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("sh",), ("ms",), ("io",), ("pf",), ("mm",), ("ht",), ("dd",)]
+)
+def test_a_lost_file_under_each_flag(flags: tuple[str, ...]) -> None:
+    kept = rules.kept_size(_vma(*flags, **FILE), rules.ANON_PRIVATE, Answers(lost=True))
+    assert kept.size == (0 if flags else SIZE)
+
+
+def test_what_nobody_may_touch_is_not_taken_of_a_lost_file() -> None:
+    answers = Answers(lost=True)
+    assert rules.kept_size(_vma(flags=0, **FILE), ALL & ~0x4, answers).size == 0
+    assert "lost" not in answers.asked
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (0, Share(PAGE_SIZE, LeftOut.FILTER)),
+        (PAGE_SIZE, Share(PAGE_SIZE, LeftOut.FILTER)),
+        (PAGE_SIZE + 1, Share(2 * PAGE_SIZE, LeftOut.FILTER, PAGE_SIZE)),
+        (SIZE, Share(SIZE, None, SIZE - PAGE_SIZE)),
+        (SIZE + 1, Share(SIZE, None, SIZE - PAGE_SIZE)),
+    ],
+)
+def test_an_elf_file_is_taken_to_the_end_of_its_notes(end: int, expected: Share) -> None:
+    answers = Answers(program=True, notes=end)
+    assert rules.kept_size(_vma(**FILE), rules.ELF_HEADERS, answers) == expected
+    without = Answers(program=True, notes=end)
+    assert rules.kept_size(_vma(**FILE), rules.ANON_PRIVATE, without).size == 0
+    assert "notes" not in without.asked

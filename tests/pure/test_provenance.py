@@ -45,7 +45,14 @@ def test_the_note_says_who_when_and_how() -> None:
         "policy": {"unresponsive": "partial", "stop_timeout": 1.0},
         "threads": {"stopped": 2, "partial": 1, "zero": 0, "omitted": 0},
         "tids": {"partial": [11]},
-        "bytes": {"mapped": 0, "recorded": 0, "zeros": 0, "left_out": 0, "unreadable": 0},
+        "bytes": {
+            "mapped": 0,
+            "recorded": 0,
+            "zeros": 0,
+            "left_out": 0,
+            "beyond_kernel": 0,
+            "unreadable": 0,
+        },
         "zeros": {"area": 0, "shared": 0},
         "left_out": {},
         "unreadable": [],
@@ -72,6 +79,7 @@ def test_the_note_accounts_for_every_byte() -> None:
         "recorded": 40960,
         "zeros": 8192,
         "left_out": 4096,
+        "beyond_kernel": 0,
         "unreadable": 12288,
     }
     assert facts["zeros"] == {"area": 4096, "shared": 4096}
@@ -114,6 +122,7 @@ def test_the_attributes_say_the_same_one_fact_each() -> None:
         "bytes.recorded": "0",
         "bytes.zeros": "0",
         "bytes.left_out": "0",
+        "bytes.beyond_kernel": "0",
         "bytes.unreadable": "0",
         "zeros.area": "0",
         "zeros.shared": "0",

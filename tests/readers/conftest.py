@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.policy import MemoryRule, Policy
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, is_free
 
 
 @pytest.fixture
-def dump(tmp_path: Path) -> Callable[[int], Path]:
+def dump(tmp_path: Path) -> Callable[..., Path]:
     """Write the core of a process, which runs on when this returns."""
 
-    def write(pid: int) -> Path:
+    def write(pid: int, memory: MemoryRule = "filter") -> Path:
         path = tmp_path / f"ours.{pid}"
-        snapshot = Snapshot(find(pid))
+        snapshot = Snapshot(find(pid), policy=Policy(memory=memory))
         try:
             snapshot.take()
             path.write_bytes(snapshot.read(0, snapshot.size))

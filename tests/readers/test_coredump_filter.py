@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.policy import Policy
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, wait_until_gone
@@ -38,7 +39,7 @@ def held(core: Core) -> set[int]:
 
 
 def ours(pid: int, path: Path) -> Core:
-    snapshot = Snapshot(find(pid))
+    snapshot = Snapshot(find(pid), policy=Policy(memory="kernel"))
     try:
         snapshot.take()
         path.write_bytes(snapshot.layout.header)

@@ -1,0 +1,16 @@
+/* A library for libuser.c: what a debugger has to unwind through to see main. */
+#include <unistd.h>
+
+int in_library(int (*next)(void))
+{
+	int result = next();
+
+	return result + 1;
+}
+
+int sleep_in_library(void)
+{
+	for (;;)
+		pause();
+	return 0;
+}
