@@ -30,6 +30,7 @@ from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory, clear
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.procfs import Process
+from gcorefs.process.program import Program, program_of
 from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Tracer
@@ -139,7 +140,7 @@ class Snapshot:
         self.was_copied = False
         """The memory was copied, and the process let go."""
         self._finishing: Future[None] | None = None  # what was left of the header for later
-        self._owner: tuple[bytes, ...] = ()
+        self._program: Program | None = None  # where there is to be a copy
         self._lock = threading.Lock()
         self._let_go = False
 
@@ -206,7 +207,8 @@ class Snapshot:
                 shared,
                 self._hold,
             )
-            self._owner = procfs.owner(process.pid)
+            if self._room is not None:
+                self._program = program_of(process.pid)
             memory.check_pinned()
         except (ProcessLookupError, FileNotFoundError) as error:
             raise ProcessError(Reason.DIED, process.pid) from error
@@ -313,19 +315,18 @@ class Snapshot:
         return self._kept is not None
 
     def is_unchanged(self) -> bool:
-        """True where the process, which may run by now, is no other program's or user's.
-
-        Who may see it now could see it when it was stopped.  ESRCH: it is gone.
+        """True where the process, which runs by now, is still what was copied: the same program,
+        of the same user, and no easier to trace.  ESRCH: it is gone.
         """
         memory = self._memory
         if memory is None:
             return False
         try:
             memory.check_pinned()
-            return procfs.owner(self.process.pid) == self._owner
+            return program_of(self.process.pid) == self._program
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, self.process.pid) from error
-        except (ProcessError, FileNotFoundError):
+        except OSError:  # it is becoming another, or nobody may see it any more
             return False
 
     def view(self, offset: int, length: int) -> memoryview | None:

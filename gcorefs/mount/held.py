@@ -69,7 +69,7 @@ class Held:
         door = first_door if stop is None else joiners_door
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
         opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
-        if stop is not None and not await stop.is_joinable(ctx.uid):
+        if stop is not None and not await stop.is_joinable(opener):
             return None
         # No await from here to the join: a stop that is alive now is joined alive.
         if self._is_closing:

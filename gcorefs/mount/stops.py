@@ -219,13 +219,21 @@ class Stop:
         if why := self._snapshot.not_copied:
             logger.warning("process %d: held, not copied: %s", self.process.pid, why)
 
-    async def is_joinable(self, uid: int) -> bool:
-        """False where a copy is of what the process is no more: other bytes than a stop now would
-        have, and not judged by who may see them.  ESRCH."""
+    async def is_joinable(self, opener: Opener) -> bool:
+        """False where this is a copy that the opener may not see, or that has other bytes than a
+        stop now would have.  ESRCH.
+
+        The process runs, and may have become easier to trace.  So nobody sees a copy by what
+        it is now: an opener has the credentials of one that was judged at the stop, or may
+        trace every process.
+        """
         if self._snapshot.is_copied and not self.is_past:
             question = self._snapshot.is_unchanged
-            if not await self._workers.questions.ask(self.process.pid, uid, question):
-                self.is_past = True
+            was_judged = any(map(opener.has_credentials_of, self.openers(None)))
+            self.is_past = not (
+                (was_judged or opener.may_trace_all)
+                and await self._workers.questions.ask(self.process.pid, opener.uid, question)
+            )
         return not self.is_past
 
     async def _hold(self) -> None:

@@ -14,10 +14,12 @@ namespace that root made.
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
+
+_CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Opener:
     gid: int
     groups: tuple[int, ...]
     capabilities: int
+
+    @property
+    def may_trace_all(self) -> bool:
+        return bool(self.capabilities >> _CAP_SYS_PTRACE & 1)
+
+    def has_credentials_of(self, other: "Opener") -> bool:
+        return replace(self, pid=other.pid) == other
 
 
 def identify(tid: int, uid: int, gid: int, target: int) -> Opener:

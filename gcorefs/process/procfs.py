@@ -433,12 +433,16 @@ def available_memory() -> int:
     return int(parse_status(read("meminfo"))["MemAvailable"].split()[0]) * 1024
 
 
-def owner(pid: int) -> tuple[bytes, ...]:
-    """Whose a process is: by what the kernel decides who may trace it (ptrace(2))."""
-    found = status(pid)
-    # The folder is root's while the process is not dumpable (proc(5)).
-    folder = os.stat(f"/proc/{pid}")
-    ids = b"%d %d" % (folder.st_uid, folder.st_gid)
+def owner(pid: int, tid: int) -> tuple[bytes, ...]:
+    """Whose a process is: by what the kernel decides who may trace it (ptrace(2)).  ESRCH."""
+    found = status(pid, tid)
+    try:
+        # Root's while the process is not dumpable, as all of its files but the folder itself
+        # (fs/proc/base.c, task_dump_owner).
+        file = os.stat(f"/proc/{pid}/task/{tid}/mem")
+    except FileNotFoundError as error:
+        raise _gone(pid) from error
+    ids = b"%d %d" % (file.st_uid, file.st_gid)
     return found["Uid"], found["Gid"], found["CapPrm"], ids
 
 

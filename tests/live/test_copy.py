@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
+from tests.mounted.conftest import AS_NOBODY
 
 Spawn = Callable[..., Target]
 
@@ -508,27 +508,31 @@ def test_what_is_copied_is_in_no_core_of_ours_and_in_no_child(spawn: Spawn) -> N
 
 OTHER_PROGRAM = """
 import ctypes, os, sys
+if os.getuid():
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
 print('{"pid": %d}' % os.getpid(), flush=True)
 for line in sys.stdin:
     if line == "exec\\n":
         os.execvp("sleep", ["sleep", "1000"])
-    os.setresuid(65534, 65534, 65534)
+    if line == "user\\n":
+        os.setresuid(65534, 65534, 65534)
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE
     print("{}", flush=True)
 """
 
 
-@pytest.mark.parametrize("change", ["exec", "user", "death"])
+@pytest.mark.parametrize("change", ["exec", "user", "dumpable", "death"])
 def test_a_copy_knows_when_it_is_of_another_program(change: str) -> None:
-    target = Target([sys.executable, "-c", OTHER_PROGRAM])
+    user = AS_NOBODY if change == "dumpable" else ()
+    target = Target([*user, "/usr/bin/python3", "-c", OTHER_PROGRAM])
     try:
         with held(target) as snapshot:
             before = whole(snapshot)
             snapshot.copy()
             await_running(target, snapshot)
             assert snapshot.is_unchanged()
-            if change == "user":
-                target.ask("user")
+            if change in ("user", "dumpable"):
+                target.ask(change)
                 assert not snapshot.is_unchanged()
             elif change == "exec":
                 target.tell("exec")
@@ -542,3 +546,18 @@ def test_a_copy_knows_when_it_is_of_another_program(change: str) -> None:
             assert whole(snapshot) == before
     finally:
         target.kill()
+
+
+def test_a_copy_is_not_of_the_program_that_follows_where_the_memory_lives_on(
+    spawn: Callable[..., Target],
+) -> None:
+    """A child shares the old memory, and keeps it alive past the execve(2) of its parent."""
+    target = spawn("sharer")
+    with held(target) as snapshot:
+        snapshot.copy()
+        await_running(target, snapshot)
+        assert snapshot.is_unchanged()
+        target.tell("exec")
+        while procfs.stat(target.pid).comm != b"sleep":
+            pass
+        assert not snapshot.is_unchanged()

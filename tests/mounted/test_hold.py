@@ -388,3 +388,62 @@ def test_other_words_are_refused(unmounted: Mount) -> None:
     result = gcorefs("mount", "-o", "hold=move", unmounted.path)
     assert_refused(result, "hold", "stop, copy")
     assert gcorefs("dump", 1, "--hold", "move").returncode == 2
+
+
+UNDUMPABLE = """
+import ctypes, os, sys
+secret = bytearray(reversed(b"seye s'ydobon rof ton"))  # in no other place
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+print('{"pid": %d}' % os.getpid(), flush=True)
+for line in sys.stdin:
+    secret[:] = bytes(len(secret))
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+    print("{}", flush=True)
+"""
+
+
+def test_a_process_that_was_not_dumpable_keeps_its_secret_when_it_is(copying: Mount) -> None:
+    target = Target([*AS_NOBODY, "/usr/bin/python3", "-c", UNDUMPABLE])
+    try:
+        file = copying / target.pid
+        copying.expect("the kernel does not allow the opener to trace it")
+        with opened(file) as fd:
+            await_copied(copying, target.pid)
+            assert SECRET in whole(fd)
+            assert run(*AS_NOBODY, "cat", file).returncode == 1
+            target.ask("dumpable")
+            seen = run(*AS_NOBODY, "cat", file)
+            assert (seen.returncode, seen.stdout[:4]) == (0, b"\x7fELF")
+            assert SECRET not in seen.stdout
+            assert SECRET in whole(fd)
+        eventually(lambda: stops(copying, target.pid) == 2)
+    finally:
+        eventually(lambda: is_free(target.pid))
+        target.kill()
+
+
+def test_a_copy_is_shared_by_one_user_and_not_by_two(
+    copying: Mount, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """Root may see every copy; a user that was not judged at the stop has a stop of its own."""
+    target = Target([*AS_NOBODY, "sh", "-c", "echo '{\"pid\": '$$'}'; exec sleep 1000"])
+    try:
+        file = copying / target.pid
+        eventually(lambda: procfs.stat(target.pid).comm == b"sleep")
+        with opened(file) as fd:
+            await_copied(copying, target.pid)
+            number = os.fstat(fd).st_ino
+            with opened(file) as again:
+                assert os.fstat(again).st_ino == number
+            seen = run(
+                *AS_NOBODY,
+                "sh",
+                "-c",
+                f"exec 3<{file}; cat <&3 >/dev/null; stat -c %i -L /dev/fd/3",
+            )
+            assert seen.returncode == 0
+            assert int(seen.stdout) != number
+        eventually(lambda: stops(copying, target.pid) == 2)
+    finally:
+        eventually(lambda: is_free(target.pid))
+        target.kill()

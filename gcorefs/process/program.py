@@ -1,0 +1,51 @@
+"""Which program a process runs and whose it is, told from what it becomes later.
+
+A copy of its memory outlives that: it is shown only to those who see the same program, under
+the same owner, by the same right.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+
+from gcorefs.process import procfs
+
+_AT_RANDOM = 25
+_RANDOM_BYTES = 16
+"""execve(2) puts so many random bytes into the new memory (getauxval(3), AT_RANDOM)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program from its execve(2) on, as long as nobody else may trace it than before."""
+
+    owner: tuple[bytes, ...]
+    auxv: bytes
+    random: bytes
+
+
+def program_of(pid: int) -> Program:
+    """What the process `pid` runs now.  ESRCH."""
+    return procfs.ask_live_thread(pid, lambda tid: _program_of(pid, tid))
+
+
+def _program_of(pid: int, tid: int) -> Program:
+    owner = procfs.owner(pid, tid)
+    auxv = procfs.read_mm(tid, "auxv")
+    word = 4 if procfs.is_32_bit(tid) else 8
+    numbers = [int.from_bytes(auxv[at : at + word], "little") for at in range(0, len(auxv), word)]
+    address = dict(zip(numbers[::2], numbers[1::2], strict=False)).get(_AT_RANDOM, 0)
+    return Program(owner, auxv, _read(tid, address) if address else b"")
+
+
+def _read(tid: int, address: int) -> bytes:
+    # Not by process_vm_readv(2), which would give the process a copy of a page that it shares.
+    file = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(file, _RANDOM_BYTES, address)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""  # the program has unmapped it
+    finally:
+        os.close(file)

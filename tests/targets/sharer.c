@@ -1,0 +1,37 @@
+/*
+ * sharer
+ *
+ * Prints {"pid": PID}.  "exec" makes a child that keeps its memory (clone(2), CLONE_VM), and the
+ * process itself a sleep(1).
+ */
+#include "target.h"
+
+#include <sched.h>
+
+static char stack[64 << 10] __attribute__((aligned(16)));
+
+static int keep(void *unused)
+{
+	(void)unused;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;)
+		pause();
+	return 0;
+}
+
+int main(void)
+{
+	const char *command;
+	char line[64];
+
+	target_init();
+	printf("{\"pid\": %d}\n", getpid());
+	command = next_command(line, sizeof(line));
+	if (command && !strcmp(command, "exec")) {
+		if (clone(keep, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL) < 0)
+			die("clone");
+		execlp("sleep", "sleep", "1000", NULL);
+		die("execlp");
+	}
+	return 0;
+}
