@@ -43,6 +43,12 @@ class SlowReader:
         handler.chmod(0o755)
         self.pattern = f"|{handler}"
 
+    def end(self) -> None:
+        """Where the test has failed, nobody waits at the gate for ever."""
+        gate = os.open(self._gate, os.O_RDWR | os.O_NONBLOCK)  # fifo(7): waits for nobody
+        os.write(gate, b"go\n")
+        os.close(gate)
+
     def finish(self, target: Target) -> Core:
         """Let the core be written, to its end."""
         self._gate.write_text("go\n")
@@ -56,6 +62,7 @@ def slow_reader(tmp_path: Path) -> Iterator[SlowReader]:
     reader = SlowReader(tmp_path)
     with core_pattern_is(reader.pattern):
         yield reader
+        reader.end()
 
 
 def is_dumping(pid: int) -> bool:
