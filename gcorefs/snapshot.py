@@ -308,6 +308,7 @@ class Snapshot:
                 self._kept = copy
                 self.was_copied = True
         self._tracer.release()
+        self._tracer.join()  # so that whoever comes next does not meet this tracer
 
     @property
     def is_copied(self) -> bool:

@@ -17,6 +17,7 @@ from gcorefs.mount.options import Options
 from gcorefs.mount.stops import Handle, Stop, Workers
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.procfs import Process
 
 _SETTLE_TIMEOUT = 10.0
 _MOST_TRIES = 100
@@ -77,6 +78,10 @@ class Held:
         if inode.stop is not stop and inode.stop is not None:
             return None  # somebody else's, begun meanwhile: ask again, as one who joins
         if stop is None or inode.stop is None:
+            if other := self._tracing(process):
+                if other.is_over:
+                    return None  # once more, when nobody is traced
+                raise FUSEError(errno.ESTALE)  # under another number by now: look the name up
             stop = self._begin(inode, opener)
         elif stop.is_ready and not was_ready:
             return None  # judged while threads could still run: the stop does not judge again
@@ -87,15 +92,21 @@ class Held:
     async def _settle(self, inode: Inode) -> None:
         """Wait out a stop that is being let go, so that a new one does not meet its tracer."""
         process = inode.process
-        for stop in [each for each in self._stops if each.process == process and each.is_over]:
+        stop = self._tracing(process)
+        if stop is not None and (stop.is_over or stop.is_past):
             with trio.move_on_after(_SETTLE_TIMEOUT):
-                await stop.finished()
-            if not stop.is_finished:
+                await stop.untraced()
+            if stop.is_tracing:
                 raise ProcessError(Reason.TRACED, process.pid, "it is still being let go")
         if inode.is_retired:
             raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
         if inode.stop is not None and inode.stop.is_over:
             inode.stop = None
+
+    def _tracing(self, process: Process) -> Stop | None:
+        """The stop whose tracer holds a process, or still lets it go.  There is one at the most."""
+        stops = (each for each in self._stops if each.process == process)
+        return next((each for each in stops if each.is_tracing), None)
 
     def _begin(self, inode: Inode, opener: Opener) -> Stop:
         assert self._nursery is not None

@@ -274,6 +274,16 @@ class Stop:
     def is_finished(self) -> bool:
         return self._finished.is_set()
 
+    @property
+    def is_tracing(self) -> bool:
+        """True until the last thread of the process is let go: a copy is read for longer."""
+        is_copied = self._snapshot.is_copied and self._settled.is_set()
+        return not (self.is_finished or is_copied)
+
+    async def untraced(self) -> None:
+        """Until nobody is traced any more on account of this stop, which is over or a copy."""
+        await (self._settled if self._snapshot.is_copied else self._finished).wait()
+
     async def finished(self) -> None:
         """Until nobody is traced any more on account of this stop."""
         await self._finished.wait()

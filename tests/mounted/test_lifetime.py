@@ -15,6 +15,7 @@ from gcorefs.mount.server import FSTYPE
 from tests.conftest import GCOREFS, Mount, Target, mounts, wait_until_gone
 from tests.mounted.conftest import (
     CUT_OFF,
+    Pause,
     assert_refused,
     errno_of,
     eventually,
@@ -305,3 +306,28 @@ def test_a_process_is_stopped_no_longer_than_max_stop(
         assert errno_of(lambda: os.pread(fd, 1, offset)) == errno.EIO
         eventually(lambda: is_free(target.pid))
     assert target.ask("ping") == {"pong": 1}
+
+
+def test_an_open_that_was_asked_for_long_ago_meets_no_tracer_of_a_later_stop(
+    paused: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    """Its file has another number by now, and another stop."""
+    pause = Pause("gcorefs.mount.held", "first_door")
+    mount = paused(pause)
+    target = spawn("threads", 1)
+    file = mount / target.pid
+    with subprocess.Popen(["head", "-c", "4", file], stdout=subprocess.PIPE) as slow:
+        pause.wait()
+        with opened(file) as fd:
+            os.read(fd, 1)
+            assert gcorefs("release", target.pid, "--mount", mount.path).returncode == 0
+            eventually(lambda: is_free(target.pid))
+            later = os.open(file, os.O_RDONLY)
+            os.read(later, 1)
+        # The first stop is forgotten, and the second one under way.
+        eventually(lambda: stops(mount, target.pid) == 1)
+        assert is_held(target.pid)
+        pause.end()
+        out, _ = slow.communicate(timeout=30)
+        os.close(later)
+    assert (slow.returncode, out) == (0, b"\x7fELF")
