@@ -24,7 +24,7 @@ from gcorefs.elfcore.vma import Vma
 from gcorefs.policy import Policy, Unresponsive
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.absent import MayWait, source_of
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import Reason, told
 from gcorefs.process.facts import MappingFacts
 from gcorefs.process.holes import find_holes
 from gcorefs.process.later import Postponed
@@ -85,7 +85,7 @@ def assemble(
     dies meanwhile.
     """
     records = [record for record in recorded if record.general or policy.unresponsive != "omit"]
-    mask = int(procfs.read_mm(tid, "coredump_filter"), 16)
+    mask = procfs.coredump_filter(tid)
     header = _NOTES + len(records) * _NOTES_OF_A_THREAD
     choose = partial(rules.dump_size if policy.memory == "kernel" else rules.kept_size, mask=mask)
     code = {file_key(vma) for vma in vmas if vma.has_file and vma.flags & PF_X}
@@ -106,6 +106,7 @@ def assemble(
         policy={
             **provenance.policy,
             "coredump_filter": f"{mask:#x}",
+            **_unknown(pagemap, shared),
             **hold(sum(loads.lengths)),
         },
         stopped=len(recorded) - len(late),
@@ -129,6 +130,12 @@ def assemble(
     later = Postponed() if len(records) >= _MANY and not late else None
     layout = Layout(machine, loads, notes.pack(Shelf(later.promise) if later else None))
     return Assembly(layout, provenance, later)
+
+
+def _unknown(pagemap: Pagemap, shared: Shared) -> dict[str, str]:
+    """Which holes are read, and so are zeros in the file, and why they are not known."""
+    whys = {"holes_unknown": pagemap.why_unknown, "shared_holes_unknown": shared.why_unknown}
+    return {name: why for name, why in whys.items() if why}
 
 
 def _memory(
@@ -272,10 +279,8 @@ class _Threads:
     def __getitem__(self, part: slice, /) -> Sequence[Thread]:
         records = self._records[part]
         pid = self._process.pid
-        try:
+        with told(pid, Reason.DIED):
             tids = [_own_tid(pid, record.tid, self._depth) for record in records]
-        except ProcessLookupError as error:
-            raise ProcessError(Reason.DIED, pid) from error
         # Last, for it tells whether all of this was still to be had.
         times = self._times([record.tid for record in records])
         return [
@@ -301,9 +306,17 @@ def _partial(pid: int, machine: Machine, tid: int, unresponsive: Unresponsive) -
     """General registers of a thread that did not stop: those of its system call, or zeros."""
     if unresponsive == "omit":
         return b"", "omitted"
-    if unresponsive == "partial" and (call := procfs.system_call(pid, tid)):
-        return machine.partial(*call), "partial"
-    return bytes(machine.general_size), "zero"
+    call = None
+    if unresponsive == "partial":
+        try:
+            call = procfs.system_call(pid, tid)
+        except ProcessLookupError:
+            raise
+        except OSError:  # this /proc does not say, and the note will
+            pass
+    if call is None:
+        return bytes(machine.general_size), "zero"
+    return machine.partial(*call), "partial"
 
 
 def _info(
@@ -353,12 +366,13 @@ def _own_pids(status: dict[str, bytes], key: str) -> list[int]:
 
 
 def _own_parent(ppid: int, depth: int) -> int:
-    """The parent as a process `depth` namespaces down numbers it, 0 where it is outside."""
+    """The parent as a process `depth` namespaces down numbers it, 0 where it is outside, or
+    /proc does not show it."""
     if depth == 1 or ppid == 0:
         return ppid
     try:
         pids = _own_pids(procfs.status(ppid), "NSpid")
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return 0
     return pids[depth - 1] if len(pids) >= depth else 0
 

@@ -24,11 +24,11 @@ from gcorefs.process import access, procfs
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Copy, NotCopied, Room
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import ProcessError, Reason, named, told
 from gcorefs.process.later import Postponed, Worker
 from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory, clear
-from gcorefs.process.pagemap import Pagemap
+from gcorefs.process.pagemap import open_pagemap
 from gcorefs.process.procfs import Process
 from gcorefs.process.program import Program, program_of
 from gcorefs.process.record import Record
@@ -61,12 +61,10 @@ CLOSE_TIMEOUT = 5.0
 
 
 def find(pid: int) -> Process:
-    """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL."""
-    try:
+    """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL, EACCES."""
+    with told(pid, Reason.GONE):
         stat = procfs.stat(pid)
         leader = int(procfs.status(pid)["Tgid"])
-    except ProcessLookupError as error:
-        raise ProcessError(Reason.GONE, pid) from error
     if leader != pid:
         raise ProcessError(Reason.GONE, pid, f"it is a thread of process {leader}")
     if stat.is_kernel_thread:
@@ -86,19 +84,18 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
         raise ProcessError(Reason.OURSELVES, pid)
     if opener is not None and pid == opener.pid:
         raise ProcessError(Reason.CALLER, pid)
-    try:
+    with told(pid, Reason.GONE):
         if procfs.stat(pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, pid)
         holder = procfs.ask_live_thread(pid, lambda tid: procfs.tracer(pid, tid))
         if opener is not None:
             access.check(opener, pid)
-        is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
+        try:
+            is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
+        except PermissionError as error:  # whom it is not shown to may not trace either
+            raise ProcessError(Reason.DENIED, pid, named(error)) from error
         if procfs.is_dumping_core(pid):
             raise ProcessError(Reason.DUMPING, pid)
-    except ProcessLookupError as error:
-        raise ProcessError(Reason.GONE, pid) from error
-    except PermissionError as error:  # its auxiliary vector is not shown to us ourselves
-        raise ProcessError(Reason.DENIED, pid) from error
     if (os.uname().machine, is_32_bit) not in MACHINES:
         raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)
     if holder and holder != os.getpid():  # ours: a stop that the opener is about to join
@@ -159,7 +156,7 @@ class Snapshot:
     def _take(self) -> None:
         process = self.process
         refuse_early(process, self.opener)
-        try:
+        with told(process.pid, Reason.DIED):
             before = procfs.stat(process.pid)
             self.comm = before.comm
             self._make_room()
@@ -183,7 +180,7 @@ class Snapshot:
                 raise ProcessError(Reason.GONE, process.pid)
             if self.opener is not None:
                 access.check(self.opener, process.pid)
-            pagemap = Pagemap(tid)
+            pagemap = open_pagemap(tid)
             if procfs.has_few_runs(tid):
                 pagemap.look_ahead()
             vmas = procfs.mappings(tid)
@@ -210,8 +207,6 @@ class Snapshot:
             if self._room is not None:
                 self._program = program_of(process.pid)
             memory.check_pinned()
-        except (ProcessLookupError, FileNotFoundError) as error:
-            raise ProcessError(Reason.DIED, process.pid) from error
         self._check()
         self._layout = assembly.layout
         self._mappings = len(vmas)
@@ -226,15 +221,13 @@ class Snapshot:
     def _times(self, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
         """What these threads have used, in ticks.  EIO: they do not stand any more."""
         found: list[tuple[int, ...]] = []
-        try:
+        with told(self.process.pid, Reason.DIED):
             # A few at a time, and no more once nobody is to read them.
             for start in range(0, len(tids), _TIMES_AT_ONCE):
                 LINE.give_way()
                 some = tids[start : start + _TIMES_AT_ONCE]
                 found += procfs.task_times(self.process.pid, some)
                 self._check()
-        except ProcessLookupError as error:
-            raise ProcessError(Reason.DIED, self.process.pid) from error
         return found
 
     def _now_or_later(

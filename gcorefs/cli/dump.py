@@ -57,7 +57,7 @@ def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Poli
     it goes on as soon as its memory is copied to that of gcorefs, where there is room for it.
     """
     if not procfs.is_ours():
-        raise click.ClickException("/proc is that of another pid namespace")
+        raise click.ClickException(procfs.NOT_OURS)
     stopping.end_in_good_order()
     if output is not None and not os.path.basename(output):
         raise click.ClickException(f"{output!r} is not the name of a file")

@@ -72,7 +72,7 @@ def _paper(output: io.TextIOWrapper) -> Paper:
 def _of_process(name: str, policy: Policy) -> Core:
     """Its core's headers; it runs on when this returns."""
     if not procfs.is_ours():
-        raise click.ClickException("/proc is that of another pid namespace")
+        raise click.ClickException(procfs.NOT_OURS)
     if len(name) > _LONGEST_PID or not int(name):
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
     try:

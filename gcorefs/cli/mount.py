@@ -161,7 +161,11 @@ def umount(mountpoint: str, lazy: bool) -> None:
     Every process that is held is let go.
     """
     mountpoint = os.path.abspath(mountpoint)
-    if server.fstype(mountpoint) != server.FSTYPE:
+    try:
+        kind = server.fstype(mountpoint)
+    except MountError as error:
+        raise click.ClickException(str(error)) from error
+    if kind != server.FSTYPE:
         raise click.ClickException(f"{mountpoint}: no gcorefs is mounted there")
     program = shutil.which("fusermount3")
     if program is None:

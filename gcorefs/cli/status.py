@@ -17,13 +17,18 @@ from rich.text import Text
 
 from gcorefs.cli.printable import printable
 from gcorefs.mount import names, server
+from gcorefs.mount.server import MountError
 
 
 def _mountpoints(given: str | None) -> list[str]:
-    if given is None:
-        return server.mountpoints()
-    path = os.path.abspath(given)
-    if server.fstype(path) != server.FSTYPE:
+    try:
+        if given is None:
+            return server.mountpoints()
+        path = os.path.abspath(given)
+        kind = server.fstype(path)
+    except MountError as error:
+        raise click.ClickException(str(error)) from error
+    if kind != server.FSTYPE:
         raise click.ClickException(f"{path}: no gcorefs is mounted there")
     return [path]
 

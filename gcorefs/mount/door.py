@@ -5,7 +5,7 @@ Both run in a thread: they read /proc, and the kernel may make them wait.
 
 from gcorefs.process import access, procfs
 from gcorefs.process.access import Opener
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.procfs import Process
 from gcorefs.snapshot import refuse_early
 
@@ -15,11 +15,9 @@ def first_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
 
     EINVAL, EDEADLK, ESRCH, EBUSY, EACCES: see errors.Reason.
     """
-    try:
+    with told(process.pid, Reason.GONE):
         if procfs.stat(process.pid).is_kernel_thread:
             raise ProcessError(Reason.KERNEL_THREAD, process.pid)
-    except ProcessLookupError as error:
-        raise ProcessError(Reason.GONE, process.pid) from error
     opener = access.identify(tid, uid, gid, process.pid)
     refuse_early(process, opener)
     return opener

@@ -34,7 +34,7 @@ from gcorefs.mount.readonly import ReadOnly
 from gcorefs.mount.refusals import Refusals
 from gcorefs.mount.stops import Handle, Workers
 from gcorefs.process import procfs
-from gcorefs.process.errors import ProcessError
+from gcorefs.process.errors import ProcessError, Reason
 
 _SIZE_TIMEOUT = 5.0
 
@@ -131,7 +131,13 @@ class GcoreFS(ReadOnly):
         if entries.is_own(inode):
             return entries.own(inode)
         wanted = self._inodes[inode]
-        found = await self._look(wanted.process.pid, ctx)
+        try:
+            found = await self._look(wanted.process.pid, ctx)
+        except ProcessError as error:
+            # A copy outlives what /proc shows: the process may run a set-uid program by now.
+            if error.reason is not Reason.NOT_SHOWN or not wanted.stop or not wanted.stop.size:
+                raise
+            found = None
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
         wanted.seen = found

@@ -6,7 +6,6 @@ us.  Hence all of it is read in threads, under a bound, and never in the event l
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import trio
 from gcorefs.elfcore.segments import most_bytes
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.process import procfs
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.procfs import Process, Stat
 from gcorefs.process.turns import LINE
 
@@ -49,20 +48,25 @@ class Look:
 
 
 def look(pid: int) -> Look:
-    """ESRCH: there is no such process, or the number is that of a thread."""
+    """ESRCH: there is no such process, or the number is that of a thread.
+
+    ProcessError: EACCES where /proc does not show it to us, as with hidepid= (proc(5)).
+    """
+    with told(pid, gone=None):
+        return _look(pid)
+
+
+def _look(pid: int) -> Look:
     stat = procfs.stat(pid)
     status = procfs.status(pid)
     if int(status["Tgid"]) != pid:
         raise ProcessLookupError(f"{pid} is a thread of {status['Tgid'].decode()}")
-    try:
-        owner = os.stat(f"/proc/{pid}")
-    except FileNotFoundError as error:
-        raise ProcessLookupError(f"{pid} is gone") from error
+    uid, gid = procfs.owner_of(str(pid))
     boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return Look(
         process=Process(pid, stat.start_time),
-        uid=owner.st_uid,
-        gid=owner.st_gid,
+        uid=uid,
+        gid=gid,
         estimate=_estimate(pid, stat, status),
         started=boot + stat.start_time * _NANOSECONDS_PER_TICK,
     )

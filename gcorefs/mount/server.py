@@ -16,6 +16,7 @@ from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.process import procfs
+from gcorefs.process.errors import named
 
 FSTYPE = "fuse.gcorefs"
 
@@ -33,7 +34,7 @@ def check_mountpoint(path: str) -> None:
     if not os.path.exists("/dev/fuse"):
         raise MountError("there is no /dev/fuse: load the module with 'modprobe fuse'")
     if not procfs.is_ours():
-        raise MountError("/proc is that of another pid namespace: mount one of this one there")
+        raise MountError(f"{procfs.NOT_OURS}: mount one there")
     if fstype(path) == FSTYPE:
         state = "already mounted" if answers(path) else "a mount whose server is gone"
         raise MountError(f"{path}: {state}; 'gcorefs umount {path}' takes it away")
@@ -56,9 +57,15 @@ def mountpoints() -> list[str]:
 
 
 def _mountinfo() -> bytes:
-    # proc(5).  Asking a dead mount itself can hang.
-    with open("/proc/self/mountinfo", "rb") as table:
-        return table.read()
+    """proc(5).  Asking a dead mount itself can hang.  MountError."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as table:
+            text = table.read()
+    except OSError as error:
+        raise MountError(f"cannot tell what is mounted: {named(error)}") from error
+    if not text:  # there is at least one mount, the root
+        raise MountError("cannot tell what is mounted: /proc/self/mountinfo is empty")
+    return text
 
 
 def mounts_in(mountinfo: bytes) -> dict[bytes, str]:

@@ -4,6 +4,7 @@ errors    what can be wrong, with its errno and what to do about it
 syscalls  everything that ctypes is needed for
 turns     who goes first where several want the interpreter
 later     work that another thread does, or that is done at another time
+procfile  one file of /proc, and what it means when it cannot be read
 procfs    what /proc says
 restart   which interrupted calls the kernel would not restart by itself
 access    may this opener see that process?  The kernel decides

@@ -12,11 +12,12 @@ it could signal it.  setfsuid(2) alone would not do: an effective uid of 0 owns 
 namespace that root made.
 """
 
+import errno
 import os
 import threading
 from dataclasses import dataclass, replace
 
-from gcorefs.process import procfs, syscalls
+from gcorefs.process import procfile, procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 
 _CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
@@ -51,7 +52,7 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
             raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another pid namespace")
         stat, status = procfs.stat(tid), procfs.status(tid)
         _same_namespace(tid, target)
-        label, ours = _label(str(tid)), _label("self")
+        label, ours = _label(tid), _label(os.getpid())
     except ProcessLookupError as error:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is gone") from error
     except PermissionError as error:  # without root, of one that is not dumpable
@@ -89,7 +90,7 @@ def check(opener: Opener, pid: int) -> None:
             _ask_as(opener, ours, pid)
     except PermissionError as error:
         raise ProcessError(Reason.DENIED, pid, f"uid {opener.uid}") from error
-    except (ProcessLookupError, FileNotFoundError) as error:
+    except ProcessLookupError as error:
         raise ProcessError(Reason.GONE, pid) from error
 
 
@@ -124,7 +125,7 @@ def _ask(pid: int) -> None:
 
 
 def _open_memory(pid: int, tid: int) -> None:
-    os.close(os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC))
+    os.close(procfile.open_file(f"{pid}/task/{tid}/mem"))
 
 
 def _assume(opener: Opener, ours: int) -> None:
@@ -139,13 +140,21 @@ def _assume(opener: Opener, ours: int) -> None:
 
 
 def _same_namespace(tid: int, target: int) -> None:
-    if os.stat(f"/proc/{tid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
+    if procfs.user_namespace(tid) != procfs.user_namespace(os.getpid()):
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another user namespace")
 
 
-def _label(process: str) -> bytes:
-    """The security module's label; empty where there is no such module."""
+def _label(tid: int) -> bytes:
+    """The security module's label of a thread; empty where no module gives any.  ESRCH."""
     try:
-        return procfs.read(f"{process}/attr/current")
-    except OSError:
+        return procfile.read(f"{tid}/attr/current")
+    except FileNotFoundError:  # a kernel without security modules
         return b""
+    except OSError as error:
+        if error.errno not in _NO_LABELS:
+            raise
+        return b""
+
+
+# security/security.c, security_getprocattr: no module answers.
+_NO_LABELS = (errno.EINVAL, errno.EOPNOTSUPP)

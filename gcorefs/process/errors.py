@@ -3,8 +3,11 @@
 README has the same table for people (tests/pure/test_errors.py compares the two).
 """
 
+import contextlib
 import enum
 import errno
+import os
+from collections.abc import Iterator
 
 
 class Reason(enum.Enum):
@@ -19,6 +22,8 @@ class Reason(enum.Enum):
     DUMPING = (errno.EBUSY, "it is writing its core, which a stop would cut short")
     UNRESPONSIVE = (errno.EBUSY, "a thread of it does not stop, and unresponsive= rules that out")
     DENIED = (errno.EACCES, "the kernel does not allow the opener to trace it")
+    NOT_SHOWN = (errno.EACCES, "the kernel does not let gcorefs read what the core needs")
+    NOT_THERE = (errno.ENOTSUP, "there is no such file in /proc, and the core needs it")
     UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")
     USER_FILES = (errno.EMFILE, "its opener has as many files open as a user may (user_files=)")
     USER_STOPS = (errno.EMFILE, "its opener holds as many processes as a user may (user_stops=)")
@@ -54,3 +59,32 @@ class ProcessError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+@contextlib.contextmanager
+def told(pid: int, gone: Reason | None) -> Iterator[None]:
+    """What /proc did not tell of a process, as the reason why there is no core.
+
+    `gone`: what it means that the process is no more (None: ProcessLookupError stays one).
+    procfile.py has the errors.
+    """
+    try:
+        yield
+    except ProcessError:
+        raise
+    except ProcessLookupError as error:
+        if gone is None:
+            raise
+        raise ProcessError(gone, pid) from error
+    except PermissionError as error:
+        raise ProcessError(Reason.NOT_SHOWN, pid, named(error)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODATA):
+            raise
+        raise ProcessError(Reason.NOT_THERE, pid, named(error)) from error
+
+
+def named(error: OSError) -> str:
+    """What failed, and how; the file where there was one."""
+    file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{file}{error.strerror}"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Container
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
-from gcorefs.process import syscalls
+from gcorefs.process import procfile, syscalls
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.lost import Lost
@@ -45,7 +45,7 @@ class Memory:
         self.absent: Absent | None = None
         """Both are asked before every read, once the mappings are known."""
         self.pagemap: Pagemap | None = None
-        self._mem = os.open(f"/proc/{pid}/task/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        self._mem = procfile.open_file(f"{pid}/task/{tid}/mem")
 
     def read_into(
         self, address: int, buffer: memoryview, sources: Container[str] | None = None

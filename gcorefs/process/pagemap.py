@@ -3,6 +3,9 @@
 
 Nothing is touched by asking.  Linux 6.7 and later look through the page tables themselves and
 tell of runs (PAGEMAP_SCAN); before, each page has an entry to be read: 8 bytes for 4 KiB.
+
+Where /proc does not show the file, nothing is known of any page (Unknown): all is read, and
+every page that somebody else might have to bring is taken for one that is not there.
 """
 
 import contextlib
@@ -16,6 +19,8 @@ from threading import Thread
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
+from gcorefs.process import procfile, procfs
+from gcorefs.process.errors import named
 
 _ENTRY_SIZE = 8
 # The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
@@ -48,10 +53,18 @@ _WORDS_OF_REGION = 3
 class Pagemap:
     """Of the process whose thread `tid` is."""
 
+    why_unknown = ""
+    """Why nothing is known of any page, empty where it is."""
+
     def __init__(self, tid: int) -> None:
-        self._file = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        """ESRCH, and whatever else procfile.py has."""
+        self._file = procfile.open_file(f"{tid}/pagemap")
         self._ahead: Thread | None = None
         self._all: tuple[Column, Column] | None = None
+        # Every page has an entry, mapped or not.  In an empty file that lies over this one all
+        # memory would be holes.
+        if not os.pread(self._file, _ENTRY_SIZE, 0):
+            raise procfs.without_text(tid, "pagemap")
 
     def look_ahead(self) -> None:
         """Begin to find all runs, of everything that is mapped.
@@ -189,6 +202,45 @@ class Pagemap:
         # of a pread, and the number of a closed file is soon another file's.
         if hasattr(self, "_file"):
             os.close(self._file)
+
+
+class Unknown(Pagemap):
+    """The same where /proc does not show it."""
+
+    def __init__(self, why: str) -> None:
+        self.why_unknown = why
+
+    def look_ahead(self) -> None:
+        pass
+
+    def populated(self, address: int, length: int) -> bytes:
+        first = address // PAGE_SIZE
+        return bytes(-(-(address + length) // PAGE_SIZE) - first)
+
+    def is_present(self, address: int, length: int) -> bool:
+        return False
+
+    def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
+        """All of it: what is not known to be a hole is read."""
+        return array("Q", [start for start, _ in ranges]), array("Q", [end for _, end in ranges])
+
+    def scan(
+        self, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0
+    ) -> None:
+        return None
+
+
+_NOT_SHOWN = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODATA)
+
+
+def open_pagemap(tid: int) -> Pagemap:
+    """What /proc shows of the process whose thread `tid` is.  ESRCH."""
+    try:
+        return Pagemap(tid)
+    except OSError as error:
+        if error.errno not in _NOT_SHOWN:
+            raise
+        return Unknown(named(error))
 
 
 def _extend(starts: Column, ends: Column, more_starts: Column, more_ends: Column) -> None:

@@ -5,11 +5,11 @@ A process whose leader has called pthread_exit(3) reads empty or not at all thro
 thread: that is what the `tid` of these functions is.
 
 A missing process or thread raises ProcessLookupError (ESRCH), whichever of ENOENT and ESRCH
-the kernel chose to say it with.
+the kernel chose to say it with.  Whatever is said here of ESRCH: a file of a process that lives
+may be refused or missing as well, and those are other errors (procfile.py).
 """
 
 import contextlib
-import errno
 import functools
 import os
 import re
@@ -21,15 +21,24 @@ from typing import TypeVar
 from gcorefs.elfcore.vma import Vma, parse_pieces
 from gcorefs.process import syscalls
 from gcorefs.process.later import Worker
+from gcorefs.process.procfile import (
+    empty,
+    explained,
+    gone,
+    has_text,
+    is_kernels_own,
+    read,
+    read_system,
+)
 from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
 
-_CHUNK = 1 << 16
 _LONGEST_STAT = 4096
 
 # include/linux/sched.h
 PF_KTHREAD = 0x00200000
+PF_EXITING = 0x00000004
 PF_IO_WORKER = 0x00000010
 PF_USER_WORKER = 0x00004000
 
@@ -81,6 +90,11 @@ class Stat:
     def is_dead(self) -> bool:
         return self.state in "ZXx"
 
+    @property
+    def is_exiting(self) -> bool:
+        """True for a thread without memory, or about to have none (kernel/exit.c, do_exit)."""
+        return self.is_dead or bool(self.flags & PF_EXITING)
+
 
 def started(process: Process) -> float:
     """When a process started, in seconds since the epoch."""
@@ -95,46 +109,40 @@ def is_ours() -> bool:
     """
     try:
         return os.readlink("/proc/self") == str(os.getpid())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
-def _gone(what: object) -> ProcessLookupError:
-    """A process is no more, or what /proc told of it."""
-    return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(what))
-
-
-def read(path: str, is_record: bool = False) -> bytes:
-    """All of one file below /proc, in as few reads as it takes.
-
-    `is_record`: it tells of one thing, as stat does, and not of one after the other, as maps
-    does; then a read gives as much as there is (fs/seq_file.c, single_open), and what is short
-    is the end.  Between two calls another thread may hold the interpreter lock.
-    """
-    try:
-        fd = os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            chunks = [os.read(fd, _CHUNK)]
-            while chunks[-1] and not (is_record and len(chunks[-1]) < _CHUNK):
-                chunks.append(os.read(fd, _CHUNK))
-            return b"".join(chunks)
-        finally:
-            os.close(fd)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
+NOT_OURS = "/proc is not mounted, or is that of another pid namespace"
+"""What to say where it is not."""
 
 
 def _read_of(pid: int, tid: int | None, name: str) -> bytes:
     """What /proc has of a process, or of one of its threads."""
-    return read(f"{pid}/{name}" if tid is None else f"{pid}/task/{tid}/{name}", is_record=True)
+    path = f"{pid}/{name}" if tid is None else f"{pid}/task/{tid}/{name}"
+    text = read(path, is_record=True)
+    if not text:  # of one that is gone, a read would have failed
+        raise empty(path)
+    return text
 
 
 def read_mm(tid: int, name: str) -> bytes:
     """A file of /proc/TID that tells of its memory, and is empty once that is gone.  ESRCH."""
     text = read(f"{tid}/{name}")
     if not text:
-        raise _gone(f"{tid}/{name}")
+        raise without_text(tid, name)
     return text
+
+
+def without_text(tid: int, name: str) -> OSError:
+    """Why a file of /proc/TID that tells of its memory was empty: ESRCH or ENODATA.
+
+    It is once that memory is gone, which execve(2) does too; then a second look finds text again.
+    """
+    path = f"{tid}/{name}"
+    if stat(tid).is_exiting or has_text(path):
+        return gone(path)
+    return empty(path)
 
 
 def mappings(tid: int) -> list[Vma]:
@@ -142,17 +150,17 @@ def mappings(tid: int) -> list[Vma]:
 
     MapsError where it cannot be trusted.  ESRCH.
     """
-    path = f"/proc/{tid}/smaps"
+    path = f"{tid}/smaps"
     try:
         with (
-            contextlib.closing(syscalls.Stream(path)) as stream,
+            contextlib.closing(syscalls.Stream(f"/proc/{path}")) as stream,
             contextlib.closing(_pieces(stream)) as pieces,
         ):
             vmas = parse_pieces(pieces)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
-    if not vmas:  # the memory is gone
-        raise _gone(path)
+    except OSError as error:
+        raise explained(error, path) from error
+    if not vmas:
+        raise without_text(tid, "smaps")
     return vmas
 
 
@@ -190,13 +198,15 @@ def user_pids() -> list[int]:
             return pids()
     except ProcessLookupError:
         return pids()
+    except PermissionError:  # hidepid=: what we may not look at has no file
+        return [pid for pid in pids() if not _is_kernel_thread(pid)]
     try:
         # Before and after, for those that begin meanwhile; and one that ends while its siblings
         # are read can make the kernel leave out another (fs/proc/array.c, get_children_pid).
         before = children(_KTHREADD)
         found = pids()
         threads = {_KTHREADD, *before, *children(_KTHREADD)}
-    except ProcessLookupError:  # a kernel without CONFIG_PROC_CHILDREN
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return [pid for pid in pids() if not _is_kernel_thread(pid)]
     return [pid for pid in found if pid not in threads]
 
@@ -210,10 +220,10 @@ def children(pid: int) -> list[int]:
 
 
 def _is_kernel_thread(pid: int) -> bool:
-    """As far as a listing goes, one that is gone is none of the others."""
+    """As far as a listing goes, one that is gone or not shown is none of the others."""
     try:
         return stat(pid).is_kernel_thread
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return True
 
 
@@ -221,8 +231,8 @@ def tids(pid: int) -> list[int]:
     """Every thread of a process, the leader first where it is still there."""
     try:
         found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
-    except FileNotFoundError as error:
-        raise _gone(pid) from error
+    except OSError as error:
+        raise explained(error, f"{pid}/task") from error
     if pid in found:  # not always the lowest: thread ids begin anew at pid_max
         found.remove(pid)
         found.insert(0, pid)
@@ -236,8 +246,8 @@ def thread_count(pid: int) -> int:
     """
     try:
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
-    except FileNotFoundError as error:
-        raise _gone(pid) from error
+    except OSError as error:
+        raise explained(error, f"{pid}/task") from error
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -294,20 +304,24 @@ def task_times(pid: int, tids: Sequence[int]) -> list[tuple[int, int, int, int]]
     """
     try:
         folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return [_times(folder, "../stat" if tid == pid else f"{tid}/stat") for tid in tids]
-        finally:
-            os.close(folder)
-    except FileNotFoundError as error:
-        raise _gone(pid) from error
-
-
-def _times(folder: int, path: str) -> tuple[int, int, int, int]:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise explained(error, f"{pid}/task") from error
     try:
-        return parse_times(os.read(file, _LONGEST_STAT))
+        return [_times(pid, tid, folder) for tid in tids]
     finally:
-        os.close(file)
+        os.close(folder)
+
+
+def _times(pid: int, tid: int, folder: int) -> tuple[int, int, int, int]:
+    path = "../stat" if tid == pid else f"{tid}/stat"
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            return parse_times(os.read(file, _LONGEST_STAT))
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise explained(error, f"{pid}/task/{tid}/stat") from error
 
 
 def parse_status(text: bytes) -> dict[str, bytes]:
@@ -330,14 +344,17 @@ def ask_live_thread(pid: int, ask: Callable[[int], T]) -> T:
     # execve(2) gives the thread that calls it the leader's id.
     for list_some in (lambda _: [pid], tids, tids, tids):
         for tid in list_some(pid):
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            with contextlib.suppress(ProcessLookupError):
                 if not stat(pid, tid).is_dead:
                     return ask(tid)
-    raise _gone(pid)
+    raise gone(pid)
 
 
 def tracer(pid: int, tid: int) -> int:
-    """The process that traces this thread, 0 where none does."""
+    """The process that traces this thread, 0 where none does.
+
+    Of a tracer that /proc does not show, as with hidepid=, it is the id of the thread that traces.
+    """
     holder = int(status(pid, tid)["TracerPid"])  # a thread id, for all its name
     if not holder:
         return 0
@@ -345,6 +362,8 @@ def tracer(pid: int, tid: int) -> int:
         return int(status(holder)["Tgid"])
     except ProcessLookupError:
         return 0  # it ended just now, and with it the tracing
+    except PermissionError:
+        return holder
 
 
 def is_dumping_core(pid: int) -> bool:
@@ -357,13 +376,29 @@ def is_dumping_core(pid: int) -> bool:
     return found.get("CoreDumping") == b"1"
 
 
+# include/linux/mm_types.h, MMF_DUMP_FILTER_DEFAULT: anonymous memory, huge pages of a process's
+# own, and ELF headers.
+_DEFAULT_FILTER = 0x33
+
+
+def coredump_filter(tid: int) -> int:
+    """Which mappings a core is to have (core(5)).  ESRCH.
+
+    The kernel's default where it is built without core dumps, and nobody can set another.
+    """
+    try:
+        return int(read_mm(tid, "coredump_filter"), 16)
+    except FileNotFoundError:
+        return _DEFAULT_FILTER
+
+
 def is_32_bit(tid: int) -> bool:
     """True where the program is a 32-bit one, as the auxiliary vector that it was given shows.
 
-    Pairs of words: in 64-bit ones a type fills the lower half of its word only.
+    Pairs of words: in 64-bit ones a type fills the lower half of its word only.  ESRCH.
     """
-    first = read(f"{tid}/auxv", is_record=True)[:8]
-    return len(first) == 8 and int.from_bytes(first, "little") >> 32 != 0
+    first = read_mm(tid, "auxv")[:8]
+    return int.from_bytes(first, "little") >> 32 != 0
 
 
 def has_few_runs(tid: int) -> bool:
@@ -401,7 +436,7 @@ def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
 
     None while the thread runs.  The number is -1 for a thread that sleeps outside a call.
     """
-    return parse_system_call(read(f"{pid}/task/{tid}/syscall"))
+    return parse_system_call(_read_of(pid, tid, "syscall"))
 
 
 # open, creat, openat, openat2 of arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl.
@@ -410,40 +445,56 @@ _OPEN_CALLS_32 = frozenset((5, 8, 295, 437))
 
 
 def is_opening(tid: int) -> bool:
-    """True where a thread that waits in a request of FUSE does so in open(2)."""
+    """True where a thread that waits in a request of FUSE does so in open(2).
+
+    False also where /proc does not say: the thread is in no pid namespace of ours, or we may not
+    trace it.  Such a thread is no opener that could be identified (access.py).
+    """
     try:
         call = system_call(tid, tid)
         calls = _OPEN_CALLS_32 if is_32_bit(tid) else _OPEN_CALLS
-    except ProcessLookupError:  # it is in no pid namespace of ours
+    except OSError:
         return False
     return call is not None and call[0] in calls
 
 
 def file_note_limit() -> int | None:
     """How large the kernel would make NT_FILE (Documentation/admin-guide/sysctl/kernel.rst,
-    core_file_note_size_limit); None where that cannot be set."""
+    core_file_note_size_limit); None where it cannot be set, or /proc does not say."""
     try:
-        return int(read("sys/kernel/core_file_note_size_limit"))
-    except ProcessLookupError:
+        return int(read_system("sys/kernel/core_file_note_size_limit"))
+    except (OSError, ValueError):
         return None
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping (proc(5), MemAvailable)."""
-    return int(parse_status(read("meminfo"))["MemAvailable"].split()[0]) * 1024
+    """Bytes that can be had without swapping (proc(5), MemAvailable).
+
+    Where /proc does not say, the bytes that nobody uses just now (sysinfo(2), freeram): fewer, for
+    what is cached of files is not among them.
+    """
+    try:
+        return int(parse_status(read_system("meminfo"))["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, IndexError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * PAGE_SIZE
 
 
 def owner(pid: int, tid: int) -> tuple[bytes, ...]:
     """Whose a process is: by what the kernel decides who may trace it (ptrace(2)).  ESRCH."""
     found = status(pid, tid)
-    try:
-        # Root's while the process is not dumpable, as all of its files but the folder itself
-        # (fs/proc/base.c, task_dump_owner).
-        file = os.stat(f"/proc/{pid}/task/{tid}/mem")
-    except FileNotFoundError as error:
-        raise _gone(pid) from error
-    ids = b"%d %d" % (file.st_uid, file.st_gid)
+    # Root's while the process is not dumpable, as all of its files but the folder itself
+    # (fs/proc/base.c, task_dump_owner).
+    ids = b"%d %d" % owner_of(f"{pid}/task/{tid}/mem")
     return found["Uid"], found["Gid"], found["CapPrm"], ids
+
+
+def owner_of(path: str) -> tuple[int, int]:
+    """The uid and gid to whom /proc/`path`, a file or folder of a process, belongs.  ESRCH."""
+    try:
+        found = os.stat(f"/proc/{path}")
+    except OSError as error:
+        raise explained(error, path) from error
+    return found.st_uid, found.st_gid
 
 
 _ESCAPED_NEWLINE = b"\\012"
@@ -534,9 +585,34 @@ def parse_leases(text: bytes) -> set[int]:
         raise FormatError("unexpected text in locks") from error
 
 
-def leased_inodes() -> set[int]:
-    """Inodes on which somebody holds a lease: opening such a file sends a signal (fcntl(2))."""
-    return parse_leases(read("locks"))
+def leased_inodes() -> set[int] | None:
+    """Inodes on which somebody holds a lease: opening such a file sends a signal (fcntl(2)).
+
+    None where nobody tells: the kernel's list is not there, not ours to read, or hidden behind
+    another file.  A lease of a process outside of this pid namespace is not in it (fs/locks.c,
+    locks_show).
+    """
+    try:
+        return parse_leases(read_system("locks")) if is_kernels_own("locks") else None
+    except OSError:
+        return None
+
+
+def user_namespace(tid: int) -> int:
+    """A number that tells the user namespace of a thread from others (namespaces(7)).  ESRCH.
+
+    0 where the kernel is built without user namespaces: there all share one.
+    """
+    path = f"{tid}/ns/user"
+    try:
+        return os.stat(f"/proc/{path}").st_ino
+    except FileNotFoundError as error:
+        reason = explained(error, path)
+        if isinstance(reason, FileNotFoundError):
+            return 0
+        raise reason from error
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 _ID_MAP = re.compile(rb"^ *(\d+) +(\d+) +(\d+)$", re.MULTILINE)
@@ -556,6 +632,6 @@ def own_id(pid: int, kind: str, number: int) -> int:
     user_namespaces(7): the map's second column is in the reader's namespace, or in the
     parent's where the reader shares the namespace.
     """
-    if os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino:
+    if user_namespace(pid) == user_namespace(os.getpid()):
         return number
     return id_inside(read(f"{pid}/{kind}_map"), number)

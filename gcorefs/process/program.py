@@ -8,7 +8,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from gcorefs.process import procfs
+from gcorefs.process import procfile, procfs
 
 _AT_RANDOM = 25
 _RANDOM_BYTES = 16
@@ -40,7 +40,7 @@ def _program_of(pid: int, tid: int) -> Program:
 
 def _read(tid: int, address: int) -> bytes:
     # Not by process_vm_readv(2), which would give the process a copy of a page that it shares.
-    file = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    file = procfile.open_file(f"{tid}/mem")
     try:
         return os.pread(file, _RANDOM_BYTES, address)
     except OSError as error:

@@ -5,8 +5,9 @@ pagemap tells of this process's page tables only: what another process wrote int
 not in them.  But the mapped file can be opened, and asked and read as it is.
 
 Not so a file on a tmpfs, which others may watch by its name (inotify(7)), nor one under a
-lease, whose holder would be sent SIGIO for our open(2); these are read as any memory is, and
-holes are filled in.
+lease, whose holder would be sent SIGIO for our open(2).  These are read as any memory is, and
+holes are filled in.  So is all of it where /proc/locks is not to be read, for then nobody knows
+which files are under a lease.
 """
 
 import contextlib
@@ -30,6 +31,8 @@ class Shared:
     """The mappings of such files of a process, seen through its thread `tid`."""
 
     def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
+        self.why_unknown = ""
+        """Why its holes are not known, empty where they are, or where there is no such memory."""
         self._tid = tid
         device = procfs.shmem_device()
         found = [vma for vma in vmas if _is_shared_memory(vma, device)]
@@ -37,7 +40,11 @@ class Shared:
             # Only then: the first to read /proc/locks waits some 10 ms for all processors
             # (fs/locks.c, locks_start; percpu_down_write), and here a process stands still.
             leased = procfs.leased_inodes()
-            found = [vma for vma in found if vma.inode not in leased]
+            if leased is None:
+                self.why_unknown = "/proc/locks does not tell what is under a lease"
+                found = []
+            else:
+                found = [vma for vma in found if vma.inode not in leased]
         self._vmas = found
         self._starts = [vma.start for vma in found]
 

@@ -1,6 +1,7 @@
 """/proc/PID/stat and status, of processes that name themselves to mislead a reader."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -208,14 +209,71 @@ def test_an_id_is_turned_by_the_map(number: int, inside: int) -> None:
     assert id_inside(text, number) == inside
 
 
-def test_a_kernel_without_a_setting_for_lists_of_files_has_no_limit_to_tell(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def read(path: str) -> bytes:
-        raise ProcessLookupError(path)
+def system_file(monkeypatch: pytest.MonkeyPatch, content: bytes | OSError) -> None:
+    """What any file of /proc that belongs to no process has, or fails with."""
 
-    monkeypatch.setattr(procfs, "read", read)
+    def read_system(path: str) -> bytes:
+        if isinstance(content, OSError):
+            raise content
+        return content
+
+    monkeypatch.setattr(procfs, "read_system", read_system)
+
+
+NOT_TOLD = [
+    FileNotFoundError(),
+    PermissionError(),
+    OSError(errno.EIO, ""),
+    b"",
+    b"\n",
+    b"no number",
+]
+
+
+@pytest.mark.parametrize("content", NOT_TOLD, ids=repr)
+def test_a_kernel_without_a_setting_for_lists_of_files_has_no_limit_to_tell(
+    monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
+) -> None:
+    system_file(monkeypatch, content)
     assert procfs.file_note_limit() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*NOT_TOLD, b"MemFree: 7 kB\n", b"MemAvailable:\n", b"MemAvailable: x kB\n"],
+    ids=repr,
+)
+def test_without_meminfo_what_nobody_uses_is_available(
+    monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
+) -> None:
+    system_file(monkeypatch, content)
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 3}.__getitem__)
+    assert procfs.available_memory() == 3 * procfs.PAGE_SIZE
+
+
+def test_available_memory_is_told_in_kib(monkeypatch: pytest.MonkeyPatch) -> None:
+    system_file(monkeypatch, b"MemTotal: 9 kB\nMemAvailable:      5 kB\n")
+    assert procfs.available_memory() == 5 * 1024
+
+
+@pytest.mark.parametrize("content", NOT_TOLD[:3], ids=repr)
+def test_leases_that_nobody_lists_are_not_none(
+    monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
+) -> None:
+    system_file(monkeypatch, content)
+    assert procfs.leased_inodes() is None
+
+
+def test_an_empty_list_of_the_kernels_own_has_no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    system_file(monkeypatch, b"")
+    monkeypatch.setattr(procfs, "is_kernels_own", lambda path: path == "locks")
+    assert procfs.leased_inodes() == set()
+
+
+def test_an_empty_file_over_the_list_tells_of_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    system_file(monkeypatch, b"")
+    monkeypatch.setattr(procfs, "is_kernels_own", lambda path: path != "locks")
+    assert procfs.leased_inodes() is None
 
 
 KERNEL, USER = procfs.PF_KTHREAD, 0
@@ -229,7 +287,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
     def read(path: str, is_record: bool = False) -> bytes:
         if path not in files:
-            raise ProcessLookupError
+            raise FileNotFoundError if path.endswith("children") else ProcessLookupError
         first, _, rest = files[path].partition(b"|")
         files[path] = rest
         return first
@@ -260,6 +318,22 @@ def test_a_kernel_without_lists_of_children_is_asked_for_each(proc: dict[str, by
     proc["2/task/2/stat"] += b"|" + proc["2/task/2/stat"]
     del proc["52/task/52/stat"]  # it is gone
     assert procfs.user_pids() == [1, 50]
+
+
+def test_what_hidepid_does_not_show_is_not_listed(
+    proc: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hidepid=1 every name is in /proc, and only our own processes can be looked at."""
+    shown = {50: stat_line(b"ours", flags=USER), 52: stat_line(b"ours", flags=USER)}
+
+    def read(path: str, is_record: bool = False) -> bytes:
+        pid = int(path.split("/", maxsplit=1)[0])
+        if pid not in shown:
+            raise PermissionError(errno.EPERM, "", f"/proc/{path}")
+        return shown[pid]
+
+    monkeypatch.setattr(procfs, "read", read)
+    assert procfs.user_pids() == [50, 52]
 
 
 def test_a_process_is_not_asked_for_the_times_of_all_its_threads(proc: dict[str, bytes]) -> None:

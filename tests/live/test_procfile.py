@@ -1,0 +1,255 @@
+"""Why a file of /proc cannot be read.  A process is said to be gone where it is, and only there."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfile, procfs
+from gcorefs.process.errors import ProcessError, Reason, told
+from gcorefs.process.pagemap import Pagemap, Unknown, open_pagemap
+from tests.conftest import Target
+
+Spawn = Callable[..., Target]
+
+NOBODY_HAS_IT = 1 << 22  # PID_MAX_LIMIT
+
+
+@contextlib.contextmanager
+def mounted_over(path: str, what: str) -> Iterator[None]:
+    """Another file over one of /proc, as container runtimes mask some."""
+    subprocess.run(["mount", "--bind", what, path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> str:
+    path = tmp_path / "empty"
+    path.touch()
+    return str(path)
+
+
+@pytest.fixture
+def ended() -> int:
+    """The pid of a process that is no more."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def zombie() -> Iterator[int]:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process.pid
+    process.wait()
+
+
+ASKED: list[Callable[[int], object]] = [
+    procfs.stat,
+    procfs.status,
+    procfs.mappings,
+    procfs.tids,
+    procfs.thread_count,
+    procfs.children,
+    procfs.is_32_bit,
+    procfs.coredump_filter,
+    procfs.owner,
+    procfs.user_namespace,
+    lambda pid: procfs.system_call(pid, pid),
+    lambda pid: procfs.task_times(pid, [pid]),
+    lambda pid: procfs.tracer(pid, pid),
+    lambda pid: procfile.open_file(f"{pid}/mem"),
+    lambda pid: procfile.open_file(f"{pid}/task/{pid}/mem"),
+    open_pagemap,
+]
+
+
+@pytest.mark.parametrize("number", range(len(ASKED)))
+def test_one_that_has_ended_is_gone_whatever_is_asked(ended: int, number: int) -> None:
+    for pid in (ended, NOBODY_HAS_IT):
+        with pytest.raises(ProcessLookupError) as caught:
+            ASKED[number](pid)
+        assert caught.value.errno == errno.ESRCH
+
+
+def test_a_zombie_has_no_memory_to_tell_of(zombie: int) -> None:
+    for name in ("smaps", "auxv", "coredump_filter"):
+        with pytest.raises(ProcessLookupError):
+            procfs.read_mm(zombie, name)
+    with pytest.raises(ProcessLookupError):
+        procfs.mappings(zombie)
+    with pytest.raises(ProcessLookupError):
+        open_pagemap(zombie)
+
+
+def test_a_thread_that_has_ended_is_gone_while_its_process_lives() -> None:
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    tid = thread.native_id
+    assert tid is not None
+    while os.path.exists(f"/proc/self/task/{tid}"):  # it leaves the list a moment later
+        os.sched_yield()
+    with pytest.raises(ProcessLookupError):
+        procfs.stat(os.getpid(), tid)
+    with pytest.raises(ProcessLookupError):
+        procfs.task_times(os.getpid(), [os.getpid(), tid])
+
+
+def test_a_file_that_the_kernel_does_not_have_is_missing_and_nobody_is_gone() -> None:
+    for path in (f"{os.getpid()}/no_such", f"{os.getpid()}/task/{os.getpid()}/no_such"):
+        with pytest.raises(FileNotFoundError) as caught:
+            procfile.read(path)
+        assert caught.value.filename == f"/proc/{path}"
+        with pytest.raises(ProcessError) as told_of, told(7, Reason.DIED):
+            procfile.open_file(path)
+        assert told_of.value.errno == errno.ENOTSUP
+        assert str(told_of.value) == (
+            "process 7: there is no such file in /proc, and the core needs it "
+            f"(/proc/{path}: No such file or directory)"
+        )
+
+
+def test_a_file_of_the_system_is_nobodys_death() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        procfile.read_system("no_such")
+    assert caught.value.filename == "/proc/no_such"
+
+
+@pytest.mark.parametrize("name", ["smaps", "auxv", "coredump_filter", "pagemap", "status"])
+def test_an_empty_file_of_one_that_lives_is_no_death(spawn: Spawn, empty: str, name: str) -> None:
+    pid = spawn("threads", 2).pid
+    path = f"/proc/{pid}/{name}"
+    ask: dict[str, Callable[[int], object]] = {
+        "smaps": procfs.mappings,
+        "auxv": procfs.is_32_bit,
+        "coredump_filter": procfs.coredump_filter,
+        "pagemap": Pagemap,
+        "status": procfs.status,
+    }
+    for what in (empty, "/dev/null"):
+        with mounted_over(path, what):
+            with pytest.raises(OSError, match="it is empty") as caught:
+                ask[name](pid)
+            assert (caught.value.errno, caught.value.filename) == (errno.ENODATA, path)
+    ask[name](pid)
+
+
+def test_memory_that_execve_has_replaced_is_gone_and_not_empty() -> None:
+    """The old smaps reads empty, and the process lives."""
+    script = "import os; os.read(0, 1); os.execvp('cat', ['cat'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with open(f"/proc/{process.pid}/smaps", "rb") as smaps:
+                process.stdin.write(b"\nready\n")
+                process.stdin.flush()
+                assert process.stdout.read(6) == b"ready\n"  # cat(1) is there
+                assert smaps.read() == b""
+                assert isinstance(procfs.without_text(process.pid, "smaps"), ProcessLookupError)
+        finally:
+            process.kill()
+
+
+def test_without_a_pagemap_nothing_is_known_of_any_page(spawn: Spawn, empty: str) -> None:
+    pid = spawn("threads", 1).pid
+    with mounted_over(f"/proc/{pid}/pagemap", empty):
+        pagemap = open_pagemap(pid)
+    assert isinstance(pagemap, Unknown)
+    assert pagemap.why_unknown == f"/proc/{pid}/pagemap: it is empty"
+    assert pagemap.populated(4095, 4098) == bytes(3)
+    assert not pagemap.is_present(4096, 4096)
+    assert [list(column) for column in pagemap.runs([(4096, 8192), (16384, 20480)])] == [
+        [4096, 16384],
+        [8192, 20480],
+    ]
+    assert pagemap.poisoned(4096, 8192) == []
+
+
+# unshare(2) and mount(2) change our own view, so these run in a child.  Its exit status is 0,
+# or 1 with what went wrong on standard error.
+HIDDEN = """
+import errno, os, sys
+from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError
+from gcorefs.snapshot import find
+from gcorefs.mount.listing import look
+
+target, own, hidepid = map(int, sys.argv[1:])
+assert procfs.stat(own).comm
+assert own in procfs.user_pids()
+assert target not in procfs.user_pids()
+for ask in (procfs.stat, procfs.status, procfs.tids, procfs.mappings, procfs.is_32_bit):
+    try:
+        ask(target)
+    except PermissionError as error:
+        assert error.errno in (errno.EACCES, errno.EPERM), error
+        assert error.filename.startswith(f"/proc/{target}"), error
+    else:
+        raise AssertionError(ask)
+for ask in (find, look):
+    try:
+        ask(target)
+    except ProcessError as error:
+        assert error.errno == errno.EACCES, error
+        assert f"/proc/{target}" in str(error), error
+    else:
+        raise AssertionError(ask)
+    try:
+        ask(1 << 22)
+    except OSError as error:
+        assert error.errno == errno.ESRCH, error
+    else:
+        raise AssertionError(ask)
+assert procfs.is_opening(target) is False
+"""
+
+AS_USER = ("setpriv", "--reuid=4001", "--regid=4001", "--clear-groups")
+HIDE = 'mount -t proc -o "hidepid=$1" proc /proc && shift && exec "$@"'
+
+
+@pytest.mark.parametrize("hidepid", [1, 2, 4])
+def test_what_hidepid_does_not_show_is_refused_and_not_gone(spawn: Spawn, hidepid: int) -> None:
+    target = spawn("threads", 2)
+    own = subprocess.Popen([*AS_USER, "sleep", "1000"])
+    try:
+        command = ["unshare", "--mount", "sh", "-c", HIDE, "-", str(hidepid), *AS_USER]
+        command += [sys.executable, "-c", HIDDEN, str(target.pid), str(own.pid), str(hidepid)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (result.returncode, result.stderr) == (0, "")
+    finally:
+        own.kill()
+        own.wait()
+
+
+def test_a_tracer_that_is_not_shown_is_a_tracer(spawn: Spawn) -> None:
+    """Of another user's tracer hidepid= leaves the id of the thread that traces."""
+    target = Target([*AS_USER, *spawn("threads", 1).argv])
+    tracer = subprocess.Popen(["strace", "-q", "-o", "/dev/null", "-p", str(target.pid)])
+    script = f"from gcorefs.process import procfs; print(procfs.tracer({target.pid}, {target.pid}))"
+    try:
+        while procfs.tracer(target.pid, target.pid) != tracer.pid:
+            assert tracer.poll() is None
+        command = ["unshare", "--mount", "sh", "-c", HIDE, "-", "2", *AS_USER]
+        result = subprocess.run(
+            [*command, sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        assert (result.stdout, result.stderr) == (f"{tracer.pid}\n", "")
+    finally:
+        tracer.send_signal(signal.SIGTERM)
+        tracer.wait(timeout=20)
+        target.kill()
