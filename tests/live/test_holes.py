@@ -10,7 +10,7 @@ import pytest
 from gcorefs.elfcore.vma import Vma, parse_smaps
 from gcorefs.process import procfs
 from gcorefs.process.holes import Holes, find_holes
-from gcorefs.process.pagemap import Pagemap
+from gcorefs.process.pagemap import Pagemap, Unknown
 from gcorefs.process.shared import Shared
 from tests.conftest import Target
 
@@ -99,6 +99,35 @@ def test_memory_of_every_kind_has_the_holes_that_the_program_says(
         start, count = int(region["start"], 16), region["size"] // PAGE
         empty = [start + n * PAGE for n in range(count) if n not in region["pages"]]
         assert in_pairs(by_start[start]) == list(in_runs(empty)), region["name"]
+
+
+def test_without_a_pagemap_private_memory_has_no_holes_and_shared_memory_its_file_s(
+    spawn: Callable[..., Target],
+) -> None:
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    known, unknown = (
+        find_holes(vmas, [vma.size for vma in vmas], pagemap, Shared(target.pid, vmas))
+        for pagemap in (Pagemap(target.pid), Unknown("it is not shown"))
+    )
+    for vma, with_one, without in zip(vmas, known, unknown, strict=True):
+        assert in_pairs(without) == (in_pairs(with_one) if "ms" in vma.vm_flags else [])
+    assert any(in_pairs(holes) for holes in unknown)
+
+
+def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
+    spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    monkeypatch.setattr(procfs, "leased_inodes", lambda: None)
+    shared = Shared(target.pid, vmas)
+    assert shared.why_unknown == "/proc/locks does not tell what is under a lease"
+    assert not any(in_pairs(shared.holes(vma)) for vma in vmas)
+    buffer = memoryview(bytearray(PAGE))
+    assert not any(shared.read_into(vma.start, buffer) for vma in vmas)
+    private = [vma for vma in vmas if "ms" not in vma.vm_flags]
+    assert Shared(target.pid, private).why_unknown == ""
 
 
 def test_what_is_not_wanted_in_the_core_is_not_asked_about(spawn: Callable[..., Target]) -> None:

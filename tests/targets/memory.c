@@ -1,13 +1,14 @@
 /*
- * memory DIR
+ * memory DIR [THREADS]
  *
  * One of each kind of memory, each with contents a test can recompute.
  * Files go to DIR; those of deleted mappings are gone again at the output.
- * The regions and their patterns are those of regions.h.
+ * The regions and their patterns are those of regions.h.  THREADS more sleep beside the first one.
  */
 #include "regions.h"
 
 #include <link.h>
+#include <pthread.h>
 #include <sys/shm.h>
 
 /* Initialised, so that it lies in .data. */
@@ -166,16 +167,27 @@ static int text(struct dl_phdr_info *info, size_t size, void *arg)
 	return 1; /* the first object is the program, dl_iterate_phdr(3) */
 }
 
+static void *asleep(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
+}
+
 int main(int argc, char **argv)
 {
 	volatile uint64_t on_stack[512];
 	char buf[64], *heap;
+	pthread_t thread;
 
-	if (argc != 2) {
-		fprintf(stderr, "usage: memory DIR\n");
+	if (argc != 2 && argc != 3) {
+		fprintf(stderr, "usage: memory DIR [THREADS]\n");
 		return 2;
 	}
 	target_init();
+	for (int i = 0; i < (argc == 3 ? atoi(argv[2]) : 0); i++)
+		if (pthread_create(&thread, NULL, asleep, NULL))
+			die("pthread_create");
 	regions_begin(argv[1]);
 	anonymous();
 	files();
