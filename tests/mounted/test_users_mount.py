@@ -1,0 +1,293 @@
+"""A mount made by an ordinary user, whose server /proc does not show everything: processes of
+others under hidepid=, and of its own user those that are set-uid or not dumpable."""
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.conftest import GCOREFS
+from tests.mounted.conftest import AS_NOBODY, NOBODY, PAUSE, Pause, eventually, is_free, run
+
+# fusermount3 opens /dev/fuse as the user who mounts.
+SETUP = """
+set -e
+D=$1 M=$2; shift 2
+cp -a /dev/fuse $D/fuse; chmod 666 $D/fuse; mount --bind $D/fuse /dev/fuse
+echo user_allow_other >$D/fuse.conf; mount --bind $D/fuse.conf /etc/fuse.conf
+[ "$M" = - ] || mount -t proc -o "hidepid=$M" proc /proc
+exec "$@"
+"""
+
+
+class UsersMount:
+    """A mount of nobody's, in a mount namespace of its own."""
+
+    def __init__(self, folder: Path, hidepid: str, options: str) -> None:
+        self.path = folder / "mnt"
+        self.log = folder / "log"
+        self.path.mkdir()
+        self.log.touch()
+        for place in (self.path, self.log):
+            os.chown(place, NOBODY, NOBODY)
+        words = [GCOREFS, "mount", "--foreground", "--log-file", self.log]
+        words += ["-o", options] if options else []
+        command = ["unshare", "--mount", "sh", "-c", SETUP, "-", folder, hidepid, *AS_NOBODY]
+        self.server = subprocess.Popen([*command, *words, self.path])
+        eventually(lambda: "mounted at" in self.log.read_text())
+
+    def run(self, *words: object) -> "subprocess.CompletedProcess[bytes]":
+        """A command of nobody's that sees the mount."""
+        return run(*self.entering(), *words)
+
+    def entering(self) -> tuple[str, ...]:
+        return ("nsenter", "--target", str(self.server.pid), "--mount", *AS_NOBODY)
+
+    def __truediv__(self, pid: int) -> Path:
+        return self.path / str(pid)
+
+    def listed(self) -> set[int]:
+        return set(map(int, self.run("ls", self.path).stdout.split()))
+
+    def end(self) -> str:
+        """What was logged."""
+        self.server.terminate()
+        assert self.server.wait(timeout=20) == 0
+        return self.log.read_text()
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Iterator[Callable[..., UsersMount]]:
+    mounts: list[UsersMount] = []
+
+    def make(hidepid: str = "-", options: str = "") -> UsersMount:
+        mounts.append(UsersMount(tmp_path, hidepid, options))
+        return mounts[-1]
+
+    yield make
+    for mount in mounts:
+        assert "Traceback" not in mount.end()
+
+
+@contextlib.contextmanager
+def asleep(*words: object) -> Iterator[int]:
+    with subprocess.Popen([*map(str, words), "1000"]) as process:
+        try:
+            eventually(lambda: procfs.stat(process.pid).comm.startswith(b"sleep"))
+            yield process.pid
+            eventually(lambda: is_free(process.pid))
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("hidepid", ["-", "1", "2", "4"])
+def test_what_a_user_may_see_is_there_and_the_rest_is_refused(
+    users: Callable[..., UsersMount], hidepid: str
+) -> None:
+    mount = users(hidepid)
+    with asleep("sleep") as roots, asleep(*AS_NOBODY, "sleep") as own:
+        listed = mount.listed()
+        assert own in listed
+        assert (roots in listed) == (hidepid == "-")
+        result = mount.run("cat", mount / own)
+        assert (result.stdout[:4], result.stderr) == (b"\x7fELF", b"")
+        # Its name is seen by all where /proc shows it to all.  What the mode says, or /proc.
+        for command in ("stat", "cat"):
+            result = mount.run(command, mount / roots)
+            is_shown = command == "stat" and hidepid == "-"
+            assert (b"Permission denied" in result.stderr) == (not is_shown), result
+        assert b"No such file" in mount.run("stat", mount / (1 << 22)).stderr
+    log = mount.log.read_text()
+    assert (f"process {roots}: the kernel does not let gcorefs read" in log) == (hidepid != "-")
+
+
+KINDS = ("undumpable", "set-uid")
+# PR_SET_DUMPABLE is 4 (prctl(2)).
+UNDUMPABLE = "import ctypes; assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0\n"
+ASLEEP = "import signal; print('ready', flush=True); signal.pause()"
+SIZE = "import os, sys; print(os.stat(sys.argv[1]).st_size)"
+OPEN = """
+import os, sys
+try:
+    os.open(sys.argv[1], os.O_RDONLY)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def untraceable(kind: str, tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
+    """Words that run a script in a process of nobody's that a server of nobody's may not trace."""
+    path = tmp_path / "python"
+    shutil.copy(os.path.realpath(sys.executable), path)
+    path.chmod(0o4755 if kind == "set-uid" else 0o755)
+    before = UNDUMPABLE if kind == "undumpable" else ""
+    return lambda script: (str(path), "-I", "-c", before + script)
+
+
+def test_a_process_that_cannot_be_traced_is_shown_and_refused(
+    users: Callable[..., UsersMount], untraceable: Callable[[str], tuple[str, ...]], kind: str
+) -> None:
+    mount = users(options="allow_other")
+    command = [*AS_NOBODY, *untraceable(ASLEEP)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            # Its folder stays its user's (fs/proc/base.c, task_dump_owner).
+            owner = NOBODY if kind == "undumpable" else 0
+            file = mount / process.pid
+            assert mount.run("stat", "-c", "%u %a", file).stdout == b"%d 400\n" % owner
+            assert b"Permission denied" in mount.run("cat", file).stderr
+            # The mode lets root in, and the server cannot judge root.
+            entering = ("nsenter", "--target", str(mount.server.pid), "--mount")
+            assert b"Permission denied" in run(*entering, "cat", file).stderr
+            assert is_free(process.pid)
+        finally:
+            process.kill()
+    unknown = "the opener cannot be identified from here (/proc does not show it)"
+    assert unknown in mount.log.read_text()
+
+
+@pytest.fixture
+def paused_users(
+    users: Callable[..., UsersMount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., UsersMount]]:
+    """The same, with a server that waits in places."""
+    made: list[Pause] = []
+
+    def make(*pauses: Pause) -> UsersMount:
+        made.extend(pauses)
+        waits = tmp_path / "waits"
+        waits.mkdir()
+        waits.chmod(0o777)
+        code = PAUSE + "".join(pause.code(waits) for pause in pauses)
+        (tmp_path / "sitecustomize.py").write_text(code)
+        with monkeypatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(tmp_path))
+            return users(options="allow_other")
+
+    yield make
+    for pause in made:
+        pause.end()
+
+
+HOLD = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print("opened", flush=True)
+os.read(fd, 1)
+print(os.fstat(fd).st_size, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def opened_by_nobody(mount: UsersMount, pid: int) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [*mount.entering(), sys.executable, "-I", "-c", HOLD, mount / pid]
+    with subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            assert process.stdout.readline() == b"opened\n"
+            yield process
+            process.stdin.close()
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+
+
+def test_a_size_is_exact_also_for_one_that_cannot_be_looked_at(
+    paused_users: Callable[..., UsersMount], untraceable: Callable[[str], tuple[str, ...]]
+) -> None:
+    """Whether it asks for an open(2) is not known, so the answer waits for the core."""
+    header, question = (
+        Pause("gcorefs.snapshot", "assemble"),
+        Pause("gcorefs.process.procfs", "is_opening"),
+    )
+    mount = paused_users(header, question)
+    with asleep(*AS_NOBODY, "sleep") as pid, opened_by_nobody(mount, pid) as holder:
+        header.wait()
+        command = [*mount.entering(), *untraceable(SIZE), mount / pid]
+        with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE) as asking:
+            question.wait()
+            question.end()
+            header.end()
+            output, _ = asking.communicate(timeout=60)
+        assert holder.stdout is not None
+        assert output == holder.stdout.readline()
+        assert int(output) > 0
+
+
+def test_an_open_that_comes_second_is_answered_while_the_first_waits(
+    paused_users: Callable[..., UsersMount], untraceable: Callable[[str], tuple[str, ...]]
+) -> None:
+    header = Pause("gcorefs.snapshot", "assemble")
+    mount = paused_users(header)
+    with asleep(*AS_NOBODY, "sleep") as pid, opened_by_nobody(mount, pid):
+        header.wait()
+        result = mount.run(*untraceable(OPEN), mount / pid)
+        assert (result.stdout, result.stderr) == (b"%d\n" % errno.EACCES, b"")
+        assert not header.go.exists()
+        header.end()
+    text = f"process {pid}: the opener cannot be identified from here (/proc does not show it)"
+    assert text in mount.log.read_text()
+
+
+COPY = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+size = os.fstat(fd).st_size
+before = os.pread(fd, size, 0)
+print(size, flush=True)
+sys.stdin.readline()
+assert os.pread(fd, size, 0) == before
+print(os.fstat(fd).st_size, flush=True)
+"""
+
+
+def test_a_copy_is_readable_when_its_process_is_not_shown_any_more(
+    users: Callable[..., UsersMount], tmp_path: Path
+) -> None:
+    path = tmp_path / "sleep"
+    shutil.copy("/usr/bin/sleep", path)
+    path.chmod(0o4755)
+    mount = users("2", "hold=copy")
+    words = [*AS_NOBODY, "sh", "-c", f"read line; exec {path} 1000"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        try:
+            eventually(lambda: procfs.stat(process.pid).comm == b"sh")
+            command = [*mount.entering(), sys.executable, "-I", "-c", COPY, mount / process.pid]
+            with subprocess.Popen(
+                list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as reader:
+                assert reader.stdout is not None
+                assert reader.stdin is not None
+                size = reader.stdout.readline()
+                assert int(size) > 0
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+                eventually(lambda: procfs.status(process.pid)["Uid"].split()[1] == b"0")
+                assert b"Permission denied" in mount.run("stat", mount / process.pid).stderr
+                reader.stdin.write(b"\n")
+                reader.stdin.flush()
+                assert reader.stdout.readline() == size
+                assert reader.wait(timeout=20) == 0
+        finally:
+            process.kill()
