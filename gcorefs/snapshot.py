@@ -292,7 +292,7 @@ class Snapshot:
                 self._finishing.result()
         except (NotCopied, OSError) as error:
             self._give_up_copy(str(error))
-            if isinstance(error, ProcessError):
+            if isinstance(error, ProcessError) and error.reason is not Reason.NOT_SHOWN:
                 raise
             return
         with self._lock:

@@ -27,7 +27,7 @@ from gcorefs.elfcore.vma import MapsError
 from gcorefs.policy import Hold, Policy
 from gcorefs.process import procfs
 from gcorefs.process.copy import DEFAULT_LIMIT, Room
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import ProcessError, Reason, named
 from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
 from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
@@ -82,8 +82,7 @@ def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Poli
     except BrokenPipeError as error:
         raise click.ClickException("whoever was to read the core has gone") from error
     except OSError as error:
-        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        raise click.ClickException(f"{name}{error.strerror}") from error
+        raise click.ClickException(named(error)) from error
     if snapshot.not_copied:
         click.echo(f"held until it was written, not copied: {snapshot.not_copied}", err=True)
     if snapshot.unreadable:

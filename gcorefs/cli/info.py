@@ -20,7 +20,7 @@ from gcorefs.elfcore.space import Row
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.policy import Policy
 from gcorefs.process import procfs
-from gcorefs.process.errors import Reason
+from gcorefs.process.errors import ProcessError, Reason, named
 from gcorefs.process.procfs import FormatError
 from gcorefs.snapshot import Snapshot, find
 
@@ -85,8 +85,10 @@ def _of_process(name: str, policy: Policy) -> Core:
         return read_core(io.BytesIO(header), size)
     except (FormatError, MapsError) as error:
         raise click.ClickException(f"process {name}: {error}") from error
+    except ProcessError as error:
+        raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(error.strerror or str(error)) from error
+        raise click.ClickException(f"process {name}: {named(error)}") from error
 
 
 def _of_file(name: str) -> Core:

@@ -1,5 +1,6 @@
 """Mounts, serves, lets every process go, unmounts; in that order, however it ends."""
 
+import errno
 import os
 import re
 import resource
@@ -94,11 +95,15 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 
 
 def answers(path: str) -> bool:
-    """True where a mount's server is there; ENOTCONN where it is gone."""
+    """False where a mount's server is gone, as ENOTCONN says (fs/fuse/dev.c, fuse_get_req).
+
+    Any other error is no such proof: a mount of another user's is EACCES, for root too
+    (fs/fuse/dir.c, fuse_allow_current_process).
+    """
     try:
         os.stat(path)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
     return True
 
 

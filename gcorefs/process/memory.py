@@ -161,6 +161,8 @@ class Memory:
         """process_vm_readv(2) had no byte, for a page that is to be tried once more: 0."""
         if error.errno == errno.ESRCH:
             raise ProcessError(Reason.DIED, self._pid) from error
+        if error.errno == errno.EPERM:  # a security module, or Yama by now (ptrace_scope 3)
+            raise ProcessError(Reason.NOT_SHOWN, self._pid, f"process_vm_readv: {error.strerror}")
         if error.errno != errno.EFAULT:
             raise error
         return 0

@@ -1,5 +1,7 @@
 """Pages that cannot be had cost one page each and are told; untouched pages stay so."""
 
+import errno
+import os
 import struct
 import subprocess
 import sys
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gcorefs.elfcore.vma import parse_smaps
-from gcorefs.process import procfs
+from gcorefs.process import procfs, syscalls
+from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.lost import Lost
 from gcorefs.process.memory import Memory
@@ -188,3 +191,32 @@ def test_a_file_under_a_lease_is_not_opened() -> None:
         assert target.popen.poll() is None
     finally:
         target.kill()
+
+
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_what_the_kernel_refuses_to_read_is_refused_and_no_surprise(
+    spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch, is_copied: bool
+) -> None:
+    target = spawn("threads", 2)
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    room = Room(1 << 30) if is_copied else None
+    snapshot = Snapshot(find(target.pid), room=room)
+    try:
+        snapshot.take()
+        for name in ("read_memory", "read_memory_vector"):
+            monkeypatch.setattr(syscalls, name, refuse)
+        snapshot.copy()
+        with pytest.raises(ProcessError) as caught:
+            snapshot.read(snapshot.layout.memory_offset, 4096)
+        text = (
+            f"process {target.pid}: the kernel does not let gcorefs read what the core needs "
+            "(process_vm_readv: Operation not permitted)"
+        )
+        assert (caught.value.errno, str(caught.value)) == (errno.EACCES, text)
+        assert snapshot.not_copied == (text if is_copied else "")
+        assert {tracer for _, tracer in target.states().values()} == {os.getpid()}
+    finally:
+        snapshot.close()

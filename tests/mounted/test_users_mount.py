@@ -14,7 +14,16 @@ import pytest
 
 from gcorefs.process import procfs
 from tests.conftest import GCOREFS
-from tests.mounted.conftest import AS_NOBODY, NOBODY, PAUSE, Pause, eventually, is_free, run
+from tests.mounted.conftest import (
+    AS_NOBODY,
+    NOBODY,
+    PAUSE,
+    Pause,
+    assert_refused,
+    eventually,
+    is_free,
+    run,
+)
 
 # fusermount3 opens /dev/fuse as the user who mounts.
 SETUP = """
@@ -106,6 +115,26 @@ def test_what_a_user_may_see_is_there_and_the_rest_is_refused(
         assert b"No such file" in mount.run("stat", mount / (1 << 22)).stderr
     log = mount.log.read_text()
     assert (f"process {roots}: the kernel does not let gcorefs read" in log) == (hidepid != "-")
+
+
+def test_a_mount_of_a_user_s_is_not_dead_because_root_may_not_enter_it(
+    users: Callable[..., UsersMount],
+) -> None:
+    mount = users()
+    inside = ("nsenter", "--target", str(mount.server.pid), "--mount")
+    assert b"Permission denied" in run(*inside, "ls", mount.path).stderr
+    assert_refused(run(*inside, GCOREFS, "mount", mount.path), f"{mount.path}: already mounted")
+    assert_refused(
+        run(*inside, GCOREFS, "status", "--mount", mount.path), f"{mount.path}: Permission denied"
+    )
+    # A lazy one would take it away under whoever is in it.
+    command = [*mount.entering(), "sh", "-c", f"cd {mount.path} && echo in && read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as inmate:
+        assert inmate.stdout is not None
+        assert inmate.stdout.readline() == b"in\n"
+        assert_refused(run(*inside, GCOREFS, "umount", mount.path), "busy")
+        inmate.communicate(b"\n")
+    assert mount.run("ls", mount.path).returncode == 0
 
 
 KINDS = ("undumpable", "set-uid")
