@@ -3,11 +3,9 @@
 import contextlib
 import os
 import signal
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO, TextIO, cast, get_args
+from typing import TextIO, cast, get_args
 
 import click
 from rich.console import Console
@@ -24,6 +22,7 @@ from gcorefs.cli import stopping
 from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.terminal import Terminal
 from gcorefs.elfcore.vma import MapsError
+from gcorefs.export.sink import Sink, SinkError, open_sink
 from gcorefs.policy import Hold, Policy
 from gcorefs.process import procfs
 from gcorefs.process.copy import DEFAULT_LIMIT, Room
@@ -61,26 +60,30 @@ def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Poli
     stopping.end_in_good_order()
     if output is not None and not os.path.basename(output):
         raise click.ClickException(f"{output!r} is not the name of a file")
-    if output is None:
-        output = f"core.{pid}" if sys.stdout.isatty() else "-"
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    name = output or (f"core.{pid}" if is_terminal else "-")
     try:
         room = Room(copy_limit << 20) if hold == "copy" else None
-        snapshot = Snapshot(find(pid), policy=policy, room=room)
-        with _shown() as progress, _destination(output) as file:
-            try:
-                stopping.take(snapshot, policy)
-                # In a thread, so that a signal ends us meanwhile.
-                Worker().submit(snapshot.copy).result()
-                _write_all(snapshot, file, progress, f"process {pid}")
-            finally:
-                # Now, not after the file has its name: that may mean to delete another.
-                stopping.close(snapshot)
-    except ProcessError as error:
+        process = find(pid)
+        sink = open_sink(name, is_chosen=output is not None)
+        snapshot = Snapshot(process, policy=policy, room=room)
+        try:
+            with _shown() as progress:
+                try:
+                    stopping.take(snapshot, policy)
+                    # In a thread, so that a signal ends us meanwhile.
+                    Worker().submit(snapshot.copy).result()
+                    _write_all(snapshot, sink, progress, f"process {pid}")
+                finally:
+                    # Now, not after the file has its name: that may mean to delete another.
+                    stopping.close(snapshot)
+            sink.commit()
+        finally:
+            sink.abort()
+    except (ProcessError, SinkError) as error:
         raise click.ClickException(str(error)) from error
     except (FormatError, MapsError) as error:
         raise click.ClickException(f"process {pid}: {error}") from error
-    except BrokenPipeError as error:
-        raise click.ClickException("whoever was to read the core has gone") from error
     except OSError as error:
         raise click.ClickException(named(error)) from error
     if snapshot.not_copied:
@@ -96,7 +99,7 @@ def _shown() -> Iterator[Progress]:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     terminal = None
     with contextlib.suppress(OSError, ValueError):
-        terminal = Terminal(sys.stderr.fileno())
+        terminal = Terminal(2)
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True),
         TransferSpeedColumn(), TimeRemainingColumn(),
@@ -111,30 +114,7 @@ def _shown() -> Iterator[Progress]:
             terminal.finish()
 
 
-@contextlib.contextmanager
-def _destination(output: str) -> Iterator[BinaryIO]:
-    """Where the core goes.  A regular file has its name only once it is whole."""
-    if output == "-":
-        with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as file:
-            yield file
-        return
-    if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
-        with open(output, "wb", buffering=0) as file:  # a device or a FIFO
-            yield file
-        return
-    target = os.path.realpath(output)
-    # mkstemp makes it 0600, as the kernel makes cores: it holds all the process's secrets.
-    number, temporary = tempfile.mkstemp(prefix=".gcorefs-", dir=os.path.dirname(target))
-    try:
-        with open(number, "wb", buffering=0) as file:
-            yield file
-        os.rename(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _write_all(snapshot: Snapshot, file: BinaryIO, progress: Progress, name: str) -> None:
+def _write_all(snapshot: Snapshot, sink: Sink, progress: Progress, name: str) -> None:
     # One buffer is read into while the other is written out: both calls let go of the
     # interpreter lock, and the process stands still for the longer of the two, not the sum.
     filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
@@ -147,12 +127,7 @@ def _write_all(snapshot: Snapshot, file: BinaryIO, progress: Progress, name: str
             offset += count
             filling, full = full, filling
             reading = reader.submit(snapshot.read_into, offset, filling)
-            _write(file, full[:count])
+            sink.write(full[:count])
             progress.update(task, completed=offset)
     except TimeoutError as error:
         raise ProcessError(Reason.STUCK, snapshot.process.pid) from error
-
-
-def _write(file: BinaryIO, data: memoryview) -> None:
-    while data:
-        data = data[file.write(data) :]

@@ -47,6 +47,8 @@ def mount(
     Returns once the mount answers.
     """
     mountpoint = os.path.abspath(mountpoint)
+    if log_file is not None:
+        log_file = os.path.abspath(log_file)  # in the background we work in /
     try:
         options, fuse_options = parse(words)
         server.check_mountpoint(mountpoint)

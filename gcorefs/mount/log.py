@@ -11,12 +11,16 @@ of Python's, without which the interpreter does not end.
 
 import atexit
 import contextlib
+import errno
 import logging
 import os
 import queue
 import sys
 import threading
 from logging.handlers import QueueHandler, SysLogHandler
+
+from gcorefs.export.lookup import look_up
+from gcorefs.export.sink import SinkError, duplicate
 
 _MOST_WAITING = 10_000
 
@@ -76,10 +80,30 @@ def to_stderr() -> logging.Handler:
 
 
 def to_file(path: str) -> logging.Handler:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    handler = _Descriptor(os.open(path, flags, 0o666))
+    """A log at the end of that file, which is made where there is none.
+
+    SinkError; EACCES: another user may have put the file there, in a directory that all may write
+    to, so that our messages end up in a file of somebody else's (gcorefs/export/lookup.py).
+    """
+    try:
+        handler = _Descriptor(_open_file(path))
+    except OSError as error:
+        raise SinkError(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
+
+
+def _open_file(path: str) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+    with look_up(path) as entry:
+        if entry.descriptor is not None:
+            return duplicate(entry.descriptor)
+        if entry.is_foreign:
+            raise OSError(errno.EACCES, "another user may have put it there")
+        if entry.exists:
+            return entry.open(flags)
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        return os.open(entry.name, flags, 0o666, dir_fd=entry.directory)
 
 
 def to_syslog(socket: str = "/dev/log") -> logging.Handler:

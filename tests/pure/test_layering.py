@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gcorefs"
 
-ROOMS = ("elfcore", "policy", "process", "assembly", "snapshot", "mount", "cli")
+ROOMS = ("elfcore", "policy", "process", "assembly", "snapshot", "export", "mount", "cli")
 # The package itself knows its version, __main__ is the command line under another name.
 ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 

@@ -1,0 +1,157 @@
+"""The lookup of an output's name, in directories where others may have been first.
+
+Where everybody may create names (/tmp), another user can make `core.1234` a symbolic link, and
+have root write to a file of root's.  The kernel refuses to follow such links when
+fs.protected_symlinks is 1 (proc_sys_fs(5)), but resolving a name before it is opened gets past
+that, and containers often have 0.  So the last part of a name is looked up here, under the same
+rule whatever the setting is, and all further steps refer to a directory that stays open: nobody
+can swap it between two of them.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from types import TracebackType
+
+_MOST_LINKS = 40
+"""As the kernel has it: MAXSYMLINKS (include/linux/namei.h)."""
+
+_STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH
+
+
+class Entry:
+    """A name in a directory, and the file that had the name when it was looked up.
+
+    `descriptor` is the number of one of our own open files where the name is one for it, like
+    /dev/stdout or /dev/fd/3.
+    """
+
+    def __init__(self, directory: int, name: str) -> None:
+        """Takes over `directory`, an open file.  OSError: the name cannot be looked up."""
+        self.directory = directory
+        self.name = name
+        self._found: int | None = None
+        self._stat: os.stat_result | None = None
+        self.descriptor: int | None = None
+        self.has_name = True
+        """False where a link of /proc led to an open file: the name is not that of the file."""
+        try:
+            self.descriptor = self._own_descriptor()
+            if self.descriptor is None:
+                self._find(os.O_NOFOLLOW)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Entry":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for number in (self.directory, self._found):
+            if number is not None:
+                os.close(number)
+        self._found = None
+
+    def _own_descriptor(self) -> int | None:
+        is_ours = os.path.samestat(os.fstat(self.directory), os.stat("/proc/self/fd"))
+        return int(self.name) if is_ours and self.name.isdecimal() else None
+
+    def _find(self, flags: int) -> None:
+        if self._found is not None:
+            os.close(self._found)
+            self._found = None
+        try:
+            flags |= os.O_PATH | os.O_CLOEXEC
+            self._found = os.open(self.name, flags, dir_fd=self.directory)
+        except FileNotFoundError:
+            self._stat = None
+        else:
+            self._stat = os.fstat(self._found)
+
+    @property
+    def exists(self) -> bool:
+        return self._found is not None
+
+    @property
+    def is_regular(self) -> bool:
+        return self._stat is not None and stat.S_ISREG(self._stat.st_mode)
+
+    @property
+    def is_link(self) -> bool:
+        """A symbolic link that has not been followed."""
+        return self._stat is not None and stat.S_ISLNK(self._stat.st_mode)
+
+    @property
+    def is_foreign(self) -> bool:
+        """True where another user may have put it there for us to find.
+
+        The directory is sticky and everybody may write to it, and neither we nor the owner of the
+        directory own the file: the rule of fs.protected_symlinks, protected_fifos and
+        protected_regular (fs/namei.c, may_follow_link and may_create_in_sticky).  A file of
+        several names may have been given this one by anybody (protected_hardlinks).
+        """
+        found = self._stat
+        if found is None:
+            return False
+        directory = os.fstat(self.directory)
+        if directory.st_mode & _STICKY_FOR_ALL != _STICKY_FOR_ALL:
+            return False
+        is_shared = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+        return is_shared or found.st_uid not in (os.geteuid(), directory.st_uid)
+
+    def is_below_proc(self) -> bool:
+        return self._stat is not None and self._stat.st_dev == os.stat("/proc").st_dev
+
+    def follow(self) -> None:
+        """Have the kernel follow the link.  OSError."""
+        self._find(0)
+        self.has_name = False
+
+    def target(self) -> str:
+        """The text of the link."""
+        return os.readlink("", dir_fd=self._found)
+
+    def open(self, flags: int) -> int:
+        """Open the very file that was found.  OSError; ENOENT: there is none."""
+        if self._found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return os.open(f"/proc/self/fd/{self._found}", flags | os.O_CLOEXEC)
+
+
+def look_up(path: str, is_followed: bool = True) -> Entry:
+    """The directory entry that `path` leads to, through symbolic links if `is_followed`.
+
+    A link below /proc that stands for an open file is followed by the kernel: its text is no
+    name.  EACCES: another user's link in a sticky directory; EISDIR: no last part; ELOOP.
+    """
+    return _look_up(path, is_followed, None, _MOST_LINKS)
+
+
+def _look_up(path: str, is_followed: bool, start: int | None, links: int) -> Entry:
+    head, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    directory = os.open(head or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=start)
+    with contextlib.ExitStack() as stack:
+        entry = stack.enter_context(Entry(directory, name))
+        if entry.is_link:
+            if not is_followed:
+                raise OSError(errno.ELOOP, "it is a symbolic link")
+            if entry.is_foreign:
+                raise OSError(errno.EACCES, "it is a symbolic link of another user's")
+            if not links:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if not entry.is_below_proc():
+                return _look_up(entry.target(), is_followed, directory, links - 1)
+            entry.follow()
+        stack.pop_all()
+        return entry

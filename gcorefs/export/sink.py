@@ -1,0 +1,224 @@
+"""The sinks of a core: a file that has its name once it is whole, and a stream.
+
+A core that is half written must never be taken for a whole one, and what goes wrong here must
+never be taken for trouble with the process.  So a sink raises SinkError and nothing else, and
+it looks for errors that come late (fsync(2), close(2)) before the file has its name.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+from collections.abc import Iterator
+from typing import Protocol
+
+from gcorefs.export.lookup import Entry, look_up
+
+STANDARD_OUTPUT = "standard output"
+
+# The file system of this directory has no files without a name (open(2), O_TMPFILE): NFS, most
+# FUSE servers, overlayfs before Linux 6.3.  EISDIR is what a kernel says that does not know.
+_HAS_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
+
+
+class SinkError(OSError):
+    """Output that cannot be written: `filename` is where, `errno` and `strerror` are why."""
+
+    def __init__(self, name: str, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror or str(error), name)
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+class Sink(Protocol):
+    """Where a core is written, from its first byte to its last.
+
+    A sink that was not committed is to be aborted; after a commit that does nothing.
+    """
+
+    def write(self, data: memoryview) -> None:
+        """Write all of `data` behind what is there.  SinkError."""
+
+    def commit(self) -> None:
+        """End it: everything is written, and no error is still to come.  SinkError."""
+
+    def abort(self) -> None:
+        """End it and leave nothing behind.  No error."""
+
+
+def open_sink(output: str, is_chosen: bool) -> Sink:
+    """The sink that is called `output`; '-' is standard output.  SinkError.
+
+    With `is_chosen` somebody gave that name and means what it leads to: a device, a FIFO, one of
+    our own descriptors, the target of a symbolic link.  Otherwise it can only be a regular file.
+    """
+    name = STANDARD_OUTPUT if output == "-" else output
+    with _told_of(name):
+        if output == "-":
+            return StreamSink(duplicate(1), name)
+        with look_up(output, is_followed=is_chosen) as entry:
+            if entry.descriptor is not None and is_chosen:
+                return StreamSink(duplicate(entry.descriptor), name)
+            if not entry.exists or (entry.is_regular and entry.has_name):
+                return FileSink(os.dup(entry.directory), entry.name, name)
+            if not is_chosen:
+                raise OSError(errno.EEXIST, "it is no regular file")
+            return StreamSink(_open_stream(entry), name)
+
+
+@contextlib.contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(name, error) from error
+
+
+def duplicate(number: int) -> int:
+    """A duplicate of a descriptor that was given to us to write to.  EBADF."""
+    flags = fcntl.fcntl(number, fcntl.F_GETFL)
+    if flags & os.O_PATH or flags & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 0)
+
+
+def _open_stream(entry: Entry) -> int:
+    if entry.is_foreign:
+        raise OSError(errno.EACCES, "it is another user's, in a directory that all may write to")
+    return entry.open(os.O_WRONLY | os.O_TRUNC | os.O_NOCTTY)
+
+
+class StreamSink:
+    """A file that is open already: a pipe, a socket, a device.  What was written stays."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        """Takes over `fd`.  `name` is for people."""
+        self._fd = fd
+        self._name = name
+
+    def write(self, data: memoryview) -> None:
+        with _told_of(self._name):
+            _write(self._fd, data)
+
+    def commit(self) -> None:
+        with _told_of(self._name):
+            _flush(self._fd)
+        self._end()
+
+    def abort(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        fd, self._fd = self._fd, -1
+        _close(fd)
+
+
+class FileSink:
+    """A new regular file, which replaces what has its name once it is whole.
+
+    It is 0600, as the kernel's cores are: it holds all secrets of the process.  Until it is whole
+    it has no name at all, so that nothing is left of it even if we are killed.  Only where the
+    file system cannot do that it has a name of its own (.gcorefs-*), which SIGKILL leaves.
+    """
+
+    def __init__(self, directory: int, entry: str, name: str) -> None:
+        """The file is to be called `entry` in `directory`, an open file that is taken over; `name`
+        is for people.  SinkError."""
+        self._directory = directory
+        self._entry = entry
+        self._name = name
+        self._temporary: str | None = None
+        self._fd = -1
+        try:
+            with _told_of(name):
+                self._fd = self._create()
+        except BaseException:
+            self._end()
+            raise
+
+    def _create(self) -> int:
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            return os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=self._directory)
+        except OSError as error:
+            if error.errno not in _HAS_NO_NAMELESS_FILES:
+                raise
+        self._temporary = _new_name()
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        return os.open(self._temporary, flags, 0o600, dir_fd=self._directory)
+
+    def write(self, data: memoryview) -> None:
+        with _told_of(self._name):
+            _write(self._fd, data)
+
+    def commit(self) -> None:
+        with _told_of(self._name):
+            _flush(self._fd)
+            self._give_name()
+        self._end()
+
+    def _give_name(self) -> None:
+        if self._temporary is None:
+            try:
+                self._link(self._entry)
+            except FileExistsError:
+                # linkat(2) replaces nothing.  A name more, for the moment until rename(2) does.
+                self._temporary = _new_name()
+                self._link(self._temporary)
+            else:
+                return
+        here = self._directory
+        os.rename(self._temporary, self._entry, src_dir_fd=here, dst_dir_fd=here)
+        self._temporary = None
+
+    def _link(self, entry: str) -> None:
+        # By way of /proc: AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH (linkat(2)).
+        path = f"/proc/self/fd/{self._fd}"
+        os.link(path, entry, dst_dir_fd=self._directory, follow_symlinks=True)
+
+    def abort(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        fd, self._fd = self._fd, -1
+        _close(fd)
+        if self._temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._directory)
+            self._temporary = None
+        directory, self._directory = self._directory, -1
+        _close(directory)
+
+
+def _new_name() -> str:
+    return f".gcorefs-{os.urandom(8).hex()}"
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:  # others that have it open made it so (O_NONBLOCK)
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+
+
+def _flush(fd: int) -> None:
+    """Have the errors that come late: a full disk or quota, of a server or a delayed write."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # no file that could be synchronized (fsync(2))
+            raise
+    # What a file system says at close(2), any close says (fs/open.c, filp_flush), and a file has
+    # to be open to be given a name.
+    os.close(os.dup(fd))
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)
