@@ -4,19 +4,11 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from typing import TextIO, cast, get_args
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import get_args
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from gcorefs.cli import stopping
 from gcorefs.cli.policy import takes_policy
@@ -26,12 +18,15 @@ from gcorefs.export.sink import Sink, SinkError, open_sink
 from gcorefs.policy import Hold, Policy
 from gcorefs.process import procfs
 from gcorefs.process.copy import DEFAULT_LIMIT, Room
-from gcorefs.process.errors import ProcessError, Reason, named
+from gcorefs.process.errors import ProcessError, named
 from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
 from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
 
 _CHUNK = 4 << 20
+
+_Show = Callable[[int, int], None]
+"""Takes how many bytes are written, and of how many."""
 
 
 @click.command()
@@ -68,15 +63,10 @@ def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Poli
         sink = open_sink(name, is_chosen=output is not None)
         snapshot = Snapshot(process, policy=policy, room=room)
         try:
-            with _shown() as progress:
-                try:
-                    stopping.take(snapshot, policy)
-                    # In a thread, so that a signal ends us meanwhile.
-                    Worker().submit(snapshot.copy).result()
-                    _write_all(snapshot, sink, progress, f"process {pid}")
-                finally:
-                    # Now, not after the file has its name: that may mean to delete another.
-                    stopping.close(snapshot)
+            # It runs on before the file has its name: that may mean to delete another.
+            with _shown(f"process {pid}") as show, stopping.stopped(snapshot, policy) as worker:
+                worker.submit(snapshot.copy).result()
+                _write_all(snapshot, sink, worker, show)
             sink.commit()
         finally:
             sink.abort()
@@ -92,42 +82,28 @@ def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Poli
         click.echo(f"{snapshot.unreadable} pages could not be read and are zeros", err=True)
 
 
-@contextlib.contextmanager
-def _shown() -> Iterator[Progress]:
+def _shown(name: str) -> AbstractContextManager[_Show]:
     """Progress on the terminal that is our standard error, if it is one."""
     # In the background, on a terminal with `stty tostop`, we would be stopped ourselves.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    terminal = None
-    with contextlib.suppress(OSError, ValueError):
-        terminal = Terminal(2)
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True),
-        TransferSpeedColumn(), TimeRemainingColumn(),
-        console=Console(file=cast(TextIO, terminal)),
-        disable=terminal is None, transient=True,
-    )  # fmt: skip
     try:
-        with progress:
-            yield progress
-    finally:
-        if terminal is not None:
-            terminal.finish()
+        terminal = Terminal(2)
+    except OSError:
+        return contextlib.nullcontext(lambda done, size: None)
+    from gcorefs.cli.progress import bar  # noqa: PLC0415 (rich, only where it is needed)
+
+    return bar(terminal, name)
 
 
-def _write_all(snapshot: Snapshot, sink: Sink, progress: Progress, name: str) -> None:
+def _write_all(snapshot: Snapshot, sink: Sink, reader: Worker, show: _Show) -> None:
     # One buffer is read into while the other is written out: both calls let go of the
     # interpreter lock, and the process stands still for the longer of the two, not the sum.
     filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
     offset = 0
-    task = progress.add_task(name, total=snapshot.size)
-    reader = Worker()
-    try:
+    reading = reader.submit(snapshot.read_into, offset, filling)
+    while count := stopping.within(READ_TIMEOUT, reading, snapshot):
+        offset += count
+        filling, full = full, filling
         reading = reader.submit(snapshot.read_into, offset, filling)
-        while count := reading.result(READ_TIMEOUT):
-            offset += count
-            filling, full = full, filling
-            reading = reader.submit(snapshot.read_into, offset, filling)
-            sink.write(full[:count])
-            progress.update(task, completed=offset)
-    except TimeoutError as error:
-        raise ProcessError(Reason.STUCK, snapshot.process.pid) from error
+        sink.write(full[:count])
+        show(offset, snapshot.size)

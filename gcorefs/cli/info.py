@@ -77,11 +77,8 @@ def _of_process(name: str, policy: Policy) -> Core:
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
     try:
         snapshot = Snapshot(find(int(name)), policy=policy)
-        try:
-            stopping.take(snapshot, policy)
+        with stopping.stopped(snapshot, policy):
             header, size = snapshot.layout.header, snapshot.size
-        finally:
-            stopping.close(snapshot)
         return read_core(io.BytesIO(header), size)
     except (FormatError, MapsError) as error:
         raise click.ClickException(f"process {name}: {error}") from error

@@ -1,13 +1,20 @@
-"""To take a snapshot and to close it, both in bounds: what the commands do who need no mount."""
+"""A stop within bounds, for the commands that need no mount."""
 
+import concurrent.futures
 import contextlib
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TypeVar
 
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
 from gcorefs.snapshot import CLOSE_TIMEOUT, TAKE_TIMEOUT, Snapshot
+
+T = TypeVar("T")
 
 
 def end_in_good_order() -> None:
@@ -16,18 +23,37 @@ def end_in_good_order() -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def take(snapshot: Snapshot, policy: Policy) -> None:
-    taking = Worker().submit(snapshot.take)
+@contextlib.contextmanager
+def stopped(snapshot: Snapshot, policy: Policy) -> Iterator[Worker]:
+    """The process stands still in the block and runs on behind it, whatever ended it.
+
+    The worker is for calls of the snapshot, which may hang: the main thread is to be there for
+    signals.  What hangs until the end is left behind; the kernel lets go what we leave traced.
+    """
+    worker = Worker()
     try:
-        taking.result(policy.stop_timeout + TAKE_TIMEOUT)
-    except TimeoutError as error:
-        raise ProcessError(
-            Reason.STUCK, snapshot.process.pid, "it could not be recorded in time"
-        ) from error
+        taking = worker.submit(snapshot.take)
+        within(
+            policy.stop_timeout + TAKE_TIMEOUT, taking, snapshot, "it could not be recorded in time"
+        )
+        yield worker
+    finally:
+        snapshot.let_go()
+        deadline = time.monotonic() + CLOSE_TIMEOUT
+        closer = Worker()  # the other one may hang
+        closing = closer.submit(snapshot.close)
+        for each in (closer, worker):
+            each.join(max(0.0, deadline - time.monotonic()))
+        if closing.done():
+            closing.result()
 
 
-def close(snapshot: Snapshot) -> None:
-    """Whatever does not end in time, the kernel lets go when we end."""
-    snapshot.let_go()
-    with contextlib.suppress(TimeoutError):
-        Worker().submit(snapshot.close).result(CLOSE_TIMEOUT)
+def within(timeout: float, future: "Future[T]", snapshot: Snapshot, detail: str = "") -> T:
+    """The result of what is done for `snapshot`, or what it raises.
+
+    EIO (STUCK): it is not there within `timeout` seconds.
+    """
+    # Not Future.result(timeout): its TimeoutError could be the call's own ETIMEDOUT.
+    if not concurrent.futures.wait([future], timeout).done:
+        raise ProcessError(Reason.STUCK, snapshot.process.pid, detail)
+    return future.result()

@@ -21,13 +21,17 @@ class Worker:
     def __init__(self, name: str = "gcorefs-worker") -> None:
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._thread: threading.Thread | None = None
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         future: Future[Any] = Future()
         if self._calls is None:
             self._calls = queue.SimpleQueue()
             arguments = (self._calls,)
-            threading.Thread(target=_run, name=self._name, args=arguments, daemon=True).start()
+            self._thread = threading.Thread(
+                target=_run, name=self._name, args=arguments, daemon=True
+            )
+            self._thread.start()
         self._calls.put(partial(_fulfil, future, partial(call, *args, **kwargs)))
         return future
 
@@ -40,6 +44,12 @@ class Worker:
         if self._calls is not None:
             self._calls.put(None)
             self._calls = None
+
+    def join(self, timeout: float) -> None:
+        """Close it, and wait until its thread has ended: `timeout` seconds at most."""
+        self.close()
+        if self._thread is not None:
+            self._thread.join(timeout)
 
 
 def _run(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
