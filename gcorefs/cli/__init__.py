@@ -1,22 +1,80 @@
-"""Commands for people."""
+"""Commands for people.
+
+Each is imported when it is asked for: one that only dumps a process needs a third of the memory
+that the server and its libraries take, and may have no more (victim.py).
+"""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from gcorefs import __version__
-from gcorefs.cli.dump import dump
-from gcorefs.cli.info import info
-from gcorefs.cli.mount import mount, umount
+from gcorefs.cli import victim
 from gcorefs.cli.printable import printable
-from gcorefs.cli.status import release, status
+
+# ruff: noqa: PLC0415
+
+
+def _mount() -> click.Command:
+    from gcorefs.cli.mount import mount
+
+    return mount
+
+
+def _umount() -> click.Command:
+    from gcorefs.cli.mount import umount
+
+    return umount
+
+
+def _status() -> click.Command:
+    from gcorefs.cli.status import status
+
+    return status
+
+
+def _release() -> click.Command:
+    from gcorefs.cli.status import release
+
+    return release
+
+
+def _dump() -> click.Command:
+    victim.volunteer()
+    from gcorefs.cli.dump import dump
+
+    return dump
+
+
+def _info() -> click.Command:
+    victim.volunteer()
+    from gcorefs.cli.info import info
+
+    return info
+
+
+_COMMANDS: dict[str, Callable[[], click.Command]] = {
+    "dump": _dump,
+    "info": _info,
+    "mount": _mount,
+    "release": _release,
+    "status": _status,
+    "umount": _umount,
+}
 
 
 class _Group(click.Group):
     """Whatever is wrong is told in one line, whatever bytes there are in the name of a file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        load = _COMMANDS.get(cmd_name)
+        return None if load is None else load()
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
         with _one_line():
@@ -46,11 +104,3 @@ def main() -> None:
     # Inherited as "ignored", SIGCHLD would make the kernel reap our tracees itself when they
     # die, and their parents would never hear of it (kernel/signal.c, do_notify_parent).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-main.add_command(mount)
-main.add_command(umount)
-main.add_command(status)
-main.add_command(release)
-main.add_command(dump)
-main.add_command(info)

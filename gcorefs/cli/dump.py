@@ -23,7 +23,7 @@ from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
 from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
 
-_CHUNK = 4 << 20
+_CHUNK = 512 << 10
 
 _Show = Callable[[int, int], None]
 """Takes how many bytes are written, and of how many."""

@@ -20,7 +20,7 @@ from functools import partial
 
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
-from gcorefs.process import procfs, syscalls
+from gcorefs.process import cgroups, procfs, syscalls
 from gcorefs.process.absent import MayWait
 from gcorefs.process.memory import Memory
 from gcorefs.process.patience import ask_each
@@ -28,8 +28,9 @@ from gcorefs.process.patience import ask_each
 DEFAULT_LIMIT = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // 4
 """Bytes that copies may take where nobody says otherwise: a quarter of the machine's memory."""
 
-_RESERVE = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // 16
-"""Bytes that are left to all others."""
+_RESERVED_SHARE = 16
+_RESERVE = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // _RESERVED_SHARE
+"""Bytes that are left to all others; of a cgroup's limit the same share is."""
 
 _PIECE = 16 << 20
 """Bytes that one thread copies, or makes room for, before it takes the next."""
@@ -45,7 +46,8 @@ class NotCopied(Exception):
 
 
 class Room:
-    """How much memory copies may take: `limit` bytes, as long as the machine has it."""
+    """How much memory copies may take: `limit` bytes, as long as the machine and our cgroups have
+    it."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -56,6 +58,10 @@ class Room:
             raise NotCopied(f"its {_mebibytes(amount)} are over copy_limit")
         if more + _RESERVE > procfs.available_memory():
             raise NotCopied(f"memory is short for its {_mebibytes(amount)}")
+        for cgroup in cgroups.memory_limits():
+            if more + cgroup.size // _RESERVED_SHARE > cgroup.left:
+                limit = f"the limit of our cgroup is {_mebibytes(cgroup.size)}"
+                raise NotCopied(f"memory is short for its {_mebibytes(amount)} ({limit})")
 
     def give_back(self, amount: int) -> None:
         """At any time, in any thread, in the middle of anything."""

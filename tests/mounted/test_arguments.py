@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcorefs.cli import main
+from gcorefs.cli import dump, main, mount, victim
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount
@@ -113,11 +112,12 @@ def test_a_log_without_a_name_is_refused(tmp_path: Path) -> None:
 
 
 def invoke(*arguments: str) -> click.testing.Result:
-    """The command line in this process, whose signals stay as they were."""
+    """The command line in this process, whose signals and OOM score stay as they were."""
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
-        return click.testing.CliRunner().invoke(main, arguments, prog_name="gcorefs")
+        with mock.patch.object(victim, "volunteer"):
+            return click.testing.CliRunner().invoke(main, arguments, prog_name="gcorefs")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -148,10 +148,10 @@ def test_any_words_are_taken_or_refused_in_one_line(arguments: list[str]) -> Non
     """In process, and with a stand-in for whatever would mount, stop or write."""
     gone = ProcessError(Reason.GONE, 1)
     with (
-        mock.patch.object(sys.modules["gcorefs.cli.mount"], "_in_background"),
-        mock.patch.object(sys.modules["gcorefs.cli.mount"], "_serve"),
-        mock.patch.object(sys.modules["gcorefs.cli.mount"], "log"),
-        mock.patch.object(sys.modules["gcorefs.cli.dump"], "find", side_effect=gone),
+        mock.patch.object(mount, "_in_background"),
+        mock.patch.object(mount, "_serve"),
+        mock.patch.object(mount, "log"),
+        mock.patch.object(dump, "find", side_effect=gone),
     ):
         result = invoke(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit)

@@ -118,6 +118,13 @@ def test_it_has_what_the_unit_grants_and_no_more(service: Service) -> None:
     assert int(procfs.read(f"{service.server}/coredump_filter"), 16) == 0
 
 
+def test_it_is_killed_before_the_processes_that_it_looks_at(service: Service, held: Target) -> None:
+    assert procfs.read(f"{service.server}/oom_score_adj") == b"1000\n"
+    assert int(procfs.read(f"{held.pid}/oom_score_adj")) < 1000
+    os.kill(service.server, signal.SIGKILL)  # as the kernel does: held runs on (see its fixture)
+    eventually(lambda: service.show("NRestarts") == "1" and service.is_mounted)
+
+
 def test_a_dead_mount_of_another_server_is_no_obstacle(machine: Machine) -> None:
     machine.run("mkdir", "-p", MOUNT)
     script = (

@@ -1,0 +1,108 @@
+"""The limits of memory of the cgroups that we are in: cgroups(7).
+
+Of version 2 (Documentation/admin-guide/cgroup-v2.rst) or 1 (cgroup-v1/memory.rst), whichever has
+the memory controller.  Every group up to the top may have a limit, and each counts its children.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gcorefs.process import procfs
+
+
+class Limit(NamedTuple):
+    """One group's: all values in bytes."""
+
+    size: int
+    left: int
+    """What can still be had: file pages that were not used lately are given up for it."""
+
+
+class _Names(NamedTuple):
+    """Files of a group."""
+
+    limits: tuple[str, ...]
+    usage: str
+    inactive: str
+    """In memory.stat, of the group and its children."""
+
+
+# Above memory.high nobody is killed, but whoever takes memory is made to wait for it to be freed.
+_V2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
+_V1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+
+
+def memory_limits() -> list[Limit]:
+    """The limits that hold for us, of our own group first; none where they cannot be read."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        path, is_v1 = _own_group(procfs.read("self/cgroup"))
+        root, place = _mounted(procfs.read("self/mountinfo"), is_v1)
+        below = os.path.relpath(path, root) if _is_below(path, root) else b"."
+        return list(_limits(os.path.normpath(os.path.join(place, below)), place, is_v1))
+    return []
+
+
+def _is_below(path: bytes, root: bytes) -> bool:
+    return os.path.commonpath((path, root)) == root
+
+
+def _limits(folder: bytes, top: bytes, is_v1: bool) -> Iterator[Limit]:
+    while _is_below(folder, top):
+        yield from _limits_of(os.fsdecode(folder), _V1 if is_v1 else _V2)
+        folder = os.path.dirname(folder)
+
+
+def _own_group(text: bytes) -> tuple[bytes, bool]:
+    """The path of our group, and whether version 1 has the memory controller.
+
+    `text` is /proc/PID/cgroup: "4:memory:/a" of version 1, "0::/a" of version 2.  ValueError.
+    """
+    groups = {}
+    for line in text.split(b"\n")[:-1]:
+        _, controllers, path = line.split(b":", 2)
+        for controller in controllers.split(b","):
+            groups[controller] = path
+    if b"memory" in groups:
+        return groups[b"memory"], True
+    if b"" in groups:
+        return groups[b""], False
+    raise ValueError("no memory controller")
+
+
+def _mounted(text: bytes, is_v1: bool) -> tuple[bytes, bytes]:
+    """Which group is mounted where, of the hierarchy that has the memory controller.
+
+    `text` is /proc/PID/mountinfo (proc_pid_mountinfo(5)).  In a container the group is often not
+    the first one.  ValueError.
+    """
+    kind = b"cgroup" if is_v1 else b"cgroup2"
+    for line in text.split(b"\n")[:-1]:
+        mount, _, rest = line.partition(b" - ")
+        fields, (fstype, _, options) = mount.split(b" "), rest.rsplit(b" ", 2)
+        if fstype == kind and (not is_v1 or b"memory" in options.split(b",")):
+            return _unescaped(fields[3]), _unescaped(fields[4])
+    raise ValueError("cgroups are not mounted")
+
+
+def _unescaped(name: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), name)
+
+
+def _limits_of(folder: str, names: _Names) -> Iterator[Limit]:
+    # The top has no such files, and of what is mounted over we see nothing.
+    with contextlib.suppress(OSError, ValueError):
+        usage = int(_text(folder, names.usage))
+        stat = dict(line.split(" ", 1) for line in _text(folder, "memory.stat").splitlines())
+        used = usage - int(stat.get(names.inactive, 0))
+        for name in names.limits:
+            with contextlib.suppress(OSError, ValueError):  # "max": none
+                size = int(_text(folder, name))
+                yield Limit(size, size - used)
+
+
+def _text(folder: str, name: str) -> str:
+    with open(os.path.join(folder, name), encoding="ascii") as file:
+        return file.read()

@@ -1,0 +1,257 @@
+"""A dump from within the memory cgroup of its process, where what it takes could kill that one."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GCOREFS, Mount, Target, mounts
+from tests.mounted.conftest import eventually, gcorefs, is_free, run
+
+MIB = 1 << 20
+PEAK = 30
+"""MiB that a dump of a process may need."""
+
+CGROUPS = Path("/sys/fs/cgroup")
+V1 = CGROUPS / "memory"
+
+# In a group from its first byte on.
+ENTER = ("sh", "-c", 'echo $$ > "$0" && exec "$@"')
+
+
+class Group:
+    """A memory cgroup of version 1 or 2, whichever has the controller here (cgroups(7))."""
+
+    def __init__(self, top: Path) -> None:
+        self.is_v1 = top == V1
+        self.path = top / f"gcorefs-{uuid.uuid4().hex}"
+        self.path.mkdir()
+
+    def limit(self, size: int) -> None:
+        (self.path / ("memory.limit_in_bytes" if self.is_v1 else "memory.max")).write_text(
+            str(size)
+        )
+        # No way out to swap, where another test has some.
+        name, most = ("memory.memsw.limit_in_bytes", size) if self.is_v1 else ("memory.swap.max", 0)
+        with contextlib.suppress(FileNotFoundError):  # a kernel without swap
+            (self.path / name).write_text(str(most))
+
+    @property
+    def usage(self) -> int:
+        name = "memory.usage_in_bytes" if self.is_v1 else "memory.current"
+        return int((self.path / name).read_text())
+
+    @property
+    def killed(self) -> int:
+        """How many processes of it were killed for want of memory."""
+        name = "memory.oom_control" if self.is_v1 else "memory.events"
+        lines = (self.path / name).read_text().splitlines()
+        return int(dict(line.split() for line in lines)["oom_kill"])
+
+    def words(self, *words: object) -> list[str]:
+        return [*ENTER, str(self.path / "cgroup.procs"), *map(str, words)]
+
+    def run(self, *words: object) -> "subprocess.CompletedProcess[bytes]":
+        return run(*self.words(*words))
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    control = CGROUPS / "cgroup.subtree_control"
+    added = False
+    if not V1.exists() and "memory" not in control.read_text().split():
+        control.write_text("+memory")
+        added = True
+    group = Group(V1 if V1.exists() else CGROUPS)
+    try:
+        yield group
+    finally:
+        eventually(lambda: not (group.path / "cgroup.procs").read_text())
+        group.path.rmdir()
+        if added:
+            control.write_text("-memory")
+
+
+@pytest.fixture
+def spawn_in(group: Group, build: Callable[[str], Path]) -> Iterator[Callable[..., Target]]:
+    """Start a target in the group."""
+    targets: list[Target] = []
+
+    def start(name: str, *arguments: object) -> Target:
+        targets.append(Target(group.words(build(name), *arguments)))
+        return targets[-1]
+
+    yield start
+    for target in targets:
+        eventually(lambda pid=target.pid: is_free(pid))
+        target.kill()
+
+
+def assert_whole(core: Path) -> None:
+    result = gcorefs("info", "--json", core)
+    facts = json.loads(result.stdout)
+    assert (result.returncode, facts["missing"]) == (0, 0)
+    assert facts["size"] == core.stat().st_size
+
+
+def test_a_process_near_its_limit_survives_its_dump(
+    group: Group, spawn_in: Callable[..., Target], tmp_path: Path
+) -> None:
+    group.limit(70 * MIB)
+    target = spawn_in("bulk", 40)
+    assert group.usage > 40 * MIB
+    result = group.run(GCOREFS, "dump", target.pid, "-o", tmp_path / "core")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert_whole(tmp_path / "core")
+    assert group.killed == 0
+    assert "gap" in target.ask("")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_where_memory_runs_out_it_is_the_dump_that_dies(
+    group: Group, spawn_in: Callable[..., Target], tmp_path: Path, is_there: bool
+) -> None:
+    target = spawn_in("reserve", 1, 20_000)  # a core of so many pieces takes more
+    if is_there:
+        (tmp_path / "core").write_bytes(b"old")
+    group.limit(group.usage + 13 * MIB)
+    result = group.run(GCOREFS, "dump", target.pid, "-o", tmp_path / "core")
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGKILL, b"", b"")
+    assert group.killed == 1
+    eventually(lambda: is_free(target.pid))
+    assert target.popen.poll() is None
+    assert os.listdir(tmp_path) == ["core"] * is_there
+    if is_there:
+        assert (tmp_path / "core").read_bytes() == b"old"
+
+
+def test_a_dump_needs_no_more_than_that(
+    group: Group, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    group.limit(PEAK * MIB)
+    target = spawn("bulk", 64)
+    result = group.run(GCOREFS, "dump", target.pid, "-o", tmp_path / "core")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert_whole(tmp_path / "core")
+
+
+# Written when the command is over, by the process that it was.
+AT_THE_END = """
+import atexit, re, sys
+from gcorefs.cli import main
+
+def tell():
+    with open("/proc/self/status") as status:
+        peak = int(re.search("VmHWM:\\\\s+([0-9]+)", status.read())[1])
+    print(peak, *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+
+atexit.register(tell)
+main()
+"""
+
+
+def test_a_dump_imports_what_it_needs(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    target = spawn("bulk", 64)
+    words = ("dump", target.pid, "-o", tmp_path / "core")
+    result = run(sys.executable, "-c", AT_THE_END, *words)
+    assert result.returncode == 0
+    peak, *modules = result.stderr.decode().split()
+    assert int(peak) <= PEAK << 10
+    assert {"click", "gcorefs"} <= set(modules)
+    others = {"elftools", "email", "importlib.metadata", "msgspec", "pyfuse3", "rich", "sdnotify"}
+    assert not {*others, "tempfile", "trio"} & set(modules)
+
+
+# What stands in /proc when the process is about to be stopped.
+AT_THE_STOP = """
+import sys
+from gcorefs.cli import main
+from gcorefs.snapshot import Snapshot
+
+def told(snapshot):
+    with open("/proc/self/oom_score_adj") as file:
+        print(file.read(), end="", file=sys.stderr)
+    return take(snapshot)
+
+take, Snapshot.take = Snapshot.take, told
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["dump", "info"])
+def test_whoever_stops_a_process_goes_before_it(spawn: Callable[..., Target], command: str) -> None:
+    target = spawn("threads", 1)
+    result = run(sys.executable, "-c", AT_THE_STOP, command, target.pid)
+    assert (result.returncode, result.stderr) == (0, b"1000\n")
+    assert Path(f"/proc/{target.pid}/oom_score_adj").read_text() != "1000\n"
+
+
+def test_a_server_is_judged_as_whoever_starts_it(mount: Mount) -> None:
+    """The unit says how (OOMScoreAdjust=)."""
+    assert str(mount.path) in [place for place, _ in mounts()]
+    ours = Path("/proc/self/oom_score_adj").read_text()
+    assert Path(f"/proc/{mount.server}/oom_score_adj").read_text() == ours
+
+
+# Killed when a part of the file is written.
+KILLED = """
+import os, signal
+from gcorefs.cli import main
+from gcorefs.export.sink import FileSink
+
+def write_and_die(sink, data):
+    write(sink, data)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write, FileSink.write = FileSink.write, write_and_die
+main()
+"""
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_killed_in_the_middle_it_leaves_nothing(
+    spawn: Callable[..., Target], tmp_path: Path, is_there: bool
+) -> None:
+    target = spawn("bulk", 8)
+    if is_there:
+        (tmp_path / "core").write_bytes(b"old")
+    words = ("dump", target.pid, "-o", tmp_path / "core")
+    assert run(sys.executable, "-c", KILLED, *words).returncode == -signal.SIGKILL
+    eventually(lambda: is_free(target.pid))
+    assert "gap" in target.ask("")
+    assert os.listdir(tmp_path) == ["core"] * is_there
+    if is_there:
+        assert (tmp_path / "core").read_bytes() == b"old"
+
+
+def test_a_copy_that_does_not_fit_into_the_cgroup_is_not_made(
+    group: Group, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    group.limit(80 * MIB)
+    words = ("dump", spawn("bulk", 64).pid, "--hold", "copy", "-o", tmp_path / "core")
+    result = group.run(GCOREFS, *words)
+    assert (result.returncode, group.killed) == (0, 0)
+    assert re.fullmatch(
+        rb"held until it was written, not copied: memory is short for its 6[0-9] MiB "
+        rb"\(the limit of our cgroup is 80 MiB\)\n",
+        result.stderr,
+    )
+    assert_whole(tmp_path / "core")
+
+
+def test_a_copy_that_fits_into_the_cgroup_is_made(
+    group: Group, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    group.limit(200 * MIB)
+    words = ("dump", spawn("bulk", 64).pid, "--hold", "copy", "-o", tmp_path / "core")
+    result = group.run(GCOREFS, *words)
+    assert (result.returncode, result.stderr, group.killed) == (0, b"", 0)
+    assert_whole(tmp_path / "core")

@@ -1,0 +1,107 @@
+"""The limits of our cgroups, from files as the kernel has them, of both versions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import cgroups, procfs
+from gcorefs.process.cgroups import Limit
+
+MIB = 1 << 20
+NO_LIMIT_V1 = 0x7FFFFFFFFFFFF000
+"""PAGE_COUNTER_MAX in bytes (mm/memcontrol-v1.c)."""
+
+Proc = Callable[[str, str], None]
+
+
+@pytest.fixture
+def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
+    """Have /proc/self/cgroup and /proc/self/mountinfo say this."""
+
+    def say(cgroup: str, mountinfo: str) -> None:
+        texts = {"self/cgroup": cgroup, "self/mountinfo": mountinfo}
+        monkeypatch.setattr(procfs, "read", lambda path: texts[path].encode())
+
+    return say
+
+
+def group(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+
+
+def v2(root: str, place: object) -> str:
+    return (
+        "22 1 8:1 / / rw - ext4 /dev/vda rw\n"
+        f"31 22 0:27 {root} {place} rw,nosuid shared:9 master:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+    )
+
+
+def v1(root: str, place: Path) -> str:
+    return (
+        f"34 33 0:30 {root} {place}/cpu rw - cgroup cgroup rw,cpu\n"
+        f"35 33 0:31 {root} {place}/memory rw - cgroup cgroup rw,memory\n"
+        f"36 33 0:32 / {place}/unified rw - cgroup2 cgroup2 rw\n"
+    )
+
+
+def test_every_group_up_to_the_top_has_its_limit(proc: Proc, tmp_path: Path) -> None:
+    proc("0::/a/b\n", v2("/", tmp_path))
+    group(tmp_path, stat="inactive_file 1")  # the top has no limit and no usage
+    stat = f"anon 5\ninactive_anon 7\ninactive_file {8 * MIB}\nactive_file 9"
+    group(tmp_path / "a", max=100 * MIB, high="max", current=60 * MIB, stat=stat)
+    group(tmp_path / "a/b", max="max", high=40 * MIB, current=30 * MIB, stat="inactive_file 0")
+    assert cgroups.memory_limits() == [
+        Limit(40 * MIB, 10 * MIB),
+        Limit(100 * MIB, 48 * MIB),
+    ]
+
+
+def test_version_1_has_it_where_its_memory_controller_is(proc: Proc, tmp_path: Path) -> None:
+    proc("5:cpu:/x\n4:freezer,memory:/a\n0::/y\n", v1("/", tmp_path))
+    stat = f"inactive_file 5\ntotal_inactive_file {MIB}"
+    files = {"limit_in_bytes": 70 * MIB, "usage_in_bytes": 40 * MIB, "stat": stat}
+    group(tmp_path / "memory/a", **files)
+    group(tmp_path / "memory", **{**files, "limit_in_bytes": NO_LIMIT_V1})
+    assert cgroups.memory_limits() == [
+        Limit(70 * MIB, 31 * MIB),
+        Limit(NO_LIMIT_V1, NO_LIMIT_V1 - 39 * MIB),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/docker/abc", "/docker/abc/sub", "/docker/abcd", "/"])
+def test_in_a_container_the_first_group_that_is_seen_is_its_own(
+    proc: Proc, tmp_path: Path, path: str
+) -> None:
+    proc(f"4:memory:{path}\n", v1("/docker/abc", tmp_path))
+    files = {"limit_in_bytes": 70 * MIB, "usage_in_bytes": 40 * MIB, "stat": "cache 5"}
+    group(tmp_path / "memory", **files)
+    assert cgroups.memory_limits() == [Limit(70 * MIB, 30 * MIB)]
+
+
+def test_a_place_with_a_blank_in_its_name_is_found(proc: Proc, tmp_path: Path) -> None:
+    proc("0::/\n", v2("/", f"{tmp_path}/with\\040blank"))
+    group(tmp_path / "with blank", max=70 * MIB, current=MIB, stat="inactive_file 0")
+    assert cgroups.memory_limits() == [Limit(70 * MIB, 69 * MIB)]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mountinfo"),
+    [
+        ("", ""),
+        ("nonsense", "nonsense"),
+        ("nonsense\n", "nonsense\n"),
+        ("0::/a\n", ""),
+        ("0::/a\n", "nonsense\n"),
+        ("0::/a\n", "- cgroup2 a b\n"),
+        ("0::/a\n", " - cgroup2 a b\n"),
+        ("0::\n", "1 2 0:1 / /nowhere rw - cgroup2 a b\n"),
+        ("0::/../a\n", "1 2 0:1 / /nowhere rw - cgroup2 a b\n"),
+        ("0::/a\n", "1 2 0:1 a /nowhere rw - cgroup2 a b\n"),
+    ],
+)
+def test_what_cannot_be_read_is_no_limit(proc: Proc, cgroup: str, mountinfo: str) -> None:
+    proc(cgroup, mountinfo)
+    assert cgroups.memory_limits() == []
