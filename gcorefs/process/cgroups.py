@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gcorefs.process import procfs
+from gcorefs.process import procfile
 
 
 class Limit(NamedTuple):
@@ -38,8 +38,8 @@ _V1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactiv
 def memory_limits() -> list[Limit]:
     """The limits that hold for us, of our own group first; none where they cannot be read."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        path, is_v1 = _own_group(procfs.read("self/cgroup"))
-        root, place = _mounted(procfs.read("self/mountinfo"), is_v1)
+        path, is_v1 = _own_group(procfile.read("self/cgroup"))
+        root, place = _mounted(procfile.read("self/mountinfo"), is_v1)
         below = os.path.relpath(path, root) if _is_below(path, root) else b"."
         return list(_limits(os.path.normpath(os.path.join(place, below)), place, is_v1))
     return []
