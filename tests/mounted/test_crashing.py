@@ -27,7 +27,8 @@ CRASHES = ["segv", "seccomp"]
 
 HANDLER = """#!/bin/sh
 read -r _ < {gate}
-exec cat > {core}
+cat > {core}.part
+mv {core}.part {core}
 """
 
 
@@ -53,6 +54,7 @@ class SlowReader:
         """Let the core be written, to its end."""
         self._gate.write_text("go\n")
         wait_until_gone(target.pid)
+        eventually(self.core.exists)  # the process does not wait for its reader (core(5))
         with self.core.open("rb") as file:
             return read_core(file)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import cgroups, procfs
+from gcorefs.process import cgroups, procfile
 from gcorefs.process.cgroups import Limit
 
 MIB = 1 << 20
@@ -21,7 +21,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
 
     def say(cgroup: str, mountinfo: str) -> None:
         texts = {"self/cgroup": cgroup, "self/mountinfo": mountinfo}
-        monkeypatch.setattr(procfs, "read", lambda path: texts[path].encode())
+        monkeypatch.setattr(procfile, "read", lambda path: texts[path].encode())
 
     return say
 
