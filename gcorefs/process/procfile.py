@@ -110,7 +110,7 @@ def _exists(tid: int) -> bool:
     """
     try:
         return tid != 0 and os.getpgid(tid) >= 0
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter: it is no pid_t
         return False
     except PermissionError:
         return True

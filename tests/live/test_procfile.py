@@ -78,7 +78,7 @@ ASKED: list[Callable[[int], object]] = [
 
 @pytest.mark.parametrize("number", range(len(ASKED)))
 def test_one_that_has_ended_is_gone_whatever_is_asked(ended: int, number: int) -> None:
-    for pid in (ended, NOBODY_HAS_IT):
+    for pid in (ended, NOBODY_HAS_IT, 1 << 31, 1 << 64):
         with pytest.raises(ProcessLookupError) as caught:
             ASKED[number](pid)
         assert caught.value.errno == errno.ESRCH
