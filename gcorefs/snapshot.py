@@ -259,7 +259,7 @@ class Snapshot:
         try:
             self._copy.fit(size)
         except NotCopied as error:
-            self._give_up_copy(str(error))
+            self.give_up_copy(str(error))
         return self.hold
 
     @property
@@ -271,7 +271,8 @@ class Snapshot:
             return {"hold": "copy", "held": "stop", "held_why": self.not_copied}
         return {"hold": "copy", "held": "copy"}
 
-    def _give_up_copy(self, why: str) -> None:
+    def give_up_copy(self, why: str) -> None:
+        """Hold the process instead, and free what was copied."""
         copy, self._copy = self._copy, None
         self.not_copied = why
         if copy is not None:
@@ -291,7 +292,7 @@ class Snapshot:
             if self._finishing is not None:
                 self._finishing.result()
         except (NotCopied, OSError) as error:
-            self._give_up_copy(str(error))
+            self.give_up_copy(str(error))
             if isinstance(error, ProcessError) and error.reason is not Reason.NOT_SHOWN:
                 raise
             return
@@ -301,7 +302,10 @@ class Snapshot:
                 self._kept = copy
                 self.was_copied = True
         self._tracer.release()
-        self._tracer.join()  # so that whoever comes next does not meet this tracer
+
+    def wait_untraced(self) -> None:
+        """Block until a process that was copied runs on, and no thread of it is traced."""
+        self._tracer.join()
 
     @property
     def is_copied(self) -> bool:

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 import trio
 
 from gcorefs.elfcore.segments import most_bytes
+from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason, told
@@ -108,7 +109,5 @@ class Questions:
         with self._by_pid.of(pid) as process, self._by_user.of(uid) as user:
             limiter = cast(trio.CapacityLimiter, Both(user, process))
             with trio.move_on_after(LOOK_TIMEOUT):
-                return await trio.to_thread.run_sync(
-                    _at_once, question, abandon_on_cancel=True, limiter=limiter
-                )
+                return await in_thread(pid, limiter, _at_once, question)
         raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {LOOK_TIMEOUT:g} s")

@@ -14,6 +14,7 @@ import contextlib
 import trio
 
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
+from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limiters
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.process.absent import MayWait
@@ -85,13 +86,13 @@ class Reading:
         with trio.move_on_after(READ_TIMEOUT), contextlib.ExitStack() as stack:
             while True:
                 try:
-                    await trio.to_thread.run_sync(
+                    await in_thread(
+                        self._snapshot.process.pid,
+                        limiter,
                         self._wait_and_read if sources else self._snapshot.read_into,
                         offset + done,
                         buffer[done:],
                         sources,
-                        abandon_on_cancel=True,
-                        limiter=limiter,
                     )
                 except MayWait as wait:
                     done += wait.done

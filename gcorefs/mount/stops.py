@@ -19,6 +19,7 @@ import trio
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
 from gcorefs.mount.log import logger
@@ -38,6 +39,8 @@ _MOST_TAKES = 50
 _MOST_WAITS = 8
 
 _NOTHING = memoryview(b"")
+
+_NO_THREAD_NAP = 0.05
 
 _COPY_PATIENCE = 2.0
 """Seconds that reads of memory wait for the copy of it, which they would only slow down."""
@@ -163,20 +166,26 @@ class Stop:
             self.let_go()
             # Bounded, for a tracer that sleeps in the kernel can hold up nobody but itself.
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                with self._workers.closes.of(self.opener.uid) as limiter:
-                    await trio.to_thread.run_sync(
-                        self._snapshot.close, abandon_on_cancel=True, limiter=limiter
-                    )
+                await self._close()
             self._finished.set()
             self._log_end()
+
+    async def _close(self) -> None:
+        """Wait until nobody is traced.  A thread for that is waited for as well."""
+        with self._workers.closes.of(self.opener.uid) as limiter:
+            while True:
+                try:
+                    await in_thread(self.process.pid, limiter, self._snapshot.close)
+                except ProcessError:
+                    await trio.sleep(_NO_THREAD_NAP)
+                else:
+                    return
 
     async def _take(self) -> None:
         """Take the snapshot, or give it up: what it needs of /proc or of a file may never come."""
         with trio.move_on_after(self._options.stop_timeout + TAKE_TIMEOUT):
             with self._workers.takes.of(self.opener.uid) as limiter:
-                await trio.to_thread.run_sync(
-                    self._snapshot.take, abandon_on_cancel=True, limiter=limiter
-                )
+                await in_thread(self.process.pid, limiter, self._snapshot.take)
             memory = self._snapshot.header_memory
             self._budget.take(self.opener.uid, self.process.pid, memory)
             self.memory = memory
@@ -209,15 +218,21 @@ class Stop:
     async def _copy_in_a_thread(self) -> None:
         try:
             with self._workers.takes.of(self.opener.uid) as limiter:
-                await trio.to_thread.run_sync(
-                    self._snapshot.copy, abandon_on_cancel=True, limiter=limiter
-                )
-        except ProcessError:  # it died or was let go, and is said to have
-            return
+                await in_thread(self.process.pid, limiter, self._copy_to_its_end)
+        except ProcessError as error:
+            if error.reason is not Reason.NO_THREAD:  # it died or was let go, and is said to have
+                return
+            self._snapshot.give_up_copy(error.reason.text)
         except Exception:  # a surprise is a process that is held, not the mount's end
             logger.exception("process %d: cannot be copied", self.process.pid)
         if why := self._snapshot.not_copied:
             logger.warning("process %d: held, not copied: %s", self.process.pid, why)
+
+    def _copy_to_its_end(self) -> None:
+        """In a thread."""
+        self._snapshot.copy()
+        if self._snapshot.is_copied:
+            self._snapshot.wait_untraced()  # the next stop is not to meet this tracer
 
     async def is_joinable(self, opener: Opener) -> bool:
         """False where this is a copy that the opener may not see, or that has other bytes than a

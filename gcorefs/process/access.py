@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from gcorefs.process import procfile, procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.threads import start_thread
 
 _CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 
@@ -113,9 +114,7 @@ def _ask_as(opener: Opener, ours: int, pid: int) -> None:
         except BaseException as error:  # handed to the caller, in whose thread it belongs
             failure.append(error)
 
-    thread = threading.Thread(target=ask, name=f"gcorefs-door-{pid}", daemon=True)
-    thread.start()
-    thread.join()
+    start_thread(f"gcorefs-door-{pid}", ask).join()
     if failure:  # and none is left: this frame will be in the traceback of the error
         raise failure.pop()
 

@@ -24,6 +24,7 @@ from gcorefs.process import cgroups, procfs, syscalls
 from gcorefs.process.absent import MayWait
 from gcorefs.process.memory import Memory
 from gcorefs.process.patience import ask_each
+from gcorefs.process.threads import NoThread, start_thread
 
 DEFAULT_LIMIT = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // 4
 """Bytes that copies may take where nobody says otherwise: a quarter of the machine's memory."""
@@ -210,9 +211,14 @@ def _by_all_cores(work: Callable[[], Iterator[None]], most: int, timeout: float)
         except BaseException as error:  # handed to whoever waits
             steps.put(error)
 
-    running = max(1, min(os.cpu_count() or 1, _MOST_THREADS, most))
-    for _ in range(running):
-        threading.Thread(target=run, name="gcorefs-copy", daemon=True).start()
+    running = 0
+    try:
+        while running < max(1, min(os.cpu_count() or 1, _MOST_THREADS, most)):
+            start_thread("gcorefs-copy", run)
+            running += 1
+    except NoThread:
+        if not running:
+            raise
     failure: BaseException | None = None
     while running:
         try:

@@ -33,6 +33,7 @@ class Reason(enum.Enum):
     ALL_STOPS = (errno.EAGAIN, "as many processes are held as may be in all (max_stops=)")
     ALL_MEMORY = (errno.EAGAIN, "the headers of all open files take all memory (max_memory=)")
     ALL_REQUESTS = (errno.EAGAIN, "too many requests wait already")
+    NO_THREAD = (errno.EAGAIN, "no further thread can be started (RLIMIT_NPROC, pids.max)")
     NO_PID = (errno.EINVAL, "what was written to .gcorefs/release is no pid")
     NOT_HELD = (errno.ESRCH, "it is not held")
     NOT_YOURS = (errno.EPERM, "somebody else holds it, and only root lets go for others")

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from gcorefs.process.threads import start_thread
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -24,14 +26,12 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """NoThread."""
         future: Future[Any] = Future()
         if self._calls is None:
-            self._calls = queue.SimpleQueue()
-            arguments = (self._calls,)
-            self._thread = threading.Thread(
-                target=_run, name=self._name, args=arguments, daemon=True
-            )
-            self._thread.start()
+            calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+            self._thread = start_thread(self._name, _run, calls)
+            self._calls = calls
         self._calls.put(partial(_fulfil, future, partial(call, *args, **kwargs)))
         return future
 

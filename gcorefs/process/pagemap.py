@@ -21,6 +21,7 @@ from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
 from gcorefs.process import procfile, procfs
 from gcorefs.process.errors import named
+from gcorefs.process.threads import NoThread, start_thread
 
 _ENTRY_SIZE = 8
 # The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
@@ -72,8 +73,8 @@ class Pagemap:
         Looking through many page tables takes a third of the time of reading smaps or more, which
         does so too; both can be done at once.
         """
-        self._ahead = Thread(target=self._find_all, name="gcorefs-pagemap", daemon=True)
-        self._ahead.start()
+        with contextlib.suppress(NoThread):
+            self._ahead = start_thread("gcorefs-pagemap", self._find_all)
 
     def _find_all(self) -> None:
         with contextlib.suppress(OSError):  # whoever asks for runs will see it again

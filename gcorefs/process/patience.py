@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from gcorefs.process.threads import start_thread
+
 T = TypeVar("T")
 
 PATIENCE = 0.5
@@ -56,7 +58,7 @@ class _Asker(Generic[T]):
         self._answers: list[T] = []
         self._is_done = threading.Event()
         self._left_at: str | None = None
-        threading.Thread(target=self._run, name="gcorefs-asker", daemon=True).start()
+        start_thread("gcorefs-asker", self._run)
 
     def _run(self) -> None:
         try:

@@ -30,6 +30,7 @@ from gcorefs.process.procfile import (
     read,
     read_system,
 )
+from gcorefs.process.threads import NoThread
 from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
@@ -157,6 +158,8 @@ def mappings(tid: int) -> list[Vma]:
             contextlib.closing(_pieces(stream)) as pieces,
         ):
             vmas = parse_pieces(pieces)
+    except NoThread:
+        raise
     except OSError as error:
         raise explained(error, path) from error
     if not vmas:

@@ -35,6 +35,7 @@ from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
 from gcorefs.process.record import Record, Recorder, in_reading_order
+from gcorefs.process.threads import start_thread
 from gcorefs.process.turns import LINE, Turn
 
 _SEIZE_PATIENCE = 0.01
@@ -98,13 +99,8 @@ class Tracer:
         return self._recorder.machine
 
     def start(self) -> None:
-        self._thread = threading.Thread(
-            target=self._run,
-            args=(LINE.mine,),
-            name=f"gcorefs-tracer-{self.process.pid}",
-            daemon=True,
-        )
-        self._thread.start()
+        """NoThread."""
+        self._thread = start_thread(f"gcorefs-tracer-{self.process.pid}", self._run, LINE.mine)
 
     def wait(self) -> list[Record]:
         """Block until every thread is recorded.

@@ -1,0 +1,35 @@
+"""Threads of our own, of which the machine may have no more to give."""
+
+import errno
+import threading
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+
+class NoThread(OSError):
+    """EAGAIN: no further thread can be started (pthread_create(3): RLIMIT_NPROC, threads-max,
+    pids.max of a control group)."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "no further thread can be started")
+
+
+def is_no_thread(error: BaseException) -> bool:
+    """True for what CPython raises where pthread_create(3) fails (Modules/_threadmodule.c)."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
+def start_thread(
+    name: str, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+) -> threading.Thread:
+    """Run `call` in a thread that nobody waits for when the interpreter ends.  NoThread."""
+    thread = threading.Thread(target=call, name=name, args=args, kwargs=kwargs, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if is_no_thread(error):
+            raise NoThread from error
+        raise
+    return thread
