@@ -12,17 +12,17 @@ from functools import lru_cache, partial
 from itertools import islice
 
 from gcorefs.elfcore import filter as rules
-from gcorefs.elfcore.elf import PAGE_SIZE, PF_X, find_note
+from gcorefs.elfcore.elf import PAGE_SIZE, PF_X
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.pieces import Packed, Shelf
+from gcorefs.elfcore.pieces import Shelf
 from gcorefs.elfcore.provenance import Account, How, Provenance
-from gcorefs.elfcore.regsets import NT_X86_XSTATE, Machine, xsave_components
+from gcorefs.elfcore.regsets import Machine
 from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.policy import Policy, Unresponsive
-from gcorefs.process import procfs, syscalls
+from gcorefs.process import procfs
 from gcorefs.process.absent import MayWait, source_of
 from gcorefs.process.errors import Reason, told
 from gcorefs.process.facts import MappingFacts
@@ -43,7 +43,7 @@ _MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
 _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
 # More than they are, where the file has little room (segments.py, that_fit).
 _NOTES = 1 << 20
-_NOTES_OF_A_THREAD = 16 << 10
+_NOTES_OF_A_THREAD = 24 << 10  # with AMX and I/O permissions
 _MANY = 100
 _MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), PR_SET_VMA)
 
@@ -121,7 +121,7 @@ def assemble(
         auxv=procfs.read_mm(tid, "auxv"),
         files=[(vma, _path(vma, tid)) for vma in vmas if vma.kind.has_file],
         file_note_limit=procfs.file_note_limit() or FILE_NOTE_LIMIT,
-        xsave_layout=_xsave_layout(records),
+        xsave_layout=() if provenance.xstate is None else provenance.xstate.written.components,
         provenance=provenance,
         regsets=[record.regsets for record in records],
     )
@@ -375,16 +375,3 @@ def _own_parent(ppid: int, depth: int) -> int:
     except (ProcessLookupError, PermissionError):
         return 0
     return pids[depth - 1] if len(pids) >= depth else 0
-
-
-def _xsave_layout(records: Sequence[Record]) -> list[tuple[int, int, int]]:
-    # What is packed takes a millisecond to unpack, and of nearly any stop one is not.
-    all_sets = [record.regsets for record in records]
-    plain = [sets for sets in all_sets if isinstance(sets, bytes) and sets]
-    for notes in plain or (sets.unpack() for sets in all_sets if isinstance(sets, Packed)):
-        if state := find_note(notes, NT_X86_XSTATE):
-            try:
-                return [(n, *syscalls.cpuid(0xD, n)[:2]) for n in xsave_components(state)]
-            except OSError:  # executing from a memfd is not allowed here
-                return []
-    return []

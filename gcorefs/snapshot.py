@@ -126,7 +126,7 @@ class Snapshot:
         self.not_copied = ""
         """Why it is held all the same, where there was to be a copy."""
         self._policy = policy
-        self._tracer = Tracer(process, policy.stop_timeout, on_end)
+        self._tracer = Tracer(process, policy.stop_timeout, on_end, policy.xstate)
         self._layout: Layout | None = None
         self._mappings = 0
         self._memory: Memory | None = None
@@ -348,6 +348,7 @@ class Snapshot:
             policy=self._policy.facts(),
             stopped=0,
             others={},
+            xstate=self._tracer.xstate,
         )
 
     def _check(self) -> None:

@@ -5,9 +5,9 @@ Lines of text, not a table of rich: that takes a millisecond for each row, and t
 """
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from rich.cells import cell_len
@@ -93,11 +93,23 @@ def _what(core: Core) -> Iterator[tuple[str, str]]:
             more = f" and {len(tids) - _MOST_TIDS} more" if len(tids) > _MOST_TIDS else ""
             yield f"  {how}", " ".join(map(str, tids[:_MOST_TIDS])) + more
         yield "policy", " ".join(f"{name}={value}" for name, value in facts["policy"].items())
+        if "xstate" in facts:
+            yield "vectors", _vectors(facts["xstate"])
     if core.signal:
         yield "signal", _signal(core.signal)
     headers = f"{core.phnum} program headers" + (" (PN_XNUM)" if core.phnum >= PN_XNUM else "")
     yield "file", f"{size(core.size)}, ELF{core.bits} {core.machine}, {headers}"
     yield "made by", "unknown: no GCOREFS note" if facts is None else f"gcorefs {facts['version']}"
+
+
+def _vectors(xstate: Mapping[str, Any]) -> str:
+    """In which layout the vector registers are written."""
+    text = f"{xstate['layout']} layout, {xstate['size']} bytes"
+    if xstate["layout"] != "kernel":
+        text += f" (the kernel's has {xstate['kernel_size']})"
+    if count := xstate["kept"]:
+        text += f", of {count} thread{'s' * (count != 1)} the kernel's as well"
+    return text
 
 
 def _text(data: bytes) -> str:

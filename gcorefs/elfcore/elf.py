@@ -145,18 +145,6 @@ def _note_header(owner: bytes, kind: int, size: int) -> bytes:
     return _NHDR.pack(len(name), size, kind) + _padded(name)
 
 
-def find_note(notes: bytes, kind: int) -> bytes:
-    """The descriptor of the first note of this kind, empty where there is none."""
-    at = 0
-    while at < len(notes):
-        name_size, size, found = _NHDR.unpack_from(notes, at)
-        at += _NHDR.size + name_size + -name_size % 4
-        if found == kind:
-            return notes[at : at + size]
-        at += size + -size % 4
-    return b""
-
-
 def notes_end(beginning: bytes) -> int:
     """File offset behind the last PT_NOTE of a program or library that begins with this page.
 

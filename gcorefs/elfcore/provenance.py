@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from gcorefs.elfcore.elf import pack_note
+from gcorefs.elfcore.xsave import XsaveAccount
 
 GCOREFS = b"GCOREFS"
 NT_GCOREFS = int.from_bytes(b"GCOR", "big")
+NT_GCOREFS_XSTATE = int.from_bytes(b"GCXS", "big")
+"""Of one thread, behind its NT_X86_XSTATE: the bytes that the kernel gives for that note, where
+they cannot be had from what is written (xsave.py)."""
 
 How = Literal["stopped", "partial", "zero", "omitted"]
 """How a thread's registers were had: all of them at its stop; those of its system call, from
@@ -90,6 +94,8 @@ class Provenance:
     others: Mapping[int, How]
     """... and how each of the others is."""
     account: Account = field(default_factory=Account)
+    xstate: XsaveAccount | None = None
+    """Where the vector registers lie; None where that is not known, or there are none."""
 
     def pack(self) -> bytes:
         text = json.dumps(self.facts(), separators=(",", ":"))
@@ -109,6 +115,7 @@ class Provenance:
             "policy": dict(self.policy),
             "threads": {how: len(found) for how, found in tids.items()} | {"stopped": self.stopped},
             "tids": {how: found for how, found in tids.items() if found},
+            **({} if self.xstate is None else {"xstate": self.xstate.facts()}),
             **self.account.facts(),
         }
 
@@ -143,6 +150,14 @@ _SHAPE: dict[str, type | tuple[type, ...]] = {
     "unreadable": list,
     "names": dict,
 }
+_SHAPE_OF_XSTATE: dict[str, type] = {
+    "layout": str,
+    "size": int,
+    "kernel_size": int,
+    "kernel_features": str,
+    "kernel_components": list,
+    "kept": int,
+}
 _COUNTS = {
     "threads": get_args(How),
     "bytes": ("mapped", "recorded", "zeros", "left_out", "unreadable"),
@@ -174,6 +189,12 @@ def parse(desc: bytes) -> dict[str, Any]:
     for name, keys in _COUNTS.items():
         if not facts[name].keys() >= {*keys} or not all(map(_is_count, facts[name].values())):
             raise FactsError(f"{name} is not what it should be")
+    if "xstate" in facts:
+        xstate = facts["xstate"]
+        if not isinstance(xstate, dict) or not all(
+            isinstance(xstate.get(name), kind) for name, kind in _SHAPE_OF_XSTATE.items()
+        ):
+            raise FactsError("xstate is not what it should be")
     if not all(isinstance(found, list) for found in facts["tids"].values()):
         raise FactsError("tids is not what it should be")
     from_text(facts["unreadable"])

@@ -148,16 +148,3 @@ I386 = Machine(
 
 MACHINES = {("x86_64", False): X86_64, ("x86_64", True): I386}
 """By the name that uname(2) gives, and whether the process is a 32-bit one."""
-
-
-def xsave_components(xstate: bytes) -> list[int]:
-    """The extended features whose place in `xstate` the XSAVE_LAYOUT note describes.
-
-    Bytes 464..471 hold the features that the kernel saves, XCR0's bits (Linux,
-    arch/x86/include/uapi/asm/sigcontext.h, struct _fpx_sw_bytes as ptrace fills it).
-    Features 0 and 1, x87 and SSE, lie in the legacy area and are not described.
-    """
-    if len(xstate) < 576:  # the legacy area and the XSAVE header
-        return []
-    (mask,) = struct.unpack_from("<Q", xstate, 464)
-    return [number for number in range(2, 63) if mask >> number & 1]

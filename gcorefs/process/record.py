@@ -6,18 +6,30 @@ Everything here is called by the tracer's own thread, for a tracee that stands (
 import errno
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from gcorefs.elfcore.notes import pack_regsets
 from gcorefs.elfcore.pieces import Packed, Shelf
-from gcorefs.elfcore.regsets import MACHINES, NT_PRFPREG, NT_PRSTATUS, X86_64, Machine, Regset
+from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
+from gcorefs.elfcore.regsets import (
+    MACHINES,
+    NT_PRFPREG,
+    NT_PRSTATUS,
+    NT_X86_XSTATE,
+    X86_64,
+    Machine,
+    Regset,
+)
+from gcorefs.elfcore.xsave import XStates
+from gcorefs.policy import DEFAULT, XState
 from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
+_KEPT = Regset(NT_GCOREFS_XSTATE, GCOREFS, _LARGEST_REGSET)
 
 
 @dataclass(slots=True)
@@ -37,6 +49,8 @@ class Record:
     stop's own, si_code the event and si_pid the thread itself (kernel/signal.c,
     ptrace_do_notify), and says nothing of who sent it.
     """
+    is_xstate_kept: bool = False
+    """`regsets` has the kernel's own XSTATE too: what is written has no place for all of it."""
 
 
 def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
@@ -51,12 +65,12 @@ def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
 class Recorder:
     """Records the threads of one process, one after the other."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, xstate: XState = DEFAULT.xstate) -> None:
+        self.xstates = XStates(xstate == "raw", syscalls.cpuid)
         self.machine: Machine = X86_64
         """What kind of process it is, once `learn_machine` has been asked."""
         self._pid = pid
         self._use(X86_64)
-        self._has_recorded = False
         self._packer = Worker("gcorefs-packer")
         self._shelf = Shelf(self._packer.promise)
         self._buffer = syscalls.RegsetBuffer(_LARGEST_REGSET)
@@ -100,20 +114,28 @@ class Recorder:
         ):
             # The record keeps the register as it was found.
             syscalls.poke_user(tid, restart.RESULT_IN_USER, -restart.ERESTARTNOHAND)
-        notes = pack_regsets(
-            (regset, data)
-            for regset in tuple(self._regsets)
-            if (data := self._regset(tid, regset, has_other_view))
-        )
-        is_first, self._has_recorded = not self._has_recorded, True
+        sets = list(self._sets(tid, has_other_view))
         return Record(
             tid,
             general,
-            notes if is_first else self._shelf.put(notes),
+            self._shelf.put(pack_regsets(sets)),
             syscalls.get_signal_mask(tid),
             syscalls.get_pending(tid),
             signal_number,
+            any(regset is _KEPT for regset, _ in sets),
         )
+
+    def _sets(self, tid: int, has_other_view: bool) -> Iterator[tuple[Regset, bytes]]:
+        """Every set that the core has of a thread, in the order of the notes."""
+        for regset in tuple(self._regsets):
+            data = self._regset(tid, regset, has_other_view)
+            if data and regset.note == NT_X86_XSTATE:
+                data, kept = self.xstates.take(data)
+                yield regset, data
+                if kept:
+                    yield _KEPT, kept
+            elif data:
+                yield regset, data
 
     def _regset(self, tid: int, regset: Regset, has_other_view: bool) -> bytes:
         """One set as the core has it, empty where it does not."""

@@ -31,6 +31,8 @@ from collections.abc import Callable
 from math import inf
 
 from gcorefs.elfcore.regsets import Machine
+from gcorefs.elfcore.xsave import XsaveAccount
+from gcorefs.policy import DEFAULT, XState
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
@@ -67,6 +69,7 @@ class Tracer:
         process: Process,
         stop_timeout: float,
         on_end: Callable[[], None] = lambda: None,
+        xstate: XState = DEFAULT.xstate,
     ) -> None:
         self.process = process
         self.records: list[Record] = []
@@ -90,13 +93,18 @@ class Tracer:
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
         self._has_reaped = False  # _reap_for_seize has, and the tracer does not know whom
-        self._recorder = Recorder(process.pid)
+        self._recorder = Recorder(process.pid, xstate)
         self._thread: threading.Thread | None = None
 
     @property
     def machine(self) -> Machine:
         """What kind of process it is, once `wait` has returned."""
         return self._recorder.machine
+
+    @property
+    def xstate(self) -> XsaveAccount | None:
+        """Where the vector registers lie in the records, once `wait` has returned."""
+        return self._recorder.xstates.account(sum(each.is_xstate_kept for each in self.records))
 
     def start(self) -> None:
         """NoThread."""

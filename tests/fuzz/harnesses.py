@@ -23,9 +23,10 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore.corefile import CoreError, read_core
     from gcorefs.elfcore.layout import Layout, Source
     from gcorefs.elfcore.pieces import Pieces
-    from gcorefs.elfcore.regsets import MACHINES, Machine, xsave_components
+    from gcorefs.elfcore.regsets import MACHINES, Machine
     from gcorefs.elfcore.segments import Segment, load, that_fit
     from gcorefs.elfcore.vma import MapsError, parse_smaps
+    from gcorefs.elfcore.xsave import xsave_components
     from gcorefs.mount.names import pid_of, pid_written
     from gcorefs.mount.options import OptionError, Options, parse
     from gcorefs.mount.server import MountError, mounts_in

@@ -128,6 +128,23 @@ def test_nobody_is_held_while_it_is_printed(spawn: Spawn, mount: Mount) -> None:
         assert printing.returncode == 0
 
 
+def test_the_layout_of_the_vector_registers_is_told(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    for option, is_raw in (("standard", False), ("raw", True)):
+        lines = lines_of("--xstate", option, target.pid)
+        facts = json.loads(gcorefs("info", "--json", "--xstate", option, target.pid).stdout)
+        assert facts["gcorefs"]["policy"]["xstate"] == option
+        xstate = facts["gcorefs"]["xstate"]
+        size, kernels, layout = xstate["size"], xstate["kernel_size"], xstate["layout"]
+        assert layout == "kernel" or not is_raw
+        text = f"{layout} layout, {size} bytes"
+        if layout == "kernel":
+            assert size == kernels
+        else:
+            text += f" (the kernel's has {kernels})"
+        assert f"vectors   {text}" in lines
+
+
 def test_the_picture_of_a_process(spawn: Spawn) -> None:
     target = spawn("threads", 3)
     lines = lines_of(target.pid)

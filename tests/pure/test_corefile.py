@@ -210,6 +210,25 @@ def test_a_note_that_we_would_not_write_is_refused(name: str, value: object) -> 
         parse(json.dumps({key: each for key, each in FACTS.items() if key != name}).encode())
 
 
+XSTATE = {
+    "layout": "standard", "size": 2688, "kernel_size": 2432, "kernel_features": "0xe7",
+    "kernel_components": [[2, 256, 576]], "kept": 0,
+}  # fmt: skip
+
+
+def test_a_note_may_say_nothing_of_vector_registers() -> None:
+    assert "xstate" not in FACTS
+    assert parse(json.dumps({**FACTS, "xstate": XSTATE}).encode())["xstate"] == XSTATE
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], {}, *({**XSTATE, name: None} for name in XSTATE), {**XSTATE, "size": "1"}]
+)
+def test_what_it_says_of_them_is_whole_or_refused(value: object) -> None:
+    with pytest.raises(FactsError, match="xstate"):
+        parse(json.dumps({**FACTS, "xstate": value}).encode())
+
+
 @pytest.mark.parametrize("desc", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b"1" * 10_000])
 def test_a_note_that_is_no_object_of_json_is_refused(desc: bytes) -> None:
     with pytest.raises(FactsError, match="JSON"):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.provenance import Account, How, Provenance
+from gcorefs.elfcore.xsave import Component, XsaveAccount, XsaveLayout
 from tests.pure.structures import unpack
 
 HOWS: list[How] = ["stopped", "partial", "zero", "omitted"]
@@ -127,6 +128,35 @@ def test_the_attributes_say_the_same_one_fact_each() -> None:
         "zeros.area": "0",
         "zeros.shared": "0",
         "unreadable": "",
+    }
+
+
+XSTATE = XsaveAccount(
+    kernel=XsaveLayout(2440, 0x207, (Component(2, 256, 576), Component(9, 8, 2432))),
+    written=XsaveLayout(2696, 0x207, (Component(2, 256, 576), Component(9, 8, 2688))),
+    kept=2,
+)
+
+
+def test_the_note_says_where_the_kernel_has_the_vector_registers() -> None:
+    made_there = replace(made({10: "stopped"}), xstate=XSTATE)
+    expected = {
+        "layout": "standard",
+        "size": 2696,
+        "kernel_size": 2440,
+        "kernel_features": "0x207",
+        "kernel_components": [[2, 256, 576], [9, 8, 2432]],
+        "kept": 2,
+    }
+    assert read(made_there)["xstate"] == expected
+    attributes = made_there.attributes()
+    assert {name: attributes[f"xstate.{name}"] for name in expected} == {
+        "layout": "standard",
+        "size": "2696",
+        "kernel_size": "2440",
+        "kernel_features": "0x207",
+        "kernel_components": "[2, 256, 576] [9, 8, 2432]",
+        "kept": "2",
     }
 
 

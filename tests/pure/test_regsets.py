@@ -13,8 +13,8 @@ from gcorefs.elfcore.regsets import (
     NT_386_TLS,
     X86_64,
     Machine,
-    xsave_components,
 )
+from gcorefs.elfcore.xsave import xsave_components
 from gcorefs.process import restart
 from gcorefs.process.restart import (
     AUDIT_ARCH_I386,

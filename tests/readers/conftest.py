@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.policy import MemoryRule, Policy
+from gcorefs.policy import MemoryRule, Policy, XState
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, is_free
@@ -19,9 +19,9 @@ from tests.mounted.conftest import eventually, is_free
 def dump(tmp_path: Path) -> Callable[..., Path]:
     """Write the core of a process, which runs on when this returns."""
 
-    def write(pid: int, memory: MemoryRule = "filter") -> Path:
+    def write(pid: int, memory: MemoryRule = "filter", xstate: XState = "standard") -> Path:
         path = tmp_path / f"ours.{pid}"
-        snapshot = Snapshot(find(pid), policy=Policy(memory=memory))
+        snapshot = Snapshot(find(pid), policy=Policy(memory=memory, xstate=xstate))
         try:
             snapshot.take()
             path.write_bytes(snapshot.read(0, snapshot.size))

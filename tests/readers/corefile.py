@@ -6,14 +6,18 @@ struct user_regs_struct of arch/x86/include/asm/user_64.h; of a 32-bit process t
 include/linux/elfcore-compat.h and arch/x86/include/asm/user32.h.
 """
 
+import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
+
+from tests.pure.processors import moved_back
 
 # pyelftools 0.33 has no names for these (include/uapi/linux/elf.h).
 X86_XFP = 0x46E62B7F
@@ -97,8 +101,8 @@ class Core:
                 for note in segment.iter_notes()
             ]
         self.own_notes = [note for note in notes if note.owner == "GCOREFS"]
-        """What no other dumper writes; behind all that the kernel writes too."""
-        self.notes = notes[: len(notes) - len(self.own_notes)]
+        """What no other dumper writes."""
+        self.notes = [note for note in notes if note.owner != "GCOREFS"]
         self.order = [segment["p_type"] for segment in segments]
         self.loads = [
             Segment(*(s[f"p_{name}"] for name in _PHDR_FIELDS))
@@ -135,6 +139,16 @@ class Core:
         """Offset and size of each extended feature (struct x86_xfeat_component, asm/elf.h)."""
         rows = struct.iter_unpack("<IIII", self.note(X86_XSAVE_LAYOUT))
         return {number: (offset, size) for number, size, offset, _ in rows}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What gcorefs says of it, in its last note."""
+        found: dict[str, Any] = json.loads(self.own_notes[-1].desc)
+        return found
+
+    def as_the_kernel_has_it(self, xstate: bytes) -> bytes:
+        """NT_X86_XSTATE of a thread that has no note of its own with the kernel's bytes."""
+        return moved_back(self.facts["xstate"], self.xsave_layout, xstate)
 
     def segment(self, address: int) -> Segment:
         (found,) = (s for s in self.loads if s.vaddr <= address < s.end)

@@ -51,6 +51,30 @@ def gdb_threads(*where_and_commands: object) -> dict[int, str]:
     return _by_thread(_GDB_THREAD, text)
 
 
+_SHAPES = {"x": "v2_int64", "y": "v4_int64", "z": "v8_int64"}
+
+
+def ask_bytes(name: str) -> tuple[str, str]:
+    """Two commands of gdb that print one of st0, xmm0, ymm0, zmm0, k0 and the like, and pkru."""
+    shape = f".{_SHAPES[name[0]]}" if re.match("[xyz]mm", name) else ""
+    what = f"info registers {name}" if name.startswith("st") else f"p/x ${name}{shape}"
+    return f"echo {name}:\\n", what
+
+
+def bytes_shown(text: str) -> dict[str, str]:
+    """What these have printed: the bytes of each register in hex, the lowest first; none where
+    gdb says that it has not got them."""
+    found = {}
+    for name, value in re.findall(r"^(\w+):\n(.*)$", text, re.MULTILINE):
+        if name.startswith("st"):
+            size, words = 10, re.findall(r"\(raw 0x([0-9a-f]{20})\)", value)
+        else:
+            size = 4 if name == "pkru" else 8
+            words = re.findall(r"0x([0-9a-f]+)", value.partition("=")[2])
+        found[name] = b"".join(int(word, 16).to_bytes(size, "little") for word in words).hex()
+    return found
+
+
 def lldb(program: Path, core: Path, *commands: str) -> str:
     words = [word for command in commands for word in ("-o", command)]
     load = f"target create --core {core} {program}"

@@ -10,10 +10,8 @@ from tests.conftest import Mount, Target
 from tests.readers.corefile import X86_XFP, X86_XSTATE, Core
 from tests.readers.debuggers import gdb_threads, lldb_threads
 from tests.readers.test_registers import (
-    AVX,
-    HI16_ZMM,
     MODES,
-    PKRU,
+    assert_gdb_shows_wide_registers,
     registers,
     shown,
     vectors,
@@ -78,32 +76,19 @@ def expected(thread: dict[str, Any]) -> dict[str, int]:
     return values | {"fctrl": int(thread["fcw"], 16), "mxcsr": int(thread["mxcsr"], 16)}
 
 
-def gdb_takes(xstate: bytes) -> bool:
-    """gdb 13 wants XSTATE as large as Intel's processors make it; where it is not, it shows no
-    floating point register of i386 at all, of the kernel's own cores neither."""
-    (xcr0,) = struct.unpack_from("<Q", xstate, 464)
-    sizes = {PKRU: 2696, HI16_ZMM: 2688, AVX: 832}
-    wanted = next((size for number, size in sizes.items() if xcr0 >> number & 1), 576)
-    return len(xstate) >= wanted
-
-
 def assert_gdb_shows_the_truth(target: Target, core: Path) -> None:
+    assert_gdb_shows_wide_registers(target, core)
     words = " ".join(f"st{n} xmm{n}" for n in range(8))
     commands = ("info registers", f"info registers fctrl mxcsr {words}")
     found = gdb_threads(
         target.argv[0], core, "--", *(f"thread apply all {command}" for command in commands)
     )
-    threads = Core(core).threads
     for thread in target.truth["threads"]:
         values = shown(found[thread["tid"]])
         wanted = expected(thread)
-        if gdb_takes(threads[thread["tid"]].regsets[X86_XSTATE]):
-            wanted |= {f"st{n}": value for n, value in enumerate(x87(thread))}
-            for number, vector in enumerate(thread["vectors"]):
-                wanted[f"xmm{number}"] = int.from_bytes(bytes.fromhex(vector)[:16], "little")
-        else:
-            del wanted["fctrl"], wanted["mxcsr"]
-            assert re.search(r"^mxcsr +<unavailable>$", found[thread["tid"]], re.MULTILINE)
+        wanted |= {f"st{n}": value for n, value in enumerate(x87(thread))}
+        for number, vector in enumerate(thread["vectors"]):
+            wanted[f"xmm{number}"] = int.from_bytes(bytes.fromhex(vector)[:16], "little")
         assert {name: values[name] for name in wanted} == wanted
         assert int(thread["eip_start"], 16) <= values["eip"] < int(thread["eip_end"], 16)
 

@@ -1,5 +1,5 @@
-"""Every register set in the core is what PTRACE_GETREGSET gives, to the byte, and gdb shows of
-the core what it shows of the process.
+"""Every register set in the core is what PTRACE_GETREGSET gives, to the byte, once the vector
+registers are where the kernel has them, and gdb shows of the core what it shows of the process.
 """
 
 import json
@@ -22,8 +22,9 @@ GENERAL = slice(112, -8)
 NAMES = {"NT_PRSTATUS": PRSTATUS, "NT_FPREGSET": PRFPREG}
 OF_THE_PROCESS = ("NT_PRPSINFO", "NT_SIGINFO", "NT_AUXV", "NT_FILE", X86_XSAVE_LAYOUT)
 
-OPMASK = 5
-INTELS_PLACE_OF_OPMASKS = 1088
+AVX, OPMASK, PKRU = 2, 5, 9
+GDBS_PLACES = {OPMASK: (1088, r"k[0-7]|zmm\d+|[xy]mm(1[6-9]|2\d|3[01])"), PKRU: (2688, "pkru")}
+"""Offset of a feature for gdb 13, and the registers that are wrong where it is another."""
 
 # What gdb leaves out of "all-registers" where zmm registers include it.
 MORE = "registers orig_rax fs_base gs_base " + " ".join(
@@ -41,7 +42,8 @@ def given_by_ptrace(pid: int) -> dict[int, dict[int, str]]:
     }
 
 
-def in_the_notes(core: Core) -> dict[int, dict[int, str]]:
+def in_the_notes(core: Core, is_raw: bool = False) -> dict[int, dict[int, str]]:
+    """`is_raw`: NT_X86_XSTATE is to be the kernel's as it is."""
     found: dict[int, dict[int, str]] = {}
     tids = iter(core.threads)
     for note in core.notes:
@@ -53,7 +55,12 @@ def in_the_notes(core: Core) -> dict[int, dict[int, str]]:
         if kind == PRSTATUS:
             sets = found[next(tids)] = {}
         assert kind not in sets
-        sets[kind] = (note.desc[GENERAL] if kind == PRSTATUS else note.desc).hex()
+        desc = note.desc
+        if kind == PRSTATUS:
+            desc = desc[GENERAL]
+        elif kind == XSTATE and not is_raw:
+            desc = core.as_the_kernel_has_it(desc)
+        sets[kind] = desc.hex()
     return found
 
 
@@ -77,6 +84,20 @@ def test_a_copy_has_every_set_that_ptrace_gives(spawn: Spawn, dump: Callable[[in
         fs_base, gs_base = (general[168:176], general[176:184])
         assert int.from_bytes(fs_base, "little") == int(thread["fs_base"], 16) != 0
         assert int.from_bytes(gs_base, "little") == int(thread["gs_base"], 16) != 0
+
+
+def test_a_raw_copy_has_every_set_as_ptrace_gives_it(
+    spawn: Spawn, dump: Callable[..., Path]
+) -> None:
+    target = spawn("registers", 3, "blocked")
+    expected = given_by_ptrace(target.pid)
+    core = Core(dump(target.pid, xstate="raw"))
+    assert in_the_notes(core, is_raw=True) == expected
+    facts = core.facts
+    assert facts["policy"]["xstate"] == "raw"
+    assert facts["xstate"]["layout"] == "kernel"
+    rows = [[number, size, offset] for number, (offset, size) in core.xsave_layout.items()]
+    assert facts["xstate"]["kernel_components"] == rows
 
 
 def test_the_mounted_file_has_every_set_that_ptrace_gives(
@@ -109,26 +130,26 @@ def test_gdb_shows_of_the_core_what_it_shows_of_the_process(
     of_core = gdb_threads(target.argv[0], core, "--", *commands)
     wait_until_asleep(target.pid)
     of_process = gdb_threads("-p", target.pid, "--", *commands)
-    layout = Core(core).xsave_layout
-    # gdb 13 knows Intel's layout only.  Of another processor's AVX-512 registers it shows wrong
-    # bytes in the process; a core's XSTATE, shorter than Intel's, it leaves unread, and has no
-    # more than SSE.  Of the kernel's own core it says the same (test_kernel.py).
-    is_known = OPMASK not in layout or layout[OPMASK][0] == INTELS_PLACE_OF_OPMASKS
+    # gdb 13 takes Intel's offsets for given: of another processor's AVX-512 registers and PKRU it
+    # shows wrong bytes in the process.  What it shows of the core is right (test_registers.py).
+    kernels = {number: at for number, _, at in Core(core).facts["xstate"]["kernel_components"]}
+    misread = [
+        pattern
+        for number, (place, pattern) in GDBS_PLACES.items()
+        if kernels.get(number, place) != place
+    ]
     found, expected = (
-        {tid: lines(text, beyond_sse=is_known) for tid, text in each.items()}
+        {tid: lines(text, "|".join(misread)) for tid, text in each.items()}
         for each in (of_core, of_process)
     )
     assert len(expected) == 4
     for tid, registers in expected.items():
         assert {"rax", "orig_rax", "gs_base", "st7", "mxcsr", "xmm15"} <= set(registers)
+        assert ("ymm15" in registers) == (AVX in kernels)
         assert found[tid] == registers
 
 
-def lines(text: str, beyond_sse: bool) -> dict[str, str]:
-    """By register, where told so without those that AVX and AVX-512 brought."""
+def lines(text: str, misread: str) -> dict[str, str]:
+    """By register, without those whose whole name the pattern `misread` is."""
     found = dict(re.findall(r"^(\w+) +(.*)$", text, re.MULTILINE))
-    return {
-        name: value
-        for name, value in found.items()
-        if beyond_sse or not re.fullmatch(r"k[0-7]|[yz]mm\d+|xmm(1[6-9]|2\d|3[01])", name)
-    }
+    return {name: value for name, value in found.items() if not re.fullmatch(misread, name)}
