@@ -100,6 +100,7 @@ class Core:
                 for segment in self.note_segments
                 for note in segment.iter_notes()
             ]
+        self.all_notes = notes
         self.own_notes = [note for note in notes if note.owner == "GCOREFS"]
         """What no other dumper writes."""
         self.notes = [note for note in notes if note.owner != "GCOREFS"]

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from gcorefs.process import syscalls
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import opened, whole
 from tests.readers.corefile import X86_XSAVE_LAYOUT, Core
@@ -17,6 +20,7 @@ from tests.readers.test_kernel import wait_until_asleep
 Spawn = Callable[..., Target]
 
 PRSTATUS, PRFPREG, XSTATE = 1, 2, 0x202
+KEPT = int.from_bytes(b"GCXS")
 # In PRSTATUS the general registers lie between pr_cstime and pr_fpvalid.
 GENERAL = slice(112, -8)
 NAMES = {"NT_PRSTATUS": PRSTATUS, "NT_FPREGSET": PRFPREG}
@@ -72,7 +76,7 @@ def assert_the_processor_s(sets: dict[int, str], target: Target) -> None:
     assert xcr0 == int(target.truth["xcr0"], 16)
 
 
-def test_a_copy_has_every_set_that_ptrace_gives(spawn: Spawn, dump: Callable[[int], Path]) -> None:
+def test_a_copy_has_every_set_that_ptrace_gives(spawn: Spawn, dump: Callable[..., Path]) -> None:
     target = spawn("registers", 3, "blocked")
     expected = given_by_ptrace(target.pid)
     assert len(expected) == 4
@@ -98,6 +102,39 @@ def test_a_raw_copy_has_every_set_as_ptrace_gives_it(
     assert facts["xstate"]["layout"] == "kernel"
     rows = [[number, size, offset] for number, (offset, size) in core.xsave_layout.items()]
     assert facts["xstate"]["kernel_components"] == rows
+
+
+def test_what_does_not_fit_is_kept_as_the_kernel_has_it(
+    spawn: Spawn, dump: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("registers", 3, "blocked")
+    raw = [note for note in Core(dump(target.pid, xstate="raw")).all_notes if note.kind == XSTATE]
+    true_cpuid = syscalls.cpuid
+
+    def cpuid(leaf: int, subleaf: int) -> tuple[int, ...]:
+        """Of a processor whose AVX registers are larger than any that gdb knows."""
+        size, offset, *rest = true_cpuid(leaf, subleaf)
+        return (size + 64 if subleaf == AVX else size), offset, *rest
+
+    monkeypatch.setattr(syscalls, "cpuid", cpuid)
+    core = Core(dump(target.pid))
+    found = [note for note in core.all_notes if note.kind in (XSTATE, KEPT)]
+    # The main thread may have nothing in its registers; the others have.
+    filled = [note.desc for note in raw if int.from_bytes(note.desc[512:520], "little") >> AVX & 1]
+    assert len(filled) >= 3
+    assert [(note.owner, note.desc) for note in found if note.kind == KEPT] == [
+        ("GCOREFS", desc) for desc in filled
+    ]
+    states = [note for note in found if note.kind == XSTATE]
+    assert len(states) == len(raw)
+    for written, kernels in zip(states, raw, strict=True):
+        follows = found[found.index(written) + 1 :][:1]
+        assert ([note.desc for note in follows] == [kernels.desc]) == (kernels.desc in filled)
+        # It says that there is no AVX.
+        masks = [int.from_bytes(written.desc[at : at + 8], "little") for at in (464, 512)]
+        assert [mask >> AVX & 1 for mask in masks] == [0, 0]
+    assert AVX not in core.xsave_layout
+    assert core.facts["xstate"]["kept"] == len(filled)
 
 
 def test_the_mounted_file_has_every_set_that_ptrace_gives(
