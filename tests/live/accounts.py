@@ -11,6 +11,7 @@ from typing import Any
 from gcorefs.policy import Policy
 from gcorefs.process import procfs
 from gcorefs.process.access import Opener
+from gcorefs.process.copy import Room
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
 
@@ -23,9 +24,12 @@ PATIENCE = 30.0
 
 
 @contextlib.contextmanager
-def held(pid: int, opener: Opener | None = None, **options: Any) -> Iterator[Snapshot]:
-    """A process that stands still, whose core can be had."""
-    snapshot = Snapshot(find(pid), opener, policy=Policy(**{"stop_timeout": 5.0, **options}))
+def held(
+    pid: int, opener: Opener | None = None, room: Room | None = None, **options: Any
+) -> Iterator[Snapshot]:
+    """A process that stands still, whose core can be had.  `options`: of the policy."""
+    policy = Policy(**{"stop_timeout": 5.0, **options})
+    snapshot = Snapshot(find(pid), opener, policy, room=room)
     try:
         snapshot.take()
         assert snapshot.read(0, 4) == b"\x7fELF"
