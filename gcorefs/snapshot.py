@@ -8,29 +8,30 @@ import contextlib
 import os
 import threading
 import time
-from array import array
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 
 from gcorefs import __version__
 from gcorefs.assembly import assemble
-from gcorefs.elfcore.layout import Layout, Source
+from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
-from gcorefs.elfcore.segments import ZEROS, Column
+from gcorefs.elfcore.segments import ZEROS
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process import access, procfs
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Copy, NotCopied, Room
+from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.errors import ProcessError, Reason, named, told
 from gcorefs.process.later import Postponed, Worker
 from gcorefs.process.lost import Lost
-from gcorefs.process.memory import Memory, clear
+from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import open_pagemap
 from gcorefs.process.procfs import Process
 from gcorefs.process.program import Program, program_of
+from gcorefs.process.ranges import clear
 from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Tracer
@@ -189,6 +190,7 @@ class Snapshot:
             shared = memory.shared = Shared(tid, others)
             memory.absent = Absent(tid, others, pagemap)
             memory.pagemap = pagemap
+            memory.copy_on_write = CopyOnWrite(vmas, pagemap)
             assembly = assemble(
                 process,
                 tid,
@@ -420,27 +422,22 @@ class Snapshot:
         anybody).
         """
         layout = self.layout
-        # By far the most reads are of memory alone.
-        if found := layout.memory(offset, len(buffer)):
-            self._read_memory(offset, *found, buffer, sources)
-            return len(buffer)
-        done = 0
-        for extent in layout.extents(offset, len(buffer)):
-            piece = buffer[done : done + extent.length]
-            if extent.source is Source.HEADER:
-                self._read_header(extent.at, piece)
-            elif extent.source is Source.ZEROS:
-                if self._kept is None:
-                    self._check()  # known, but the core is no longer whole
-                clear(piece)
-            else:
-                ranges = array("Q", [extent.at]), array("Q", [extent.length])
-                try:
-                    self._read_memory(extent.offset, *ranges, piece, sources)
-                except MayWait as wait:
-                    raise MayWait(wait.source, done + wait.done) from None
-            done += extent.length
-        return done
+        end = min(offset + len(buffer), layout.size)
+        buffer = buffer[: max(0, end - offset)]
+        header = buffer[: max(0, layout.memory_offset - offset)]
+        if header:
+            self._read_header(offset, header)
+        start = max(offset, layout.memory_offset)
+        memory = buffer[len(header) :][: max(0, layout.zeros_offset - start)]
+        if memory:
+            try:
+                self._read_memory(start, memory, sources)
+            except MayWait as wait:
+                raise MayWait(wait.source, len(header) + wait.done) from None
+        zeros = buffer[len(header) + len(memory) :]
+        if zeros:
+            self._read_zeros(zeros)
+        return len(buffer)
 
     def read_at_once(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer`, all of it before the end of the file, where that takes no waiting.
@@ -459,9 +456,7 @@ class Snapshot:
         if address is None or memory is None:
             return False
         if address == ZEROS:
-            if self._kept is None:
-                self._check()  # known, but the core is no longer whole
-            clear(buffer)
+            self._read_zeros(buffer)
             return True
         return memory.read_at_once(address, buffer)
 
@@ -471,14 +466,12 @@ class Snapshot:
         except ProcessError as error:
             raise error.with_traceback(None) from None  # or it grows with every read
 
-    def _read_memory(
-        self,
-        offset: int,
-        addresses: Column,
-        lengths: Column,
-        buffer: memoryview,
-        sources: Container[str] | None,
-    ) -> None:
+    def _read_zeros(self, buffer: memoryview) -> None:
+        if self._kept is None:
+            self._check()  # known, but the core is no longer whole
+        clear(buffer)
+
+    def _read_memory(self, offset: int, buffer: memoryview, sources: Container[str] | None) -> None:
         memory = self._memory
         if (view := self.view(offset, len(buffer))) is not None:
             buffer[:] = view
@@ -487,7 +480,7 @@ class Snapshot:
             self._check()  # it may have died
             raise ProcessError(Reason.LET_GO, self.process.pid)
         try:
-            memory.read_ranges(addresses, lengths, buffer, sources)
+            memory.read_ranges(*self.layout.memory(offset, len(buffer)), buffer, sources)
         except ProcessError:
             # It may have been copied, and let go, meanwhile.
             if (view := self.view(offset, len(buffer))) is None:

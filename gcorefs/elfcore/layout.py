@@ -107,28 +107,11 @@ class Layout:
         address = self._addresses[index]
         return address if address == ZEROS else address + offset - offsets[index]
 
-    def memory(self, offset: int, length: int) -> tuple[Column, Column] | None:
-        """Addresses and lengths of the extents of `length` bytes at `offset`, where all of them
-        are memory; else None."""
-        end = offset + length
-        if offset < self._offsets[0] or end > self.size or not length:
-            return None
-        addresses, borders = self._between(offset, end)
-        if ZEROS in addresses:
-            return None
-        return addresses, array("Q", map(sub, borders[1:], borders))
-
-    def memory_runs(self, offset: int, length: int) -> Iterator[tuple[int, Column, Column]]:
-        """Of `length` bytes between `memory_offset` and `zeros_offset`, what is memory: offset,
-        addresses and lengths of each run.  All else is zeros."""
+    def memory(self, offset: int, length: int) -> tuple[Column, Column]:
+        """Addresses, or ZEROS, and lengths of the extents of `length` bytes at `offset`, all of
+        them behind the header and before the end."""
         addresses, borders = self._between(offset, offset + length)
-        lengths = array("Q", map(sub, borders[1:], borders))
-        zeros = (index for index, address in enumerate(addresses) if address == ZEROS)
-        start = 0
-        for stop in [*zeros, len(addresses)]:
-            if stop > start:
-                yield borders[start], addresses[start:stop], lengths[start:stop]
-            start = stop + 1
+        return addresses, array("Q", map(sub, borders[1:], borders))
 
     def _between(self, offset: int, end: int) -> tuple[Column, Column]:
         """Addresses of the extents between two offsets behind the header, and their borders."""

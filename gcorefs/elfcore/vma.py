@@ -37,6 +37,9 @@ class Kind:
     is_plain: bool = field(init=False)
     """Private memory without a file, and without anything that VmFlags tell of it but how it may
     be used: what matters is only where it lies and how much of it is written."""
+    hides_sharing: bool = field(init=False)
+    """Private pages of it may be shared though smaps counts none as shared: huge pages that were
+    set aside, and pages that KSM has merged or is about to (madvise(2), MADV_MERGEABLE)."""
 
     def __post_init__(self) -> None:
         self.has_file = self.inode != 0 or self.name[:1] == b"/"
@@ -47,6 +50,9 @@ class Kind:
             and not self.name.startswith(b"[anon")
         )
         self.is_plain = not (self.has_file or self.is_special or self.vm_flags & _NOT_PLAIN)
+        self.hides_sharing = "mg" in self.vm_flags or (
+            "ht" in self.vm_flags and "ms" not in self.vm_flags
+        )
 
 
 # Shared, huge pages, devices, left out, guards, userfaultfd.
@@ -68,6 +74,10 @@ class Vma:
     anonymous: int
     """Bytes of private memory that the process has made its own (written, not the file's)."""
     swapped: int
+    shared: int = 0
+    """Bytes of pages that somebody else maps as well, a file's pages among them, and about as many
+    of those that are swapped out.  Huge pages that were set aside (hugetlbfs) are not counted
+    (fs/proc/task_mmu.c, smaps_account)."""
 
     @property
     def size(self) -> int:
@@ -108,20 +118,24 @@ _PERMS = {(r + w + x).encode(): r_ | w_ | x_
             for x, x_ in (("x", PF_X), ("-", 0))}  # fmt: skip
 
 _ADDRESSES = rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) "
+_SHARED = rb"Shared_Clean: +\d{1,20} kB\nShared_Dirty: +\d{1,20} kB\n"
 _ANONYMOUS = rb"Anonymous: +(\d{1,20}) kB\n"
-_SWAP = rb"Swap: +(\d{1,20}) kB\n"
+_SWAP = rb"Swap: +\d{1,20} kB\nSwapPss: +\d{1,20} kB\n"
 _FLAGS = rb"VmFlags:([a-z0-9? ]*+)\n"
 
 # One mapping: its line as in maps, then "Key: value" lines.  Keys come and go with kernel
 # versions (KSM, ProtectionKey), so only those that we need are named; their order is fixed.
 _ENTRY = re.compile(
     _ADDRESSES + rb"([^\n]*+)\n"
-    rb"(?:(?!Anonymous:)[A-Z][^\n:]*:[^\n]*\n)*?"
+    rb"(?:(?!Shared_Clean:)[A-Z][^\n:]*:[^\n]*\n)*?"
+    rb"("
+    + _SHARED
+    + rb")"
+    + rb"(?:(?!Anonymous:)[A-Z][^\n:]*:[^\n]*\n)*?"
     + _ANONYMOUS
     + rb"(?:(?!Swap:)[A-Z][^\n:]*:[^\n]*\n)*?"
-    + _SWAP
-    + rb"(?:(?!VmFlags:)[A-Z][^\n:]*:[^\n]*\n)*?"
-    + _FLAGS
+    rb"(" + _SWAP + rb")"
+    rb"(?:(?!VmFlags:)[A-Z][^\n:]*:[^\n]*\n)*?" + _FLAGS
 )
 
 _NONE_YET = re.compile(rb"(?!)")
@@ -139,9 +153,13 @@ def _entry_with(lines: tuple[tuple[bytes, int], ...]) -> re.Pattern[bytes]:
     not need is jumped over, from its first letter to its end, and what it says is not looked at."""
     parts = [rb"%c(?s:.{%d})\n" % (key[0], length - 2) for key, length in lines]
     keys = [key for key, _ in lines]
-    anonymous = keys.index(b"Anonymous")
+    shared = keys.index(b"Shared_Clean")
+    anonymous = keys.index(b"Anonymous", shared)
+    swap = keys.index(b"Swap", anonymous)
+    # Of two lines together nothing is looked at either: _Pairs does so with what is new to it.
+    for first in (shared, swap):
+        parts[first : first + 2] = [b"(" + parts[first], parts[first + 1] + b")"]
     parts[anonymous] = _ANONYMOUS
-    parts[keys.index(b"Swap", anonymous)] = _SWAP
     return re.compile(_ADDRESSES + rb"([^\n]*+)\n" + b"".join(parts) + _FLAGS)
 
 
@@ -182,6 +200,23 @@ class _Sizes(dict[bytes, int]):
         return size
 
 
+class _Pairs(dict[bytes, tuple[int, int]]):
+    """Bytes of each of two lines."""
+
+    def __init__(self, lines: bytes) -> None:
+        self._lines = re.compile(lines)
+
+    def __missing__(self, text: bytes) -> tuple[int, int]:
+        if self._lines.fullmatch(text) is None:
+            raise MapsError("unexpected text about the pages of a mapping in smaps")
+        first, second = map(int, _NUMBER.findall(text))
+        pair = self[text] = first * 1024, second * 1024
+        return pair
+
+
+_NUMBER = re.compile(rb"\d+")
+
+
 class _Kinds(dict[tuple[bytes, bytes], tuple[Kind, int]]):
     """Kind and offset by what stands behind the addresses and behind VmFlags."""
 
@@ -210,21 +245,27 @@ class _Parser:
         self._entry = _NONE_YET
         self._kinds = _Kinds()
         self._sizes = _Sizes()
+        self._shared = _Pairs(_SHARED)
+        self._swap = _Pairs(_SWAP)
 
     def add(self, text: bytes) -> None:
         """Whole entries."""
-        vmas, kinds, sizes = self.vmas, self._kinds, self._sizes
+        vmas, kinds = self.vmas, self._kinds
+        sizes, shared, swap = self._sizes, self._shared, self._swap
         position = 0
         while position < len(text):
             match = self._entry.match(text, position) or self._other_entry(text, position)
             position = match.end()
-            start_, end_, backing, anonymous, swapped, words = match.groups()
+            start_, end_, backing, shared_, anonymous, swap_, words = match.groups()
             start, end = int(start_, 16), int(end_, 16)
             if not self._border <= start < end or (start | end) & 0xFFF:
                 raise MapsError(f"mapping {start:#x}-{end:#x} is out of order")
             self._border = end
             kind, offset = kinds[backing, words]
-            vmas.append(Vma(start, end, kind, offset, sizes[anonymous], sizes[swapped]))
+            clean, dirty = shared[shared_]
+            swapped, own = swap[swap_]
+            also = clean + dirty + swapped - own
+            vmas.append(Vma(start, end, kind, offset, sizes[anonymous], swapped, also))
 
     def _other_entry(self, text: bytes, position: int) -> re.Match[bytes]:
         """One with other lines than those before it: the first of all, or a mapping of 100 GB."""

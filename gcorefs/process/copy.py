@@ -129,15 +129,8 @@ class Copy:
         late: list[tuple[int, int, str]] = []
 
         def copy(start: int, end: int, sources: tuple[str, ...]) -> None:
-            # What is no memory stays as it is made: zeros.
-            base = layout.memory_offset
-            for offset, addresses, lengths in layout.memory_runs(base + start, end - start):
-                at = offset - base
-                piece = buffer[at : at + sum(lengths)]
-                try:
-                    memory.read_ranges(addresses, lengths, piece, sources)
-                except MayWait as wait:
-                    raise MayWait(wait.source, at - start + wait.done) from None
+            found = layout.memory(layout.memory_offset + start, end - start)
+            memory.read_ranges(*found, buffer[start:end], sources)
 
         def work() -> Iterator[None]:
             for start in _each(pieces):

@@ -24,9 +24,14 @@ from gcorefs.process.errors import named
 from gcorefs.process.threads import NoThread, start_thread
 
 _ENTRY_SIZE = 8
-# The highest byte of an entry, made 1 where bit 63 (present) or 62 (swapped) is set.
-_POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
+# Of the highest byte of an entry: bit 63 is present, 62 swapped, 61 a page of a file or of shared
+# memory, 56 mapped by this process alone.  The kernel's page of zeros has bit 63 only.
 _IS_PRESENT = 0x80
+_POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
+ANONYMOUS = bytes(1 if byte & 0xC0 and not byte & 0x20 else 0 for byte in range(256))
+"""Makes of Pagemap.flags a byte for each page: 1 where it is populated, and private."""
+NOT_EXCLUSIVE = bytes(1 if byte & 0xC0 and not byte & 0x21 else 0 for byte in range(256))
+"""The same, 1 where another process maps it as well, or it is swapped out."""
 _ENTRIES_AT_ONCE = 1 << 17
 # Bits 0 to 4 of an entry that is swapped out are the type of its swap, the rest its offset
 # (fs/proc/task_mmu.c, pte_to_pagemap_entry).  The last type means a marker (include/linux/swap.h,
@@ -80,22 +85,27 @@ class Pagemap:
         with contextlib.suppress(OSError):  # whoever asks for runs will see it again
             self._all = self._scan_populated(0, _END)
 
+    def flags(self, address: int, length: int) -> bytes:
+        """The highest byte of the entry of each page that the range touches.
+
+        Fewer than there are pages where the address space ends, or is gone.
+        """
+        first = address // PAGE_SIZE
+        count = -(-(address + length) // PAGE_SIZE) - first
+        entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
+        return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
+
     def populated(self, address: int, length: int) -> bytes:
         """A byte for each page that the range touches: 1 where it is populated, else 0.
 
         Fewer than there are pages where the address space is gone.
         """
-        first = address // PAGE_SIZE
-        count = -(-(address + length) // PAGE_SIZE) - first
-        entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
-        return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE].translate(_POPULATED)
+        return self.flags(address, length).translate(_POPULATED)
 
     def is_present(self, address: int, length: int) -> bool:
         """True where every page that the range touches is in memory just now."""
-        first = address // PAGE_SIZE
-        count = -(-(address + length) // PAGE_SIZE) - first
-        entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
-        flags = entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
+        flags = self.flags(address, length)
+        count = -(-(address + length) // PAGE_SIZE) - address // PAGE_SIZE
         return len(flags) == count and min(flags) >= _IS_PRESENT
 
     def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
@@ -213,6 +223,11 @@ class Unknown(Pagemap):
 
     def look_ahead(self) -> None:
         pass
+
+    def flags(self, address: int, length: int) -> bytes:
+        """Each page may be in memory, and may be another process's as well."""
+        first = address // PAGE_SIZE
+        return bytes((_IS_PRESENT,)) * (-(-(address + length) // PAGE_SIZE) - first)
 
     def populated(self, address: int, length: int) -> bytes:
         first = address // PAGE_SIZE

@@ -60,10 +60,16 @@ def entry(vma: Vma, shape: Shape = Shape()) -> bytes:
     if vma.name:
         # show_map_vma: seq_setwidth(25 + sizeof(void *) * 6 - 1), then seq_pad(' ').
         head = head.ljust(72) + b" " + vma.name
+    shared = vma.shared // 1024
+    swap_shared = min(shared // 2, vma.swapped // 1024)
+    clean = (shared - swap_shared) // 3
     values = {
         "Size": vma.size // 1024,
+        "Shared_Clean": clean,
+        "Shared_Dirty": shared - swap_shared - clean,
         "Anonymous": vma.anonymous // 1024,
         "Swap": vma.swapped // 1024,
+        "SwapPss": vma.swapped // 1024 - swap_shared,
     }
     lines = [head]
     for key in KEYS[shape.keys].split():
@@ -76,7 +82,7 @@ def entry(vma: Vma, shape: Shape = Shape()) -> bytes:
 def make_vma(start: int = 0x1000, end: int = 0x3000, **fields: object) -> Vma:
     defaults: dict[str, object] = {
         "flags": PF_R, "offset": 0, "dev": "00:00", "inode": 0, "name": b"", "anonymous": 0,
-        "swapped": 0, "vm_flags": frozenset(),
+        "swapped": 0, "shared": 0, "vm_flags": frozenset(),
     }  # fmt: skip
     values: dict[str, Any] = {**defaults, **fields}
     kind = Kind(*(values.pop(name) for name in ("flags", "dev", "inode", "name", "vm_flags")))
@@ -119,6 +125,7 @@ def vma_lists(draw: st.DrawFn, max_size: int = 6) -> list[Vma]:
                     name=draw(names),
                     anonymous=draw(_kilobytes),
                     swapped=draw(_kilobytes),
+                    shared=draw(_kilobytes),
                     vm_flags=frozenset(draw(st.lists(st.sampled_from(FLAGS), max_size=8))),
                 )
             )
