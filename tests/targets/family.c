@@ -174,6 +174,9 @@ int main(int argc, char **argv)
 			die("mremap");
 		fill(start, size);
 	}
+	/* From here on khugepaged makes no huge pages of it; those that there are stay. */
+	if (!strcmp(memory, "thp") || !strcmp(memory, "moved"))
+		advise(start, MADV_NOHUGEPAGE);
 	if (is_ksm)
 		advise(start, MADV_MERGEABLE);
 	if (!strcmp(memory, "swapped"))
