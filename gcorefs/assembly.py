@@ -23,7 +23,7 @@ from gcorefs.elfcore.segments import Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.policy import Policy, Unresponsive
 from gcorefs.process import procfs
-from gcorefs.process.absent import MayWait, source_of
+from gcorefs.process.absent import MayWait, NotBrought, source_of
 from gcorefs.process.errors import Reason, told
 from gcorefs.process.facts import MappingFacts
 from gcorefs.process.holes import find_holes
@@ -355,7 +355,7 @@ def _arguments(memory: Memory, address: int, length: int) -> bytes:
         return _read(memory, address, length, may_wait=False)
     except MayWait as wait:
         question = wait.source, partial(_read, memory, address, length)
-    with contextlib.suppress(MayWait):
+    with contextlib.suppress(MayWait, NotBrought):
         return ask_each([question], lambda _: b"")[0]
     return b""
 

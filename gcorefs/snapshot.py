@@ -19,7 +19,7 @@ from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.regsets import MACHINES
 from gcorefs.elfcore.segments import ZEROS
 from gcorefs.policy import DEFAULT, Policy
-from gcorefs.process import access, procfs
+from gcorefs.process import access, procfs, readv
 from gcorefs.process.absent import Absent, MayWait
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Copy, NotCopied, Room
@@ -392,6 +392,12 @@ class Snapshot:
     def is_dead(self) -> bool:
         """True once the process has died while it was held."""
         return self._tracer.dead and not self.is_copied
+
+    @property
+    def read_through(self) -> str:
+        """How its private memory is read, but for pages that have to be read otherwise."""
+        is_denied = self._memory is not None and self._memory.is_readv_denied
+        return "/proc/PID/mem" if is_denied or readv.is_denied() else "process_vm_readv(2)"
 
     @property
     def stopped_seconds(self) -> float:

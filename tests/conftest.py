@@ -231,10 +231,12 @@ class Mount:
         self.log = log
         self.expected: list[str] = []
         self.allowed: list[str] = []
+        self.prefix: list[str] = []
+        """Words that run what stands behind them: the server is to run under a condition."""
 
     def make(self, *options: str) -> None:
         words = [word for option in options for word in ("-o", option)]
-        command = [GCOREFS, "mount", "--log-file", self.log, *words, self.path]
+        command = [*self.prefix, GCOREFS, "mount", "--log-file", self.log, *words, self.path]
         subprocess.run(command, check=True, timeout=30)
 
     def __truediv__(self, pid: int) -> Path:

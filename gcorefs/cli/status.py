@@ -19,6 +19,8 @@ from gcorefs.cli.printable import printable
 from gcorefs.mount import names, server
 from gcorefs.mount.server import MountError
 
+_DENIED = "process_vm_readv(2) is denied to gcorefs, which reads through /proc/PID/mem"
+
 
 def _mountpoints(given: str | None) -> list[str]:
     try:
@@ -51,25 +53,32 @@ def status(mountpoint: str | None, as_json: bool) -> None:
     Root sees everybody's, others their own.
     """
     stops: list[dict[str, Any]] = []
+    denied: list[str] = []
     for place in _mountpoints(mountpoint):
         try:
             with open(_control(place, names.STATUS), encoding="ascii") as file:
-                found = json.load(file)["stops"]
+                text = json.load(file)
+                found, is_denied = text["stops"], text.get("process_vm_readv") == "denied"
         except OSError as error:
             # One that is not ours to enter, or whose server is gone, hides no other.
             if mountpoint is not None:
                 raise click.ClickException(f"{place}: {error.strerror}") from error
             click.echo(printable(f"{place}: {error.strerror}"), err=True)
             continue
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise click.ClickException(f"{place}: not the status of a gcorefs") from error
         stops += [{"mount": place, **stop} for stop in found]
+        if is_denied:
+            denied.append(place)
     if as_json:
         click.echo(json.dumps(stops, indent=2))
     elif stops:
         _show(stops)
     else:
         click.echo("nothing is held")
+    if not as_json:
+        for place in denied:
+            click.echo(printable(f"{place}: {_DENIED}"))
 
 
 def _show(stops: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from gcorefs.mount import names
 from gcorefs.mount.held import Held
 from gcorefs.mount.log import logger
 from gcorefs.mount.stops import Stop
+from gcorefs.process import readv
 from gcorefs.process.errors import ProcessError, Reason
 
 DIRECTORY, STATUS, RELEASE = 2, 3, 4
@@ -27,7 +28,11 @@ class StatusFile:
 
     def __init__(self, held: Held, uid: int) -> None:
         stops = [report for stop in held.all() if (report := _report(stop, uid))]
-        facts = {"version": __version__, "stops": stops}
+        facts = {
+            "version": __version__,
+            "process_vm_readv": "denied" if readv.is_denied() else "allowed",
+            "stops": stops,
+        }
         self._text = json.dumps(facts, indent=2).encode("ascii") + b"\n"
 
     def read(self, offset: int, length: int) -> bytes:

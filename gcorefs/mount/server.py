@@ -16,7 +16,7 @@ from gcorefs.mount import interpreter
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
-from gcorefs.process import procfs
+from gcorefs.process import procfs, readv
 from gcorefs.process.errors import named
 
 FSTYPE = "fuse.gcorefs"
@@ -126,6 +126,11 @@ async def serve(
 
     SIGTERM and SIGINT end it.  MountError where the kernel or fusermount3 refuses.
     """
+    if readv.is_denied():
+        logger.warning(
+            "process_vm_readv(2) is denied here: memory is read through /proc/PID/mem, which is "
+            "slower and cannot wait for pages of FUSE and network file systems"
+        )
     fs = GcoreFS(_affordable(options))
     interpreter.settle()
     try:

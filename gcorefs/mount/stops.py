@@ -338,6 +338,7 @@ class Stop:
             "threads": snapshot.threads,
             "threads_not_stopped": snapshot.unresponsive_threads,
             **snapshot.hold,
+            "read_through": snapshot.read_through,
             "ready_ms": round(snapshot.ready_seconds * 1e3, 1),
             "stopped_ms": round(snapshot.stopped_seconds * 1e3, 1),
             "bytes_read": self._bytes,

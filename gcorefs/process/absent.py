@@ -11,12 +11,16 @@ process, let go, would hang in its next mmap(2).  So whoever reads asks here fir
 is read; the pages of a process that has just been stopped seldom are.
 """
 
+import contextlib
+import functools
+import os
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process import procfs
+from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.pagemap import Pagemap
 
 
@@ -29,6 +33,15 @@ class MayWait(Exception):
         self.done = done
 
 
+class NotBrought(ProcessError):
+    """What was to be read has to be brought by `source`, and the only way left to read it could
+    wait for that without an end."""
+
+    def __init__(self, pid: int, source: str) -> None:
+        super().__init__(Reason.NOT_BROUGHT, pid, source)
+        self.source = source
+
+
 class Absent:
     """The pages of a process, seen through its thread `tid`, that somebody has to bring."""
 
@@ -39,6 +52,7 @@ class Absent:
         self._sources = [source for _, source in found]
         self._starts = [vma.start for vma in self._vmas]
         self._pagemap = pagemap
+        self._tid = tid
 
     def first(
         self, address: int, length: int, sources: Container[str] = ()
@@ -52,6 +66,20 @@ class Absent:
                     return max(start, (start // PAGE_SIZE + index) * PAGE_SIZE), source
         return None
 
+    @functools.cached_property
+    def disks(self) -> frozenset[str]:
+        """Sources that are file systems of this machine's own: a page of theirs comes, or an error.
+
+        Asked only where /proc/PID/mem has to wait for it.  One that nobody shows mounted is none.
+        """
+        devices = {vma.dev for vma in self._vmas}
+        found: set[str] = set()
+        # Each process is shown only what is mounted below its own root.
+        for tid in (self._tid, os.getpid()):
+            with contextlib.suppress(OSError):
+                found |= {each for each in devices if _is_disk(each, procfs.file_system(tid, each))}
+        return frozenset(found)
+
     def overlaps(self, start: int, end: int) -> bool:
         """True where anything between the two addresses is somebody's to bring."""
         return next(self._within(start, end), None) is not None
@@ -63,6 +91,18 @@ class Absent:
             if vma.end > start:
                 yield max(start, vma.start), min(end, vma.end), self._sources[index]
             index += 1
+
+
+def _is_disk(device: str, kind: bytes) -> bool:
+    if kind.startswith(b"fuse"):  # fuseblk has a device, and yet a server
+        return False
+    return kind in _LOCAL or (bool(kind) and not device.startswith("00:"))
+
+
+# Those that have no block device of their own to be told by (fs/super.c, get_anon_bdev).
+_LOCAL = {
+    b"bcachefs", b"btrfs", b"hugetlbfs", b"overlay", b"ramfs", b"rootfs", b"tmpfs", b"zfs"
+}  # fmt: skip
 
 
 def source_of(vma: Vma, tid: int, shmem_device: str) -> str | None:

@@ -21,7 +21,7 @@ from functools import partial
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
 from gcorefs.process import cgroups, procfs, syscalls
-from gcorefs.process.absent import MayWait
+from gcorefs.process.absent import MayWait, NotBrought
 from gcorefs.process.memory import Memory
 from gcorefs.process.patience import ask_each
 from gcorefs.process.threads import NoThread, start_thread
@@ -147,6 +147,8 @@ class Copy:
                     copy(start, end, (source,))
                 except MayWait as wait:
                     start, source = start + wait.done, wait.source
+                except NotBrought:
+                    break
                 else:
                     return
             give_up(source)

@@ -40,6 +40,7 @@ class Reason(enum.Enum):
     DIED = (errno.EIO, "the process died while it was being dumped")
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
     STUCK = (errno.EIO, "its memory could not be read in time")
+    NOT_BROUGHT = (errno.EIO, "only process_vm_readv(2), denied here, can wait for a page of it")
     SURPRISE = (errno.EIO, "gcorefs itself failed: the log has the traceback")
 
     def __init__(self, errno_: int, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from gcorefs.elfcore.elf import PAGE_SIZE, notes_end
 from gcorefs.elfcore.vma import Vma
-from gcorefs.process.absent import MayWait
+from gcorefs.process.absent import MayWait, NotBrought
 from gcorefs.process.mapped_files import LostFiles, MappedFiles
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import HUGE, PFNZERO, SWAPPED, Pagemap
@@ -50,7 +50,10 @@ class MappingFacts:
     def notes_end(self, vma: Vma) -> int:
         if not self._may_wait:
             return 0
-        end = notes_end(self._memory.read_bytes(vma.start, PAGE_SIZE))
+        try:
+            end = notes_end(self._memory.read_bytes(vma.start, PAGE_SIZE))
+        except NotBrought:
+            return 0
         return end if end <= _MOST_NOTES else 0
 
     def is_program(self, vma: Vma) -> bool:
@@ -59,7 +62,7 @@ class MappingFacts:
         try:
             sources = None if self._may_wait else ()
             beginning = self._memory.read_bytes(vma.start, len(_ELF_MAGIC), sources)
-        except MayWait:
+        except (MayWait, NotBrought):
             self._memory.lose(vma.start)
             return False
         if beginning == _ELF_MAGIC:

@@ -12,22 +12,21 @@ What none can read ([vvar], [vsyscall], pages past the end of a mapped file) is 
 it is a hole in the kernel's own cores, and is counted.
 
 Through /proc/PID/mem no page is read that somebody has to bring (absent.py): such a page is
-had the quick way or not at all.
+had the quick way or not at all.  Where process_vm_readv(2) is denied (readv.py), all is read
+through /proc/PID/mem, and what a disk has to bring as well; any other such page is an error.
 """
 
-import errno
 from collections.abc import Callable, Container
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
-from gcorefs.process import syscalls
-from gcorefs.process.absent import Absent, MayWait
+from gcorefs.process.absent import Absent, MayWait, NotBrought
 from gcorefs.process.copy_on_write import CopyOnWrite
-from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.lost import Lost
 from gcorefs.process.mem import MemFile
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.ranges import Ranges, clear, divide
+from gcorefs.process.readv import Readv
 from gcorefs.process.shared import Shared
 
 
@@ -41,7 +40,6 @@ class Memory:
         """
         self.lost = lost
         self._pid = pid
-        self._tid = tid
         self._check = check
         self.only_pinned = False
         """Some thread did not stop, and may yet call execve(2).  process_vm_readv(2) would
@@ -53,6 +51,7 @@ class Memory:
         """All three are asked before every read, once the mappings are known."""
         self.pagemap: Pagemap | None = None
         self._mem = MemFile(pid, tid)
+        self._readv = Readv(pid, tid)
 
     def read_into(
         self, address: int, buffer: memoryview, sources: Container[str] | None = None
@@ -92,12 +91,14 @@ class Memory:
 
     def _read_present(self, address: int, buffer: memoryview) -> int:
         """How many bytes from the beginning could be had, of pages that are all in memory."""
+        if self._readv.is_denied:
+            return self._mem.read(address, buffer)
         if self.copy_on_write is not None:
             for start, end in self.copy_on_write.runs(address, len(buffer)):
                 if (start, end) == (address, address + len(buffer)):
                     return self._mem.read(address, buffer)
                 return 0
-        return syscalls.read_memory(self._tid, address, buffer)
+        return self._readv.read(address, buffer)
 
     def read_ranges(
         self,
@@ -132,6 +133,7 @@ class Memory:
         """True where all that is between is read the quick way and waits for nobody."""
         return not (
             self.only_pinned
+            or self._readv.is_denied
             or self._has_other_ways(start, end)
             or (self.copy_on_write is not None and self.copy_on_write.overlaps(start, end))
         )
@@ -145,20 +147,9 @@ class Memory:
     def _read_vectors(self, ranges: Ranges, buffer: memoryview) -> None:
         for first in range(0, len(ranges), _RANGES_AT_ONCE):
             some = ranges.part(first, first + _RANGES_AT_ONCE)
-            for address, length, place in some.behind(self._read_vector(some, buffer)):
+            for address, length, place in some.behind(self._readv.read_ranges(some, buffer)):
                 # A page could not be had; of what is behind it nothing has been tried.
                 self._read(address, buffer[place : place + length], quickly=True)
-
-    def _read_vector(self, ranges: Ranges, buffer: memoryview) -> int:
-        places: Column | None = ranges.places
-        if ranges.is_in_a_row:
-            buffer, places = buffer[ranges.places[0] :][: sum(ranges.lengths)], None
-        try:
-            return syscalls.read_memory_vector(
-                self._tid, ranges.addresses, ranges.lengths, buffer, places
-            )
-        except OSError as error:
-            return self._nothing(error)
 
     def _read_private(self, address: int, buffer: memoryview) -> None:
         done = 0
@@ -171,30 +162,14 @@ class Memory:
         self._read(address + done, buffer[done:], quickly=True)
 
     def _read(self, address: int, buffer: memoryview, quickly: bool) -> None:
-        quickly = quickly and not self.only_pinned
+        quickly = quickly and not (self.only_pinned or self._readv.is_denied)
         most = _FORCED_AT_ONCE if quickly else len(buffer)
         done = 0
         while done < len(buffer):
             if quickly:
-                done += self._read_quickly(address + done, buffer[done:])
+                done += self._readv.read(address + done, buffer[done:])
             if done < len(buffer):
                 done += self._read_forced(address + done, buffer[done:][:most], was_tried=quickly)
-
-    def _read_quickly(self, address: int, buffer: memoryview) -> int:
-        try:
-            return syscalls.read_memory(self._tid, address, buffer)
-        except OSError as error:
-            return self._nothing(error)
-
-    def _nothing(self, error: OSError) -> int:
-        """process_vm_readv(2) had no byte, for a page that is to be tried once more: 0."""
-        if error.errno == errno.ESRCH:
-            raise ProcessError(Reason.DIED, self._pid) from error
-        if error.errno == errno.EPERM:  # a security module, or Yama by now (ptrace_scope 3)
-            raise ProcessError(Reason.NOT_SHOWN, self._pid, f"process_vm_readv: {error.strerror}")
-        if error.errno != errno.EFAULT:
-            raise error
-        return 0
 
     def check_pinned(self) -> None:
         """Raise where the process has another program by now than when this was opened.  EIO."""
@@ -208,8 +183,8 @@ class Memory:
     def _read_forced(self, address: int, buffer: memoryview, was_tried: bool) -> int:
         """What /proc/PID/mem has from `address` on, or one page of zeros where it has none."""
         missing = self._first_missing(address, len(buffer))
-        if missing == address and not was_tried:
-            count = self._read_quickly(address, buffer[:_FORCED_AT_ONCE])
+        if missing == address and not (was_tried or self._readv.is_denied):
+            count = self._readv.read(address, buffer[:_FORCED_AT_ONCE])
             if count and not self.only_pinned:
                 return count
             # It was brought in.  What was read may be another program's, and is not looked at.
@@ -223,14 +198,30 @@ class Memory:
         self.lose(address)
         return length
 
+    @property
+    def is_readv_denied(self) -> bool:
+        """True where all is read through /proc/PID/mem because there is no other way."""
+        return self._readv.is_denied
+
     def lose(self, address: int) -> None:
         """Count the page at `address` as one that could not be had."""
         self.lost.add(address)
 
     def _first_missing(self, address: int, length: int) -> int | None:
-        """Where the first page begins that somebody has to bring."""
-        first = self.absent.first(address, length) if self.absent is not None else None
-        return None if first is None else first[0]
+        """Where the first page begins that somebody has to bring.
+
+        Where /proc/PID/mem is the only way, disks may bring theirs; NotBrought where it is the
+        very first page, and somebody else's to bring.
+        """
+        if self.absent is None:
+            return None
+        is_denied = self._readv.is_denied
+        first = self.absent.first(address, length, self.absent.disks if is_denied else ())
+        if first is None:
+            return None
+        if is_denied and first[0] == address:
+            raise NotBrought(self._pid, first[1])
+        return first[0]
 
 
 # Enough that a large PROT_NONE mapping costs few calls, little enough that the quick way is

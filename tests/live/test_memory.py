@@ -202,18 +202,21 @@ def test_what_the_kernel_refuses_to_read_is_refused_and_no_surprise(
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
+    # Both ways: where only the first is refused, the second has it.
+
     room = Room(1 << 30) if is_copied else None
     snapshot = Snapshot(find(target.pid), room=room)
     try:
         snapshot.take()
         for name in ("read_memory", "read_memory_vector"):
             monkeypatch.setattr(syscalls, name, refuse)
+        monkeypatch.setattr(os, "preadv", refuse)
         snapshot.copy()
         with pytest.raises(ProcessError) as caught:
             snapshot.read(snapshot.layout.memory_offset, 4096)
         text = (
             f"process {target.pid}: the kernel does not let gcorefs read what the core needs "
-            "(process_vm_readv: Operation not permitted)"
+            "(mem: Operation not permitted)"
         )
         assert (caught.value.errno, str(caught.value)) == (errno.EACCES, text)
         assert snapshot.not_copied == (text if is_copied else "")

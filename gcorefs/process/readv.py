@@ -1,0 +1,71 @@
+"""process_vm_readv(2), where it may be called at all.
+
+A seccomp filter around gcorefs may deny it, as those of containers do, with EPERM or ENOSYS.
+Then there is no error, but nothing is had in this way, and everything is read in another.
+"""
+
+import errno
+import functools
+import os
+from array import array
+
+from gcorefs.elfcore.segments import Column
+from gcorefs.process import syscalls
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.ranges import Ranges
+
+_DENIED = (errno.EPERM, errno.ENOSYS)
+
+
+@functools.cache
+def is_denied() -> bool:
+    """True where gcorefs may not even read its own memory in this way."""
+    word = array("Q", (0,))
+    address, _ = word.buffer_info()
+    try:
+        syscalls.read_memory(os.getpid(), address, memoryview(bytearray(word.itemsize)))
+    except OSError as error:
+        return error.errno in _DENIED
+    return False
+
+
+class Readv:
+    """Of the process `pid`, read through its thread `tid`."""
+
+    def __init__(self, pid: int, tid: int) -> None:
+        self._pid = pid
+        self._tid = tid
+        self.is_denied = is_denied()
+        """No byte is had in this way, of this process at least."""
+
+    def read(self, address: int, buffer: memoryview) -> int:
+        """Bytes from `address` on, fewer before a page that cannot be had, 0 at such a page or
+        where all is denied.
+
+        Waits, and can be killed, where a page has to be brought.  ProcessError DIED.
+        """
+        try:
+            return syscalls.read_memory(self._tid, address, buffer)
+        except OSError as error:
+            return self._nothing(error)
+
+    def read_ranges(self, ranges: Ranges, buffer: memoryview) -> int:
+        """The same of 1,024 ranges at most, one after the other."""
+        places: Column | None = ranges.places
+        if ranges.is_in_a_row:
+            buffer, places = buffer[ranges.places[0] :][: sum(ranges.lengths)], None
+        try:
+            return syscalls.read_memory_vector(
+                self._tid, ranges.addresses, ranges.lengths, buffer, places
+            )
+        except OSError as error:
+            return self._nothing(error)
+
+    def _nothing(self, error: OSError) -> int:
+        if error.errno == errno.ESRCH:
+            raise ProcessError(Reason.DIED, self._pid) from error
+        if error.errno in _DENIED:
+            self.is_denied = True
+        elif error.errno != errno.EFAULT:
+            raise error
+        return 0
