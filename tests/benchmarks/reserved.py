@@ -1,6 +1,7 @@
 """What reserved and hardly touched memory costs: time to copy, and size of the file.
 
-Two processes have written as many pages, one in one piece, the other scattered over 100 GiB.
+Several processes have written as many pages: one in one piece, others at random places of
+100 GiB, or with small gaps between them.
 """
 
 from gcorefs.process import procfs
@@ -15,26 +16,38 @@ def measure(bench: Bench) -> Topic:
     written = max(1, bench.options.size // 5)
     pages = written * MIB // PAGE
     topic = Topic("reserved", f"Copying {written} MiB of {GIB_RESERVED} GiB that were reserved")
-    together, scattered = "in one piece", f"scattered over {GIB_RESERVED} GiB"
-    targets = {
-        together: bench.target("reserve", 1, pages, "together"),
-        scattered: bench.target("reserve", GIB_RESERVED, pages),
+    together = "in one piece"
+    patterns = {
+        f"at random in {GIB_RESERVED} GiB": "random",
+        f"evenly in {GIB_RESERVED} GiB": "even",
+        "gaps of 1 to 8 pages": "gaps",
+        "chunks of 1 to 16 pages, gaps as well": "chunks",
+    }
+    targets = {together: bench.target("reserve", 1, pages, "together")} | {
+        way: bench.target("reserve", GIB_RESERVED, pages, pattern)
+        for way, pattern in patterns.items()
     }
     tables = {way: procfs.status(target.pid)["VmPTE"] for way, target in targets.items()}
-    taken = topic.figure("taken", "cp from the mount to tmpfs", "ms")
+    to_tmpfs = topic.figure("taken", "cp from the mount to tmpfs", "ms")
+    to_nowhere = topic.figure("read", "dd bs=1M from the mount to /dev/null", "ms")
     sizes = topic.figure("size", "The file", "MiB")
     core = bench.shm / "core"
     warm_up(bench.shm, 2 * written)
     for _ in bench.rounds():
         for way, target in targets.items():
             file = bench.mount() / target.pid
-            taken.add(way, 1e3 * seconds(lambda file=file: run("cp", file, core)))
+            to_tmpfs.add(way, 1e3 * seconds(lambda file=file: run("cp", file, core)))
             await_release(target.pid)
             sizes.add(way, core.stat().st_size / MIB)
             core.unlink()
+            words = ("dd", f"if={file}", "of=/dev/null", "bs=1M")
+            to_nowhere.add(way, 1e3 * seconds(lambda words=words: run(*words)))
+            await_release(target.pid)
     for way, target in targets.items():
         assert procfs.status(target.pid)["VmPTE"] == tables[way], "page tables grew"
         share = [size / written for size in sizes.of(way)]
         topic.relate(ratio(f"file / written, {way}", share, [1] * len(share)))
-    topic.relate(taken.over(scattered, together))
+    for way in patterns:
+        topic.relate(to_tmpfs.over(way, together))
+        topic.relate(to_nowhere.over(way, together))
     return topic

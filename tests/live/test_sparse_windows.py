@@ -1,0 +1,114 @@
+"""Memory with holes of every size is read with one call a window, and to the byte."""
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gcorefs.elfcore.layout import Source
+from gcorefs.process import syscalls
+from gcorefs.process.copy import Room
+from gcorefs.snapshot import Snapshot, find
+from tests.conftest import Target
+
+PAGE = 4096
+MIB = 1 << 20
+PAGES = 5000
+
+PATTERNS = pytest.mark.parametrize(
+    ("pattern", "gib"), [("random", 100), ("random", 1), ("gaps", 1), ("chunks", 1)]
+)
+
+
+def expected(snapshot: Snapshot, target: Target) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each piece of the file that has a piece of the reserved memory."""
+    truth = target.truth
+    start = int(truth["start"], 16)
+    written = {
+        start + number * PAGE
+        for first, length in truth["runs"]
+        for number in range(first, first + length)
+    }
+    assert len(written) == truth["pages"] == PAGES
+    at, end = start, start + truth["size"]
+    seen = 0
+    # In the order of the file, and of the memory; zeros between two pieces are part of it.
+    extents = iter(snapshot.layout.extents(0, snapshot.layout.zeros_offset))
+    for extent in extents:
+        if extent.source is Source.MEMORY and start <= extent.at < end:
+            assert extent.at >= at
+            at = extent.at + extent.length
+            image = bytearray(extent.length)
+            for page in range(extent.at, at, PAGE):
+                if page in written:
+                    seen += 1
+                    struct.pack_into("<Q", image, page - extent.at, page)
+            yield extent.offset, bytes(image)
+        elif extent.source is Source.ZEROS:
+            yield extent.offset, bytes(extent.length)
+    assert seen == PAGES
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each process_vm_readv(2) was to read."""
+    found: list[int] = []
+    original = syscalls.read_memory_vector
+
+    def read(tid: int, addresses: Any, lengths: Any, buffer: memoryview, places: Any = None) -> int:
+        found.append(sum(lengths))
+        return original(tid, addresses, lengths, buffer, places)
+
+    monkeypatch.setattr(syscalls, "read_memory_vector", read)
+    return found
+
+
+@PATTERNS
+def test_one_call_reads_a_window(
+    spawn: Callable[..., Target], calls: list[int], pattern: str, gib: int
+) -> None:
+    target = spawn("reserve", gib, PAGES, pattern)
+    snapshot = Snapshot(find(target.pid))
+    try:
+        snapshot.take()
+        pieces = list(expected(snapshot, target))
+        # Windows with nothing but the reserved memory in them.
+        written = [offset for offset, image in pieces if any(image)]
+        low, high = -(-written[0] // MIB) * MIB, written[-1] // MIB * MIB
+        del calls[:]
+        data = b"".join(snapshot.read(offset, MIB) for offset in range(low, high, MIB))
+        assert len(calls) == (high - low) // MIB > 10
+        for offset, image in pieces:
+            if low <= offset and offset + len(image) <= high:
+                assert data[offset - low :][: len(image)] == image
+        # Literal zeros are there, and are not read.
+        assert 0 < sum(calls) < len(data)
+    finally:
+        snapshot.close()
+
+
+@PATTERNS
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_every_byte_is_what_it_was(
+    spawn: Callable[..., Target], pattern: str, gib: int, is_copied: bool
+) -> None:
+    target = spawn("reserve", gib, PAGES, pattern)
+    snapshot = Snapshot(find(target.pid), room=Room(4 << 30) if is_copied else None)
+    try:
+        snapshot.take()
+        pieces = list(expected(snapshot, target))
+        snapshot.copy()
+        assert snapshot.is_copied == is_copied
+        # What was in the buffer before shows nowhere.
+        buffer = bytearray(b"\xa5" * snapshot.size)
+        view, step = memoryview(buffer), 3 * MIB // 2 + 123
+        for at in range(0, snapshot.size, step):
+            assert snapshot.read_into(at, view[at : at + step]) == len(view[at : at + step])
+        for offset, image in pieces:
+            assert buffer[offset : offset + len(image)] == image, hex(offset)
+        assert buffer[snapshot.layout.zeros_offset :].count(0) == (
+            snapshot.size - snapshot.layout.zeros_offset
+        )
+    finally:
+        snapshot.close()
