@@ -13,6 +13,7 @@ from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import procfs
 from tests.conftest import Mount, Target
 from tests.readers.corefile import Core
+from tests.readers.test_kernel import wait_until_asleep
 from tests.readers.test_memory import bounds, known, regions
 
 ALWAYS_LEFT_OUT = {
@@ -206,6 +207,7 @@ def test_what_every_process_has_is_there_in_whole(
 ) -> None:
     target = kinds()
     Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
+    wait_until_asleep(target.pid)
     core = Core(dump(target.pid))
     # It sleeps in read(2), before and after: what it has now it had then.
     names = mappings(target.pid)
