@@ -16,7 +16,8 @@ BENCH_OUT ?= build/bench
 
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-jdk-headless nodejs \
-	golang-go delve file redis-server redis-tools postgresql-15 strace attr
+	golang-go delve file redis-server redis-tools postgresql-15 strace attr busybox cpio \
+	libarchive-tools rsync rclone zip
 BENCH_PACKAGES := $(RUN_PACKAGES) strace
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 

@@ -321,7 +321,7 @@ def tools() -> None:
     """Nothing needed may be missing: a missing tool fails the run."""
     needed = (
         "gcc gdb gcore lldb eu-readelf eu-stack fusermount3 redis-server java node strace getfattr "
-        "go dlv jhsdb objdump file"
+        "go dlv jhsdb objdump file busybox bsdtar cpio rclone rsync tar zip"
     )
     missing = [name for name in needed.split() if shutil.which(name) is None]
     assert not missing, f"not installed: {missing}; run 'make test'"

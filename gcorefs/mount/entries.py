@@ -42,7 +42,7 @@ def own(number: int) -> pyfuse3.EntryAttributes:
 
 
 def core(inode: Inode, uid: int, gid: int, size: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
-    """A process: `size` bytes, its time `nanoseconds` since the epoch."""
+    """A process: `size` bytes, all of its times `nanoseconds` since the epoch."""
     entry = _entry(inode.number, _CORE_MODE, uid, gid, nanoseconds)
     entry.st_size = size
     entry.st_blksize = LARGEST_REQUEST  # so that cp and cat read so much at a time

@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import select
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -318,10 +319,14 @@ class GcoreFS(ReadOnly):
         return {name.encode(): value.encode() for name, value in attributes.items()}
 
     def _entry(self, inode: Inode, found: Look) -> pyfuse3.EntryAttributes:
-        stop = inode.stop
-        if stop is None or stop.size is None:
-            return entries.core(inode, found.uid, found.gid, found.estimate, found.started)
-        return entries.core(inode, found.uid, found.gid, stop.size, stop.began)
+        stop = inode.shown
+        # A core is made when it is opened.  Until then it is newer than any copy, so that cp -u
+        # and rsync take it again.
+        began = stop.began if stop else time.time_ns()
+        size = stop.size if stop else None
+        if size is None:
+            size = found.estimate
+        return entries.core(inode, found.uid, found.gid, size, began)
 
     def _entry_of_the_gone(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """fstat(2) of a file whose process has died: its handles still read the header."""

@@ -59,6 +59,13 @@ class Inode:
         return self.process.pid
 
     @property
+    def shown(self) -> Stop | None:
+        """The stop whose size and time stat(2) tells.  None once it is over and no longer open:
+        the next open(2) makes another one."""
+        stop = self.stop
+        return None if stop is None or (stop.is_over and not stop.is_open) else stop
+
+    @property
     def is_retired(self) -> bool:
         """True where handles hold bytes of a stop that nobody joins any more."""
         stop = self.stop

@@ -6,7 +6,6 @@ us.  Hence all of it is read in threads, under a bound, and never in the event l
 """
 
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -31,8 +30,6 @@ _MOST_OF_A_USER = 100
 
 _BYTES_OF_A_THREAD = 16 << 10  # of its notes, with room for the largest registers
 
-_NANOSECONDS_PER_TICK = 10**9 // procfs.TICKS
-
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -44,8 +41,6 @@ class Look:
     estimate: int
     """Bytes that a core may have, by what is resident or swapped: rather too many than too few,
     for lldb asks before it opens, and then reads no further."""
-    started: int
-    """Nanoseconds since the epoch."""
 
 
 def look(pid: int) -> Look:
@@ -63,13 +58,11 @@ def _look(pid: int) -> Look:
     if int(status["Tgid"]) != pid:
         raise ProcessLookupError(f"{pid} is a thread of {status['Tgid'].decode()}")
     uid, gid = procfs.owner_of(str(pid))
-    boot = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return Look(
         process=Process(pid, stat.start_time),
         uid=uid,
         gid=gid,
         estimate=_estimate(pid, stat, status),
-        started=boot + stat.start_time * _NANOSECONDS_PER_TICK,
     )
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import struct
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,15 +131,6 @@ def test_the_size_before_opening_is_enough_and_not_far_too_much(
         size = os.fstat(file.fileno()).st_size
     assert size <= before
     assert populated < before < 2 * populated + (4 << 20)
-
-
-def test_the_time_of_a_file_is_the_start_of_its_process(
-    mount: Mount, spawn: Callable[..., Target]
-) -> None:
-    before = time.time()
-    target = spawn("threads", 1)
-    # Start times are rounded down to clock ticks.
-    assert before - 2 / procfs.TICKS <= (mount / target.pid).stat().st_mtime <= time.time()
 
 
 def test_what_is_no_pid_is_not_there(mount: Mount, spawn: Callable[..., Target]) -> None:
