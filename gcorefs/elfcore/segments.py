@@ -19,8 +19,11 @@ from typing import TypeAlias
 
 from gcorefs.elfcore.elf import ELF64, PAGE_SIZE, ElfClass, page_up
 
-# Of the populated bytes: what zeros between them may take.
+# Of the populated bytes of mappings that have holes: what zeros between them may take.  Of many it
+# is less: a quarter of four gibibytes would cost more than some thousand program headers do.
 _LITERAL_SHARE = 4
+_LITERAL_SHARE_OF_MANY = 64
+_MANY = 64 << 20
 
 # A process as small as that has one program header for each mapping, as in the kernel's cores.
 _LITERAL_AT_LEAST = 512 << 10
@@ -29,10 +32,13 @@ _LONGEST_LITERAL = 16 << 10
 
 # An area of n bytes needs R / n program headers of 56 bytes for R bytes of zeros.  The sum of
 # both is least where n is the root of 56 R.  A larger area makes fewer program headers; it may
-# be as large as it takes for a thousand of them, and an eighth of the populated bytes.
+# be as large as it takes for a thousand of them, and a part of the populated bytes.
 _AREA_AT_LEAST = 1 << 20
-_AREA_SHARE = 8
+_AREA_SHARE = 32
 _ENOUGH_LOADS = 1024
+
+BSS_UNDIVIDED = 4 << 20
+"""Bytes from the start of a .bss of which holes smaller than the area are filled with zeros."""
 
 ZEROS = 1
 """In place of an address, which lies on a page border."""
@@ -122,19 +128,14 @@ def load(
     it is asked for them at a pace."""
     divided = [mapping for mapping in mappings if mapping.hole_starts]
     holes = sum(mapping.holes for mapping in divided)
-    populated = sum(mapping.filesz for mapping in mappings) - holes
+    populated = sum(mapping.filesz for mapping in divided) - holes
     last_literal = _last_literal(divided, populated)
     shared = _column()
     for mapping in divided:
         for hole in _holes(mapping):
             if not _is_literal(mapping, hole, last_literal):
                 shared.append(hole[0])
-    area = 0
-    if shared:
-        reserved = sum(shared)
-        wanted = min(populated // _AREA_SHARE, reserved // _ENOUGH_LOADS)
-        least = max(isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST)
-        area = min(max(shared), page_up(max(wanted, least)))
+    area = min(max(shared), _area(populated, sum(shared))) if shared else 0
     loads = Loads(area)
     for mapping in paced(mappings):
         if not mapping.hole_starts:  # as nearly all are where there are 100,000
@@ -151,12 +152,34 @@ def load(
     return loads
 
 
-def most_bytes(populated: int, reserved: int) -> int:
-    """More than a file without notes has, of a process with so many bytes populated and mapped."""
-    literal = max(populated // _LITERAL_SHARE, _LITERAL_AT_LEAST)
-    area = max(populated // _AREA_SHARE, isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST)
-    most_loads = 2 * populated // PAGE_SIZE + reserved // area
-    return populated + literal + area + ELF64.phdr_size * most_loads
+def most_bytes(
+    populated: int, sparse: int, whole: int = 0, mappings: int = 1, undivided: int = 0
+) -> int:
+    """Bytes of a file at the most, without its ELF header and notes, of which this is known:
+    mappings of `sparse` bytes have as many as `populated`, of them `undivided` at the beginning of
+    a .bss; beside them are `whole` bytes without holes; all of it in so many mappings."""
+    populated = min(populated, sparse)
+    literal = _most_literal(populated) + undivided
+    area = _area(populated, sparse)
+    # One hole more than runs in each mapping, and each of at least a page.  A hole is cut in
+    # pieces of the area, and what is behind it is a piece as well.
+    holes = min(populated // PAGE_SIZE + mappings, sparse // PAGE_SIZE)
+    cuts = min(sparse // _AREA_AT_LEAST, isqrt(sparse // ELF64.phdr_size) + 1)
+    loads = 1 + mappings + 2 * holes + cuts
+    return whole + min(sparse, populated + literal + area) + ELF64.phdr_size * loads
+
+
+def _most_literal(populated: int) -> int:
+    """Bytes of zeros that may lie between so many."""
+    few = min(populated, _MANY)
+    share = few // _LITERAL_SHARE + (populated - few) // _LITERAL_SHARE_OF_MANY
+    return max(share, _LITERAL_AT_LEAST)
+
+
+def _area(populated: int, reserved: int) -> int:
+    """Bytes of an area of zeros that is to stand for `reserved`."""
+    wanted = min(populated // _AREA_SHARE, reserved // _ENOUGH_LOADS)
+    return page_up(max(wanted, isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST))
 
 
 def _holes(mapping: Segment) -> Iterator[tuple[int, int]]:
@@ -167,7 +190,7 @@ def _holes(mapping: Segment) -> Iterator[tuple[int, int]]:
 def _is_literal(mapping: Segment, hole: tuple[int, int], last: tuple[int, int]) -> bool:
     """True where no program header is to be made of a hole, by length and start."""
     if mapping.is_bss and hole[0] < _AREA_AT_LEAST:
-        return True
+        return hole[1] + hole[0] <= mapping.vaddr + BSS_UNDIVIDED or hole <= last
     # One that is a whole mapping costs no program header more than the mapping does.
     return hole <= last and hole[0] < mapping.filesz
 
@@ -180,7 +203,7 @@ def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int
         for hole in _holes(mapping)
         if hole[0] <= _LITERAL_AT_LEAST and hole[0] < mapping.filesz
     )
-    most = max(populated // _LITERAL_SHARE, _LITERAL_AT_LEAST)
+    most = _most_literal(populated)
     total = 0
     last = (0, 0)
     for hole in holes:

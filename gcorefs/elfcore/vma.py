@@ -7,6 +7,16 @@ from functools import lru_cache
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 
+HUGE_PAGES = b"/anon_hugepage (deleted)"
+"""The file behind huge pages without a name (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
+
+
+def is_special_name(name: bytes) -> bool:
+    """True where a mapping without a file is one of the kernel's own, by its name in maps."""
+    return (
+        name[:1] == b"[" and name not in (b"[heap]", b"[stack]") and not name.startswith(b"[anon")
+    )
+
 
 class MapsError(ValueError):
     """The text is not one that show_smap writes: refused whole, never guessed at."""
@@ -43,12 +53,7 @@ class Kind:
 
     def __post_init__(self) -> None:
         self.has_file = self.inode != 0 or self.name[:1] == b"/"
-        self.is_special = (
-            self.name[:1] == b"["
-            and not self.has_file
-            and self.name not in (b"[heap]", b"[stack]")
-            and not self.name.startswith(b"[anon")
-        )
+        self.is_special = not self.has_file and is_special_name(self.name)
         self.is_plain = not (self.has_file or self.is_special or self.vm_flags & _NOT_PLAIN)
         self.hides_sharing = "mg" in self.vm_flags or (
             "ht" in self.vm_flags and "ms" not in self.vm_flags

@@ -9,8 +9,10 @@ Rules of this file:
   it, is asked in a thread and under a bound (listing.py says why).
 """
 
+import dataclasses
 import errno
 import functools
+import math
 import os
 import select
 import time
@@ -28,7 +30,14 @@ from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed
 from gcorefs.mount.interpreter import Collector
 from gcorefs.mount.limits import Budget, Limits
-from gcorefs.mount.listing import Look, look
+from gcorefs.mount.listing import (
+    ESTIMATE_TIMEOUT,
+    Look,
+    Questions,
+    estimate,
+    look,
+    rough_estimate,
+)
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readonly import ReadOnly
@@ -87,6 +96,9 @@ class GcoreFS(ReadOnly):
         self._limits = Limits(options)
         workers = Workers()
         self._questions = workers.questions
+        # Threads of their own: what holds up a look through the mappings holds up nothing else.
+        self._estimates = Questions()
+        self._keeps_lost_files = options.memory == "filter"
         self.held = Held(options, self._limits, workers)
         self._inodes = Inodes()
         self._refusals = Refusals()
@@ -116,6 +128,7 @@ class GcoreFS(ReadOnly):
         if found is None:
             raise FUSEError(errno.ENOENT)
         with self._inodes.held(found.process) as reference:
+            found = await self._with_size(found, reference.inode, ctx)
             reference.inode.seen = found
             entry = self._entry(reference.inode, found)
             reference.keep()
@@ -141,9 +154,9 @@ class GcoreFS(ReadOnly):
             found = None
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
-        wanted.seen = found
         await self._await_size(wanted, ctx)
-        return self._entry(wanted, found)
+        wanted.seen = await self._with_size(found, wanted, ctx)
+        return self._entry(wanted, wanted.seen)
 
     @_answered
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
@@ -298,6 +311,21 @@ class GcoreFS(ReadOnly):
                 return await self._questions.ask(pid, ctx.uid, functools.partial(look, pid))
             except ProcessLookupError:
                 return None
+
+    async def _with_size(self, found: Look, inode: Inode, ctx: pyfuse3.RequestContext) -> Look:
+        """The same with an estimate of the size, where the size itself is not known."""
+        stop, pid, seen = inode.shown, inode.process.pid, inode.seen
+        if stop is not None and stop.size is not None:
+            return dataclasses.replace(found, estimate=stop.size, at=-math.inf)
+        if seen is not None and seen.has_estimate_for(found):
+            return dataclasses.replace(found, estimate=seen.estimate, at=seen.at)
+        with self._limits.requests.lent(ctx.uid, pid):
+            question = functools.partial(estimate, found, self._keeps_lost_files)
+            try:
+                size = await self._estimates.ask(pid, ctx.uid, question, ESTIMATE_TIMEOUT)
+            except ProcessError:  # not in time
+                size = rough_estimate(found)
+        return dataclasses.replace(found, estimate=size, at=time.monotonic())
 
     async def _await_size(self, inode: Inode, ctx: pyfuse3.RequestContext) -> None:
         """Until st_size is exact, within a bound: cp and cat ask once, right after open(2).

@@ -6,18 +6,24 @@ us.  Hence all of it is read in threads, under a bound, and never in the event l
 """
 
 import contextlib
+import functools
+import os
+import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import trio
 
+from gcorefs.elfcore import filter as rules
+from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
 from gcorefs.elfcore.segments import most_bytes
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
-from gcorefs.process import procfs
+from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.process.procfs import Process, Stat
+from gcorefs.process.procfs import Process
 from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
@@ -25,10 +31,22 @@ T = TypeVar("T")
 LOOK_TIMEOUT = 5.0
 """Seconds that a question to /proc may take."""
 
+ESTIMATE_TIMEOUT = 2.0
+"""Seconds that a look through the mappings may take, which whoever changes them holds up."""
+
+_STAYS_TRUE = 0.1
+"""Seconds that an estimate may be old, of a process that has as much memory as before: stat(2)
+asks twice, for the name and for the size."""
+
 _MOST_OF_A_PROCESS = 10
 _MOST_OF_A_USER = 100
 
-_BYTES_OF_A_THREAD = 16 << 10  # of its notes, with room for the largest registers
+_MOST_FILES = 256
+"""Files behind shared mappings that one estimate asks for; of others it goes by the name."""
+
+_XSTATE_AT_LEAST = 2704  # of the layouts that gdb knows (policy.py, XState)
+_XSTATE_AT_MOST = 11008  # where the processor does not tell: with AMX
+_FPREGSET = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +56,29 @@ class Look:
     process: Process
     uid: int
     gid: int
-    estimate: int
-    """Bytes that a core may have, by what is resident or swapped: rather too many than too few,
-    for lldb asks before it opens, and then reads no further."""
+    tid: int
+    """A thread that lives, where one does."""
+    mask: int
+    """Its coredump_filter."""
+    counters: Counters
+    resident: int
+    """Bytes, those of files among them."""
+    at: float
+    """When it was seen, in seconds (time.monotonic)."""
+    estimate: int = 0
+    """Bytes that a core may have, rather too many than too few: lldb asks before it opens, and
+    then reads no further.  0 where nobody has asked."""
+
+    def has_estimate_for(self, later: "Look") -> bool:
+        return (
+            bool(self.estimate)
+            and later.at - self.at < _STAYS_TRUE
+            and (later.tid, later.mask, later.counters) == (self.tid, self.mask, self.counters)
+        )
 
 
 def look(pid: int) -> Look:
-    """ESRCH: there is no such process, or the number is that of a thread.
+    """All but the estimate.  ESRCH: there is no such process, or the number is that of a thread.
 
     ProcessError: EACCES where /proc does not show it to us, as with hidepid= (proc(5)).
     """
@@ -58,26 +92,101 @@ def _look(pid: int) -> Look:
     if int(status["Tgid"]) != pid:
         raise ProcessLookupError(f"{pid} is a thread of {status['Tgid'].decode()}")
     uid, gid = procfs.owner_of(str(pid))
+    tid = pid
+    if stat.is_dead:
+        # A leader that has exited has no memory any more, and its process may well have.
+        with contextlib.suppress(ProcessLookupError):
+            tid, status = procfs.ask_live_thread(pid, lambda tid: (tid, procfs.status(pid, tid)))
     return Look(
         process=Process(pid, stat.start_time),
         uid=uid,
         gid=gid,
-        estimate=_estimate(pid, stat, status),
+        tid=tid,
+        mask=_mask(tid),
+        counters=_counters(status),
+        resident=_bytes(status, "VmRSS"),
+        at=time.monotonic(),
     )
 
 
-def _estimate(pid: int, stat: Stat, status: dict[str, bytes]) -> int:
-    if stat.is_dead:
-        # A leader that has exited has no memory any more, and its process may well have.
-        with contextlib.suppress(ProcessLookupError):
-            stat, status = procfs.ask_live_thread(
-                pid, lambda tid: (procfs.stat(pid, tid), procfs.status(pid, tid))
-            )
-    swapped, mapped = (int(status.get(key, b"0").split()[0]) * 1024 for key in ("VmSwap", "VmSize"))
-    if not mapped:
+def _mask(tid: int) -> int:
+    try:
+        return procfs.coredump_filter(tid)
+    except ProcessLookupError:  # its memory is gone
         return 0
-    notes = int(status["Threads"]) * _BYTES_OF_A_THREAD
-    return most_bytes(stat.resident * procfs.PAGE_SIZE + swapped, mapped) + notes
+    except OSError:  # no core of it is to be had
+        return rules.DEFAULT
+
+
+def _bytes(status: dict[str, bytes], *keys: str) -> int:
+    return sum(int(status.get(key, b"0").split()[0]) for key in keys) * 1024
+
+
+def _counters(status: dict[str, bytes]) -> Counters:
+    threads = int(status["Threads"])
+    anonymous = [_bytes(status, key) for key in ("RssAnon", "VmSwap")]
+    behind = counters_are_behind(os.uname().release, os.cpu_count() or 1, threads)
+    return Counters(
+        threads=threads,
+        mapped=_bytes(status, "VmSize"),
+        anonymous=sum(count + behind for count in anonymous if count),
+        huge=_bytes(status, "HugetlbPages"),
+    )
+
+
+def counters_are_behind(release: str, processors: int, threads: int) -> int:
+    """Bytes that RssAnon or VmSwap may be less than what is there."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version >= (6, 17):  # fs/proc/task_mmu.c, task_mem: the sum of all processors
+        return 0
+    # lib/percpu_counter.c, percpu_counter_batch; before, mm/memory.c, TASK_RSS_EVENTS_THRESH.
+    by_processor = max(32, 2 * processors) * processors
+    pages = by_processor if version >= (6, 2) else 64 * threads
+    return pages * procfs.PAGE_SIZE
+
+
+def estimate(found: Look, keeps_lost_files: bool) -> int:
+    """Bytes that a core may have, by what is mapped (elfcore/estimate.py).  No page table is
+    looked at.  `keeps_lost_files`: memory=filter."""
+    if not found.counters.mapped:
+        return 0
+    try:
+        maps = procfs.maps(found.tid)
+    except OSError:  # it ends, or no core of it is to be had
+        return rough_estimate(found)
+    surroundings = Surroundings(
+        _registers(), procfs.shmem_device().encode("ascii"), keeps_lost_files
+    )
+    return Estimate(found.mask, found.counters, surroundings, _files_of(found.tid)).of(maps)
+
+
+def rough_estimate(found: Look) -> int:
+    """The same where its mappings are not shown."""
+    if not found.counters.mapped:
+        return 0
+    notes = found.counters.threads * 2 * _registers()
+    return most_bytes(found.resident + found.counters.anonymous, found.counters.mapped) + notes
+
+
+def _files_of(tid: int) -> Callable[[int, int], MappedFile | None]:
+    left = iter(range(_MOST_FILES))
+
+    def ask(start: int, end: int) -> MappedFile | None:
+        return None if next(left, None) is None else procfs.mapped_file(tid, start, end)
+
+    return ask
+
+
+@functools.cache
+def _registers() -> int:
+    """Bytes of the floating point and vector registers of a thread, at the most: cpuid tells what
+    XSAVE needs for those that are enabled."""
+    try:
+        xstate = max(syscalls.cpuid(0xD, 0)[1], _XSTATE_AT_LEAST)
+    except OSError:  # executing from a memfd is not allowed here
+        xstate = _XSTATE_AT_MOST
+    return _FPREGSET + xstate
 
 
 def _at_once(question: Callable[[], T]) -> T:
@@ -93,7 +202,9 @@ class Questions:
         self._by_pid = Limiters(_MOST_OF_A_PROCESS)
         self._by_user = Limiters(_MOST_OF_A_USER)
 
-    async def ask(self, pid: int, uid: int, question: Callable[[], T]) -> T:
+    async def ask(
+        self, pid: int, uid: int, question: Callable[[], T], seconds: float = LOOK_TIMEOUT
+    ) -> T:
         """The answer to a blocking question about `pid` for `uid`; EIO where it takes too long.
 
         So many at a time for each process and each user: one that does not answer takes no
@@ -101,6 +212,6 @@ class Questions:
         """
         with self._by_pid.of(pid) as process, self._by_user.of(uid) as user:
             limiter = cast(trio.CapacityLimiter, Both(user, process))
-            with trio.move_on_after(LOOK_TIMEOUT):
+            with trio.move_on_after(seconds):
                 return await in_thread(pid, limiter, _at_once, question)
-        raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {LOOK_TIMEOUT:g} s")
+        raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {seconds:g} s")

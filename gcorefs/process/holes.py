@@ -16,9 +16,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from gcorefs.elfcore.segments import Column
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import HUGE_PAGES, Vma
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.process.shared import HUGE_PAGES, Shared
+from gcorefs.process.shared import Shared
 from gcorefs.process.turns import LINE
 
 Holes = tuple[Column, Column]

@@ -35,6 +35,7 @@ from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
 
+_PIECE = 256 << 10
 _LONGEST_STAT = 4096
 
 # include/linux/sched.h
@@ -146,6 +147,22 @@ def without_text(tid: int, name: str) -> OSError:
     return empty(path)
 
 
+def maps(tid: int) -> bytes:
+    """What is mapped, without a look at any page table (proc(5)).  ESRCH, EACCES."""
+    path = f"{tid}/maps"
+    try:
+        with contextlib.closing(syscalls.Stream(f"/proc/{path}")) as stream:
+            pieces = [stream.read(_PIECE)]
+            while len(pieces[-1]) == _PIECE:
+                LINE.give_way()
+                pieces.append(stream.read(_PIECE))
+    except OSError as error:
+        raise explained(error, path) from error
+    if not pieces[0]:
+        raise without_text(tid, "maps")
+    return b"".join(pieces)
+
+
 def mappings(tid: int) -> list[Vma]:
     """All that smaps tells, parsed as it comes: of 100,000 mappings it has 70 MB.
 
@@ -165,9 +182,6 @@ def mappings(tid: int) -> list[Vma]:
     if not vmas:
         raise without_text(tid, "smaps")
     return vmas
-
-
-_PIECE = 256 << 10
 
 
 def _pieces(stream: syscalls.Stream) -> Generator[bytes, None, None]:

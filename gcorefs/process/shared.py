@@ -20,11 +20,8 @@ from collections.abc import Iterator, Sequence
 
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import Column
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import HUGE_PAGES, Vma
 from gcorefs.process import procfs
-
-HUGE_PAGES = b"/anon_hugepage (deleted)"
-"""The file behind huge pages without a name (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
 
 
 class Shared:

@@ -383,8 +383,9 @@ _statx.argtypes = (
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_STATX_DONT_SYNC = 0x4000
-# Type, mode, links, mtime, inode, size.
-_STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x40 | 0x100 | 0x200
+# Type, mode, links, mtime, inode, size, blocks.
+_STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x40 | 0x100 | 0x200 | 0x400
+_STATX_BLOCK = 512
 _STATX_ATTR_DAX = 0x200000
 
 
@@ -398,6 +399,8 @@ class FileStat(NamedTuple):
     """Major and minor number of its device, and its inode."""
     modified: int
     """When its content changed last, in whole seconds since the epoch."""
+    allocated: int
+    """Bytes that it takes where it is kept."""
 
 
 def cached_stat(path: str | bytes, follow: bool = True) -> FileStat:
@@ -410,12 +413,13 @@ def cached_stat(path: str | bytes, follow: bool = True) -> FileStat:
     if _statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_WANTED, buffer):
         raise _fail()
     # struct statx (linux/stat.h): stx_attributes at byte 8, stx_nlink at 16, stx_mode at 28,
-    # stx_ino at 32, stx_size at 40, stx_mtime at 112, stx_dev_major at 136.
-    (attributes, links, mode, inode, size, modified, major, minor) = struct.unpack_from(
-        "<8xQI8xH2xQQ64xq16xII", buffer
+    # stx_ino at 32, stx_size at 40, stx_blocks at 48, stx_mtime at 112, stx_dev_major at 136.
+    (attributes, links, mode, inode, size, blocks, modified, major, minor) = struct.unpack_from(
+        "<8xQI8xH2xQQQ56xq16xII", buffer
     )
+    is_dax = bool(attributes & _STATX_ATTR_DAX)
     identity = major, minor, inode
-    return FileStat(mode, links, size, bool(attributes & _STATX_ATTR_DAX), identity, modified)
+    return FileStat(mode, links, size, is_dax, identity, modified, blocks * _STATX_BLOCK)
 
 
 _SYS_MEMFD_SECRET = 447

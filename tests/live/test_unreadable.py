@@ -193,7 +193,8 @@ def test_a_file_is_described_as_stat_describes_it(tmp_path: Path) -> None:
     found_ = syscalls.cached_stat(str(path))
     of_os = path.stat()
     identity = os.major(of_os.st_dev), os.minor(of_os.st_dev), of_os.st_ino
-    expected_ = (stat.S_IFREG | 0o640, 2, 12345, False, identity, int(of_os.st_mtime))
+    allocated = of_os.st_blocks * 512
+    expected_ = (stat.S_IFREG | 0o640, 2, 12345, False, identity, int(of_os.st_mtime), allocated)
     assert found_ == expected_
 
 

@@ -124,13 +124,14 @@ def test_the_size_before_opening_is_enough_and_not_far_too_much(
     # Also of a process whose leader is dead, in whose place /proc/PID/stat has zeros.
     target = spawn(*words)
     living = procfs.tids(target.pid)[-1]
-    populated = procfs.stat(target.pid, living).resident * PAGE
+    status = procfs.status(target.pid, living)
+    resident, anonymous = (int(status[key].split()[0]) << 10 for key in ("VmRSS", "RssAnon"))
     path = mount / target.pid
     before = path.stat().st_size
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
     assert size <= before
-    assert populated < before < 2 * populated + (4 << 20)
+    assert anonymous < before < 2 * resident + (4 << 20)
 
 
 def test_what_is_no_pid_is_not_there(mount: Mount, spawn: Callable[..., Target]) -> None:

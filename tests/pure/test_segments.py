@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import ELF64, PAGE_SIZE
-from gcorefs.elfcore.segments import ZEROS, Loads, Segment, load, most_bytes
+from gcorefs.elfcore.segments import BSS_UNDIVIDED, ZEROS, Loads, Segment, load, most_bytes
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 BASE = 0x7F0000000000
@@ -38,14 +38,18 @@ def file_size(loads: Loads) -> int:
 
 
 def scattered(size: int, pages: int) -> Segment:
-    numbers = sorted(random.Random(7).sample(range(size // PAGE_SIZE), pages))
+    return mapping(size, scattered_runs(size // PAGE_SIZE, pages, seed=7))
+
+
+def scattered_runs(of: int, pages: int, seed: int) -> list[tuple[int, int]]:
+    """Some of so many pages, from start to end."""
     runs: list[tuple[int, int]] = []
-    for number in numbers:
+    for number in sorted(random.Random(seed).sample(range(of), pages)):
         start = number * PAGE_SIZE
         if runs and runs[-1][1] == start:
             start, _ = runs.pop()
         runs.append((start, (number + 1) * PAGE_SIZE))
-    return mapping(size, runs)
+    return runs
 
 
 def test_a_mapping_without_holes_is_one_segment() -> None:
@@ -170,3 +174,48 @@ def test_segments_tile_the_mapping_and_what_is_populated_is_in_the_file(
 def test_a_file_has_no_more_bytes_than_the_most(pages: int, factor: int) -> None:
     whole = scattered(pages * PAGE_SIZE << factor, pages)
     assert file_size(load([whole])) < most_bytes(whole.populated, whole.memsz)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3000), st.floats(0, 1), st.booleans(), st.integers(0, 99)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_nor_has_one_of_many_mappings(
+    shapes: list[tuple[int, float, bool, int]],
+) -> None:
+    mappings, undivided, at = [], 0, BASE
+    for pages, share, is_bss, seed in shapes:
+        runs = scattered_runs(pages, round(pages * share), seed)
+        size = pages * PAGE_SIZE
+        mappings.append(replace(mapping(size, runs, at), is_bss=is_bss))
+        undivided += min(size, BSS_UNDIVIDED) if is_bss else 0
+        at += size + PAGE_SIZE
+    whole = Segment(at, 9 * MIB, 9 * MIB, 5)
+    populated = sum(each.populated for each in mappings)
+    sparse = sum(each.memsz for each in mappings)
+    most = most_bytes(populated, sparse, whole.memsz, len(mappings) + 1, undivided)
+    assert file_size(load([*mappings, whole])) < most
+
+
+def test_of_much_that_is_populated_a_smaller_share_is_zeros() -> None:
+    # A GiB, and a hole of 4 KiB behind every 16: there is room for a quarter of 64 MiB and a 64th
+    # of the rest.
+    whole = mapping(GIB // 4 * 5, [(n * 20 * KIB, n * 20 * KIB + 16 * KIB) for n in range(1 << 16)])
+    assert whole.populated == GIB
+    kept = literal_zeros(load([whole]))
+    assert kept == 16 * MIB + (GIB - 64 * MIB) // 64
+
+
+def test_far_from_its_start_a_bss_is_divided_as_any_memory_is() -> None:
+    # Beyond what small holes there may be in any memory, 512 KiB.
+    runs = [(n * 512 * KIB, n * 512 * KIB + 4 * KIB) for n in range(32)]
+    bss = replace(mapping(16 * MIB, runs), is_bss=True)
+    zeros = [
+        start - BASE
+        for start, zero in zip(load([bss]).vaddr, load([bss]).is_zero, strict=True)
+        if zero
+    ]
+    assert min(zeros) == 4 * MIB + 4 * KIB
