@@ -1,6 +1,6 @@
 """The mount's own files: what is held now, and a way to let it go.
 
-Both are for whoever opened: a user sees and lets go their own, root and the user who mounted
+Both files are for whoever opened: a user sees and lets go their own, root and the user who mounted
 everybody's.  Who opens is judged at open(2) and not at write(2), so that a file handed to a
 set-uid program gives nobody more than they had.
 """
@@ -17,10 +17,10 @@ from gcorefs.mount.stops import Stop
 from gcorefs.process import readv
 from gcorefs.process.errors import ProcessError, Reason
 
-DIRECTORY, STATUS, RELEASE = 2, 3, 4
+DIRECTORY, STATUS, RELEASE, EXACT = 2, 3, 4, 5
 """Inode numbers.  1 is the mount itself; those of processes are above 2^22 (inodes.py)."""
 
-BY_NAME = {names.STATUS: STATUS, names.RELEASE: RELEASE}
+BY_NAME = {names.STATUS: STATUS, names.RELEASE: RELEASE, names.EXACT: EXACT}
 
 
 class StatusFile:
@@ -57,7 +57,7 @@ class ReleaseFile:
         if not held:
             raise ProcessError(Reason.NOT_HELD, pid)
         for stop in held:
-            if not is_everybodys(self._uid) and stop.openers(None) != stop.openers(self._uid):
+            if not is_everybodys(self._uid) and stop.holders(None) != stop.holders(self._uid):
                 raise ProcessError(Reason.NOT_YOURS, pid, f"uid {self._uid}")
         why = f"process {self._pid} (uid {self._uid}) released it"
         for stop in held:
@@ -73,10 +73,11 @@ def is_everybodys(uid: int) -> bool:
 
 def _report(stop: Stop, uid: int) -> dict[str, Any] | None:
     """What `uid` may know of a stop, None where that is nothing."""
-    openers = stop.openers(None if is_everybodys(uid) else uid)
-    if not openers:
+    whose = None if is_everybodys(uid) else uid
+    holders = stop.holders(whose)
+    if not holders:
         return None
     return stop.report() | {
-        "files": len(openers),
-        "openers": [{"pid": each.pid, "uid": each.uid} for each in dict.fromkeys(openers)],
+        "files": stop.files(whose),
+        "openers": [{"pid": each.pid, "uid": each.uid} for each in dict.fromkeys(holders)],
     }

@@ -1,13 +1,23 @@
 """Who may open: the questions that are asked before a file is given out.
 
-Both run in a thread: they read /proc, and the kernel may make them wait.
+They run in a thread: they read /proc, and the kernel may make them wait.
 """
+
+import os
+from collections.abc import Callable
 
 from gcorefs.process import access, procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.procfs import Process
 from gcorefs.snapshot import refuse_early
+
+Door = Callable[[Process, int, int, int], Opener]
+"""The opener of a process, by thread, uid and gid.  EINVAL, EDEADLK, ESRCH, EBUSY, EACCES."""
+
+# include/uapi/linux/capability.h
+_CAP_DAC_OVERRIDE = 1 << 1
+_CAP_DAC_READ_SEARCH = 1 << 2
 
 
 def first_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
@@ -30,3 +40,25 @@ def joiners_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
         raise ProcessError(Reason.CALLER, process.pid)
     access.check(opener, process.pid)
     return opener
+
+
+def asked(door: Door) -> Door:
+    """The same door for a look-up that stops a process.
+
+    Of open(2) the kernel has judged owner and mode before anybody asks here
+    (default_permissions); a look-up takes the right to search the directory, which all have.
+    """
+
+    def asked_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
+        opener = door(process, tid, uid, gid)
+        try:
+            owner = os.stat(f"/proc/{process.pid}").st_uid
+        except FileNotFoundError as error:
+            raise ProcessError(Reason.GONE, process.pid) from error
+        # The file is 0400 (fs/namei.c, generic_permission).
+        privileged = opener.capabilities & (_CAP_DAC_OVERRIDE | _CAP_DAC_READ_SEARCH)
+        if opener.uid != owner and not privileged:
+            raise ProcessError(Reason.DENIED, process.pid, f"uid {uid}")
+        return opener
+
+    return asked_door

@@ -22,6 +22,7 @@ _OWN_MODES = {
     control.DIRECTORY: modes.S_IFDIR | 0o555,
     control.STATUS: modes.S_IFREG | 0o444,
     control.RELEASE: modes.S_IFREG | 0o222,
+    control.EXACT: modes.S_IFDIR | 0o555,
 }
 _CORE_MODE = modes.S_IFREG | 0o400
 
@@ -37,7 +38,7 @@ def own(number: int) -> pyfuse3.EntryAttributes:
     """A directory, or a file that shows its size to nobody before it is read, as in /proc."""
     entry = _entry(number, _OWN_MODES[number], os.geteuid(), os.getegid(), _BEGAN)
     if modes.S_ISDIR(_OWN_MODES[number]):
-        entry.st_nlink = 2
+        entry.st_nlink = 3 if number == control.DIRECTORY else 2  # itself, and its directory
     return entry
 
 

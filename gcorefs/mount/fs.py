@@ -17,7 +17,7 @@ import os
 import select
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -82,10 +82,10 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
 @dataclass(frozen=True, slots=True)
 class _File:
     """An open file, or an open directory: the pids to list, which are asked for when it is read,
-    or None for the control files."""
+    or the names of control files."""
 
     uid: int
-    content: Handle | StatusFile | ReleaseFile | list[int] | None
+    content: Handle | StatusFile | ReleaseFile | list[int] | Mapping[bytes, int]
     budget: Budget
     """Where it counts."""
 
@@ -99,6 +99,7 @@ class GcoreFS(ReadOnly):
         # Threads of their own: what holds up a look through the mappings holds up nothing else.
         self._estimates = Questions()
         self._keeps_lost_files = options.memory == "filter"
+        self._may_ask = options.open_timeout > 0
         self.held = Held(options, self._limits, workers)
         self._inodes = Inodes()
         self._refusals = Refusals()
@@ -114,6 +115,8 @@ class GcoreFS(ReadOnly):
     ) -> pyfuse3.EntryAttributes:
         if name in (b".", b".."):
             return entries.own(pyfuse3.ROOT_INODE)
+        if parent_inode == control.EXACT:
+            return await self._lookup_exact(name, ctx)
         if parent_inode == control.DIRECTORY:
             if name not in control.BY_NAME:
                 raise FUSEError(errno.ENOENT)
@@ -128,6 +131,31 @@ class GcoreFS(ReadOnly):
         if found is None:
             raise FUSEError(errno.ENOENT)
         with self._inodes.held(found.process) as reference:
+            found = await self._with_size(found, reference.inode, ctx)
+            reference.inode.seen = found
+            entry = self._entry(reference.inode, found)
+            reference.keep()
+        return entry
+
+    async def _lookup_exact(
+        self, name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """A process with its exact size, which takes its being stopped: the look-up asks for that
+        as open(2) does, and answers once the core is ready.
+
+        tar, cpio, rclone and the like ask for the size first, write it down, and open the file
+        then; whoever does so finds the stop that the look-up began.  It is the same inode.
+        """
+        pid = names.pid_of(name)
+        if not (pid and self._may_ask):
+            raise FUSEError(errno.ENOENT)
+        self._inodes.seek(pid)
+        found = await self._look(pid, ctx)
+        if found is None:
+            raise FUSEError(errno.ENOENT)
+        with self._inodes.held(found.process) as reference:
+            with self._limits.requests.lent(ctx.uid, pid):
+                await self.held.request(reference.inode, ctx)
             found = await self._with_size(found, reference.inode, ctx)
             reference.inode.seen = found
             entry = self._entry(reference.inode, found)
@@ -162,7 +190,7 @@ class GcoreFS(ReadOnly):
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
         # The kernel asks nobody for permission to list (fs/xattr.c, listxattr), only to get.
         stop = None if entries.is_own(inode) else self._inodes[inode].stop
-        if stop is None or not (control.is_everybodys(ctx.uid) or stop.openers(ctx.uid)):
+        if stop is None or not (control.is_everybodys(ctx.uid) or stop.holders(ctx.uid)):
             return []
         return [XAttrNameT(_XATTR_PREFIX + name) for name in self._attributes(inode)]
 
@@ -179,22 +207,25 @@ class GcoreFS(ReadOnly):
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         budget = self._limits.others
         budget.take(ctx.uid, 0)
-        return self._add(_File(ctx.uid, [] if inode == pyfuse3.ROOT_INODE else None, budget))
+        if inode == pyfuse3.ROOT_INODE:
+            return self._add(_File(ctx.uid, [], budget))
+        listed = control.BY_NAME if inode == control.DIRECTORY else {}
+        return self._add(_File(ctx.uid, listed, budget))
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         # Identifiers: 1 and 2 for the dots, then pid + 2, so that a process that comes or
         # goes between two calls moves nobody else.
         listing = self._files[fh]
-        pids = cast(list[int] | None, listing.content)
-        if pids is not None and (start_id == 0 or not pids):
+        pids = cast(list[int] | Mapping[bytes, int], listing.content)
+        if isinstance(pids, list) and (start_id == 0 or not pids):
             pids[:] = await self._pids(listing.uid)
         root = entries.own(pyfuse3.ROOT_INODE)
         for identifier, name in ((1, b"."), (2, b"..")):
             if start_id < identifier and not _reply(token, name, root, identifier):
                 return
-        if pids is None:
-            for name, number in control.BY_NAME.items():  # numbers above those of the dots
+        if not isinstance(pids, list):
+            for name, number in pids.items():  # numbers above those of the dots
                 if start_id < number and not _reply(token, name, entries.own(number), number):
                     return
             return

@@ -9,7 +9,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FlagT, FUSEError
 
-from gcorefs.mount.door import first_door, joiners_door
+from gcorefs.mount.door import Door, asked, first_door, joiners_door
 from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
@@ -21,6 +21,9 @@ from gcorefs.process.procfs import Process
 
 _SETTLE_TIMEOUT = 10.0
 _MOST_TRIES = 100
+
+_TO_OPEN = first_door, joiners_door
+_TO_ASK = asked(first_door), asked(joiners_door)
 
 
 class Held:
@@ -53,24 +56,49 @@ class Held:
 
     async def open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle:
         """A handle of the stop of `inode`, which is begun where there is none."""
-        for _ in range(_MOST_TRIES):  # once more where a stop ended while the door was asked
-            handle = await self._open(inode, flags, ctx)
-            if handle is not None:
-                return handle
+        stop, opener = await self._enter(inode, ctx, _TO_OPEN)
+        return stop.join(opener, bool(flags & os.O_NONBLOCK))
+
+    async def request(self, inode: Inode, ctx: pyfuse3.RequestContext) -> Stop:
+        """The stop of `inode`, begun where there is none, once its size is known.
+
+        It is held for whoever opens its file next, within open_timeout.  What open(2) and the
+        first read(2) can fail with.
+        """
+        for _ in range(_MOST_TRIES):  # once more where the last of others closed it meanwhile
+            stop, opener = await self._enter(inode, ctx, _TO_ASK)
+            stop.await_open(opener)
+            if await stop.is_taken():
+                stop.await_open(opener)  # from now on, for it may have taken long
+                return stop
         raise FUSEError(errno.ESTALE)
 
     def leave(self, handle: Handle) -> None:
         handle.stop.leave(handle)
         self._drop(handle.stop)
 
-    async def _open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle | None:
+    async def _enter(
+        self, inode: Inode, ctx: pyfuse3.RequestContext, doors: tuple[Door, Door]
+    ) -> tuple[Stop, Opener]:
+        """The stop of `inode` and who is to join it, alive until the next await."""
+        for _ in range(_MOST_TRIES):  # once more where a stop ended while the door was asked
+            found = await self._try(inode, ctx, doors)
+            if found is not None:
+                return found
+        raise FUSEError(errno.ESTALE)
+
+    async def _try(
+        self, inode: Inode, ctx: pyfuse3.RequestContext, doors: tuple[Door, Door]
+    ) -> tuple[Stop, Opener] | None:
         await self._settle(inode)
         process, stop = inode.process, inode.stop
         was_ready = stop is not None and stop.is_ready
-        door = first_door if stop is None else joiners_door
+        door = doors[0 if stop is None else 1]
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
         opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
         if stop is not None and not await stop.is_joinable(opener):
+            if not stop.is_open:  # nobody has bytes of it: the inode may have others
+                stop.let_go()
             return None
         # No await from here to the join: a stop that is alive now is joined alive.
         if self._is_closing:
@@ -85,9 +113,7 @@ class Held:
             stop = self._begin(inode, opener)
         elif stop.is_ready and not was_ready:
             return None  # judged while threads could still run: the stop does not judge again
-        if stop.is_over:
-            return None
-        return stop.join(opener, bool(flags & os.O_NONBLOCK))
+        return None if stop.is_over else (stop, opener)
 
     async def _settle(self, inode: Inode) -> None:
         """Wait out a stop that is being let go, so that a new one does not meet its tracer."""

@@ -3,14 +3,17 @@
     /PID                 a process
     /.gcorefs/status     what is stopped now
     /.gcorefs/release    write a pid here, and that process is let go
+    /.gcorefs/exact/PID  a process that is stopped when its name is looked up
 
 The directory is reached by its name and listed nowhere, as ZFS does it with .zfs: whoever
-walks the tree finds processes and nothing else.
+walks the tree finds processes and nothing else.  Nor does exact list anybody: ls, find and
+completion look up what they find in a directory, and would stop it.
 """
 
 DIRECTORY = b".gcorefs"
 STATUS = b"status"
 RELEASE = b"release"
+EXACT = b"exact"
 
 # Nine digits are more than PID_MAX_LIMIT has (include/linux/threads.h).
 _MOST_DIGITS = 9

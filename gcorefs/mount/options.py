@@ -21,6 +21,9 @@ class Options(msgspec.Struct, frozen=True):
     """A process is let go this long after the last read of its file; 0: never."""
     max_stop: _Seconds = 0.0
     """A process is let go this long after it was stopped, read or not; 0: never."""
+    open_timeout: _Seconds = 5.0
+    """A process that was stopped by a look-up below .gcorefs/exact is let go where nobody opens
+    its file for so long; 0: no look-up stops anybody."""
     stop_timeout: _Seconds = DEFAULT.stop_timeout
     """A thread that has not stopped by then is not waited for."""
     unresponsive: Unresponsive = DEFAULT.unresponsive

@@ -102,6 +102,10 @@ class Stop:
             limits.copies.room(opener.uid) if options.hold == "copy" else None,
         )
         self._handles: dict[Handle, None] = {}  # in the order of their opens
+        self._askers: dict[Opener, None] = {}  # who have looked it up, while nobody has opened it
+        self._open_by = inf
+        self._was_open = self._was_looked_up = False
+        self._holding: trio.CancelScope | None = None
         self._reading = Reading(self._snapshot, workers.buffers, workers.waits)
         self._ready = trio.Event()
         self._released = trio.Event()
@@ -244,7 +248,7 @@ class Stop:
         """
         if self._snapshot.is_copied and not self.is_past:
             question = self._snapshot.is_unchanged
-            was_judged = any(map(opener.has_credentials_of, self.openers(None)))
+            was_judged = any(map(opener.has_credentials_of, self.holders(None)))
             self.is_past = not (
                 (was_judged or opener.may_trace_all)
                 and await self._workers.questions.ask(self.process.pid, opener.uid, question)
@@ -252,16 +256,21 @@ class Stop:
         return not self.is_past
 
     async def _hold(self) -> None:
-        """Until it is released, nobody has read for idle_timeout, or max_stop is over."""
+        """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or
+        max_stop is over."""
         idle = self._options.idle_timeout or inf
         end = trio.current_time() - self._snapshot.stopped_seconds + (self._options.max_stop or inf)
         self._touch()
+        if self._askers:
+            self._open_by = trio.current_time() + self._options.open_timeout
         while True:
-            with trio.move_on_at(min(self._last_read + idle, end)):
+            with trio.move_on_at(min(self._last_read + idle, end, self._open_by)) as self._holding:
                 await self._released.wait()
                 return
             now = trio.current_time()
-            if now >= end:
+            if now >= self._open_by:
+                why = f"its file was not opened for {self._options.open_timeout:g} s"
+            elif now >= end:
                 why = f"it was stopped for {self._options.max_stop:g} s"
             elif self._reads_under_way:  # a read that is not answered is a read
                 self._touch()
@@ -306,9 +315,10 @@ class Stop:
     def _log_end(self) -> None:
         if self._error is None:
             logger.info(
-                "process %d: opened by process %d (uid %d): %d threads (%d did not stop), "
+                "process %d: %s by process %d (uid %d): %d threads (%d did not stop), "
                 "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable%s",
                 self.process.pid,
+                "opened" if self._was_open else "looked up",
                 self.opener.pid,
                 self.opener.uid,
                 self._snapshot.threads,
@@ -353,10 +363,11 @@ class Stop:
             return "died", ""
         if self._released.is_set():
             return "let go", self._why_over
+        waits = [] if self._handles else ["waits to be opened"]
         if self._snapshot.is_copied:
-            return "copied", ""
-        why = self._snapshot.not_copied
-        return ("stopped" if self.is_ready else "stopping"), f"not copied: {why}" if why else ""
+            return "copied", "".join(waits)
+        why = [f"not copied: {self._snapshot.not_copied}"] if self._snapshot.not_copied else []
+        return ("stopped" if self.is_ready else "stopping"), "; ".join(waits + why)
 
     def attributes(self) -> dict[str, str]:
         """What getfattr(1) shows of its file; nothing before it is ready."""
@@ -373,23 +384,64 @@ class Stop:
 
     # Its handles.
 
-    def openers(self, uid: int | None) -> list[Opener]:
-        """Who has it open, or which of them are `uid`."""
-        return [each.opener for each in self._handles if uid in (None, each.opener.uid)]
+    def holders(self, uid: int | None) -> list[Opener]:
+        """Who has it open or looked it up to open it, or which of them are `uid`."""
+        found = (*(each.opener for each in self._handles), *self._askers)
+        return [each for each in found if uid in (None, each.uid)]
+
+    def files(self, uid: int | None) -> int:
+        """How many open files it has, or how many of `uid`."""
+        return sum(uid in (None, each.opener.uid) for each in self._handles)
 
     def join(self, opener: Opener, nonblocking: bool) -> Handle:
         handle = Handle(self, opener, nonblocking)
         self._handles[handle] = None
+        self._was_open = True
+        self._askers.clear()
+        self._open_by = inf
         self._touch()
         return handle
 
+    def await_open(self, opener: Opener) -> None:
+        """Hold it without a handle for open_timeout from now on: `opener` is about to open it.
+
+        Where it has handles the last of them lets the process go all the same.
+        """
+        self._was_looked_up = True
+        if self._handles:
+            return
+        self._askers[opener] = None
+        self._open_by = trio.current_time() + self._options.open_timeout
+        if self._holding is not None:
+            self._holding.deadline = min(self._holding.deadline, self._open_by)
+
     def leave(self, handle: Handle) -> None:
-        """The last one to leave lets the process go."""
+        """The last one to leave lets the process go, unless the file was looked up to be read and
+        nobody has: bsdtar opens it once to look for holes, and again to read it."""
         self._handles.pop(handle, None)
         if handle.reader is not None:
             handle.reader.close()
-        if not self._handles:
+        if self._handles:
+            return
+        if self._was_looked_up and not self._bytes and not self.is_over:
+            self.await_open(handle.opener)
+        else:
             self.let_go()
+
+    async def is_taken(self) -> bool:
+        """True once the size is known; False where the last handle was closed before.
+
+        What the stop failed with; EIO where the process died or somebody let it go.
+        """
+        await self._ready.wait()
+        was_closed = self._released.is_set() and not self._why_over
+        if self._error is not None and not (was_closed and self._error.reason is Reason.LET_GO):
+            raise self._error.with_traceback(None)
+        if self._snapshot.is_dead:
+            raise ProcessError(Reason.DIED, self.process.pid)
+        if self.is_over and not was_closed:
+            raise ProcessError(Reason.LET_GO, self.process.pid, self._why_over)
+        return not self.is_over
 
     async def wait_until_ready(self, seconds: float) -> None:
         """Until the exact size is known or never will be, or for so long."""

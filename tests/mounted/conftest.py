@@ -139,6 +139,19 @@ def assert_refused(result: "subprocess.CompletedProcess[bytes]", *words: str) ->
         assert word in lines[0]
 
 
+@contextlib.contextmanager
+def running(*words: object) -> Iterator[int]:
+    """The pid of a program that has written a line."""
+    command = [str(word) for word in words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline(), f"{command} did not start"
+            yield process.pid
+        finally:
+            process.kill()
+
+
 CLONE3 = 435
 _libc = ctypes.PyDLL(None, use_errno=True)
 

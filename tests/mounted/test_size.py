@@ -15,7 +15,7 @@ import pytest
 
 from gcorefs.process import procfs
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import eventually, opened, run
+from tests.mounted.conftest import eventually, opened, run, running
 from tests.mounted.test_workloads import AS_POSTGRES, POSTGRES, WORKLOADS
 
 TARGETS: list[tuple[Any, ...]] = [
@@ -124,19 +124,6 @@ def test_the_estimate_follows_the_filter(mount: Mount, spawn: Callable[..., Targ
     with open(f"/proc/{target.pid}/coredump_filter", "w", encoding="ascii") as file:
         file.write("0x7f")
     eventually(lambda: (mount / target.pid).stat().st_size > before + (1 << 20))
-
-
-@contextlib.contextmanager
-def running(*words: object) -> Iterator[int]:
-    """The pid of a program that has written a line."""
-    command = [str(word) for word in words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline(), f"{command} did not start"
-            yield process.pid
-        finally:
-            process.kill()
 
 
 PYTHON = """
