@@ -286,10 +286,11 @@ def test_a_mount_whose_server_is_gone_is_told_and_hides_no_other(
 def test_the_control_files_are_reached_by_name_only(mount: Mount) -> None:
     assert ".gcorefs" not in os.listdir(mount.path)
     control = mount.path / ".gcorefs"
-    assert sorted(os.listdir(control)) == ["release", "status"]
+    assert sorted(os.listdir(control)) == ["exact", "release", "status"]
     modes = {path: oct(path.stat().st_mode) for path in (control, *control.iterdir())}
     assert modes == {
         control: "0o40555",
+        control / "exact": "0o40555",
         control / "release": "0o100222",
         control / "status": "0o100444",
     }
