@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -15,6 +13,8 @@ import trio
 from gcorefs.mount import log, server
 from gcorefs.mount.options import OptionError, Options, parse
 from gcorefs.mount.server import MountError, Watchdog
+
+_STANDARD_ERROR = 2
 
 
 class _Path(click.Path):
@@ -46,6 +46,7 @@ def mount(
 
     Returns once the mount answers.
     """
+    _open_standard_descriptors()
     mountpoint = os.path.abspath(mountpoint)
     if log_file is not None:
         log_file = os.path.abspath(log_file)  # in the background we work in /
@@ -125,6 +126,16 @@ def _in_background(run: Callable[[Callable[[], None]], None]) -> None:
     _child(run, writing)
 
 
+def _open_standard_descriptors() -> None:
+    """Where we were started with some of 0, 1 and 2 closed, have /dev/null there.
+
+    Otherwise a pipe or the log gets such a number, and is replaced when the mount answers.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(number)
+
+
 def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
     status = 1
     try:
@@ -150,7 +161,8 @@ def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
             log.logger.exception("ended")
     finally:
         log.stop()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed when we were started
+            sys.stdout.flush()
         os._exit(status)
 
 
@@ -169,12 +181,8 @@ def umount(mountpoint: str, lazy: bool) -> None:
         raise click.ClickException(str(error)) from error
     if kind != server.FSTYPE:
         raise click.ClickException(f"{mountpoint}: no gcorefs is mounted there")
-    program = shutil.which("fusermount3")
-    if program is None:
-        raise click.ClickException("fusermount3 is not installed (package fuse3)")
-    # Nothing can be open in a mount that is dead, but what is open keeps its name busy.
-    lazy = lazy or not server.answers(mountpoint)
-    command = [program, "-u", *(["-z"] if lazy else []), "--", mountpoint]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise click.ClickException(result.stderr.strip() or f"{mountpoint}: cannot be unmounted")
+    try:
+        # Nothing can be open in a mount that is dead, but what is open keeps its name busy.
+        server.unmount(mountpoint, lazy or not server.answers(mountpoint))
+    except MountError as error:
+        raise click.ClickException(str(error)) from error

@@ -4,7 +4,9 @@ import errno
 import os
 import re
 import resource
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,6 +109,17 @@ def answers(path: str) -> bool:
     return True
 
 
+def unmount(path: str, lazy: bool) -> None:
+    """Take the mount at `path` away; `lazy`: even while files are open.  MountError."""
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise MountError("fusermount3 is not installed (package fuse3)")
+    command = [program, "-u", *(["-z"] if lazy else []), "--", path]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise MountError(result.stderr.strip() or f"{path}: cannot be unmounted")
+
+
 @dataclass(frozen=True, slots=True)
 class Watchdog:
     """Whoever wants to hear, so many seconds apart, that the event loop turns."""
@@ -124,7 +137,7 @@ async def serve(
 ) -> None:
     """Mount, call `on_ready` once the mount answers, and serve until unmounted or told to end.
 
-    SIGTERM and SIGINT end it.  MountError where the kernel or fusermount3 refuses.
+    SIGTERM, SIGINT and SIGHUP end it.  MountError where the kernel or fusermount3 refuses.
     """
     if readv.is_denied():
         logger.warning(
@@ -152,6 +165,18 @@ async def serve(
                 nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)
+        _remove_dead_mount(mountpoint)
+
+
+def _remove_dead_mount(path: str) -> None:
+    """Take away what libfuse leaves: it takes a connection that was aborted for one whose mount
+    is gone (lib/mount.c, fuse_kern_unmount)."""
+    try:
+        if fstype(path) == FSTYPE and not answers(path):
+            unmount(path, lazy=True)
+            logger.warning("%s: its connection was aborted, and the mount is taken away", path)
+    except MountError as error:
+        logger.warning("%s: its server is gone: %s", path, error)
 
 
 _DESCRIPTORS_PER_STOP = 3  # mem, pagemap, and one for whatever is being asked
@@ -190,7 +215,8 @@ async def _end_on_signal(fs: GcoreFS) -> None:
                 pyfuse3.terminate()
 
 
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# By default SIGHUP ends a process at once, and would leave a dead mount.
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:

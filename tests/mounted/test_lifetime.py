@@ -66,7 +66,7 @@ def foreground(unmounted: Mount) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_in_the_foreground_it_stays_until_told(
     unmounted: Mount, foreground: "subprocess.Popen[bytes]", number: signal.Signals
 ) -> None:
@@ -186,7 +186,7 @@ def test_a_mount_in_use_is_unmounted_only_lazily(
     wait_until_gone(server)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_go_what_a_reader_has_open(
     unmounted: Mount, spawn: Callable[..., Target], number: signal.Signals
 ) -> None:
@@ -312,7 +312,7 @@ def test_an_open_that_was_asked_for_long_ago_meets_no_tracer_of_a_later_stop(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
     """Its file has another number by now, and another stop."""
-    pause = Pause("gcorefs.mount.held", "first_door")
+    pause = Pause("gcorefs.mount.door", "refuse_early")
     mount = paused(pause)
     target = spawn("threads", 1)
     file = mount / target.pid
@@ -331,3 +331,43 @@ def test_an_open_that_was_asked_for_long_ago_meets_no_tracer_of_a_later_stop(
         out, _ = slow.communicate(timeout=30)
         os.close(later)
     assert (slow.returncode, out) == (0, b"\x7fELF")
+
+
+@pytest.mark.parametrize("descriptors", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_a_server_may_be_started_with_standard_descriptors_closed(
+    unmounted: Mount, descriptors: tuple[int, ...]
+) -> None:
+    def close() -> None:
+        for number in descriptors:
+            os.close(number)
+
+    command = [GCOREFS, "mount", "--log-file", unmounted.log, unmounted.path]
+    subprocess.run(command, check=True, timeout=30, preexec_fn=close)
+    server = unmounted.server
+    assert os.path.exists(unmounted / os.getpid())
+    for number in (0, 1, 2):
+        assert os.readlink(f"/proc/{server}/fd/{number}") == os.devnull
+    assert gcorefs("umount", unmounted.path).returncode == 0
+    wait_until_gone(server)
+
+
+def test_an_aborted_connection_leaves_no_dead_mount(
+    unmounted: Mount, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """fusectl: /sys/fs/fuse/connections/N/abort (Documentation/filesystems/fuse/fuse.rst)."""
+    unmounted.make()
+    server, target = unmounted.server, spawn("threads", 2)
+    number = os.minor(os.stat(unmounted.path).st_dev)
+    control = tmp_path / "control"
+    control.mkdir()
+    subprocess.run(["mount", "-t", "fusectl", "none", control], check=True)
+    try:
+        with opened(unmounted / target.pid) as fd:
+            os.read(fd, 1)
+            unmounted.expect("its connection was aborted, and the mount is taken away")
+            (control / str(number) / "abort").write_text("1")
+            wait_until_gone(server)
+            assert not is_mounted(unmounted)
+            assert is_free(target.pid)
+    finally:
+        subprocess.run(["umount", control], check=True)
