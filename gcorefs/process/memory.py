@@ -19,13 +19,13 @@ through /proc/PID/mem, and what a disk has to bring as well; any other such page
 from collections.abc import Callable, Container
 
 from gcorefs.elfcore.elf import PAGE_SIZE
-from gcorefs.elfcore.segments import Column
+from gcorefs.elfcore.segments import ZEROS, Column
 from gcorefs.process.absent import Absent, MayWait, NotBrought
 from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.lost import Lost
 from gcorefs.process.mem import MemFile
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.process.ranges import Ranges, clear, divide
+from gcorefs.process.ranges import LONGEST_PIECE, Ranges, clear, divide
 from gcorefs.process.readv import Readv
 from gcorefs.process.shared import Shared
 
@@ -112,6 +112,9 @@ class Memory:
 
         As read_into, but in as few calls as it takes.
         """
+        if len(addresses) == 1 and lengths[0] <= LONGEST_PIECE and addresses[0] != ZEROS:
+            self.read_into(addresses[0], buffer, sources)
+            return
         ranges, zeros = divide(addresses, lengths)
         for place, length in zeros:
             clear(buffer[place : place + length])

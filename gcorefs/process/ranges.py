@@ -8,12 +8,16 @@ from operator import eq, ne
 
 from gcorefs.elfcore.segments import ZEROS, Column
 
-_PIECE = 256 << 10
+LONGEST_PIECE = 256 << 10
+"""Bytes of one range that are read with one call, where more than that are wanted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ranges:
-    """Ranges of memory, in ascending order.  Lengths in bytes."""
+    """Ranges of memory, in ascending order.  Lengths in bytes.
+
+    Nobody changes it.  It is not frozen, for that would double the time to make one.
+    """
 
     addresses: Column
     lengths: Column
@@ -40,11 +44,15 @@ class Ranges:
         return zip(self.addresses, self.lengths, self.places, strict=True)
 
     def part(self, first: int, last: int) -> "Ranges":
+        if first == 0 and last >= len(self.addresses):
+            return self
         some = slice(first, last)
         return Ranges(self.addresses[some], self.lengths[some], self.places[some])
 
     def behind(self, count: int) -> Iterator[tuple[int, int, int]]:
         """What is left where the first `count` bytes have been read."""
+        if count == sum(self.lengths):  # as nearly always
+            return
         for address, length, place in self:
             if count < length:
                 yield address + count, length - count, place + count
@@ -57,14 +65,14 @@ class Ranges:
         process_vm_rw_single_vec), and only where it looks up pages does it let others run that
         wait for this processor (mm/gup.c, __get_user_pages): the reader, and the event loop.
         """
-        if max(self.lengths, default=0) <= _PIECE:
+        if max(self.lengths, default=0) <= LONGEST_PIECE:
             return self
         addresses, lengths, places = array("Q"), array("Q"), array("Q")
         for address, length, place in self:
-            starts = range(address, address + length, _PIECE)
+            starts = range(address, address + length, LONGEST_PIECE)
             addresses.extend(starts)
-            places.extend(range(place, place + length, _PIECE))
-            lengths.extend(array("Q", [_PIECE]) * len(starts))
+            places.extend(range(place, place + length, LONGEST_PIECE))
+            lengths.extend(array("Q", [LONGEST_PIECE]) * len(starts))
             lengths[-1] = address + length - starts[-1]
         return Ranges(addresses, lengths, places)
 
