@@ -7,6 +7,8 @@ the file, and reads no further.  These stay unseen, and can make a core larger t
 - pages of a mapping that cannot be written which something else wrote: a debugger or a probe
   into program text, a relocation of it, the process itself before an mprotect(2) of the whole
   mapping.  The core has the whole mapping then;
+- a file that is lost, and not marked as deleted: changed in place, or at no path any more; notes
+  of an ELF file that do not end in its first page (filter.py, kept_size);
 - pages that are populated and counted nowhere: guards (MADV_GUARD_INSTALL), anything that
   userfaultfd(2) watches, and before Linux 6.7, which tells them apart, pages of zeros.
 MADV_DONTDUMP does not show either, and makes it smaller.
@@ -60,7 +62,7 @@ class Counters(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What is the same for every process."""
+    """What an estimate has to know beside the process."""
 
     registers: int
     """Bytes of the extended registers of a thread, at the most."""
@@ -68,6 +70,10 @@ class Surroundings(NamedTuple):
     """Of memory without a name, as maps writes it: memfd, System V, /dev/zero."""
     keeps_lost_files: bool
     """The core has what no file shows any more (memory=filter)."""
+    tells_pages: bool = True
+    """/proc/PID/pagemap tells what is populated; else all that is mapped counts as that."""
+    tells_leases: bool = True
+    """/proc/locks tells which files must not be opened; else the holes of none are known."""
 
 
 class MappedFile(Protocol):
@@ -167,22 +173,25 @@ class Estimate:
                 plain -= line.end - line.start
         self._add_row(row, has_probes)
         if self._mask & rules.ANON_PRIVATE:
-            self._sparse += max(0, plain)
-            self._populated += self._counters.anonymous
+            self._add_private(max(0, plain), self._counters.anonymous)
         if self._mask & rules.HUGETLB_PRIVATE:
-            self._sparse += self._huge
-            self._populated += min(self._huge, self._counters.huge)
+            self._add_private(self._huge, min(self._huge, self._counters.huge))
         memory = most_bytes(
             self._populated, self._sparse, self._whole, maps.count(b"\n"), self._undivided
         )
         return memory + page_up(ELF64.ehdr_size + 2 * ELF64.shdr_size + self._notes)
+
+    def _add_private(self, size: int, populated: int = 0) -> None:
+        """Memory without a file."""
+        self._sparse += size
+        self._populated += populated if self._surroundings.tells_pages else size
 
     def _add_named(self, line: _Line) -> None:
         """A mapping without a file."""
         if is_special_name(line.name):
             self._whole += line.end - line.start
         elif self._mask & rules.ANON_PRIVATE:
-            self._sparse += line.end - line.start
+            self._add_private(line.end - line.start)
         self._notes += len(line.name) + _NOTE_OF_A_NAME
 
     def _add_row(self, row: list[_Line], has_probes: bool) -> None:
@@ -202,10 +211,14 @@ class Estimate:
         """A private mapping of a file, as far as can be told (filter.py, dump_size)."""
         return bool(
             self._mask & (rules.MAPPED_PRIVATE | rules.DAX_PRIVATE)
-            or (self._mask & rules.ANON_PRIVATE and is_written)
-            or (self._surroundings.keeps_lost_files and may_be_lost(line.name))
+            or (self._mask & rules.ANON_PRIVATE and (is_written or self._may_be_kept(line)))
             or (self._mask & rules.HUGETLB_PRIVATE and line.may_be_huge)
         )
+
+    def _may_be_kept(self, line: _Line) -> bool:
+        """It is in the core though the kernel would leave it out (filter.py, kept_size)."""
+        is_kept = self._surroundings.keeps_lost_files and line.perms[:3] != b"---"
+        return is_kept and may_be_lost(line.name)
 
     def _add_shared(self, line: _Line) -> None:
         size = line.end - line.start
@@ -231,7 +244,7 @@ class Estimate:
             wanted = is_unlinked == (wanted == rules.ANON_SHARED)
         if not wanted:
             return
-        if file is None or not is_shmem:
+        if file is None or not is_shmem or not self._surroundings.tells_leases:
             self._whole += size
             return
         # Behind the end of the file there is nothing, and no hole either (shared.py).

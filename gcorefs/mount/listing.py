@@ -19,10 +19,12 @@ import trio
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
 from gcorefs.elfcore.segments import most_bytes
+from gcorefs.elfcore.vma import MapsError
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason, told
+from gcorefs.process.procfile import is_kernels_own
 from gcorefs.process.procfs import Process
 from gcorefs.process.turns import LINE
 
@@ -152,13 +154,24 @@ def estimate(found: Look, keeps_lost_files: bool) -> int:
     if not found.counters.mapped:
         return 0
     try:
-        maps = procfs.maps(found.tid)
-    except OSError:  # it ends, or no core of it is to be had
+        surroundings = Surroundings(
+            _registers(),
+            procfs.shmem_device().encode("ascii"),
+            keeps_lost_files,
+            tells_pages=_is_told(f"{found.tid}/pagemap"),
+            tells_leases=_is_told("locks"),
+        )
+        estimate_ = Estimate(found.mask, found.counters, surroundings, _files_of(found.tid))
+        return estimate_.of(procfs.maps(found.tid))
+    except (OSError, MapsError):  # it ends, or no core of it is to be had
         return rough_estimate(found)
-    surroundings = Surroundings(
-        _registers(), procfs.shmem_device().encode("ascii"), keeps_lost_files
-    )
-    return Estimate(found.mask, found.counters, surroundings, _files_of(found.tid)).of(maps)
+
+
+def _is_told(path: str) -> bool:
+    try:
+        return is_kernels_own(path)
+    except OSError:
+        return False
 
 
 def rough_estimate(found: Look) -> int:

@@ -197,14 +197,14 @@ class Stop:
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
     async def _judge_again(self) -> None:
-        """Judge whoever joined while threads could still run, now that none can.
+        """Judge whoever joined, or looked it up, while threads could still run, now that none can.
 
         The process may have become a set-uid program since.  One who may not see that ends the
         stop for all: splice(2) and private mmap(2) have from the page cache of the inode what
         others read, and nobody is asked (inodes.py).
         """
         judged = {self.opener}  # by the snapshot itself
-        while opener := next((h.opener for h in self._handles if h.opener not in judged), None):
+        while opener := next((each for each in self.holders(None) if each not in judged), None):
             question = partial(access.check, opener, self.process.pid)
             await self._workers.questions.ask(self.process.pid, opener.uid, question)
             judged.add(opener)

@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -14,6 +15,7 @@ from gcorefs.process import procfs
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import Pause, errno_of, eventually, is_free, opened, replace
 from tests.mounted.test_listing import switches
+from tests.mounted.test_status import release_errno, status
 
 USER = 4001
 AS_USER = ("groups=", f"gid={USER},{USER},{USER}", f"uid={USER},{USER},{USER}", "dumpable=1")
@@ -74,6 +76,38 @@ def test_of_one_who_joined_before_it_began_neither(
         with opened(mount / target.pid) as again:
             assert os.pread(again, 4, 0) == b"\x7fELF"
             assert joiner.ask("splice")["ours"] == errno.EACCES
+
+
+def test_of_one_who_looked_it_up_before_it_began_neither(
+    paused: Callable[..., Mount], spawn: Callable[..., Target], set_uid: Path
+) -> None:
+    stop = Pause("gcorefs.process.tracer", "Tracer.start", nth=2)
+    mount = paused(stop)
+    target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
+    mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
+    path = mount.path / ".gcorefs" / "exact" / str(target.pid)
+    # The kernel asks for two at a time only where it knows the name (fs/dcache.c,
+    # d_alloc_parallel).
+    with opened(path) as fd:
+        os.read(fd, 1)
+    eventually(lambda: is_free(target.pid) and not status(mount))
+    found: list[int] = []
+    look = Thread(target=lambda: found.append(errno_of(path.stat)))
+    look.start()
+    stop.wait()
+    joiner.tell(f"open {path}")
+    eventually(lambda: joiner.pid in [each["pid"] for each in status(mount)[0]["openers"]])
+    become_set_uid(target, set_uid)
+    stop.end()
+    look.join()
+    assert joiner.line()["ours"] == errno.EACCES
+    # The stop ended for both, and the kernel asked once more for each (fs/fuse/dir.c,
+    # fuse_dentry_revalidate): one line of the stop, and one of each request.
+    assert found == [0]
+    assert mount.log.read_text().count("does not allow the opener to trace it") >= 3
+    (waiting,) = status(mount)
+    assert [each["uid"] for each in waiting["openers"]] == [0]
+    assert release_errno(mount, b"%d" % target.pid) == 0
 
 
 def test_who_was_judged_before_it_began_and_joins_when_it_has(

@@ -38,6 +38,7 @@ $G dump $P -o $D/dump
 $G dump --hold copy $P -o $D/dump-copy
 $G info --json $P >$D/info
 $G mount --log-file $D/log $D/mnt
+stat -c %s $D/mnt/$P >$D/estimate
 (exec <$D/mnt/$P; head -c 4 >$D/magic; $G status --json --mount $D/mnt >$D/status)
 cp $D/mnt/$P $D/cp
 ls $D/mnt >$D/ls
@@ -127,6 +128,7 @@ def test_a_core_has_the_bytes_that_the_process_says(
     assert json.loads((tmp_path / "info").read_text())["threads"] == THREADS + 1
     (stop,) = json.loads((tmp_path / "status").read_text())
     assert (stop["pid"], stop["state"], stop["threads"]) == (target.pid, "stopped", THREADS + 1)
+    assert int((tmp_path / "estimate").read_text()) >= (tmp_path / "cp").stat().st_size
     assert str(target.pid) in (tmp_path / "ls").read_text().split()
     assert "WARNING" not in (tmp_path / "log").read_text()
 

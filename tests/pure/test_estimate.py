@@ -112,6 +112,34 @@ def test_a_file_that_was_deleted_is_in_it_where_that_is_wanted(reckon: Reckon, k
     assert parts.whole == (ALL_OF_IT if keeps else HEADER + RELRO_AND_DATA)
 
 
+@pytest.mark.parametrize("mask", [rules.ELF_HEADERS, rules.ANON_SHARED])
+def test_nor_is_a_deleted_file_where_anonymous_memory_is_not(reckon: Reckon, mask: int) -> None:
+    deleted = PROGRAM.replace(b"/bin/program\n", b"/bin/program (deleted)\n")
+    header = HEADER if mask == rules.ELF_HEADERS else 0
+    assert reckon(deleted, mask, mapped=ALL_OF_IT).whole == header
+
+
+def test_of_a_deleted_file_a_mapping_without_rights_is_not_kept(reckon: Reckon) -> None:
+    maps = b"10000-20000 ---p 00001000 fe:00 9      /data (deleted)\n"
+    assert reckon(maps, mapped=0x10000).whole == 0
+
+
+def test_where_no_page_table_is_shown_all_memory_is_in_it(reckon: Reckon) -> None:
+    maps = (
+        b"10000-20000 rw-p 00000000 00:00 0 \n"
+        b"20000-21000 rw-p 00000000 00:00 0                                  [heap]\n"
+    )
+    surroundings = SURROUNDINGS._replace(tells_pages=False)
+    parts = reckon(maps, mapped=0x11000, anonymous=PAGE, surroundings=surroundings)
+    assert (parts.sparse, parts.populated) == (0x11000, 0x11000)
+
+
+def test_where_no_lease_is_shown_all_shared_memory_is_in_it(reckon: Reckon) -> None:
+    surroundings = SURROUNDINGS._replace(tells_leases=False)
+    file = File(size=8 * MIB, allocated=PAGE)
+    assert reckon(SHARED, mapped=4 * MIB, file=file, surroundings=surroundings).whole == 4 * MIB
+
+
 def test_a_part_that_was_protected_is_told_by_either_side(reckon: Reckon) -> None:
     maps = (
         b"10000-12000 rw-p 00000000 fe:00 9      /data\n"
