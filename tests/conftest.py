@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,18 @@ def wait_until_gone(pid: int, seconds: float = 20) -> None:
         assert ready, f"process {pid} does not end"
     finally:
         os.close(fd)
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Until every thread sleeps in a system call, as before it was stopped."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        calls = [procfs.system_call(pid, tid) for tid in procfs.tids(pid)]
+        states = [procfs.stat(pid, tid).state for tid in procfs.tids(pid)]
+        if set(states) == {"S"} and all(call and call[0] >= 0 for call in calls):
+            return
+        time.sleep(0.001)
+    raise AssertionError(f"{pid} does not come to rest: {states} {calls}")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,7 +13,7 @@ import pytest
 
 from gcorefs.elfcore.regsets import NT_PRSTATUS
 from gcorefs.process import procfs
-from tests.conftest import GCOREFS, Mount, Target
+from tests.conftest import GCOREFS, Mount, Target, wait_until_asleep
 from tests.mounted.conftest import (
     PAGE,
     assert_refused,
@@ -57,6 +57,7 @@ def before(
     # Else the kernel writes into each thread's memory on which processor it last ran (rseq(2)).
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
     target = spawn("threads", 3)
+    wait_until_asleep(target.pid)  # it says its word a moment before
     with opened(mount / target.pid) as fd:
         core = whole(fd)
     eventually(lambda: is_free(target.pid))

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import GCOREFS, TARGETS, Target, wait_until_gone
+from tests.conftest import GCOREFS, TARGETS, Target, wait_until_asleep, wait_until_gone
 from tests.readers.corefile import Core
-from tests.readers.test_kernel import wait_until_asleep
 
 
 def info(*words: object) -> str:

@@ -12,7 +12,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,8 +20,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.elfcore.elf import PF_X
-from gcorefs.process import procfs
-from tests.conftest import Target, wait_until_gone
+from tests.conftest import Target, wait_until_asleep, wait_until_gone
 from tests.readers.corefile import X86_XSTATE, Core, Note, Segment, Thread
 from tests.readers.debuggers import eu_stack, gdb_threads, lldb_threads
 
@@ -100,18 +98,6 @@ def youngest(pid: int) -> int:
         (child,) = children
         pid = int(child)
     return pid
-
-
-def wait_until_asleep(pid: int) -> None:
-    """Until every thread sleeps in a system call, as before it was stopped."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        calls = [procfs.system_call(pid, tid) for tid in procfs.tids(pid)]
-        states = [procfs.stat(pid, tid).state for tid in procfs.tids(pid)]
-        if set(states) == {"S"} and all(call and call[0] >= 0 for call in calls):
-            return
-        time.sleep(0.001)
-    raise AssertionError(f"{pid} does not come to rest: {states} {calls}")
 
 
 def assert_equal_but_for_the_signal(both: Both) -> None:

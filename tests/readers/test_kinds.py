@@ -11,9 +11,8 @@ import pytest
 
 from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import procfs
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, wait_until_asleep
 from tests.readers.corefile import Core
-from tests.readers.test_kernel import wait_until_asleep
 from tests.readers.test_memory import bounds, known, regions
 
 ALWAYS_LEFT_OUT = {

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process import syscalls
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, wait_until_asleep
 from tests.mounted.conftest import opened, whole
 from tests.readers.corefile import X86_XSAVE_LAYOUT, Core
 from tests.readers.debuggers import gdb_threads, run
-from tests.readers.test_kernel import wait_until_asleep
 
 Spawn = Callable[..., Target]
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, wait_until_asleep
 from tests.readers.debuggers import eu_stack, gdb_threads, lldb, lldb_threads
-from tests.readers.test_kernel import wait_until_asleep
 
 BOTH = pytest.mark.parametrize("program", ["threads", "threads32"])
 
