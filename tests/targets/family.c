@@ -108,9 +108,13 @@ static char *take(const char *memory)
 	return start;
 }
 
-static void count_pages(const char *start)
+struct counts {
+	unsigned long present, exclusive, swapped;
+};
+
+static struct counts count_pages(const char *start)
 {
-	unsigned long present = 0, exclusive = 0, swapped = 0;
+	struct counts found = { 0 };
 	uint64_t entry;
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 
@@ -119,13 +123,20 @@ static void count_pages(const char *start)
 
 		if (pread(fd, &entry, sizeof(entry), place) != sizeof(entry))
 			die("pagemap");
-		present += entry >> 63;
-		swapped += entry >> 62 & 1;
-		exclusive += entry >> 56 & 1;
+		found.present += entry >> 63;
+		found.swapped += entry >> 62 & 1;
+		found.exclusive += entry >> 56 & 1;
 	}
 	close(fd);
-	printf("{\"present\": %lu, \"exclusive\": %lu, \"swapped\": %lu}\n", present, exclusive,
-	       swapped);
+	return found;
+}
+
+static void tell_pages(const char *start)
+{
+	struct counts found = count_pages(start);
+
+	printf("{\"present\": %lu, \"exclusive\": %lu, \"swapped\": %lu}\n", found.present,
+	       found.exclusive, found.swapped);
 }
 
 static void answer_as_parent(const char *start, const char *fate)
@@ -180,7 +191,10 @@ int main(int argc, char **argv)
 	if (is_ksm)
 		advise(start, MADV_MERGEABLE);
 	if (!strcmp(memory, "swapped"))
-		advise(start, MADV_PAGEOUT);
+		while (count_pages(start).swapped < size / PAGE) {
+			advise(start, MADV_PAGEOUT);
+			usleep(1000); /* pages may still be on their way to the list */
+		}
 	if (strcmp(fate, "alone"))
 		child = fork();
 	if (child < 0)
@@ -211,7 +225,7 @@ int main(int argc, char **argv)
 	       getppid(), (void *)start, size);
 	while (next_command(buf, sizeof(buf)))
 		if (!strcmp(buf, "pages"))
-			count_pages(start);
+			tell_pages(start);
 		else if (!strcmp(buf, "write")) {
 			fill(start, size / 2);
 			printf("{\"written\": %zu}\n", size / 2);
