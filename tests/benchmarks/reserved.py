@@ -47,7 +47,8 @@ def measure(bench: Bench) -> Topic:
         assert procfs.status(target.pid)["VmPTE"] == tables[way], "page tables grew"
         share = [size / written for size in sizes.of(way)]
         topic.relate(ratio(f"file / written, {way}", share, [1] * len(share)))
-    for way in patterns:
-        topic.relate(to_tmpfs.over(way, together))
-        topic.relate(to_nowhere.over(way, together))
+    for tool, figure in (("cp", to_tmpfs), ("dd", to_nowhere)):
+        for way in patterns:
+            title = f"{tool}, {way} / {together}"
+            topic.relate(ratio(title, figure.of(way), figure.of(together)))
     return topic
