@@ -354,7 +354,8 @@ class GcoreFS(ReadOnly):
             question = functools.partial(estimate, found, self._keeps_lost_files)
             try:
                 size = await self._estimates.ask(pid, ctx.uid, question, ESTIMATE_TIMEOUT)
-            except ProcessError:  # not in time
+            except ProcessError as error:  # not in time
+                logger.debug("process %d: its size is a rough guess: %s", pid, error)
                 size = rough_estimate(found)
         return dataclasses.replace(found, estimate=size, at=time.monotonic())
 

@@ -22,6 +22,7 @@ from gcorefs.elfcore.segments import most_bytes
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
+from gcorefs.mount.log import logger
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.procfile import is_kernels_own
@@ -163,7 +164,8 @@ def estimate(found: Look, keeps_lost_files: bool) -> int:
         )
         estimate_ = Estimate(found.mask, found.counters, surroundings, _files_of(found.tid))
         return estimate_.of(procfs.maps(found.tid))
-    except (OSError, MapsError):  # it ends, or no core of it is to be had
+    except (OSError, MapsError) as error:  # it ends, or no core of it is to be had
+        logger.debug("process %d: its size is a rough guess: %s", found.process.pid, error)
         return rough_estimate(found)
 
 
