@@ -50,6 +50,9 @@ _LAST_LOOK = 0.5
 _WATCH_ONE = 0.01
 _WATCH_ALL = 1.0
 
+# How often a process that does not stop is asked whether it writes its core.
+_DUMP_QUESTION = 0.1
+
 # Threads that are recorded in a millisecond.
 _PIECE = 50
 
@@ -303,6 +306,7 @@ class Tracer:
         """Until every seized thread is stopped or gone, or for stop_timeout none has been."""
         nap = _SHORTEST_NAP
         deadline = time.monotonic() + self._stop_timeout
+        next_question = 0.0
         while self._running and not self._release.is_set():
             before = len(self._running)
             # In order: what is recorded together lies together, and is read together.
@@ -317,7 +321,9 @@ class Tracer:
             time.sleep(nap)
             nap = min(nap * 2, _LONGEST_NAP)
             if nap == _LONGEST_NAP:
-                self._refuse_while_it_dumps()
+                if time.monotonic() > next_question:
+                    self._refuse_while_it_dumps()
+                    next_question = time.monotonic() + _DUMP_QUESTION
                 # execve(2) in one thread kills the others and waits until they are reaped
                 # (fs/exec.c, de_thread); those may be among the stopped ones.
                 self._look_at_stopped()
