@@ -57,7 +57,7 @@ def test_the_process_of_the_opener_is_a_deadlock(mount: Mount, thread: str) -> N
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=30)
     assert output == b"%d\n" % errno.EDEADLK
-    assert f"process {process.pid}: the opener" in mount.log.read_text()
+    eventually(lambda: f"process {process.pid}: the opener" in mount.log.read_text())
 
 
 def test_a_shell_can_be_dumped_by_its_child(mount: Mount) -> None:
