@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gcorefs.elfcore.filter import DEFAULT
 from gcorefs.elfcore.vma import Vma, parse_pieces
 from gcorefs.process import syscalls
 from gcorefs.process.later import Worker
@@ -393,11 +394,6 @@ def is_dumping_core(pid: int) -> bool:
     return found.get("CoreDumping") == b"1"
 
 
-# include/linux/mm_types.h, MMF_DUMP_FILTER_DEFAULT: anonymous memory, huge pages of a process's
-# own, and ELF headers.
-_DEFAULT_FILTER = 0x33
-
-
 def coredump_filter(tid: int) -> int:
     """Which mappings a core is to have (core(5)).  ESRCH.
 
@@ -406,7 +402,7 @@ def coredump_filter(tid: int) -> int:
     try:
         return int(read_mm(tid, "coredump_filter"), 16)
     except FileNotFoundError:
-        return _DEFAULT_FILTER
+        return DEFAULT
 
 
 def is_32_bit(tid: int) -> bool:
