@@ -1,6 +1,9 @@
 # Two commands do everything on a fresh Debian 12, as root:
 #   make run    set up, mount, dump a sample process and read its core with gdb
 #   make test   set up, all tests
+# While you work:
+#   make check  lint and the pure tests: a minute, and no tool of the system beside a compiler
+#   make docs   the manual, as HTML and man pages, in build/docs
 # Two more take longer:
 #   make test-full   all tests, those of large processes at their full size
 #   make fuzz        FUZZ_RUNS cases for the parsers, led by what they reach
@@ -10,10 +13,12 @@ MOUNT ?= /mnt/gcore
 VENV := .venv
 PYTHON := /usr/bin/python3
 FUZZ_RUNS ?= 1000000
+PYTEST_WORKERS ?= auto
 BENCH_ROUNDS ?= 7
 BENCH_SIZE ?= 1024
 BENCH_OUT ?= build/bench
 
+CHECK_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse3 libfuse3-dev
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-jdk-headless nodejs \
 	golang-go delve file redis-server redis-tools postgresql-15 strace attr busybox cpio \
@@ -21,33 +26,49 @@ TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-j
 BENCH_PACKAGES := $(RUN_PACKAGES) strace
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 
-.PHONY: run test test-full lint fuzz bench clean
+.PHONY: run check test test-full lint docs fuzz bench clean
 
 run: $(VENV)/run
 	examples/first-core "$(MOUNT)"
 
 test: $(VENV)/test lint
-	$(VENV)/bin/pytest $(PYTEST_OPTIONS)
+	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) $(PYTEST_OPTIONS)
 
 test-full: $(VENV)/test lint
 	setup/packages $(FULL_PACKAGES)
-	$(VENV)/bin/pytest -m 'full or not full' $(PYTEST_OPTIONS)
+	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) -m 'full or not full' $(PYTEST_OPTIONS)
 
-lint: $(VENV)/test
+check: $(VENV)/check lint
+	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) tests/pure $(PYTEST_OPTIONS)
+
+lint: $(VENV)/check
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
 # A stamp for each set-up, made anew when what it installs changes.
-$(VENV)/run: pyproject.toml Makefile
+$(VENV)/run: pyproject.toml Makefile setup/constraints.txt
 	setup/packages $(RUN_PACKAGES)
 	setup/venv "$(VENV)" "$(PYTHON)" .
 	touch $@
 
-$(VENV)/test: pyproject.toml Makefile
-	setup/packages $(TEST_PACKAGES)
+$(VENV)/check: pyproject.toml Makefile setup/constraints.txt
+	setup/packages $(CHECK_PACKAGES)
 	setup/venv "$(VENV)" "$(PYTHON)" '.[dev]'
+	touch $@
+
+$(VENV)/test: $(VENV)/check
+	setup/packages $(TEST_PACKAGES)
 	touch $@ $(VENV)/run
+
+docs: $(VENV)/docs
+	$(VENV)/bin/sphinx-build -W -q -b html docs build/docs/html
+	$(VENV)/bin/sphinx-build -W -q -b man docs build/docs/man
+
+$(VENV)/docs: pyproject.toml Makefile setup/constraints.txt
+	setup/packages $(CHECK_PACKAGES)
+	setup/venv "$(VENV)" "$(PYTHON)" '.[docs]'
+	touch $@
 
 # Also by name: make fuzz FUZZ_RUNS=10000000 FUZZ=smaps
 fuzz: $(VENV)/test
@@ -58,7 +79,7 @@ bench: $(VENV)/bench
 	$(VENV)/bin/python -m tests.benchmarks --rounds $(BENCH_ROUNDS) --size $(BENCH_SIZE) \
 		--out "$(BENCH_OUT)" $(BENCH_OPTIONS) $(BENCH)
 
-$(VENV)/bench: pyproject.toml Makefile
+$(VENV)/bench: pyproject.toml Makefile setup/constraints.txt
 	setup/packages $(BENCH_PACKAGES)
 	setup/venv "$(VENV)" "$(PYTHON)" '.[dev,bench]'
 	touch $@ $(VENV)/run

@@ -13,6 +13,7 @@ Levels, each in its folder:
 import contextlib
 import fcntl
 import gc
+import hashlib
 import json
 import os
 import select
@@ -20,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +34,15 @@ from gcorefs.process import procfs
 
 TARGETS = Path(__file__).parent / "targets"
 GCOREFS = Path(sys.executable).with_name("gcorefs")
+PURE = {Path(__file__).parent / name for name in ("pure", "fuzz")}
+"""Levels that need no tool of the system."""
+
+MACHINE_WIDE = {"sysctl", "core_pattern", "slow_reader", "huge_pages", "stop_merging", "swap"}
+"""Fixtures that change a setting of the whole machine."""
+
+in_one_worker = pytest.mark.xdist_group("machine")
+"""For a test that does so by itself."""
+
 CFLAGS = ["-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror", "-pthread"]
 
 
@@ -81,18 +92,28 @@ class Target:
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The path of a target, compiled at its first use: `threads32` is threads for 32 bits."""
-    folder = tmp_path_factory.mktemp("targets")
+def build(pytestconfig: pytest.Config) -> Callable[[str], Path]:
+    """The path of a target, compiled at its first use: `threads32` is threads for 32 bits.
+
+    Programs are kept from run to run, each in a folder named after all that it is made of.
+    """
+    folder = pytestconfig.cache.mkdir("targets")
+    compiler = subprocess.run(["gcc", "-v"], check=True, capture_output=True).stderr
+    headers = b"".join(path.read_bytes() for path in sorted(TARGETS.glob("*.h")))
 
     def compile_(name: str) -> Path:
-        program = folder / name
+        names = [f"{name}.c", f"{name}.s", f"{name.removesuffix('32')}.c"]
+        source = next(path for each in names if (path := TARGETS / each).exists())
+        words = [*CFLAGS, *(["-m32"] if name.endswith("32") else [])]
+        words += ["-nostdlib", "-static"] if source.suffix == ".s" else []
+        made_of = (compiler, headers, source.read_bytes(), repr((words, str(source))).encode())
+        program = folder / hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16] / name
         if not program.exists():
-            names = [f"{name}.c", f"{name}.s", f"{name.removesuffix('32')}.c"]
-            source = next(path for each in names if (path := TARGETS / each).exists())
-            words = ["-m32"] if name.endswith("32") else []
-            words += ["-nostdlib", "-static"] if source.suffix == ".s" else []
-            subprocess.run(["gcc", *CFLAGS, *words, "-o", program, source], check=True)
+            program.parent.mkdir(exist_ok=True)
+            # Another worker may be at the same: a program has its name when it is whole.
+            part = program.with_suffix(f".{os.getpid()}")
+            subprocess.run(["gcc", *words, "-o", part, source], check=True)
+            part.rename(program)
         return program
 
     return compile_
@@ -227,6 +248,9 @@ def sysctl() -> Iterator[Callable[[str, int], None]]:
 class Mount:
     """A mount made by the command line, with its log."""
 
+    MARK = "what was written to .gcorefs/release is no pid (uid 0)"
+    """A refusal that each test makes at its end, to know that the log is written so far."""
+
     def __init__(self, path: Path, log: Path) -> None:
         self.path = path
         self.log = log
@@ -253,19 +277,37 @@ class Mount:
 
     @property
     def server(self) -> int:
-        """The daemon's pid: the one that holds our log open and is not us."""
+        """The daemon's pid: the one that holds our log open and is not us.
+
+        Only those of its name are looked at: another may be in an execve(2) that hangs, and
+        /proc waits for it.
+        """
         for pid in procfs.pids():
             with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text() != "gcorefs\n":
+                    continue
                 for fd in os.listdir(f"/proc/{pid}/fd"):
                     if os.readlink(f"/proc/{pid}/fd/{fd}") == str(self.log):
                         return pid
         raise LookupError("no server")
+
+    @property
+    def is_there(self) -> bool:
+        return str(self.path) in [place for place, _ in mounts()]
 
     def warnings(self) -> list[str]:
         if not self.log.exists():
             return []
         words = ("WARNING", "ERROR", "CRITICAL", "Traceback")
         return [line for line in self.log.read_text().splitlines() if any(w in line for w in words)]
+
+    def assert_warned_as_expected(self) -> None:
+        logged = self.warnings()
+        for text in self.expected:
+            assert any(text in line for line in logged), f"not logged: {text}"
+        known = (*self.expected, *self.allowed, self.MARK)
+        rest = [line for line in logged if not any(text in line for text in known)]
+        assert not rest, f"logged: {rest}"
 
 
 @pytest.fixture
@@ -275,26 +317,94 @@ def unmounted(tmp_path: Path) -> Iterator[Mount]:
     path.mkdir()
     mount = Mount(path, tmp_path / "log")
     yield mount
-    for _ in range(sum(str(path) == place for place, _ in mounts())):
-        subprocess.run(["umount", "--lazy", path], check=False)
-    logged = mount.warnings()
-    for text in mount.expected:
-        assert any(text in line for line in logged), f"not logged: {text}"
-    known = (*mount.expected, *mount.allowed)
-    rest = [line for line in logged if not any(text in line for text in known)]
-    assert not rest, f"logged: {rest}"
+    take_away(mount)
+    mount.assert_warned_as_expected()
+
+
+def take_away(mount: Mount) -> None:
+    for _ in range(sum(str(mount.path) == place for place, _ in mounts())):
+        subprocess.run(["umount", "--lazy", mount.path], check=False)
+
+
+class SharedMount:
+    """A mount with the options that people get, which serves one test after the other.
+
+    Each test has the log from its own beginning on, and leaves a mount that holds nobody.  After
+    a test that has ended the mount the next one has a new one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._mount: Mount | None = None
+
+    @contextlib.contextmanager
+    def for_a_test(self) -> Iterator[Mount]:
+        mount = self._mount if self._mount is not None and self._mount.is_there else self._make()
+        os.truncate(mount.log, 0)
+        mount.expected, mount.allowed = [], []
+        try:
+            yield mount
+            if mount.is_there:
+                wait_until_idle(mount)
+            mount.assert_warned_as_expected()
+        except BaseException:
+            self.end()
+            raise
+
+    def _make(self) -> Mount:
+        self.end()
+        self._count += 1
+        path = self._folder / f"mnt{self._count}"
+        path.mkdir()
+        self._mount = Mount(path, self._folder / f"log{self._count}")
+        self._mount.make()
+        return self._mount
+
+    def end(self) -> None:
+        """End its server in good order, with which the mount goes."""
+        mount, self._mount = self._mount, None
+        if mount is None:
+            return
+        with contextlib.suppress(LookupError, ProcessLookupError):
+            server = mount.server
+            os.kill(server, signal.SIGTERM)
+            wait_until_gone(server)
+        is_left = str(mount.path) in [place for place, _ in mounts()]
+        take_away(mount)
+        assert not is_left, "the server left its mount behind"
+
+
+def wait_until_idle(mount: Mount) -> None:
+    """Until the server holds nobody, and its log has been written so far."""
+    control = mount.path / ".gcorefs"
+    deadline = time.monotonic() + 20
+    while json.loads((control / "status").read_bytes())["stops"]:
+        assert time.monotonic() < deadline, "a process is held"
+        time.sleep(0.002)
+    # Lines are written in their order, by a thread: what this test did stands before this one.
+    before = mount.log.read_text().count(Mount.MARK)
+    with contextlib.suppress(OSError), (control / "release").open("w") as file:
+        file.write("nobody\n")
+    while mount.log.read_text().count(Mount.MARK) == before:
+        assert time.monotonic() < deadline, "the log is not written"
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="session")
+def shared_mount() -> Iterator[SharedMount]:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are for us alone
+        os.chmod(folder, 0o755)
+        shared = SharedMount(Path(folder))
+        yield shared
+        shared.end()
 
 
 @pytest.fixture
-def mount(unmounted: Mount) -> Iterator[Mount]:
+def mount(shared_mount: SharedMount) -> Iterator[Mount]:
     """A mount with the options that people get; `mount / pid` is a file."""
-    unmounted.make()
-    server = unmounted.server
-    yield unmounted
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(server, signal.SIGTERM)
-    wait_until_gone(server)
-    assert str(unmounted.path) not in [place for place, _ in mounts()]
+    with shared_mount.for_a_test() as mount:
+        yield mount
 
 
 def mounts() -> list[tuple[str, str]]:
@@ -330,14 +440,27 @@ def wait_until_asleep(pid: int) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def tools() -> None:
-    """Nothing needed may be missing: a missing tool fails the run."""
+def tools(request: pytest.FixtureRequest) -> None:
+    """Nothing needed may be missing: a missing tool fails the run, but for the pure levels."""
+    folders = {item.path.parent for item in request.session.items}
+    if folders <= PURE:
+        return
     needed = (
         "gcc gdb gcore lldb eu-readelf eu-stack fusermount3 redis-server java node strace getfattr "
         "go dlv jhsdb objdump file busybox bsdtar cpio rclone rsync tar zip"
     )
     missing = [name for name in needed.split() if shutil.which(name) is None]
     assert not missing, f"not installed: {missing}; run 'make test'"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that change one setting of the whole machine run in one worker, one after another.
+
+    Each takes a lock beside that (flock(2)), for a second run on the same machine.
+    """
+    for item in items:
+        if MACHINE_WIDE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(in_one_worker)
 
 
 @pytest.fixture(autouse=True)

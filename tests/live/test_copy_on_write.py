@@ -7,7 +7,7 @@ import pytest
 
 from gcorefs.process.copy import Room
 from gcorefs.snapshot import Snapshot, find
-from tests.conftest import Target, more_huge_pages
+from tests.conftest import Target, in_one_worker, more_huge_pages
 from tests.families import MIB, PAGE, Family, ksmd
 
 Spawn = Callable[..., Target]
@@ -109,6 +109,7 @@ def test_what_only_the_child_has_left_costs_nothing(spawn: Spawn, memory: str, r
     assert (family.counts()[1], shared(family, "Pss"), shared(family, "AnonHugePages")) == before
 
 
+@in_one_worker
 @READS
 def test_huge_pages_that_were_set_aside_stay_shared(spawn: Spawn, read: Read) -> None:
     with more_huge_pages(2 * SIZE // (2 * MIB)):  # there is room for a copy

@@ -456,6 +456,7 @@ def test_many_threads_and_many_mappings(spawn: Spawn) -> None:
 @pytest.mark.parametrize(
     ("pid", "reason"),
     [(os.getpid(), Reason.OURSELVES), (2, Reason.KERNEL_THREAD), (4194304, Reason.GONE)],
+    ids=lambda value: value.name if isinstance(value, Reason) else "",
 )
 def test_what_cannot_be_dumped_is_refused(pid: int, reason: Reason) -> None:
     with pytest.raises(ProcessError) as caught:

@@ -14,7 +14,7 @@ from gcorefs.process import procfs, syscalls, unreadable
 from gcorefs.process.mapped_files import MappedFiles
 from gcorefs.process.pagemap import PRESENT, Pagemap
 from gcorefs.snapshot import Snapshot, find
-from tests.conftest import Target, more_huge_pages
+from tests.conftest import Target, in_one_worker, more_huge_pages
 from tests.readers.corefile import Core
 from tests.readers.test_kinds import BAD
 
@@ -230,6 +230,7 @@ signal.pause()
 """
 
 
+@in_one_worker
 def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
     # Four huge pages: three are touched, one is set aside for the mapping that reserves.  Of the
     # others' second halves there is none to be had, and they are zeros all the same.
