@@ -34,7 +34,7 @@ class _Path(click.Path):
     multiple=True,
     metavar="OPTION[,OPTION...]",
     help=", ".join(f"{name}=" for name in Options.__struct_fields__)
-    + ", or FUSE's (allow_other ...): see README.",
+    + ", or FUSE's (allow_other ...): see gcorefs(8).",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option("--log-file", type=_Path(), help="Log there, not to the system's log.")

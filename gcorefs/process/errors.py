@@ -1,6 +1,6 @@
 """Every way in which a dump is refused or lost: one reason, one errno, one clear line.
 
-README has the same table for people (tests/pure/test_errors.py compares the two).
+docs/errors.md has the same table for people (tests/pure/test_errors.py compares the two).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Measures what README says of speed, and draws it.
+"""Measures what the manual says of speed, and draws it.
 
     python -m tests.benchmarks [--rounds N] [--size MIB] [--full] [--out FOLDER] [TOPIC...]
 

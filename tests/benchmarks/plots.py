@@ -1,4 +1,4 @@
-"""What README shows: throughput, time stopped by size, open to ready by threads and mappings.
+"""What the manual shows: throughput, time stopped by size, open to ready by threads and mappings.
 
 Every plot brings its own white ground, for pages that are dark.
 """

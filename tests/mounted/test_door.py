@@ -1,7 +1,7 @@
 """Every kind of opener tries every kind of target, and the kernel is asked first.
 
 The reference is what open(/proc/PID/mem) answers to the very same process a moment before.  No
-pair may differ on the side of yes; where we are stricter the table says why, and so does README.
+pair may differ on the side of yes; where we are stricter the table says why, as the manual does.
 """
 
 import errno
@@ -19,7 +19,7 @@ from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import end, eventually, is_free, opened, run, service_bounds, stops
 from tests.mounted.test_listing import switches
 
-README = Path(__file__).parents[2] / "README.md"
+MANUAL = Path(__file__).parents[2] / "docs" / "permissions.md"
 USER, OTHER = 4001, 4002
 
 # linux/capability.h
@@ -133,7 +133,7 @@ STRICTER = {
     "c": ("the kernel does not allow the opener", "a capability that gcorefs itself lacks"),
     "m": ("", "not dumpable"),
 }
-"""What the log says (of the mode nothing: the kernel never asks us), and README."""
+"""What the log says (of the mode nothing: the kernel never asks us), and the manual."""
 
 # fmt: off
 TABLE = {
@@ -262,6 +262,6 @@ def test_no_opener_gets_more_than_the_kernel_gives_it(
     end(unmounted.server)
 
 
-def test_readme_tells_where_we_are_stricter() -> None:
-    readme = " ".join(README.read_text().split())
-    assert [told for _, told in STRICTER.values() if told not in readme] == []
+def test_the_manual_tells_where_we_are_stricter() -> None:
+    manual = " ".join(MANUAL.read_text().split())
+    assert [told for _, told in STRICTER.values() if told not in manual] == []

@@ -51,7 +51,7 @@ class Step:
     """The tracer itself is held, so the parent hears of a death when it goes on."""
     may_break: bool = False
     """Threads stand interrupted and not yet repaired: SIGKILL of the server leaves each of
-    them the EINTR that any tracer's stop gives (README, Limits)."""
+    them the EINTR that any tracer's stop gives (docs/limits.md)."""
     options: tuple[str, ...] = ()
     rest: str = "memory"
     """What the reader does afterwards, with `result` where nobody died."""

@@ -159,7 +159,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_landlock_domain_is_not_seen(mount: Mount, spawn: Callable[..., Target]) -> None:
-    """README says so.  Nothing in /proc tells such a process from another."""
+    """The manual says so.  Nothing in /proc tells such a process from another."""
     target, opener = spawn("threads", 1), spawn("identity", "landlock")
     answer = opener.ask(f"try {target.pid} {mount / target.pid}")
     assert answer == {"kernel": errno.EACCES, "ours": 0}

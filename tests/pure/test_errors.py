@@ -1,4 +1,4 @@
-"""Why a dump is refused or lost: one reason, one errno, one line; README has the same table."""
+"""Why a dump is refused or lost: one reason, one errno, one line, as in docs/errors.md."""
 
 import errno
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from gcorefs.process.errors import ProcessError, Reason
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 REASONS = pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
 
 
@@ -52,18 +52,18 @@ def _name(number: int) -> str:
 
 
 def _rows() -> list[tuple[str, str]]:
-    """Errno and text of every row of README that begins with an errno."""
-    lines = README.read_text(encoding="utf-8").splitlines()
+    """Errno and text of every row of the manual that begins with an errno."""
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
     rows = [line.strip("| ").split("|") for line in lines if line.startswith("|")]
     cells = [[cell.strip(" `") for cell in row] for row in rows]
     return [(row[0], row[1]) for row in cells if hasattr(errno, row[0])]
 
 
 @REASONS
-def test_readme_has_a_row_for_each_reason(reason: Reason) -> None:
+def test_the_manual_has_a_row_for_each_reason(reason: Reason) -> None:
     row = (_name(reason.errno), reason.text)
-    assert row in _rows(), f"README lacks | {row[0]} | {row[1]} |"
+    assert row in _rows(), f"{DOCS.name} lacks | {row[0]} | {row[1]} |"
 
 
-def test_readme_has_no_other_rows() -> None:
+def test_the_manual_has_no_other_rows() -> None:
     assert sorted(_rows()) == sorted((_name(reason.errno), reason.text) for reason in Reason)

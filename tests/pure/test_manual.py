@@ -1,0 +1,26 @@
+"""The manual says of each option what the program does."""
+
+import re
+from pathlib import Path
+
+from gcorefs.mount.options import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = re.compile(r"\| `(\w+)=(\w+)` \| ([^|]+) \|")
+
+
+def test_every_option_has_a_row_with_its_default() -> None:
+    rows = ROW.findall((ROOT / "docs" / "mount.md").read_text())
+    shown = {name: default for name, _, default in rows}
+    assert list(shown) == list(Options.__struct_fields__)
+    assert shown.pop("copy_limit") == "a quarter of the machine's memory"
+    given = Options()
+    assert {name: text(getattr(given, name)) for name in shown} == shown
+
+
+def text(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_the_first_page_is_read_in_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
