@@ -4,6 +4,8 @@ The package is laid out in the order in which a request meets it, and each room 
 only from those above it (tests/pure/test_layering.py holds it to that):
 
     elfcore/      the format: ELF, memory maps, notes, layout.  No process, no clock.
+    option.py     one option: its name, what it may be, its default; the table of them all.
+    policy.py     the options that shape one core.
     process/      one live process seen from outside: /proc, ptrace, permission, memory.
     assembly.py   from the records of a stop and the facts of /proc to the file's layout.
     snapshot.py   one stop and its file: take, read, close.

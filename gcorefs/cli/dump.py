@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import get_args
 
 import click
 
@@ -15,9 +14,9 @@ from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.terminal import Terminal
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import Sink, SinkError, open_sink
-from gcorefs.policy import Hold, Policy
+from gcorefs.policy import Policy
 from gcorefs.process import procfs
-from gcorefs.process.copy import DEFAULT_LIMIT, Room
+from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, named
 from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
@@ -35,16 +34,8 @@ _Show = Callable[[int, int], None]
     "-o", "output", metavar="FILE",
     help="Where to; '-' is standard output.  Default: core.PID, or standard output when piped.",
 )  # fmt: skip
-@click.option(
-    "--hold", type=click.Choice(get_args(Hold)), default="stop", show_default=True,
-    help="Let the process go when the core is written, or when its memory is copied.",
-)  # fmt: skip
-@click.option(
-    "--copy-limit", type=click.IntRange(min=1), default=max(1, DEFAULT_LIMIT >> 20),
-    metavar="MIB", help="How much memory a copy may take.  Default: a quarter of the machine's.",
-)  # fmt: skip
-@takes_policy
-def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Policy) -> None:
+@takes_policy()
+def dump(pid: int, output: str | None, policy: Policy) -> None:
     """Write the core of process PID.
 
     The process stands still until the core is written, then goes on as it was.  With --hold copy
@@ -58,7 +49,7 @@ def dump(pid: int, output: str | None, hold: Hold, copy_limit: int, policy: Poli
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     name = output or (f"core.{pid}" if is_terminal else "-")
     try:
-        room = Room(copy_limit << 20) if hold == "copy" else None
+        room = Room(policy.copy_limit << 20) if policy.hold == "copy" else None
         process = find(pid)
         sink = open_sink(name, is_chosen=output is not None)
         snapshot = Snapshot(process, policy=policy, room=room)

@@ -32,7 +32,7 @@ _LONGEST_PID = 9  # digits: more than any limit of the kernel's has
 @click.argument("name", metavar="CORE-or-PID")
 @click.option("--all", "is_all", is_flag=True, help="Every mapping, however many there are.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: every mapping, in bytes.")
-@takes_policy
+@takes_policy(but=("hold", "copy_limit"))  # it reads no memory
 def info(name: str, is_all: bool, as_json: bool, policy: Policy) -> None:
     """Tell what a core is, and draw its address space.
 

@@ -11,8 +11,9 @@ import sdnotify
 import trio
 
 from gcorefs.mount import log, server
-from gcorefs.mount.options import OptionError, Options, parse
+from gcorefs.mount.options import OPTIONS, Options, parse
 from gcorefs.mount.server import MountError, Watchdog
+from gcorefs.option import OptionError
 
 _STANDARD_ERROR = 2
 
@@ -33,7 +34,7 @@ class _Path(click.Path):
     "words",
     multiple=True,
     metavar="OPTION[,OPTION...]",
-    help=", ".join(f"{name}=" for name in Options.__struct_fields__)
+    help=", ".join(f"{name}=" for name in OPTIONS)
     + ", or FUSE's (allow_other ...): see gcorefs(8).",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")

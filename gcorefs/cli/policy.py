@@ -1,52 +1,51 @@
 """The options of a policy, for each command that takes a core."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Collection
+from typing import Any
 
 import click
 
-from gcorefs.policy import DEFAULT, MemoryRule, Policy, Unresponsive, XState
+from gcorefs.option import Option, OptionError, options_of
+from gcorefs.policy import Policy
 
-_OPTIONS = (
-    click.option(
-        "--stop-timeout", type=click.FloatRange(0, 1e9), default=DEFAULT.stop_timeout,
-        show_default=True, metavar="SECONDS",
-        help="How long a thread may take to stop before the core goes on without its registers.",
-    ),
-    click.option(
-        "--unresponsive", type=click.Choice(get_args(Unresponsive)),
-        default=DEFAULT.unresponsive, show_default=True,
-        help="What the core has of such a thread: its system call, zeros, nothing; or no core.",
-    ),
-    click.option(
-        "--memory", type=click.Choice(get_args(MemoryRule)), default=DEFAULT.memory,
-        show_default=True,
-        help="What coredump_filter takes and what no file shows any more, or the kernel's choice.",
-    ),
-    click.option(
-        "--xstate", type=click.Choice(get_args(XState)), default=DEFAULT.xstate,
-        show_default=True,
-        help="Vector registers in a layout that every gdb knows, or in the processor's own.",
-    ),
-)  # fmt: skip
+_OPTIONS = options_of(Policy)
 
 
-def takes_policy(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command these options; it gets them as one argument, `policy`."""
+def takes_policy(
+    but: Collection[str] = (),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a policy, `but` for some; it gets them as `policy`."""
+    options = [each for name, each in _OPTIONS.items() if name not in but]
 
-    @functools.wraps(command)
-    def with_policy(
-        *arguments: Any,
-        stop_timeout: float,
-        unresponsive: Unresponsive,
-        memory: MemoryRule,
-        xstate: XState,
-        **named: Any,
-    ) -> None:
-        policy = Policy(stop_timeout, unresponsive, memory, xstate)
-        command(*arguments, policy=policy, **named)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_policy(*arguments: Any, **named: Any) -> None:
+            texts = {each.name: named.pop(each.name) for each in options}
+            given = {name: text for name, text in texts.items() if text is not None}
+            policy = Policy(**{name: _parse(name, text) for name, text in given.items()})
+            command(*arguments, policy=policy, **named)
 
-    for option in reversed(_OPTIONS):
-        with_policy = option(with_policy)
-    return with_policy
+        decorated: Callable[..., None] = with_policy
+        for each in reversed(options):
+            decorated = _as_word(each)(decorated)
+        return decorated
+
+    return decorate
+
+
+def _as_word(option: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option as a command line has it.  Its value stays text: -o parses it, and so do we."""
+    is_told = "default" in option.help.lower()
+    return click.option(
+        f"--{option.name.replace('_', '-')}",
+        metavar=f"[{'|'.join(option.words)}]" if option.words else option.unit,
+        help=option.help if is_told else f"{option.help}  [default: {option.default}]",
+    )
+
+
+def _parse(name: str, text: str) -> Any:
+    try:
+        return _OPTIONS[name].parse(text)
+    except OptionError as error:
+        raise click.UsageError(str(error)) from error

@@ -1,5 +1,6 @@
 """Mounts, serves, lets every process go, unmounts; in that order, however it ends."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -10,7 +11,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import pyfuse3
 import trio
 
@@ -197,7 +197,7 @@ def _affordable(options: Options) -> Options:
     each = min(options.user_stops, affordable // 4)
     total = min(options.max_stops, affordable - each)
     logger.warning("user_stops=%d, max_stops=%d: RLIMIT_NOFILE is %d", each, total, hard)
-    return msgspec.structs.replace(options, user_stops=each, max_stops=total)
+    return dataclasses.replace(options, user_stops=each, max_stops=total)
 
 
 async def _end_on_signal(fs: GcoreFS) -> None:

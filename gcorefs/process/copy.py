@@ -26,9 +26,6 @@ from gcorefs.process.memory import Memory
 from gcorefs.process.patience import ask_each
 from gcorefs.process.threads import NoThread, start_thread
 
-DEFAULT_LIMIT = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // 4
-"""Bytes that copies may take where nobody says otherwise: a quarter of the machine's memory."""
-
 _RESERVED_SHARE = 16
 _RESERVE = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // _RESERVED_SHARE
 """Bytes that are left to all others; of a cgroup's limit the same share is."""

@@ -28,8 +28,9 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore.vma import MapsError, parse_smaps
     from gcorefs.elfcore.xsave import xsave_components
     from gcorefs.mount.names import pid_of, pid_written
-    from gcorefs.mount.options import OptionError, Options, parse
+    from gcorefs.mount.options import Options, parse
     from gcorefs.mount.server import MountError, mounts_in
+    from gcorefs.option import OptionError
     from gcorefs.process import procfs, restart
     from gcorefs.process.procfs import FormatError
     from tests.pure.cores import account_of, made, mapped

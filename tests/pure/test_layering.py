@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gcorefs"
 
-ROOMS = ("elfcore", "policy", "process", "assembly", "snapshot", "export", "mount", "cli")
+ROOMS = ("elfcore", "option", "policy", "process", "assembly", "snapshot", "export", "mount", "cli")
 # The package itself knows its version, __main__ is the command line under another name.
 ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 
@@ -26,7 +26,7 @@ PURE = {
 # A foreign module and the rooms or modules that may import it; nobody else.
 RESERVED = {
     "pyfuse3": ("mount",),
-    "msgspec": ("mount",),
+    "msgspec": ("option",),
     "trio": ("mount", "cli"),
     "click": ("cli",),
     "rich": ("cli",),

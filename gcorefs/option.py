@@ -1,0 +1,72 @@
+"""Options: for each its name, what it may be, what it is where nobody says, and help.
+
+A frozen dataclass holds options that belong together (policy.py, mount/options.py), and
+`options_of` makes its table.  -o and the command line both parse by that table, so that an option
+means the same everywhere; tests compare the manual with it.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+_MOST = 1_000_000_000
+
+
+class OptionError(ValueError):
+    """An option that nobody knows, or a value that it cannot have: one line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    name: str
+    type: Any
+    """float: 0 to 1e9; int: 1 to 1e9; a Literal: its words."""
+    default: Any
+    unit: str
+    """SECONDS, MIB, N or WORD, as usage lines have it."""
+    help: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it may be; nothing for a number."""
+        return get_args(self.type)
+
+    def parse(self, text: str) -> Any:
+        """The value that a text means.  OptionError."""
+        # Here: a dump that is given none has no memory to spare for it (cli/victim.py).
+        import msgspec  # noqa: PLC0415
+
+        kind = self.type
+        if not self.words:
+            kind = Annotated[kind, msgspec.Meta(ge=0 if kind is float else 1, le=_MOST)]
+        try:
+            value = msgspec.convert(text, kind, strict=False)
+        except (msgspec.ValidationError, UnicodeError) as error:
+            raise self._refusal(text) from error
+        if isinstance(value, float) and math.isnan(value):  # no bound holds it
+            raise self._refusal(text)
+        return value
+
+    def _refusal(self, text: str) -> OptionError:
+        if self.words:
+            wanted = f"none of {', '.join(self.words)}"
+        elif self.type is float:
+            wanted = f"not a number of seconds from 0 to {_MOST:g}"
+        else:
+            wanted = f"not a whole number from 1 to {_MOST:g}"
+        return OptionError(f"option {self.name}: {text!r} is {wanted}")
+
+
+def option(default: Any, unit: str, help_text: str) -> Any:
+    """A field of a dataclass of options."""
+    return dataclasses.field(default=default, metadata={"unit": unit, "help": help_text})
+
+
+def options_of(kind: type) -> dict[str, Option]:
+    """The table of a dataclass of options, in the order of its fields."""
+    types = get_type_hints(kind)
+    return {
+        each.name: Option(each.name, types[each.name], each.default, **each.metadata)
+        for each in dataclasses.fields(kind)
+    }
