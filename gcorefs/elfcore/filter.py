@@ -22,7 +22,7 @@ import enum
 from typing import NamedTuple, Protocol
 
 from gcorefs.elfcore.elf import PAGE_SIZE, PF_R, page_up
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import Vma, VmFlag
 
 ANON_PRIVATE = 1 << 0
 ANON_SHARED = 1 << 1
@@ -103,11 +103,11 @@ def dump_size(vma: Vma, mask: int, facts: Facts) -> Share:
     """What the kernel would take of `vma` with `mask` as its coredump_filter."""
     if vma.is_special:
         return Share(vma.size, None)
-    if "dd" in vma.vm_flags:
+    if vma.kind.is_dontdump:
         return Share(0, LeftOut.DONTDUMP)
     found = _without_dax(vma, mask, facts)
-    if vma.has_file and "ht" not in vma.vm_flags:
-        by_dax = _all_if(mask & (DAX_SHARED if "sh" in vma.vm_flags else DAX_PRIVATE), vma)
+    if vma.has_file and not vma.kind.is_hugetlb:
+        by_dax = _all_if(mask & (DAX_SHARED if vma.kind.is_shared else DAX_PRIVATE), vma)
         if found.size != by_dax.size and facts.is_dax(vma):
             return by_dax
     return found
@@ -134,14 +134,20 @@ def kept_size(vma: Vma, mask: int, facts: Facts) -> Share:
 def _is_private_file(vma: Vma) -> bool:
     """Nor memory of a device, whose bytes come from no page of a file; nor a shared mapping that
     may only be read (VM_MAYSHARE alone)."""
-    return vma.has_file and not vma.vm_flags & {"sh", "ms", "ht", "io", "pf", "mm"}
+    return vma.has_file and not vma.vm_flags & _NOT_OF_A_PRIVATE_FILE
+
+
+_NOT_OF_A_PRIVATE_FILE = (
+    VmFlag.SHARED | VmFlag.MAYSHARE | VmFlag.HUGETLB
+    | VmFlag.IO | VmFlag.PFNMAP | VmFlag.MIXEDMAP
+)  # fmt: skip
 
 
 def _without_dax(vma: Vma, mask: int, facts: Facts) -> Share:
-    shared = "sh" in vma.vm_flags
-    if "ht" in vma.vm_flags:
+    shared = vma.kind.is_shared
+    if vma.kind.is_hugetlb:
         return _all_if(mask & (HUGETLB_SHARED if shared else HUGETLB_PRIVATE), vma)
-    if "io" in vma.vm_flags:
+    if vma.kind.is_io:
         return Share(0, LeftOut.IO)
     if shared:
         wanted = mask & (ANON_SHARED | MAPPED_SHARED)
@@ -171,7 +177,7 @@ def _is_written(vma: Vma, facts: Facts) -> bool:
     if vma.has_file:
         return bool(vma.swapped) and facts.is_swapped_out(vma)
     # mm/madvise.c, madvise_guard_install: anonymous memory has an anon_vma before it has guards.
-    return bool(vma.swapped) or "gu" in vma.vm_flags or _may_be_huge(vma, facts)
+    return bool(vma.swapped) or vma.kind.has_guards or _may_be_huge(vma, facts)
 
 
 def _may_be_huge(vma: Vma, facts: Facts) -> bool:

@@ -1,5 +1,6 @@
 """What /proc/PID/smaps says of each mapping (proc(5), fs/proc/task_mmu.c: show_smap)."""
 
+import enum
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,75 @@ def is_special_name(name: bytes) -> bool:
     )
 
 
+class VmFlag(enum.Flag):
+    """What the kernel knows of a mapping: vm_flags by the names of include/linux/mm.h, without VM_.
+
+    A flag that is not here means nothing to a core.
+    """
+
+    NONE = 0
+    READ = enum.auto()
+    WRITE = enum.auto()
+    EXEC = enum.auto()
+    SHARED = enum.auto()
+    """Pages that are written are everybody's."""
+    MAYREAD = enum.auto()
+    MAYWRITE = enum.auto()
+    MAYEXEC = enum.auto()
+    MAYSHARE = enum.auto()
+    """Mapped MAP_SHARED, if only of a file that was opened for reading."""
+    GROWSDOWN = enum.auto()
+    PFNMAP = enum.auto()
+    LOCKED = enum.auto()
+    IO = enum.auto()
+    SEQ_READ = enum.auto()
+    RAND_READ = enum.auto()
+    DONTCOPY = enum.auto()
+    DONTEXPAND = enum.auto()
+    ACCOUNT = enum.auto()
+    NORESERVE = enum.auto()
+    HUGETLB = enum.auto()
+    SYNC = enum.auto()
+    ARCH_1 = enum.auto()
+    WIPEONFORK = enum.auto()
+    DONTDUMP = enum.auto()
+    SOFTDIRTY = enum.auto()
+    MIXEDMAP = enum.auto()
+    HUGEPAGE = enum.auto()
+    NOHUGEPAGE = enum.auto()
+    MERGEABLE = enum.auto()
+    UFFD_MISSING = enum.auto()
+    UFFD_WP = enum.auto()
+    UFFD_MINOR = enum.auto()
+    SHADOW_STACK = enum.auto()
+    SEALED = enum.auto()
+    DROPPABLE = enum.auto()
+    GUARDED = enum.auto()
+    """There are guard pages, or have been (VM_MAYBE_GUARD)."""
+
+
+# fs/proc/task_mmu.c, show_smap_vma_flags.
+_LETTERS = {
+    "rd": VmFlag.READ, "wr": VmFlag.WRITE, "ex": VmFlag.EXEC, "sh": VmFlag.SHARED,
+    "mr": VmFlag.MAYREAD, "mw": VmFlag.MAYWRITE, "me": VmFlag.MAYEXEC, "ms": VmFlag.MAYSHARE,
+    "gd": VmFlag.GROWSDOWN, "pf": VmFlag.PFNMAP, "lo": VmFlag.LOCKED, "io": VmFlag.IO,
+    "sr": VmFlag.SEQ_READ, "rr": VmFlag.RAND_READ, "dc": VmFlag.DONTCOPY, "de": VmFlag.DONTEXPAND,
+    "ac": VmFlag.ACCOUNT, "nr": VmFlag.NORESERVE, "ht": VmFlag.HUGETLB, "sf": VmFlag.SYNC,
+    "ar": VmFlag.ARCH_1, "wf": VmFlag.WIPEONFORK, "dd": VmFlag.DONTDUMP, "sd": VmFlag.SOFTDIRTY,
+    "mm": VmFlag.MIXEDMAP, "hg": VmFlag.HUGEPAGE, "nh": VmFlag.NOHUGEPAGE, "mg": VmFlag.MERGEABLE,
+    "um": VmFlag.UFFD_MISSING, "uw": VmFlag.UFFD_WP, "ui": VmFlag.UFFD_MINOR,
+    "ss": VmFlag.SHADOW_STACK, "sl": VmFlag.SEALED, "dp": VmFlag.DROPPABLE, "gu": VmFlag.GUARDED,
+}  # fmt: skip
+
+
+def vm_flags(letters: Iterable[str]) -> VmFlag:
+    """The flags of a line of VmFlags."""
+    found = VmFlag.NONE
+    for each in letters:
+        found |= _LETTERS.get(each, VmFlag.NONE)
+    return found
+
+
 class MapsError(ValueError):
     """The text is not one that show_smap writes: refused whole, never guessed at."""
 
@@ -34,8 +104,7 @@ class Kind:
     inode: int
     name: bytes
     """Path as /proc/PID/maps shows it (a newline in it reads \\012), or [heap] and the like."""
-    vm_flags: frozenset[str]
-    """The two-letter VmFlags of proc(5): sh dd io ht ..."""
+    vm_flags: VmFlag
     has_file: bool = field(init=False)
     """True where vma->vm_file is set.
 
@@ -47,6 +116,14 @@ class Kind:
     is_plain: bool = field(init=False)
     """Private memory without a file, and without anything that VmFlags tell of it but how it may
     be used: what matters is only where it lies and how much of it is written."""
+    is_shared: bool = field(init=False)
+    is_hugetlb: bool = field(init=False)
+    is_io: bool = field(init=False)
+    is_dontdump: bool = field(init=False)
+    is_mergeable: bool = field(init=False)
+    has_guards: bool = field(init=False)
+    # Flags that are asked of every mapping, once for all of a kind: `in` of enum.Flag takes ten
+    # times as long as an attribute.
     hides_sharing: bool = field(init=False)
     """Private pages of it may be shared though smaps counts none as shared: huge pages that were
     set aside, and pages that KSM has merged or is about to (madvise(2), MADV_MERGEABLE)."""
@@ -55,13 +132,22 @@ class Kind:
         self.has_file = self.inode != 0 or self.name[:1] == b"/"
         self.is_special = not self.has_file and is_special_name(self.name)
         self.is_plain = not (self.has_file or self.is_special or self.vm_flags & _NOT_PLAIN)
-        self.hides_sharing = "mg" in self.vm_flags or (
-            "ht" in self.vm_flags and "ms" not in self.vm_flags
-        )
+        self.is_shared = VmFlag.SHARED in self.vm_flags
+        self.is_hugetlb = VmFlag.HUGETLB in self.vm_flags
+        self.is_io = VmFlag.IO in self.vm_flags
+        self.is_dontdump = VmFlag.DONTDUMP in self.vm_flags
+        self.is_mergeable = VmFlag.MERGEABLE in self.vm_flags
+        self.has_guards = VmFlag.GUARDED in self.vm_flags
+        is_private_hugetlb = self.is_hugetlb and VmFlag.MAYSHARE not in self.vm_flags
+        self.hides_sharing = self.is_mergeable or is_private_hugetlb
 
 
-# Shared, huge pages, devices, left out, guards, userfaultfd.
-_NOT_PLAIN = {"sh", "ms", "ht", "io", "pf", "mm", "dd", "gu", "um", "ui", "uw"}
+_NOT_PLAIN = (
+    VmFlag.SHARED | VmFlag.MAYSHARE | VmFlag.HUGETLB
+    | VmFlag.IO | VmFlag.PFNMAP | VmFlag.MIXEDMAP
+    | VmFlag.DONTDUMP | VmFlag.GUARDED
+    | VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR | VmFlag.UFFD_WP
+)  # fmt: skip
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -105,7 +191,7 @@ class Vma:
         return self.kind.name
 
     @property
-    def vm_flags(self) -> frozenset[str]:
+    def vm_flags(self) -> VmFlag:
         return self.kind.vm_flags
 
     @property
@@ -236,8 +322,8 @@ class _Kinds(dict[tuple[bytes, bytes], tuple[Kind, int]]):
         key = perms, dev, inode, name, texts[1]
         kind = self._kinds.get(key)
         if kind is None:
-            words = frozenset(texts[1].decode("ascii").split())
-            kind = Kind(_PERMS[perms], dev.decode("ascii"), int(inode), name, words)
+            flags = vm_flags(texts[1].decode("ascii").split())
+            kind = Kind(_PERMS[perms], dev.decode("ascii"), int(inode), name, flags)
             self._kinds[key] = kind
         found = self[texts] = kind, int(offset, 16)
         return found

@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 
 from gcorefs.elfcore.elf import PAGE_SIZE
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.pagemap import Pagemap
@@ -107,9 +107,9 @@ _LOCAL = {
 
 def source_of(vma: Vma, tid: int, shmem_device: str) -> str | None:
     """Who has to bring pages of this mapping, None where nobody else has to."""
-    if vma.vm_flags & {"um", "ui"}:
+    if vma.vm_flags & (VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR):
         return f"userfaultfd of {tid}"
     # Huge pages have no server, nor has memory without a name.
-    if "ht" in vma.vm_flags or not vma.has_file or vma.dev == shmem_device:
+    if vma.kind.is_hugetlb or not vma.has_file or vma.dev == shmem_device:
         return None
     return vma.dev

@@ -48,7 +48,7 @@ class CopyOnWrite:
             if (vma.shared and (vma.anonymous or vma.swapped)) or vma.kind.hides_sharing
         ]
         self._mappings = _Borders(found)
-        self._untold = _Borders([vma for vma in found if vma.swapped or "mg" in vma.vm_flags])
+        self._untold = _Borders([vma for vma in found if vma.swapped or vma.kind.is_mergeable])
         self._pagemap = pagemap
 
     def overlaps(self, start: int, end: int) -> bool:

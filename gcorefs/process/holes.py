@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from gcorefs.elfcore.segments import Column
-from gcorefs.elfcore.vma import HUGE_PAGES, Vma
+from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.shared import Shared
 from gcorefs.process.turns import LINE
@@ -40,7 +40,7 @@ def find_holes(
         for index in row:
             found[index] = _between(starts, ends, vmas[index])
     for index, vma in enumerate(vmas):
-        if not vma.kind.is_plain and "ms" in vma.vm_flags and sizes[index] == vma.size:
+        if not vma.kind.is_plain and VmFlag.MAYSHARE in vma.vm_flags and sizes[index] == vma.size:
             found[index] = shared.holes(vma)
     return found
 
@@ -73,9 +73,9 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[list[int]]:
 def _is_private_anonymous(vma: Vma) -> bool:
     if vma.kind.is_plain:
         return True
-    if vma.is_special or vma.vm_flags & {"ms", "um"}:
+    if vma.is_special or vma.vm_flags & (VmFlag.MAYSHARE | VmFlag.UFFD_MISSING):
         return False
-    return not vma.has_file or ("ht" in vma.vm_flags and vma.name == HUGE_PAGES)
+    return not vma.has_file or (vma.kind.is_hugetlb and vma.name == HUGE_PAGES)
 
 
 def _between(starts: Column, ends: Column, vma: Vma) -> Holes:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import Column
-from gcorefs.elfcore.vma import HUGE_PAGES, Vma
+from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
 from gcorefs.process import procfs
 
 
@@ -119,6 +119,6 @@ def _next_data(fd: int, offset: int) -> int:
 def _is_shared_memory(vma: Vma, device: str) -> bool:
     # One of a file that is open for reading only has VM_MAYSHARE without VM_SHARED (mm/mmap.c,
     # do_mmap), and the same holes.
-    if "ms" not in vma.vm_flags or "um" in vma.vm_flags:
+    if VmFlag.MAYSHARE not in vma.vm_flags or VmFlag.UFFD_MISSING in vma.vm_flags:
         return False
-    return vma.name == HUGE_PAGES if "ht" in vma.vm_flags else vma.dev == device
+    return vma.name == HUGE_PAGES if vma.kind.is_hugetlb else vma.dev == device

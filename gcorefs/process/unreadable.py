@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from gcorefs.elfcore.elf import page_up
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.process import procfs
 from gcorefs.process.absent import source_of
 from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
@@ -58,7 +58,7 @@ def unreadable(
     for vma, end in wanted:
         if vma.dev == secret:
             found.append((vma.start, end))
-        elif vma.vm_flags & {"um", "ui", "uw"}:
+        elif vma.vm_flags & (VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR | VmFlag.UFFD_WP):
             found += pagemap.poisoned(vma.start, end)
     if guards is not _Guards.NONE:
         found += _guarded(wanted, guards, pagemap)
@@ -126,7 +126,7 @@ def _guarded(
     wanted: Sequence[tuple[Vma, int]], guards: _Guards, pagemap: Pagemap
 ) -> Iterator[Range]:
     shown = guards is _Guards.SHOWN
-    possible = [(vma, end) for vma, end in wanted if not shown or "gu" in vma.vm_flags]
+    possible = [(vma, end) for vma, end in wanted if not shown or vma.kind.has_guards]
     # Neighbours in one scan: of thousands of mappings few have any.
     for start, end in _merged([(vma.start, end) for vma, end in possible]):
         yield from zip(*pagemap.scan(start, end, all_of=GUARD) or ((), ()), strict=True)

@@ -20,7 +20,7 @@ import pytest
 from gcorefs import assembly
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Source
-from gcorefs.elfcore.vma import parse_smaps
+from gcorefs.elfcore.vma import VmFlag, parse_smaps
 from gcorefs.policy import Policy
 from gcorefs.process import copy, procfs
 from gcorefs.process.absent import MayWait
@@ -500,7 +500,7 @@ def test_what_is_copied_is_in_no_core_of_ours_and_in_no_child(spawn: Spawn) -> N
         large = [
             vma.vm_flags
             for vma in parse_smaps(procfs.read_mm(os.getpid(), "smaps"))
-            if vma.size >= 64 * MEBIBYTE and "hg" in vma.vm_flags
+            if vma.size >= 64 * MEBIBYTE and VmFlag.HUGEPAGE in vma.vm_flags
         ]
         assert large
         assert all({"dd", "dc"} <= flags for flags in large)

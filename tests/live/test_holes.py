@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.vma import Vma, parse_smaps
+from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
 from gcorefs.process import procfs
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
@@ -111,7 +111,7 @@ def test_without_a_pagemap_private_memory_has_no_holes_and_shared_memory_its_fil
         for pagemap in (Pagemap(target.pid), Unknown("it is not shown"))
     )
     for vma, with_one, without in zip(vmas, known, unknown, strict=True):
-        assert in_pairs(without) == (in_pairs(with_one) if "ms" in vma.vm_flags else [])
+        assert in_pairs(without) == (in_pairs(with_one) if VmFlag.MAYSHARE in vma.vm_flags else [])
     assert any(in_pairs(holes) for holes in unknown)
 
 
@@ -126,7 +126,7 @@ def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
     assert not any(in_pairs(shared.holes(vma)) for vma in vmas)
     buffer = memoryview(bytearray(PAGE))
     assert not any(shared.read_into(vma.start, buffer) for vma in vmas)
-    private = [vma for vma in vmas if "ms" not in vma.vm_flags]
+    private = [vma for vma in vmas if VmFlag.MAYSHARE not in vma.vm_flags]
     assert Shared(target.pid, private).why_unknown == ""
 
 
@@ -240,7 +240,7 @@ def test_shared_memory_is_found_between_addresses(spawn: Callable[..., Target]) 
     vmas = mappings(target.pid)
     shared = Shared(target.pid, vmas)
     for vma in vmas:
-        ours = "ms" in vma.vm_flags
+        ours = VmFlag.MAYSHARE in vma.vm_flags
         assert shared.overlaps(vma.start, vma.end) == ours
         assert shared.overlaps(vma.end - PAGE, vma.end) == ours
     assert not shared.overlaps(0, vmas[0].start)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.vma import Vma, parse_smaps
+from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
 from gcorefs.process import procfs, syscalls, unreadable
 from gcorefs.process.mapped_files import MappedFiles
 from gcorefs.process.pagemap import PRESENT, Pagemap
@@ -57,7 +57,7 @@ def mappings(target: Target) -> list[Vma]:
 
 def taken(target: Target) -> list[tuple[Vma, int]]:
     """The mappings, as a core with every bit of the filter has them."""
-    return [(vma, 0 if "dd" in vma.vm_flags else vma.size) for vma in mappings(target)]
+    return [(vma, 0 if VmFlag.DONTDUMP in vma.vm_flags else vma.size) for vma in mappings(target)]
 
 
 def found(target: Target, wanted: list[tuple[Vma, int]]) -> list[tuple[int, int]]:
@@ -248,7 +248,7 @@ def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
                 assert snapshot.unreadable == 0
             finally:
                 snapshot.close()
-            huge = [vma for vma in mappings(target) if "ht" in vma.vm_flags]
+            huge = [vma for vma in mappings(target) if VmFlag.HUGETLB in vma.vm_flags]
             assert [vma.size for vma in huge] == [4 << 20] * 3
             core = Core(path)
             for vma in huge:

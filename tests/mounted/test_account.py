@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.vma import parse_smaps
+from gcorefs.elfcore.vma import VmFlag, parse_smaps
 from gcorefs.process import procfs
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import eventually, is_free, note_of, opened, whole
@@ -85,7 +85,9 @@ def test_every_mapped_byte_is_recorded_or_zero_or_left_out(
     assert count["mapped"] == mapped
     assert count["recorded"] + count["zeros"] + count["left_out"] == mapped
     assert sum(facts["left_out"].values()) == count["left_out"]
-    dontdump = sum(vma.size for vma in vmas if "dd" in vma.vm_flags and not vma.is_special)
+    dontdump = sum(
+        vma.size for vma in vmas if VmFlag.DONTDUMP in vma.vm_flags and not vma.is_special
+    )
     assert facts["left_out"]["dontdump"] == dontdump > 0
     assert count["recorded"] <= size
     assert facts["policy"]["coredump_filter"] == hex(int(mask, 16))

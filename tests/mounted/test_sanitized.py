@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.elfcore.vma import parse_smaps
+from gcorefs.elfcore.vma import VmFlag, parse_smaps
 from gcorefs.process import procfs
 from tests.conftest import CFLAGS, TARGETS, Mount, Target
 from tests.mounted.conftest import eventually, is_free, opened
@@ -59,7 +59,7 @@ def test_one_does_not_notice(target: Target, mount: Mount, tmp_path: Path) -> No
     vmas = parse_smaps(procfs.read_mm(target.pid, "smaps"))
     assert sum(vma.size for vma in vmas) > 10 * TIB
     populated = sum(vma.anonymous for vma in vmas)
-    dumped = sum(vma.size for vma in vmas if "dd" not in vma.vm_flags)
+    dumped = sum(vma.size for vma in vmas if VmFlag.DONTDUMP not in vma.vm_flags)
     with opened(mount / target.pid):
         subprocess.run(["cp", mount / target.pid, core], check=True, timeout=60)
         straight = gdb_threads(program, mount / target.pid, "--", "thread apply all bt full")

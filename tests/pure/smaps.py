@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
-from gcorefs.elfcore.vma import Kind, Vma
+from gcorefs.elfcore.vma import Kind, Vma, VmFlag, vm_flags
 
 _BEFORE = "Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty"
 _BETWEEN = "AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb"
@@ -75,14 +75,17 @@ def entry(vma: Vma, shape: Shape = Shape()) -> bytes:
     for key in KEYS[shape.keys].split():
         unit = b"" if key in ("THPeligible", "ProtectionKey") else b" kB"
         lines.append(f"{key}:".ljust(16).encode() + b"%8d" % values.get(key, 7) + unit)
-    lines.append(b"VmFlags: " + b"".join(flag.encode() + b" " for flag in sorted(vma.vm_flags)))
+    lines.append(
+        b"VmFlags: "
+        + b"".join(flag.encode() + b" " for flag in FLAGS if vm_flags([flag]) & vma.vm_flags)
+    )
     return b"\n".join(lines) + b"\n"
 
 
 def make_vma(start: int = 0x1000, end: int = 0x3000, **fields: object) -> Vma:
     defaults: dict[str, object] = {
         "flags": PF_R, "offset": 0, "dev": "00:00", "inode": 0, "name": b"", "anonymous": 0,
-        "swapped": 0, "shared": 0, "vm_flags": frozenset(),
+        "swapped": 0, "shared": 0, "vm_flags": VmFlag.NONE,
     }  # fmt: skip
     values: dict[str, Any] = {**defaults, **fields}
     kind = Kind(*(values.pop(name) for name in ("flags", "dev", "inode", "name", "vm_flags")))
@@ -126,7 +129,7 @@ def vma_lists(draw: st.DrawFn, max_size: int = 6) -> list[Vma]:
                     anonymous=draw(_kilobytes),
                     swapped=draw(_kilobytes),
                     shared=draw(_kilobytes),
-                    vm_flags=frozenset(draw(st.lists(st.sampled_from(FLAGS), max_size=8))),
+                    vm_flags=vm_flags(draw(st.lists(st.sampled_from(FLAGS), max_size=8))),
                 )
             )
     return vmas

@@ -9,7 +9,7 @@ import pytest
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PAGE_SIZE, PF_R, PF_W
 from gcorefs.elfcore.filter import HUGE_PAGE_SIZE, LeftOut, Share
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import Vma, VmFlag, vm_flags
 from tests.pure.smaps import make_vma
 
 MASKS = range(512)  # bits 0 to 8 of core(5)
@@ -86,7 +86,7 @@ class Kind:
 
 
 def _vma(*flags: str, **fields: object) -> Vma:
-    return make_vma(0x10000, 0x10000 + SIZE, vm_flags=frozenset(flags), **fields)
+    return make_vma(0x10000, 0x10000 + SIZE, vm_flags=vm_flags(flags), **fields)
 
 
 FILE = {"name": b"/f", "inode": 7}
@@ -166,7 +166,7 @@ def _untouched() -> Iterator[Kind]:
     ):
         for read in (False, True):
             whole = 1 << 0 if fits and read else 0
-            vma = make_vma(start, start + size, vm_flags=frozenset())
+            vma = make_vma(start, start + size, vm_flags=VmFlag.NONE)
             yield Kind(vma, whole=whole, huge_zero_page=read, **untouched)
 
 
@@ -255,7 +255,7 @@ def test_private_memory_of_a_lost_file_is_taken_as_anonymous_memory_is() -> None
             assert kept == Share(SIZE, None, SIZE - kernels.size)
             assert mask & rules.ANON_PRIVATE
             assert kind.vma.has_file
-            assert not kind.vma.vm_flags & {"sh", "ms", "ht", "io", "dd"}
+            assert not kind.vma.vm_flags & vm_flags(["sh", "ms", "ht", "io", "dd"])
             assert kernels.left_out is LeftOut.FILTER
         elif "lost" in answers.asked:
             raise AssertionError((kind, mask))

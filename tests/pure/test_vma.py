@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
-from gcorefs.elfcore.vma import MapsError, Vma, parse_pieces, parse_smaps
+from gcorefs.elfcore.vma import MapsError, Vma, VmFlag, parse_pieces, parse_smaps, vm_flags
 from tests.pure.smaps import FLAGS, KEYS, Shape, entry, make_vma, permissions, shapes, vma_lists
 
 
@@ -58,7 +58,7 @@ def test_a_later_entry_with_a_line_that_is_none_is_refused(old: bytes, new: byte
 
 @pytest.mark.parametrize("keys", KEYS)
 def test_every_flag_of_every_kernel_is_known(keys: str) -> None:
-    vma = make_vma(vm_flags=frozenset(FLAGS))
+    vma = make_vma(vm_flags=vm_flags(FLAGS))
     assert parse_smaps(entry(vma, Shape(keys))) == [vma]
 
 
@@ -70,7 +70,7 @@ def test_the_vsyscall_page_of_a_real_text() -> None:
     # As 6.18 writes it: no file, only the right to execute, close to the top of memory.
     text = entry(make_vma(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, flags=PF_X, name=b"[vsyscall]"))
     (vma,) = parse_smaps(text.replace(b"VmFlags: ", b"VmFlags: ex "))
-    assert (vma.flags, vma.vm_flags, vma.is_special) == (PF_X, frozenset(["ex"]), True)
+    assert (vma.flags, vma.vm_flags, vma.is_special) == (PF_X, VmFlag.EXEC, True)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,15 @@ def test_our_own_mappings_are_those_of_maps() -> None:
     expected = [_plain(line) for line in before.splitlines()]
     vmas = parse_smaps(text)
     seen = [
-        (v.start, v.end, permissions(v, "ms" in v.vm_flags), v.offset, v.dev, v.inode, v.name)
+        (
+            v.start,
+            v.end,
+            permissions(v, VmFlag.MAYSHARE in v.vm_flags),
+            v.offset,
+            v.dev,
+            v.inode,
+            v.name,
+        )
         for v in vmas
     ]
     assert seen == expected
@@ -217,9 +225,9 @@ def test_the_kernel_s_own_mappings_and_files_are_told_by_name_and_inode(
 
 @pytest.mark.parametrize("flag", ["sh", "ms", "ht", "io", "pf", "mm", "dd", "gu", "um", "ui", "uw"])
 def test_memory_of_which_there_is_more_to_ask_is_not_plain(flag: str) -> None:
-    usual = frozenset(["rd", "wr", "mr", "mw", "me", "ac", "sd"])
+    usual = vm_flags(["rd", "wr", "mr", "mw", "me", "ac", "sd"])
     for name in (b"", b"[heap]", b"[stack]", b"[anon:x]"):
         assert make_vma(name=name, vm_flags=usual).kind.is_plain
-        assert not make_vma(name=name, vm_flags=usual | {flag}).kind.is_plain
+        assert not make_vma(name=name, vm_flags=usual | vm_flags([flag])).kind.is_plain
     assert not make_vma(name=b"[vvar]", vm_flags=usual).kind.is_plain
     assert not make_vma(name=b"/x", inode=7, vm_flags=usual).kind.is_plain
