@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,11 @@ class Target:
             with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
                 states[tid] = procfs.stat(self.pid, tid).state, procfs.tracer(self.pid, tid)
         return states
+
+
+def text_of(command: Iterable[object]) -> list[str | bytes]:
+    """The words of a command, as subprocess wants them: paths and numbers among them."""
+    return [word if isinstance(word, bytes) else str(word) for word in command]
 
 
 @pytest.fixture(scope="session")
@@ -262,7 +267,7 @@ class Mount:
     def make(self, *options: str) -> None:
         words = [word for option in options for word in ("-o", option)]
         command = [*self.prefix, GCOREFS, "mount", "--log-file", self.log, *words, self.path]
-        subprocess.run(command, check=True, timeout=30)
+        subprocess.run(text_of(command), check=True, timeout=30)
 
     def __truediv__(self, pid: int) -> Path:
         return self.path / str(pid)

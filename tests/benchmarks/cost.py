@@ -6,13 +6,14 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from gcorefs.process import procfs
 from tests.benchmarks.bench import Bench, await_release, run, seconds
 from tests.benchmarks.figures import Relation, Topic
 from tests.benchmarks.reading import together
-from tests.conftest import Mount, Target, at_least
+from tests.conftest import Mount, Target, at_least, text_of
 
 READERS = (0, 1, 2, 4)
 MANY = 10_000
@@ -90,7 +91,7 @@ def listing(bench: Bench) -> Topic:
     figure = topic.figure("listing", "A listing", "ms")
     for _ in bench.rounds():
         for way, path in ((OF_MOUNT, mount.path), (OF_PROC, Path("/proc"))):
-            figure.add(way, 1e3 * seconds(lambda path=path: run("ls", "-f", path)))
+            figure.add(way, 1e3 * seconds(partial(run, "ls", "-f", path)))
     topic.relate(figure.over(OF_MOUNT, OF_PROC, aim="at most 3"))
     topic.facts["files of /proc that one listing opens"] = opens(bench, mount)
     topic.facts["processes listed"] = len(run("ls", "-f", mount.path).splitlines()) - 2
@@ -101,7 +102,7 @@ def opens(bench: Bench, mount: Mount) -> dict[str, int]:
     """How many of each, by strace(1)."""
     log = bench.folder / "strace"
     command = ["strace", "-f", "-e", "trace=%file", "-o", log, "-p", str(mount.server)]
-    tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
+    tracer = subprocess.Popen(text_of(command), stderr=subprocess.PIPE)
     assert tracer.stderr is not None
     try:
         tracer.stderr.readline()  # that it has attached

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.bench import Bench, await_release, run, seconds
@@ -76,7 +77,7 @@ def threads(bench: Bench) -> Topic:
             figure.add(READY, opened(bench.mount(), target.pid), count)
             figure.add(BAREST, barest(bench, target.pid), count)
             if count <= MOST_FOR_GCORE:
-                figure.add(GCORE, 1e3 * seconds(lambda p=target.pid: gcore(bench, p)), count)
+                figure.add(GCORE, 1e3 * seconds(partial(gcore, bench, target.pid)), count)
     for count in counts:
         topic.relate(figure.over(READY, BAREST, count, "at most 3" if count >= 1_000 else ""))
     topic.relate(*growth(figure, counts))
@@ -119,8 +120,8 @@ def mappings(bench: Bench) -> Topic:
         for count, target in targets.items():
             figure.add(READY, opened(bench.mount(), target.pid), count)
             figure.add(BAREST, barest(bench, target.pid), count)
-            figure.add(SMAPS, 1e3 * seconds(lambda p=target.pid: read_smaps(p)), count)
-            figure.add(GCORE, 1e3 * seconds(lambda p=target.pid: gcore(bench, p)), count)
+            figure.add(SMAPS, 1e3 * seconds(partial(read_smaps, target.pid)), count)
+            figure.add(GCORE, 1e3 * seconds(partial(gcore, bench, target.pid)), count)
     for count in counts:
         is_many = count >= MAPPINGS[-1]
         topic.relate(figure.over(READY, SMAPS, count, "at most 3" if is_many else ""))

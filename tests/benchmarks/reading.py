@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.bench import MIB, Bench, await_release, run, seconds, warm_up
@@ -54,10 +55,10 @@ def whole(bench: Bench, topic: Topic) -> None:
     ways: dict[str, Callable[[], object]] = {RAW: lambda: run(own, target.pid, start, length)}
     for place, path in ((MOUNT, file), (STATIC, bench.static(bench.options.size))):
         ways |= {
-            f"dd bs=1M, {place}": lambda path=path: dd(path, "1M"),
-            f"dd bs=128K, {place}": lambda path=path: dd(path, "128K"),
-            f"cat, {place}": lambda path=path: cat(path),
-            f"cp to tmpfs, {place}": lambda path=path: run("cp", path, core),
+            f"dd bs=1M, {place}": partial(dd, path, "1M"),
+            f"dd bs=128K, {place}": partial(dd, path, "128K"),
+            f"cat, {place}": partial(cat, path),
+            f"cp to tmpfs, {place}": partial(run, "cp", path, core),
         }
     figure = topic.figure("throughput", "Throughput", "GiB/s")
     size = bench.options.size * MIB
@@ -111,7 +112,7 @@ def four_at_once(bench: Bench, topic: Topic) -> None:
     for _ in bench.rounds():
         for way, command in ((MOUNT, reading), (RAW, raw_of)):
             for some in (targets[:1], targets):
-                taken = seconds(lambda c=command, s=some: together([c(each) for each in s]))
+                taken = seconds(partial(together, [command(each) for each in some]))
                 figure.add(name(way, len(some)), len(some) * each * MIB / GIB / taken)
                 for target in some:
                     await_release(target.pid)

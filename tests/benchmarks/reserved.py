@@ -4,6 +4,8 @@ Several processes have written as many pages: one in one piece, others at random
 100 GiB, or with small gaps between them.
 """
 
+from functools import partial
+
 from gcorefs.process import procfs
 from tests.benchmarks.bench import MIB, Bench, await_release, run, seconds, warm_up
 from tests.benchmarks.figures import Topic, ratio
@@ -36,12 +38,12 @@ def measure(bench: Bench) -> Topic:
     for _ in bench.rounds():
         for way, target in targets.items():
             file = bench.mount() / target.pid
-            to_tmpfs.add(way, 1e3 * seconds(lambda file=file: run("cp", file, core)))
+            to_tmpfs.add(way, 1e3 * seconds(partial(run, "cp", file, core)))
             await_release(target.pid)
             sizes.add(way, core.stat().st_size / MIB)
             core.unlink()
             words = ("dd", f"if={file}", "of=/dev/null", "bs=1M")
-            to_nowhere.add(way, 1e3 * seconds(lambda words=words: run(*words)))
+            to_nowhere.add(way, 1e3 * seconds(partial(run, *words)))
             await_release(target.pid)
     for way, target in targets.items():
         assert procfs.status(target.pid)["VmPTE"] == tables[way], "page tables grew"

@@ -11,10 +11,11 @@ import os
 import stat
 import sys
 import time
+from typing import cast
 
 import pyfuse3
 import trio
-from pyfuse3 import FUSEError, InodeT, ModeT
+from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, RequestContext
 
 from gcorefs.mount.buffers import LARGEST_REQUEST
 from gcorefs.mount.options import parse
@@ -45,21 +46,24 @@ class Static(ReadOnly):
             entry.st_blocks = self._size // 512
         return entry
 
-    async def lookup(self, parent_inode, name, ctx):
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
         if name != NAME:
             raise FUSEError(2)
         return self._entry(_FILE)
 
-    async def getattr(self, inode, ctx):
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         return self._entry(inode)
 
-    async def open(self, inode, flags, ctx):
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
         return pyfuse3.FileInfo(fh=inode, direct_io=True, keep_cache=False)
 
-    async def read(self, fh, off, size):
-        return self._buffer[: max(0, min(size, self._size - off))]
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        data = self._buffer[: max(0, min(size, self._size - off))]
+        return cast(bytes, data)  # pyfuse3 takes any buffer and says bytes
 
-    async def release(self, fh):
+    async def release(self, fh: FileHandleT) -> None:
         pass
 
 

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.bench import Bench, await_release, run, seconds, warm_up
@@ -73,7 +74,7 @@ def measure(bench: Bench) -> Topic:
         for size, target in targets.items():
             for way, take in WAYS.items():
                 target.ask("gap")
-                taken.add(way, 1e3 * seconds(lambda t=take, p=target.pid: t(bench, p, core)), size)
+                taken.add(way, 1e3 * seconds(partial(take, bench, target.pid, core)), size)
                 await_release(target.pid)
                 stopped.add(way, target.ask("gap")["gap"] / 1e6, size)
                 if core.exists():

@@ -199,7 +199,8 @@ def core(data: bytes) -> None:
 
 
 def _machine(provider: atheris.FuzzedDataProvider) -> Machine:
-    return provider.PickValueInList(list(MACHINES.values()))
+    machine: Machine = provider.PickValueInList(list(MACHINES.values()))
+    return machine
 
 
 def _segments(provider: atheris.FuzzedDataProvider, machine: Machine) -> list[Segment]:
@@ -263,7 +264,7 @@ def packers(data: bytes) -> None:
     provider = atheris.FuzzedDataProvider(data)
 
     def number(bits: int) -> int:
-        return provider.ConsumeIntInRange(0, (1 << bits) - 1)
+        return int(provider.ConsumeIntInRange(0, (1 << bits) - 1))
 
     machine = _machine(provider)
     # Of 32 bits the seconds of struct old_timeval32 have 31.

@@ -100,7 +100,7 @@ def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: He
         buffer = memoryview(bytearray(length))
         # In the event loop nobody may wait.
         assert snapshot.read_at_once(0, buffer[:offset])
-        assert buffer[:4] == b"\x7fELF"
+        assert bytes(buffer[:4]) == b"\x7fELF"
         assert not snapshot.read_at_once(offset, buffer)
         assert snapshot.read(snapshot.layout.memory_offset, 4096)
         found: list[bytes] = []

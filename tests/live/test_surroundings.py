@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
 
 from gcorefs.process import procfs
 from gcorefs.process.access import Opener
@@ -59,7 +60,8 @@ def assert_goes_on(target: Target) -> None:
 
 def mapped_names(snapshot: Snapshot) -> set[str]:
     core = ELFFile(io.BytesIO(snapshot.layout.header))
-    (segment,) = (each for each in core.iter_segments() if each["p_type"] == "PT_NOTE")
+    (segment,) = core.iter_segments("PT_NOTE")
+    assert isinstance(segment, NoteSegment)
     (note,) = (each for each in segment.iter_notes() if each["n_type"] == "NT_FILE")
     return {name.decode() for name in note["n_desc"]["filename"]}
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
 
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.regsets import X86_64
 from gcorefs.policy import Policy
-from gcorefs.process import procfs, syscalls, tracer
+from gcorefs.process import procfile, procfs, syscalls, tracer
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
@@ -92,7 +93,7 @@ def test_threads_are_counted_and_timed_as_they_are_listed(spawn: Spawn, program:
         assert procfs.thread_count(target.pid) == len(tids) >= 4
         # A leader's are those of all.
         files = ["stat" if tid == target.pid else f"task/{tid}/stat" for tid in tids]
-        stats = [procfs.parse_stat(procfs.read(f"{target.pid}/{file}")) for file in files]
+        stats = [procfs.parse_stat(procfile.read(f"{target.pid}/{file}")) for file in files]
         assert procfs.task_times(target.pid, tids) == [
             (stat.utime, stat.stime, stat.cutime, stat.cstime) for stat in stats
         ]
@@ -160,6 +161,7 @@ def test_a_death_is_heard_of_whoever_stopped_last(
     with held(target) as snapshot:
         assert stopped == tids
         os.kill(target.pid, signal.SIGKILL)
+        assert target.popen.stdout is not None
         assert select.select([target.popen.stdout], [], [], 20)[0]
         assert target.line() == {"wait": signal.SIGKILL}
         assert snapshot.is_dead
@@ -339,7 +341,8 @@ def test_a_thread_that_does_not_stop_may_rule_the_core_out(spawn: Spawn) -> None
 
 def notes(snapshot: Snapshot) -> list[tuple[str, object, bytes]]:
     core = ELFFile(io.BytesIO(snapshot.layout.header))
-    (segment,) = (each for each in core.iter_segments() if each["p_type"] == "PT_NOTE")
+    (segment,) = core.iter_segments("PT_NOTE")
+    assert isinstance(segment, NoteSegment)
     return [(note["n_name"], note["n_type"], note["n_descdata"]) for note in segment.iter_notes()]
 
 

@@ -196,6 +196,11 @@ def replaced(target: Target) -> Iterator[int]:
         os.waitpid(later, 0)
 
 
+def has_stopped(mount: Mount, pid: int, times: int) -> bool:
+    """The log tells of so many stops of a process."""
+    return stops(mount, pid) == times
+
+
 def stops(mount: Mount, pid: int) -> int:
     """How many stops of a process the log tells of; each is logged when it has ended."""
     return mount.log.read_text().count(f"process {pid}: opened by")

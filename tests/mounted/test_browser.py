@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.process import procfile, procfs
 from tests.conftest import Mount
 from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, is_free, opened
 from tests.mounted.test_workloads import backtraces
@@ -137,7 +137,7 @@ def renderer_of(browser: Browser, session: str) -> int:
 
 def utime(pid: int) -> int:
     """Of all its threads."""
-    return procfs.parse_times(procfs.read(f"{pid}/stat"))[0]
+    return procfs.parse_times(procfile.read(f"{pid}/stat"))[0]
 
 
 def populated(pid: int) -> int:

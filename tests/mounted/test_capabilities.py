@@ -11,8 +11,7 @@ import pytest
 
 from tests.conftest import GCOREFS, Mount
 from tests.mounted import uses
-from tests.mounted.conftest import assert_refused, end, run
-from tests.mounted.test_service import UNIT
+from tests.mounted.conftest import UNIT, assert_refused, end, run
 
 # include/uapi/linux/capability.h
 NUMBERS = {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def spawn_in(group: Group, build: Callable[[str], Path]) -> Iterator[Callable[..
 
     yield start
     for target in targets:
-        eventually(lambda pid=target.pid: is_free(pid))
+        eventually(partial(is_free, target.pid))
         target.kill()
 
 

@@ -16,7 +16,16 @@ import pytest
 
 from gcorefs.process import procfs
 from tests.conftest import GCOREFS, Mount, Target
-from tests.mounted.conftest import end, eventually, is_free, opened, run, service_bounds, stops
+from tests.mounted.conftest import (
+    end,
+    eventually,
+    has_stopped,
+    is_free,
+    opened,
+    run,
+    service_bounds,
+    stops,
+)
 from tests.mounted.test_listing import switches
 
 MANUAL = Path(__file__).parents[2] / "docs" / "permissions.md"
@@ -249,7 +258,7 @@ def test_no_opener_gets_more_than_the_kernel_gives_it(
         told = stops(unmounted, witness.pid)
         with opened(unmounted / witness.pid) as fd:
             os.read(fd, 1)
-        eventually(lambda told=told: stops(unmounted, witness.pid) > told)
+        eventually(functools.partial(has_stopped, unmounted, witness.pid, told + 1))
         log = unmounted.log.read_text()[begin:].splitlines()
         table[name] = ""
         for target, switched, answer in zip(targets.values(), before, answers, strict=True):

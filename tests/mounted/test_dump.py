@@ -13,7 +13,7 @@ import pytest
 
 from gcorefs.elfcore.regsets import NT_PRSTATUS
 from gcorefs.process import procfs
-from tests.conftest import GCOREFS, Mount, Target, wait_until_asleep
+from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_asleep
 from tests.mounted.conftest import (
     PAGE,
     assert_refused,
@@ -185,7 +185,7 @@ def halfway(spawn: Callable[..., Target], tmp_path: Path) -> Iterator[subprocess
     target = spawn("vforker")
     (tmp_path / "core").write_bytes(b"old")
     command = [GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as dumper:
+    with subprocess.Popen(text_of(command), stderr=subprocess.PIPE) as dumper:
         try:
             eventually(lambda: procfs.stat(target.pid, target.pid).state == "t")
             dumper.send_signal(signal.SIGSTOP)
@@ -224,7 +224,9 @@ def test_killed_it_still_lets_go(halfway: "subprocess.Popen[bytes]", tmp_path: P
 def test_a_pipe_that_nobody_reads_holds_until_a_signal(spawn: Callable[..., Target]) -> None:
     target = spawn("threads", 3)
     command = [GCOREFS, "dump", str(target.pid)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as dumper:
+    with subprocess.Popen(
+        text_of(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as dumper:
         assert dumper.stdout is not None
         fcntl.fcntl(dumper.stdout, fcntl.F_SETPIPE_SZ, 4096)
         assert dumper.stdout.read(4) == b"\x7fELF"
@@ -241,7 +243,9 @@ def test_a_terminal_sees_progress_and_a_file_does_not(
     command = [GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"]
     shown = b""
     terminal, other = pty.openpty()
-    with subprocess.Popen(command, stderr=other, env={**os.environ, "TERM": "xterm"}) as dumper:
+    with subprocess.Popen(
+        text_of(command), stderr=other, env={**os.environ, "TERM": "xterm"}
+    ) as dumper:
         os.close(other)
         try:
             while piece := os.read(terminal, 4096):

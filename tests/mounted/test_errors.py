@@ -7,12 +7,13 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import (
     errno_of,
     eventually,
@@ -54,7 +55,7 @@ def test_the_server_itself_is_a_deadlock(mount: Mount) -> None:
 def test_the_process_of_the_opener_is_a_deadlock(mount: Mount, thread: str) -> None:
     mount.expect("the opener is a thread of this process")
     command = [sys.executable, "-c", OPEN_MYSELF, mount.path, thread]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(text_of(command), stdout=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=30)
     assert output == b"%d\n" % errno.EDEADLK
     eventually(lambda: f"process {process.pid}: the opener" in mount.log.read_text())
@@ -108,7 +109,7 @@ def test_of_a_process_killed_while_held_only_the_header_is_left(
         start = memory_offset(data)
         target.kill()
         for offset in (start, start + 1, len(data) - 1):
-            assert errno_of(lambda offset=offset: os.pread(fd, 1, offset)) == errno.EIO
+            assert errno_of(partial(os.pread, fd, 1, offset)) == errno.EIO
         assert os.pread(fd, start, 0) == data[:start]
         assert os.fstat(fd).st_size == len(data)
         assert os.pread(fd, 1, len(data)) == b""

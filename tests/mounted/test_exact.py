@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import Mount, Target, mounts
+from tests.conftest import Mount, Target, mounts, wait_until_gone
 from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
@@ -31,7 +31,6 @@ from tests.mounted.conftest import (
     running,
     stops,
     user,
-    wait_until_gone,
     whole,
 )
 from tests.mounted.test_reading import end_of_last_segment
@@ -354,8 +353,7 @@ def test_to_trace_is_not_enough_where_the_mode_says_no(everybodys: Mount, spawn:
     assert int(said) == errno.EACCES
     assert stat_errno(exact(mount, target.pid), *tracer) == errno.EACCES
     assert is_free(target.pid)
-    reader = ("--inh-caps=+sys_ptrace,+dac_read_search",)
-    reader += ("--ambient-caps=+sys_ptrace,+dac_read_search",)
+    reader = [f"--{kind}-caps=+sys_ptrace,+dac_read_search" for kind in ("inh", "ambient")]
     assert stat_errno(exact(mount, target.pid), *AS_NOBODY, *reader) == 0
     assert gcorefs("release", str(target.pid), "--mount", mount.path).returncode == 0
 

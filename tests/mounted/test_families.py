@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GCOREFS, Mount, Target
+from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.families import MIB, Family
 from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
@@ -71,7 +71,7 @@ def test_cat_of_a_mount_that_copies(family: Family, unmounted: Mount, tmp_path: 
 def test_dump(family: Family, hold: str, tmp_path: Path) -> None:
     before = spent(family)
     command = [GCOREFS, "dump", str(family.target.pid), "--hold", hold, "-o", tmp_path / "core"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(text_of(command), check=True, timeout=60)
     check(family, tmp_path / "core", before)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
@@ -47,7 +47,9 @@ class Receiver:
         self.socket, theirs = socket.socketpair()
         # Debian's own: another interpreter may lie where not everybody may look.
         command = [*words, "/usr/bin/python3", "-c", RECEIVE]
-        self.popen = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE)
+        self.popen = subprocess.Popen(
+            text_of(command), stdin=theirs.fileno(), stdout=subprocess.PIPE
+        )
         theirs.close()
         assert self.line() == b"ready\n"
 

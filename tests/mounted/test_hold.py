@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.mounted.conftest import (
     errno_of,
     eventually,
     gcorefs,
+    has_stopped,
     is_free,
     is_held,
     memory_offset,
@@ -197,7 +199,7 @@ def test_the_memory_is_given_back_at_the_last_close(
             await_copied(copying, target.pid)
             assert resident_memory(copying.server) - before > 3 * SIZE * MEBIBYTE
             os.close(os.dup(other))
-        eventually(lambda number=number: stops(copying, target.pid) == number)
+        eventually(partial(has_stopped, copying, target.pid, number))
         eventually(lambda: resident_memory(copying.server) - before < 16 * MEBIBYTE)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import GCOREFS, Mount, Target
+from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
     PAGE,
@@ -119,7 +119,7 @@ def test_nobody_is_held_while_it_is_printed(spawn: Spawn, mount: Mount) -> None:
     target = spawn("mappings", 3000)
     for name in (target.pid, mount / target.pid):
         command = [GCOREFS, "info", "--all", str(name)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as printing:
+        with subprocess.Popen(text_of(command), stdout=subprocess.PIPE) as printing:
             assert printing.stdout is not None
             assert printing.stdout.read(7) == b"program"
             assert printing.poll() is None
@@ -184,7 +184,10 @@ def terminal(*words: object, columns: int, **environment: str) -> list[str]:
         without = {key: text for key, text in os.environ.items() if key != "COLUMNS"}
         command = [GCOREFS, "info", *map(str, words)]
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**without, "TERM": "xterm", **environment}
+            text_of(command),
+            stdout=file,
+            stderr=file,
+            env={**without, "TERM": "xterm", **environment},
         )
     shown = b""
     try:
@@ -363,7 +366,7 @@ def test_where_nobody_reads_there_is_no_traceback(dumped: tuple[Target, Path]) -
     try:
         command = [GCOREFS, "info", file]
         result = subprocess.run(
-            command,
+            text_of(command),
             env=environment,
             stdout=writing,
             stderr=subprocess.PIPE,

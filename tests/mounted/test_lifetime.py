@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.mount.server import FSTYPE
-from tests.conftest import GCOREFS, Mount, Target, mounts, wait_until_gone
+from tests.conftest import GCOREFS, Mount, Target, mounts, text_of, wait_until_gone
 from tests.mounted.conftest import (
     CUT_OFF,
     Pause,
@@ -58,7 +58,7 @@ def test_the_type_says_whose_it_is(mount: Mount) -> None:
 @pytest.fixture
 def foreground(unmounted: Mount) -> Iterator[subprocess.Popen[bytes]]:
     command = [GCOREFS, "mount", "--foreground", unmounted.path]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(text_of(command), stderr=subprocess.PIPE) as process:
         try:
             eventually(lambda: is_mounted(unmounted) or process.poll() is not None)
             yield process
@@ -342,7 +342,7 @@ def test_a_server_may_be_started_with_standard_descriptors_closed(
             os.close(number)
 
     command = [GCOREFS, "mount", "--log-file", unmounted.log, unmounted.path]
-    subprocess.run(command, check=True, timeout=30, preexec_fn=close)
+    subprocess.run(text_of(command), check=True, timeout=30, preexec_fn=close)
     server = unmounted.server
     assert os.path.exists(unmounted / os.getpid())
     for number in (0, 1, 2):

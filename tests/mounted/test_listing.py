@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_what_is_no_pid_is_not_there(mount: Mount, spawn: Callable[..., Target])
         f"{pid}\n", "abc", "self", "thread-self", "\u0661", "4194305", "9" * 9, "1" * 255,
         "9" * 1000, f"{2**32 + pid}", f"{2**64 + pid}",
     ]  # fmt: skip
-    found = {name: errno_of(lambda name=name: os.stat(f"{mount.path}/{name}")) for name in names}
+    found = {name: errno_of(partial(os.stat, f"{mount.path}/{name}")) for name in names}
     assert found.pop("") == 0  # the directory itself
     assert set(found.values()) == {errno.ENOENT}, found
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -142,7 +143,7 @@ def later() -> Iterator[Callable[[Target], int]]:
 
     yield start
     for pid in pids:
-        eventually(lambda pid=pid: is_free(pid))
+        eventually(partial(is_free, pid))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 

@@ -6,6 +6,7 @@ import mmap
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -138,4 +139,4 @@ def test_a_mapping_of_what_was_let_go_is_sigbus(
         assert by_mmap(fd, 0)[:4] == b"\x7fELF"
         last = size - PAGE
         for way in WAYS:
-            assert errno_of(lambda way=way: way(fd, last)) == errno.EIO
+            assert errno_of(partial(way, fd, last)) == errno.EIO

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,11 @@ def test_an_open_comes_off_or_fails_with_eagain(
     for room in range(8):
         target = spawn("threads", 2)
         group.leave_room_for(room)
-        results.append(errno_of(lambda target=target: read_one(mount / target.pid)))
-        eventually(lambda target=target: is_free(target.pid))
+        results.append(errno_of(partial(read_one, mount / target.pid)))
+        eventually(partial(is_free, target.pid))
         group.leave_room_for(None)
         read_one(mount / target.pid)
-        eventually(lambda target=target: is_free(target.pid))
+        eventually(partial(is_free, target.pid))
     assert {*results} <= {0, errno.EAGAIN}
     assert results[0] == errno.EAGAIN
 

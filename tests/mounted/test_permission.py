@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
-from tests.conftest import GCOREFS, Mount, Target
+from gcorefs.process import procfile, procfs
+from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
@@ -43,7 +44,7 @@ def sleeper() -> Iterator[Callable[..., int]]:
 
     yield start
     for process in processes:
-        eventually(lambda pid=process.pid: is_free(pid))
+        eventually(partial(is_free, process.pid))
         process.kill()
         process.wait(timeout=20)
 
@@ -134,7 +135,7 @@ def test_an_opener_outside_of_our_pid_namespace_is_not_known(unmounted: Mount) -
     unmounted.expect(text)
     words = ["mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
     unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    with subprocess.Popen([*unshare, GCOREFS, *words]) as process:
+    with subprocess.Popen(text_of([*unshare, GCOREFS, *words])) as process:
         try:
             eventually(lambda: unmounted.log.exists() and "mounted" in unmounted.log.read_text())
             server = unmounted.server
@@ -155,7 +156,7 @@ def test_an_opener_outside_of_our_pid_namespace_is_not_known(unmounted: Mount) -
 
 
 def children(pid: int) -> list[int]:
-    return list(map(int, procfs.read(f"{pid}/task/{pid}/children").split()))
+    return list(map(int, procfile.read(f"{pid}/task/{pid}/children").split()))
 
 
 def test_a_landlock_domain_is_not_seen(mount: Mount, spawn: Callable[..., Target]) -> None:
@@ -218,7 +219,9 @@ print("given up", flush=True)
 thread.join()
 """
     command = [sys.executable, "-c", ONE_THREAD + script, mount / target.pid]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as opener:
+    with subprocess.Popen(
+        text_of(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as opener:
         assert opener.stdout is not None
         assert opener.stdin is not None
         pause.wait()

@@ -6,6 +6,7 @@ for as long as a test likes.
 """
 
 import errno
+import functools
 import os
 import select
 import signal
@@ -94,6 +95,12 @@ def test_select_and_epoll_tell_the_same(patient: Mount, slow: Target) -> None:
         assert select.select([fd], [], [fd], 0) == ([fd], [], [])
 
 
+def is_polling(tid: int) -> bool:
+    """A thread of ours waits in poll(2), select(2) or epoll_wait(2)."""
+    wchan = Path(f"/proc/self/task/{tid}/wchan").read_text()
+    return "poll" in wchan or "select" in wchan
+
+
 def test_whoever_waits_is_woken(patient: Mount, slow: Target) -> None:
     found: dict[str, object] = {}
     with opened(patient / slow.pid, os.O_NONBLOCK) as fd, select.epoll() as epoll:
@@ -109,10 +116,8 @@ def test_whoever_waits_is_woken(patient: Mount, slow: Target) -> None:
         ]
         for thread in threads:
             thread.start()
-            wchan = Path(f"/proc/self/task/{thread.native_id}/wchan")
-            eventually(
-                lambda wchan=wchan: "poll" in wchan.read_text() or "select" in wchan.read_text()
-            )
+            assert thread.native_id is not None
+            eventually(functools.partial(is_polling, thread.native_id))
         assert found == {}
         finish(slow)
         for thread in threads:

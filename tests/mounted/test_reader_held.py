@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
-from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
+from gcorefs.process import procfile, procfs
+from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_gone
 from tests.mounted.conftest import eventually, is_free, is_held, opened
 
 
@@ -41,7 +41,7 @@ def read_by_target(
     assert target.popen.stdin is not None
     fcntl.fcntl(target.popen.stdin, fcntl.F_SETPIPE_SZ, 4096)
     command = [GCOREFS, "mount", "--foreground", str(unmounted.path)]
-    with subprocess.Popen(command, stderr=target.popen.stdin) as server:
+    with subprocess.Popen(text_of(command), stderr=target.popen.stdin) as server:
         try:
             eventually(unmounted.path.is_mount)
             yield target, server
@@ -106,7 +106,7 @@ def test_the_process_that_shows_our_terminal_can_be_dumped(
 ) -> None:
     target, slave = terminal
     command = [GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"]
-    with subprocess.Popen(command, stderr=slave) as dumper:
+    with subprocess.Popen(text_of(command), stderr=slave) as dumper:
         try:
             assert dumper.wait(timeout=20) == 0
         finally:
@@ -164,7 +164,7 @@ def servers(path: Path) -> list[int]:
     found = []
     for pid in procfs.pids():
         with contextlib.suppress(ProcessLookupError):
-            if os.fsencode(path) in procfs.read(f"{pid}/cmdline").split(b"\0"):
+            if os.fsencode(path) in procfile.read(f"{pid}/cmdline").split(b"\0"):
                 found.append(pid)
     return found
 
@@ -177,7 +177,9 @@ def test_the_process_that_reads_the_log_socket_can_be_held(
     reader = Target([sys.executable, "-c", LOG_READER, str(socket)])
     try:
         command = ["unshare", "--mount", "sh", "-c", WITH_LOG, "-", dev, socket]
-        subprocess.run([*command, GCOREFS, "mount", unmounted.path], check=True, timeout=20)
+        subprocess.run(
+            text_of([*command, GCOREFS, "mount", unmounted.path]), check=True, timeout=20
+        )
         (server,) = servers(unmounted.path)
         seen = Path(f"/proc/{server}/root/{unmounted.path}")  # in its own namespace
         with opened(seen / str(reader.pid)) as fd:
@@ -204,12 +206,14 @@ def test_nobody_is_asked_for_names_while_a_process_is_held(
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-e", "trace=connect,sendto,openat", "-o", trace]
     subprocess.run(
-        [*strace, GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"], check=True, timeout=60
+        text_of([*strace, GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"]),
+        check=True,
+        timeout=60,
     )
     said = trace.read_text()
     assert "core" in said and "connect(" not in said and "sendto(" not in said
     command = [*strace, GCOREFS, "mount", "--foreground", unmounted.path]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
+    with subprocess.Popen(text_of(command), stderr=subprocess.DEVNULL) as tracer:
         try:
             eventually(unmounted.path.is_mount)
             before = len(trace.read_text())

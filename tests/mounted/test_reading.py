@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
     PAGE,
     eventually,
+    has_stopped,
     is_free,
     is_held,
     opened,
@@ -240,7 +242,7 @@ def test_every_open_after_a_close_is_a_new_stop(mount: Mount, spawn: Callable[..
     for number in (1, 2, 3):
         with opened(mount / target.pid) as fd:
             os.read(fd, 1)
-        eventually(lambda number=number: stops(mount, target.pid) == number)
+        eventually(partial(has_stopped, mount, target.pid, number))
         assert is_free(target.pid)
 
 

@@ -13,7 +13,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from gcorefs.process import procfs
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
 from tests.readers.debuggers import gdb, lldb
@@ -125,7 +125,7 @@ def test_a_piece_of_a_mapping_is_not_counted_as_a_mapping(
 ) -> None:
     mount = mount_with("user_memory=8")
     command = ["head", "-c", "64", mount / target.pid]
-    header = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    header = subprocess.run(text_of(command), capture_output=True, check=True, timeout=60).stdout
     (count,) = struct.unpack_from("<H", header, 56)
     assert count > 2 * PAGES
 
@@ -162,7 +162,7 @@ def test_of_a_tebibyte_only_what_was_touched_is_in_the_file(
 
 def words(core: Path, addresses: list[int]) -> list[int]:
     """What is at these addresses, by pyelftools.  There may be a million segments."""
-    found = []
+    found: list[int] = []
     with core.open("rb") as file:
         elf = ELFFile(file)
         loads = range(1, elf.num_segments())

@@ -11,7 +11,7 @@ import pytest
 
 from gcorefs.elfcore.vma import VmFlag, parse_smaps
 from gcorefs.process import procfs
-from tests.conftest import CFLAGS, TARGETS, Mount, Target
+from tests.conftest import CFLAGS, TARGETS, Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free, opened
 from tests.readers.debuggers import gdb_threads
 from tests.readers.test_stacks import assert_locals
@@ -43,7 +43,7 @@ def target(
     program = tmp_path / "threads"
     # Optimised, gcc loses track of the locals of an instrumented function.
     command = ["gcc", *CFLAGS, "-O0", f"-fsanitize={kind}", "-o", program, TARGETS / "threads.c"]
-    subprocess.run(command, check=True)
+    subprocess.run(text_of(command), check=True)
     monkeypatch.setenv(variable, options)
     # Where the kernel scatters mappings too far for the shadow, such a program does not start.
     target = Target(["setarch", "--addr-no-randomize", str(program), str(THREADS)])

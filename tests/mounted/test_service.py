@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GCOREFS, Mount
+from tests.conftest import GCOREFS, Mount, text_of
 from tests.mounted.conftest import UNIT, end, run
 
 
@@ -51,7 +51,7 @@ def test_readiness_is_told_after_the_mount_has_answered(
         listener.settimeout(20)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         command = [GCOREFS, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
-        with subprocess.Popen(command) as server:
+        with subprocess.Popen(text_of(command)) as server:
             try:
                 heard = []
                 while b"READY=1" not in heard:

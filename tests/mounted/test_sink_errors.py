@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process.errors import Reason
-from tests.conftest import GCOREFS, Target
+from tests.conftest import GCOREFS, Target, text_of
 from tests.mounted.conftest import assert_refused, gcorefs, is_free, is_held, run
 
 Serve = Callable[[str, int], Path]
@@ -126,7 +126,7 @@ def test_a_device_that_is_full_is_told(target: Target, words: list[str]) -> None
     with open("/dev/full", "wb") as full:
         command = [GCOREFS, "dump", str(target.pid), *words]
         result = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+            text_of(command), stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
         )
     assert is_free(target.pid)
     name = words[-1] if words == ["-o", "/dev/full"] else "standard output"
@@ -139,7 +139,7 @@ def test_a_pipe_that_is_closed_is_told(target: Target) -> None:
     try:
         command = [GCOREFS, "dump", str(target.pid)]
         result = subprocess.run(
-            command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+            text_of(command), stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
         )
     finally:
         os.close(writing)
@@ -155,14 +155,16 @@ def test_a_connection_that_is_reset_is_told(target: Target) -> None:
     with ours:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         command = [GCOREFS, "dump", str(target.pid)]
-        with subprocess.Popen(command, stdout=ours, stderr=subprocess.PIPE) as dumper:
+        with subprocess.Popen(
+            text_of(command), stdout=ours.fileno(), stderr=subprocess.PIPE
+        ) as dumper:
             assert theirs.recv(4, socket.MSG_WAITALL) == b"\x7fELF"
             # Closed at once and with data not read, it is a reset (tcp(7), socket(7) SO_LINGER).
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             theirs.close()
             _, said = dumper.communicate(timeout=60)
     assert is_free(target.pid)
-    result = subprocess.CompletedProcess(command, dumper.returncode, b"", said)
+    result = subprocess.CompletedProcess(text_of(command), dumper.returncode, b"", said)
     assert_told(result, "standard output", errno.ECONNRESET)
 
 
@@ -207,12 +209,12 @@ def test_an_error_of_reading_is_not_the_sink_s(spawn: Callable[..., Target]) -> 
     target = spawn("reserve", 1, 20000)
     command = [GCOREFS, "dump", str(target.pid)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe) as dumper:
+    with subprocess.Popen(text_of(command), stdout=pipe, stderr=pipe) as dumper:
         assert dumper.stdout is not None
         assert dumper.stdout.read(4) == b"\x7fELF"
         target.kill()
         _, said = dumper.communicate(timeout=60)
-    result = subprocess.CompletedProcess(command, dumper.returncode, b"", said)
+    result = subprocess.CompletedProcess(text_of(command), dumper.returncode, b"", said)
     assert_refused(result, f"Error: process {target.pid}: {Reason.DIED.text}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import eventually, opened, run, running
 from tests.mounted.test_workloads import AS_POSTGRES, POSTGRES, WORKLOADS
 
@@ -176,7 +176,7 @@ def postgres(tmp: Path) -> Iterator[int]:
         "-c",
         "listen_addresses=",
     ]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(text_of(command), stderr=subprocess.DEVNULL) as server:
         try:
             ready = (*AS_POSTGRES, POSTGRES / "pg_isready", "-h", tmp)
             eventually(lambda: run(*ready).returncode == 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import GCOREFS, Mount, Target
+from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     NOBODY,
     assert_refused,
@@ -165,7 +165,7 @@ def test_a_user_sees_only_what_they_opened(
         stack.callback(nobodys.kill)
         eventually(lambda: Path(f"/proc/{nobodys.pid}/comm").read_text() == "sleep\n")
         tail = [*user(NOBODY), "tail", "-f", mount / nobodys.pid]
-        reader = stack.enter_context(subprocess.Popen(tail, stdout=subprocess.DEVNULL))
+        reader = stack.enter_context(subprocess.Popen(text_of(tail), stdout=subprocess.DEVNULL))
         stack.callback(reader.kill)
         eventually(lambda: len(status(mount, *user(NOBODY))) == 1)
         with opened(mount / roots.pid), opened(mount / nobodys.pid):

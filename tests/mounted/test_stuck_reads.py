@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from gcorefs.process import procfs
+from gcorefs.process import procfile, procfs
 from tests.conftest import Mount, Target, wait_until_gone
 from tests.mounted.conftest import (
     assert_refused,
@@ -112,7 +112,7 @@ def stuck_threads(server: int) -> int:
     waiting = 0
     for tid in procfs.tids(server):
         with contextlib.suppress(ProcessLookupError):
-            waiting += procfs.read(f"{server}/task/{tid}/wchan") == b"folio_wait_bit_common"
+            waiting += procfile.read(f"{server}/task/{tid}/wchan") == b"folio_wait_bit_common"
     return waiting
 
 

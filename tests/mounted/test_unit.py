@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.process import procfile, procfs
 from tests.conftest import Target
 from tests.mounted import deeds, uses
-from tests.mounted.conftest import eventually
+from tests.mounted.conftest import UNIT, eventually
 from tests.mounted.machine import Machine, boot
 from tests.mounted.test_capabilities import NUMBERS, granted
-from tests.mounted.test_service import UNIT
 
 MOUNT = "/mnt/gcore"
 
@@ -112,16 +111,16 @@ def test_it_has_what_the_unit_grants_and_no_more(service: Service) -> None:
     assert names == [sum(1 << NUMBERS[name] for name in granted())] * 3
     assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
     assert (status["NoNewPrivs"], status["Seccomp"], status["Umask"]) == (b"1", b"2", b"0077")
-    limits = procfs.read(f"{service.server}/limits").decode()
+    limits = procfile.read(f"{service.server}/limits").decode()
     soft_and_hard = dict(re.findall(r"^(Max .*?)  +(\S+ +\S+)", limits, re.MULTILINE))
     assert soft_and_hard["Max core file size"].split() == ["0", "0"]
-    assert int(procfs.read(f"{service.server}/coredump_filter"), 16) == 0
+    assert int(procfile.read(f"{service.server}/coredump_filter"), 16) == 0
 
 
 def test_it_is_killed_before_the_processes_that_it_looks_at(service: Service, held: Target) -> None:
     # The target's pid is that of the machine.
     theirs = service.machine.run("cat", f"/proc/{held.pid}/oom_score_adj")
-    assert int(theirs.stdout) < int(procfs.read(f"{service.server}/oom_score_adj")) == 1000
+    assert int(theirs.stdout) < int(procfile.read(f"{service.server}/oom_score_adj")) == 1000
     os.kill(service.server, signal.SIGKILL)  # as the kernel does: held runs on (see its fixture)
     eventually(lambda: service.show("NRestarts") == "1" and service.is_mounted)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import GCOREFS, Mount, Target
+from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
 
@@ -36,7 +36,7 @@ def test_a_whole_copy_leaves_untouched_memory_untouched(
             assert copy.wait(timeout=100) == 0
     else:
         command = [GCOREFS, "dump", str(target.pid), "-o", "/dev/null"]
-        assert subprocess.run(command, check=False, timeout=100).returncode == 0
+        assert subprocess.run(text_of(command), check=False, timeout=100).returncode == 0
     eventually(lambda: is_free(target.pid))
     assert footprint(target.pid) == before
     assert target.ask("shmem") == target.truth["shmem"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import GCOREFS
+from tests.conftest import GCOREFS, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
@@ -49,7 +49,7 @@ class UsersMount:
         words = [GCOREFS, "mount", "--foreground", "--log-file", self.log]
         words += ["-o", options] if options else []
         command = ["unshare", "--mount", "sh", "-c", SETUP, "-", folder, hidepid, *AS_NOBODY]
-        self.server = subprocess.Popen([*command, *words, self.path])
+        self.server = subprocess.Popen(text_of(text_of([*command, *words, self.path])))
         eventually(lambda: "mounted at" in self.log.read_text())
 
     def run(self, *words: object) -> "subprocess.CompletedProcess[bytes]":

@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import Mount, Target
+from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import eventually, run
 
 WORKLOADS = Path(__file__).parent.parent / "workloads"
@@ -35,7 +35,7 @@ def copy(source: Path, core: Path) -> None:
     subprocess.run(["cp", source, core], check=True, timeout=60)
 
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[Path], list[object]]] = {
     "python": lambda tmp: [sys.executable, WORKLOADS / "work.py"],
     "node": lambda tmp: ["node", WORKLOADS / "work.js", tmp / "node.sock"],
     "java": lambda tmp: ["java", "-Xmx64m", WORKLOADS / "Work.java"],
@@ -46,7 +46,9 @@ PROGRAMS = {
 def built_go(tmp: Path) -> Path:
     program = tmp / "work"
     command = ["go", "build", "-o", program, WORKLOADS / "work.go"]
-    subprocess.run(command, check=True, env=os.environ | {"CGO_ENABLED": "0", "GOFLAGS": ""})
+    subprocess.run(
+        text_of(command), check=True, env=os.environ | {"CGO_ENABLED": "0", "GOFLAGS": ""}
+    )
     return program
 
 
@@ -109,7 +111,7 @@ def test_redis_under_load_does_not_notice(mount: Mount, core: Path, tmp_path: Pa
                 break
         command = ["redis-benchmark", "-s", place, "-t", "set,get,lpush", "-r", "10000", "-q", "-l"]
         load = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            text_of(command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         for _ in range(DUMPS):
             copy(mount / server.pid, core)
@@ -142,7 +144,7 @@ def postgres(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     words = [word for setting in settings for word in ("-c", setting)]
     command = [*AS_POSTGRES, POSTGRES / "postgres", "-D", data, "-k", tmp_path, *words]
     with (tmp_path / "postgres.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+        server = subprocess.Popen(text_of(command), stdout=log, stderr=log)
     try:
         eventually(
             lambda: run(*AS_POSTGRES, POSTGRES / "pg_isready", "-h", tmp_path).returncode == 0
@@ -180,7 +182,7 @@ def test_postgres_under_load_does_not_notice(
     clients = 4
     command = [*AS_POSTGRES, POSTGRES / "pgbench", "-h", tmp_path, "-n", "-c", str(clients)]
     load = subprocess.Popen(
-        [*command, "-t", str(TRANSACTIONS), "postgres"],
+        text_of([*command, "-t", str(TRANSACTIONS), "postgres"]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

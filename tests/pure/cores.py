@@ -7,7 +7,7 @@ from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, Provenance
 from gcorefs.elfcore.regsets import X86_64
 from gcorefs.elfcore.segments import Segment, load
-from gcorefs.elfcore.vma import Kind, Vma
+from gcorefs.elfcore.vma import Kind, Vma, VmFlag
 
 INFO = ProcessInfo(
     pid=7, ids=ProcessIds(1, 2, 3), state="S", nice=0, flags=0, uid=1000, gid=1001,
@@ -16,7 +16,7 @@ INFO = ProcessInfo(
 
 
 def mapped(start: int, end: int, offset: int = 0) -> Vma:
-    return Vma(start, end, Kind(4, "08:01", 1, b"", frozenset()), offset, 0, 0)
+    return Vma(start, end, Kind(4, "08:01", 1, b"", VmFlag.NONE), offset, 0, 0)
 
 
 def account_of(

@@ -152,7 +152,7 @@ def regset(note: int) -> Regset:
 
 def test_it_is_not_offered_to_anybody() -> None:
     assert AARCH64 not in MACHINES.values()
-    assert "aarch64" not in MACHINES
+    assert "aarch64" not in {name for name, _ in MACHINES}
 
 
 def test_the_structures_are_as_large_as_the_kernel_s() -> None:

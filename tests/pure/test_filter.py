@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -128,7 +129,7 @@ def _kinds() -> Iterator[Kind]:
         (SWAPPED, True, 1 << 0),
         (SWAPPED, False, 0),  # the file's own swap
     ):
-        rest = {"whole": 1 << 2 | anonymous, "swapped_out": swapped_out}
+        rest: dict[str, Any] = {"whole": 1 << 2 | anonymous, "swapped_out": swapped_out}
         for unlinked in (False, True):
             at_start = _vma(**FILE, **pages)
             yield Kind(at_start, unlinked, True, first_page=1 << 4, **rest)
@@ -147,7 +148,12 @@ def _dax() -> Iterator[Kind]:
     for flags, pages in product(((), ("io",)), ({}, WRITTEN, SWAPPED)):
         for unlinked, swapped_out in product((False, True), repeat=2):
             why = LeftOut.IO if flags else LeftOut.FILTER
-            rest = {"program": True, "dax": True, "swapped_out": swapped_out, "why": why}
+            rest: dict[str, Any] = {
+                "program": True,
+                "dax": True,
+                "swapped_out": swapped_out,
+                "why": why,
+            }
             yield Kind(_vma(*flags, **FILE, **pages), unlinked, whole=1 << 7, **rest)
             yield Kind(_vma("sh", *flags, **FILE, **pages), unlinked, whole=1 << 8, **rest)
     yield Kind(_vma("dd", **FILE), dax=True, why=LeftOut.DONTDUMP)
@@ -155,7 +161,7 @@ def _dax() -> Iterator[Kind]:
 
 def _untouched() -> Iterator[Kind]:
     """Private anonymous memory without pages of its own."""
-    untouched = {"why": LeftOut.UNTOUCHED}
+    untouched: dict[str, Any] = {"why": LeftOut.UNTOUCHED}
     yield Kind(_vma(), huge_zero_page=True, **untouched)
     yield Kind(_vma("gu"), whole=1 << 0, **untouched)
     for start, size, fits in (

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -106,7 +107,8 @@ def file(number: int, path: bytes, pages: int = 1) -> tuple[Vma, bytes]:
 def reserved(start: int, pages: int) -> Segment:
     """A mapping in which nothing was ever touched."""
     borders = (array("Q", [at * PAGE_SIZE]) for at in (start, start + pages))
-    return replace(page(start, pages=pages), **dict(zip(HOLES, borders, strict=True)))
+    holes: dict[str, Any] = dict(zip(HOLES, borders, strict=True))
+    return replace(page(start, pages=pages), **holes)
 
 
 HOLES = ("hole_starts", "hole_ends")

@@ -78,7 +78,8 @@ class Thread:
         if "fs_base" in self.status:
             return self.status["fs_base"]
         entries = struct.iter_unpack("<4I", self.regsets[X86_TLS])  # struct user_desc
-        return next(base for number, base, *_ in entries if number == self.status["gs"] >> 3)
+        selected = self.status["gs"] >> 3
+        return next(int(base) for number, base, *_ in entries if number == selected)
 
 
 class Core:

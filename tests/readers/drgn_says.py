@@ -17,7 +17,8 @@ def variables(frame: drgn.StackFrame) -> dict[str, int]:
 
 def memory(program: drgn.Program, where: str) -> str:
     address, _, length = where.partition(":")
-    return program.read(int(address, 16), int(length)).hex()
+    found: bytes = program.read(int(address, 16), int(length))
+    return found.hex()
 
 
 program = drgn.get_default_prog()

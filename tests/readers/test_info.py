@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import GCOREFS, TARGETS, Target, wait_until_asleep, wait_until_gone
+from tests.conftest import GCOREFS, TARGETS, Target, text_of, wait_until_asleep, wait_until_gone
 from tests.readers.corefile import Core
 
 
 def info(*words: object) -> str:
     command = [GCOREFS, "info", *map(str, words)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(
+        text_of(command), capture_output=True, text=True, timeout=60, check=True
+    )
     assert result.stderr == ""
     return result.stdout
 

@@ -96,9 +96,10 @@ def lose(request: pytest.FixtureRequest, library: Path) -> Lose:
         if folder.exists():
             subprocess.run(["umount", "--lazy", folder], check=True)
 
-    if request.param is move_away:
+    deed: Callable[[Path], None] = request.param
+    if deed is move_away:
         request.addfinalizer(undo)
-    return request.param
+    return deed
 
 
 def assert_holds_code(path: Path, span: tuple[int, int], expected: bytes) -> None:

@@ -12,10 +12,10 @@ import threading
 arrived = threading.Semaphore(0)
 never = threading.Lock()
 never.acquire()
-threads = []
+threads: list[dict[str, object]] = []
 
 
-def inner(number, canaries):
+def inner(number: int, canaries: dict[str, object]) -> int:
     inner_canary = 1_000_000 * number + 7
     threads.append(
         {
@@ -29,13 +29,13 @@ def inner(number, canaries):
         return inner_canary
 
 
-def middle(number, canaries):
+def middle(number: int, canaries: dict[str, object]) -> str:
     middle_canary = f"middle of {number}"
     inner(number, {**canaries, "middle": middle_canary})
     return middle_canary
 
 
-def outer(number):
+def outer(number: int) -> list[int]:
     outer_canary = [number, number + 1]
     middle(number, {"outer": outer_canary})
     return outer_canary

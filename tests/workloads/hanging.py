@@ -13,6 +13,7 @@ import sys
 
 import pyfuse3
 import trio
+from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, RequestContext
 
 PAGE = 4096
 PAGES = 1024
@@ -32,7 +33,9 @@ class Server(pyfuse3.Operations):
         super().__init__()
         self.is_silent = False
 
-    async def getattr(self, inode, ctx=None):
+    async def getattr(
+        self, inode: InodeT, ctx: RequestContext | None = None
+    ) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode
         entry.st_mode = stat.S_IFREG | 0o644 if inode == FILE else stat.S_IFDIR | 0o755
@@ -41,15 +44,17 @@ class Server(pyfuse3.Operations):
         entry.attr_timeout = entry.entry_timeout = 1e6
         return entry
 
-    async def lookup(self, parent_inode, name, ctx=None):
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext | None = None
+    ) -> pyfuse3.EntryAttributes:
         if name != b"library":
             raise pyfuse3.FUSEError(errno.ENOENT)
         return await self.getattr(FILE)
 
-    async def open(self, inode, flags, ctx):
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
         return pyfuse3.FileInfo(fh=inode)
 
-    async def read(self, fh, off, size):
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         if self.is_silent:
             await trio.sleep_forever()
         return CONTENT[off : off + size]

@@ -11,13 +11,16 @@ import socket
 import sys
 import threading
 import zlib
+from collections.abc import Callable
+
+Turn = Callable[[], None]
 
 errors: list[str] = []
 work = [0] * 8
 
 
-def checked(number, body):
-    def run():
+def checked(number: int, body: Turn) -> None:
+    def run() -> None:
         try:
             for _ in iter(int, 1):
                 body()
@@ -28,20 +31,20 @@ def checked(number, body):
     threading.Thread(target=run, daemon=True).start()
 
 
-def echo(timeout):
+def echo(timeout: float | None) -> tuple[Turn, Turn]:
     """A pair of threads that send each other a block and compare."""
     near, far = socket.socketpair()
     near.settimeout(timeout)
     far.settimeout(timeout)
     block = os.urandom(60_000)
 
-    def server():
+    def server() -> None:
         data = b""
         while len(data) < len(block):
             data += far.recv(65536)
         far.sendall(data)
 
-    def client():
+    def client() -> None:
         near.sendall(block)
         data = b""
         while len(data) < len(block):
@@ -51,12 +54,12 @@ def echo(timeout):
     return server, client
 
 
-def poller():
+def poller() -> Turn:
     reading, writing = os.pipe()
     epoll = select.epoll()
     epoll.register(reading, select.EPOLLIN)
 
-    def turn():
+    def turn() -> None:
         assert epoll.poll(0.001) == []
         os.write(writing, b"x")
         assert epoll.poll(60) == [(reading, select.EPOLLIN)]
@@ -65,23 +68,23 @@ def poller():
     return turn
 
 
-def compute():
+def compute() -> Turn:
     data = os.urandom(1 << 20)
     total = zlib.crc32(data)
 
-    def turn():
+    def turn() -> None:
         assert zlib.crc32(data) == total
 
     return turn
 
 
-def consumer():
-    waiting = queue.Queue(1)
+def consumer() -> tuple[Turn, Turn]:
+    waiting: queue.Queue[int] = queue.Queue(1)
 
-    def produce():
+    def produce() -> None:
         waiting.put(1, timeout=60)
 
-    def consume():
+    def consume() -> None:
         assert waiting.get(timeout=60) == 1
 
     return produce, consume
