@@ -4,6 +4,7 @@ Every plot brings its own white ground, for pages that are dark.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,25 @@ OURS, RIVAL, CEILING, OTHER, LAST = "#0072b2", "#d55e00", "#7f7f7f", "#009e73", 
 SPARE = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442")
 MARKERS = "osDv^x"
 
-STYLE = {
-    "svg.fonttype": "none",  # words stay words
-    "svg.hashsalt": "gcorefs",  # the same values make the same file
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-}
+STYLE = partial(
+    mpl.rc_context,
+    {
+        "svg.fonttype": "none",  # words stay words
+        "svg.hashsalt": "gcorefs",  # the same values make the same file
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "grid.color": "#dddddd",
+    },
+)
 
 
 def draw(topic: Topic, kept: dict[str, Any], folder: Path) -> None:
     """The plot of a topic, where it has one, beside its figures."""
     if topic.name not in PLOTS:
         return
-    with mpl.rc_context(STYLE):
+    with STYLE():
         canvas = Canvas(figsize=(8, 4.2), layout="constrained", facecolor="white")
         axes = canvas.add_subplot()
         PLOTS[topic.name](topic, axes)
