@@ -3,7 +3,43 @@ per-thread forms of the credential calls, and CPUID.
 
 Two ways into libc.  A call through CDLL lets go of the interpreter lock and must win it
 back: 1,000 threads took 16 ms to stop alone and 11 s beside one busy Python thread.  A call
-through PyDLL keeps it.  So what cannot sleep goes through PyDLL, what can through CDLL.
+through PyDLL keeps it.  A call that keeps it and sleeps stops every thread of ours, the event
+loop among them.  So a call goes through PyDLL only where it sleeps on nothing that another user
+can hold.  What each call sleeps on, by the function of the kernel:
+
+These let go of the interpreter lock.  Whoever makes them waits for the answer under a bound
+(mount/listing.py, mount/stops.py, cli/stopping.py), and a thread that hangs stays counted:
+- PTRACE_SEIZE: cred_guard_mutex of the process, which an execve(2) of it holds for as long as a
+  file server likes (kernel/ptrace.c, ptrace_attach; fs/exec.c, begin_new_exec).
+- get_robust_list(2): exec_update_lock, in the same way (kernel/futex/syscalls.c,
+  futex_get_robust_list_common, since Linux 6.18).
+- process_vm_readv(2): exec_update_lock (kernel/fork.c, mm_access), mmap_lock of the process, and
+  the pages that somebody has to bring (mm/process_vm_access.c, process_vm_rw_single_vec).
+- statx(2) of a link in map_files: exec_update_lock and mmap_lock (fs/proc/base.c,
+  map_files_d_revalidate).
+- open(2) and read(2) of a file of /proc: the lock of the directory, which a reader of it holds
+  while its own buffer is brought (fs/readdir.c, iterate_dir); exec_update_lock and mmap_lock
+  (fs/proc/task_mmu.c, m_start); and the last user of an address space frees it and its files
+  (kernel/fork.c, mmput).  status takes neither lock.
+- fopen(3) and its like: as open(2) and read(2).
+- madvise(2), MADV_POPULATE_WRITE: our own memory, but it takes long.
+
+These keep it, and sleep on our own memory at most, which nobody else holds:
+- PTRACE_INTERRUPT: a spin lock (kernel/ptrace.c, ptrace_request, lock_task_sighand).
+- Every other request of ptrace(2): until a tracee that has stopped has left its processor
+  (ptrace_check_attach, wait_task_inactive).  Register sets, signal masks, queued signals and a
+  word of struct user are in the kernel's own memory; no request here reads the tracee's.
+- PTRACE_DETACH: tasklist_lock, a spin lock (ptrace_detach).
+- wait4(2) and waitid(2) with WNOHANG: tasklist_lock, and what is left of a thread that is dead
+  (kernel/exit.c, wait_consider_task, release_task).  Its memory and files went before.
+- close(2) of a file of /proc: nothing (fs/proc/base.c has no flush; fs/seq_file.c,
+  single_release).
+- setgroups(2), setresuid(2), setresgid(2), capset(2): nothing (kernel/cred.c, commit_creds).
+- memfd_secret(2), mmap(2), munmap(2): our own mmap_lock.
+
+Python's own calls let go of it as well: os.open, os.read, os.preadv, os.stat, os.listdir,
+os.readlink, os.lseek, os.close, os.waitid, fcntl.ioctl.  os.getpgid keeps it, and does not sleep
+(kernel/sys.c, do_getpgid).
 
 Each function raises OSError with the errno of the call.
 """
@@ -13,6 +49,7 @@ import errno
 import functools
 import mmap
 import os
+import re
 import struct
 import threading
 from array import array
@@ -222,13 +259,14 @@ def get_signal_mask(tid: int) -> int:
 
 
 _SYS_GET_ROBUST_LIST = 274  # x86-64
-_get_robust_list = _quick["syscall"]
+_get_robust_list = _sleeping["syscall"]
 
 
 def has_robust_list(tid: int) -> bool:
     """True where a thread has told the kernel of its robust locks, as libc does for each.
 
-    A worker of the kernel's never has (get_robust_list(2)).  False where we may not know.
+    A worker of the kernel's never has (get_robust_list(2)).  False where we may not know.  Sleeps
+    while the process is in execve(2) (exec_update_lock).
     """
     answers = _answers
     result = _get_robust_list(_SYS_GET_ROBUST_LIST, tid, answers.to_head, answers.to_length)
@@ -250,8 +288,9 @@ def get_pending(tid: int) -> int:
     return found
 
 
-_open = _quick["open"]
-_read = _quick["read"]
+_SECCOMP = re.compile(rb"\nSeccomp:\t(\d)")  # proc(5): 2 is a filter
+_open = _sleeping["open"]
+_read = _sleeping["read"]
 _read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _read.restype = ctypes.c_ssize_t
 _close = _quick["close"]
@@ -260,8 +299,8 @@ _close = _quick["close"]
 def has_seccomp_filter(tid: int) -> bool:
     """True where a filter judges the system calls of this thread.  ESRCH.
 
-    From /proc/TID/status, which does not sleep: PTRACE_SECCOMP_GET_FILTER refuses a tracer that
-    has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
+    From /proc/TID/status, which takes no lock of the process: PTRACE_SECCOMP_GET_FILTER refuses a
+    tracer that has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
     """
     buffer = ctypes.create_string_buffer(8192)
     fd = _open(f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
@@ -275,9 +314,12 @@ def has_seccomp_filter(tid: int) -> bool:
         # In pieces: the groups stand before it, and may be tens of thousands.
         while (count := _read(fd, buffer, len(buffer))) > 0:
             text += ctypes.string_at(buffer, count)
+            if _SECCOMP.search(text):  # the next read would only say that this is the end
+                break
     finally:
         _close(fd)
-    return count < 0 or b"\nSeccomp:\t2" in text
+    found = _SECCOMP.search(text)
+    return count < 0 or (found is not None and found[1] == b"2")
 
 
 _PEEK = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL | WNOTHREAD

@@ -296,12 +296,12 @@ class Pause:
 def paused(
     mount_with: Callable[..., Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Mount]]:
-    """Make a mount, with options, whose server waits in places."""
+    """Make a mount, with options, whose server waits in places, and runs `first` at its start."""
     made: list[Pause] = []
 
-    def make(*pauses: Pause, options: str = "allow_other") -> Mount:
+    def make(*pauses: Pause, options: str = "allow_other", first: str = "") -> Mount:
         made.extend(pauses)
-        code = PAUSE + "".join(pause.code(tmp_path) for pause in pauses)
+        code = first + PAUSE + "".join(pause.code(tmp_path) for pause in pauses)
         (tmp_path / "sitecustomize.py").write_text(code)
         with monkeypatch.context() as patch:
             patch.setenv("PYTHONPATH", str(tmp_path))

@@ -52,6 +52,17 @@ class Server:
     def silent(self) -> None:
         assert self._target.ask("hush") == {"hushed": 1}
 
+    def hold(self) -> None:
+        assert self._target.ask("hold") == {"held": 1}
+
+    def closing(self) -> int:
+        """How many closes of files are not answered yet."""
+        return int(self._target.ask("closing")["closing"])
+
+    def let(self) -> int:
+        """How many closes of files are answered now that were not before."""
+        return int(self._target.ask("let")["let"])
+
     def stopped(self) -> None:
         self._target.popen.send_signal(signal.SIGSTOP)
         eventually(lambda: procfs.stat(self._target.pid).state == "T")

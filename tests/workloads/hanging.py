@@ -2,7 +2,9 @@
 
 It serves one file, "library", which begins as an ELF file does; each page holds its own
 number, after that.  First line: {"pid": P}.  To "hush" on standard input it says {"hushed": 1}
-and answers no read from then on.
+and answers no read from then on.  To "hold" it says {"held": 1} and answers no close (FUSE_FLUSH)
+until it is told to "let" them go.  It says {"let": N} then, and {"closing": N} to "closing": how
+many wait.
 """
 
 import errno
@@ -32,6 +34,9 @@ class Server(pyfuse3.Operations):
     def __init__(self) -> None:
         super().__init__()
         self.is_silent = False
+        self.may_close = trio.Event()
+        self.may_close.set()
+        self.closing = 0
 
     async def getattr(
         self, inode: InodeT, ctx: RequestContext | None = None
@@ -59,6 +64,11 @@ class Server(pyfuse3.Operations):
             await trio.sleep_forever()
         return CONTENT[off : off + size]
 
+    async def flush(self, fh: pyfuse3.FileHandleT) -> None:
+        self.closing += 1
+        await self.may_close.wait()
+        self.closing -= 1
+
 
 async def obey(server: Server) -> None:
     print(json.dumps({"pid": os.getpid()}), flush=True)
@@ -66,6 +76,14 @@ async def obey(server: Server) -> None:
         if line == "hush\n":
             server.is_silent = True
             print(json.dumps({"hushed": 1}), flush=True)
+        elif line == "hold\n":
+            server.may_close = trio.Event()
+            print(json.dumps({"held": 1}), flush=True)
+        elif line == "closing\n":
+            print(json.dumps({"closing": server.closing}), flush=True)
+        elif line == "let\n":
+            server.may_close.set()
+            print(json.dumps({"let": server.closing}), flush=True)
 
 
 async def main() -> None:
@@ -77,6 +95,6 @@ async def main() -> None:
 
 if __name__ == "__main__":
     server = Server()
-    pyfuse3.init(server, sys.argv[1], {"fsname=hanging"})
+    pyfuse3.init(server, sys.argv[1], {"fsname=hanging", "allow_other"})
     trio.run(main)
     pyfuse3.close()

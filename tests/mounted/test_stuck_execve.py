@@ -1,0 +1,103 @@
+"""An execve(2) that does not end, because a file server of the same user does not answer the close
+of a file, holds up nobody but its own process.
+
+The kernel closes what is close-on-exec with exec_update_lock and cred_guard_mutex held
+(fs/exec.c, begin_new_exec), and closing a file of FUSE waits for its server.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from gcorefs.process import procfile, procfs
+from tests.conftest import Mount, Target
+from tests.mounted.conftest import (
+    PAGE,
+    Pause,
+    errno_of,
+    eventually,
+    is_free,
+    offset_of,
+    opened,
+    run,
+)
+from tests.mounted.test_meanwhile import AS_USER
+from tests.mounted.test_stuck_reads import Server
+
+SOONER = "import gcorefs.snapshot\n\ngcorefs.snapshot.TAKE_TIMEOUT = 5.0\n"
+"""Twenty seconds for a stop that cannot end are more than a test needs."""
+
+WAITS = {b"futex_get_robust_list_common", b"ptrace_attach"}
+"""Functions of the kernel in which the tracer waits for the execve, by version."""
+
+LOOKS = 20
+PATIENCE = 60.0
+"""Seconds until a server that stands still may go on, so that the test ends: it has failed."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "hanging")
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def stop() -> Pause:
+    """Everything has been asked, and nobody is stopped yet."""
+    return Pause("gcorefs.process.tracer", "Tracer.start")
+
+
+@contextlib.contextmanager
+def let_at_last(server: Server) -> Iterator[None]:
+    timer = Timer(PATIENCE, server.let)
+    timer.start()
+    yield
+    timer.cancel()
+
+
+def wchans(pid: int) -> set[bytes]:
+    """In which functions of the kernel its threads sleep."""
+    return {procfile.read(f"{pid}/task/{tid}/wchan") for tid in procfs.tids(pid)}
+
+
+def test_an_execve_that_waits_for_a_file_server_holds_up_nobody_else(
+    paused: Callable[..., Mount],
+    stop: Pause,
+    spawn: Callable[..., Target],
+    server: Server,
+    build: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    mount = paused(stop, first=SOONER)
+    daemon = mount.server
+    target, other = spawn("identity", *AS_USER), spawn("mapper")
+    start = int(other.ask(f"map /dev/zero {PAGE} 0")["start"], 16)
+    other.ask(f"poke {start:x}")
+    mount.expect(f"process {target.pid}: its memory could not be read in time (it could not be")
+    program = shutil.copy(build("identity"), tmp_path)  # where every user reaches it
+    assert target.ask(f"open {server.library}")["ours"] == 0
+    server.hold()
+    with let_at_last(server), opened(mount / target.pid) as fd:
+        stop.wait()
+        target.tell(f"exec {program}")
+        eventually(lambda: server.closing() == 1)
+        stop.end()
+        eventually(lambda: bool(WAITS & wchans(daemon)))
+        for _ in range(LOOKS):
+            assert str(other.pid).encode() in run("ls", "-f", mount.path).stdout.split()
+            assert run("stat", "-c", "%F", mount / other.pid).stdout == b"regular file\n"
+            header = run("head", "-c", 64 * PAGE, mount / other.pid).stdout
+            page = offset_of(header, start) // PAGE
+            dd = run("dd", f"if={mount / other.pid}", f"bs={PAGE}", f"skip={page}", "count=1")
+            assert dd.stdout == start.to_bytes(8, "little") + bytes(PAGE - 8)
+        assert errno_of(lambda: os.pread(fd, 4, 0)) == errno.EIO
+    assert server.let() == 1
+    assert target.line() == {"pid": target.pid}
+    eventually(lambda: is_free(target.pid))
