@@ -135,6 +135,7 @@ class Snapshot:
         self._room = room
         self._copy: Copy | None = None  # to be filled
         self._kept: Copy | None = None  # filled, in place of the memory
+        self._past: Copy | None = None  # let go, until `close` frees it
         self.was_copied = False
         """The memory was copied, and the process let go."""
         self._finishing: Future[None] | None = None  # what was left of the header for later
@@ -445,25 +446,33 @@ class Snapshot:
             self._read_zeros(zeros)
         return len(buffer)
 
-    def read_at_once(self, offset: int, buffer: memoryview) -> bool:
-        """Fill `buffer`, all of it before the end of the file, where that takes no waiting.
+    def read_here(self, offset: int, buffer: memoryview) -> bool:
+        """Fill `buffer`, all of it before the end of the file, where nobody has to be asked for it:
+        of the header, or zeros.
 
-        That is one piece of the file, and memory that is in the page tables now.  False: nothing
-        was read, or not all, and `read_into` is to be asked.  EIO as there.
+        False: it was not filled, and others are to be asked.  EIO as in `read_into`.
         """
-        layout, memory = self.layout, self._memory
+        layout = self.layout
         if offset + len(buffer) <= layout.memory_offset:
             is_coming = self._finishing is not None and not self._finishing.done()
             if is_coming and offset + len(buffer) > layout.notes_offset:
                 return False
             self._read_header(offset, buffer)
             return True
-        address = layout.address(offset, len(buffer))
-        if address is None or memory is None:
+        if layout.address(offset, len(buffer)) != ZEROS:
             return False
-        if address == ZEROS:
-            self._read_zeros(buffer)
-            return True
+        self._read_zeros(buffer)
+        return True
+
+    def read_at_once(self, offset: int, buffer: memoryview) -> bool:
+        """Fill `buffer`, all of it before the end of the file, from one piece of memory that is in
+        the page tables now.  For a thread: it waits for mmap_lock of the process.
+
+        False: nothing was read, or not all, and `read_into` is to be asked.  EIO as there.
+        """
+        address, memory = self.layout.address(offset, len(buffer)), self._memory
+        if address is None or address == ZEROS or memory is None:
+            return False
         return memory.read_at_once(address, buffer)
 
     def _read_header(self, offset: int, buffer: memoryview) -> None:
@@ -505,7 +514,8 @@ class Snapshot:
         was still to be made, are EIO from here on."""
         with self._lock:
             self._let_go = True
-            self._kept = None
+            # Not freed here: that takes long, and this may be the event loop.
+            self._past, self._kept = self._kept or self._past, None
         self._tracer.release()
 
     def forget(self) -> None:
@@ -521,6 +531,7 @@ class Snapshot:
         self.let_go()
         self._memory = None
         self._copy = None
+        self._past = None
         self._tracer.join()
 
 

@@ -9,9 +9,10 @@ refusals  what the log has of those whom nobody lets in
 inodes   one inode is one process, as long as its bytes do not change under it
 listing  what ls shows of a process, without stopping it
 door     who may open
+errands  what the event loop has another thread do, and waits for in place
 buffers  what replies are made in
 readahead  so that a reader that goes forward finds its bytes waiting
-reading  the ways in which bytes come: they lie here, at once, or by a thread
+reading  the ways in which bytes come: they lie here, are an errand, or read by a thread
 stops    one stop, shared by every handle of an inode; lets forgotten processes go
 held     every stop of the mount: who begins one, who joins it, what becomes of it
 control  the mount's own files: what is held, and a way to let it go

@@ -34,15 +34,20 @@ class Buffers:
         if free:
             self._kept -= size
             return free.pop()
-        store = mmap.mmap(-1, size)
-        if size >= _HUGE_PAGE:
-            # A seventh faster to fill and to send, where the kernel has any to spare.
-            with contextlib.suppress(OSError):  # EINVAL: it was built without
-                store.madvise(mmap.MADV_HUGEPAGE)
-        return store
+        return fresh(size)
 
     def give_back(self, store: mmap.mmap) -> None:
         """Nobody writes into it any more."""
         if self._kept + len(store) <= _MOST_KEPT:
             self._kept += len(store)
             self._free[len(store)].append(store)
+
+
+def fresh(size: int) -> mmap.mmap:
+    """So many bytes on page borders, zeros."""
+    store = mmap.mmap(-1, size)
+    if size >= _HUGE_PAGE:
+        # A seventh faster to fill and to send, where the kernel has any to spare.
+        with contextlib.suppress(OSError):  # EINVAL: it was built without
+            store.madvise(mmap.MADV_HUGEPAGE)
+    return store

@@ -1,19 +1,21 @@
-"""The ways in which bytes of one stop come: they lie here, are read at once, or by a thread.
+"""The ways in which bytes of one stop come: they lie here, are an errand, or read by a thread.
 
 Rules of this file:
 - A read never waits without a bound.
-- The event loop reads what needs no waiting and nothing else; for a random page, the way to a
-  thread and back took ten times as long as the page.
+- The event loop has what lies here, and asks nothing of another process.  One random page is an
+  errand (errands.py), for which it waits in place.
 - What is given is good until the event loop turns: a reply is made as soon as a handler
   returns, and most of them in one place.
 - A thread that is given up goes on writing, so it writes where nobody looks.
 """
 
 import contextlib
+from functools import partial
 
 import trio
 
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
+from gcorefs.mount.errands import Errand, Errands
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limiters
 from gcorefs.mount.readahead import ReadAhead
@@ -29,14 +31,20 @@ _MOST_READS = 8
 class Reading:
     """The bytes of `snapshot`, which is ready.  Offsets and lengths lie within its file."""
 
-    def __init__(self, snapshot: Snapshot, buffers: Buffers, waits: Limiters) -> None:
-        """`waits`: threads that wait for one server of mapped files."""
+    def __init__(
+        self, snapshot: Snapshot, uid: int, buffers: Buffers, errands: Errands, waits: Limiters
+    ) -> None:
+        """`uid`: who began it; `waits`: threads that wait for one server of mapped files."""
         self._snapshot = snapshot
+        self._uid = uid
         self._buffers = buffers
+        self._errands = errands
         self._waits = waits
         self._reads = trio.CapacityLimiter(_MOST_READS)
         self._waiting: set[object] = set()
         """Threads that may hold mmap_lock of the process for as long as somebody else likes."""
+        self._late: tuple[int, int, Errand] | None = None
+        """The last errand that was not done in a moment."""
 
     def reader(self) -> ReadAhead:
         """For one handle."""
@@ -44,23 +52,55 @@ class Reading:
         return ReadAhead(self._read_ahead, self._snapshot.size, self._buffers, name)
 
     def at_hand(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
-        """These bytes, where that takes no waiting for anything.  EIO: died, or let go."""
+        """These bytes, where that takes no waiting for more than a moment.  EIO: died, or let go.
+
+        None: `fetch` has them.
+        """
         data = self._snapshot.view(offset, length) or reader.piece(offset, length)
         if data is not None:
             return data
-        if self._waiting or reader.is_coming(offset, length):
-            return None
         data = self._buffers.desk[:length]
-        return data if self._snapshot.read_at_once(offset, data) else None
+        if self._snapshot.read_here(offset, data):
+            return data
+        if self._waiting or self._late_errand() or reader.is_coming(offset, length):
+            return None
+        return self._run_errand(offset, length)
+
+    def _late_errand(self) -> tuple[int, int, Errand] | None:
+        """The one that is under way, with its offset and length."""
+        if self._late is not None and self._late[-1].is_over:
+            self._late = None
+        return self._late
+
+    def _run_errand(self, offset: int, length: int) -> memoryview | None:
+        work = partial(self._snapshot.read_at_once, offset)
+        try:
+            errand = self._errands.begin(self._uid, work, length)
+        except OSError:  # no further thread or descriptor: `fetch` says so, or does without
+            return None
+        if errand.is_done:
+            return errand.take()
+        self._late = offset, length, errand
+        return None
 
     async def fetch(self, reader: ReadAhead | None, offset: int, length: int) -> memoryview:
         """These bytes, or EIO: a short reply is the end of the file for whoever reads through
         the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
         """
         data = self._snapshot.view(offset, length)
+        if data is None and (late := self._late_errand()) is not None:
+            *place, errand = late
+            if place == [offset, length] and not errand.is_awaited:
+                data = await self._late_arrival(errand)
         if data is None and reader is not None:
             data = await self._arrival(reader, offset, length)
         return await self._straight(offset, length) if data is None else data
+
+    async def _late_arrival(self, errand: Errand) -> memoryview | None:
+        with trio.move_on_after(READ_TIMEOUT):
+            await errand.arrival()
+            return errand.take()
+        raise self._not_in_time()
 
     async def _arrival(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
         with trio.move_on_after(READ_TIMEOUT):
@@ -70,8 +110,7 @@ class Reading:
 
     async def _straight(self, offset: int, length: int) -> memoryview:
         data = self._buffers.desk[:length]
-        is_header = offset + length <= self._snapshot.layout.memory_offset
-        if is_header and self._snapshot.read_at_once(offset, data):
+        if self._snapshot.read_here(offset, data):
             return data
         store = self._buffers.take(LARGEST_REQUEST)
         await self._read_in_a_thread(offset, memoryview(store)[:length])

@@ -19,6 +19,7 @@ import trio
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.errands import Errands
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
@@ -68,6 +69,7 @@ class Workers:
         self.takes = Limiters(_MOST_TAKES)
         self.closes = Limiters(_MOST_TAKES)
         self.buffers = Buffers()
+        self.errands = Errands()
         self.questions = Questions()
         self.waits = Limiters(_MOST_WAITS)
 
@@ -106,7 +108,9 @@ class Stop:
         self._open_by = inf
         self._was_open = self._was_looked_up = False
         self._holding: trio.CancelScope | None = None
-        self._reading = Reading(self._snapshot, workers.buffers, workers.waits)
+        self._reading = Reading(
+            self._snapshot, opener.uid, workers.buffers, workers.errands, workers.waits
+        )
         self._ready = trio.Event()
         self._released = trio.Event()
         self._finished = trio.Event()
@@ -336,7 +340,7 @@ class Stop:
         return ", copied" if self._snapshot.was_copied else ""
 
     def report(self) -> dict[str, Any]:
-        """What `gcorefs status` tells of it.  Times in milliseconds."""
+        """What `gcorefs status` tells of it.  Times in milliseconds.  Also for other threads."""
         state, why = self._state()
         snapshot = self._snapshot
         return {
@@ -385,13 +389,14 @@ class Stop:
     # Its handles.
 
     def holders(self, uid: int | None) -> list[Opener]:
-        """Who has it open or looked it up to open it, or which of them are `uid`."""
-        found = (*(each.opener for each in self._handles), *self._askers)
+        """Who has it open or looked it up to open it, or which of them are `uid`.  Also for other
+        threads: to copy a dictionary takes one step of the interpreter."""
+        found = (*(each.opener for each in [*self._handles]), *self._askers)
         return [each for each in found if uid in (None, each.uid)]
 
     def files(self, uid: int | None) -> int:
         """How many open files it has, or how many of `uid`."""
-        return sum(uid in (None, each.opener.uid) for each in self._handles)
+        return sum(uid in (None, each.opener.uid) for each in [*self._handles])
 
     def join(self, opener: Opener, nonblocking: bool) -> Handle:
         handle = Handle(self, opener, nonblocking)

@@ -39,7 +39,8 @@ These keep it, and sleep on our own memory at most, which nobody else holds:
 
 Python's own calls let go of it as well: os.open, os.read, os.preadv, os.stat, os.listdir,
 os.readlink, os.lseek, os.close, os.waitid, fcntl.ioctl.  os.getpgid keeps it, and does not sleep
-(kernel/sys.c, do_getpgid).
+(kernel/sys.c, do_getpgid).  The event loop of a mount asks nothing about another process, by any
+of these (tests/mounted/test_event_loop.py).
 
 Each function raises OSError with the errno of the call.
 """

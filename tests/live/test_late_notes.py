@@ -11,6 +11,7 @@ import trio.testing
 
 from gcorefs import assembly
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
+from gcorefs.mount.errands import Errands
 from gcorefs.mount.limits import Limiters
 from gcorefs.mount.reading import Reading
 from gcorefs.process import procfs
@@ -99,9 +100,9 @@ def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: He
         offset, length = statuses(snapshot)
         buffer = memoryview(bytearray(length))
         # In the event loop nobody may wait.
-        assert snapshot.read_at_once(0, buffer[:offset])
+        assert snapshot.read_here(0, buffer[:offset])
         assert bytes(buffer[:4]) == b"\x7fELF"
-        assert not snapshot.read_at_once(offset, buffer)
+        assert not snapshot.read_here(offset, buffer)
         assert snapshot.read(snapshot.layout.memory_offset, 4096)
         found: list[bytes] = []
         reader = threading.Thread(target=lambda: found.append(snapshot.read(offset, length)))
@@ -112,7 +113,7 @@ def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: He
         assert found == [snapshot.layout.header[offset:]]
         assert snapshot._finishing is not None
         snapshot._finishing.result(20)
-        assert snapshot.read_at_once(offset, buffer)
+        assert snapshot.read_here(offset, buffer)
         assert found == [bytes(buffer)]
 
 
@@ -122,7 +123,7 @@ async def test_nobody_else_waits_for_it(spawn: Spawn, times: Held) -> None:
         assert await trio.to_thread.run_sync(times.asked.wait, 20)
         offset, length = statuses(snapshot)
         length = min(length, LARGEST_REQUEST)
-        reading = Reading(snapshot, Buffers(), Limiters(1))
+        reading = Reading(snapshot, 0, Buffers(), Errands(), Limiters(1))
         found: list[bytes] = []
 
         async def read_notes() -> None:
@@ -157,7 +158,7 @@ def test_what_cannot_be_made_any_more_is_an_error(spawn: Spawn, times: Held, end
             assert caught.value.errno == errno.EIO
             assert caught.value.reason is (Reason.DIED if end == "killed" else Reason.LET_GO)
         with pytest.raises(ProcessError):
-            snapshot.read_at_once(offset, memoryview(bytearray(length)))
+            snapshot.read_here(offset, memoryview(bytearray(length)))
         assert snapshot.read(0, 4) == b"\x7fELF"
 
 
@@ -193,4 +194,4 @@ def test_times_of_a_few_threads_are_there_from_the_start(
         monkeypatch.setattr(procfs, "task_times", None)
         assert snapshot.read(0, 4096)
         offset, length = statuses(snapshot)
-        assert snapshot.read_at_once(offset, memoryview(bytearray(length)))
+        assert snapshot.read_here(offset, memoryview(bytearray(length)))

@@ -107,11 +107,15 @@ def address_of(answer: dict[str, Any], page: int = 0) -> int:
     return int(answer["start"], 16) + page * PAGE
 
 
-def read_in_a_child(fd: int, offset: int) -> int:
+def in_a_child(call: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
-        os._exit(errno_of(lambda: os.pread(fd, 8, offset)))
+        os._exit(errno_of(call))
     return child
+
+
+def read_in_a_child(fd: int, offset: int) -> int:
+    return in_a_child(lambda: os.pread(fd, 8, offset))
 
 
 def status_of(child: int) -> int:
@@ -164,6 +168,41 @@ def test_a_read_that_is_not_answered_yet_is_activity(
         assert errno_of(lambda: os.pread(fd, 8, offset + PAGE)) == errno.EIO
         eventually(lambda: bool(mount.warnings()))
         assert IN_TIME in mount.warnings()[0]
+
+
+def test_a_process_whose_mmap_lock_is_never_free_holds_up_its_own_readers_alone(
+    spawn: Callable[..., Target], mount: Mount, server: Server
+) -> None:
+    """A read of /proc/PID/mem holds it while a page is brought, a write to clear_refs waits behind
+    that, and everybody else behind the write."""
+    target, other = spawn("mapper"), spawn("threads", 1)
+    hanging = address_of(target.ask(f"map {server.library} {LENGTH} 0"))
+    lines = procfs.maps(target.pid).splitlines()
+    start = next(int(line.split(b"-")[0], 16) for line in lines if line.endswith(b"[heap]"))
+    target.ask(f"poke {start:x}")
+    mount.expect(f"process {target.pid}: its memory {IN_TIME}")
+    with (
+        opened(mount / target.pid) as fd,
+        opened(mount / other.pid) as other_fd,
+        opened(Path(f"/proc/{target.pid}/mem")) as memory,
+        opened(Path(f"/proc/{target.pid}/clear_refs"), os.O_WRONLY) as references,
+    ):
+        offset, _ = segment(fd, start)
+        server.silent()
+        holder = in_a_child(lambda: os.pread(memory, 8, hanging + BAD * PAGE))
+        eventually(lambda: procfs.stat(holder).state == "D")
+        waiter = in_a_child(lambda: os.write(references, b"1"))
+        eventually(lambda: procfs.stat(waiter).state == "D")
+        readers = [read_in_a_child(fd, offset) for _ in range(READERS)]
+        for _ in range(100):
+            assert os.pread(fd, 4, 0) == b"\x7fELF"
+            assert os.pread(other_fd, 4, os.fstat(other_fd).st_size - PAGE)
+            assert os.stat(mount / other.pid).st_size > 0
+        assert [status_of(reader) for reader in readers] == [errno.EIO] * READERS
+        server.dead()
+        assert (status_of(holder), status_of(waiter)) == (errno.EIO, 0)
+        assert os.pread(fd, 8, offset) == word(start)
+    eventually(lambda: is_free(target.pid))
 
 
 @pytest.mark.parametrize("silence", [Server.silent, Server.stopped, Server.dead])

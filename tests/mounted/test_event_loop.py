@@ -1,0 +1,88 @@
+"""The thread of the server that answers everybody asks nothing of another process.
+
+Whatever the kernel does for it in another process takes a lock of that process, which others may
+hold for as long as they like: mmap_lock, exec_update_lock.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Mount, Target
+from tests.mounted.conftest import PAGE, end, eventually, gcorefs, is_free, opened, run, whole
+
+CALLS = (
+    "%file,read,readv,pread64,preadv,preadv2,process_vm_readv,getdents64,ioctl,lseek,fstat,close,"
+    "munmap,ptrace,wait4,waitid,kill,tkill,tgkill,getpgid,pidfd_open,get_robust_list"
+)
+OF_A_PROCESS = (
+    "process_vm_readv|ptrace|wait4|waitid|kill|tkill|tgkill|getpgid|pidfd_open|get_robust_list"
+)
+RANDOM_READS = 200
+COPIED = 8
+"""MiB."""
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return tmp_path / "trace"
+
+
+@pytest.fixture(params=["hold=stop", "hold=copy"])
+def traced(request: pytest.FixtureRequest, unmounted: Mount, trace: Path) -> Iterator[Mount]:
+    """A mount whose server runs under strace(1), which names the file of each descriptor."""
+    words = f"strace -D -f -y -qq -s 0 --seccomp-bpf -e trace={CALLS} -e signal=none -o"
+    unmounted.prefix = [*words.split(), str(trace)]
+    unmounted.make(request.param)
+    server = unmounted.server
+    yield unmounted
+    end(server)
+
+
+def calls(trace: Path) -> dict[int, list[str]]:
+    """What each thread asked of the kernel."""
+    found: dict[int, list[str]] = {}
+    for line in trace.read_text("utf-8", "replace").splitlines():
+        tid, _, call = line.partition(" ")
+        found.setdefault(int(tid), []).append(call.strip())
+    return found
+
+
+def test_nothing_in_the_event_loop_touches_another_process(
+    spawn: Callable[..., Target], build: Callable[[str], Path], traced: Mount, trace: Path
+) -> None:
+    target, other = spawn("threads", 3), spawn("bulk", COPIED)
+    server = traced.server
+    subprocess.run(["ls", "-l", traced.path], check=False, capture_output=True, timeout=60)
+    for path in (traced / target.pid, traced.path / ".gcorefs" / "exact" / str(target.pid)):
+        assert run("stat", path).returncode == 0
+    for block in ("4K", "128K", "1M"):
+        assert run("dd", f"if={traced / other.pid}", f"bs={block}").returncode == 0
+    gdb = run("gdb", "-batch", "-ex", "thread apply all bt", build("threads"), traced / target.pid)
+    assert gdb.stdout.count(b"\nThread ") == 4
+    with opened(traced / other.pid) as fd:
+        size = len(whole(fd))
+        for number in range(RANDOM_READS):
+            at = number * 7919 * PAGE % size // PAGE * PAGE
+            assert os.pread(fd, PAGE, at)
+        assert run("getfattr", "-d", traced / other.pid).stdout
+        assert b'"pid"' in run("cat", traced.path / ".gcorefs" / "status").stdout
+        assert gcorefs("release", other.pid, "--mount", traced.path).returncode == 0
+        eventually(lambda: is_free(other.pid))
+    eventually(lambda: is_free(target.pid))
+    end(server)
+    found = calls(trace)
+    loop = found.pop(server)
+    assert any("</dev/fuse>" in call for call in loop)
+    elsewhere = [call for some in found.values() for call in some]
+    assert any(call.startswith("process_vm_readv(") for call in elsewhere)
+    assert any(f"</proc/{other.pid}/" in call for call in elsewhere)
+    touches = re.compile(rf"^({OF_A_PROCESS})\((?!{server},)|/proc/(?!{server}/)\d+")
+    assert [call for call in loop if touches.search(call)] == []
+    # A copy is freed by another thread as well: the kernel takes long for many pages.
+    freed = [int(size) for size in re.findall(r"munmap\(0x[0-9a-f]+, (\d+)\)", "\n".join(loop))]
+    assert max(freed, default=0) < COPIED << 20
