@@ -5,13 +5,18 @@ everybody's.  Who opens is judged at open(2) and not at write(2), so that a file
 set-uid program gives nobody more than they had.
 """
 
+import contextlib
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
+
+import trio
 
 from gcorefs import __version__
 from gcorefs.mount import names
 from gcorefs.mount.held import Held
+from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.log import logger
 from gcorefs.mount.stops import Stop
 from gcorefs.process import readv
@@ -23,20 +28,92 @@ DIRECTORY, STATUS, RELEASE, EXACT = 2, 3, 4, 5
 BY_NAME = {names.STATUS: STATUS, names.RELEASE: RELEASE, names.EXACT: EXACT}
 
 
-class StatusFile:
-    """What is held, as it was when the file was opened."""
+_MOST_BUILDS = 4
+"""Threads that build a status at one time."""
 
-    def __init__(self, held: Held, uid: int) -> None:
-        stops = [report for stop in held.all() if (report := _report(stop, uid))]
-        facts = {
-            "version": __version__,
-            "process_vm_readv": "denied" if readv.is_denied() else "allowed",
-            "stops": stops,
-        }
-        self._text = json.dumps(facts, indent=2).encode("ascii") + b"\n"
+_SHARE = 10
+"""After a status was built for a user, the next one begins this many times as long after that one
+began.  So whoever reads it again and again takes a tenth of one processor at the most."""
+
+
+class StatusFile:
+    """What was held when the file was opened, or a moment later."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
 
     def read(self, offset: int, length: int) -> bytes:
         return self._text[offset : offset + length]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Whose turn it is, of the openers of one user."""
+
+    lock: trio.Lock
+    began: int = 0
+    """Number of the request after which the last text was begun."""
+    text: bytes = b""
+    next_at: float = 0.0
+
+
+class StatusTexts:
+    """The texts of status files, built in threads, for each user one at a time.
+
+    All who ask while one is built share the next: it is begun after they have asked.
+    """
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._builds = trio.CapacityLimiter(_MOST_BUILDS)
+        self._turns: dict[int, _Turn] = {}
+        self._requests = 0
+
+    async def of(self, uid: int) -> bytes:
+        """What `uid` may know now.  EAGAIN: no thread."""
+        self._requests += 1
+        number = self._requests
+        turn = self._turns.setdefault(uid, _Turn(trio.Lock()))
+        try:
+            async with turn.lock:
+                if turn.began < number:
+                    await trio.sleep_until(turn.next_at)
+                    await self._build(uid, turn)
+                return turn.text
+        finally:
+            self._forget_idle()
+
+    async def _build(self, uid: int, turn: _Turn) -> None:
+        begin, number = trio.current_time(), self._requests
+        turn.text = await in_thread(0, self._builds, _text, self._held, uid)
+        turn.began = number
+        turn.next_at = begin + _SHARE * (trio.current_time() - begin)
+
+    def _forget_idle(self) -> None:
+        now = trio.current_time()
+        for uid, turn in [*self._turns.items()]:
+            is_asked = turn.lock.locked() or turn.lock.statistics().tasks_waiting
+            if not is_asked and now >= turn.next_at:
+                del self._turns[uid]
+            elif not is_asked:
+                turn.text = b""
+
+
+def _text(held: Held, uid: int) -> bytes:
+    """In a thread.  Each stop is seen as it is at one moment, one after the other."""
+    stops = []
+    for stop in held.all():
+        with contextlib.suppress(ProcessError):  # it is being forgotten just now
+            if report := _report(stop, uid):
+                stops.append(report)
+    facts = {
+        "version": __version__,
+        "process_vm_readv": "denied" if readv.is_denied() else "allowed",
+    }
+    # A line for each stop: json.dumps takes ten times as long where it is to indent.
+    beginning = json.dumps(facts).removesuffix("}")
+    lines = ",\n".join(map(json.dumps, stops))
+    return f'{beginning}, "stops": [\n{lines}\n]}}\n'.encode("ascii")
 
 
 class ReleaseFile:

@@ -15,6 +15,7 @@ import functools
 import math
 import os
 import select
+import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -25,7 +26,7 @@ import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from gcorefs.mount import control, entries, names
-from gcorefs.mount.control import ReleaseFile, StatusFile
+from gcorefs.mount.control import ReleaseFile, StatusFile, StatusTexts
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed
 from gcorefs.mount.interpreter import Collector
@@ -47,6 +48,9 @@ from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason
 
 _SIZE_TIMEOUT = 5.0
+
+_USER_STATUS_FILES = 32
+"""Status files that one user may have open: each keeps its text, of as many stops as are held."""
 
 # xattr(7): what users may give a meaning to begins like this.
 _XATTR_PREFIX = b"user.gcorefs."
@@ -101,6 +105,10 @@ class GcoreFS(ReadOnly):
         self._keeps_lost_files = options.memory == "filter"
         self._may_ask = options.open_timeout > 0
         self.held = Held(options, self._limits, workers)
+        self._status = StatusTexts(self.held)
+        self._status_files = Budget(
+            _USER_STATUS_FILES, sys.maxsize, Reason.USER_FILES, Reason.ALL_FILES
+        )
         self._inodes = Inodes()
         self._refusals = Refusals()
         self._collector = Collector()
@@ -263,12 +271,14 @@ class GcoreFS(ReadOnly):
         found = None if entries.is_own(inode) else self._inodes[inode]
         pid = found.process.pid if found else 0
         budget = self._limits.files if found else self._limits.others
+        if inode == control.STATUS:
+            budget = self._status_files
         with self._limits.requests.lent(ctx.uid, pid), budget.kept(ctx.uid, pid):
             content: Handle | StatusFile | ReleaseFile
             if found is not None:
                 content = await self.held.open(found, flags, ctx)
             elif inode == control.STATUS:
-                content = StatusFile(self.held, ctx.uid)
+                content = StatusFile(await self._status.of(ctx.uid))
             else:
                 content = ReleaseFile(self.held, ctx.uid, ctx.pid)
         number = self._add(_File(ctx.uid, content, budget))

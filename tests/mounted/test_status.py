@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     NOBODY,
+    Pause,
     assert_refused,
     errno_of,
     eventually,
@@ -186,6 +188,36 @@ def test_a_user_sees_only_what_they_opened(
             assert is_held(nobodys.pid)
         reader.kill()
         eventually(lambda: is_free(nobodys.pid))
+
+
+def test_a_status_that_is_being_made_holds_up_nobody(
+    paused: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    making = Pause("gcorefs.mount.control", "_text", is_after=True)
+    mount = paused(making)
+    one, other = spawn("threads", 1), spawn("threads", 1)
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        stack.enter_context(opened(mount / one.pid))
+        first = threads.submit(status, mount)
+        making.wait()
+        assert status(mount, *user(NOBODY)) == []
+        fd = stack.enter_context(opened(mount / other.pid))
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+        # Whoever asks later hears of what is so by then.
+        second = threads.submit(status, mount)
+        making.end()
+        assert [stop["pid"] for stop in first.result()] == [one.pid]
+        assert [stop["pid"] for stop in second.result()] == [one.pid, other.pid]
+
+
+def test_nobody_has_any_number_of_status_files_open(mount: Mount) -> None:
+    file = mount.path / ".gcorefs" / "status"
+    mount.expect("the mount: its opener has as many files open as a user may (user_files=) (uid 0)")
+    with ExitStack() as stack:
+        for _ in range(32):
+            stack.enter_context(opened(file))
+        assert errno_of(lambda: os.open(file, os.O_RDONLY)) == errno.EMFILE
+    eventually(lambda: errno_of(lambda: os.close(os.open(file, os.O_RDONLY))) == 0)
 
 
 def test_a_process_is_let_go_by_hand(mount: Mount, spawn: Callable[..., Target]) -> None:

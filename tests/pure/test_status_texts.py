@@ -1,0 +1,50 @@
+"""The texts of status files: one at a time for each user, and new for whoever asks."""
+
+import json
+from typing import Any, cast
+
+import trio
+
+from gcorefs.mount.control import StatusTexts
+from gcorefs.mount.held import Held
+
+
+class Nothing:
+    """Holds nobody, and counts who asks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def all(self) -> list[Any]:
+        self.asked += 1
+        return []
+
+
+def test_all_who_ask_meanwhile_share_one() -> None:
+    held = Nothing()
+    texts = StatusTexts(cast(Held, held))
+    found: list[bytes] = []
+
+    async def ask() -> None:
+        found.append(await texts.of(1000))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(ask)
+
+    trio.run(main)
+    assert held.asked in (1, 2)  # one may have begun before the others asked
+    assert [json.loads(text)["stops"] for text in found] == [[]] * 100
+
+
+def test_one_who_asks_again_has_a_new_one() -> None:
+    held = Nothing()
+    texts = StatusTexts(cast(Held, held))
+
+    async def main() -> None:
+        for uid in (1000, 1000, 1001):
+            await texts.of(uid)
+
+    trio.run(main)
+    assert held.asked == 3
