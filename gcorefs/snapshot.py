@@ -27,6 +27,7 @@ from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.errors import ProcessError, Reason, named, told
 from gcorefs.process.later import Postponed, Worker
 from gcorefs.process.lost import Lost
+from gcorefs.process.mark import is_marked
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import open_pagemap
 from gcorefs.process.procfs import Process
@@ -76,9 +77,9 @@ def find(pid: int) -> Process:
 def refuse_early(process: Process, opener: Opener | None) -> None:
     """Raise what can be known before anything is stopped.
 
-    EDEADLK: ourselves, the opener's own process; ESRCH: gone; EBUSY: another tracer has it, or
-    it writes its core; EACCES: the kernel says no to `opener` (None: it will judge ourselves,
-    at the seize).
+    EDEADLK: ourselves, the opener's own process, another gcorefs; ESRCH: gone; EBUSY: another
+    tracer has it, or it writes its core; EACCES: the kernel says no to `opener` (None: it will
+    judge ourselves, at the seize).
     """
     pid = process.pid
     if pid == os.getpid():
@@ -91,6 +92,8 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
         holder = procfs.ask_live_thread(pid, lambda tid: procfs.tracer(pid, tid))
         if opener is not None:
             access.check(opener, pid)
+        if procfs.ask_live_thread(pid, is_marked):
+            raise ProcessError(Reason.SERVER, pid)
         try:
             is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
         except PermissionError as error:  # whom it is not shown to may not trace either

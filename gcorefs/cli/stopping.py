@@ -12,6 +12,7 @@ from typing import TypeVar
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
+from gcorefs.process.mark import mark
 from gcorefs.snapshot import CLOSE_TIMEOUT, TAKE_TIMEOUT, Snapshot
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ def stopped(snapshot: Snapshot, policy: Policy) -> Iterator[Worker]:
     The worker is for calls of the snapshot, which may hang: the main thread is to be there for
     signals.  What hangs until the end is left behind; the kernel lets go what we leave traced.
     """
+    mark()
     worker = Worker()
     try:
         taking = worker.submit(snapshot.take)

@@ -20,6 +20,7 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.process import procfs, readv
 from gcorefs.process.errors import named
+from gcorefs.process.mark import mark
 
 FSTYPE = "fuse.gcorefs"
 
@@ -144,6 +145,7 @@ async def serve(
             "process_vm_readv(2) is denied here: memory is read through /proc/PID/mem, which is "
             "slower and cannot wait for pages of FUSE and network file systems"
         )
+    mark()
     fs = GcoreFS(_affordable(options))
     interpreter.settle()
     try:

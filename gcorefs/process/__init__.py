@@ -6,6 +6,7 @@ turns     who goes first where several want the interpreter
 later     work that another thread does, or that is done at another time
 procfile  one file of /proc, and what it means when it cannot be read
 procfs    what /proc says
+mark      processes that stop others, which are never stopped themselves
 restart   which interrupted calls the kernel would not restart by itself
 access    may this opener see that process?  The kernel decides
 record    what is recorded of a thread in its stop

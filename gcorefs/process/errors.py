@@ -14,6 +14,7 @@ class Reason(enum.Enum):
     """Why not: the errno that the caller sees, and what the log says."""
 
     OURSELVES = (errno.EDEADLK, "this is gcorefs itself: stopped, it could not serve the file")
+    SERVER = (errno.EDEADLK, "it stops processes for gcorefs: two could wait for each other")
     CALLER = (errno.EDEADLK, "the opener is a thread of this process: stopped, it could not read")
     KERNEL_THREAD = (errno.EINVAL, "a kernel thread has no memory of its own")
     FOREIGN = (errno.EINVAL, "not a process of a machine that gcorefs knows")

@@ -556,6 +556,20 @@ def _map_code(fd: int, length: int) -> int:
     return int(address)
 
 
+# include/uapi/asm-generic/mman-common.h
+_PROT_NONE = 0
+_MAP_FIXED_NOREPLACE = 0x100000
+
+
+def map_at(address: int, fd: int, length: int) -> None:
+    """The beginning of a file at an address of our choice, not to be read or written.  EEXIST:
+    something is there."""
+    flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
+    found = _mmap(address, length, _PROT_NONE, flags, fd, 0)
+    if found is None or found == _MAP_FAILED:
+        raise _fail()
+
+
 # A FILE of stdio(3), by its address.
 _fdopen = _sleeping["fdopen"]
 _fdopen.argtypes = (ctypes.c_int, ctypes.c_char_p)

@@ -1,0 +1,50 @@
+"""Processes that stop others for gcorefs, told from all others: they are never stopped themselves.
+
+Two servers that stop each other would both stand still for ever, as would a server and a `gcorefs
+dump` of it that it is asked to stop.  So whoever is about to stop processes marks itself first and
+only then looks at what it is to stop: of two that begin at the same time, one sees the other.
+
+The mark is a page of a memfd, mapped at an address that the kernel gives to nobody by itself: it
+lies between what is mapped from the top of the address space and where programs and heaps begin
+(arch/x86/mm/mmap.c, mmap_base; arch/x86/include/asm/elf.h, ELF_ET_DYN_BASE).  /proc/PID/map_files
+shows it with one look-up, in whatever namespaces the process is.  Nobody but the process itself can
+map it: so users can keep gcorefs away from their own processes, and from nobody else's.
+"""
+
+import errno
+import mmap
+import os
+
+from gcorefs.process import procfs, syscalls
+from gcorefs.process.procfile import explained
+
+_START = 0x67636F720000
+"""gcor."""
+
+
+def mark() -> None:
+    """Mark this process, until it ends or calls execve(2)."""
+    fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, mmap.PAGESIZE)
+        syscalls.map_at(_START, fd, mmap.PAGESIZE)
+    except OSError as error:
+        if error.errno != errno.EEXIST:  # it is marked already
+            raise
+    finally:
+        os.close(fd)
+
+
+def is_marked(tid: int) -> bool:
+    """True where the process of this thread is marked.  ESRCH.
+
+    False also where /proc does not show it: whom it is not shown to may not trace it either.
+    """
+    try:
+        os.lstat(procfs.map_file(tid, _START, _START + mmap.PAGESIZE))
+    except OSError as error:
+        reason = explained(error, f"{tid}/map_files")
+        if isinstance(reason, (FileNotFoundError, PermissionError)):
+            return False
+        raise reason from error
+    return True
