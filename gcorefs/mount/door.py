@@ -3,7 +3,6 @@
 They run in a thread: they read /proc, and the kernel may make them wait.
 """
 
-import os
 from collections.abc import Callable
 
 from gcorefs.process import access, procfs
@@ -51,10 +50,8 @@ def asked(door: Door) -> Door:
 
     def asked_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
         opener = door(process, tid, uid, gid)
-        try:
-            owner = os.stat(f"/proc/{process.pid}").st_uid
-        except FileNotFoundError as error:
-            raise ProcessError(Reason.GONE, process.pid) from error
+        with told(process.pid, Reason.GONE):
+            owner, _ = procfs.owner_of(str(process.pid))
         # The file is 0400 (fs/namei.c, generic_permission).
         privileged = opener.capabilities & (_CAP_DAC_OVERRIDE | _CAP_DAC_READ_SEARCH)
         if opener.uid != owner and not privileged:

@@ -124,7 +124,10 @@ class GcoreFS(ReadOnly):
         if name in (b".", b".."):
             return entries.own(pyfuse3.ROOT_INODE)
         if parent_inode == control.EXACT:
-            return await self._lookup_exact(name, ctx)
+            pid = names.pid_of(name)
+            if not (pid and self._may_ask):
+                raise FUSEError(errno.ENOENT)
+            return await self._lookup_process(pid, ctx, is_exact=True)
         if parent_inode == control.DIRECTORY:
             if name not in control.BY_NAME:
                 raise FUSEError(errno.ENOENT)
@@ -134,36 +137,25 @@ class GcoreFS(ReadOnly):
         pid = names.pid_of(name)
         if not pid:
             raise FUSEError(errno.ENOENT)
-        self._inodes.seek(pid)
-        found = await self._look(pid, ctx)
-        if found is None:
-            raise FUSEError(errno.ENOENT)
-        with self._inodes.held(found.process) as reference:
-            found = await self._with_size(found, reference.inode, ctx)
-            reference.inode.seen = found
-            entry = self._entry(reference.inode, found)
-            reference.keep()
-        return entry
+        return await self._lookup_process(pid, ctx, is_exact=False)
 
-    async def _lookup_exact(
-        self, name: FileNameT, ctx: pyfuse3.RequestContext
+    async def _lookup_process(
+        self, pid: int, ctx: pyfuse3.RequestContext, is_exact: bool
     ) -> pyfuse3.EntryAttributes:
-        """A process with its exact size, which takes its being stopped: the look-up asks for that
-        as open(2) does, and answers once the core is ready.
+        """The file of a process.  `is_exact`: with its exact size, which takes its being stopped:
+        the look-up asks for that as open(2) does, and answers once the core is ready.
 
         tar, cpio, rclone and the like ask for the size first, write it down, and open the file
         then; whoever does so finds the stop that the look-up began.  It is the same inode.
         """
-        pid = names.pid_of(name)
-        if not (pid and self._may_ask):
-            raise FUSEError(errno.ENOENT)
         self._inodes.seek(pid)
         found = await self._look(pid, ctx)
         if found is None:
             raise FUSEError(errno.ENOENT)
         with self._inodes.held(found.process) as reference:
-            with self._limits.requests.lent(ctx.uid, pid):
-                await self.held.request(reference.inode, ctx)
+            if is_exact:
+                with self._limits.requests.lent(ctx.uid, pid):
+                    await self.held.request(reference.inode, ctx)
             found = await self._with_size(found, reference.inode, ctx)
             reference.inode.seen = found
             entry = self._entry(reference.inode, found)
