@@ -8,6 +8,7 @@ log      a log that never waits for whoever reads it
 refusals  what the log has of those whom nobody lets in
 inodes   one inode is one process, as long as its bytes do not change under it
 listing  what ls shows of a process, without stopping it
+sight    what a user is shown of it, as of /proc
 door     who may open
 errands  what the event loop has another thread do, and waits for in place
 buffers  what replies are made in

@@ -8,6 +8,7 @@ set-uid program gives nobody more than they had.
 import contextlib
 import json
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,13 +120,20 @@ def _text(held: Held, uid: int) -> bytes:
 class ReleaseFile:
     """A pid written here is let go."""
 
-    def __init__(self, held: Held, uid: int, pid: int) -> None:
+    def __init__(
+        self, held: Held, uid: int, pid: int, shows: Callable[[int], Awaitable[bool]]
+    ) -> None:
+        """`shows`: whether /proc shows a process to the user."""
         self._held = held
         self._uid = uid
         self._pid = pid
+        self._shows = shows
 
-    def write(self, data: bytes) -> int:
-        """All of `data` or an error: EINVAL no pid; ESRCH not held; EPERM another user's."""
+    async def write(self, data: bytes) -> int:
+        """All of `data` or an error: EINVAL no pid; ESRCH not held; EPERM another user's.
+
+        Of a process that /proc does not show them nobody hears whether it is held.
+        """
         pid = names.pid_written(data)
         if not pid:
             raise ProcessError(Reason.NO_PID, self._pid, f"uid {self._uid}")
@@ -133,9 +141,12 @@ class ReleaseFile:
         held = [stop for stop in found if not stop.is_over]
         if not held:
             raise ProcessError(Reason.NOT_HELD, pid)
-        for stop in held:
-            if not is_everybodys(self._uid) and stop.holders(None) != stop.holders(self._uid):
-                raise ProcessError(Reason.NOT_YOURS, pid, f"uid {self._uid}")
+        if not is_everybodys(self._uid) and any(
+            stop.holders(None) != stop.holders(self._uid) for stop in held
+        ):
+            if not any(stop.holders(self._uid) for stop in held) and not await self._shows(pid):
+                raise ProcessError(Reason.NOT_HELD, pid)
+            raise ProcessError(Reason.NOT_YOURS, pid, f"uid {self._uid}")
         why = f"process {self._pid} (uid {self._uid}) released it"
         for stop in held:
             stop.let_go(why)

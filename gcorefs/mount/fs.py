@@ -28,7 +28,7 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAt
 from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile, StatusTexts
 from gcorefs.mount.held import Held
-from gcorefs.mount.inodes import Inode, Inodes, Listed
+from gcorefs.mount.inodes import Inode, Inodes, Listed, Reference
 from gcorefs.mount.interpreter import Collector
 from gcorefs.mount.limits import Budget, Limits
 from gcorefs.mount.listing import (
@@ -36,18 +36,20 @@ from gcorefs.mount.listing import (
     Look,
     Questions,
     estimate,
-    look,
     rough_estimate,
 )
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readonly import ReadOnly
 from gcorefs.mount.refusals import Refusals
-from gcorefs.mount.stops import Handle, Workers
+from gcorefs.mount.sight import Caller, Sight
+from gcorefs.mount.stops import Handle, Stop, Workers
 from gcorefs.process import procfs
+from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 
 _SIZE_TIMEOUT = 5.0
+_MOST_TRIES = 100
 
 _USER_STATUS_FILES = 32
 """Status files that one user may have open: each keeps its text, of as many stops as are held."""
@@ -92,6 +94,8 @@ class _File:
     content: Handle | StatusFile | ReleaseFile | list[int] | Mapping[bytes, int]
     budget: Budget
     """Where it counts."""
+    viewer: Opener | None = None
+    """Whose eyes count in a listing; None where /proc hides nothing from who opened it."""
 
 
 class GcoreFS(ReadOnly):
@@ -112,8 +116,13 @@ class GcoreFS(ReadOnly):
         self._inodes = Inodes()
         self._refusals = Refusals()
         self._collector = Collector()
+        self._sight = Sight()
         self._files: dict[int, _File] = {}
         self._next_handle = 1
+
+    def mounted_as(self, device: int) -> None:
+        """`device`: st_dev of the files here."""
+        self._sight.mounted_as(device)
 
     # Names.
 
@@ -127,7 +136,7 @@ class GcoreFS(ReadOnly):
             pid = names.pid_of(name)
             if not (pid and self._may_ask):
                 raise FUSEError(errno.ENOENT)
-            return await self._lookup_process(pid, ctx, is_exact=True)
+            return await self._lookup_exact(pid, ctx)
         if parent_inode == control.DIRECTORY:
             if name not in control.BY_NAME:
                 raise FUSEError(errno.ENOENT)
@@ -137,29 +146,49 @@ class GcoreFS(ReadOnly):
         pid = names.pid_of(name)
         if not pid:
             raise FUSEError(errno.ENOENT)
-        return await self._lookup_process(pid, ctx, is_exact=False)
+        return await self._lookup_process(pid, ctx)
 
     async def _lookup_process(
-        self, pid: int, ctx: pyfuse3.RequestContext, is_exact: bool
+        self, pid: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """The file of a process.  `is_exact`: with its exact size, which takes its being stopped:
-        the look-up asks for that as open(2) does, and answers once the core is ready.
+        """The file of a process, or the one that is for those who may not open it."""
+        found = await self._sought(pid, ctx)
+        for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
+            stop = self._inodes.stop_of(found.process)
+            is_outsider = found.is_name_only or not await self._is_shown(stop, ctx)
+            with self._inodes.held(found.process, is_outsider) as reference:
+                found = await self._with_size(found, reference.inode, ctx)
+                if reference.inode.shown not in (None, stop):
+                    continue
+                return self._looked_up(reference, found)
+        raise FUSEError(errno.ESTALE)
+
+    async def _lookup_exact(self, pid: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """A process with its exact size, which takes its being stopped: the look-up asks for that
+        as open(2) does, and answers once the core is ready.
 
         tar, cpio, rclone and the like ask for the size first, write it down, and open the file
         then; whoever does so finds the stop that the look-up began.  It is the same inode.
         """
+        found = await self._sought(pid, ctx)
+        with self._inodes.held(found.process) as reference:
+            with self._limits.requests.lent(ctx.uid, pid):
+                await self.held.request(reference.inode, ctx)
+            found = await self._with_size(found, reference.inode, ctx)
+            return self._looked_up(reference, found)
+
+    async def _sought(self, pid: int, ctx: pyfuse3.RequestContext) -> Look:
         self._inodes.seek(pid)
         found = await self._look(pid, ctx)
         if found is None:
             raise FUSEError(errno.ENOENT)
-        with self._inodes.held(found.process) as reference:
-            if is_exact:
-                with self._limits.requests.lent(ctx.uid, pid):
-                    await self.held.request(reference.inode, ctx)
-            found = await self._with_size(found, reference.inode, ctx)
-            reference.inode.seen = found
-            entry = self._entry(reference.inode, found)
-            reference.keep()
+        return found
+
+    def _looked_up(self, reference: Reference, found: Look) -> pyfuse3.EntryAttributes:
+        """The kernel remembers the inode from here on."""
+        reference.inode.seen = found
+        entry = self._entry(reference.inode, found)
+        reference.keep()
         return entry
 
     @_answered
@@ -173,13 +202,32 @@ class GcoreFS(ReadOnly):
         if entries.is_own(inode):
             return entries.own(inode)
         wanted = self._inodes[inode]
+        for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
+            stop = wanted.shown
+            entry = await self._attributes_of(wanted, stop, ctx)
+            if wanted.shown in (None, stop):
+                return entry
+        raise FUSEError(errno.ESTALE)
+
+    async def _attributes_of(
+        self, wanted: Inode, stop: Stop | None, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """What fstat(2) shows of a process.
+
+        ESTALE where the caller is to look its name up, and find the inode of outsiders.
+        """
+        # It may be open to who may not open it, but not the outsiders' inode.
+        number = 0 if wanted.is_outsiders else wanted.number
         try:
-            found = await self._look(wanted.process.pid, ctx)
+            found = await self._look(wanted.process.pid, ctx, number)
         except ProcessError as error:
             # A copy outlives what /proc shows: the process may run a set-uid program by now.
             if error.reason is not Reason.NOT_SHOWN or not wanted.stop or not wanted.stop.size:
                 raise
             found = None
+        is_bare = found is not None and found.is_name_only and not wanted.is_outsiders
+        if is_bare or not await self._is_shown(stop, ctx, number):
+            raise FUSEError(errno.ESTALE)
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
         await self._await_size(wanted, ctx)
@@ -197,7 +245,8 @@ class GcoreFS(ReadOnly):
     @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         value = None
-        if name.startswith(_XATTR_PREFIX):
+        stop = None if entries.is_own(inode) else self._inodes[inode].stop
+        if name.startswith(_XATTR_PREFIX) and await self._is_shown(stop, ctx, inode):
             value = self._attributes(inode).get(name.removeprefix(_XATTR_PREFIX))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
@@ -206,11 +255,12 @@ class GcoreFS(ReadOnly):
     @_answered
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         budget = self._limits.others
-        budget.take(ctx.uid, 0)
-        if inode == pyfuse3.ROOT_INODE:
-            return self._add(_File(ctx.uid, [], budget))
-        listed = control.BY_NAME if inode == control.DIRECTORY else {}
-        return self._add(_File(ctx.uid, listed, budget))
+        with budget.kept(ctx.uid, 0):
+            if inode == pyfuse3.ROOT_INODE:
+                viewer = await self._viewer(ctx)
+                return self._add(_File(ctx.uid, [], budget, viewer))
+            listed = control.BY_NAME if inode == control.DIRECTORY else {}
+            return self._add(_File(ctx.uid, listed, budget))
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -219,7 +269,7 @@ class GcoreFS(ReadOnly):
         listing = self._files[fh]
         pids = cast(list[int] | Mapping[bytes, int], listing.content)
         if isinstance(pids, list) and (start_id == 0 or not pids):
-            pids[:] = await self._pids(listing.uid)
+            pids[:] = await self._pids(listing.viewer, listing.uid)
         root = entries.own(pyfuse3.ROOT_INODE)
         for identifier, name in ((1, b"."), (2, b"..")):
             if start_id < identifier and not _reply(token, name, root, identifier):
@@ -272,7 +322,8 @@ class GcoreFS(ReadOnly):
             elif inode == control.STATUS:
                 content = StatusFile(await self._status.of(ctx.uid))
             else:
-                content = ReleaseFile(self.held, ctx.uid, ctx.pid)
+                shows = functools.partial(self._shows, await self._viewer(ctx), ctx.uid)
+                content = ReleaseFile(self.held, ctx.uid, ctx.pid, shows)
         number = self._add(_File(ctx.uid, content, budget))
         return pyfuse3.FileInfo(fh=number, direct_io=True, keep_cache=False)
 
@@ -290,7 +341,7 @@ class GcoreFS(ReadOnly):
 
     @_answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return cast(ReleaseFile, self._files[fh].content).write(buf)
+        return await cast(ReleaseFile, self._files[fh].content).write(buf)
 
     @_answered
     async def poll(
@@ -334,16 +385,39 @@ class GcoreFS(ReadOnly):
         file.budget.give_back(file.uid)
         return file
 
-    async def _pids(self, uid: int) -> list[int]:
-        with self._limits.requests.lent(uid, 0):
-            return sorted(await self._questions.ask(0, uid, procfs.user_pids))
+    async def _viewer(self, ctx: pyfuse3.RequestContext) -> Opener | None:
+        if self._sight.is_known_open(ctx.uid):
+            return None
+        return await self._ask(0, ctx.uid, functools.partial(self._sight.viewer, _caller(ctx)))
 
-    async def _look(self, pid: int, ctx: pyfuse3.RequestContext) -> Look | None:
-        with self._limits.requests.lent(ctx.uid, pid):
-            try:
-                return await self._questions.ask(pid, ctx.uid, functools.partial(look, pid))
-            except ProcessLookupError:
-                return None
+    async def _pids(self, viewer: Opener | None, uid: int) -> list[int]:
+        return await self._ask(0, uid, functools.partial(self._sight.pids, viewer, uid))
+
+    async def _shows(self, viewer: Opener | None, uid: int, pid: int) -> bool:
+        return await self._ask(pid, uid, functools.partial(self._sight.shows, viewer, uid, pid))
+
+    async def _look(self, pid: int, ctx: pyfuse3.RequestContext, number: int = 0) -> Look | None:
+        question = functools.partial(self._sight.look, pid, _caller(ctx), number)
+        return await self._ask(pid, ctx.uid, question)
+
+    async def _is_shown(
+        self, stop: Stop | None, ctx: pyfuse3.RequestContext, number: int = 0
+    ) -> bool:
+        """True where the caller may know of a stop: they may open it, or have it open as inode
+        `number`."""
+        if stop is None or control.is_everybodys(ctx.uid) or stop.holders(ctx.uid):
+            return True
+        pid, caller = stop.process.pid, _caller(ctx)
+        question = functools.partial(self._sight.opener, pid, caller)
+        opener = await self._ask(pid, ctx.uid, question)
+        if opener is not None and stop.is_for(opener):
+            return True
+        has_open = functools.partial(self._sight.has_open, caller, number)
+        return bool(number) and await self._ask(pid, ctx.uid, has_open)
+
+    async def _ask(self, pid: int, uid: int, question: Callable[[], _T]) -> _T:
+        with self._limits.requests.lent(uid, pid):
+            return await self._questions.ask(pid, uid, question)
 
     async def _with_size(self, found: Look, inode: Inode, ctx: pyfuse3.RequestContext) -> Look:
         """The same with an estimate of the size, where the size itself is not known."""
@@ -400,3 +474,7 @@ class GcoreFS(ReadOnly):
 
 def _reply(token: Any, name: bytes, entry: pyfuse3.EntryAttributes, identifier: int) -> bool:
     return pyfuse3.readdir_reply(token, FileNameT(name), entry, identifier)
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.pid, ctx.uid, ctx.gid)

@@ -93,9 +93,12 @@ class Held:
         await self._settle(inode)
         process, stop = inode.process, inode.stop
         was_ready = stop is not None and stop.is_ready
-        door = doors[0 if stop is None else 1]
+        door = doors[0 if stop is None and not inode.is_outsiders else 1]
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
         opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
+        if inode.is_outsiders:  # by now they may: the kernel looks the name up again
+            await self._part_with_copies(process, opener)
+            raise FUSEError(errno.ESTALE)
         if stop is not None and not await stop.is_joinable(opener):
             if not stop.is_open:  # nobody has bytes of it: the inode may have others
                 stop.let_go()
@@ -114,6 +117,11 @@ class Held:
         elif stop.is_ready and not was_ready:
             return None  # judged while threads could still run: the stop does not judge again
         return None if stop.is_over else (stop, opener)
+
+    async def _part_with_copies(self, process: Process, opener: Opener) -> None:
+        """Where there is a copy that is not for `opener`, its inode is theirs alone who have it."""
+        for stop in [each for each in self._stops if each.process == process]:
+            await stop.is_joinable(opener)
 
     async def _settle(self, inode: Inode) -> None:
         """Wait out a stop that is being let go, so that a new one does not meet its tracer."""

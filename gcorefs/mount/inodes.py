@@ -6,6 +6,9 @@ not, so two handles of different content on one inode would mix their bytes.  He
 - a stop that was let go while handles are open is never joined: its inode is retired, and
   the next look-up makes a new one, with a new number and a new stop.
 
+One who may not open a process is shown another inode of it while somebody holds it: the kernel has
+one size for all users of an inode, and reads go by it.
+
 A listing looks at no process.  It gives a number to a pid, and the process that the next
 look-up finds there has that number from then on.  Nothing can be read under it before: names
 and attributes expire at once (entries.py), so the kernel looks a name up before it uses
@@ -50,6 +53,8 @@ class Inode:
     lookups: int = 0
     """How many references the kernel holds (FUSE_FORGET)."""
     stop: Stop | None = None
+    is_outsiders: bool = False
+    """For those who may not open it: it never has a stop."""
     seen: Look | None = None
     """The process as it was when it was last looked at.  A listing repeats it: splice(2) goes by
     the size that the kernel was told last."""
@@ -87,6 +92,7 @@ class Inodes:
     def __init__(self) -> None:
         self._by_number: dict[int, Inode | Listed] = {}
         self._current: dict[int, Inode | Listed] = {}  # by pid
+        self._outsiders: dict[int, Inode] = {}  # by pid
         self._serial = 0
 
     def __getitem__(self, number: int) -> Inode:
@@ -113,6 +119,21 @@ class Inodes:
         self._current[process.pid] = inode
         return inode
 
+    def outsiders(self, process: Process) -> Inode:
+        """The inode that stands for this process before those who may not open it."""
+        known = self._outsiders.get(process.pid)
+        if known is None or known.process != process:
+            known = Inode(self._new_number(process.pid), process, is_outsiders=True)
+            self._outsiders[process.pid] = known
+        return known
+
+    def stop_of(self, process: Process) -> Stop | None:
+        """The stop whose size the inode of this process shows."""
+        known = self._current.get(process.pid)
+        if not isinstance(known, Inode) or known.process != process or known.is_retired:
+            return None
+        return known.shown
+
     def listed(self, pid: int) -> Inode | Listed:
         """What a listing says stands for a pid, with one more reference of the kernel to it."""
         known = self._current.get(pid)
@@ -138,12 +159,12 @@ class Inodes:
         return (self._serial << _PID_BITS) | pid
 
     @contextlib.contextmanager
-    def held(self, process: Process) -> Iterator["Reference"]:
+    def held(self, process: Process, is_outsider: bool = False) -> Iterator["Reference"]:
         """One more reference of the kernel to the inode of `process`, if it is kept.
 
         Counted from the start: until the reply is made nothing else may forget the inode.
         """
-        reference = Reference(self.get(process))
+        reference = Reference(self.outsiders(process) if is_outsider else self.get(process))
         self.hold(reference.inode)
         try:
             yield reference
@@ -163,3 +184,5 @@ class Inodes:
             del self._by_number[number]
             if self._current.get(inode.pid) is inode:
                 del self._current[inode.pid]
+            if self._outsiders.get(inode.pid) is inode:
+                del self._outsiders[inode.pid]

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import trio
@@ -71,6 +71,12 @@ class Look:
     estimate: int = 0
     """Bytes that a core may have, rather too many than too few: lldb asks before it opens, and
     then reads no further.  0 where nobody has asked."""
+    is_name_only: bool = False
+    """Nothing of its memory is told: /proc does not show that to whoever looks."""
+
+    def name_only(self) -> "Look":
+        """The same for whom /proc shows its number and owner, and nothing else."""
+        return replace(self, counters=Counters(0, 0, 0, 0), resident=0, is_name_only=True)
 
     def has_estimate_for(self, later: "Look") -> bool:
         return (

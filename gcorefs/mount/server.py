@@ -156,7 +156,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             fs.held.start(nursery)
             nursery.start_soon(_end_on_signal, fs)
-            nursery.start_soon(_report, mountpoint, on_ready)
+            nursery.start_soon(_report, fs, mountpoint, on_ready)
             if watchdog is not None:
                 nursery.start_soon(_stay_alive, watchdog)
             try:
@@ -221,8 +221,8 @@ async def _end_on_signal(fs: GcoreFS) -> None:
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:
-    await trio.to_thread.run_sync(os.statvfs, mountpoint)
+async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:
+    fs.mounted_as((await trio.to_thread.run_sync(os.stat, mountpoint)).st_dev)
     logger.info("mounted at %s", mountpoint)
     on_ready()
 

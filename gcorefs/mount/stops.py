@@ -252,12 +252,17 @@ class Stop:
         """
         if self._snapshot.is_copied and not self.is_past:
             question = self._snapshot.is_unchanged
-            was_judged = any(map(opener.has_credentials_of, self.holders(None)))
             self.is_past = not (
-                (was_judged or opener.may_trace_all)
+                self.is_for(opener)
                 and await self._workers.questions.ask(self.process.pid, opener.uid, question)
             )
         return not self.is_past
+
+    def is_for(self, opener: Opener) -> bool:
+        """True where one who may trace the process now may see this stop of it."""
+        if not self._snapshot.is_copied or opener.may_trace_all:
+            return True
+        return any(map(opener.has_credentials_of, self.holders(None)))
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or

@@ -9,6 +9,7 @@ procfs    what /proc says
 mark      processes that stop others, which are never stopped themselves
 restart   which interrupted calls the kernel would not restart by itself
 access    may this opener see that process?  The kernel decides
+hidepid   what /proc shows to somebody else
 record    what is recorded of a thread in its stop
 tracer    stops the threads, has them recorded, holds them, lets them go
 pagemap   which pages are in the page tables

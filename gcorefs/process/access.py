@@ -15,11 +15,15 @@ namespace that root made.
 import errno
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from gcorefs.process import procfile, procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.threads import start_thread
+
+T = TypeVar("T")
 
 _CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 
@@ -83,12 +87,7 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
 def check(opener: Opener, pid: int) -> None:
     """Return where the opener may have the core of `pid`; EACCES, ESRCH where not."""
     try:
-        status = procfs.status(os.getpid(), threading.get_native_id())
-        ours = int(status["CapPrm"], 16)
-        if _is_like_us(opener, ours, int(status["CapEff"], 16)):
-            _ask(pid)
-        else:
-            _ask_as(opener, ours, pid)
+        under(opener, lambda: _ask(pid))
     except PermissionError as error:
         raise ProcessError(Reason.DENIED, pid, f"uid {opener.uid}") from error
     except ProcessLookupError as error:
@@ -104,19 +103,27 @@ def _is_like_us(opener: Opener, permitted: int, effective: int) -> bool:
     )
 
 
-def _ask_as(opener: Opener, ours: int, pid: int) -> None:
+def under(opener: Opener, question: Callable[[], T]) -> T:
+    """The answer to a question that is asked under the opener's credentials, in a thread of its own
+    where they are not ours.  What the question raises; EACCES where we cannot take them on."""
+    status = procfs.status(os.getpid(), threading.get_native_id())
+    ours = int(status["CapPrm"], 16)
+    if _is_like_us(opener, ours, int(status["CapEff"], 16)):
+        return question()
+    answers: list[T] = []
     failure: list[BaseException] = []
 
     def ask() -> None:
         try:
             _assume(opener, ours)
-            _ask(pid)
+            answers.append(question())
         except BaseException as error:  # handed to the caller, in whose thread it belongs
             failure.append(error)
 
-    start_thread(f"gcorefs-door-{pid}", ask).join()
+    start_thread(f"gcorefs-door-{opener.pid}", ask).join()
     if failure:  # and none is left: this frame will be in the traceback of the error
         raise failure.pop()
+    return answers.pop()
 
 
 def _ask(pid: int) -> None:

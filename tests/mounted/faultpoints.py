@@ -46,7 +46,7 @@ class Point:
 _TRACER = "gcorefs.process.tracer"
 _CALLS = "gcorefs.process.syscalls"
 
-LOOKUP = Point("lookup", "gcorefs.mount.fs", "look", "before")
+LOOKUP = Point("lookup", "gcorefs.mount.sight", "look", "before")
 IDENTIFIED = Point("identified", "gcorefs.mount.door", "refuse_early", "before")
 BEFORE_FIRST_DOOR = Point("before-first-door", "gcorefs.process.access", "_open_memory", "before")
 AFTER_FIRST_DOOR = Point("after-first-door", "gcorefs.process.access", "_open_memory", "after")

@@ -114,8 +114,7 @@ def test_of_one_who_looked_it_up_before_it_began_neither(
 def test_who_was_judged_before_it_began_and_joins_when_it_has(
     paused: Callable[..., Mount], stop: Pause, spawn: Callable[..., Target], set_uid: Path
 ) -> None:
-    # The first opener is judged when it opens and before the stop; the third is who joins.
-    judged = Pause("gcorefs.process.access", "check", nth=3, is_after=True)
+    judged = Pause("gcorefs.mount.door", "joiners_door", is_after=True)
     mount = paused(stop, judged)
     target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
     mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")

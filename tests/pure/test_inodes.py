@@ -271,3 +271,32 @@ def test_numbers_leave_room_for_the_root_and_fit_in_64_bits(one: int, other: int
     numbers = [look_up(inodes, Process(pid, 1)).number for pid in (one, other)]
     assert all(1 < number < 1 << 64 for number in numbers)
     assert (numbers[0] == numbers[1]) is (one == other)
+
+
+def test_outsiders_have_an_inode_of_their_own_that_no_stop_is_shown_under(inodes: Inodes) -> None:
+    process = Process(14, 100)
+    mine = look_up(inodes, process, FakeStop())
+    assert inodes.stop_of(process) is mine.stop
+    assert inodes.stop_of(Process(14, 200)) is None
+    with inodes.held(process, is_outsider=True) as reference:
+        theirs = reference.inode
+        reference.keep()
+    assert theirs.number != mine.number
+    assert (theirs.is_outsiders, theirs.stop, theirs.process) == (True, None, process)
+    assert inodes[theirs.number] is theirs
+    assert inodes.get(process) is mine
+    with inodes.held(process, is_outsider=True) as reference:
+        assert reference.inode is theirs
+    assert theirs.lookups == 1
+    with inodes.held(Process(14, 200), is_outsider=True) as reference:
+        assert reference.inode is not theirs
+    inodes.forget(theirs.number, 1)
+    with pytest.raises(KeyError):
+        inodes[theirs.number]
+
+
+def test_a_stop_that_is_over_is_not_shown(inodes: Inodes) -> None:
+    process = Process(14, 100)
+    assert inodes.stop_of(process) is None
+    look_up(inodes, process, FakeStop(is_over=True))
+    assert inodes.stop_of(process) is None

@@ -1,0 +1,120 @@
+"""What /proc shows to somebody else (proc(5), hidepid= and gid=).
+
+The mount options of our own /proc, in our mount namespace, decide.  With hidepid= they show a user
+those processes only whose user they are, or that they may trace (fs/proc/base.c,
+has_pid_permissions: PTRACE_MODE_READ_FSCREDS).  So the kernel is asked under the user's
+credentials, as it is for an open(2) (access.py).  Without hidepid= everybody sees everybody, and
+nobody need be asked; subset=pid hides no process.
+"""
+
+import enum
+import os
+from dataclasses import dataclass
+
+from gcorefs.process import access, procfile, procfs
+from gcorefs.process.access import Opener
+from gcorefs.process.procfs import FormatError
+
+
+class Shown(enum.Enum):
+    """What /proc shows somebody of a process."""
+
+    NOTHING = enum.auto()
+    NAME = enum.auto()
+    """Its number and its owner (hidepid=1)."""
+    ALL = enum.auto()
+    """Also the files that everybody may read: stat and status."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcOptions:
+    """The mount options of a /proc."""
+
+    hidepid: str = "off"
+    gid: int = 0
+    """Members of this group see everybody, but not with hidepid=ptraceable."""
+
+    @property
+    def hides(self) -> bool:
+        return self.hidepid not in _OFF
+
+    def exempts(self, opener: Opener) -> bool:
+        return self.hidepid not in _PTRACEABLE and self.gid in (opener.gid, *opener.groups)
+
+
+# fs/proc/root.c, proc_show_options: a number before Linux 5.8, a word since.
+_OFF = ("off", "0")
+_PTRACEABLE = ("ptraceable", "4")
+
+
+def own_options() -> ProcOptions:
+    """Those of our /proc now.  FormatError, OSError."""
+    return parse_options(procfile.read_system("self/mountinfo"))
+
+
+def parse_options(mountinfo: bytes) -> ProcOptions:
+    """Those of /proc, of which the last mount is on top.  FormatError where there is none."""
+    found = None
+    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
+    for line in mountinfo.split(b"\n"):
+        fields = line.split(b" ")
+        if len(fields) > 4 and fields[4] == b"/proc":
+            found = fields
+    try:
+        if found is None:
+            raise FormatError("mountinfo has no /proc")
+        hyphen = found.index(b"-", 6)
+        words = dict(word.partition("=")[::2] for word in found[hyphen + 3].decode().split(","))
+        return ProcOptions(words.get("hidepid", "off"), int(words.get("gid", "0")))
+    except (ValueError, IndexError) as error:
+        raise FormatError("unexpected text in mountinfo") from error
+
+
+def shown_pids(options: ProcOptions, opener: Opener) -> list[int]:
+    """Every process that is no kernel thread and whose name /proc shows to `opener`."""
+    names = set(access.under(opener, procfs.pids))
+    # Not asked of the kernel: see _shows_us.
+    names.discard(os.getpid())
+    if options.hidepid in _NAMES or _shows_us(options, opener):
+        names.add(os.getpid())
+    return [pid for pid in procfs.user_pids() if pid in names or pid == opener.pid]
+
+
+_NAMES = ("noaccess", "1")
+
+
+def shown(options: ProcOptions, opener: Opener, pid: int) -> Shown:
+    """What /proc shows to `opener` of a process, or of what is none."""
+    if pid == opener.pid:  # of itself a process sees all
+        return Shown.ALL
+    if pid == os.getpid():
+        if _shows_us(options, opener):
+            return Shown.ALL
+        return Shown.NAME if options.hidepid in _NAMES else Shown.NOTHING
+    return access.under(opener, lambda: _shown(pid))
+
+
+def _shown(pid: int) -> Shown:
+    try:
+        os.stat(f"/proc/{pid}")
+    except OSError:
+        return Shown.NOTHING
+    try:
+        os.stat(f"/proc/{pid}/stat")
+    except OSError:
+        return Shown.NAME
+    return Shown.ALL
+
+
+def _shows_us(options: ProcOptions, opener: Opener) -> bool:
+    """True where /proc shows all of this process to `opener`.
+
+    A thread of ours that asks is shown it whatever its credentials are (kernel/ptrace.c,
+    __ptrace_may_access, same_thread_group), so the kernel's rule is repeated here.
+    """
+    status = procfs.status(os.getpid())
+    ids = {int(number) for number in status["Uid"].split()}
+    groups = {int(number) for number in status["Gid"].split()}
+    has_more = int(status["CapPrm"], 16) & ~opener.capabilities
+    is_same = (ids, groups) == ({opener.uid}, {opener.gid}) and not has_more
+    return opener.may_trace_all or options.exempts(opener) or is_same
