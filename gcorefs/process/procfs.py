@@ -11,6 +11,7 @@ may be refused or missing as well, and those are other errors (procfile.py).
 
 import contextlib
 import functools
+import math
 import os
 import re
 import time
@@ -209,7 +210,8 @@ def user_pids() -> list[int]:
     """Every process that is no kernel thread, without a look at any of them.
 
     Kernel threads are the children of kthreadd, which makes them (kernel/kthread.c).  It has
-    pid 2, and in no other pid namespace than its own are there any.
+    pid 2, and in no other pid namespace than its own are there any.  Its other children are
+    programs that the kernel starts, such as that of core_pattern (kernel/umh.c).
     """
     try:
         if not stat(_KTHREADD).is_kernel_thread:
@@ -223,13 +225,34 @@ def user_pids() -> list[int]:
         # are read can make the kernel leave out another (fs/proc/array.c, get_children_pid).
         before = children(_KTHREADD)
         found = pids()
-        threads = {_KTHREADD, *before, *children(_KTHREADD)}
+        threads = {_KTHREADD, *_kernel_threads.among({*before, *children(_KTHREADD)})}
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return [pid for pid in pids() if not _is_kernel_thread(pid)]
     return [pid for pid in found if pid not in threads]
 
 
 _KTHREADD = 2
+
+
+class _KernelThreads:
+    """The children of kthreadd that are kernel threads.  Each is looked at once, and again after
+    ten seconds, as its pid may be another's by then."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._looked_at = -math.inf
+
+    def among(self, children: set[int]) -> set[int]:
+        now = time.monotonic()
+        if now - self._looked_at >= _STAYS_KERNEL:
+            self._known, self._looked_at = set(), now
+        found = {pid for pid in children if pid in self._known or _is_kernel_thread(pid)}
+        self._known = found
+        return found
+
+
+_STAYS_KERNEL = 10.0
+_kernel_threads = _KernelThreads()
 
 
 def children(pid: int) -> list[int]:

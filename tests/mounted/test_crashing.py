@@ -5,6 +5,7 @@ PTRACE_INTERRUPT would end the write of the thread that dumps (fs/pipe.c, pipe_w
 it the core.
 """
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -173,3 +174,28 @@ def test_a_process_that_crashed_and_is_gone(
     assert_whole(slow_reader.finish(target))
     target.popen.wait(10)
     assert subprocess.run(["ls", mount / target.pid], capture_output=True, check=False).returncode
+
+
+def test_the_program_that_reads_the_core_is_listed(
+    mount: Mount, spawn: Callable[..., Target], slow_reader: SlowReader
+) -> None:
+    """It is a child of kthreadd, as kernel threads are."""
+    target = spawn("crasher", MIB)
+    crash(target, CRASHES[0])
+    kthreadd, name = 2, slow_reader.pattern.removeprefix("|").encode()
+
+    def handlers() -> list[str]:
+        # A kernel thread has no arguments.
+        found = [pid for pid in procfs.children(kthreadd) if has_argument(pid, name)]
+        return list(map(str, found))
+
+    eventually(lambda: len(handlers()) == 1)
+    assert set(handlers()) <= set(os.listdir(mount.path))
+    assert str(kthreadd) not in os.listdir(mount.path)
+    assert_whole(slow_reader.finish(target))
+
+
+def has_argument(pid: int, word: bytes) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return word in procfs.read(f"{pid}/cmdline").split(b"\0")
+    return False

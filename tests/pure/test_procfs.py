@@ -294,6 +294,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
     monkeypatch.setattr(procfs, "read", read)
     monkeypatch.setattr(procfs, "pids", lambda: [*FLAGS])
+    monkeypatch.setattr(procfs, "_kernel_threads", procfs._KernelThreads())
     return files
 
 
@@ -302,6 +303,27 @@ def test_kernel_threads_are_told_without_a_look_at_any(proc: dict[str, bytes]) -
     proc["2/task/2/children"] = b"3 51 |3 4 "
     assert procfs.user_pids() == [1, 50, 52]
     assert not any(proc.values())
+
+
+def test_a_program_that_the_kernel_started_is_listed_and_threads_are_looked_at_once(
+    proc: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(procfs.time, "monotonic", lambda: now)
+    looks: list[int] = []
+
+    def is_kernel_thread(pid: int) -> bool:
+        looks.append(pid)
+        return pid in (3, 51)
+
+    monkeypatch.setattr(procfs, "_is_kernel_thread", is_kernel_thread)
+    for time, looked_at in ((100.0, [3, 51, 52]), (109.9, [52]), (110.0, [3, 51, 52])):
+        now = time
+        proc["2/task/2/stat"] = stat_line(b"kthreadd", flags=FLAGS[2])
+        proc["2/task/2/children"] = b"3 51 52|3 51 52"
+        looks.clear()
+        assert procfs.user_pids() == [1, 4, 50, 52]
+        assert sorted(looks) == looked_at
 
 
 def test_there_is_no_kernel_thread_where_another_has_the_pid_of_their_parent(
