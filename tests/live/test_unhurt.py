@@ -23,7 +23,9 @@ Spawn = Callable[..., Target]
 
 
 @pytest.mark.parametrize(
-    "program", [["waits"], ["signals"], ["storm", "16"], ["debugger"], ["workers"]], ids=" ".join
+    "program",
+    [["waits"], ["signals"], ["storm", "16"], ["debugger"], ["workers"], ["workers", "sqpoll"]],
+    ids=" ".join,
 )
 def test_a_program_has_the_account_of_a_run_without_stops(spawn: Spawn, program: list[str]) -> None:
     expected, account = compare(lambda: spawn(*program))
@@ -69,12 +71,15 @@ def test_a_process_that_shares_the_memory_is_another_one(spawn: Spawn) -> None:
     assert target.ask("report")["sibling"].keys() == {"ok"}
 
 
-def test_a_worker_of_io_uring_is_no_thread_of_the_program(spawn: Spawn) -> None:
+@pytest.mark.parametrize("kind", [[], ["sqpoll"]], ids=["worker", "sqpoll"])
+def test_a_worker_of_io_uring_is_no_thread_of_the_program(spawn: Spawn, kind: list[str]) -> None:
     """It stands in the task list, runs none of the program's code, and cannot be traced."""
-    target = spawn("workers")
+    target = spawn("workers", *kind)
     with held(target.pid) as snapshot:
         workers = [tid for tid in procfs.tids(target.pid) if procfs.stat(target.pid, tid).is_worker]
-        assert workers
+        names = {procfs.stat(target.pid, tid).comm for tid in workers}
+        assert names
+        assert not kind or b"iou-sqp-%d" % target.pid in names
         assert {procfs.tracer(target.pid, tid) for tid in workers} == {0}
         recorded = {record.tid for record in snapshot.records}
         assert recorded == set(procfs.tids(target.pid)) - set(workers)

@@ -1,9 +1,11 @@
 /*
- * workers
+ * workers [sqpoll]
  *
  * Splices one pipe to another through io_uring, for which a worker of the kernel's sleeps until
  * a thread that feeds it now and then has come (io_uring/splice.c; a read would be polled).
- * The worker stands among the threads of this process.  See account.h for the commands.
+ * The worker stands among the threads of this process.  With sqpoll so does a thread of the kernel's
+ * that takes what is submitted (IORING_SETUP_SQPOLL); it sleeps when it was idle for a millisecond.
+ * See account.h for the commands.
  */
 #include "account.h"
 
@@ -11,8 +13,8 @@
 #include <linux/io_uring.h>
 #include <sys/mman.h>
 
-static int ring, feed[2], fed[2];
-static unsigned *sq_tail, *sq_array, *sq_mask, *cq_head, *cq_tail, *cq_mask;
+static int ring, is_polled, feed[2], fed[2];
+static unsigned *sq_tail, *sq_array, *sq_mask, *sq_flags, *cq_head, *cq_tail, *cq_mask;
 static struct io_uring_sqe *sqes;
 static struct io_uring_cqe *cqes;
 
@@ -25,9 +27,9 @@ static void *map(size_t size, off_t what)
 	return p;
 }
 
-static void set_up(void)
+static void set_up(unsigned flags)
 {
-	struct io_uring_params params = { 0 };
+	struct io_uring_params params = { .flags = flags, .sq_thread_idle = 1 };
 	char *sq, *cq;
 
 	ring = syscall(SYS_io_uring_setup, 8, &params);
@@ -38,6 +40,8 @@ static void set_up(void)
 	sqes = map(params.sq_entries * sizeof(*sqes), IORING_OFF_SQES);
 	sq_tail = (unsigned *)(sq + params.sq_off.tail);
 	sq_mask = (unsigned *)(sq + params.sq_off.ring_mask);
+	sq_flags = (unsigned *)(sq + params.sq_off.flags);
+	is_polled = flags & IORING_SETUP_SQPOLL;
 	sq_array = (unsigned *)(sq + params.sq_off.array);
 	cq_head = (unsigned *)(cq + params.cq_off.head);
 	cq_tail = (unsigned *)(cq + params.cq_off.tail);
@@ -59,7 +63,13 @@ static void submit(uint64_t tag)
 	sqes[i].len = 8;
 	sqes[i].user_data = tag;
 	sq_array[i] = i;
-	__atomic_store_n(sq_tail, *sq_tail + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(sq_tail, *sq_tail + 1, __ATOMIC_SEQ_CST);
+	if (is_polled) {
+		if (__atomic_load_n(sq_flags, __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP &&
+		    syscall(SYS_io_uring_enter, ring, 0, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) < 0)
+			die("io_uring_enter");
+		return;
+	}
 	if (syscall(SYS_io_uring_enter, ring, 1, 0, 0, NULL, 0) != 1)
 		die("io_uring_enter");
 }
@@ -111,12 +121,12 @@ static void splice_on(struct work *w)
 
 static struct work works[] = { { "splice_on", splice_on, 0, 0, 0, 0, {} } };
 
-int main(void)
+int main(int argc, char **argv)
 {
 	pthread_t thread;
 
 	target_init();
-	set_up();
+	set_up(argc > 1 && !strcmp(argv[1], "sqpoll") ? IORING_SETUP_SQPOLL : 0);
 	if (pthread_create(&thread, NULL, feeder, NULL))
 		die("pthread_create");
 	start_works(works, 1);

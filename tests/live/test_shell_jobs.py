@@ -1,0 +1,136 @@
+"""A shell with job control and its jobs behave as if nobody had dumped them."""
+
+import os
+import pty
+import select
+import time
+from pathlib import Path
+
+import pytest
+
+from gcorefs.process import procfs
+from tests.live.accounts import held
+
+SHELL = ["bash", "--norc", "--noprofile", "-i"]
+PROMPT = b"ready> "
+CTRL_Z, CTRL_C = b"\x1a", b"\x03"
+
+
+class Shell:
+    """An interactive bash on a terminal of its own."""
+
+    def __init__(self) -> None:
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            environment = {"PATH": os.environ["PATH"], "PS1": PROMPT.decode(), "TERM": "dumb"}
+            os.execvpe(SHELL[0], SHELL, environment)
+        self.says()
+
+    def tell(self, text: bytes) -> None:
+        os.write(self._terminal, text)
+
+    def says(self) -> bytes:
+        """What is said until the next prompt, without it."""
+        said = b""
+        while not said.endswith(PROMPT):
+            ready, _, _ = select.select([self._terminal], [], [], 20)
+            assert ready, said
+            said += os.read(self._terminal, 4096)
+        return said.removesuffix(PROMPT)
+
+    def await_job(self, state: str) -> int:
+        """The pid of its child once that runs sleep and has a state."""
+        deadline = time.monotonic() + 20
+        while True:
+            for pid in procfs.children(self.pid):
+                stat = procfs.stat(pid)
+                if (stat.comm, stat.state) == (b"sleep", state):
+                    return pid
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def end(self) -> None:
+        os.close(self._terminal)  # SIGHUP
+        os.waitpid(self.pid, 0)
+
+
+def life(dumps: int) -> list[bytes]:
+    """All that a shell says to a job that is stopped, sent on and ended."""
+    shell = Shell()
+    said = []
+
+    def dump(state: str) -> None:
+        job = shell.await_job(state)
+        for pid in (job, shell.pid):
+            for _ in range(dumps):
+                with held(pid) as snapshot:
+                    assert snapshot.unresponsive_threads == 0
+            assert_job_is(pid, state if pid == job else "S")
+
+    try:
+        shell.tell(b"sleep 1000\n")
+        dump("S")
+        for _ in range(2):
+            shell.tell(CTRL_Z)
+            said.append(shell.says())
+            dump("T")
+            shell.tell(b"jobs\n")
+            said.append(shell.says())
+            shell.tell(b"bg\n")
+            said.append(shell.says())
+            dump("S")
+            shell.tell(b"jobs\n")
+            said.append(shell.says())
+            shell.tell(b"fg\n")
+            dump("S")
+        shell.tell(CTRL_C)
+        said.append(shell.says())
+        shell.tell(b"echo $?; jobs\n")
+        said.append(shell.says())
+    finally:
+        shell.end()
+    return said
+
+
+def assert_job_is(pid: int, state: str) -> None:
+    deadline = time.monotonic() + 20
+    while procfs.stat(pid).state != state:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert procfs.tracer(pid, pid) == 0
+
+
+def test_a_shell_says_the_same_of_its_jobs() -> None:
+    expected = life(0)
+    assert b"Stopped" in expected[0]
+    assert b"130" in expected[-1]
+    assert life(10) == expected
+
+
+@pytest.mark.parametrize("keys", [CTRL_Z, CTRL_C], ids=["^Z", "^C"])
+def test_a_key_that_is_struck_while_the_job_is_held_counts_when_it_is_let_go(keys: bytes) -> None:
+    def struck(is_held: bool) -> bytes:
+        shell = Shell()
+        try:
+            shell.tell(b"sleep 1000\n")
+            job = shell.await_job("S")
+            if is_held:
+                with held(job):
+                    shell.tell(keys)
+                    await_pending(job)
+            else:
+                shell.tell(keys)
+            return shell.says()
+        finally:
+            shell.end()
+
+    assert struck(True) == struck(False)
+
+
+def await_pending(pid: int) -> None:
+    """Until a signal waits for a process: the terminal sends it when it gets to it."""
+    status = Path(f"/proc/{pid}/status")
+    deadline = time.monotonic() + 20
+    while "ShdPnd:\t0000000000000000" in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
