@@ -292,8 +292,9 @@ class Mount:
                 if Path(f"/proc/{pid}/comm").read_text() != "gcorefs\n":
                     continue
                 for fd in os.listdir(f"/proc/{pid}/fd"):
-                    if os.readlink(f"/proc/{pid}/fd/{fd}") == str(self.log):
-                        return pid
+                    with contextlib.suppress(OSError):  # it was closed just now
+                        if os.readlink(f"/proc/{pid}/fd/{fd}") == str(self.log):
+                            return pid
         raise LookupError("no server")
 
     @property

@@ -123,7 +123,11 @@ def unmount(path: str, lazy: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Whoever wants to hear, so many seconds apart, that the event loop turns."""
+    """Whoever wants to hear, so many seconds apart, that the event loop turns and max_stop is kept.
+
+    A tracer that sleeps in a call of the kernel's does not count: any user can have one sleep, by
+    an execve(2) that hangs, and would end the reading of all.
+    """
 
     seconds: float
     on_alive: Callable[[], None]
@@ -158,7 +162,7 @@ async def serve(
             nursery.start_soon(_end_on_signal, fs)
             nursery.start_soon(_report, fs, mountpoint, on_ready)
             if watchdog is not None:
-                nursery.start_soon(_stay_alive, watchdog)
+                nursery.start_soon(_stay_alive, fs, watchdog)
             try:
                 await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             finally:
@@ -227,7 +231,11 @@ async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) ->
     on_ready()
 
 
-async def _stay_alive(watchdog: Watchdog) -> None:
+async def _stay_alive(fs: GcoreFS, watchdog: Watchdog) -> None:
     while True:
-        watchdog.on_alive()
+        overdue = [stop.process.pid for stop in fs.held.all() if stop.is_overdue]
+        if overdue:
+            logger.error("the watchdog is not told: process %d is held past max_stop", overdue[0])
+        else:
+            watchdog.on_alive()
         await trio.sleep(watchdog.seconds)

@@ -43,6 +43,9 @@ _NOTHING = memoryview(b"")
 
 _NO_THREAD_NAP = 0.05
 
+_OVERDUE = 5.0
+"""Seconds past max_stop after which a process that is still held should long have been let go."""
+
 _COPY_PATIENCE = 2.0
 """Seconds that reads of memory wait for the copy of it, which they would only slow down."""
 
@@ -105,7 +108,7 @@ class Stop:
         )
         self._handles: dict[Handle, None] = {}  # in the order of their opens
         self._askers: dict[Opener, None] = {}  # who have looked it up, while nobody has opened it
-        self._open_by = inf
+        self._open_by = self._held_until = inf
         self._was_open = self._was_looked_up = False
         self._holding: trio.CancelScope | None = None
         self._reading = Reading(
@@ -269,6 +272,7 @@ class Stop:
         max_stop is over."""
         idle = self._options.idle_timeout or inf
         end = trio.current_time() - self._snapshot.stopped_seconds + (self._options.max_stop or inf)
+        self._held_until = end
         self._touch()
         if self._askers:
             self._open_by = trio.current_time() + self._options.open_timeout
@@ -291,6 +295,11 @@ class Stop:
             self.let_go(why)
             logger.warning("process %d: let go, %s", self.process.pid, why)
             return
+
+    @property
+    def is_overdue(self) -> bool:
+        """True where max_stop was over some time ago, and it was not let go."""
+        return not self._released.is_set() and trio.current_time() > self._held_until + _OVERDUE
 
     def let_go(self, why: str = "") -> None:
         """Let the process run on.  Handles keep what was made of the header; memory is EIO."""

@@ -1,14 +1,28 @@
 """systemd's view: a unit without faults, and a service that is ready when its mount answers."""
 
 import os
+import re
+import signal
 import socket
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import GCOREFS, Mount, text_of
-from tests.mounted.conftest import UNIT, end, run
+from gcorefs.mount.server import answers
+from tests.conftest import GCOREFS, Mount, Target, text_of
+from tests.mounted.conftest import (
+    CUT_OFF,
+    UNIT,
+    end,
+    errno_of,
+    eventually,
+    is_free,
+    is_held,
+    opened,
+    run,
+)
 
 
 def test_the_unit_has_no_faults(tmp_path: Path) -> None:
@@ -61,3 +75,123 @@ def test_readiness_is_told_after_the_mount_has_answered(
             finally:
                 end(server.pid)
         assert server.returncode == 0
+
+
+class Supervised:
+    """A server in the foreground, and what it tells its supervisor."""
+
+    def __init__(self, folder: Path, mount: Mount, *options: str) -> None:
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.listener.bind(str(folder / "notify"))
+        environment = os.environ | {
+            "NOTIFY_SOCKET": str(folder / "notify"),
+            "WATCHDOG_USEC": str(PERIOD * 1_000_000),
+        }
+        command = [GCOREFS, "mount", "--foreground", "--log-file", mount.log, *options, mount.path]
+        self.server = subprocess.Popen(command, env=environment)
+        self.wait_for(b"READY=1")
+
+    def wait_for(self, word: bytes) -> None:
+        self.listener.settimeout(20)
+        while self.listener.recv(4096) != word:
+            pass
+
+    def watch(self) -> None:
+        """As systemd does: kill it once it has told nothing for a period (sd_notify(3))."""
+        self.listener.settimeout(PERIOD)
+        try:
+            while self.listener.recv(4096):
+                pass
+        except TimeoutError:
+            self.server.send_signal(signal.SIGKILL)
+        assert self.server.wait(timeout=20) == -signal.SIGKILL
+
+
+PERIOD = 2
+
+
+@pytest.fixture
+def supervised(tmp_path: Path, unmounted: Mount) -> Iterator[Callable[..., Supervised]]:
+    made: list[Supervised] = []
+
+    def start(*options: str) -> Supervised:
+        made.append(Supervised(tmp_path, unmounted, *options))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.listener.close()
+        each.server.send_signal(signal.SIGCONT)
+        end(each.server.pid)
+        each.server.wait()
+
+
+def unit_command(key: str, mount: Mount) -> list[str]:
+    """What the unit runs, with another place to mount at."""
+    found = re.findall(rf"^{key}=-?(.*umount.*)$", UNIT.read_text(), re.MULTILINE)
+    assert len(found) == 1
+    return [str(mount.path) if word == "/mnt/gcore" else word for word in found[0].split()]
+
+
+@pytest.mark.parametrize("call", ["epoll_wait", "nanosleep", "recv_rcvtimeo"])
+def test_a_server_that_is_stopped_is_killed_and_what_it_held_never_knows(
+    supervised: Callable[..., Supervised],
+    unmounted: Mount,
+    spawn: Callable[..., Target],
+    call: str,
+) -> None:
+    service, target = supervised(), spawn("eintr", call)
+    assert target.ask("blocked") == {"blocked": True}
+    fd = os.open(unmounted / target.pid, os.O_RDONLY)
+    try:
+        assert os.read(fd, 4) == b"\x7fELF"
+        assert is_held(target.pid)
+        service.wait_for(b"WATCHDOG=1")
+        service.server.send_signal(signal.SIGSTOP)
+        service.watch()
+        eventually(lambda: is_free(target.pid))
+        assert target.ask("blocked") == {"blocked": True}
+        counts = target.ask("counts")
+        assert (counts["spurious"], counts["genuine"], counts["other"]) == (0, 0, 0), counts
+        # The dead mount is taken away, though a file of it is open, and another one can be made.
+        assert not answers(str(unmounted.path))
+        for key in ("ExecStopPost", "ExecStartPre"):
+            run(*unit_command(key, unmounted))
+        assert os.listdir(unmounted.path) == []
+        unmounted.make()
+        assert run("head", "-c", "4", unmounted / target.pid).stdout == b"\x7fELF"
+        end(unmounted.server)
+    finally:
+        assert errno_of(lambda: os.close(fd)) in (0, *CUT_OFF)
+
+
+# max_stop was over long ago, and nobody sees to it.
+NOT_LET_GO = """
+import trio
+from gcorefs.mount.stops import Stop
+
+async def hold(self):
+    self._held_until = trio.current_time() - 1000
+    await self._released.wait()
+
+Stop._hold = hold
+"""
+
+
+def test_a_process_that_is_held_too_long_keeps_the_watchdog_from_being_told(
+    supervised: Callable[..., Supervised],
+    unmounted: Mount,
+    spawn: Callable[..., Target],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NOT_LET_GO)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    service, target = supervised(), spawn("threads", 1)
+    text = f"the watchdog is not told: process {target.pid} is held past max_stop"
+    unmounted.expect(text)
+    with opened(unmounted / target.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+        eventually(lambda: unmounted.log.read_text().count(text) > 1)
+        service.watch()
+    eventually(lambda: is_free(target.pid))
