@@ -17,6 +17,7 @@ import pytest
 from gcorefs.process import procfs
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
+    AS_NOBODY,
     NOBODY,
     PAGE,
     errno_of,
@@ -298,6 +299,30 @@ def test_a_file_handle_of_what_was_only_listed_is_stale(
         assert open_by_handle(folder, numbers(mount)[pid]) == errno.ESTALE
         number = (mount / pid).stat().st_ino
         assert open_by_handle(folder, number) == 0
+
+
+def test_a_file_handle_opens_what_a_name_would_open_and_nothing_else(
+    everybodys: Mount, spawn: Callable[..., Target]
+) -> None:
+    """As the kernel's NFS server has them; it opens for others, and is refused (access.py)."""
+    target = spawn("threads", 1)
+    path = everybodys / target.pid
+    with opened(everybodys.path) as folder, opened(path) as fd:
+        outsiders = int(run(*AS_NOBODY, "stat", "-c", "%i", path).stdout)
+        numbers = {
+            os.fstat(fd).st_ino: 0,
+            outsiders: errno.ESTALE,  # it is for those who may not open
+            os.stat(everybodys.path / ".gcorefs/status").st_ino: 0,
+            os.stat(everybodys.path / ".gcorefs").st_ino: 0,
+            1: 0,
+            0: errno.ESTALE,
+            7: errno.ESTALE,
+            1 << 22: errno.ESTALE,
+            (1 << 64) - 1: errno.ESTALE,
+        }
+        assert {each: open_by_handle(folder, each) for each in numbers} == numbers
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+    assert os.listdir(everybodys.path / ".gcorefs")
 
 
 def open_by_handle(folder: int, number: int) -> int:
