@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.elfcore.corefile import Core, read_core
-from gcorefs.process import procfs, syscalls
+from gcorefs.process import procfile, procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Mount, Target, wait_until_gone
@@ -197,5 +197,5 @@ def test_the_program_that_reads_the_core_is_listed(
 
 def has_argument(pid: int, word: bytes) -> bool:
     with contextlib.suppress(ProcessLookupError):
-        return word in procfs.read(f"{pid}/cmdline").split(b"\0")
+        return word in procfile.read(f"{pid}/cmdline").split(b"\0")
     return False

@@ -5,6 +5,7 @@ Each mount has a mount namespace of its own, with a /proc of its own.
 
 import contextlib
 import errno
+import functools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process import procfs
-from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
+from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_gone
 from tests.mounted.conftest import NOBODY, eventually, is_free, is_held, run, user
 from tests.mounted.test_users_mount import asleep
 
@@ -40,8 +41,17 @@ class Hiding:
         self.path, self.log = folder / "mnt", folder / "log"
         self.path.mkdir()
         words = [GCOREFS, "mount", "--foreground", "--log-file", self.log, "-o", "allow_other"]
-        command = ["unshare", "--mount", "sh", "-c", SETUP, "-", hidepid, str(MEMBERS)]
-        self.server = subprocess.Popen([*command, *words, self.path])
+        command: list[object] = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            SETUP,
+            "-",
+            hidepid,
+            str(MEMBERS),
+        ]
+        self.server = subprocess.Popen(text_of([*command, *words, self.path]))
         eventually(lambda: self.log.exists() and "mounted at" in self.log.read_text())
 
     @property
@@ -140,7 +150,11 @@ def test_options_of_proc_that_change_count_from_then_on(hiding: Callable[[str], 
         assert shown(mount, user(NOBODY), roots) == [b"0 all"]
         for mode, seen in (("2", NONE), ("1", b"0 name"), ("0", b"0 all")):
             mount.run((), "mount", "-o", f"remount,hidepid={mode}", "/proc")
-            eventually(lambda seen=seen: shown(mount, user(NOBODY), roots) == [seen])
+            eventually(functools.partial(is_shown_as, seen, mount, roots))
+
+
+def is_shown_as(seen: bytes, mount: Hiding, pid: int) -> bool:
+    return shown(mount, user(NOBODY), pid) == [seen]
 
 
 def test_subset_pid_hides_no_process(hiding: Callable[[str], Hiding]) -> None:

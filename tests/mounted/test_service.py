@@ -88,7 +88,7 @@ class Supervised:
             "WATCHDOG_USEC": str(PERIOD * 1_000_000),
         }
         command = [GCOREFS, "mount", "--foreground", "--log-file", mount.log, *options, mount.path]
-        self.server = subprocess.Popen(command, env=environment)
+        self.server = subprocess.Popen(text_of(command), env=environment)
         self.wait_for(b"READY=1")
 
     def wait_for(self, word: bytes) -> None:

@@ -29,7 +29,7 @@ USER = ("groups=", f"gid={NOBODY},{NOBODY},{NOBODY}", f"uid={NOBODY},{NOBODY},{N
 def dumped(held_at: HeldAt, target: Target, point: Point, *words: str) -> Iterator[None]:
     """Inside, a dump behind other words stands at a point; then it goes on to its end."""
     with held_at(point, target.pid) as hold:
-        command = [*words, GCOREFS, "dump", "-o", os.devnull, str(target.pid)]
+        command = [*words, str(GCOREFS), "dump", "-o", os.devnull, str(target.pid)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as dump:
             hold.wait()
             yield

@@ -309,7 +309,7 @@ def test_a_program_that_the_kernel_started_is_listed_and_threads_are_looked_at_o
     proc: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(procfs.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     looks: list[int] = []
 
     def is_kernel_thread(pid: int) -> bool:
