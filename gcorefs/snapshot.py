@@ -213,10 +213,11 @@ class Snapshot:
             if self._room is not None:
                 self._program = program_of(process.pid)
             memory.check_pinned()
-        self._check()
-        self._layout = assembly.layout
-        self._mappings = len(vmas)
-        self._memory = memory
+        with self._lock:  # or what is closed meanwhile has memory again
+            self._check()
+            self._layout = assembly.layout
+            self._mappings = len(vmas)
+            self._memory = memory
         self.provenance = assembly.provenance
         self.records = recorded
         self.ready_seconds = time.monotonic() - self._tracer.stopped_at
@@ -249,21 +250,22 @@ class Snapshot:
         """For about as much as the core will have."""
         if self._room is None:
             return
-        self._copy = Copy(self._room)
+        copy = self._copy = Copy(self._room)
         status = procfs.ask_live_thread(
             self.process.pid, lambda tid: procfs.status(self.process.pid, tid)
         )
         kinds = ("RssAnon", "RssShmem", "VmSwap")  # no pages of files, but for a few
         populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
         with contextlib.suppress(NotCopied):
-            self._copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
+            copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
 
     def _hold(self, size: int) -> Mapping[str, str]:
         """What the note says of how the process is held, whose file has `size` bytes of memory."""
-        if self._copy is None:
+        copy = self._copy
+        if copy is None:
             return {"hold": "stop"}
         try:
-            self._copy.fit(size)
+            copy.fit(size)
         except NotCopied as error:
             self.give_up_copy(str(error))
         return self.hold
@@ -278,9 +280,10 @@ class Snapshot:
         return {"hold": "copy", "held": "copy"}
 
     def give_up_copy(self, why: str) -> None:
-        """Hold the process instead, and free what was copied."""
-        copy, self._copy = self._copy, None
+        """Hold the process instead, and free the room for what was to be copied."""
         self.not_copied = why
+        with self._lock:
+            copy = self._take_copy()
         if copy is not None:
             copy.discard()
 
@@ -290,24 +293,30 @@ class Snapshot:
         Where it cannot be had at once the process is held: `not_copied` says why.  Reads are
         answered all the while.  ProcessError: it died, or was let go.
         """
-        copy, memory = self._copy, self._memory
+        with self._lock:
+            copy, memory = self._take_copy(), self._memory
         if copy is None or memory is None:
             return
         try:
             copy.fill(self.layout, memory)
-            if self._finishing is not None:
-                self._finishing.result()
-        except (NotCopied, OSError) as error:
-            self.give_up_copy(str(error))
-            if isinstance(error, ProcessError) and error.reason is not Reason.NOT_SHOWN:
-                raise
-            return
+            if (finishing := self._finishing) is not None:
+                finishing.result()
+        except BaseException as error:
+            copy.discard()
+            if isinstance(error, NotCopied) or _is_no_end(error):
+                self.not_copied = str(error)
+                return
+            raise
         with self._lock:
-            self._copy = None
             if not self._let_go:
                 self._kept = copy
                 self.was_copied = True
         self._tracer.release()
+
+    def _take_copy(self) -> Copy | None:
+        """What is to be filled, which is the caller's from here on."""
+        copy, self._copy = self._copy, None
+        return copy
 
     def wait_untraced(self) -> None:
         """Block until a process that was copied runs on, and no thread of it is traced."""
@@ -536,6 +545,12 @@ class Snapshot:
         self._copy = None
         self._past = None
         self._tracer.join()
+
+
+def _is_no_end(error: BaseException) -> bool:
+    """True for what keeps memory from being copied, though the process is still held."""
+    is_of_process = isinstance(error, ProcessError) and error.reason is not Reason.NOT_SHOWN
+    return isinstance(error, OSError) and not is_of_process
 
 
 def _finish(later: Postponed, turn: Turn | None) -> None:

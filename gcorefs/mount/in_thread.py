@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
+import outcome
 import trio
 
 from gcorefs.process.errors import ProcessError, Reason
@@ -21,14 +22,29 @@ async def in_thread(
     """The result of a blocking call on account of process `pid`, or what it raises.
 
     A caller that is cancelled leaves the thread behind.  EAGAIN: there is none.
+
+    An exception goes past trio, in whose threads it is part of a reference cycle
+    (trio/_threads.py, report_back_in_trio_thread_fn and worker_fn): all that its traceback refers
+    to, buffers, descriptors and copies, would live until the next collection.
     """
+    answers: list[outcome.Outcome[T]] = []
+    is_awaited = True
+
+    def answer() -> None:
+        answers.append(outcome.capture(call, *arguments))
+        # In this order, and the reverse below: one of the two sees the other.
+        if not is_awaited:
+            answers.clear()
+
     try:
-        return await trio.to_thread.run_sync(
-            call, *arguments, abandon_on_cancel=True, limiter=limiter
-        )
+        await trio.to_thread.run_sync(answer, abandon_on_cancel=True, limiter=limiter)
+        return answers.pop().unwrap()
     except NoThread as error:
         raise ProcessError(Reason.NO_THREAD, pid) from error
     except RuntimeError as error:
         if is_no_thread(error):
             raise ProcessError(Reason.NO_THREAD, pid) from error
         raise
+    finally:
+        is_awaited = False
+        answers.clear()

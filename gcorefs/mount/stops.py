@@ -236,6 +236,7 @@ class Stop:
             self._snapshot.give_up_copy(error.reason.text)
         except Exception:  # a surprise is a process that is held, not the mount's end
             logger.exception("process %d: cannot be copied", self.process.pid)
+            self._snapshot.give_up_copy(Reason.SURPRISE.text)
         if why := self._snapshot.not_copied:
             logger.warning("process %d: held, not copied: %s", self.process.pid, why)
 

@@ -222,8 +222,9 @@ def _by_all_cores(work: Callable[[], Iterator[None]], most: int, timeout: float)
             failure = failure or step
             is_over.set()
         running -= step is not False
+    step = False
     try:
         if failure is not None:
             raise failure
     finally:
-        del failure  # or it would keep itself, and what was copied, until it is found
+        del failure  # this frame is in its traceback: nothing is to go in a circle, a copy least

@@ -469,12 +469,17 @@ def test_room_is_made_as_large_as_it_turns_out_to_be(
         snapshot.close()
 
 
-def test_a_copy_that_is_given_up_is_no_copy(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("nothing_is_collected")
+@pytest.mark.parametrize(("piece", "nth"), [(64, 1), (2, 1), (2, 8)])
+def test_a_copy_that_is_given_up_is_no_copy(
+    piece: int, nth: int, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "_PIECE", piece * MEBIBYTE)
     target = spawn("bulk", 16)
     room = Counting(ALL)
     snapshot = Snapshot(find(target.pid), room=room)
     snapshot.take()
-    brake = Brake(monkeypatch, 1)
+    brake = Brake(monkeypatch, nth)
     thread, errors = in_a_thread(snapshot.copy)
     assert brake.reached.wait(20)
     snapshot.close()
@@ -485,7 +490,6 @@ def test_a_copy_that_is_given_up_is_no_copy(spawn: Spawn, monkeypatch: pytest.Mo
     with pytest.raises(ProcessError):
         snapshot.read(snapshot.layout.memory_offset, 1)
     errors.clear()
-    gc.collect()
     assert room.taken == 0
 
 

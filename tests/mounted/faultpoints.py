@@ -50,6 +50,8 @@ LOOKUP = Point("lookup", "gcorefs.mount.sight", "look", "before")
 IDENTIFIED = Point("identified", "gcorefs.mount.door", "refuse_early", "before")
 BEFORE_FIRST_DOOR = Point("before-first-door", "gcorefs.process.access", "_open_memory", "before")
 AFTER_FIRST_DOOR = Point("after-first-door", "gcorefs.process.access", "_open_memory", "after")
+MAKING_ROOM = Point("making-room", "gcorefs.snapshot", "Snapshot._make_room", "before")
+ROOM_MADE = Point("room-made", "gcorefs.snapshot", "Snapshot._make_room", "after")
 BEFORE_SEIZE = Point("before-seize", _CALLS, "seize", "before")
 SEIZED_ONE = Point("seized-one", _CALLS, "seize", "after")
 SEIZED_ALL = Point("seized-all", _TRACER, "Tracer._interrupt", "before")
@@ -67,6 +69,9 @@ SECOND_DOOR = Point("second-door", "gcorefs.process.access", "_open_memory", "be
 SMAPS = Point("smaps", "gcorefs.process.procfs", "mappings", "after")
 ASSEMBLED = Point("assembled", "gcorefs.snapshot", "assemble", "after")
 TAKEN = Point("taken", "gcorefs.snapshot", "Snapshot.take", "after")
+COPYING = Point("copying", "gcorefs.process.copy", "Copy.fill", "before")
+FILLED = Point("filled", "gcorefs.process.copy", "Copy.fill", "after")
+COPIED = Point("copied", "gcorefs.snapshot", "Snapshot.copy", "after")
 READING = Point("reading", _CALLS, "read_memory", "before")
 # Of the windows, the reader waits for the first.
 READING_AHEAD = Point("reading-ahead", "gcorefs.snapshot", "Snapshot.read_into", "before", 2)
@@ -123,7 +128,7 @@ def _process(arguments: tuple[Any, ...]) -> int:
         return int(name.rpartition("-")[2])
     for argument in arguments:
         process = getattr(argument, "process", argument)
-        pid = getattr(process, "pid", process)
+        pid = getattr(process, "pid", getattr(process, "_pid", process))
         if type(pid) is int:
             return pid  # a thread's id, where it is the leader's
     return 0

@@ -28,6 +28,7 @@ RESERVED = {
     "pyfuse3": ("mount",),
     "msgspec": ("option",),
     "trio": ("mount", "cli"),
+    "outcome": ("mount",),
     "click": ("cli",),
     "rich": ("cli",),
     "sdnotify": ("cli",),
