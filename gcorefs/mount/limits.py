@@ -9,10 +9,11 @@ import contextlib
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import trio
 
+from gcorefs.mount import subordinate
 from gcorefs.mount.options import Options
 from gcorefs.process.copy import NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
@@ -30,7 +31,16 @@ _ROOT = 0
 class Budget:
     """So much of one thing for each user, so much for all."""
 
-    def __init__(self, each: int, total: int, each_over: Reason, total_over: Reason) -> None:
+    def __init__(
+        self,
+        each: int,
+        total: int,
+        each_over: Reason,
+        total_over: Reason,
+        owner: Callable[[int], int] = int,
+    ) -> None:
+        """`owner`: the user on whose account a uid is, by default itself."""
+        self._owner = owner
         self._each, self._total = each, total
         self._each_over, self._total_over = each_over, total_over
         self._used: Counter[int] = Counter()
@@ -38,17 +48,19 @@ class Budget:
 
     def take(self, uid: int, pid: int, amount: int = 1) -> None:
         """ProcessError where that is too much; `pid` is the process that it is wanted for."""
-        if self._used[uid] + amount > self._each:
+        owner = self._owner(uid)
+        if self._used[owner] + amount > self._each:
             raise ProcessError(self._each_over, pid, f"uid {uid}")
-        if self._sum + amount > self._total and uid != _ROOT:
+        if self._sum + amount > self._total and owner != _ROOT:
             raise ProcessError(self._total_over, pid, f"uid {uid}")
-        self._used[uid] += amount
+        self._used[owner] += amount
         self._sum += amount
 
     def give_back(self, uid: int, amount: int = 1) -> None:
-        self._used[uid] -= amount
-        if not self._used[uid]:
-            del self._used[uid]
+        owner = self._owner(uid)
+        self._used[owner] -= amount
+        if not self._used[owner]:
+            del self._used[owner]
         self._sum -= amount
 
     @contextlib.contextmanager
@@ -172,16 +184,19 @@ class Both:
 
 
 class Limits:
-    """The budgets of one mount."""
+    """The budgets of one mount.  Subordinate uids are on their owner's account in those that are
+    asked before an opener is judged; afterwards nobody has any (access.identify)."""
 
     def __init__(self, options: Options) -> None:
+        owner = subordinate.of_this_host().owner
         self.files = Budget(
-            options.user_files, options.max_files, Reason.USER_FILES, Reason.ALL_FILES
+            options.user_files, options.max_files, Reason.USER_FILES, Reason.ALL_FILES, owner
         )
         """Open cores, by who opened them."""
-        self.others = Budget(options.user_files, sys.maxsize, Reason.USER_FILES, Reason.ALL_FILES)
-        """Open directories and control files.  No share of all: whoever has many uids in a user
-        namespace is refused at the door of a core, and here at none."""
+        self.others = Budget(
+            options.user_files, sys.maxsize, Reason.USER_FILES, Reason.ALL_FILES, owner
+        )
+        """Open directories and control files."""
         self.stops = Budget(
             options.user_stops, options.max_stops, Reason.USER_STOPS, Reason.ALL_STOPS
         )
@@ -194,4 +209,6 @@ class Limits:
         )
         """Bytes that the headers of these take here."""
         self.copies = Copies(options.copy_limit * _MEBIBYTE)
-        self.requests = Budget(_USER_REQUESTS, _REQUESTS, Reason.USER_REQUESTS, Reason.ALL_REQUESTS)
+        self.requests = Budget(
+            _USER_REQUESTS, _REQUESTS, Reason.USER_REQUESTS, Reason.ALL_REQUESTS, owner
+        )
