@@ -52,7 +52,9 @@ def test_all_cases_are_found(program: str, build: Callable[[str], Path]) -> None
 @EVERY
 def test_no_stop_is_seen_as_eintr(program: str, name: str, spawn: Callable[..., Target]) -> None:
     case = spawn(program, name)
-    stops = STOPS if case.truth["repair"] else FEWER_STOPS
+    # A FUSE server is asked, and so there is nothing to be hit or missed by a hair.
+    is_rare = case.truth["repair"] and not name.startswith("fuse_")
+    stops = STOPS if is_rare else FEWER_STOPS
     for number in range(stops):
         # Half of the stops find the thread asleep in the call for certain, the others
         # wherever it is just then, often on its way back into it.
@@ -115,6 +117,18 @@ def test_a_signal_gives_the_eintr_that_is_due(
         assert counts["genuine"] + counts["restarted"] + counts["outside"] == signals, counts
     else:
         assert counts["genuine"] == 0, counts
+
+
+@pytest.mark.usefixtures("huge_pages")
+def test_a_call_that_works_until_it_is_interrupted_works_on(spawn: Callable[..., Target]) -> None:
+    target = spawn("fallocate")
+    for number in range(FEWER_STOPS):
+        with stopped(target):
+            pass
+        while target.ask("rounds")["rounds"] <= number:
+            pass
+    counts = target.ask("rounds")
+    assert (counts["interrupted"], counts["failed"]) == (0, 0), counts
 
 
 def await_handlers(case: Target, count: int) -> None:

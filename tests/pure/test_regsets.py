@@ -39,12 +39,23 @@ RESTARTED = {
     "rt_sigtimedwait": 128, "io_getevents": 208, "semtimedop": 220, "epoll_wait": 232,
     "splice": 275, "epoll_pwait": 281, "accept4": 288, "recvmmsg": 299, "sendmmsg": 307,
     "preadv2": 327, "pwritev2": 328, "io_uring_enter": 426, "epoll_pwait2": 441,
+    "select": 23, "pselect6": 270, "ppoll": 271, "pread64": 17, "pwrite64": 18, "fallocate": 285,
+    "preadv": 295, "pwritev": 296, "copy_file_range": 326, "open": 2, "stat": 4, "fstat": 5,
+    "lstat": 6, "lseek": 8, "access": 21, "execve": 59, "fsync": 74, "fdatasync": 75,
+    "getdents": 78, "chdir": 80, "readlink": 89, "statfs": 137, "fstatfs": 138, "getxattr": 191,
+    "lgetxattr": 192, "fgetxattr": 193, "listxattr": 194, "llistxattr": 195, "flistxattr": 196,
+    "getdents64": 217, "openat": 257, "newfstatat": 262, "readlinkat": 267, "faccessat": 269,
+    "execveat": 322, "statx": 332, "faccessat2": 439,
 }  # fmt: skip
 # close(2) has closed, and an EINTR from these is an answer or the kernel's own affair.
 NEVER = {
     "close": 3, "poll": 7, "pause": 34, "nanosleep": 35, "exit": 60, "wait4": 61,
     "rt_sigsuspend": 130, "futex": 202, "restart_syscall": 219, "clock_nanosleep": 230,
-    "ppoll": 271, "dup3": 292, "io_pgetevents": 333, "close_range": 436,
+    "dup3": 292, "io_pgetevents": 333, "close_range": 436,
+    "ioctl": 16, "truncate": 76, "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84,
+    "creat": 85, "link": 86, "unlink": 87, "symlink": 88, "chmod": 90, "swapoff": 168,
+    "mount": 165, "umount2": 166, "setxattr": 188, "unlinkat": 263, "renameat2": 316,
+    "getrandom": 318, "bpf": 321, "openat2": 437,
 }  # fmt: skip
 
 
@@ -62,6 +73,15 @@ RESTARTED_32 = {
     "recvmsg": 372, "preadv2": 378, "pwritev2": 379, "recvmmsg_time64": 417,
     "semtimedop_time64": 420, "rt_sigtimedwait_time64": 421, "io_uring_enter": 426,
     "epoll_pwait2": 441,
+    "select": 82, "_newselect": 142, "pselect6": 308, "ppoll": 309, "pselect6_time64": 413,
+    "ppoll_time64": 414, "pread64": 180, "pwrite64": 181, "fallocate": 324, "preadv": 333,
+    "pwritev": 334, "copy_file_range": 377, "open": 5, "execve": 11, "chdir": 12, "lseek": 19,
+    "access": 33, "readlink": 85, "statfs": 99, "fstatfs": 100, "stat": 106, "lstat": 107,
+    "fstat": 108, "fsync": 118, "_llseek": 140, "getdents": 141, "fdatasync": 148, "stat64": 195,
+    "lstat64": 196, "fstat64": 197, "getdents64": 220, "getxattr": 229, "lgetxattr": 230,
+    "fgetxattr": 231, "listxattr": 232, "llistxattr": 233, "flistxattr": 234, "statfs64": 268,
+    "fstatfs64": 269, "openat": 295, "fstatat64": 300, "readlinkat": 305, "faccessat": 307,
+    "execveat": 358, "statx": 383, "faccessat2": 439,
 }  # fmt: skip
 
 
@@ -191,6 +211,29 @@ def test_a_call_that_may_have_had_an_effect_is_never_repaired(call: str) -> None
     assert not needs(-errno.EINTR, NEVER[call])
 
 
+CREATING = (0o100, 0o200, 0o1000, 0o20200000)
+"""O_CREAT, O_EXCL, O_TRUNC and O_TMPFILE (open(2)); fallocate(2) collapses and inserts."""
+WITH_EFFECT = [
+    *(("open", 1, flag) for flag in CREATING), *(("openat", 2, flag) for flag in CREATING),
+    ("fallocate", 1, 0x08), ("fallocate", 1, 0x20),
+]  # fmt: skip
+BY_INT_80 = "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"
+
+
+@pytest.mark.parametrize("kind", ["64", "32", "int 0x80"])
+@pytest.mark.parametrize(("call", "argument", "bits"), WITH_EFFECT)
+def test_a_call_that_would_change_something_is_not_made_twice(
+    call: str, argument: int, bits: int, kind: str
+) -> None:
+    machine = I386 if kind == "32" else X86_64
+    number = (RESTARTED if kind == "64" else RESTARTED_32)[call]
+    names = BY_INT_80 if kind == "int 0x80" else machine.call_arguments
+    architecture = AUDIT_ARCH_X86_64 if kind == "64" else AUDIT_ARCH_I386
+    for value, expected in ((bits, False), (bits | 1, False), (1, True)):
+        registers = eintr(machine, number, **{names[argument]: value})
+        assert needs_restart(machine, registers, lambda: architecture, lambda: False) is expected
+
+
 @pytest.mark.parametrize("call", RESTARTED)
 def test_any_other_result_is_left_alone(call: str) -> None:
     results = {*range(-600, 600), 1 << 31, (1 << 32) - 4, (1 << 63) - 1} - {-errno.EINTR}
@@ -237,8 +280,8 @@ def test_a_call_is_looked_for_among_the_numbers_by_which_it_was_made(
     assert repaired == set(lists.get(architecture, {}).values())
 
 
-def eintr(machine: Machine, number: int) -> bytes:
-    words = dict.fromkeys(machine.general, 0)
+def eintr(machine: Machine, number: int, **arguments: int) -> bytes:
+    words = dict.fromkeys(machine.general, 0) | arguments
     words |= {machine.call_result: -errno.EINTR, machine.call_number: number}
     most = machine.elf_class.most
     values = [value & most for value in words.values()]

@@ -53,6 +53,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <linux/falloc.h>
+#include <linux/fuse.h>
 #include <linux/futex.h>
 #include <linux/io_uring.h>
 #include <linux/net.h>
@@ -78,7 +80,9 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/msg.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
 #include <sys/signalfd.h>
@@ -424,6 +428,155 @@ static void w_mq_receive(void) { MUST(mq_receive(rd, buf, 8, NULL)); }
 static void s_mq_full(void) { s_mq(); w_mq_send(); }
 
 static void s_none(void) { }
+
+/* A time-out that the kernel cannot write back, or is told not to (fs/select.c, poll_select_finish). */
+static void *ro_timeout;
+static void s_event_ro(void)
+{
+	s_event();
+	ro_timeout = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	*(struct __kernel_timespec *)ro_timeout = hour64;
+	MUST(mprotect(ro_timeout, 4096, PROT_READ));
+}
+static void s_event_sticky(void) { s_event(); MUST(personality(personality(-1) | STICKY_TIMEOUTS)); }
+
+/*
+ * A FUSE file system whose server answers one kind of request with EINTR as soon as
+ * it is interrupted (FUSE_INTERRUPT), with success when woken, and all others at once.
+ * Of lookups it is that of the name "slow".
+ */
+#define FUSE_AT "/mnt"
+static int fuse_waker;
+
+static void fuse_send(int dev, const struct fuse_in_header *to, int error, const void *data, size_t size)
+{
+	struct fuse_out_header head = {sizeof(head) + size, error, to->unique};
+	struct iovec v[] = {{&head, sizeof(head)}, {(void *)data, size}};
+
+	MUST(writev(dev, v, 2));
+}
+
+static void fuse_answer(int dev, const struct fuse_in_header *in)
+{
+	static const struct fuse_init_out init = {.major = 7, .minor = 31, .max_write = 4096};
+	static const struct fuse_open_out opened = {.open_flags = FOPEN_DIRECT_IO};
+	static const struct fuse_statfs_out statfs;
+	static const struct fuse_lseek_out sought;
+	static const struct fuse_write_out written = {.size = 1};
+	static const struct fuse_getxattr_out xattr = {.size = 1};
+	struct fuse_entry_out entry = {.nodeid = 2, .attr = {.ino = 2, .mode = S_IFREG | 0700, .nlink = 1, .size = 4096}};
+	struct fuse_attr_out attr = {.attr = entry.attr};
+
+	switch (in->opcode) {
+	case FUSE_INIT: fuse_send(dev, in, 0, &init, sizeof(init)); break;
+	case FUSE_LOOKUP: fuse_send(dev, in, 0, &entry, sizeof(entry)); break;
+	case FUSE_GETATTR:
+	case FUSE_SETATTR:
+		if (in->nodeid == FUSE_ROOT_ID)
+			attr.attr.mode = S_IFDIR | 0700, attr.attr.ino = 1;
+		fuse_send(dev, in, 0, &attr, sizeof(attr));
+		break;
+	case FUSE_OPEN:
+	case FUSE_OPENDIR: fuse_send(dev, in, 0, &opened, sizeof(opened)); break;
+	case FUSE_READ: fuse_send(dev, in, 0, "x", 1); break;
+	case FUSE_WRITE:
+	case FUSE_COPY_FILE_RANGE: fuse_send(dev, in, 0, &written, sizeof(written)); break;
+	case FUSE_STATFS: fuse_send(dev, in, 0, &statfs, sizeof(statfs)); break;
+	case FUSE_LSEEK: fuse_send(dev, in, 0, &sought, sizeof(sought)); break;
+	case FUSE_GETXATTR:
+	case FUSE_LISTXATTR: fuse_send(dev, in, 0, &xattr, sizeof(xattr)); break;
+	case FUSE_READDIR:
+	case FUSE_FSYNC:
+	case FUSE_FLUSH:
+	case FUSE_RELEASE:
+	case FUSE_RELEASEDIR:
+	case FUSE_ACCESS:
+	case FUSE_REMOVEXATTR:
+	case FUSE_FALLOCATE: fuse_send(dev, in, 0, NULL, 0); break;
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+	case FUSE_INTERRUPT: break;
+	default: fuse_send(dev, in, -ENOSYS, NULL, 0);
+	}
+}
+
+static void fuse_serve(int dev, int bell, unsigned slow)
+{
+	static union { struct fuse_in_header head; char bytes[1 << 16]; } in;
+	struct fuse_in_header parked = {0};
+	struct pollfd p[] = {{dev, POLLIN, 0}, {bell, POLLIN, 0}};
+	int owed = 0;
+	char c;
+
+	for (;;) {
+		MUST(poll(p, 2, -1));
+		if (p[1].revents) {
+			MUST(read(bell, &c, 1));
+			owed++;
+		}
+		if (parked.unique && owed) {
+			fuse_answer(dev, &parked);
+			parked.unique = 0, owed--;
+		}
+		if (!p[0].revents)
+			continue;
+		MUST(read(dev, in.bytes, sizeof(in)));
+		if (in.head.opcode == FUSE_INTERRUPT) {
+			struct fuse_interrupt_in *which = (void *)(&in.head + 1);
+
+			if (parked.unique && which->unique == parked.unique) {
+				fuse_send(dev, &parked, -EINTR, NULL, 0);
+				parked.unique = 0;
+			}
+		} else if (in.head.opcode == slow && (slow != FUSE_LOOKUP || !strcmp((char *)(&in.head + 1), "slow"))) {
+			parked = in.head;
+			if (owed)
+				fuse_answer(dev, &parked), parked.unique = 0, owed--;
+		} else {
+			fuse_answer(dev, &in.head);
+		}
+	}
+}
+
+static void fuse(unsigned slow, const char *file)
+{
+	int bell[2], dev = MUST(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+	char options[64];
+
+	MUST(unshare(CLONE_NEWNS));
+	MUST(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", dev);
+	MUST(mount("eintr", FUSE_AT, "fuse.eintr", 0, options));
+	MUST(pipe(bell));
+	if (!MUST(fork())) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(bell[1]);
+		fuse_serve(dev, bell[0], slow);
+	}
+	close(dev), close(bell[0]);
+	fuse_waker = bell[1];
+	snprintf(path, sizeof(path), FUSE_AT "/slow");
+	if (file)
+		rd = MUST(open(file, strcmp(file, FUSE_AT) ? O_RDWR : O_RDONLY)), aux = MUST(dup(rd));
+}
+
+static void s_fuse_lookup(void) { fuse(FUSE_LOOKUP, NULL); }
+#define S_FUSE(name, op, file) static void s_fuse_##name(void) { fuse(op, file); }
+S_FUSE(open, FUSE_OPEN, NULL)
+S_FUSE(getattr, FUSE_GETATTR, FUSE_AT "/file")
+S_FUSE(statfs, FUSE_STATFS, FUSE_AT)
+S_FUSE(readdir, FUSE_READDIR, FUSE_AT)
+S_FUSE(read, FUSE_READ, FUSE_AT "/file")
+S_FUSE(write, FUSE_WRITE, FUSE_AT "/file")
+S_FUSE(fsync, FUSE_FSYNC, FUSE_AT "/file")
+S_FUSE(lseek, FUSE_LSEEK, FUSE_AT "/file")
+S_FUSE(fallocate, FUSE_FALLOCATE, FUSE_AT "/file")
+S_FUSE(copy, FUSE_COPY_FILE_RANGE, FUSE_AT "/file")
+S_FUSE(getxattr, FUSE_GETXATTR, FUSE_AT "/file")
+S_FUSE(listxattr, FUSE_LISTXATTR, FUSE_AT "/file")
+static void w_fuse(void) { MUST(write(fuse_waker, "x", 1)); }
+static int64_t fuse_from, fuse_to = 2048;
+static void a_copy(long r) { (void)r; fuse_from = 0, fuse_to = 2048; }
 static void w_futex(void) { syscall(SYS_futex, &word, FUTEX_WAKE, 1); }
 static void s_futex(void) { waitv.uaddr = (uintptr_t)&word; }
 static void s_pi(void) { word = main_tid; }
@@ -472,7 +625,8 @@ static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n
  *   handler, SIGUSR1 blocked outside the call, arguments...)
  * repair: the kernel's own code for the interrupted call is -EINTR, from
  *   ep_poll(), do_semtimedop(), do_sigtimedwait(), io_getevents(),
- *   io_cqring_wait() or, for a finite time-out, sock_intr_errno().
+ *   io_cqring_wait(), poll_select_finish(), a FUSE server or, for a finite time-out,
+ *   sock_intr_errno().
  * handler: E "eintr", F "flag", N "never".
  * X64 is for 64 bits only, X32 for 32 bits.
  */
@@ -536,6 +690,53 @@ X(write_sndtimeo, write, s_full_to, 0, w_drain, 0, 1, E, 0, rd, buf, 4096) \
 X(writev_sndtimeo, writev, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &iov, 1) \
 X(pwritev2_sndtimeo, pwritev2, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &iov, 1, -1, -1, 0) \
 X(sendfile_sndtimeo, sendfile, s_sendfile_to, 0, w_drain, 0, 1, E, 0, rd, aux, 0, 4096) \
+X64(select_ro, select, s_event_ro, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, ro_timeout) \
+X(pselect6_ro, pselect6, s_event_ro, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, ro_timeout, 0) \
+X(pselect6_ro_mask, pselect6, s_event_ro, 0, w_one, a_fds, 1, E, 1, rd + 1, &fds, 0, 0, ro_timeout, &none_arg) \
+X(ppoll_ro, ppoll, s_event_ro, 0, w_one, a_drain, 1, E, 0, &pfd, 1, ro_timeout, 0, 8) \
+X(ppoll_ro_mask, ppoll, s_event_ro, 0, w_one, a_drain, 1, E, 1, &pfd, 1, ro_timeout, &none, 8) \
+X64(select_sticky, select, s_event_sticky, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, &hour) \
+X(pselect6_sticky, pselect6, s_event_sticky, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, &hour, 0) \
+X(ppoll_sticky, ppoll, s_event_sticky, 0, w_one, a_drain, 1, E, 0, &pfd, 1, &hour, 0, 8) \
+X(fuse_open, open, s_fuse_lookup, 0, w_fuse, a_close, 1, E, 0, path, O_RDONLY) \
+X(fuse_open_late, open, s_fuse_open, 0, w_fuse, a_close, 1, E, 0, path, O_RDONLY) \
+X(fuse_openat, openat, s_fuse_lookup, 0, w_fuse, a_close, 1, E, 0, AT_FDCWD, path, O_RDONLY) \
+X(fuse_stat, stat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
+X(fuse_lstat, lstat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
+X(fuse_fstat, fstat, s_fuse_getattr, 0, w_fuse, 0, 1, E, 0, rd, buf) \
+X64(fuse_newfstatat, newfstatat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, buf, 0) \
+X(fuse_statx, statx, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, 0, STATX_BASIC_STATS, buf) \
+X(fuse_access, access, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, R_OK) \
+X(fuse_faccessat, faccessat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, R_OK) \
+X(fuse_faccessat2, faccessat2, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, R_OK, 0) \
+X(fuse_readlink, readlink, s_fuse_lookup, 0, 0, 0, 1, E, 0, path, buf, 64) \
+X(fuse_readlinkat, readlinkat, s_fuse_lookup, 0, 0, 0, 1, E, 0, AT_FDCWD, path, buf, 64) \
+X(fuse_statfs, statfs, s_fuse_statfs, 0, w_fuse, 0, 1, E, 0, FUSE_AT, buf) \
+X(fuse_fstatfs, fstatfs, s_fuse_statfs, 0, w_fuse, 0, 1, E, 0, rd, buf) \
+X(fuse_getdents, getdents, s_fuse_readdir, 0, w_fuse, 0, 1, E, 0, rd, buf, 4096) \
+X(fuse_getdents64, getdents64, s_fuse_readdir, 0, w_fuse, 0, 1, E, 0, rd, buf, 4096) \
+X(fuse_getxattr, getxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, "user.x", 0, 0) \
+X(fuse_lgetxattr, lgetxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, "user.x", 0, 0) \
+X(fuse_fgetxattr, fgetxattr, s_fuse_getxattr, 0, w_fuse, 0, 1, E, 0, rd, "user.x", 0, 0) \
+X(fuse_listxattr, listxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, 0, 0) \
+X(fuse_llistxattr, llistxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, 0, 0) \
+X(fuse_flistxattr, flistxattr, s_fuse_listxattr, 0, w_fuse, 0, 1, E, 0, rd, 0, 0) \
+X(fuse_chdir, chdir, s_fuse_lookup, 0, 0, 0, 1, E, 0, path) \
+X(fuse_execve, execve, s_fuse_lookup, 0, 0, 0, 1, E, 0, path, 0, 0) \
+X(fuse_execveat, execveat, s_fuse_lookup, 0, 0, 0, 1, E, 0, AT_FDCWD, path, 0, 0, 0) \
+X(fuse_read, read, s_fuse_read, 0, w_fuse, 0, 1, E, 0, rd, buf, 1) \
+X64(fuse_pread64, pread64, s_fuse_read, 0, w_fuse, 0, 1, E, 0, rd, buf, 1, 0) \
+X32(fuse_pread64, pread64, s_fuse_read, 0, w_fuse, 0, 1, E, 0, rd, buf, 1, 0, 0) \
+X(fuse_preadv, preadv, s_fuse_read, 0, w_fuse, 0, 1, E, 0, rd, &iov, 1, 0, 0) \
+X64(fuse_pwrite64, pwrite64, s_fuse_write, 0, w_fuse, 0, 1, E, 0, rd, buf, 1, 0) \
+X32(fuse_pwrite64, pwrite64, s_fuse_write, 0, w_fuse, 0, 1, E, 0, rd, buf, 1, 0, 0) \
+X(fuse_pwritev, pwritev, s_fuse_write, 0, w_fuse, 0, 1, E, 0, rd, &iov, 1, 0, 0) \
+X(fuse_fsync, fsync, s_fuse_fsync, 0, w_fuse, 0, 1, E, 0, rd) \
+X(fuse_fdatasync, fdatasync, s_fuse_fsync, 0, w_fuse, 0, 1, E, 0, rd) \
+X(fuse_lseek, lseek, s_fuse_lseek, 0, w_fuse, 0, 1, E, 0, rd, 0, SEEK_DATA) \
+X64(fuse_fallocate, fallocate, s_fuse_fallocate, 0, w_fuse, 0, 1, E, 0, rd, 0, 0, 4096) \
+X32(fuse_fallocate, fallocate, s_fuse_fallocate, 0, w_fuse, 0, 1, E, 0, rd, 0, 0, 0, 4096, 0) \
+X(fuse_copy_file_range, copy_file_range, s_fuse_copy, 0, w_fuse, a_copy, 1, E, 0, rd, &fuse_from, aux, &fuse_to, 1, 0) \
 X(nanosleep, nanosleep, s_none, 0, 0, 0, 0, E, 0, &hour, 0) \
 X(clock_nanosleep, clock_nanosleep, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, 0, &hour, 0) \
 X(clock_nanosleep_abs, clock_nanosleep, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, 0) \
@@ -610,6 +811,18 @@ X32(sendfile64_sndtimeo, sendfile64, s_sendfile_to, 0, w_drain, 0, 1, E, 0, rd, 
 X32(clock_nanosleep_time64, clock_nanosleep_time64, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, 0, &hour64, 0) \
 X32(ppoll_time64, ppoll_time64, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, &hour64, 0, 8) \
 X32(newselect, _newselect, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0) \
+X32(oldselect_ro, select, s_event_ro, 0, w_one, a_fds, 1, E, 0, ((long[]){rd + 1, (long)&fds, 0, 0, (long)ro_timeout})) \
+X32(newselect_ro, _newselect, s_event_ro, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, ro_timeout) \
+X32(newselect_sticky, _newselect, s_event_sticky, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, &hour) \
+X32(pselect6_time64_ro, pselect6_time64, s_event_ro, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, ro_timeout, 0) \
+X32(ppoll_time64_ro, ppoll_time64, s_event_ro, 0, w_one, a_drain, 1, E, 0, &pfd, 1, ro_timeout, 0, 8) \
+X32(fuse_stat64, stat64, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
+X32(fuse_lstat64, lstat64, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
+X32(fuse_fstat64, fstat64, s_fuse_getattr, 0, w_fuse, 0, 1, E, 0, rd, buf) \
+X32(fuse_fstatat64, fstatat64, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, buf, 0) \
+X32(fuse_statfs64, statfs64, s_fuse_statfs, 0, w_fuse, 0, 1, E, 0, FUSE_AT, 84, buf) \
+X32(fuse_fstatfs64, fstatfs64, s_fuse_statfs, 0, w_fuse, 0, 1, E, 0, rd, 84, buf) \
+X32(fuse_llseek, _llseek, s_fuse_lseek, 0, w_fuse, 0, 1, E, 0, rd, 0, 0, buf, SEEK_DATA) \
 X32(pselect6_time64, pselect6_time64, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0, 0) \
 X32(sigsuspend, sigsuspend, s_none, 0, 0, 0, 0, E, 1, 0, 0, (long)usr2) \
 X32(futex_time64, futex_time64, s_none, 0, w_futex, 0, 0, E, 0, &word, FUTEX_WAIT, 0, &hour64) \
