@@ -111,6 +111,7 @@ def assemble(
         },
         stopped=len(recorded) - len(late),
         others={_own_tid(process.pid, each.tid, len(pids)): partial_[each.tid][1] for each in late},
+        no_cpu=[_own_tid(process.pid, each.tid, len(pids)) for each in late if each.is_starved],
         account=account,
     )
     notes = ProcessNotes(

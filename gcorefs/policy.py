@@ -30,7 +30,8 @@ _QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE
 class Policy:
     stop_timeout: float = option(
         1.0, "SECONDS",
-        "How long a thread may take to stop before the core goes on without its registers.",
+        "How long a thread may take to stop before the core goes on without its registers.  "
+        "Time in which it gets no CPU does not count, within bounds.",
     )  # fmt: skip
     unresponsive: Unresponsive = option(
         "partial", "WORD",

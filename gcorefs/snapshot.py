@@ -171,11 +171,7 @@ class Snapshot:
                 self._tracer.start()
             recorded = self._tracer.wait()
             stop_seconds = time.monotonic() - self._tracer.stopped_at
-            late = [record.tid for record in recorded if not record.general]
-            if late and self._policy.unresponsive == "fail":
-                raise ProcessError(Reason.UNRESPONSIVE, process.pid, f"thread {late[0]}")
-            if len(late) == len(recorded) and self._policy.unresponsive == "omit":
-                raise ProcessError(Reason.UNRESPONSIVE, process.pid, "none of its threads stopped")
+            late = self._unresponsive(recorded)
             tid = next((record.tid for record in recorded if record.general), recorded[0].tid)
             # Opened before the door is asked again: should a thread that did not stop exec
             # between the two, then this is the old program's memory, and gone.
@@ -224,6 +220,17 @@ class Snapshot:
         if assembly.later is not None:
             with contextlib.closing(Worker("gcorefs-notes")) as worker:
                 self._finishing = worker.submit(_finish, assembly.later, LINE.mine)
+
+    def _unresponsive(self, recorded: Sequence[Record]) -> Sequence[int]:
+        """Threads that did not stop.  EBUSY where the policy rules that out."""
+        pid, late = self.process.pid, [each for each in recorded if not each.general]
+        if late and self._policy.unresponsive == "fail":
+            starved = [each.tid for each in late if each.is_starved]
+            which = f"thread {starved[0]} gets no CPU" if starved else f"thread {late[0].tid}"
+            raise ProcessError(Reason.UNRESPONSIVE, pid, which)
+        if len(late) == len(recorded) and self._policy.unresponsive == "omit":
+            raise ProcessError(Reason.UNRESPONSIVE, pid, "none of its threads stopped")
+        return [each.tid for each in late]
 
     def _times(self, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
         """What these threads have used, in ticks.  EIO: they do not stand any more."""
@@ -395,6 +402,21 @@ class Snapshot:
         return len(self.provenance.others) if self.provenance else 0
 
     @property
+    def starved_threads(self) -> int:
+        """Of these, those that got no CPU to do so."""
+        return len(self.provenance.no_cpu) if self.provenance else 0
+
+    @property
+    def late(self) -> Sequence[int]:
+        """Threads that are traced still when all others have been let go: they were interrupted,
+        have not stopped yet, and are let go when they have."""
+        return self._tracer.late
+
+    def wait_late(self, timeout: float) -> bool:
+        """Block until there is none in `late`, or for `timeout` seconds: then False."""
+        return self._tracer.join_late(timeout)
+
+    @property
     def header_memory(self) -> int:
         """Bytes, about, that the header and the way into memory take here."""
         layout = self.layout
@@ -539,7 +561,7 @@ class Snapshot:
         self.records = ()
 
     def close(self) -> None:
-        """Let go, and wait until nobody is traced any more."""
+        """Let go, and wait until nobody is traced any more but those in `late`."""
         self.let_go()
         self._memory = None
         self._copy = None

@@ -53,14 +53,15 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
         process = find(pid)
         sink = open_sink(name, is_chosen=output is not None)
         snapshot = Snapshot(process, policy=policy, room=room)
-        try:
-            # It runs on before the file has its name: that may mean to delete another.
-            with _shown(f"process {pid}") as show, stopping.stopped(snapshot, policy) as worker:
-                worker.submit(snapshot.copy).result()
-                _write_all(snapshot, sink, worker, show)
-            sink.commit()
-        finally:
-            sink.abort()
+        with stopping.late_awaited(snapshot):
+            try:
+                # It runs on before the file has its name: that may mean to delete another.
+                with _shown(f"process {pid}") as show, stopping.stopped(snapshot, policy) as worker:
+                    worker.submit(snapshot.copy).result()
+                    _write_all(snapshot, sink, worker, show)
+                sink.commit()
+            finally:
+                sink.abort()
     except (ProcessError, SinkError) as error:
         raise click.ClickException(str(error)) from error
     except (FormatError, MapsError) as error:

@@ -77,7 +77,7 @@ def _of_process(name: str, policy: Policy) -> Core:
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
     try:
         snapshot = Snapshot(find(int(name)), policy=policy)
-        with stopping.stopped(snapshot, policy):
+        with stopping.late_awaited(snapshot), stopping.stopped(snapshot, policy):
             header, size = snapshot.layout.header, snapshot.size
         return read_core(io.BytesIO(header), size)
     except (FormatError, MapsError) as error:

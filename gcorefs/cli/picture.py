@@ -89,7 +89,8 @@ def _what(core: Core) -> Iterator[tuple[str, str]]:
         yield "stopped", f"{facts['stopped_at']}, all of it within {facts['stop_milliseconds']} ms"
         hows = [f"{count} {how}" for how, count in facts["threads"].items() if count]
         yield "threads", f"{core.threads} ({', '.join(hows)})"
-        for how, tids in facts["tids"].items():
+        no_cpu = {"no CPU": facts["no_cpu"]} if "no_cpu" in facts else {}
+        for how, tids in {**facts["tids"], **no_cpu}.items():
             more = f" and {len(tids) - _MOST_TIDS} more" if len(tids) > _MOST_TIDS else ""
             yield f"  {how}", " ".join(map(str, tids[:_MOST_TIDS])) + more
         yield "policy", " ".join(f"{name}={value}" for name, value in facts["policy"].items())

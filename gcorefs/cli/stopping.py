@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
+import click
+
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
@@ -48,6 +50,34 @@ def stopped(snapshot: Snapshot, policy: Policy) -> Iterator[Worker]:
             each.join(max(0.0, deadline - time.monotonic()))
         if closing.done():
             closing.result()
+
+
+@contextlib.contextmanager
+def late_awaited(snapshot: Snapshot) -> Iterator[None]:
+    """Behind the block wait for threads that were interrupted and have not stopped yet.
+
+    They would see it, if we ended before.  Not where a signal ends us.
+    """
+    try:
+        yield
+    except Exception:
+        _await_late(snapshot)
+        raise
+    _await_late(snapshot)
+
+
+def _await_late(snapshot: Snapshot) -> None:
+    if late := snapshot.late:
+        click.echo(
+            f"process {snapshot.process.pid}: runs on; waiting for thread {late[0]}, which gets no "
+            "CPU and has to stop once so that it never sees that it was interrupted",
+            err=True,
+        )
+        while not snapshot.wait_late(_LATE_NAP):
+            pass
+
+
+_LATE_NAP = 1.0
 
 
 def within(timeout: float, future: "Future[T]", snapshot: Snapshot, detail: str = "") -> T:

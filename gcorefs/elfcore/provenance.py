@@ -94,6 +94,8 @@ class Provenance:
     others: Mapping[int, How]
     """... and how each of the others is."""
     account: Account = field(default_factory=Account)
+    no_cpu: Sequence[int] = ()
+    """Of the others, those that did not stop because they got no CPU."""
     xstate: XsaveAccount | None = None
     """Where the vector registers lie; None where that is not known, or there are none."""
 
@@ -115,6 +117,7 @@ class Provenance:
             "policy": dict(self.policy),
             "threads": {how: len(found) for how, found in tids.items()} | {"stopped": self.stopped},
             "tids": {how: found for how, found in tids.items() if found},
+            **({"no_cpu": list(self.no_cpu)} if self.no_cpu else {}),
             **({} if self.xstate is None else {"xstate": self.xstate.facts()}),
             **self.account.facts(),
         }
@@ -195,8 +198,10 @@ def parse(desc: bytes) -> dict[str, Any]:
             isinstance(xstate.get(name), kind) for name, kind in _SHAPE_OF_XSTATE.items()
         ):
             raise FactsError("xstate is not what it should be")
-    if not all(isinstance(found, list) for found in facts["tids"].values()):
-        raise FactsError("tids is not what it should be")
+    lists = [("tids", found) for found in facts["tids"].values()]
+    lists.append(("no_cpu", facts.get("no_cpu", [])))
+    if wrong := [name for name, found in lists if not isinstance(found, list)]:
+        raise FactsError(f"{wrong[0]} is not what it should be")
     from_text(facts["unreadable"])
     for start, name in facts["names"].items():
         if not _ADDRESS.fullmatch(start) or not isinstance(name, str):

@@ -334,7 +334,7 @@ class Stop:
     def _log_end(self) -> None:
         if self._error is None:
             logger.info(
-                "process %d: %s by process %d (uid %d): %d threads (%d did not stop), "
+                "process %d: %s by process %d (uid %d): %d threads (%d did not stop%s), "
                 "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable%s",
                 self.process.pid,
                 "opened" if self._was_open else "looked up",
@@ -342,11 +342,19 @@ class Stop:
                 self.opener.uid,
                 self._snapshot.threads,
                 self._snapshot.unresponsive_threads,
+                f", {starved} got no CPU" if (starved := self._snapshot.starved_threads) else "",
                 self._snapshot.ready_seconds * 1e3,
                 self._snapshot.stopped_seconds * 1e3,
                 self._bytes,
                 self._snapshot.unreadable,
                 self._how_held(),
+            )
+
+        if late := self._snapshot.late:
+            logger.info(
+                "process %d: let go but for thread %s, which is waited for until it has stopped",
+                self.process.pid,
+                ", ".join(map(str, late)),
             )
 
     def _how_held(self) -> str:

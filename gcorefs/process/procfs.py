@@ -327,6 +327,19 @@ def stat(pid: int, tid: int | None = None) -> Stat:
     return parse_stat(_read_of(pid, pid if tid is None else tid, "stat"))
 
 
+def run_time(pid: int, tid: int) -> int | None:
+    """Nanoseconds that a thread has had a CPU.  ESRCH.
+
+    None where the kernel does not count them (Documentation/scheduler/sched-stats.rst; without
+    CONFIG_SCHED_INFO there is no such file, with it switched off there are only zeros).
+    """
+    try:
+        nanoseconds = int(_read_of(pid, tid, "schedstat").split()[0])
+    except FileNotFoundError:
+        return None
+    return nanoseconds or None
+
+
 def parse_times(text: bytes) -> tuple[int, int, int, int]:
     """utime, stime, cutime and cstime of a stat, as parse_stat has them, and nothing else."""
     try:

@@ -51,6 +51,8 @@ class Record:
     """
     is_xstate_kept: bool = False
     """`regsets` has the kernel's own XSTATE too: what is written has no place for all of it."""
+    is_starved: bool = False
+    """It did not stop because it got no CPU."""
 
 
 def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:

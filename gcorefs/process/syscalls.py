@@ -55,6 +55,7 @@ import struct
 import threading
 from array import array
 from collections.abc import Sequence
+from signal import SIG_UNBLOCK, SIGURG, pthread_sigmask
 from typing import NamedTuple
 
 _quick = ctypes.PyDLL(None, use_errno=True)
@@ -357,6 +358,49 @@ def has_status() -> bool:
     left.  One walk over all of them."""
     answers = _answers
     return bool(_waitid(_P_ALL, 0, answers.to_siginfo, _PEEK) < 0 or answers.siginfo.pid)
+
+
+_waitid_sleeping = _sleeping["waitid"]
+_AWAIT = _PEEK & ~os.WNOHANG
+
+
+def await_status() -> None:
+    """Sleep until a tracee of the calling thread has a wait status to be taken.
+
+    Returns at once where one has it, or none is left, and early after `ring`.  The kernel wakes
+    the thread for its own tracees only (kernel/exit.c, child_wait_callback).
+    """
+    _waitid_sleeping(_P_ALL, 0, _answers.to_siginfo, _AWAIT)
+
+
+_BELL = int(SIGURG)
+"""Ignored by default, so one that comes at a wrong time does nothing."""
+_tgkill = _quick["tgkill"]
+_signal = _quick["signal"]
+_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_signal.restype = ctypes.c_void_p
+
+
+@functools.cache
+def hang_bell() -> None:
+    """Have `ring` interrupt what a thread sleeps in.
+
+    Only a signal with a handler interrupts a wait, and abs(3) is one that does nothing.  Python
+    is not told, or its main thread would have to wake for each.  execve(2) takes it away.
+    """
+    _signal(_BELL, ctypes.cast(_quick["abs"], ctypes.c_void_p))
+    _quick["siginterrupt"](_BELL, 1)
+
+
+def hear_bell() -> None:
+    """The calling thread is one that `ring` wakes, whatever signals it was started with blocked."""
+    pthread_sigmask(SIG_UNBLOCK, {_BELL})
+
+
+def ring(tid: int) -> None:
+    """Wake a thread of ours from `await_status`.  One that is just about to sleep there does
+    not hear it: repeat until it has done what it is woken for."""
+    _tgkill(os.getpid(), tid, _BELL)
 
 
 def read_memory(tid: int, address: int, buffer: memoryview) -> int:

@@ -4,7 +4,7 @@ Rules of this file:
 - One OS thread of our own makes every ptrace call and, but for _reap_for_seize, every wait
   call for a process, and it lives until the last tracee is let go.  The kernel knows the
   tracer by thread, and lets all tracees go when that thread ends; a pooled worker would end
-  when its pool says so.
+  when its pool says so.  While nothing happens it sleeps in waitid(2): a hold costs nothing.
 - Every thread is let go, whatever happens: by DETACH here, by the kernel if we die.  So no
   PTRACE_O_EXITKILL, and no PTRACE_ATTACH, whose SIGSTOP outlives a tracer that dies between
   sending it and taking it back.
@@ -27,7 +27,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 from gcorefs.elfcore.regsets import Machine
@@ -35,6 +35,7 @@ from gcorefs.elfcore.xsave import XsaveAccount
 from gcorefs.policy import DEFAULT, XState
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.late import LATE, Starved, may_stop
 from gcorefs.process.procfs import Process
 from gcorefs.process.record import Record, Recorder, in_reading_order
 from gcorefs.process.threads import start_thread
@@ -43,15 +44,22 @@ from gcorefs.process.turns import LINE, Turn
 _SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
 _LONGEST_NAP = 1e-3
-# How long a thread that was interrupted and has not stopped is waited for at the end.
+# How long threads that were interrupted and have not stopped are waited for at the end by all;
+# then by nobody but the OS thread, and only those that late.py says.
 _LAST_LOOK = 0.5
-# While holding: how often one tracee is asked whether it died (SIGKILL takes all of them),
-# and how often all are.
-_WATCH_ONE = 0.01
-_WATCH_ALL = 1.0
+# The threads of a process that is killed die one after another.
+_DEATH_NAP = 1e-3
+# How often `ring` is repeated (syscalls.py).
+_RING_AGAIN = 0.01
 
-# How often a process that does not stop is asked whether it writes its core.
-_DUMP_QUESTION = 0.1
+# How often a process that does not stop is asked whether it writes its core, and which of its
+# threads get no CPU.
+_QUESTION = 0.1
+
+# How much longer a thread that gets no CPU may take to stop, in all: so many times
+# stop_timeout, and so many seconds at the most.  The others stand meanwhile.
+_STARVED_TIMES = 4
+_STARVED_SECONDS = 4.0
 
 # Threads that are recorded in a millisecond.
 _PIECE = 50
@@ -90,13 +98,22 @@ class Tracer:
         self._failure: BaseException | None = None
         self._ready = threading.Event()
         self._release = threading.Event()
-        self._running: set[int] = set()  # seized, interrupted, not stopped yet
+        self._has_begun = threading.Event()
+        self._is_free = threading.Event()  # all are let go but those that are late
+        self._has_ended = threading.Event()
+        self._is_late = False  # some were late when `_is_free` was set (late.py)
+        self._successor: Tracer | None = None
+        self._running: set[int] = set()  # seized, not stopped yet
+        self._interrupted: set[int] = set()  # of these, and of those that are stopped
         self._stopped: dict[int, Record] = {}
         self._left_out: set[int] = set()  # stand in the task list and are not to be traced
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
         self._has_reaped = False  # _reap_for_seize has, and the tracer does not know whom
         self._recorder = Recorder(process.pid, xstate)
+        self._starved = Starved(process.pid)
+        self._patience = min(_STARVED_TIMES * stop_timeout, _STARVED_SECONDS)  # is left for them
+        self._turn: Turn | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -109,9 +126,25 @@ class Tracer:
         """Where the vector registers lie in the records, once `wait` has returned."""
         return self._recorder.xstates.account(sum(each.is_xstate_kept for each in self.records))
 
+    @property
+    def late(self) -> Sequence[int]:
+        """Threads that have been interrupted, have not stopped yet, and are waited for."""
+        return sorted(self._running & self._interrupted) if self._is_late else ()
+
     def start(self) -> None:
         """NoThread."""
-        self._thread = start_thread(f"gcorefs-tracer-{self.process.pid}", self._run, LINE.mine)
+        syscalls.hang_bell()
+        self._turn = LINE.mine
+        predecessor = LATE.succeed(self)
+        if isinstance(predecessor, Tracer):
+            self._thread = predecessor._thread
+            self._ring()
+        else:
+            name = f"gcorefs-tracer-{self.process.pid}"
+            self._thread = start_thread(name, _trace, self)
+
+    def hand_over(self, successor: "Tracer") -> None:
+        self._successor = successor
 
     def wait(self) -> list[Record]:
         """Block until every thread is recorded.
@@ -119,6 +152,8 @@ class Tracer:
         ProcessError: GONE, TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
         """
         while not self._ready.wait(_SEIZE_PATIENCE):
+            if not self._has_begun.is_set():
+                self._ring()
             self._reap_for_seize()
         if self._failure is not None:
             raise self._failure
@@ -144,36 +179,56 @@ class Tracer:
 
     def release(self) -> None:
         self._release.set()
+        self._ring()
+
+    def _ring(self) -> None:
+        """Wake the OS thread where it waits for its tracees."""
+        if self._thread is not None and self._thread.native_id is not None:
+            syscalls.ring(self._thread.native_id)
 
     def join(self) -> None:
-        """Block until every thread has been let go and nobody is traced any more."""
+        """Block until every thread has been let go and nobody is traced any more, but for those
+        in `late`."""
         self._on_end = lambda: None  # it leads back to whoever has us
         if self._thread is None:
             return
-        self._thread.join()
-        # Threads that never stopped are let go by the end of the OS thread itself, which
-        # comes a moment after the end of the Python thread.
-        while os.path.exists(f"/proc/self/task/{self._thread.native_id}"):
+        while not self._is_free.wait(_RING_AGAIN):
+            self._ring()
+        # Threads that never stopped and are not late are let go by the end of the OS thread
+        # itself, which comes a moment after the end of the Python thread.
+        while not self._is_late and os.path.exists(f"/proc/self/task/{self._thread.native_id}"):
             time.sleep(_SHORTEST_NAP)
 
-    def _run(self, turn: Turn | None) -> None:
+    def join_late(self, timeout: float) -> bool:
+        """Block until no thread is late any more, or for `timeout` seconds: then False."""
+        return self._thread is None or self._has_ended.wait(timeout)
+
+    def _run(self) -> "Tracer | None":
+        """One stop.  Returns the next one of the same process, where that takes over."""
+        self._has_begun.set()
         try:
-            try:
-                with LINE.part_of(turn):
-                    self._stop_all()
-            except BaseException as error:  # handed to whoever waits
-                self._failure = error
-                return
-            finally:
-                self._recorder.close()
-                self._ready.set()
-            try:
-                self._hold()
-            except OSError:  # of a thread that stopped late: nobody is to join any more
-                self._on_end()
-        finally:
+            self._stop_and_hold()
             self._let_go()
+            return self._leave()
+        finally:
             self._recorder.close()  # once more, for those that stopped late
+            self._is_free.set()
+            self._has_ended.set()
+
+    def _stop_and_hold(self) -> None:
+        try:
+            with LINE.part_of(self._turn):
+                self._stop_all()
+        except BaseException as error:  # handed to whoever waits
+            self._failure = error
+            return
+        finally:
+            self._recorder.close()
+            self._ready.set()
+        try:
+            self._hold()
+        except OSError:  # of a thread that stopped later: nobody is to join any more
+            self._on_end()
 
     # Stopping.
 
@@ -181,9 +236,10 @@ class Tracer:
         pid = self.process.pid
         try:
             newcomers = self._newcomers()
-            while newcomers or not self._settled():
+            is_first = True  # there may be threads that were taken over
+            while is_first or newcomers or not self._settled():
                 self._seize(newcomers or self._newcomers())
-                newcomers = []
+                newcomers, is_first = [], False
                 # Nobody takes the pid of a process whose threads are seized; but it may have
                 # been another's before, and that one is not to be stopped.
                 if procfs.stat(pid).start_time != self.process.start_time:
@@ -198,7 +254,11 @@ class Tracer:
                 self._recorder.learn_machine(next(iter(self._running)))
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, pid) from error
-        late = [Record(tid) for tid in self._running if tid not in self._stopped]
+        late = [
+            Record(tid, is_starved=tid in self._starved.tids)
+            for tid in self._running
+            if tid not in self._stopped
+        ]
         self.records = in_reading_order([*self._stopped.values(), *late], pid)
 
     def _settled(self) -> bool:
@@ -295,6 +355,7 @@ class Tracer:
         for count, tid in enumerate(LINE.paced(tuple(self._running), _PIECE), 1):
             if count % _PIECE == 0:
                 self._refuse_while_it_dumps()
+            self._interrupted.add(tid)
             with is_gone:
                 syscalls.interrupt(tid)
 
@@ -303,7 +364,10 @@ class Tracer:
             raise ProcessError(Reason.DUMPING, self.process.pid)
 
     def _wait_for_stops(self) -> None:
-        """Until every seized thread is stopped or gone, or for stop_timeout none has been."""
+        """Until every seized thread is stopped or gone, or for stop_timeout none has been.
+
+        Time in which one of them gets no CPU does not count, as long as `_patience` lasts.
+        """
         nap = _SHORTEST_NAP
         deadline = time.monotonic() + self._stop_timeout
         next_question = 0.0
@@ -317,16 +381,25 @@ class Tracer:
                 deadline = time.monotonic() + self._stop_timeout
                 continue
             if time.monotonic() > deadline:
-                return
+                deadline += self._seconds_starved()
+                if time.monotonic() > deadline:
+                    return
             time.sleep(nap)
             nap = min(nap * 2, _LONGEST_NAP)
             if nap == _LONGEST_NAP:
                 if time.monotonic() > next_question:
                     self._refuse_while_it_dumps()
-                    next_question = time.monotonic() + _DUMP_QUESTION
+                    deadline += self._seconds_starved()
+                    next_question = time.monotonic() + _QUESTION
                 # execve(2) in one thread kills the others and waits until they are reaped
                 # (fs/exec.c, de_thread); those may be among the stopped ones.
                 self._look_at_stopped()
+
+    def _seconds_starved(self) -> float:
+        """Seconds since this was asked before, if one of those that run had no CPU in them."""
+        seconds = min(self._starved.seconds(sorted(self._running)), self._patience)
+        self._patience -= seconds
+        return seconds
 
     def _look_at_stopped(self) -> None:
         for tid in tuple(self._stopped):
@@ -354,6 +427,7 @@ class Tracer:
             # asked for again, as any stop takes back an interrupt that came just before it
             # (kernel/signal.c, ptrace_stop), and taking a timer's signal leaves room for one
             # (dequeue_signal lets go of siglock).
+            self._interrupted.add(tid)
             with contextlib.suppress(ProcessLookupError):
                 syscalls.interrupt(tid)
                 syscalls.resume(tid, os.WSTOPSIG(status))
@@ -381,32 +455,24 @@ class Tracer:
     # Holding and letting go.
 
     def _hold(self) -> None:
-        next_full_look = 0.0
-        while not self._release.wait(_WATCH_ONE):
-            now = time.monotonic()
-            one = self._watched()
-            is_time = now >= next_full_look
-            if is_time:
-                next_full_look = now + _WATCH_ALL
-            is_ending = self.dead or one is None or self._is_ending(one)
-            if is_ending or (is_time and syscalls.has_status()):
+        while not self._release.is_set():
+            syscalls.await_status()
+            if self._release.is_set():
+                return
+            before = len(self._stopped), len(self._running)
+            self._look_at_running()  # they may stop yet, or die by themselves
+            if syscalls.has_status():
                 self._look_for_deaths()
-            for tid in tuple(self._running):  # may stop yet, or die by themselves
-                self._look_at(tid)
             if not self._stopped and not self._running:
                 if not self.dead:  # none had stopped
                     self._die()
                 return
+            if self.dead or (len(self._stopped), len(self._running)) == before:
+                time.sleep(_DEATH_NAP)
 
-    def _watched(self) -> int | None:
-        """The one that tells of the death of all.
-
-        Not the leader, where there is another: a dead leader says nothing while threads of
-        it are left to reap (kernel/exit.c, delay_group_leader).
-        """
-        leader = self.process.pid
-        last = reversed(self._stopped)
-        return next((tid for tid in last if tid != leader), next(iter(self._stopped), None))
+    def _look_at_running(self) -> None:
+        for tid in tuple(self._running):
+            self._look_at(tid)
 
     def _is_ending(self, tid: int) -> bool:
         try:
@@ -425,29 +491,72 @@ class Tracer:
         self._on_end()
 
     def _let_go(self) -> None:
+        """Detach every thread as soon as it has stopped.
+
+        A thread that has been interrupted and not been looked at may have left its system call
+        with an EINTR that is ours: it is not let go before that is repaired.
+        """
         self.is_over = True
         self._detach_stopped()
-        # A thread that has been interrupted and not been looked at may have left its system
-        # call with an EINTR that is ours: it is not let go before that is repaired.
+        self.released_at = time.monotonic()
         nap = _SHORTEST_NAP
         deadline = time.monotonic() + min(self._stop_timeout, _LAST_LOOK)
-        while self._running and time.monotonic() < deadline:
+        while self._running & self._interrupted and self._successor is None:
+            before = len(self._running)
             for tid in tuple(self._running):
                 try:
                     self._look_at(tid)
-                except ProcessError:  # FOREIGN: told already
+                except OSError:  # FOREIGN: told already
                     self._running.discard(tid)
             self._detach_stopped()
+            if len(self._running) < before:
+                nap = _SHORTEST_NAP
+                continue
+            if time.monotonic() > deadline:
+                if not self._may_wait():
+                    break
+                syscalls.await_status()
             time.sleep(nap)
             nap = min(nap * 2, _LONGEST_NAP)
-        self.released_at = time.monotonic()
+
+    def _leave(self) -> "Tracer | None":
+        """Be done.  Returns who takes over, with the threads that have not stopped yet."""
+        LATE.leave(self)
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            successor._running |= self._running
+            successor._interrupted |= self._running & self._interrupted
+        self._running.clear()
+        return successor
+
+    def _may_wait(self) -> bool:
+        """True where there are threads to be waited for by this OS thread alone (late.py)."""
+        pid = self.process.pid
+        if not any(may_stop(pid, tid) for tid in self._running & self._interrupted):
+            return False
+        if not self._is_late:
+            self._is_late = LATE.enter(self)
+            self.records = []
+            self._is_free.set()
+        return self._is_late
 
     def _detach_stopped(self) -> None:
-        is_killed = contextlib.suppress(ProcessLookupError)  # the kernel sees to it
         for tid in self._stopped:
-            with is_killed:
+            try:
                 syscalls.detach(tid)
+            except ProcessLookupError:
+                # Killed.  A leader that is dead says so only when all others are reaped
+                # (kernel/exit.c, delay_group_leader), and so is this one.
+                self._running.add(tid)
+                self._interrupted.add(tid)
         self._stopped.clear()
+
+
+def _trace(tracer: Tracer | None) -> None:
+    """What the OS thread does: one stop, and those that take over from it."""
+    syscalls.hear_bell()
+    while tracer is not None:
+        tracer = tracer._run()
 
 
 _PEEK_BY_ANY_THREAD = os.WEXITED | os.WNOHANG | os.WNOWAIT | syscalls.WALL

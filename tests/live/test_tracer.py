@@ -11,7 +11,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from math import inf
 from typing import Any
 
 import pytest
@@ -141,7 +140,6 @@ def test_a_kill_at_any_moment_is_an_error_or_a_whole_core(spawn: Spawn, delay: i
 def test_a_death_is_heard_of_whoever_stopped_last(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    """The watch over one tracee is enough: the look at all of them never comes."""
     target = spawn("threads", 3, parent=True)
     tids = set(target.states())
     late = target.pid if last == "leader" else max(tids)
@@ -157,7 +155,6 @@ def test_a_death_is_heard_of_whoever_stopped_last(
         return status
 
     monkeypatch.setattr(syscalls, "poll_status", poll_late)
-    monkeypatch.setattr(tracer, "_WATCH_ALL", inf)
     with held(target) as snapshot:
         assert stopped == tids
         os.kill(target.pid, signal.SIGKILL)
@@ -211,6 +208,75 @@ def test_a_death_is_not_held_up_by_each_that_is_gone(
     assert caught.value.reason is Reason.GONE
     assert len(naps) < 50
     assert target.line() == {"wait": signal.SIGKILL}
+
+
+def test_a_tracer_sleeps_while_it_holds(spawn: Spawn) -> None:
+    target = spawn("threads", 3)
+    with held(target):
+        await_call(tracer_of(target), SYS_WAITID)
+    assert_free(target)
+
+
+def test_a_tracer_that_misses_the_bell_is_rung_again(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 3)
+    ring = syscalls.ring
+    rings = []
+
+    def ring_later(tid: int) -> None:
+        rings.append(tid)
+        if len(rings) > 2:
+            ring(tid)
+
+    monkeypatch.setattr(syscalls, "ring", ring_later)
+    with held(target):
+        await_call(tracer_of(target), SYS_WAITID)
+    assert len(rings) > 2
+    assert_free(target)
+
+
+def test_a_tracer_hears_the_bell_whatever_is_blocked(spawn: Spawn) -> None:
+    target = spawn("threads", 3)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
+    try:
+        with held(target):
+            pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGURG})
+    assert_free(target)
+
+
+def test_a_thread_that_was_not_interrupted_is_not_waited_for(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 3)
+    monkeypatch.setattr(procfs, "is_dumping_core", lambda pid: True)
+    refused = tracer.Tracer(find(target.pid), stop_timeout=5)
+    refused.start()
+    with pytest.raises(ProcessError) as caught:
+        refused.wait()
+    assert caught.value.reason is Reason.DUMPING
+    refused.join()
+    assert refused.late == ()
+    assert refused.join_late(0)
+    assert_free(target)
+
+
+SYS_WAITID = 247
+
+
+def tracer_of(target: Target) -> int:
+    name = f"gcorefs-tracer-{target.pid}"
+    (own,) = [each for each in threading.enumerate() if each.name == name]
+    assert own.native_id is not None
+    return own.native_id
+
+
+def await_call(tid: int, number: int) -> None:
+    """Until a thread of ours sleeps in a system call."""
+    while (call := procfs.system_call(os.getpid(), tid)) is None or call[0] != number:
+        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -210,6 +210,12 @@ def test_a_note_that_we_would_not_write_is_refused(name: str, value: object) -> 
         parse(json.dumps({key: each for key, each in FACTS.items() if key != name}).encode())
 
 
+def test_a_note_may_say_which_threads_got_no_cpu() -> None:
+    assert parse(json.dumps({**FACTS, "no_cpu": [7]}).encode())["no_cpu"] == [7]
+    with pytest.raises(FactsError, match="no_cpu"):
+        parse(json.dumps({**FACTS, "no_cpu": 7}).encode())
+
+
 XSTATE = {
     "layout": "standard", "size": 2688, "kernel_size": 2432, "kernel_features": "0xe7",
     "kernel_components": [[2, 256, 576]], "kept": 0,

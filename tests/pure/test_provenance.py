@@ -36,6 +36,12 @@ def read(provenance: Provenance) -> dict[str, object]:
     return facts
 
 
+def test_the_note_says_who_got_no_cpu() -> None:
+    facts = read(replace(made({10: "stopped", 11: "partial", 12: "zero"}), no_cpu=[12]))
+    assert facts["no_cpu"] == [12]
+    assert "no_cpu" not in read(made({10: "stopped", 11: "partial"}))
+
+
 def test_the_note_says_who_when_and_how() -> None:
     assert read(made({10: "stopped", 11: "partial", 12: "stopped"})) == {
         "version": "1.2.3",

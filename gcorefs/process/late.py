@@ -1,0 +1,136 @@
+"""Threads that were interrupted and have not stopped yet when their process is let go.
+
+Such a thread may already have left its system call with an EINTR that is ours (restart.py), and
+sees it unless it is repaired as it stops.  So it stays traced, alone, until it has stopped: its
+tracer sleeps until then, which costs one OS thread.  The next stop of the process takes thread
+and tracee over, without a moment in which nobody traces it.
+
+Not waited for is a thread in uninterruptible sleep, which an interrupt does not wake: it may
+sleep for days (the parent of a vfork), and no debugger could have it meanwhile.
+"""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from math import inf
+from typing import Any, Protocol
+
+from gcorefs.process import procfs
+from gcorefs.process.procfs import Process
+
+_MOST_OF_ONE_USER = 64
+"""Processes of one user with such threads: each costs us a thread, and nobody waits for it."""
+
+
+class Predecessor(Protocol):
+    """A tracer that waits for threads of a process that has been let go."""
+
+    process: Process
+
+    def hand_over(self, successor: Any) -> None:
+        """Have `successor`, of the same kind, go on in the same OS thread."""
+
+
+class Late:
+    """The tracers that wait, each for one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[Process, tuple[Predecessor, int]] = {}
+        self._of_user: Counter[int] = Counter()
+
+    def enter(self, tracer: Predecessor) -> bool:
+        """True where `tracer` may wait, until it leaves or hands over."""
+        user = _user(tracer.process.pid)
+        with self._lock:
+            if self._of_user[user] >= _MOST_OF_ONE_USER:
+                return False
+            self._waiting[tracer.process] = tracer, user
+            self._of_user[user] += 1
+        return True
+
+    def leave(self, tracer: Predecessor) -> None:
+        """It waits no longer.  It may have handed over before, and never does afterwards."""
+        with self._lock:
+            self._remove(tracer)
+
+    def succeed(self, successor: Predecessor) -> Predecessor | None:
+        """Who has handed over to `successor`, None where nobody waits for its process."""
+        with self._lock:
+            predecessor, _ = self._waiting.get(successor.process, (None, 0))
+            if predecessor is not None:
+                predecessor.hand_over(successor)
+                self._remove(predecessor)
+            return predecessor
+
+    def _remove(self, tracer: Predecessor) -> None:
+        found, user = self._waiting.get(tracer.process, (None, 0))
+        if found is tracer:
+            del self._waiting[tracer.process]
+            self._of_user[user] -= 1
+
+
+LATE = Late()
+"""Of all stops of this process."""
+
+
+def _user(pid: int) -> int:
+    """Whom the process belongs to; where it is gone, nobody waits for long."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return 0
+
+
+def may_stop(pid: int, tid: int) -> bool:
+    """False for a thread that is dead or in uninterruptible sleep.  True where it is not known."""
+    try:
+        stat = procfs.stat(pid, tid)
+    except OSError:
+        return True
+    return not stat.is_dead and stat.state != "D"
+
+
+_MOST_ASKED = 1000
+
+_TICKS = 0.02
+"""Seconds within which the kernel counts the time of a thread that runs on (CONFIG_HZ is 100 at
+the least; kernel/sched/fair.c, update_curr)."""
+
+
+class Starved:
+    """Which threads of a process want the CPU and do not get it."""
+
+    def __init__(self, pid: int) -> None:
+        self.tids: frozenset[int] = frozenset()
+        """Those that had none between the last two times that they were asked for."""
+        self._pid = pid
+        self._asked_at = inf
+        self._run_times: dict[int, int] = {}
+
+    def seconds(self, tids: Sequence[int]) -> float:
+        """Seconds since this was asked before, if any of `tids` had no CPU in them; 0.0 else."""
+        now = time.monotonic()
+        elapsed = now - self._asked_at
+        if 0.0 < elapsed < _TICKS:  # too early to tell
+            return 0.0
+        self._asked_at = now
+        return elapsed if self._ask(tids) else 0.0
+
+    def _ask(self, tids: Sequence[int]) -> bool:
+        before, self._run_times = self._run_times, {}
+        starved = []
+        for tid in tids[:_MOST_ASKED]:
+            try:
+                run_time = procfs.run_time(self._pid, tid)
+                if run_time is None:
+                    continue
+                self._run_times[tid] = run_time
+                if before.get(tid) == run_time and procfs.stat(self._pid, tid).state == "R":
+                    starved.append(tid)
+            except OSError:  # gone, or not shown
+                continue
+        self.tids = frozenset(starved)
+        return bool(starved)

@@ -1,0 +1,96 @@
+"""A control group that gets next to no CPU: a starved container, and worse (cgroups(7))."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import Target
+
+PERIOD = 1_000_000
+QUOTA = 1_000
+"""Microseconds of CPU in each period: the least that the kernel takes (kernel/sched/core.c)."""
+HOGS = 6
+
+
+class Quota:
+    """A control group whose threads get next to no CPU, beside others that want it as well."""
+
+    def __init__(self) -> None:
+        root = Path("/sys/fs/cgroup")
+        self.is_v1 = not (root / "cgroup.controllers").exists()
+        self._parent = root / "cpu" if self.is_v1 else root
+        self.path = self._parent / f"gcorefs-test-{os.getpid()}"
+        self.threads = "tasks" if self.is_v1 else "cgroup.threads"
+        self._had_controller = self.is_v1
+
+    def make(self) -> None:
+        if not self.is_v1:
+            control = self._parent / "cgroup.subtree_control"
+            self._had_controller = "cpu" in control.read_text().split()
+            control.write_text("+cpu")
+        self.path.mkdir()
+
+    def limit(self) -> None:
+        if self.is_v1:
+            (self.path / "cpu.cfs_period_us").write_text(str(PERIOD))
+            (self.path / "cpu.cfs_quota_us").write_text(str(QUOTA))
+        else:
+            (self.path / "cpu.max").write_text(f"{QUOTA} {PERIOD}")
+
+    def lift(self) -> None:
+        if self.is_v1:
+            (self.path / "cpu.cfs_quota_us").write_text("-1")
+        else:
+            (self.path / "cpu.max").write_text("max")
+
+    def take(self, pid: int) -> None:
+        """A process with all of its threads."""
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+    def remove(self) -> None:
+        self.lift()
+        for pid in (self.path / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (self._parent / "cgroup.procs").write_text(pid)
+        self.path.rmdir()
+        if not self._had_controller:
+            (self._parent / "cgroup.subtree_control").write_text("-cpu")
+
+
+@contextlib.contextmanager
+def hogged() -> Iterator[Quota]:
+    """A group in which others want the CPU at any time."""
+    quota = Quota()
+    quota.make()
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(HOGS)]
+    try:
+        for hog in hogs:
+            quota.take(hog.pid)
+        yield quota
+    finally:
+        for hog in hogs:
+            hog.kill()
+        quota.lift()
+        for hog in hogs:
+            hog.wait(timeout=20)
+        quota.remove()
+
+
+def starve(quota: Quota, target: Target) -> None:
+    """Have a program (targets/eintr.c) sleep in its call, and get no CPU as soon as it wakes."""
+    assert target.ask("blocked") == {"blocked": True}
+    quota.take(target.pid)
+    quota.limit()
+    before = _throttled(quota)
+    while _throttled(quota) < before + 2:  # in debt from here on, as nobody else runs
+        time.sleep(0.01)
+
+
+def _throttled(quota: Quota) -> int:
+    """In how many periods somebody was kept from running."""
+    words = (quota.path / "cpu.stat").read_text().split()
+    return int(words[words.index("nr_throttled") + 1])
