@@ -26,7 +26,7 @@ def mark() -> None:
     """Mark this process, until it ends or calls execve(2)."""
     fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
     try:
-        os.ftruncate(fd, mmap.PAGESIZE)
+        os.write(fd, bytes(mmap.PAGESIZE))  # the unit denies ftruncate(2)
         syscalls.map_at(_START, fd, mmap.PAGESIZE)
     except OSError as error:
         if error.errno != errno.EEXIST:  # it is marked already
