@@ -72,10 +72,12 @@ def test_in_the_foreground_it_stays_until_told(
 ) -> None:
     assert str(os.getpid()) in os.listdir(unmounted.path)
     assert foreground.poll() is None
+    assert foreground.stderr is not None
+    first = foreground.stderr.readline()
     foreground.send_signal(number)
     _, said = foreground.communicate(timeout=20)
     assert foreground.returncode == 0
-    assert said.decode().splitlines() == [
+    assert (first + said).decode().splitlines() == [
         f"gcorefs: INFO: mounted at {unmounted.path}",
         f"gcorefs: INFO: ends on {number.name}",
     ]
