@@ -237,7 +237,7 @@ class GcoreFS(ReadOnly):
     @_answered
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
         # The kernel asks nobody for permission to list (fs/xattr.c, listxattr), only to get.
-        stop = None if entries.is_own(inode) else self._inodes[inode].stop
+        stop = self._stop_of(inode)
         if stop is None or not (control.is_everybodys(ctx.uid) or stop.holders(ctx.uid)):
             return []
         return [XAttrNameT(_XATTR_PREFIX + name) for name in self._attributes(inode)]
@@ -245,7 +245,7 @@ class GcoreFS(ReadOnly):
     @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         value = None
-        stop = None if entries.is_own(inode) else self._inodes[inode].stop
+        stop = self._stop_of(inode)
         if name.startswith(_XATTR_PREFIX) and await self._is_shown(stop, ctx, inode):
             value = self._attributes(inode).get(name.removeprefix(_XATTR_PREFIX))
         if value is None:
@@ -448,9 +448,13 @@ class GcoreFS(ReadOnly):
             if not await self._questions.ask(pid, ctx.uid, question):
                 await stop.wait_until_ready(_SIZE_TIMEOUT)
 
+    def _stop_of(self, inode: int) -> Stop | None:
+        """The stop of a process's file; None for our own, and where there is none."""
+        return None if entries.is_own(inode) else self._inodes[inode].stop
+
     def _attributes(self, inode: int) -> dict[bytes, bytes]:
         """Extended attributes without what is common to their names."""
-        stop = None if entries.is_own(inode) else self._inodes[inode].stop
+        stop = self._stop_of(inode)
         attributes = stop.attributes() if stop else {}
         return {name.encode(): value.encode() for name, value in attributes.items()}
 

@@ -9,7 +9,6 @@ Not waited for is a thread in uninterruptible sleep, which an interrupt does not
 sleep for days (the parent of a vfork), and no debugger could have it meanwhile.
 """
 
-import os
 import threading
 import time
 from collections import Counter
@@ -79,7 +78,7 @@ LATE = Late()
 def _user(pid: int) -> int:
     """Whom the process belongs to; where it is gone, nobody waits for long."""
     try:
-        return os.stat(f"/proc/{pid}").st_uid
+        return procfs.owner_of(str(pid))[0]
     except OSError:
         return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GCOREFS, Mount, Target
+from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     assert_refused,
     end,
@@ -36,7 +36,7 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Moun
         mount.prefix = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
         # A namespace of processes ends with its first one.
         command = [*mount.prefix, GCOREFS, "mount", "--foreground", "--log-file", mount.log, path]
-        with subprocess.Popen([str(word) for word in command]) as container:
+        with subprocess.Popen(text_of(command)) as container:
             eventually(lambda: mount.log.exists() and "mounted at" in mount.log.read_text())
             yield mount, mount.server
             os.kill(mount.server, signal.SIGTERM)
