@@ -142,9 +142,11 @@ class ReleaseFile:
         if not held:
             raise ProcessError(Reason.NOT_HELD, pid)
         if not is_everybodys(self._uid) and any(
-            stop.holders(None) != stop.holders(self._uid) for stop in held
+            stop.holders.of(None) != stop.holders.of(self._uid) for stop in held
         ):
-            if not any(stop.holders(self._uid) for stop in held) and not await self._shows(pid):
+            if not any(stop.holders.include(self._uid) for stop in held) and not await self._shows(
+                pid
+            ):
                 raise ProcessError(Reason.NOT_HELD, pid)
             raise ProcessError(Reason.NOT_YOURS, pid, f"uid {self._uid}")
         why = f"process {self._pid} (uid {self._uid}) released it"
@@ -162,10 +164,10 @@ def is_everybodys(uid: int) -> bool:
 def _report(stop: Stop, uid: int) -> dict[str, Any] | None:
     """What `uid` may know of a stop, None where that is nothing."""
     whose = None if is_everybodys(uid) else uid
-    holders = stop.holders(whose)
+    holders = stop.holders.of(whose)
     if not holders:
         return None
     return stop.report() | {
-        "files": stop.files(whose),
-        "openers": [{"pid": each.pid, "uid": each.uid} for each in dict.fromkeys(holders)],
+        "files": stop.holders.files(whose),
+        "openers": [{"pid": each.pid, "uid": each.uid} for each in holders],
     }

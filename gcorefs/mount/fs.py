@@ -238,7 +238,7 @@ class GcoreFS(ReadOnly):
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
         # The kernel asks nobody for permission to list (fs/xattr.c, listxattr), only to get.
         stop = self._stop_of(inode)
-        if stop is None or not (control.is_everybodys(ctx.uid) or stop.holders(ctx.uid)):
+        if stop is None or not (control.is_everybodys(ctx.uid) or stop.holders.include(ctx.uid)):
             return []
         return [XAttrNameT(_XATTR_PREFIX + name) for name in self._attributes(inode)]
 
@@ -405,7 +405,7 @@ class GcoreFS(ReadOnly):
     ) -> bool:
         """True where the caller may know of a stop: they may open it, or have it open as inode
         `number`."""
-        if stop is None or control.is_everybodys(ctx.uid) or stop.holders(ctx.uid):
+        if stop is None or control.is_everybodys(ctx.uid) or stop.holders.include(ctx.uid):
             return True
         pid, caller = stop.process.pid, _caller(ctx)
         question = functools.partial(self._sight.opener, pid, caller)

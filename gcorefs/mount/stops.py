@@ -20,6 +20,7 @@ from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.errands import Errands
+from gcorefs.mount.holders import Holders
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
@@ -106,8 +107,8 @@ class Stop:
             self._on_end,
             limits.copies.room(opener.uid) if options.hold == "copy" else None,
         )
+        self.holders = Holders()
         self._handles: dict[Handle, None] = {}  # in the order of their opens
-        self._askers: dict[Opener, None] = {}  # who have looked it up, while nobody has opened it
         self._open_by = self._held_until = inf
         self._was_open = self._was_looked_up = False
         self._holding: trio.CancelScope | None = None
@@ -211,7 +212,7 @@ class Stop:
         others read, and nobody is asked (inodes.py).
         """
         judged = {self.opener}  # by the snapshot itself
-        while opener := next((each for each in self.holders(None) if each not in judged), None):
+        while opener := next((each for each in self.holders.of(None) if each not in judged), None):
             question = partial(access.check, opener, self.process.pid)
             await self._workers.questions.ask(self.process.pid, opener.uid, question)
             judged.add(opener)
@@ -266,7 +267,7 @@ class Stop:
         """True where one who may trace the process now may see this stop of it."""
         if not self._snapshot.is_copied or opener.may_trace_all:
             return True
-        return any(map(opener.has_credentials_of, self.holders(None)))
+        return any(map(opener.has_credentials_of, self.holders.of(None)))
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or
@@ -275,7 +276,7 @@ class Stop:
         end = trio.current_time() - self._snapshot.stopped_seconds + (self._options.max_stop or inf)
         self._held_until = end
         self._touch()
-        if self._askers:
+        if self.holders.are_about_to_open:
             self._open_by = trio.current_time() + self._options.open_timeout
         while True:
             with trio.move_on_at(min(self._last_read + idle, end, self._open_by)) as self._holding:
@@ -411,21 +412,11 @@ class Stop:
 
     # Its handles.
 
-    def holders(self, uid: int | None) -> list[Opener]:
-        """Who has it open or looked it up to open it, or which of them are `uid`.  Also for other
-        threads: to copy a dictionary takes one step of the interpreter."""
-        found = (*(each.opener for each in [*self._handles]), *self._askers)
-        return [each for each in found if uid in (None, each.uid)]
-
-    def files(self, uid: int | None) -> int:
-        """How many open files it has, or how many of `uid`."""
-        return sum(uid in (None, each.opener.uid) for each in [*self._handles])
-
     def join(self, opener: Opener, nonblocking: bool) -> Handle:
         handle = Handle(self, opener, nonblocking)
         self._handles[handle] = None
+        self.holders.open(opener)
         self._was_open = True
-        self._askers.clear()
         self._open_by = inf
         self._touch()
         return handle
@@ -438,7 +429,7 @@ class Stop:
         self._was_looked_up = True
         if self._handles:
             return
-        self._askers[opener] = None
+        self.holders.look_up(opener)
         self._open_by = trio.current_time() + self._options.open_timeout
         if self._holding is not None:
             self._holding.deadline = min(self._holding.deadline, self._open_by)
@@ -446,7 +437,8 @@ class Stop:
     def leave(self, handle: Handle) -> None:
         """The last one to leave lets the process go, unless the file was looked up to be read and
         nobody has: bsdtar opens it once to look for holes, and again to read it."""
-        self._handles.pop(handle, None)
+        del self._handles[handle]
+        self.holders.close(handle.opener)
         if handle.reader is not None:
             handle.reader.close()
         if self._handles:

@@ -38,13 +38,14 @@ class Shell:
             said += os.read(self._terminal, 4096)
         return said.removesuffix(PROMPT)
 
-    def await_job(self, state: str) -> int:
-        """The pid of its child once that runs sleep and has a state."""
+    def await_job(self, state: str, is_in_foreground: bool) -> int:
+        """The pid of its child once that runs sleep, has a state, and the terminal or not."""
         deadline = time.monotonic() + 20
         while True:
             for pid in procfs.children(self.pid):
                 stat = procfs.stat(pid)
-                if (stat.comm, stat.state) == (b"sleep", state):
+                has_terminal = os.tcgetpgrp(self._terminal) == os.getpgid(pid)
+                if (stat.comm, stat.state, has_terminal) == (b"sleep", state, is_in_foreground):
                     return pid
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -59,8 +60,8 @@ def life(dumps: int) -> list[bytes]:
     shell = Shell()
     said = []
 
-    def dump(state: str) -> None:
-        job = shell.await_job(state)
+    def dump(state: str, is_in_foreground: bool) -> None:
+        job = shell.await_job(state, is_in_foreground)
         for pid in (job, shell.pid):
             for _ in range(dumps):
                 with held(pid) as snapshot:
@@ -69,20 +70,20 @@ def life(dumps: int) -> list[bytes]:
 
     try:
         shell.tell(b"sleep 1000\n")
-        dump("S")
+        dump("S", True)
         for _ in range(2):
             shell.tell(CTRL_Z)
             said.append(shell.says())
-            dump("T")
+            dump("T", False)
             shell.tell(b"jobs\n")
             said.append(shell.says())
             shell.tell(b"bg\n")
             said.append(shell.says())
-            dump("S")
+            dump("S", False)
             shell.tell(b"jobs\n")
             said.append(shell.says())
             shell.tell(b"fg\n")
-            dump("S")
+            dump("S", True)
         shell.tell(CTRL_C)
         said.append(shell.says())
         shell.tell(b"echo $?; jobs\n")
@@ -113,7 +114,7 @@ def test_a_key_that_is_struck_while_the_job_is_held_counts_when_it_is_let_go(key
         shell = Shell()
         try:
             shell.tell(b"sleep 1000\n")
-            job = shell.await_job("S")
+            job = shell.await_job("S", True)
             if is_held:
                 with held(job):
                     shell.tell(keys)

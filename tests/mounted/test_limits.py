@@ -223,7 +223,7 @@ def resident(pid: int) -> int:
 def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
     mount_with: Callable[..., Mount], nobodys: Callable[..., Target], spawn: Callable[..., Target]
 ) -> None:
-    mount = mount_with("allow_other,stop_timeout=100")
+    mount = mount_with("allow_other,stop_timeout=1000")
     # Not ready for as long as we like: who reads it waits.
     target, other = nobodys("vforker"), spawn("threads", 3)
     server = mount.server
@@ -240,7 +240,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
         settled = begun == report["readers"] > 0 and report["reading"] <= 256
         return bool(report["done"] == OPENERS and settled)
 
-    eventually(all_have_opened_and_read, 100)
+    eventually(all_have_opened_and_read, 900)
     if str(errno.EMFILE) in report["open"]:
         mount.expect(f"process {target.pid}: its opener has as many files open as a user may")
     refused = {int(number) for number in report["open"]}
