@@ -6,11 +6,14 @@ only from those above it (tests/pure/test_layering.py holds it to that):
     elfcore/      the format: ELF, memory maps, notes, layout.  No process, no clock.
     option.py     one option: its name, what it may be, its default; the table of them all.
     policy.py     the options that shape one core.
+    plan.py       what was seen of a process, and the core that follows from it.
     process/      one live process seen from outside: /proc, ptrace, permission, memory.
-    assembly.py   from the records of a stop and the facts of /proc to the file's layout.
-    snapshot.py   one stop and its file: take, read, close.
+    gather.py     asks a process that stands still for all that its core is made of.
+    holder.py     how the memory of a core outlives the stop.
+    core.py       one core: from an offset of the file to its bytes.
+    stopped.py    one process that stands still, and its cores.
     export/       where a dumped core goes: a file that is whole or not there, a stream.
-    mount/        FUSE: the same snapshots behind open, read, poll and release.
+    mount/        FUSE: the same cores behind open, read, poll and release.
     cli/          commands for people.
 """
 

@@ -12,15 +12,18 @@ import click
 from gcorefs.cli import stopping
 from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.terminal import Terminal
+from gcorefs.core import READ_TIMEOUT, Core
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import Sink, SinkError, open_sink
+from gcorefs.holder import HoldCopy, Holder, HoldProcess
 from gcorefs.policy import Policy
 from gcorefs.process import procfs
+from gcorefs.process.admission import find
 from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, named
 from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
-from gcorefs.snapshot import READ_TIMEOUT, Snapshot, find
+from gcorefs.stopped import Stop
 
 _CHUNK = 512 << 10
 
@@ -49,16 +52,22 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     name = output or (f"core.{pid}" if is_terminal else "-")
     try:
-        room = Room(policy.copy_limit << 20) if policy.hold == "copy" else None
+        holder: Holder = HoldProcess()
+        if policy.hold == "copy":
+            holder = HoldCopy(Room(policy.copy_limit << 20))
         process = find(pid)
         sink = open_sink(name, is_chosen=output is not None)
-        snapshot = Snapshot(process, policy=policy, room=room)
-        with stopping.late_awaited(snapshot):
+        stop = Stop(process, policy=policy)
+        with stopping.late_awaited(stop):
             try:
                 # It runs on before the file has its name: that may mean to delete another.
-                with _shown(f"process {pid}") as show, stopping.stopped(snapshot, policy) as worker:
-                    worker.submit(snapshot.copy).result()
-                    _write_all(snapshot, sink, worker, show)
+                with (
+                    _shown(f"process {pid}") as show,
+                    stopping.stopped(stop, policy, holder) as (core, worker),
+                ):
+                    if worker.submit(core.copy).result():
+                        stop.run_on()
+                    _write_all(core, sink, worker, show)
                 sink.commit()
             finally:
                 sink.abort()
@@ -68,10 +77,10 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
         raise click.ClickException(f"process {pid}: {error}") from error
     except OSError as error:
         raise click.ClickException(named(error)) from error
-    if snapshot.not_copied:
-        click.echo(f"held until it was written, not copied: {snapshot.not_copied}", err=True)
-    if snapshot.unreadable:
-        click.echo(f"{snapshot.unreadable} pages could not be read and are zeros", err=True)
+    if core.not_copied:
+        click.echo(f"held until it was written, not copied: {core.not_copied}", err=True)
+    if core.unreadable:
+        click.echo(f"{core.unreadable} pages could not be read and are zeros", err=True)
 
 
 def _shown(name: str) -> AbstractContextManager[_Show]:
@@ -87,15 +96,15 @@ def _shown(name: str) -> AbstractContextManager[_Show]:
     return bar(terminal, name)
 
 
-def _write_all(snapshot: Snapshot, sink: Sink, reader: Worker, show: _Show) -> None:
+def _write_all(core: Core, sink: Sink, reader: Worker, show: _Show) -> None:
     # One buffer is read into while the other is written out: both calls let go of the
     # interpreter lock, and the process stands still for the longer of the two, not the sum.
     filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
     offset = 0
-    reading = reader.submit(snapshot.read_into, offset, filling)
-    while count := stopping.within(READ_TIMEOUT, reading, snapshot):
+    reading = reader.submit(core.read_into, offset, filling)
+    while count := stopping.within(READ_TIMEOUT, reading, core.pid):
         offset += count
         filling, full = full, filling
-        reading = reader.submit(snapshot.read_into, offset, filling)
+        reading = reader.submit(core.read_into, offset, filling)
         sink.write(full[:count])
-        show(offset, snapshot.size)
+        show(offset, core.size)

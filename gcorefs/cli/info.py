@@ -18,11 +18,13 @@ from gcorefs.elfcore import space
 from gcorefs.elfcore.corefile import Core, CoreError, read_core
 from gcorefs.elfcore.space import Row
 from gcorefs.elfcore.vma import MapsError
+from gcorefs.holder import HoldProcess
 from gcorefs.policy import Policy
 from gcorefs.process import procfs
+from gcorefs.process.admission import find
 from gcorefs.process.errors import ProcessError, Reason, named
 from gcorefs.process.procfs import FormatError
-from gcorefs.snapshot import Snapshot, find
+from gcorefs.stopped import Stop
 
 _ROWS = 40
 _LONGEST_PID = 9  # digits: more than any limit of the kernel's has
@@ -76,9 +78,12 @@ def _of_process(name: str, policy: Policy) -> Core:
     if len(name) > _LONGEST_PID or not int(name):
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
     try:
-        snapshot = Snapshot(find(int(name)), policy=policy)
-        with stopping.late_awaited(snapshot), stopping.stopped(snapshot, policy):
-            header, size = snapshot.layout.header, snapshot.size
+        stop = Stop(find(int(name)), policy=policy)
+        with (
+            stopping.late_awaited(stop),
+            stopping.stopped(stop, policy, HoldProcess()) as (core, _),
+        ):
+            header, size = core.layout.header, core.size
         return read_core(io.BytesIO(header), size)
     except (FormatError, MapsError) as error:
         raise click.ClickException(f"process {name}: {error}") from error

@@ -11,11 +11,13 @@ from typing import TypeVar
 
 import click
 
+from gcorefs.core import Core
+from gcorefs.holder import Holder
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
 from gcorefs.process.mark import mark
-from gcorefs.snapshot import CLOSE_TIMEOUT, TAKE_TIMEOUT, Snapshot
+from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT, Stop
 
 T = TypeVar("T")
 
@@ -27,25 +29,32 @@ def end_in_good_order() -> None:
 
 
 @contextlib.contextmanager
-def stopped(snapshot: Snapshot, policy: Policy) -> Iterator[Worker]:
+def stopped(stop: Stop, policy: Policy, holder: Holder) -> Iterator[tuple[Core, Worker]]:
     """The process stands still in the block and runs on behind it, whatever ended it.
 
-    The worker is for calls of the snapshot, which may hang: the main thread is to be there for
+    The worker is for calls of the core, which may hang: the main thread is to be there for
     signals.  What hangs until the end is left behind; the kernel lets go what we leave traced.
     """
     mark()
     worker = Worker()
+
+    def take() -> Core:
+        stop.take(holder.prepare)
+        return stop.core(holder=holder)
+
     try:
-        taking = worker.submit(snapshot.take)
-        within(
-            policy.stop_timeout + TAKE_TIMEOUT, taking, snapshot, "it could not be recorded in time"
+        timeout = policy.stop_timeout + TAKE_TIMEOUT
+        yield (
+            within(
+                timeout, worker.submit(take), stop.process.pid, "it could not be recorded in time"
+            ),
+            worker,
         )
-        yield worker
     finally:
-        snapshot.let_go()
+        stop.let_go()
         deadline = time.monotonic() + CLOSE_TIMEOUT
         closer = Worker()  # the other one may hang
-        closing = closer.submit(snapshot.close)
+        closing = closer.submit(stop.close)
         for each in (closer, worker):
             each.join(max(0.0, deadline - time.monotonic()))
         if closing.done():
@@ -53,7 +62,7 @@ def stopped(snapshot: Snapshot, policy: Policy) -> Iterator[Worker]:
 
 
 @contextlib.contextmanager
-def late_awaited(snapshot: Snapshot) -> Iterator[None]:
+def late_awaited(stop: Stop) -> Iterator[None]:
     """Behind the block wait for threads that were interrupted and have not stopped yet.
 
     They would see it, if we ended before.  Not where a signal ends us.
@@ -61,31 +70,31 @@ def late_awaited(snapshot: Snapshot) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _await_late(snapshot)
+        _await_late(stop)
         raise
-    _await_late(snapshot)
+    _await_late(stop)
 
 
-def _await_late(snapshot: Snapshot) -> None:
-    if late := snapshot.late:
+def _await_late(stop: Stop) -> None:
+    if late := stop.late:
         click.echo(
-            f"process {snapshot.process.pid}: runs on; waiting for thread {late[0]}, which gets no "
+            f"process {stop.process.pid}: runs on; waiting for thread {late[0]}, which gets no "
             "CPU and has to stop once so that it never sees that it was interrupted",
             err=True,
         )
-        while not snapshot.wait_late(_LATE_NAP):
+        while not stop.wait_late(_LATE_NAP):
             pass
 
 
 _LATE_NAP = 1.0
 
 
-def within(timeout: float, future: "Future[T]", snapshot: Snapshot, detail: str = "") -> T:
-    """The result of what is done for `snapshot`, or what it raises.
+def within(timeout: float, future: "Future[T]", pid: int, detail: str = "") -> T:
+    """The result of what is done for process `pid`, or what it raises.
 
     EIO (STUCK): it is not there within `timeout` seconds.
     """
     # Not Future.result(timeout): its TimeoutError could be the call's own ETIMEDOUT.
     if not concurrent.futures.wait([future], timeout).done:
-        raise ProcessError(Reason.STUCK, snapshot.process.pid, detail)
+        raise ProcessError(Reason.STUCK, pid, detail)
     return future.result()

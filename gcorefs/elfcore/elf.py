@@ -8,6 +8,7 @@ import functools
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 ET_EXEC = 2
 ET_DYN = 3
@@ -33,6 +34,18 @@ PN_XNUM = 0xFFFF
 PAGE_SIZE = 4096
 
 _NHDR = struct.Struct("<III")
+
+
+class ProgramHeader(NamedTuple):
+    """The fields of an Elf64_Phdr that the file has a value for (elf(5))."""
+
+    kind: int
+    flags: int
+    offset: int
+    vaddr: int
+    filesz: int
+    memsz: int
+    align: int
 
 
 class ElfClass:
@@ -75,10 +88,10 @@ class ElfClass:
             0,  # e_shstrndx: SHN_UNDEF, the sections have no names
         )
 
-    def pack_phdr(
-        self, kind: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int, align: int
-    ) -> bytes:
+    def pack_phdr(self, header: "ProgramHeader") -> bytes:
         """One program header.  p_paddr is 0, as in the kernel's own cores."""
+        kind, flags, *place, align = header
+        offset, vaddr, filesz, memsz = place
         if self is ELF32:  # p_flags has another place there
             return self._phdr.pack(kind, offset, vaddr, 0, filesz, memsz, flags, align)
         return self._phdr.pack(kind, flags, offset, vaddr, 0, filesz, memsz, align)

@@ -66,7 +66,7 @@ class Layout:
         parts = [
             form.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
             # p_align 4: with 8 elfutils and drgn look for notes padded to eight bytes.
-            form.pack_phdr(elf.PT_NOTE, 0, notes_offset, 0, notes.size, 0, 4),
+            form.pack_phdr(elf.ProgramHeader(elf.PT_NOTE, 0, notes_offset, 0, notes.size, 0, 4)),
             form.pack_loads(loads.flags, offsets, loads.vaddr, loads.filesz, loads.memsz),
         ]
         if shnum:

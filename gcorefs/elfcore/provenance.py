@@ -5,6 +5,7 @@ note.  Its type must be one that nobody else uses: gdb takes a note whose owner 
 know for one of the system's, and goes by the type alone (bfd/elf.c, elf_parse_notes).
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -76,8 +77,8 @@ def as_text(ranges: Sequence[tuple[int, int]]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    """What the note says.  Thread ids are those of PRSTATUS."""
+class Origin:
+    """Who made the core, of what, and when."""
 
     version: str
     host: str
@@ -87,6 +88,13 @@ class Provenance:
     """When the first thread was interrupted: ISO 8601, UTC."""
     stop_milliseconds: float
     """From then until the last thread was recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the note says.  Thread ids are those of PRSTATUS."""
+
+    origin: Origin
     policy: Mapping[str, str | float]
     """Options that shaped the core."""
     stopped: int
@@ -109,11 +117,8 @@ class Provenance:
         for tid, how in self.others.items():
             tids[how].append(tid)
         return {
-            "version": self.version,
-            "host": self.host,
-            "pid": self.pid,
-            "stopped_at": self.stopped_at,
-            "stop_milliseconds": round(self.stop_milliseconds, 3),
+            **dataclasses.asdict(self.origin),
+            "stop_milliseconds": round(self.origin.stop_milliseconds, 3),
             "policy": dict(self.policy),
             "threads": {how: len(found) for how, found in tids.items()} | {"stopped": self.stopped},
             "tids": {how: found for how, found in tids.items() if found},

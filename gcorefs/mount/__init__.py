@@ -1,4 +1,4 @@
-"""FUSE: the same snapshots behind open, read, poll and release.
+"""FUSE: the same cores behind open, read, poll and release.
 
 options  what may stand behind -o
 names    what anybody may write to us: names, a pid

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from gcorefs.process import access, procfs
 from gcorefs.process.access import Opener
+from gcorefs.process.admission import refuse_early
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.procfs import Process
-from gcorefs.snapshot import refuse_early
 
 Door = Callable[[Process, int, int, int], Opener]
 """The opener of a process, by thread, uid and gid.  EINVAL, EDEADLK, ESRCH, EBUSY, EACCES."""

@@ -14,6 +14,7 @@ from functools import partial
 
 import trio
 
+from gcorefs.core import READ_TIMEOUT, Core
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.errands import Errand, Errands
 from gcorefs.mount.in_thread import in_thread
@@ -21,7 +22,6 @@ from gcorefs.mount.limits import Limiters
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.process.absent import MayWait
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.snapshot import READ_TIMEOUT, Snapshot
 
 # Threads that read what is there of one process.  A call that was given up keeps its thread
 # until it ends.
@@ -29,13 +29,13 @@ _MOST_READS = 8
 
 
 class Reading:
-    """The bytes of `snapshot`, which is ready.  Offsets and lengths lie within its file."""
+    """The bytes of `core`, which is ready.  Offsets and lengths lie within its file."""
 
     def __init__(
-        self, snapshot: Snapshot, uid: int, buffers: Buffers, errands: Errands, waits: Limiters
+        self, core: Core, uid: int, buffers: Buffers, errands: Errands, waits: Limiters
     ) -> None:
         """`uid`: who began it; `waits`: threads that wait for one server of mapped files."""
-        self._snapshot = snapshot
+        self._core = core
         self._uid = uid
         self._buffers = buffers
         self._errands = errands
@@ -48,19 +48,19 @@ class Reading:
 
     def reader(self) -> ReadAhead:
         """For one handle."""
-        name = f"gcorefs-ahead-{self._snapshot.process.pid}"
-        return ReadAhead(self._read_ahead, self._snapshot.size, self._buffers, name)
+        name = f"gcorefs-ahead-{self._core.pid}"
+        return ReadAhead(self._read_ahead, self._core.size, self._buffers, name)
 
     def at_hand(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
         """These bytes, where that takes no waiting for more than a moment.  EIO: died, or let go.
 
         None: `fetch` has them.
         """
-        data = self._snapshot.view(offset, length) or reader.piece(offset, length)
+        data = self._core.view(offset, length) or reader.piece(offset, length)
         if data is not None:
             return data
         data = self._buffers.desk[:length]
-        if self._snapshot.read_here(offset, data):
+        if self._core.read_here(offset, data):
             return data
         if self._waiting or self._late_errand() or reader.is_coming(offset, length):
             return None
@@ -73,7 +73,7 @@ class Reading:
         return self._late
 
     def _run_errand(self, offset: int, length: int) -> memoryview | None:
-        work = partial(self._snapshot.read_at_once, offset)
+        work = partial(self._core.read_at_once, offset)
         try:
             errand = self._errands.begin(self._uid, work, length)
         except OSError:  # no further thread or descriptor: `fetch` says so, or does without
@@ -87,7 +87,7 @@ class Reading:
         """These bytes, or EIO: a short reply is the end of the file for whoever reads through
         the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
         """
-        data = self._snapshot.view(offset, length)
+        data = self._core.view(offset, length)
         if data is None and (late := self._late_errand()) is not None:
             *place, errand = late
             if place == [offset, length] and not errand.is_awaited:
@@ -110,7 +110,7 @@ class Reading:
 
     async def _straight(self, offset: int, length: int) -> memoryview:
         data = self._buffers.desk[:length]
-        if self._snapshot.read_here(offset, data):
+        if self._core.read_here(offset, data):
             return data
         store = self._buffers.take(LARGEST_REQUEST)
         await self._read_in_a_thread(offset, memoryview(store)[:length])
@@ -126,9 +126,9 @@ class Reading:
             while True:
                 try:
                     await in_thread(
-                        self._snapshot.process.pid,
+                        self._core.pid,
                         limiter,
-                        self._wait_and_read if sources else self._snapshot.read_into,
+                        self._wait_and_read if sources else self._core.read_into,
                         offset + done,
                         buffer[done:],
                         sources,
@@ -143,7 +143,7 @@ class Reading:
         raise self._not_in_time()
 
     def _not_in_time(self) -> ProcessError:
-        return ProcessError(Reason.STUCK, self._snapshot.process.pid, f"{READ_TIMEOUT:g} s")
+        return ProcessError(Reason.STUCK, self._core.pid, f"{READ_TIMEOUT:g} s")
 
     # In threads.
 
@@ -151,13 +151,13 @@ class Reading:
         token = object()
         self._waiting.add(token)
         try:
-            self._snapshot.read_into(offset, buffer, sources)
+            self._core.read_into(offset, buffer, sources)
         finally:
             self._waiting.discard(token)
 
     def _read_ahead(self, offset: int, buffer: memoryview) -> int:
         try:
-            self._snapshot.read_into(offset, buffer, ())  # waits for nobody who may not answer
+            self._core.read_into(offset, buffer, ())  # waits for nobody who may not answer
         except MayWait as wait:
             return wait.done
         except OSError:

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 
 import trio
 
+from gcorefs.core import Core
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
+from gcorefs.holder import HoldCopy, Holder, HoldProcess
 from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.errands import Errands
 from gcorefs.mount.holders import Holders
@@ -28,11 +30,12 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.reading import Reading
-from gcorefs.process import access
+from gcorefs.process import access, readv
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.procfs import Process
-from gcorefs.snapshot import CLOSE_TIMEOUT, TAKE_TIMEOUT, Snapshot
+from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT
+from gcorefs.stopped import Stop as StoppedProcess
 
 # Threads that stop processes for one user at one time, and that wait for one server of mapped
 # files.  A call that was given up keeps its thread until it ends, and so takes only from its
@@ -100,21 +103,17 @@ class Stop:
         self._options = options
         self._workers = workers
         self._token = trio.lowlevel.current_trio_token()
-        self._snapshot = Snapshot(
-            process,
-            opener,
-            options.policy,
-            self._on_end,
-            limits.copies.room(opener.uid) if options.hold == "copy" else None,
-        )
+        self._stopped = StoppedProcess(process, opener, options.policy, self._on_end)
+        self._holder: Holder = HoldProcess()
+        if options.hold == "copy":
+            self._holder = HoldCopy(limits.copies.room(opener.uid))
+        self._core: Core | None = None  # once it is ready, and as long as somebody may read it
         self.holders = Holders()
         self._handles: dict[Handle, None] = {}  # in the order of their opens
         self._open_by = self._held_until = inf
         self._was_open = self._was_looked_up = False
         self._holding: trio.CancelScope | None = None
-        self._reading = Reading(
-            self._snapshot, opener.uid, workers.buffers, workers.errands, workers.waits
-        )
+        self._reading: Reading | None = None
         self._ready = trio.Event()
         self._released = trio.Event()
         self._finished = trio.Event()
@@ -136,7 +135,7 @@ class Stop:
     @property
     def is_over(self) -> bool:
         """True where no further handle may join: failed, dead or let go."""
-        return self._error is not None or self._released.is_set() or self._snapshot.is_dead
+        return self._error is not None or self._released.is_set() or self._stopped.is_dead
 
     @property
     def is_open(self) -> bool:
@@ -145,7 +144,7 @@ class Stop:
     @property
     def size(self) -> int | None:
         """Bytes of the file, None until the header is built or where it never was."""
-        return self._snapshot.size if self.is_ready and self._error is None else None
+        return self._core.size if self._core is not None and self.is_ready else None
 
     # Its life: `run` is its task.
 
@@ -171,7 +170,7 @@ class Stop:
                     await self._hold()
                     nursery.cancel_scope.cancel()
             else:
-                self._snapshot.forget()
+                self._forget()
                 if not self._released.is_set():  # else nobody waits for it any more
                     logger.warning("%s", self._error)
         finally:
@@ -187,7 +186,7 @@ class Stop:
         with self._workers.closes.of(self.opener.uid) as limiter:
             while True:
                 try:
-                    await in_thread(self.process.pid, limiter, self._snapshot.close)
+                    await in_thread(self.process.pid, limiter, self._close_all)
                 except ProcessError:
                     await trio.sleep(_NO_THREAD_NAP)
                 else:
@@ -197,12 +196,27 @@ class Stop:
         """Take the snapshot, or give it up: what it needs of /proc or of a file may never come."""
         with trio.move_on_after(self._options.stop_timeout + TAKE_TIMEOUT):
             with self._workers.takes.of(self.opener.uid) as limiter:
-                await in_thread(self.process.pid, limiter, self._snapshot.take)
-            memory = self._snapshot.header_memory
+                core = await in_thread(self.process.pid, limiter, self._take_core)
+            memory = core.header_memory
             self._budget.take(self.opener.uid, self.process.pid, memory)
             self.memory = memory
+            self._core = core
+            workers = self._workers
+            self._reading = Reading(
+                core, self.opener.uid, workers.buffers, workers.errands, workers.waits
+            )
             return
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
+
+    def _take_core(self) -> Core:
+        """In a thread."""
+        self._stopped.take(self._holder.prepare)
+        return self._stopped.core(holder=self._holder)
+
+    def _close_all(self) -> None:
+        """In a thread."""
+        self._holder.close()
+        self._stopped.close()
 
     async def _judge_again(self) -> None:
         """Judge whoever joined, or looked it up, while threads could still run, now that none can.
@@ -234,18 +248,18 @@ class Stop:
         except ProcessError as error:
             if error.reason is not Reason.NO_THREAD:  # it died or was let go, and is said to have
                 return
-            self._snapshot.give_up_copy(error.reason.text)
+            self._holder.give_up(error.reason.text)
         except Exception:  # a surprise is a process that is held, not the mount's end
             logger.exception("process %d: cannot be copied", self.process.pid)
-            self._snapshot.give_up_copy(Reason.SURPRISE.text)
-        if why := self._snapshot.not_copied:
+            self._holder.give_up(Reason.SURPRISE.text)
+        if why := self._holder.not_copied:
             logger.warning("process %d: held, not copied: %s", self.process.pid, why)
 
     def _copy_to_its_end(self) -> None:
         """In a thread."""
-        self._snapshot.copy()
-        if self._snapshot.is_copied:
-            self._snapshot.wait_untraced()  # the next stop is not to meet this tracer
+        if self._core is not None and self._core.copy():
+            self._stopped.run_on()
+            self._stopped.wait_untraced()  # the next stop is not to meet this tracer
 
     async def is_joinable(self, opener: Opener) -> bool:
         """False where this is a copy that the opener may not see, or that has other bytes than a
@@ -255,8 +269,9 @@ class Stop:
         it is now: an opener has the credentials of one that was judged at the stop, or may
         trace every process.
         """
-        if self._snapshot.is_copied and not self.is_past:
-            question = self._snapshot.is_unchanged
+        core = self._core
+        if core is not None and core.is_copied and not self.is_past:
+            question = core.is_unchanged
             self.is_past = not (
                 self.is_for(opener)
                 and await self._workers.questions.ask(self.process.pid, opener.uid, question)
@@ -265,7 +280,7 @@ class Stop:
 
     def is_for(self, opener: Opener) -> bool:
         """True where one who may trace the process now may see this stop of it."""
-        if not self._snapshot.is_copied or opener.may_trace_all:
+        if not self._holder.is_filled or opener.may_trace_all:
             return True
         return any(map(opener.has_credentials_of, self.holders.of(None)))
 
@@ -273,7 +288,7 @@ class Stop:
         """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or
         max_stop is over."""
         idle = self._options.idle_timeout or inf
-        end = trio.current_time() - self._snapshot.stopped_seconds + (self._options.max_stop or inf)
+        end = trio.current_time() - self._stopped.stopped_seconds + (self._options.max_stop or inf)
         self._held_until = end
         self._touch()
         if self.holders.are_about_to_open:
@@ -306,13 +321,18 @@ class Stop:
     def let_go(self, why: str = "") -> None:
         """Let the process run on.  Handles keep what was made of the header; memory is EIO."""
         self._why_over = self._why_over or why
-        self._snapshot.let_go()
+        self._stopped.let_go()
+        self._holder.drop()
         self._released.set()
         self._notify_pollers()
 
     def forget(self) -> None:
         """Nobody can read its header any more."""
-        self._snapshot.forget()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._stopped.forget()
+        self._core = self._reading = None
 
     @property
     def is_finished(self) -> bool:
@@ -321,19 +341,19 @@ class Stop:
     @property
     def is_tracing(self) -> bool:
         """True until the last thread of the process is let go: a copy is read for longer."""
-        is_copied = self._snapshot.is_copied and self._settled.is_set()
+        is_copied = self._holder.is_filled and self._settled.is_set()
         return not (self.is_finished or is_copied)
 
     async def untraced(self) -> None:
         """Until nobody is traced any more on account of this stop, which is over or a copy."""
-        await (self._settled if self._snapshot.is_copied else self._finished).wait()
+        await (self._settled if self._holder.is_filled else self._finished).wait()
 
     async def finished(self) -> None:
         """Until nobody is traced any more on account of this stop."""
         await self._finished.wait()
 
     def _log_end(self) -> None:
-        if self._error is None:
+        if (core := self._core) is not None and self._error is None:
             logger.info(
                 "process %d: %s by process %d (uid %d): %d threads (%d did not stop%s), "
                 "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable%s",
@@ -341,17 +361,17 @@ class Stop:
                 "opened" if self._was_open else "looked up",
                 self.opener.pid,
                 self.opener.uid,
-                self._snapshot.threads,
-                self._snapshot.unresponsive_threads,
-                f", {starved} got no CPU" if (starved := self._snapshot.starved_threads) else "",
-                self._snapshot.ready_seconds * 1e3,
-                self._snapshot.stopped_seconds * 1e3,
+                core.threads,
+                core.unresponsive_threads,
+                f", {starved} got no CPU" if (starved := core.starved_threads) else "",
+                self._stopped.ready_seconds * 1e3,
+                self._stopped.stopped_seconds * 1e3,
                 self._bytes,
-                self._snapshot.unreadable,
+                core.unreadable,
                 self._how_held(),
             )
 
-        if late := self._snapshot.late:
+        if late := self._stopped.late:
             logger.info(
                 "process %d: let go but for thread %s, which is waited for until it has stopped",
                 self.process.pid,
@@ -359,55 +379,55 @@ class Stop:
             )
 
     def _how_held(self) -> str:
-        if why := self._snapshot.not_copied:
+        if why := self._holder.not_copied:
             return f", held (not copied: {why})"
-        return ", copied" if self._snapshot.was_copied else ""
+        return ", copied" if self._holder.was_filled else ""
 
     def report(self) -> dict[str, Any]:
         """What `gcorefs status` tells of it.  Times in milliseconds.  Also for other threads."""
         state, why = self._state()
-        snapshot = self._snapshot
+        core = self._core
         return {
             "pid": self.process.pid,
-            "name": snapshot.comm.decode("utf-8", "replace"),
+            "name": self._stopped.comm.decode("utf-8", "replace"),
             "state": state,
             "why": why,
             "began": datetime.fromtimestamp(self.began / 1e9, UTC).isoformat(timespec="seconds"),
-            "threads": snapshot.threads,
-            "threads_not_stopped": snapshot.unresponsive_threads,
-            **snapshot.hold,
-            "read_through": snapshot.read_through,
-            "ready_ms": round(snapshot.ready_seconds * 1e3, 1),
-            "stopped_ms": round(snapshot.stopped_seconds * 1e3, 1),
+            "threads": core.threads if core is not None else 0,
+            "threads_not_stopped": core.unresponsive_threads if core is not None else 0,
+            **self._holder.facts(),
+            "read_through": core.read_through if core is not None else readv.way(),
+            "ready_ms": round(self._stopped.ready_seconds * 1e3, 1),
+            "stopped_ms": round(self._stopped.stopped_seconds * 1e3, 1),
             "bytes_read": self._bytes,
-            "pages_unreadable": snapshot.unreadable,
+            "pages_unreadable": core.unreadable if core is not None else 0,
             "size": self.size,
         }
 
     def _state(self) -> tuple[str, str]:
         if self._error is not None:
             return "failed", str(self._error)
-        if self._snapshot.is_dead:
+        if self._stopped.is_dead:
             return "died", ""
         if self._released.is_set():
             return "let go", self._why_over
         waits = [] if self._handles else ["waits to be opened"]
-        if self._snapshot.is_copied:
+        if self._holder.is_filled:
             return "copied", "".join(waits)
-        why = [f"not copied: {self._snapshot.not_copied}"] if self._snapshot.not_copied else []
+        why = [f"not copied: {self._holder.not_copied}"] if self._holder.not_copied else []
         return ("stopped" if self.is_ready else "stopping"), "; ".join(waits + why)
 
     def attributes(self) -> dict[str, str]:
         """What getfattr(1) shows of its file; nothing before it is ready."""
-        provenance = self._snapshot.provenance
-        if provenance is None or not self.is_ready:
+        core = self._core
+        if core is None or not self.is_ready:
             return {}
-        return provenance.attributes() | {
-            **{f"policy.{name}": value for name, value in self._snapshot.hold.items()},
+        return core.provenance.attributes() | {
+            **{f"policy.{name}": value for name, value in core.hold.items()},
             "state": self._state()[0],
             # By now: some are seen only when they are read.
-            "bytes.unreadable": str(self._snapshot.unreadable * PAGE_SIZE),
-            "unreadable": " ".join(as_text(self._snapshot.unreadable_ranges[:MOST_RANGES])),
+            "bytes.unreadable": str(core.unreadable * PAGE_SIZE),
+            "unreadable": " ".join(as_text(core.unreadable_ranges[:MOST_RANGES])),
         }
 
     # Its handles.
@@ -457,7 +477,7 @@ class Stop:
         was_closed = self._released.is_set() and not self._why_over
         if self._error is not None and not (was_closed and self._error.reason is Reason.LET_GO):
             raise self._error.with_traceback(None)
-        if self._snapshot.is_dead:
+        if self._stopped.is_dead:
             raise ProcessError(Reason.DIED, self.process.pid)
         if self.is_over and not was_closed:
             raise ProcessError(Reason.LET_GO, self.process.pid, self._why_over)
@@ -473,13 +493,15 @@ class Stop:
 
         They are good until the event loop turns.  None: ask `read`.
         """
-        reader = handle.reader
+        reader, core, reading = handle.reader, self._core, self._reading
         if reader is None or self.is_over or not self._settled.is_set():
             return None
-        length = min(length, self._snapshot.size - offset)
+        if core is None or reading is None:
+            return None
+        length = min(length, core.size - offset)
         if length <= 0:  # without an empty read dd would go on for ever
             return _NOTHING
-        data = self._reading.at_hand(reader, offset, length)
+        data = reading.at_hand(reader, offset, length)
         if data is not None:
             self._bytes += length
             self._touch()
@@ -499,17 +521,20 @@ class Stop:
             await self._ready.wait()
             if self._error is not None:
                 raise self._error.with_traceback(None)  # or it grows with every read
-            length = min(length, self._snapshot.size - offset)
+            core, reading = self._core, self._reading
+            if core is None or reading is None:
+                raise ProcessError(Reason.LET_GO, self.process.pid)
+            length = min(length, core.size - offset)
             if length <= 0:
                 return _NOTHING
-            if offset + length > self._snapshot.layout.memory_offset and not handle.nonblocking:
+            if offset + length > core.layout.memory_offset and not handle.nonblocking:
                 with trio.move_on_at(self._settled_by):
                     await self._settled.wait()
             if handle.reader is None:
-                handle.reader = self._reading.reader()
+                handle.reader = reading.reader()
             # Once it is over, nothing that was read ahead is to be had any more.
             reader = None if self.is_over else handle.reader
-            data = await self._reading.fetch(reader, offset, length)
+            data = await reading.fetch(reader, offset, length)
             self._bytes += length
             return data
         finally:
@@ -543,7 +568,7 @@ class Stop:
             self._token.run_sync_soon(self._end)
 
     def _end(self) -> None:
-        if not self._snapshot.is_copied:  # else it does not matter any more
+        if not self._holder.is_filled:  # else it does not matter any more
             self.let_go("a thread of it could not be recorded")
 
     def _touch(self) -> None:

@@ -8,6 +8,7 @@ procfile  one file of /proc, and what it means when it cannot be read
 procfs    what /proc says
 mark      processes that stop others, which are never stopped themselves
 restart   which interrupted calls the kernel would not restart by itself
+admission which processes may be stopped at all
 access    may this opener see that process?  The kernel decides
 hidepid   what /proc shows to somebody else
 record    what is recorded of a thread in its stop

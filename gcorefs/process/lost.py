@@ -15,11 +15,11 @@ _MOST_RANGES = 100_000
 class Lost:
     """Counts each page once, however often it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, no_loss: Sequence[range] = ()) -> None:
+        """`no_loss`: where [vvar], [vsyscall] and the like lie, which nobody can read from
+        outside: that these are zeros is no loss, and the same in the kernel's cores."""
         self.count = 0
-        self.no_loss: Sequence[range] = ()
-        """Where [vvar], [vsyscall] and the like lie, which nobody can read from outside: that
-        these are zeros is no loss, and the same in the kernel's cores."""
+        self._no_loss = no_loss
         self._lock = threading.Lock()
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -27,7 +27,7 @@ class Lost:
     def add(self, address: int) -> None:
         """The page in which `address` lies."""
         page = address - address % PAGE_SIZE
-        if any(page in own for own in self.no_loss):
+        if any(page in own for own in self._no_loss):
             return
         with self._lock:
             self._add(page)

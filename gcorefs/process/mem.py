@@ -21,8 +21,9 @@ class MemFile:
     """Of the process `pid`, opened through its thread `tid`."""
 
     def __init__(self, pid: int, tid: int) -> None:
-        self._pid = pid
         """ESRCH, and whatever else procfile.py has."""
+        self.pid = pid
+        self.tid = tid
         self._file = procfile.open_file(f"{pid}/task/{tid}/mem")
 
     def read(self, address: int, buffer: memoryview) -> int:
@@ -40,10 +41,10 @@ class MemFile:
             if error.errno == errno.EIO:
                 return 0
             if error.errno in (errno.EPERM, errno.EACCES):  # a security module
-                raise ProcessError(Reason.NOT_SHOWN, self._pid, f"mem: {error.strerror}") from error
+                raise ProcessError(Reason.NOT_SHOWN, self.pid, f"mem: {error.strerror}") from error
             raise
         if count == 0:
-            raise ProcessError(Reason.DIED, self._pid)
+            raise ProcessError(Reason.DIED, self.pid)
         return count
 
     def check(self) -> None:
@@ -52,7 +53,7 @@ class MemFile:
             os.pread(self._file, 1, _NOWHERE)
         except OSError:  # nothing is there, in an address space that still is
             return
-        raise ProcessError(Reason.DIED, self._pid, "or called execve")
+        raise ProcessError(Reason.DIED, self.pid, "or called execve")
 
     def __del__(self) -> None:
         # Not a close() that somebody calls: a reader in another thread may be in the middle

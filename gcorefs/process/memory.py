@@ -17,6 +17,7 @@ through /proc/PID/mem, and what a disk has to bring as well; any other such page
 """
 
 from collections.abc import Callable, Container
+from dataclasses import dataclass
 
 from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.segments import ZEROS, Column
@@ -30,28 +31,33 @@ from gcorefs.process.readv import Readv
 from gcorefs.process.shared import Shared
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What is asked before every read of a process: which way each page is read."""
+
+    shared: Shared
+    absent: Absent
+    copy_on_write: CopyOnWrite
+    pagemap: Pagemap
+    only_pinned: bool = False
+    """Some thread did not stop, and may yet call execve(2).  process_vm_readv(2) would
+    then read the new program, under our credentials; the open mem file still means the
+    old one, and has nothing any more (fs/proc/base.c, mem_rw)."""
+
+
 class Memory:
     """The memory of one process, read through one of its threads while that is held."""
 
-    def __init__(self, pid: int, tid: int, check: Callable[[], None], lost: Lost) -> None:
+    def __init__(self, mem: MemFile, ways: Ways, lost: Lost, check: Callable[[], None]) -> None:
         """`check` is asked after every read, and raises where it came too late to be true.
 
         Into `lost` go the pages that could not be had and are zeros.
         """
         self.lost = lost
-        self._pid = pid
+        self.ways = ways
         self._check = check
-        self.only_pinned = False
-        """Some thread did not stop, and may yet call execve(2).  process_vm_readv(2) would
-        then read the new program, under our credentials; the open mem file still means the
-        old one, and has nothing any more (fs/proc/base.c, mem_rw)."""
-        self.shared: Shared | None = None
-        self.absent: Absent | None = None
-        self.copy_on_write: CopyOnWrite | None = None
-        """All three are asked before every read, once the mappings are known."""
-        self.pagemap: Pagemap | None = None
-        self._mem = MemFile(pid, tid)
-        self._readv = Readv(pid, tid)
+        self._mem = mem
+        self._readv = Readv(mem.pid, mem.tid)
 
     def read_into(
         self, address: int, buffer: memoryview, sources: Container[str] | None = None
@@ -61,14 +67,14 @@ class Memory:
         MayWait, once all before is done, at a page that others than `sources` have to bring
         (None: wait for anybody).
         """
-        if sources is not None and self.absent is not None:
-            first = self.absent.first(address, len(buffer), sources)
+        if sources is not None:
+            first = self.ways.absent.first(address, len(buffer), sources)
             if first is not None:
                 done = first[0] - address
                 if done:
                     self.read_into(address, buffer[:done])
                 raise MayWait(first[1], done)
-        done = self.shared.read_into(address, buffer) if self.shared is not None else 0
+        done = self.ways.shared.read_into(address, buffer)
         self._read_private(address + done, buffer[done:])
         self._check()
 
@@ -78,10 +84,10 @@ class Memory:
         False: it was not filled, and the other ways are to be gone.  EIO: died or let go.
         """
         end = address + len(buffer)
-        if self.pagemap is None or self.only_pinned or self._has_other_ways(address, end):
+        if self.ways.only_pinned or self._has_other_ways(address, end):
             return False
         try:
-            if not self.pagemap.is_present(address, len(buffer)):
+            if not self.ways.pagemap.is_present(address, len(buffer)):
                 return False
             count = self._read_present(address, buffer)
         except OSError:  # they will meet it again
@@ -93,11 +99,10 @@ class Memory:
         """How many bytes from the beginning could be had, of pages that are all in memory."""
         if self._readv.is_denied:
             return self._mem.read(address, buffer)
-        if self.copy_on_write is not None:
-            for start, end in self.copy_on_write.runs(address, len(buffer)):
-                if (start, end) == (address, address + len(buffer)):
-                    return self._mem.read(address, buffer)
-                return 0
+        for start, end in self.ways.copy_on_write.runs(address, len(buffer)):
+            if (start, end) == (address, address + len(buffer)):
+                return self._mem.read(address, buffer)
+            return 0
         return self._readv.read(address, buffer)
 
     def read_ranges(
@@ -135,17 +140,15 @@ class Memory:
     def _is_simple(self, start: int, end: int) -> bool:
         """True where all that is between is read the quick way and waits for nobody."""
         return not (
-            self.only_pinned
+            self.ways.only_pinned
             or self._readv.is_denied
             or self._has_other_ways(start, end)
-            or (self.copy_on_write is not None and self.copy_on_write.overlaps(start, end))
+            or self.ways.copy_on_write.overlaps(start, end)
         )
 
     def _has_other_ways(self, start: int, end: int) -> bool:
         """True where something between is read from a file, or has to be brought."""
-        return (self.shared is not None and self.shared.overlaps(start, end)) or (
-            self.absent is not None and self.absent.overlaps(start, end)
-        )
+        return self.ways.shared.overlaps(start, end) or self.ways.absent.overlaps(start, end)
 
     def _read_vectors(self, ranges: Ranges, buffer: memoryview) -> None:
         for first in range(0, len(ranges), _RANGES_AT_ONCE):
@@ -156,16 +159,15 @@ class Memory:
 
     def _read_private(self, address: int, buffer: memoryview) -> None:
         done = 0
-        if self.copy_on_write is not None:
-            for start, end in self.copy_on_write.runs(address, len(buffer)):
-                low, high = start - address, end - address
-                self._read(address + done, buffer[done:low], quickly=True)
-                self._read(start, buffer[low:high], quickly=False)
-                done = high
+        for start, end in self.ways.copy_on_write.runs(address, len(buffer)):
+            low, high = start - address, end - address
+            self._read(address + done, buffer[done:low], quickly=True)
+            self._read(start, buffer[low:high], quickly=False)
+            done = high
         self._read(address + done, buffer[done:], quickly=True)
 
     def _read(self, address: int, buffer: memoryview, quickly: bool) -> None:
-        quickly = quickly and not (self.only_pinned or self._readv.is_denied)
+        quickly = quickly and not (self.ways.only_pinned or self._readv.is_denied)
         most = _FORCED_AT_ONCE if quickly else len(buffer)
         done = 0
         while done < len(buffer):
@@ -188,7 +190,7 @@ class Memory:
         missing = self._first_missing(address, len(buffer))
         if missing == address and not (was_tried or self._readv.is_denied):
             count = self._readv.read(address, buffer[:_FORCED_AT_ONCE])
-            if count and not self.only_pinned:
+            if count and not self.ways.only_pinned:
                 return count
             # It was brought in.  What was read may be another program's, and is not looked at.
             missing = self._first_missing(address, len(buffer))
@@ -216,14 +218,12 @@ class Memory:
         Where /proc/PID/mem is the only way, disks may bring theirs; NotBrought where it is the
         very first page, and somebody else's to bring.
         """
-        if self.absent is None:
-            return None
-        is_denied = self._readv.is_denied
-        first = self.absent.first(address, length, self.absent.disks if is_denied else ())
+        is_denied, absent = self._readv.is_denied, self.ways.absent
+        first = absent.first(address, length, absent.disks if is_denied else ())
         if first is None:
             return None
         if is_denied and first[0] == address:
-            raise NotBrought(self._pid, first[1])
+            raise NotBrought(self._mem.pid, first[1])
         return first[0]
 
 

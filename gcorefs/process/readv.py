@@ -29,6 +29,11 @@ def is_denied() -> bool:
     return False
 
 
+def way() -> str:
+    """How memory is read where nothing is known of its process."""
+    return "/proc/PID/mem" if is_denied() else "process_vm_readv(2)"
+
+
 class Readv:
     """Of the process `pid`, read through its thread `tid`."""
 

@@ -12,8 +12,8 @@ from gcorefs.policy import Policy
 from gcorefs.process import procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Room
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
+from tests.snapshot import Snapshot, find
 
 Account = dict[str, set[str]]
 """For each work of a program, the outcomes that its rounds had."""

@@ -8,18 +8,18 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gcorefs import snapshot as snapshots
 from gcorefs.elfcore.regsets import I386, MACHINES, X86_64
-from gcorefs.process import procfs, syscalls
+from gcorefs.process import admission, procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.tracer import Tracer
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
 from tests.live.accounts import assert_free, held
 from tests.live.test_tracer import await_stopped, notes
+from tests.snapshot import Snapshot, find
 
 Spawn = Callable[..., Target]
 
@@ -150,10 +150,10 @@ def test_who_becomes_a_32_bit_program_before_it_stops_has_a_core_of_that(
     build: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """execve(2) after it was looked at: what stops it is what it is then."""
-    ask_before = snapshots.refuse_early
+    ask_before = admission.refuse_early
 
-    def refuse_early(*arguments: object) -> None:
-        ask_before(*arguments)  # type: ignore[arg-type]
+    def refuse_early(*arguments: Any) -> None:
+        ask_before(*arguments)
         assert process.stdin is not None
         process.stdin.close()
         while (call := procfs.system_call(process.pid, process.pid)) is None or call[0] != 29:
@@ -162,7 +162,7 @@ def test_who_becomes_a_32_bit_program_before_it_stops_has_a_core_of_that(
     script = f'read line; exec "{build("elf32")}"'
     process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE)
     try:
-        monkeypatch.setattr("gcorefs.snapshot.refuse_early", refuse_early)
+        monkeypatch.setattr("gcorefs.stopped.refuse_early", refuse_early)
         with held(process.pid) as snapshot:
             assert snapshot.read(0, 5) == ELF32
             assert len(prstatus(snapshot)[process.pid]) == 144

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs import assembly
+from gcorefs import gather
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.vma import VmFlag, parse_smaps
@@ -27,9 +27,9 @@ from gcorefs.process.absent import MayWait
 from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
 from tests.mounted.conftest import AS_NOBODY
+from tests.snapshot import Snapshot, find
 
 Spawn = Callable[..., Target]
 
@@ -72,7 +72,7 @@ def assert_held(target: Target, snapshot: Snapshot, why: str) -> None:
 
 def await_running(target: Target, snapshot: Snapshot) -> None:
     assert snapshot.is_copied
-    snapshot._tracer.join()
+    snapshot.stop.wait_untraced()
     assert {tracer for _, tracer in target.states().values()} == {0}
 
 
@@ -113,7 +113,7 @@ def test_what_is_copied_is_what_would_have_been_read(
 def test_pages_that_cannot_be_read_are_counted_by_the_copy(
     spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "unreadable", lambda *_: [])  # nothing is known before
+    monkeypatch.setattr(gather, "unreadable", lambda *_: [])  # nothing is known before
     target = spawn("memory", tmp_path)
     Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
     regions = {region["name"]: region for region in target.truth["regions"]}
@@ -167,7 +167,8 @@ def data_offset(snapshot: Snapshot, address: str) -> int:
     layout = snapshot.layout
     for extent in layout.extents(0, layout.size):
         if extent.source is Source.MEMORY and 0 <= int(address, 16) - extent.at < extent.length:
-            return extent.offset + int(address, 16) - extent.at
+            offset: int = extent.offset + int(address, 16) - extent.at
+            return offset
     raise LookupError(address)
 
 
@@ -197,7 +198,7 @@ def test_a_death_between_the_copy_and_letting_go_does_not_matter(
         snapshot.take()
         before = whole(snapshot)
         with monkeypatch.context() as patch:
-            patch.setattr(snapshot._tracer, "release", lambda: None)
+            patch.setattr(snapshot.stop, "run_on", lambda: None)
             snapshot.copy()
             target.kill()
             assert ended.wait(20)

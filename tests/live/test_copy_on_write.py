@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from gcorefs.process.copy import Room
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, in_one_worker, more_huge_pages
 from tests.families import MIB, PAGE, Family, ksmd
+from tests.snapshot import Snapshot, find
 
 Spawn = Callable[..., Target]
 Read = Callable[[Snapshot, int, int], bytes]

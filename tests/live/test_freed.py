@@ -9,8 +9,8 @@ import pytest
 
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
+from tests.snapshot import Snapshot, find
 
 Spawn = Callable[..., Target]
 
@@ -34,14 +34,13 @@ def hold(target: Target, is_killed: bool) -> list[weakref.ref[object]]:
     owner.snapshot.take()
     layout = owner.snapshot.layout
     assert layout.header
-    memory = owner.snapshot._memory
-    assert memory is not None
+    stop, core = owner.snapshot.stop, owner.snapshot.core
     if is_killed:
         target.kill()
         with contextlib.suppress(ProcessError):
             owner.snapshot.read(layout.memory_offset, 4096)
     owner.snapshot.close()
-    return [weakref.ref(each) for each in (owner, layout, memory, owner.snapshot._tracer)]
+    return [weakref.ref(each) for each in (owner, layout, stop, core)]
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["let go", "killed"])

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process.tracer import Tracer
-from gcorefs.snapshot import find
 from tests.conftest import TARGETS, Target
+from tests.snapshot import find
 
 SOURCE = (TARGETS / "eintr.c").read_text()
 CASES = {

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from gcorefs import assembly
+from gcorefs import stopped
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.errands import Errands
 from gcorefs.mount.limits import Limiters
@@ -17,13 +17,13 @@ from gcorefs.mount.reading import Reading
 from gcorefs.process import procfs
 from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.snapshot import Snapshot
 from tests.conftest import Target
 from tests.live.accounts import held
+from tests.snapshot import Snapshot
 
 Spawn = Callable[..., Target]
 
-MANY = 2 * assembly._MANY
+MANY = 2 * stopped.MANY_THREADS
 
 
 class Held:
@@ -59,7 +59,7 @@ def test_every_status_has_its_place(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
     if not is_late:
-        monkeypatch.setattr(assembly, "_MANY", MANY + 2)
+        monkeypatch.setattr(stopped, "MANY_THREADS", MANY + 2)
     target = spawn("threads", MANY)
     asked: list[threading.Thread] = []
     task_times = procfs.task_times
@@ -111,8 +111,7 @@ def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: He
         times.go.set()
         reader.join(20)
         assert found == [snapshot.layout.header[offset:]]
-        assert snapshot._finishing is not None
-        snapshot._finishing.result(20)
+        snapshot.core.finish(20)
         assert snapshot.read_here(offset, buffer)
         assert found == [bytes(buffer)]
 
@@ -123,7 +122,7 @@ async def test_nobody_else_waits_for_it(spawn: Spawn, times: Held) -> None:
         assert await trio.to_thread.run_sync(times.asked.wait, 20)
         offset, length = statuses(snapshot)
         length = min(length, LARGEST_REQUEST)
-        reading = Reading(snapshot, 0, Buffers(), Errands(), Limiters(1))
+        reading = Reading(snapshot.core, 0, Buffers(), Errands(), Limiters(1))
         found: list[bytes] = []
 
         async def read_notes() -> None:
@@ -149,7 +148,7 @@ def test_what_cannot_be_made_any_more_is_an_error(spawn: Spawn, times: Held, end
             target.kill()
         else:
             snapshot.let_go()
-            snapshot._tracer.join()
+            snapshot.stop.wait_untraced()
         times.go.set()
         offset, length = statuses(snapshot)
         for _ in range(2):

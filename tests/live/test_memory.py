@@ -12,14 +12,18 @@ import pytest
 
 from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.process import procfs, syscalls
+from gcorefs.process.absent import Absent
 from gcorefs.process.copy import Room
+from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.lost import Lost
-from gcorefs.process.memory import Memory
+from gcorefs.process.mem import MemFile
+from gcorefs.process.memory import Memory, Ways
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.snapshot import Snapshot, find
+from gcorefs.process.shared import Shared
 from tests.conftest import Target
 from tests.readers.corefile import Core
+from tests.snapshot import Snapshot, find
 
 PAGE = 4096
 UNREADABLE = ("guard", "file_short_past_eof")
@@ -34,7 +38,7 @@ def unreadable_after_reading_all(target: Target) -> int:
         while count := snapshot.read_into(offset, buffer):
             offset += count
         assert offset == snapshot.size
-        return snapshot.unreadable
+        return int(snapshot.unreadable)
     finally:
         snapshot.close()
 
@@ -119,6 +123,15 @@ AT_ONCE = ("anon_private", "read_only")
 NOT_AT_ONCE = ("prot_none", "anon_shared", *UNREADABLE)
 
 
+def plain_memory(pid: int, only_pinned: bool = False) -> Memory:
+    """As of a process with nothing but private memory that it shares with nobody."""
+    pagemap = Pagemap(pid)
+    ways = Ways(
+        Shared(pid, []), Absent(pid, [], pagemap), CopyOnWrite([], pagemap), pagemap, only_pinned
+    )
+    return Memory(MemFile(pid, pid), ways, Lost(), lambda: None)
+
+
 def test_nothing_is_brought_by_reading_at_once(spawn: Callable[..., Target]) -> None:
     target = spawn("holes")
     target.ask("ping")
@@ -126,8 +139,7 @@ def test_nothing_is_brought_by_reading_at_once(spawn: Callable[..., Target]) -> 
     snapshot = Snapshot(find(target.pid))
     try:
         snapshot.take()
-        memory = Memory(target.pid, target.pid, lambda: None, Lost())
-        memory.pagemap = Pagemap(target.pid)
+        memory = plain_memory(target.pid)
         buffer = memoryview(bytearray(PAGE))
         count = 0
         for region in target.truth["regions"]:
@@ -147,8 +159,7 @@ def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
         while procfs.system_call(process.pid, process.pid) is None:
             pass  # until it waits for its line
         start = parse_smaps(procfs.read_mm(process.pid, "smaps"))[0].start
-        memory = Memory(process.pid, process.pid, lambda: None, Lost())
-        memory.only_pinned = True
+        memory = plain_memory(process.pid, only_pinned=True)
         assert memory.read_bytes(start, 4) == b"\x7fELF"
         memory.check_pinned()
         assert process.stdin is not None

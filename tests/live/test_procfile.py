@@ -187,7 +187,7 @@ HIDDEN = """
 import errno, os, sys
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError
-from gcorefs.snapshot import find
+from tests.snapshot import find
 from gcorefs.mount.listing import look
 
 target, own, hidepid = map(int, sys.argv[1:])

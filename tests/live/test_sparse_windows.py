@@ -9,8 +9,8 @@ import pytest
 from gcorefs.elfcore.layout import Source
 from gcorefs.process import syscalls
 from gcorefs.process.copy import Room
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
+from tests.snapshot import Snapshot, find
 
 PAGE = 4096
 MIB = 1 << 20

@@ -13,11 +13,11 @@ from gcorefs.policy import Policy
 from gcorefs.process import late, procfs
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.tracer import Tracer
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import GCOREFS, Target, text_of
 from tests.live.accounts import held
 from tests.live.test_tracer import hows
 from tests.quota import Quota, hogged, starve
+from tests.snapshot import Snapshot, find
 
 Spawn = Callable[..., Target]
 

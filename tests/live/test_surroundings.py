@@ -16,10 +16,10 @@ from elftools.elf.segments import NoteSegment
 from gcorefs.process import procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
 from tests.live.accounts import Account, assert_free, await_rounds, held, report, stop_often
 from tests.live.test_tracer import prstatus_notes, tid_of
+from tests.snapshot import Snapshot, find
 
 Build = Callable[[str], Path]
 

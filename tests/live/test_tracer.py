@@ -22,8 +22,8 @@ from gcorefs.elfcore.regsets import X86_64
 from gcorefs.policy import Policy
 from gcorefs.process import procfile, procfs, syscalls, tracer
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target
+from tests.snapshot import Snapshot, find
 
 Spawn = Callable[..., Target]
 

@@ -13,10 +13,10 @@ from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
 from gcorefs.process import procfs, syscalls, unreadable
 from gcorefs.process.mapped_files import MappedFiles
 from gcorefs.process.pagemap import PRESENT, Pagemap
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, in_one_worker, more_huge_pages
 from tests.readers.corefile import Core
 from tests.readers.test_kinds import BAD
+from tests.snapshot import Snapshot, find
 
 PAGE = 4096
 READ = 0  # its number on x86-64

@@ -175,7 +175,7 @@ def test_a_dump_imports_what_it_needs(spawn: Callable[..., Target], tmp_path: Pa
 AT_THE_STOP = """
 import sys
 from gcorefs.cli import main
-from gcorefs.snapshot import Snapshot
+from tests.snapshot import Snapshot
 
 def told(snapshot):
     with open("/proc/self/oom_score_adj") as file:

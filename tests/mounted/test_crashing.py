@@ -17,10 +17,10 @@ import pytest
 from gcorefs.elfcore.corefile import Core, read_core
 from gcorefs.process import procfile, procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Mount, Target, wait_until_gone
 from tests.mounted.conftest import assert_refused, errno_of, eventually, gcorefs, run
 from tests.readers.conftest import core_pattern_is
+from tests.snapshot import Snapshot, find
 
 MIB = 8
 WHY = "it is writing its core"

@@ -186,7 +186,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(target: Target) -> None:
 REMOVED = """
 import os, sys
 from gcorefs.cli import main
-from gcorefs.snapshot import Snapshot
+from tests.snapshot import Snapshot
 take, folder = Snapshot.take, sys.argv.pop()
 def after_removal(snapshot):
     os.rmdir(folder)

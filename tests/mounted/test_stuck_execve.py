@@ -30,7 +30,7 @@ from tests.mounted.conftest import (
 from tests.mounted.test_meanwhile import AS_USER
 from tests.mounted.test_stuck_reads import Server
 
-SOONER = "import gcorefs.snapshot\n\ngcorefs.snapshot.TAKE_TIMEOUT = 5.0\n"
+SOONER = "import gcorefs.stopped\n\ngcorefs.stopped.TAKE_TIMEOUT = 5.0\n"
 """Twenty seconds for a stop that cannot end are more than a test needs."""
 
 WAITS = {b"futex_get_robust_list_common", b"ptrace_attach"}

@@ -79,7 +79,7 @@ class Server:
 def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten seconds for each read that cannot end are more than a test needs."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import gcorefs.snapshot\n\ngcorefs.snapshot.READ_TIMEOUT = 2.0\n"
+        "import gcorefs.core\n\ngcorefs.core.READ_TIMEOUT = 2.0\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 

@@ -249,7 +249,7 @@ def test_a_size_is_exact_also_for_one_that_cannot_be_looked_at(
 ) -> None:
     """Whether it asks for an open(2) is not known, so the answer waits for the core."""
     header, question = (
-        Pause("gcorefs.snapshot", "assemble"),
+        Pause("gcorefs.stopped", "gather"),
         Pause("gcorefs.process.procfs", "is_opening"),
     )
     mount = paused_users(header, question)
@@ -269,7 +269,7 @@ def test_a_size_is_exact_also_for_one_that_cannot_be_looked_at(
 def test_an_open_that_comes_second_is_answered_while_the_first_waits(
     paused_users: Callable[..., UsersMount], untraceable: Callable[[str], tuple[str, ...]]
 ) -> None:
-    header = Pause("gcorefs.snapshot", "assemble")
+    header = Pause("gcorefs.stopped", "gather")
     mount = paused_users(header)
     with asleep(*AS_NOBODY, "sleep") as pid, opened_by_nobody(mount, pid):
         header.wait()

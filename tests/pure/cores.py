@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.provenance import Account, Provenance
+from gcorefs.elfcore.provenance import Account, Origin, Provenance
 from gcorefs.elfcore.regsets import X86_64
 from gcorefs.elfcore.segments import Segment, load
 from gcorefs.elfcore.vma import Kind, Vma, VmFlag
@@ -40,11 +40,13 @@ def account_of(
 
 def provenance(account: Account) -> Provenance:
     return Provenance(
-        version="1.2.3",
-        host="db7",
-        pid=4711,
-        stopped_at="2026-01-02T03:04:05.678+00:00",
-        stop_milliseconds=1.25,
+        Origin(
+            version="1.2.3",
+            host="db7",
+            pid=4711,
+            stopped_at="2026-01-02T03:04:05.678+00:00",
+            stop_milliseconds=1.25,
+        ),
         policy={"unresponsive": "partial"},
         stopped=1,
         others={8: "zero"},

@@ -13,7 +13,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gcorefs"
 
-ROOMS = ("elfcore", "option", "policy", "process", "assembly", "snapshot", "export", "mount", "cli")
+ROOMS = (
+    "elfcore",
+    "option",
+    "policy",
+    "plan",
+    "process",
+    "gather",
+    "holder",
+    "core",
+    "stopped",
+    "export",
+    "mount",
+    "cli",
+)
 # The package itself knows its version, __main__ is the command line under another name.
 ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 

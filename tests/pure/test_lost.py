@@ -44,8 +44,7 @@ def test_pages_that_were_known_before_count_once_too(
 
 
 def test_what_nobody_can_read_is_no_loss() -> None:
-    lost = Lost()
-    lost.no_loss = [range(PAGE, 3 * PAGE)]
+    lost = Lost([range(PAGE, 3 * PAGE)])
     for page in range(5):
         lost.add(page * PAGE)
     assert lost.count == 3

@@ -16,6 +16,7 @@ from gcorefs.elfcore.elf import (
     PT_LOAD,
     PT_NOTE,
     ElfClass,
+    ProgramHeader,
     notes_end,
 )
 
@@ -25,7 +26,8 @@ BOTH = pytest.mark.parametrize("form", [ELF64, ELF32])
 def program(form: ElfClass, *segments: tuple[int, int, int]) -> bytes:
     """The first page of a file whose program headers are these: type, offset, size."""
     headers = b"".join(
-        form.pack_phdr(kind, 4, offset, offset, size, size, 4) for kind, offset, size in segments
+        form.pack_phdr(ProgramHeader(kind, 4, offset, offset, size, size, 4))
+        for kind, offset, size in segments
     )
     page = bytearray(form.pack_ehdr(62, len(segments), 0, 0) + headers)
     struct.pack_into("<H", page, 16, ET_DYN)

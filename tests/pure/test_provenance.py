@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore.provenance import Account, How, Provenance
+from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.xsave import Component, XsaveAccount, XsaveLayout
 from tests.pure.structures import unpack
 
@@ -16,11 +16,13 @@ TIME = "2026-01-02T03:04:05.678+00:00"
 
 def made(threads: dict[int, How], host: str = "db7") -> Provenance:
     return Provenance(
-        version="1.2.3",
-        host=host,
-        pid=4711,
-        stopped_at=TIME,
-        stop_milliseconds=1.25,
+        Origin(
+            version="1.2.3",
+            host=host,
+            pid=4711,
+            stopped_at=TIME,
+            stop_milliseconds=1.25,
+        ),
         policy={"unresponsive": "partial", "stop_timeout": 1.0},
         stopped=sum(how == "stopped" for how in threads.values()),
         others={tid: how for tid, how in threads.items() if how != "stopped"},

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gcorefs.policy import MemoryRule, Policy, XState
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, is_free
+from tests.snapshot import Snapshot, find
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import pytest
 
 from gcorefs.policy import Policy
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.snapshot import Snapshot, find
 from tests.conftest import Target, wait_until_gone
 from tests.readers.corefile import Core
 from tests.readers.test_memory import bounds
+from tests.snapshot import Snapshot, find
 
 HEADERS = 1 << 20  # more than the headers and notes of these programs take
 

@@ -1,0 +1,330 @@
+"""Asks a process that stands still for all that its core is made of: Evidence.
+
+Everything here is asked once, after the last thread has stopped, and through a thread that
+lives (procfs.py says why): /proc/TID is served for every thread, though not listed.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from gcorefs.elfcore import filter as rules
+from gcorefs.elfcore.elf import PF_X
+from gcorefs.elfcore.filter import LeftOut, Share
+from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
+from gcorefs.elfcore.provenance import How, Origin
+from gcorefs.elfcore.regsets import Machine
+from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.xsave import XsaveAccount
+from gcorefs.plan import Evidence, MemoryEvidence, ThreadEvidence
+from gcorefs.policy import Policy, Unresponsive
+from gcorefs.process import procfs
+from gcorefs.process.absent import MayWait, NotBrought, source_of
+from gcorefs.process.errors import Reason, told
+from gcorefs.process.facts import MappingFacts
+from gcorefs.process.holes import find_holes
+from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
+from gcorefs.process.memory import Memory
+from gcorefs.process.patience import ask_each
+from gcorefs.process.procfs import Process, Stat
+from gcorefs.process.record import Record
+from gcorefs.process.turns import LINE
+from gcorefs.process.unreadable import unreadable
+
+_MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
+_ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
+_TIMES_AT_ONCE = 100
+
+Times = Callable[[Sequence[int]], Sequence[tuple[int, ...]]]
+"""What these threads have used, in ticks (procfs.task_times)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """A process that stands still, and the ways to ask it more."""
+
+    process: Process
+    tid: int
+    """A thread of it that lives, through which /proc is asked."""
+    origin: Origin
+    machine: Machine
+    xstate: XsaveAccount | None
+    before: Stat
+    """The leader's stat of before the stop: what it was doing then."""
+    records: Sequence[Record]
+    """What was recorded of each thread, in the order of the notes."""
+    memory: Memory
+    vmas: Sequence[Vma]
+    check: Callable[[], None]
+    """Raises where the process does not stand still any more.  EIO."""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def late(self) -> Sequence[Record]:
+        """Threads that did not stop."""
+        return [record for record in self.records if not record.general]
+
+
+def gather(seen: Standstill, policy: Policy) -> Evidence:
+    """What a core of that policy is made of.  ProcessLookupError: the process died meanwhile."""
+    status = procfs.status(seen.process.pid, seen.tid)
+    mask = procfs.coredump_filter(seen.tid)
+    memory = _memory(seen, policy, mask)
+    LINE.give_way()
+    pids = _own_pids(status, "NStgid")
+    return Evidence(
+        origin=seen.origin,
+        machine=seen.machine,
+        info=_info(seen, status, pids),
+        threads=_threads(seen, policy.unresponsive, len(pids)),
+        memory=memory,
+        auxv=procfs.read_mm(seen.tid, "auxv"),
+        file_note_limit=procfs.file_note_limit() or FILE_NOTE_LIMIT,
+        circumstances={"coredump_filter": f"{mask:#x}", **_unknown(seen.memory)},
+    )
+
+
+def _unknown(memory: Memory) -> dict[str, str]:
+    """Which holes are read, and so are zeros in the file, and why they are not known."""
+    ways = memory.ways
+    whys = {
+        "holes_unknown": ways.pagemap.why_unknown,
+        "shared_holes_unknown": ways.shared.why_unknown,
+    }
+    return {name: why for name, why in whys.items() if why}
+
+
+# Memory.
+
+
+def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
+    tid, vmas, memory = seen.tid, seen.vmas, seen.memory
+    pagemap, shared = memory.ways.pagemap, memory.ways.shared
+    choose = partial(rules.dump_size if policy.memory == "kernel" else rules.kept_size, mask=mask)
+    code = {file_key(vma) for vma in vmas if vma.has_file and vma.flags & PF_X}
+    files = MappedFiles(tid)
+    lost = LostFiles(files, procfs.started(seen.process), code)
+    facts = [MappingFacts(memory, pagemap, files, lost, may_wait) for may_wait in (True, False)]
+    shares = _shares(tid, vmas, memory, [partial(choose, facts=each) for each in facts])
+    sizes = [share.size for share in shares]
+    holes = find_holes(vmas, sizes, pagemap, shared)
+    memory.lost.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
+    LINE.give_way()
+    return MemoryEvidence(
+        vmas=vmas,
+        shares=shares,
+        holes=holes,
+        files=[(vma, _path(vma, tid)) for vma in vmas if vma.kind.has_file],
+        unreadable=memory.lost.ranges(),
+        unreadable_pages=memory.lost.count,
+    )
+
+
+def _source(vma: Vma, tid: int) -> str:
+    return source_of(vma, tid, procfs.shmem_device()) or vma.dev
+
+
+def _shares(
+    tid: int, vmas: Sequence[Vma], memory: Memory, choose: Sequence[Callable[[Vma], Share]]
+) -> list[Share]:
+    """What is taken of each mapping.  `choose`: once where a file may be waited for, once not."""
+    patient, hasty = choose
+
+    def ask(vma: Vma, may_wait: bool) -> Share:
+        return patient(vma) if may_wait else hasty(vma)
+
+    # Only who asks a file may have to wait, and be given a thread for it.
+    files = [vma for vma in vmas if vma.kind.has_file]
+    answers = iter(
+        ask_each(
+            [(_source(vma, tid), partial(ask, vma)) for vma in files],
+            lambda index: _lost(files[index], memory),
+        )
+    )
+    # Of plain memory with something written its size alone decides.
+    written: dict[int, Share] = {}
+    shares = []
+    for vma in LINE.paced(vmas):
+        if vma.kind.is_plain and vma.anonymous:
+            size = vma.end - vma.start
+            share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
+        else:
+            share = next(answers) if vma.kind.has_file else ask(vma, may_wait=False)
+        shares.append(share)
+    return shares
+
+
+def _lost(vma: Vma, memory: Memory) -> Share:
+    """What the core has of a mapping whose file did not answer: not its ELF header."""
+    memory.lose(vma.start)
+    return Share(0, LeftOut.FILTER)
+
+
+def _path(vma: Vma, tid: int) -> bytes:
+    # Named shared anonymous memory shows its name; the file behind it is the kernel's own
+    # (mm/shmem.c, shmem_zero_setup).
+    if vma.name.startswith(b"[anon_shmem"):
+        return b"/dev/zero (deleted)"
+    return procfs.mapped_path(tid, vma.start, vma.end, vma.name)
+
+
+# Threads.
+
+
+def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> ThreadEvidence:
+    """`depth`: how many pid namespaces, ours first, have a number for this process."""
+    pid, late = seen.process.pid, seen.late
+    partial_ = {each.tid: _partial(seen, each.tid, unresponsive) for each in late}
+    own = {each.tid: _own_tid(pid, each.tid, depth) for each in late}
+    records = [each for each in seen.records if each.general or unresponsive != "omit"]
+    return ThreadEvidence(
+        threads=_Threads(seen, records, {tid: data for tid, (data, _) in partial_.items()}, depth),
+        regsets=[record.regsets for record in records],
+        signal=records[0].signal,
+        stopped=len(seen.records) - len(late),
+        others={own[tid]: how for tid, (_, how) in partial_.items()},
+        no_cpu=[own[each.tid] for each in late if each.is_starved],
+        xstate=seen.xstate,
+    )
+
+
+class _Threads:
+    """Of these records, made as they are asked for."""
+
+    def __init__(
+        self,
+        seen: Standstill,
+        records: Sequence[Record],
+        partial_: Mapping[int, bytes],
+        depth: int,
+    ) -> None:
+        self._pid = seen.process.pid
+        self._records = records
+        self._partial = partial_
+        self._depth = depth
+        # Where one thread did not stop it may be gone later, so all are asked now.
+        tids = [record.tid for record in seen.records]
+        self._times = _known(_times(seen, tids), tids) if seen.late else partial(_times, seen)
+
+    def __getitem__(self, part: slice, /) -> Sequence[Thread]:
+        records = self._records[part]
+        with told(self._pid, Reason.DIED):
+            tids = [_own_tid(self._pid, record.tid, self._depth) for record in records]
+        # Last, for it tells whether all of this was still to be had.
+        times = self._times([record.tid for record in records])
+        return [
+            Thread(
+                tid=tid,
+                general=record.general or self._partial[record.tid],
+                regsets=record.regsets,
+                signal=record.signal,
+                pending=record.pending,
+                blocked=record.blocked,
+                times=_in_microseconds(own_times),
+            )
+            for tid, record, own_times in zip(tids, records, times, strict=True)
+        ]
+
+
+def _times(seen: Standstill, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
+    """EIO: they do not stand any more."""
+    pid = seen.process.pid
+    found: list[tuple[int, ...]] = []
+    with told(pid, Reason.DIED):
+        # A few at a time, and no more after the last reader has gone.
+        for start in range(0, len(tids), _TIMES_AT_ONCE):
+            LINE.give_way()
+            found += procfs.task_times(pid, tids[start : start + _TIMES_AT_ONCE])
+            seen.check()
+    return found
+
+
+def _known(times: Sequence[tuple[int, ...]], tids: Sequence[int]) -> Times:
+    by_tid = dict(zip(tids, times, strict=True))
+    return lambda some: [by_tid[tid] for tid in some]
+
+
+@lru_cache  # of many threads most have the same, and one tuple is enough for them
+def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(count * _MICROSECONDS_PER_TICK for count in ticks)
+
+
+def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[bytes, How]:
+    """General registers of a thread that did not stop: those of its system call, or zeros."""
+    if unresponsive == "omit":
+        return b"", "omitted"
+    call = None
+    if unresponsive == "partial":
+        try:
+            call = procfs.system_call(seen.process.pid, tid)
+        except ProcessLookupError:
+            raise
+        except OSError:  # this /proc does not say, and the note will
+            pass
+    if call is None:
+        return bytes(seen.machine.general_size), "zero"
+    return seen.machine.partial(*call), "partial"
+
+
+# The process.
+
+
+def _info(seen: Standstill, status: dict[str, bytes], pids: list[int]) -> ProcessInfo:
+    tid, before = seen.tid, seen.before
+    living = procfs.stat(tid)  # a dead leader's own stat knows of no memory
+    length = min(living.argument_end - living.argument_start, _ARGUMENT_BYTES)
+    return ProcessInfo(
+        pid=pids[-1],
+        ids=ProcessIds(
+            ppid=_own_parent(before.ppid, len(pids)),
+            pgrp=_own_pids(status, "NSpgid")[-1],
+            sid=_own_pids(status, "NSsid")[-1],
+        ),
+        state=before.state,
+        nice=before.nice,
+        flags=before.flags,
+        uid=procfs.own_id(tid, "uid", int(status["Uid"].split()[0])),
+        gid=procfs.own_id(tid, "gid", int(status["Gid"].split()[0])),
+        comm=before.comm,
+        arguments=_arguments(seen.memory, living.argument_start, length) if length > 0 else b"",
+    )
+
+
+def _own_tid(pid: int, tid: int, depth: int) -> int:
+    return tid if depth == 1 else _own_pids(procfs.status(pid, tid), "NSpid")[-1]
+
+
+def _arguments(memory: Memory, address: int, length: int) -> bytes:
+    """Where they lie in a mapped file, it may be one that does not answer."""
+    try:
+        return _read(memory, address, length, may_wait=False)
+    except MayWait as wait:
+        question = wait.source, partial(_read, memory, address, length)
+    with contextlib.suppress(MayWait, NotBrought):
+        return ask_each([question], lambda _: b"")[0]
+    return b""
+
+
+def _read(memory: Memory, address: int, length: int, may_wait: bool) -> bytes:
+    return memory.read_bytes(address, length, None if may_wait else ())
+
+
+def _own_pids(status: dict[str, bytes], key: str) -> list[int]:
+    """One id as each pid namespace numbers it, from ours down to the process's own."""
+    return [int(word) for word in status[key].split()]
+
+
+def _own_parent(ppid: int, depth: int) -> int:
+    """The parent as a process `depth` namespaces down numbers it, 0 where it is outside, or
+    /proc does not show it."""
+    if depth == 1 or ppid == 0:
+        return ppid
+    try:
+        pids = _own_pids(procfs.status(ppid), "NSpid")
+    except (ProcessLookupError, PermissionError):
+        return 0
+    return pids[depth - 1] if len(pids) >= depth else 0

@@ -1,0 +1,191 @@
+"""How the memory of a core outlives the stop: the process is held, or its memory is copied.
+
+A holder belongs to one core.  `prepare` comes before the stop, so that what takes long does not
+take it of the stop; `fit` when the size is known, for the note says how the process is held;
+`fill` when the core is there.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from gcorefs.elfcore.layout import Layout
+from gcorefs.process import procfs
+from gcorefs.process.copy import Copy, NotCopied, Room
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.memory import Memory
+
+# Beyond what is populated: the file holds small holes as well (segments.py).
+_SLACK_SHARE = 64
+_SLACK_AT_LEAST = 1 << 20
+
+
+class Holder(Protocol):
+    not_copied: str
+    """Why the process is held all the same, where its memory was to be copied."""
+
+    @property
+    def is_copy(self) -> bool:
+        """The memory is to be copied, or was."""
+
+    @property
+    def is_filled(self) -> bool:
+        """All memory of the core is here, and is not freed yet."""
+
+    @property
+    def was_filled(self) -> bool:
+        """The same, whether it is freed or not."""
+
+    def prepare(self, pid: int) -> None:
+        """Make ready for the memory of a process that runs still.  ESRCH."""
+
+    def fit(self, size: int) -> None:
+        """The core has `size` bytes of memory."""
+
+    def facts(self) -> Mapping[str, str]:
+        """What the note says of it: what was asked for, and what came of it."""
+
+    def fill(self, layout: Layout, memory: Memory, finish: Callable[[], None]) -> None:
+        """Take all memory of a core, and `finish` its header.
+
+        Where it cannot be had at once, `not_copied` says why.  ProcessError: the process died or
+        was let go.
+        """
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """Bytes of memory from where it begins in the file, where they are here."""
+
+    def give_up(self, why: str) -> None:
+        """Hold the process instead, and free the room for what was to be copied."""
+
+    def drop(self) -> None:
+        """Nothing is to be read any more.  What is freed later is freed by `close`."""
+
+    def close(self) -> None:
+        """Free all.  May take long."""
+
+
+class HoldProcess:
+    """The process stands still for as long as its core is read (hold=stop)."""
+
+    not_copied = ""
+    is_copy = is_filled = was_filled = False
+
+    def prepare(self, pid: int) -> None:
+        pass
+
+    def fit(self, size: int) -> None:
+        pass
+
+    def facts(self) -> Mapping[str, str]:
+        return {"hold": "stop"}
+
+    def fill(self, layout: Layout, memory: Memory, finish: Callable[[], None]) -> None:
+        pass
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        return None
+
+    def give_up(self, why: str) -> None:
+        pass
+
+    def drop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class HoldCopy:
+    """The memory is copied into ours, and the process runs on (hold=copy)."""
+
+    is_copy = True
+
+    def __init__(self, room: Room) -> None:
+        """`room`: as much as the copy may take."""
+        self.not_copied = ""
+        self.was_filled = False
+        self._room = room
+        self._lock = threading.Lock()
+        self._is_dropped = False
+        self._empty: Copy | None = None  # room that is to be filled
+        self._full: Copy | None = None
+        self._past: Copy | None = None  # dropped, until `close` frees it
+
+    @property
+    def is_filled(self) -> bool:
+        return self._full is not None
+
+    def prepare(self, pid: int) -> None:
+        """Room for about as much as the core will have."""
+        copy = self._empty = Copy(self._room)
+        status = procfs.ask_live_thread(pid, lambda tid: procfs.status(pid, tid))
+        kinds = ("RssAnon", "RssShmem", "VmSwap")  # no pages of files, but for a few
+        populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
+        with contextlib.suppress(NotCopied):
+            copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
+
+    def fit(self, size: int) -> None:
+        if self._empty is None:  # dropped meanwhile
+            return
+        try:
+            self._empty.fit(size)
+        except NotCopied as error:
+            self.give_up(str(error))
+
+    def facts(self) -> Mapping[str, str]:
+        if self.not_copied:
+            return {"hold": "copy", "held": "stop", "held_why": self.not_copied}
+        return {"hold": "copy", "held": "copy"}
+
+    def give_up(self, why: str) -> None:
+        self.not_copied = why
+        copy = self._take_empty()
+        if copy is not None:
+            copy.discard()
+
+    def fill(self, layout: Layout, memory: Memory, finish: Callable[[], None]) -> None:
+        copy = self._take_empty()
+        if copy is None:
+            return
+        try:
+            copy.fill(layout, memory)
+            finish()
+        except BaseException as error:
+            copy.discard()
+            if isinstance(error, NotCopied) or _is_no_end(error):
+                self.not_copied = str(error)
+                return
+            raise
+        with self._lock:
+            if not self._is_dropped:
+                self._full = copy
+                self.was_filled = True
+
+    def _take_empty(self) -> Copy | None:
+        """What is to be filled, which is the caller's from here on."""
+        with self._lock:
+            copy, self._empty = self._empty, None
+            return copy
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        full = self._full  # one look: others may drop it
+        return None if full is None else full.view(offset, offset + length)
+
+    def drop(self) -> None:
+        with self._lock:
+            self._is_dropped = True
+            # Not freed here: that takes long, and this may be the event loop.
+            self._past, self._full = self._full or self._past, None
+
+    def close(self) -> None:
+        self.drop()
+        self._empty = None
+        self._past = None
+
+
+def _is_no_end(error: BaseException) -> bool:
+    """True for what keeps memory from being copied, though the process is still held."""
+    is_of_process = isinstance(error, ProcessError) and error.reason is not Reason.NOT_SHOWN
+    return isinstance(error, OSError) and not is_of_process

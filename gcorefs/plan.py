@@ -1,0 +1,204 @@
+"""From what was seen of a process to what its core is: Evidence and Policy in, CorePlan out.
+
+Pure: no process, no file of /proc, no clock.  The same evidence gives the same bytes.
+
+It goes in two steps, for how a process is held depends on how much memory its core has
+(holder.py), and the note says how it is held: `plan_loads` says how much, and `plan_core` makes
+the header.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.elfcore.filter import LeftOut, Share
+from gcorefs.elfcore.layout import Layout
+from gcorefs.elfcore.notes import ProcessInfo, ProcessNotes, Threads
+from gcorefs.elfcore.pieces import Packed, Shelf
+from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
+from gcorefs.elfcore.regsets import Machine
+from gcorefs.elfcore.segments import Column, Loads, Segment, load, that_fit
+from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.xsave import XsaveAccount
+from gcorefs.policy import Policy
+
+T = TypeVar("T")
+
+# More than they are, where the file has little room (segments.py, that_fit).
+_NOTES = 1 << 20
+_NOTES_OF_A_THREAD = 24 << 10  # with AMX and I/O permissions
+
+_MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), PR_SET_VMA)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadEvidence:
+    """The threads that the core has, in the order of the notes, and how all of them were had."""
+
+    threads: Threads
+    """What they have used may be asked of /proc as late as they are asked for."""
+    regsets: Sequence[bytes | Packed]
+    """Of each, the notes of its registers but for the general ones."""
+    signal: int
+    """The signal that stopped the first of them, 0 where none did."""
+    stopped: int
+    """Threads of the process that are recorded in full, ..."""
+    others: Mapping[int, How]
+    """... and how each of the others is, by its id in its own pid namespace."""
+    no_cpu: Sequence[int]
+    """Of the others, those that did not stop because they got no CPU."""
+    xstate: XsaveAccount | None
+    """Where the vector registers lie; None where that is not known, or there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvidence:
+    """The mappings of the process in address order, and what is known of each."""
+
+    vmas: Sequence[Vma]
+    shares: Sequence[Share]
+    """What the policy takes of each."""
+    holes: Sequence[tuple[Column, Column]]
+    """What of that was never populated: starts and ends, on page borders, in order."""
+    files: Sequence[tuple[Vma, bytes]]
+    """Mappings that have a file, each with its path."""
+    unreadable: Sequence[tuple[int, int]]
+    """Start and end of what cannot be had, as far as is known, ..."""
+    unreadable_pages: int
+    """... and how many pages that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was seen of one process while it stood still."""
+
+    origin: Origin
+    machine: Machine
+    info: ProcessInfo
+    threads: ThreadEvidence
+    memory: MemoryEvidence
+    auxv: bytes
+    file_note_limit: int
+    """Bytes from which on the kernel writes no NT_FILE."""
+    circumstances: Mapping[str, str]
+    """What else shaped the core, for the note: coredump_filter, and which holes are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What the file has of memory, and where."""
+
+    segments: Sequence[Segment]
+    loads: Loads
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory in the file."""
+        return sum(self.loads.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class CorePlan:
+    layout: Layout
+    provenance: Provenance
+    mappings: int
+    """How many the process has."""
+
+
+class Pace(Protocol):
+    """Goes through items, of which there may be 100,000, and leaves others a moment between."""
+
+    def __call__(self, items: Sequence[T], /) -> Iterable[T]: ...
+
+
+def plan_loads(evidence: Evidence, paced: Pace = iter) -> LoadPlan:
+    """What the file has of memory, and where."""
+    vmas, shares = evidence.memory.vmas, evidence.memory.shares
+    segments = [
+        Segment(
+            vma.start,
+            vma.end - vma.start,
+            share.size,
+            vma.kind.flags,
+            *own_holes,
+            # It goes on behind a mapping of a file, as the .bss of a program does.
+            before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
+        )
+        for vma, share, own_holes, before_it in zip(
+            paced(vmas), shares, evidence.memory.holes, [vmas[0], *vmas], strict=False
+        )
+    ]
+    header = _NOTES + len(evidence.threads.regsets) * _NOTES_OF_A_THREAD
+    kept = that_fit(evidence.machine.elf_class, segments, header)
+    return LoadPlan(kept, load(kept, paced))
+
+
+def plan_core(
+    evidence: Evidence,
+    load_plan: LoadPlan,
+    policy: Policy,
+    held: Mapping[str, str],
+    shelf: Shelf | None = None,
+    paced: Pace = iter,
+) -> CorePlan:
+    """The header of the file, and its provenance.
+
+    `held`: how the process is held, for the note.  `shelf`: for what the notes say of each
+    thread, where that is to be made later.
+    """
+    threads = evidence.threads
+    facts = {**policy.facts(), **evidence.circumstances, **held}
+    provenance = Provenance(
+        evidence.origin,
+        policy=facts,
+        stopped=threads.stopped,
+        others=threads.others,
+        account=_account(evidence.memory, load_plan, paced),
+        no_cpu=threads.no_cpu,
+        xstate=threads.xstate,
+    )
+    xstate = threads.xstate
+    notes = ProcessNotes(
+        machine=evidence.machine,
+        info=evidence.info,
+        threads=threads.threads,
+        siginfo=struct.pack("<i", threads.signal),
+        auxv=evidence.auxv,
+        files=evidence.memory.files,
+        file_note_limit=evidence.file_note_limit,
+        xsave_layout=() if xstate is None else xstate.written.components,
+        provenance=provenance,
+        regsets=threads.regsets,
+    )
+    layout = Layout(evidence.machine, load_plan.loads, notes.pack(shelf))
+    return CorePlan(layout, provenance, len(evidence.memory.vmas))
+
+
+def _account(memory: MemoryEvidence, load_plan: LoadPlan, paced: Pace) -> Account:
+    loads = load_plan.loads
+    in_core = sum(loads.filesz)
+    zeros = sum(segment.holes for segment in load_plan.segments if segment.hole_starts)
+    left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
+    for vma, share in zip(paced(memory.vmas), memory.shares, strict=True):
+        if share.left_out is not None:
+            left_out[share.left_out.value] += vma.size - share.size
+    left_out[LeftOut.TOO_FAR.value] = sum(share.size for share in memory.shares) - in_core
+    return Account(
+        recorded=in_core - zeros,
+        zeros=zeros,
+        shared=loads.shared,
+        area=loads.area,
+        left_out=left_out,
+        beyond=sum(share.beyond for share in memory.shares),
+        unreadable=memory.unreadable_pages * PAGE_SIZE,
+        ranges=memory.unreadable,
+        names=_names(memory.vmas),
+    )
+
+
+def _names(vmas: Sequence[Vma]) -> dict[int, str]:
+    named = ((vma.start, vma.name) for vma in vmas if vma.kind.name[:1] == b"[")
+    return {start: name.decode("utf-8", "replace") for start, name in islice(named, _MOST_NAMES)}

@@ -1,0 +1,57 @@
+"""Which processes may be stopped at all, asked before anything is.
+
+What can be known beforehand is said beforehand: a process that is refused is never touched.
+"""
+
+import os
+
+from gcorefs.elfcore.regsets import MACHINES
+from gcorefs.process import access, procfs
+from gcorefs.process.access import Opener
+from gcorefs.process.errors import ProcessError, Reason, named, told
+from gcorefs.process.mark import is_marked
+from gcorefs.process.procfs import Process
+
+
+def find(pid: int) -> Process:
+    """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL, EACCES."""
+    with told(pid, Reason.GONE):
+        stat = procfs.stat(pid)
+        leader = int(procfs.status(pid)["Tgid"])
+    if leader != pid:
+        raise ProcessError(Reason.GONE, pid, f"it is a thread of process {leader}")
+    if stat.is_kernel_thread:
+        raise ProcessError(Reason.KERNEL_THREAD, pid)
+    return Process(pid, stat.start_time)
+
+
+def refuse_early(process: Process, opener: Opener | None) -> None:
+    """Raise what can be known before anything is stopped.
+
+    EDEADLK: ourselves, the opener's own process, another gcorefs; ESRCH: gone; EBUSY: another
+    tracer has it, or it writes its core; EACCES: the kernel says no to `opener` (None: it will
+    judge ourselves, at the seize).
+    """
+    pid = process.pid
+    if pid == os.getpid():
+        raise ProcessError(Reason.OURSELVES, pid)
+    if opener is not None and pid == opener.pid:
+        raise ProcessError(Reason.CALLER, pid)
+    with told(pid, Reason.GONE):
+        if procfs.stat(pid).start_time != process.start_time:
+            raise ProcessError(Reason.GONE, pid)
+        holder = procfs.ask_live_thread(pid, lambda tid: procfs.tracer(pid, tid))
+        if opener is not None:
+            access.check(opener, pid)
+        if procfs.ask_live_thread(pid, is_marked):
+            raise ProcessError(Reason.SERVER, pid)
+        try:
+            is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
+        except PermissionError as error:  # whom it is not shown to may not trace either
+            raise ProcessError(Reason.DENIED, pid, named(error)) from error
+        if procfs.is_dumping_core(pid):
+            raise ProcessError(Reason.DUMPING, pid)
+    if (os.uname().machine, is_32_bit) not in MACHINES:
+        raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)
+    if holder and holder != os.getpid():  # ours: a stop that the opener is about to join
+        raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")

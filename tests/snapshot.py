@@ -1,0 +1,70 @@
+"""A stop and its one core, which is what most tests look at."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gcorefs.core import Core
+from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.policy import DEFAULT, Policy
+from gcorefs.process.access import Opener
+from gcorefs.process.admission import find
+from gcorefs.process.copy import Room
+from gcorefs.process.procfs import Process
+from gcorefs.process.record import Record
+from gcorefs.stopped import Stop
+
+__all__ = ["Snapshot", "find"]
+
+
+class Snapshot:
+    def __init__(
+        self,
+        process: Process,
+        opener: Opener | None = None,
+        policy: Policy = DEFAULT,
+        on_end: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> None:
+        """`room`: for a copy of the memory, so that the process need not be held."""
+        self.process = process
+        self.holder: Holder = HoldProcess() if room is None else HoldCopy(room)
+        self.stop = Stop(process, opener, policy, on_end)
+        self._core: Core | None = None
+        self._records: Sequence[Record] = ()
+
+    def take(self) -> None:
+        self.stop.take(self.holder.prepare)
+        self._records = self.stop.records
+        self._core = self.stop.core(holder=self.holder)
+
+    @property
+    def core(self) -> Core:
+        assert self._core is not None
+        return self._core
+
+    @property
+    def records(self) -> Sequence[Record]:
+        return self._records
+
+    def copy(self) -> None:
+        if self.core.copy():
+            self.stop.run_on()
+
+    def let_go(self) -> None:
+        self.stop.let_go()
+        self.holder.drop()
+
+    def close(self) -> None:
+        self.holder.close()
+        self.stop.close()
+
+    @property
+    def size(self) -> int:
+        return self.core.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.core.read(offset, length)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the stop's or the core's."""
+        return getattr(self.stop if hasattr(self.stop, name) else self.core, name)
