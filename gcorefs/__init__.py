@@ -7,6 +7,7 @@ only from those above it (tests/pure/test_layering.py holds it to that):
     option.py     one option: its name, what it may be, its default; the table of them all.
     policy.py     the options that shape one core.
     plan.py       what was seen of a process, and the core that follows from it.
+    lifecycle.py  the phases of a stop, and the steps between them.
     process/      one live process seen from outside: /proc, ptrace, permission, memory.
     gather.py     asks a process that stands still for all that its core is made of.
     holder.py     how the memory of a core outlives the stop.

@@ -120,17 +120,11 @@ class Core:
         """True where the memory is still to be had when the process has been let go."""
         return self.holder.is_filled
 
-    def copy(self) -> bool:
-        """Copy the memory, where that is wanted.  True: the process may run on.
-
-        Where it cannot be had at once the process is held: `not_copied` says why.  Reads are
-        answered all the while.  ProcessError: it died, or was let go.
-        """
+    def fill(self) -> None:
+        """Copy the memory, where that is wanted and can be had at once."""
         memory = self._memory
-        if memory is None or not self.holder.is_copy:
-            return False
-        self.holder.fill(self.layout, memory, self.finish)
-        return self.holder.was_filled
+        if memory is not None:
+            self.holder.fill(self.layout, memory, self.finish)
 
     def finish(self, timeout: float | None = None) -> None:
         """Block until all of the header is made.  EIO where it cannot be any more."""

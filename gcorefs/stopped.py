@@ -20,6 +20,7 @@ from gcorefs.elfcore.pieces import Shelf
 from gcorefs.elfcore.provenance import Origin
 from gcorefs.gather import Standstill, gather
 from gcorefs.holder import Holder, HoldProcess
+from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.plan import plan_core, plan_loads
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process import access, procfs
@@ -58,22 +59,23 @@ class Stop:
         process: Process,
         opener: Opener | None = None,
         policy: Policy = DEFAULT,
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
-        """`opener`: who is judged (None: ourselves).  `on_end` is called once, in the tracer's
-        thread, where the process dies while it is held."""
+        """`opener`: who is judged (None: ourselves).  `on_end` is called in the tracer's thread,
+        where the process dies while it is held, or nobody is to join for another reason."""
         self.process = process
         self.opener = opener
+        self.life = Lifecycle()
         self.comm = b""
         """The name of its program, once it is stopped."""
         self.ready_seconds = 0.0
         """From the first interrupt until the header of its first core was built."""
         self._policy = policy
-        self._tracer = Tracer(process, policy.stop_timeout, on_end, policy.xstate)
+        self._on_end = on_end or _nothing
+        self._tracer = Tracer(process, policy.stop_timeout, self._end, policy.xstate)
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
         self._lock = threading.Lock()
-        self._let_go = False
 
     def take(self, prepare: Callable[[int], None] = lambda pid: None) -> None:
         """Stop every thread, and record it.  At most once.
@@ -97,7 +99,7 @@ class Stop:
         self.comm = before.comm
         prepare(process.pid)
         with self._lock:
-            if self._let_go:
+            if not self.life.advance(Phase.STOPPING):
                 raise ProcessError(Reason.LET_GO, process.pid)
             self._tracer.start()
         records = self._tracer.wait()
@@ -113,7 +115,8 @@ class Stop:
             access.check(self.opener, process.pid)
         seen = self._look(mem, before, records, stop_seconds)
         with self._lock:  # or what is closed meanwhile has memory again
-            self.check()
+            if not self.life.advance(Phase.HELD):
+                self.check()
             self._seen = seen
 
     def _look(
@@ -208,10 +211,17 @@ class Stop:
 
     def check(self) -> None:
         """Raise where memory is no longer that of the stop.  EIO."""
-        if self._tracer.dead:
+        if self.life.is_dead:
             raise ProcessError(Reason.DIED, self.process.pid)
-        if self._let_go or self._tracer.is_over:
+        if not self.life.stands_still or self._tracer.is_over:
             raise ProcessError(Reason.LET_GO, self.process.pid)
+
+    def _end(self) -> None:
+        """In the tracer's thread, before a process that died is reaped: until then its pid is
+        nobody else's."""
+        if self._tracer.dead:
+            self.life.advance(Phase.DIED)
+        self._on_end()
 
     # What became of it.
 
@@ -234,7 +244,7 @@ class Stop:
     @property
     def is_dead(self) -> bool:
         """True once the process has died while it was held."""
-        return self._tracer.dead and not any(core.is_copied for core in self._cores)
+        return self.life.is_dead
 
     @property
     def stopped_seconds(self) -> float:
@@ -245,8 +255,19 @@ class Stop:
 
     # Its end.
 
+    def copy(self, core: Core) -> bool:
+        """Copy the memory of a core, where that is wanted.  True where the process may run on, as
+        all that its cores have of memory is copied: `run_on` lets it.
+
+        Where it cannot be had at once the process is held: `Core.not_copied` says why.  Reads are
+        answered all the while.  ProcessError: it died, or was let go.
+        """
+        core.fill()
+        are_filled = all(each.holder.was_filled for each in self._cores)
+        return are_filled and self.life.advance(Phase.COPIED)
+
     def run_on(self) -> None:
-        """Let every thread run on, as all memory of the cores is copied."""
+        """Let every thread run on.  What is copied stays to be read."""
         self._tracer.release()
 
     def wait_untraced(self) -> None:
@@ -257,7 +278,7 @@ class Stop:
         """Let every thread run on.  What was made of a header stays readable; memory, and what
         was still to be made, are EIO from here on."""
         with self._lock:
-            self._let_go = True
+            self.life.advance(Phase.LET_GO)
             for core in self._cores:
                 core.drop()
         self._tracer.release()
@@ -273,7 +294,14 @@ class Stop:
         for core in self._cores:
             core.close()
         self._tracer.join()
-        self.forget()  # what refers to it, and is referred to
+        self.life.advance(Phase.ENDED)
+        # What refers to it, and is referred to.
+        self.forget()
+        self._on_end = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 def _begin(later: Postponed | None) -> "Future[None] | None":

@@ -47,7 +47,7 @@ class Snapshot:
         return self._records
 
     def copy(self) -> None:
-        if self.core.copy():
+        if self.stop.copy(self.core):
             self.stop.run_on()
 
     def let_go(self) -> None:

@@ -65,7 +65,7 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
                     _shown(f"process {pid}") as show,
                     stopping.stopped(stop, policy, holder) as (core, worker),
                 ):
-                    if worker.submit(core.copy).result():
+                    if worker.submit(stop.copy, core).result():
                         stop.run_on()
                     _write_all(core, sink, worker, show)
                 sink.commit()

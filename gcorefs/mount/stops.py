@@ -257,7 +257,7 @@ class Stop:
 
     def _copy_to_its_end(self) -> None:
         """In a thread."""
-        if self._core is not None and self._core.copy():
+        if self._core is not None and self._stopped.copy(self._core):
             self._stopped.run_on()
             self._stopped.wait_untraced()  # the next stop is not to meet this tracer
 

@@ -71,7 +71,7 @@ ASSEMBLED = Point("assembled", "gcorefs.stopped", "gather", "after")
 TAKEN = Point("taken", "gcorefs.stopped", "Stop.core", "after")
 COPYING = Point("copying", "gcorefs.process.copy", "Copy.fill", "before")
 FILLED = Point("filled", "gcorefs.process.copy", "Copy.fill", "after")
-COPIED = Point("copied", "gcorefs.core", "Core.copy", "after")
+COPIED = Point("copied", "gcorefs.stopped", "Stop.copy", "after")
 READING = Point("reading", _CALLS, "read_memory", "before")
 # Of the windows, the reader waits for the first.
 READING_AHEAD = Point("reading-ahead", "gcorefs.core", "Core.read_into", "before", 2)

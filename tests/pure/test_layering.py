@@ -18,6 +18,7 @@ ROOMS = (
     "option",
     "policy",
     "plan",
+    "lifecycle",
     "process",
     "gather",
     "holder",
