@@ -59,6 +59,10 @@ class Memory:
         self._mem = mem
         self._readv = Readv(mem.pid, mem.tid)
 
+    @property
+    def pid(self) -> int:
+        return self._mem.pid
+
     def read_into(
         self, address: int, buffer: memoryview, sources: Container[str] | None = None
     ) -> None:
@@ -223,7 +227,7 @@ class Memory:
         if first is None:
             return None
         if is_denied and first[0] == address:
-            raise NotBrought(self._mem.pid, first[1])
+            raise NotBrought(self.pid, first[1])
         return first[0]
 
 

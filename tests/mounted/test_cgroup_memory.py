@@ -175,14 +175,14 @@ def test_a_dump_imports_what_it_needs(spawn: Callable[..., Target], tmp_path: Pa
 AT_THE_STOP = """
 import sys
 from gcorefs.cli import main
-from tests.snapshot import Snapshot
+from gcorefs.stopped import Stop
 
-def told(snapshot):
+def told(stop, prepare):
     with open("/proc/self/oom_score_adj") as file:
         print(file.read(), end="", file=sys.stderr)
-    return take(snapshot)
+    return take(stop, prepare)
 
-take, Snapshot.take = Snapshot.take, told
+take, Stop.take = Stop.take, told
 main()
 """
 

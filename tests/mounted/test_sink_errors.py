@@ -186,12 +186,12 @@ def test_a_pipe_that_does_not_block_is_waited_for(target: Target) -> None:
 REMOVED = """
 import os, sys
 from gcorefs.cli import main
-from tests.snapshot import Snapshot
-take, folder = Snapshot.take, sys.argv.pop()
-def after_removal(snapshot):
+from gcorefs.stopped import Stop
+take, folder = Stop.take, sys.argv.pop()
+def after_removal(stop, prepare):
     os.rmdir(folder)
-    take(snapshot)
-Snapshot.take = after_removal
+    take(stop, prepare)
+Stop.take = after_removal
 main()
 """
 
