@@ -10,9 +10,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.mount import listing
 from gcorefs.mount.limits import Both, Budget, Copies, Limiters
-from gcorefs.mount.listing import Questions
+from gcorefs.mount.listing import LOOK_TIMEOUT, Questions
 from gcorefs.process import procfs
 from gcorefs.process.copy import NotCopied
 from gcorefs.process.errors import ProcessError, Reason
@@ -172,9 +171,8 @@ def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("processes", [1, 1000], ids=["one process", "many processes"])
 async def test_questions_that_are_not_answered_take_no_thread_from_others(
-    processes: int, monkeypatch: pytest.MonkeyPatch
+    processes: int, mock_clock: trio.testing.MockClock
 ) -> None:
-    monkeypatch.setattr(listing, "LOOK_TIMEOUT", 1.0)
     questions = Questions()
     end = threading.Event()
     begun = Counter[str]()
@@ -191,11 +189,16 @@ async def test_questions_that_are_not_answered_take_no_thread_from_others(
             stuck.append(error.reason)
 
     try:
+        threads = 10 if processes == 1 else 100
         async with trio.open_nursery() as nursery:
             for number in range(1000):
                 nursery.start_soon(ask, number % processes)
+            await trio.testing.wait_all_tasks_blocked()
+            while begun["threads"] < threads:
+                await trio.lowlevel.checkpoint()
+            mock_clock.jump(LOOK_TIMEOUT)
         assert stuck == [Reason.STUCK] * 1000
-        assert begun["threads"] == (10 if processes == 1 else 100)
+        assert begun["threads"] == threads
         assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
         if processes == 1:
             assert await questions.ask(processes + 1, 1000, lambda: 7) == 7
@@ -206,5 +209,7 @@ async def test_questions_that_are_not_answered_take_no_thread_from_others(
                 nursery.start_soon(ask, processes + 1)
             await trio.testing.wait_all_tasks_blocked()
             assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
+            mock_clock.jump(LOOK_TIMEOUT)
+        assert stuck == [Reason.STUCK] * 1010
     finally:
         end.set()
