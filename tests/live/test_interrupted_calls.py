@@ -29,6 +29,8 @@ EVERY = pytest.mark.parametrize(
 
 STOPS = 1_000
 FEWER_STOPS = 100
+REPAIRS = [200, pytest.param(STOPS, marks=pytest.mark.full)]
+"""Stops of a thread whose EINTR is to be repaired, at whatever moment each of them meets it."""
 
 
 @contextmanager
@@ -49,12 +51,15 @@ def test_all_cases_are_found(program: str, build: Callable[[str], Path]) -> None
     assert listed.stdout.split() == CASES[program]
 
 
+@pytest.mark.parametrize("repairs", REPAIRS)
 @EVERY
-def test_no_stop_is_seen_as_eintr(program: str, name: str, spawn: Callable[..., Target]) -> None:
+def test_no_stop_is_seen_as_eintr(
+    program: str, name: str, repairs: int, spawn: Callable[..., Target]
+) -> None:
     case = spawn(program, name)
     # A FUSE server is asked, and so there is nothing to be hit or missed by a hair.
     is_rare = case.truth["repair"] and not name.startswith("fuse_")
-    stops = STOPS if is_rare else FEWER_STOPS
+    stops = repairs if is_rare else FEWER_STOPS
     for number in range(stops):
         # Half of the stops find the thread asleep in the call for certain, the others
         # wherever it is just then, often on its way back into it.
