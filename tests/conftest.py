@@ -79,8 +79,11 @@ class Target:
         self.popen.stdin.flush()
 
     def kill(self) -> None:
-        self.popen.kill()
-        self.popen.communicate(timeout=10)
+        # Not by Popen.kill(), which asks waitpid(2) first: that would take the stop of a tracee
+        # of this process for its end.
+        if self.popen.returncode is None:
+            os.kill(self.popen.pid, signal.SIGKILL)
+        self.popen.communicate(timeout=60)
 
     def states(self) -> dict[int, tuple[str, int]]:
         """State letter of every thread, and the process that traces it (0: none)."""

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,9 @@ from tests.conftest import Target
 PERIOD = 1_000_000
 QUOTA = 1_000
 """Microseconds of CPU in each period: the least that the kernel takes (kernel/sched/core.c)."""
-HOGS = 6
+HOG = ("sh", "-c", "echo; while :; do :; done")
+SHARES = {"cpu.shares": (1024, 262_144), "cpu.weight": (100, 10_000)}
+"""What a group has by default and the most that it can have: of version 1 and of version 2."""
 
 
 class Quota:
@@ -35,6 +36,8 @@ class Quota:
         self.path.mkdir()
 
     def limit(self) -> None:
+        """On a busy machine, too, a hog runs up to the tick that ends its time: into debt."""
+        self._share(1)
         if self.is_v1:
             (self.path / "cpu.cfs_period_us").write_text(str(PERIOD))
             (self.path / "cpu.cfs_quota_us").write_text(str(QUOTA))
@@ -46,6 +49,11 @@ class Quota:
             (self.path / "cpu.cfs_quota_us").write_text("-1")
         else:
             (self.path / "cpu.max").write_text("max")
+        self._share(0)
+
+    def _share(self, which: int) -> None:
+        name = "cpu.shares" if self.is_v1 else "cpu.weight"
+        (self.path / name).write_text(str(SHARES[name][which]))
 
     def take(self, pid: int) -> None:
         """A process with all of its threads."""
@@ -63,21 +71,22 @@ class Quota:
 
 @contextlib.contextmanager
 def hogged() -> Iterator[Quota]:
-    """A group in which others want the CPU at any time."""
+    """A group in which others want every CPU at any time."""
     quota = Quota()
     quota.make()
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(HOGS)]
-    try:
-        for hog in hogs:
+    with contextlib.ExitStack() as stack:
+        stack.callback(quota.remove)
+        # Each CPU has a part of the quota: what is left on one that no hog wants, a target gets.
+        for cpu in os.sched_getaffinity(0):
+            hog = stack.enter_context(
+                subprocess.Popen(["taskset", "-c", str(cpu), *HOG], stdout=subprocess.PIPE)
+            )
+            stack.callback(hog.kill)
+            assert hog.stdout is not None
+            assert hog.stdout.readline() == b"\n"  # it hogs: below the quota it would never begin
             quota.take(hog.pid)
+        stack.callback(quota.lift)  # first of all: who is to end needs a CPU
         yield quota
-    finally:
-        for hog in hogs:
-            hog.kill()
-        quota.lift()
-        for hog in hogs:
-            hog.wait(timeout=20)
-        quota.remove()
 
 
 def starve(quota: Quota, target: Target) -> None:
