@@ -102,7 +102,8 @@ class GcoreFS(ReadOnly):
     def __init__(self, options: Options) -> None:
         super().__init__()
         self._limits = Limits(options)
-        workers = Workers()
+        workers = Workers(self._limits)
+        self.windows = workers.windows
         self._questions = workers.questions
         # Threads of their own: what holds up a look through the mappings holds up nothing else.
         self._estimates = Questions()

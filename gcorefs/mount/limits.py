@@ -56,6 +56,17 @@ class Budget:
         self._used[owner] += amount
         self._sum += amount
 
+    def left(self, uid: int, users: int = 1) -> int:
+        """The most that `take` would give to `uid` now, where what all may have is divided among so
+        many users."""
+        owner = self._owner(uid)
+        left = self.share(uid, users) - self._used[owner]
+        return left if owner == _ROOT else min(left, self._total - self._sum)
+
+    def share(self, uid: int, users: int) -> int:
+        """What `uid` may have, where what all may have is divided among so many users."""
+        return self._each if self._owner(uid) == _ROOT else min(self._each, self._total // users)
+
     def give_back(self, uid: int, amount: int = 1) -> None:
         owner = self._owner(uid)
         self._used[owner] -= amount
@@ -208,6 +219,14 @@ class Limits:
             Reason.ALL_MEMORY,
         )
         """Bytes that the headers of these take here."""
+        self.read_ahead = Budget(
+            options.user_read_ahead * _MEBIBYTE,
+            options.max_read_ahead * _MEBIBYTE,
+            Reason.USER_MEMORY,
+            Reason.ALL_MEMORY,
+        )
+        """Bytes that are read ahead into, by who opened; what does not fit is not read ahead
+        (windows.py)."""
         self.copies = Copies(options.copy_limit * _MEBIBYTE)
         self.requests = Budget(
             _USER_REQUESTS, _REQUESTS, Reason.USER_REQUESTS, Reason.ALL_REQUESTS, owner

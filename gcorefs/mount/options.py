@@ -36,6 +36,10 @@ class Options(Policy):
     max_memory: int = option(
         2048, "MIB", "Memory that the headers of all but root's files may take in the server."
     )
+    user_read_ahead: int = option(64, "MIB", "Memory that one user's files may be read ahead into.")
+    max_read_ahead: int = option(
+        256, "MIB", "Memory that the files of all but root may be read ahead into together."
+    )
 
     @property
     def policy(self) -> Policy:

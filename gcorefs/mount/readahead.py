@@ -10,21 +10,22 @@ First and random reads go straight: a debugger that wants a page gets a page.
 Nobody counts who still looks into a window.  A reply is made as soon as a handler returns,
 before the event loop turns again, and a window is filled anew only when a later read has gone
 beyond it.
+
+The windows are on the account of whoever opened the file (windows.py).  The thread ends when there
+is no window for it to fill, so there are no more threads than windows.
 """
 
 import contextlib
+import mmap
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
-from threading import Thread
 
 import trio
 
-from gcorefs.mount.buffers import Buffers
-
-WINDOW = 4 << 20
-_WINDOWS = 3
-"""One that is served, one that is full and one that is being filled."""
+from gcorefs.mount.windows import WINDOWS, Windows
+from gcorefs.process.threads import NoThread, start_thread
 
 _RUN = 1 << 20
 """Bytes read in a row before anybody reads ahead."""
@@ -33,30 +34,46 @@ Fill = Callable[[int, memoryview], int]
 """Fills a buffer from an offset of the file, in a thread, and says how many bytes could be had.
 Raises nothing: why there are no more, whoever asks for those is to see."""
 
+GiveBack = Callable[[mmap.mmap], None]
+
 
 class _Window:
     """Part of the file, from `start` to `end`, that is being read or is there up to `good`."""
 
-    def __init__(self, start: int, end: int, buffers: Buffers) -> None:
+    def __init__(self, start: int, end: int, store: mmap.mmap, give_back: GiveBack) -> None:
         self.start = start
         self.end = end
         self.good = start
-        self.store = buffers.take(WINDOW)
-        self.view = memoryview(self.store)
+        self.store = store
+        self.view = memoryview(store)
         self.is_wanted = True
         self.is_done = False
+        self._give_back = give_back
+        self._is_given_back = False
         self._arrived: trio.Event | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
+        self._token = trio.lowlevel.current_trio_token()
 
     def fill(self, fill: Fill) -> None:
         """In the reader's thread."""
         if self.is_wanted:
             self.good += fill(self.start, self.view[: self.end - self.start])
-        # In this order, and the reverse in `arrival`: one of the two sees the other.
+        # In this order, and the reverse in `arrival` and `drop`: one of the two sees the other.
         self.is_done = True
-        if self._arrived is not None and self._token is not None:
-            with contextlib.suppress(trio.RunFinishedError):  # gone, with whoever waited
-                self._token.run_sync_soon(self._arrived.set)
+        if self._arrived is not None:
+            self._tell(self._arrived.set)
+        if not self.is_wanted:
+            self._tell(self.drop)
+
+    def _tell(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(trio.RunFinishedError):  # gone, with whoever waited
+            self._token.run_sync_soon(call)
+
+    def drop(self) -> None:
+        """Nobody wants it.  Its memory is free once the thread does not write into it."""
+        self.is_wanted = False
+        if self.is_done and not self._is_given_back:
+            self._is_given_back = True
+            self._give_back(self.store)
 
     def cut(self, offset: int, end: int) -> memoryview | None:
         """What is there from `offset` to `end`; None where that is not all, or not yet."""
@@ -67,7 +84,6 @@ class _Window:
     async def arrival(self) -> None:
         """Until it is as full as it will be."""
         if self._arrived is None:
-            self._token = trio.lowlevel.current_trio_token()
             self._arrived = trio.Event()
         if not self.is_done:
             await self._arrived.wait()
@@ -76,16 +92,20 @@ class _Window:
 class ReadAhead:
     """The reads of one handle, of a file of `size` bytes, in the event loop."""
 
-    def __init__(self, fill: Fill, size: int, buffers: Buffers, name: str = "") -> None:
-        """`name`: of its thread."""
+    def __init__(
+        self, fill: Fill, size: int, windows: Windows, uid: int = 0, name: str = ""
+    ) -> None:
+        """`windows`: where its memory is from; `uid`: on whose account; `name`: of its thread."""
+        self.uid = uid
         self._fill = fill
         self._size = size
-        self._buffers = buffers
+        self._account = windows
         self._name = name
         self._next = 0
         self._run = 0
         self._windows: deque[_Window] = deque()  # each begins where the one before it ends
         self._to_fill: SimpleQueue[_Window | None] | None = None
+        self._is_read = False
         self._is_closed = False
 
     def piece(self, offset: int, length: int) -> memoryview | None:
@@ -95,7 +115,8 @@ class ReadAhead:
         """
         windows = self._windows
         end = offset + length
-        if offset == self._next and len(windows) == _WINDOWS:
+        self._is_read = True
+        if offset == self._next and len(windows) == WINDOWS:
             # As nearly always: it goes on in the first one, and there are enough behind that.
             data = windows[0].cut(offset, end)
             if data is not None:
@@ -107,9 +128,13 @@ class ReadAhead:
         if windows and not windows[0].start <= offset < end <= windows[-1].end:
             self._drop_all()
         while windows and windows[0].end <= offset:
-            self._drop(windows.popleft())
+            windows.popleft().drop()
         if (windows or self._run > _RUN) and not self._is_closed:
             self._look_ahead(end)
+        if not windows:
+            self._end_thread()
+            if self._run <= _RUN:
+                self._account.leave(self)
         return self._cut(offset, length)
 
     def is_coming(self, offset: int, length: int) -> bool:
@@ -122,12 +147,20 @@ class ReadAhead:
             await each.arrival()
         return self._cut(offset, length)
 
+    def tidy(self) -> None:
+        """Give all windows back if nobody has read since the last call."""
+        if not self._is_read:
+            self._drop_all()
+            self._end_thread()
+            self._account.leave(self)
+        self._is_read = False
+
     def close(self) -> None:
         """Read ahead no more.  The thread ends when it returns from the window that it is at."""
         self._is_closed = True
         self._drop_all()
-        if self._to_fill is not None:
-            self._to_fill.put(None)
+        self._end_thread()
+        self._account.leave(self)
 
     def _of(self, offset: int, length: int) -> list[_Window]:
         windows = self._windows
@@ -152,30 +185,42 @@ class ReadAhead:
         return memoryview(b"".join(pieces))
 
     def _look_ahead(self, offset: int) -> None:
-        """Have windows filled behind those that are there, or from `offset` on."""
-        while len(self._windows) < _WINDOWS:
+        """Have windows filled behind those that are there, or from `offset` on, where there is
+        memory and a thread for that."""
+        self._account.enter(self)
+        while len(self._windows) < WINDOWS:
             start = self._windows[-1].end if self._windows else offset
             if start >= self._size:
                 return
-            window = _Window(start, min(start + WINDOW, self._size), self._buffers)
+            store = self._account.take(self)
+            if store is None:
+                return
+            give_back = partial(self._account.give_back, self)
+            window = _Window(start, min(start + len(store), self._size), store, give_back)
+            try:
+                self._filler().put(window)
+            except NoThread:
+                give_back(store)
+                return
             self._windows.append(window)
-            self._filler().put(window)
 
     def _filler(self) -> "SimpleQueue[_Window | None]":
+        """What the thread takes windows from.  NoThread."""
         if self._to_fill is None:
-            self._to_fill = SimpleQueue()
-            arguments = self._to_fill, self._fill
-            Thread(target=_fill_each, args=arguments, name=self._name, daemon=True).start()
+            to_fill: SimpleQueue[_Window | None] = SimpleQueue()
+            start_thread(self._name, _fill_each, to_fill, self._fill)
+            self._to_fill = to_fill
         return self._to_fill
+
+    def _end_thread(self) -> None:
+        """Once it has been through its windows."""
+        if self._to_fill is not None:
+            self._to_fill.put(None)
+            self._to_fill = None
 
     def _drop_all(self) -> None:
         while self._windows:
-            self._drop(self._windows.popleft())
-
-    def _drop(self, window: _Window) -> None:
-        window.is_wanted = False
-        if window.is_done:  # else the thread may be writing into it
-            self._buffers.give_back(window.store)
+            self._windows.popleft().drop()
 
 
 def _fill_each(windows: "SimpleQueue[_Window | None]", fill: Fill) -> None:

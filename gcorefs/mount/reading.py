@@ -20,6 +20,7 @@ from gcorefs.mount.errands import Errand, Errands
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limiters
 from gcorefs.mount.readahead import ReadAhead
+from gcorefs.mount.windows import Windows
 from gcorefs.process.absent import MayWait
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -46,10 +47,10 @@ class Reading:
         self._late: tuple[int, int, Errand] | None = None
         """The last errand that was not done in a moment."""
 
-    def reader(self) -> ReadAhead:
-        """For one handle."""
+    def reader(self, windows: Windows, uid: int) -> ReadAhead:
+        """For one handle, that `uid` has opened."""
         name = f"gcorefs-ahead-{self._core.pid}"
-        return ReadAhead(self._read_ahead, self._core.size, self._buffers, name)
+        return ReadAhead(self._read_ahead, self._core.size, windows, uid, name)
 
     def at_hand(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
         """These bytes, where that takes no waiting for more than a moment.  EIO: died, or let go.

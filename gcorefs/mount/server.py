@@ -159,6 +159,7 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             fs.held.start(nursery)
+            nursery.start_soon(fs.windows.run)
             nursery.start_soon(_end_on_signal, fs)
             nursery.start_soon(_report, fs, mountpoint, on_ready)
             if watchdog is not None:

@@ -30,6 +30,7 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.reading import Reading
+from gcorefs.mount.windows import Windows
 from gcorefs.process import access, readv
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
@@ -72,10 +73,11 @@ class Handle:
 class Workers:
     """The threads that stops do their blocking work in, and their buffers: one set a mount."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.takes = Limiters(_MOST_TAKES)
         self.closes = Limiters(_MOST_TAKES)
         self.buffers = Buffers()
+        self.windows = Windows(limits.read_ahead, self.buffers)
         self.errands = Errands()
         self.questions = Questions()
         self.waits = Limiters(_MOST_WAITS)
@@ -531,7 +533,7 @@ class Stop:
                 with trio.move_on_at(self._settled_by):
                     await self._settled.wait()
             if handle.reader is None:
-                handle.reader = reading.reader()
+                handle.reader = reading.reader(self._workers.windows, handle.opener.uid)
             # Once it is over, nothing that was read ahead is to be had any more.
             reader = None if self.is_over else handle.reader
             data = await reading.fetch(reader, offset, length)

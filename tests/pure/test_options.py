@@ -14,6 +14,7 @@ ALWAYS = {"subtype=gcorefs", "default_permissions", "nodev", "nosuid", "noexec"}
 OURS = ["idle_timeout", "stop_timeout"]
 COUNTS = [
     "user_files", "max_files", "user_stops", "max_stops", "user_memory", "max_memory", "copy_limit",
+    "user_read_ahead", "max_read_ahead",
 ]  # fmt: skip
 FLAGS = [
     "allow_other", "allow_root", "auto_unmount", "default_permissions", "debug", "ro", "nodev",

@@ -11,11 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
-from gcorefs.mount.readahead import WINDOW, ReadAhead
+from gcorefs.mount.limits import Budget
+from gcorefs.mount.readahead import ReadAhead
+from gcorefs.mount.windows import WINDOW, Windows
+from gcorefs.process.errors import Reason
 
 SIZE = 5 * WINDOW + 12_345
 FILE = Random(1).randbytes(SIZE)
 MIB = 1 << 20
+
+
+def account() -> Windows:
+    budget = Budget(64 * MIB, 256 * MIB, Reason.USER_MEMORY, Reason.ALL_MEMORY)
+    return Windows(budget, Buffers())
 
 
 class Source:
@@ -46,7 +54,7 @@ def source() -> Source:
 
 @pytest.fixture
 def reader(source: Source) -> Iterator[ReadAhead]:
-    reader = ReadAhead(source.fill, SIZE, Buffers())
+    reader = ReadAhead(source.fill, SIZE, account())
     yield reader
     source.may_fill.set()
     reader.close()
@@ -77,7 +85,7 @@ steps = st.one_of(
 @given(st.lists(steps, max_size=40), st.integers(0, SIZE))
 def test_any_reads_give_the_bytes_of_the_file(reads: list[tuple[int | str, int]], bad: int) -> None:
     async def main() -> None:
-        reader, position = ReadAhead(Source(bad).fill, SIZE, Buffers()), 0
+        reader, position = ReadAhead(Source(bad).fill, SIZE, account()), 0
         for where, wanted in reads:
             offset = position if isinstance(where, str) else where
             length = min(wanted, SIZE - offset)
