@@ -14,9 +14,50 @@ only from those above it (tests/pure/test_layering.py holds it to that):
     core.py       one core: from an offset of the file to its bytes.
     stopped.py    one process that stands still, and its cores.
     export/       where a dumped core goes: a file that is whole or not there, a stream.
+    api.py        the Python interface: stop(), Policy, Core, the errors.
     mount/        FUSE: the same cores behind open, read, poll and release.
     cli/          commands for people.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gcorefs.api import (
+        Core,
+        Policy,
+        ProcessError,
+        Reason,
+        Sink,
+        SinkError,
+        Stop,
+        open_sink,
+        stop,
+    )
+
+__all__ = [
+    "Core",
+    "Policy",
+    "ProcessError",
+    "Reason",
+    "Sink",
+    "SinkError",
+    "Stop",
+    "__version__",
+    "open_sink",
+    "stop",
+]
+
 # Here, not from importlib.metadata: that takes 4 MiB, beside a process that has none to spare.
 __version__ = "0.1.0"
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """The Python interface, imported when it is asked for: a command that stops nobody has no
+        memory to spare for it either."""
+        if name in __all__:
+            from gcorefs import api  # noqa: PLC0415
+
+            return getattr(api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

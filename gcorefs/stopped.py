@@ -104,7 +104,7 @@ class Stop:
             self._tracer.start()
         records = self._tracer.wait()
         stop_seconds = time.monotonic() - self._tracer.stopped_at
-        self._refuse_unresponsive(records)
+        self._refuse_unresponsive(records, self._policy)
         tid = next((record.tid for record in records if record.general), records[0].tid)
         # Opened before the door is asked again: should a thread that did not stop exec
         # between the two, then this is the old program's memory, and gone.
@@ -150,14 +150,14 @@ class Stop:
             check=self.check,
         )
 
-    def _refuse_unresponsive(self, records: Sequence[Record]) -> None:
-        """EBUSY where the policy rules out threads that did not stop."""
+    def _refuse_unresponsive(self, records: Sequence[Record], policy: Policy) -> None:
+        """EBUSY where a policy rules out threads that did not stop."""
         pid, late = self.process.pid, [each for each in records if not each.general]
-        if late and self._policy.unresponsive == "fail":
+        if late and policy.unresponsive == "fail":
             starved = [each.tid for each in late if each.is_starved]
             which = f"thread {starved[0]} gets no CPU" if starved else f"thread {late[0].tid}"
             raise ProcessError(Reason.UNRESPONSIVE, pid, which)
-        if len(late) == len(records) and self._policy.unresponsive == "omit":
+        if len(late) == len(records) and policy.unresponsive == "omit":
             raise ProcessError(Reason.UNRESPONSIVE, pid, "none of its threads stopped")
 
     def _origin(self, stop_seconds: float) -> Origin:
@@ -174,21 +174,23 @@ class Stop:
         """A core of the process, with the policy of the stop or another.
 
         `holder`: how its memory outlives the stop, by default as long as that lasts.
-        ProcessError, with everything let go, where it cannot be had.
+        ProcessError where it cannot be had: the process stands still all the same, for other cores.
         """
-        holder = holder or HoldProcess()
+        policy, holder = policy or self._policy, holder or HoldProcess()
+        if policy.xstate != self._policy.xstate:
+            raise ValueError("vector registers are recorded in one layout for all cores of a stop")
         try:
             with LINE.begun(), told(self.process.pid, Reason.DIED):
-                return self._core(policy or self._policy, holder)
+                return self._core(policy, holder)
         except BaseException:
             holder.close()
-            self.close()
             raise
 
     def _core(self, policy: Policy, holder: Holder) -> Core:
         seen = self._seen
         if seen is None:
             raise ProcessError(Reason.LET_GO, self.process.pid)
+        self._refuse_unresponsive(seen.records, policy)
         evidence = gather(seen, policy)
         load_plan = plan_loads(evidence, LINE.paced)
         holder.fit(load_plan.size)

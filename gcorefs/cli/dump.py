@@ -4,31 +4,21 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import click
 
+from gcorefs import api
+from gcorefs.api import Progress
 from gcorefs.cli import stopping
 from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.terminal import Terminal
-from gcorefs.core import READ_TIMEOUT, Core
 from gcorefs.elfcore.vma import MapsError
-from gcorefs.export.sink import Sink, SinkError, open_sink
-from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.export.sink import SinkError, open_sink
 from gcorefs.policy import Policy
 from gcorefs.process import procfs
-from gcorefs.process.admission import find
-from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, named
-from gcorefs.process.later import Worker
 from gcorefs.process.procfs import FormatError
-from gcorefs.stopped import Stop
-
-_CHUNK = 512 << 10
-
-_Show = Callable[[int, int], None]
-"""Takes how many bytes are written, and of how many."""
 
 
 @click.command()
@@ -52,22 +42,14 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     name = output or (f"core.{pid}" if is_terminal else "-")
     try:
-        holder: Holder = HoldProcess()
-        if policy.hold == "copy":
-            holder = HoldCopy(Room(policy.copy_limit << 20))
-        process = find(pid)
+        stop = api.stop(pid, policy)
         sink = open_sink(name, is_chosen=output is not None)
-        stop = Stop(process, policy=policy)
         with stopping.late_awaited(stop):
             try:
                 # It runs on before the file has its name: that may mean to delete another.
-                with (
-                    _shown(f"process {pid}") as show,
-                    stopping.stopped(stop, policy, holder) as (core, worker),
-                ):
-                    if worker.submit(stop.copy, core).result():
-                        stop.run_on()
-                    _write_all(core, sink, worker, show)
+                with _shown(f"process {pid}") as show, stop:
+                    core = stop.core()
+                    core.write_to(sink, show)
                 sink.commit()
             finally:
                 sink.abort()
@@ -83,7 +65,7 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
         click.echo(f"{core.unreadable} pages could not be read and are zeros", err=True)
 
 
-def _shown(name: str) -> AbstractContextManager[_Show]:
+def _shown(name: str) -> AbstractContextManager[Progress]:
     """Progress on the terminal that is our standard error, if it is one."""
     # In the background, on a terminal with `stty tostop`, we would be stopped ourselves.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -94,17 +76,3 @@ def _shown(name: str) -> AbstractContextManager[_Show]:
     from gcorefs.cli.progress import bar  # noqa: PLC0415 (rich, only where it is needed)
 
     return bar(terminal, name)
-
-
-def _write_all(core: Core, sink: Sink, reader: Worker, show: _Show) -> None:
-    # One buffer is read into while the other is written out: both calls let go of the
-    # interpreter lock, and the process stands still for the longer of the two, not the sum.
-    filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
-    offset = 0
-    reading = reader.submit(core.read_into, offset, filling)
-    while count := stopping.within(READ_TIMEOUT, reading, core.pid):
-        offset += count
-        filling, full = full, filling
-        reading = reader.submit(core.read_into, offset, filling)
-        sink.write(full[:count])
-        show(offset, core.size)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import click
 
+from gcorefs import api
 from gcorefs.cli import picture, stopping
 from gcorefs.cli.picture import Paper
 from gcorefs.cli.policy import takes_policy
@@ -18,13 +19,10 @@ from gcorefs.elfcore import space
 from gcorefs.elfcore.corefile import Core, CoreError, read_core
 from gcorefs.elfcore.space import Row
 from gcorefs.elfcore.vma import MapsError
-from gcorefs.holder import HoldProcess
 from gcorefs.policy import Policy
 from gcorefs.process import procfs
-from gcorefs.process.admission import find
 from gcorefs.process.errors import ProcessError, Reason, named
 from gcorefs.process.procfs import FormatError
-from gcorefs.stopped import Stop
 
 _ROWS = 40
 _LONGEST_PID = 9  # digits: more than any limit of the kernel's has
@@ -78,12 +76,10 @@ def _of_process(name: str, policy: Policy) -> Core:
     if len(name) > _LONGEST_PID or not int(name):
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
     try:
-        stop = Stop(find(int(name)), policy=policy)
-        with (
-            stopping.late_awaited(stop),
-            stopping.stopped(stop, policy, HoldProcess()) as (core, _),
-        ):
-            header, size = core.layout.header, core.size
+        stop = api.stop(int(name), policy)
+        with stopping.late_awaited(stop), stop:
+            core = stop.core()
+            header, size = core.header, core.size
         return read_core(io.BytesIO(header), size)
     except (FormatError, MapsError) as error:
         raise click.ClickException(f"process {name}: {error}") from error

@@ -25,11 +25,12 @@ ROOMS = (
     "core",
     "stopped",
     "export",
+    "api",
     "mount",
     "cli",
 )
 # The package itself knows its version, __main__ is the command line under another name.
-ROOMLESS = {PACKAGE: set(), f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
+ROOMLESS = {PACKAGE: {f"{PACKAGE}.api"}, f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {

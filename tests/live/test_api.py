@@ -1,0 +1,171 @@
+"""The Python interface: what `import gcorefs` gives."""
+
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+import gcorefs
+from tests.conftest import Target
+from tests.live.accounts import assert_free
+
+Spawn = Callable[..., Target]
+
+
+def states(target: Target) -> set[str]:
+    return {state for state, _ in target.states().values()}
+
+
+def test_the_manual_s_example_runs(
+    spawn: Spawn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = spawn("threads", 2)
+    text = (Path(__file__).parents[2] / "docs/python.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    exec(code, {"pid": target.pid, "path": str(tmp_path / "core")})
+    size = (tmp_path / "core").stat().st_size
+    assert capsys.readouterr().out == f"{size} 3 True\n"
+    assert_free(target.pid)
+
+
+def words_at(data: bytes, address: int) -> bytes:
+    """The 16 bytes that a core has at an address."""
+    elf = ELFFile(io.BytesIO(data))
+    for segment in elf.iter_segments("PT_LOAD"):
+        if segment["p_vaddr"] <= address < segment["p_vaddr"] + segment["p_filesz"]:
+            offset = segment["p_offset"] + address - segment["p_vaddr"]
+            return data[offset : offset + 16]
+    raise LookupError(address)
+
+
+def test_everything_that_is_offered_is_there() -> None:
+    for name in gcorefs.__all__:
+        assert getattr(gcorefs, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'stopp'"):
+        _ = gcorefs.stopp  # type: ignore[attr-defined]
+
+
+def test_a_process_stands_still_in_the_block_and_runs_on_behind_it(spawn: Spawn) -> None:
+    target = spawn("threads", 5)
+    with gcorefs.stop(target.pid) as stop:
+        assert states(target) == {"t"}
+        core = stop.core()
+        data = core.read(0, core.size)
+        assert data[:4] == b"\x7fELF"
+        assert len(data) == core.size
+        assert core.read(7, 100) == data[7:107]
+        assert core.read(core.size - 3, 100) == data[-3:]
+    assert_free(target.pid)
+    header = core.header
+    assert header == data[: len(header)]  # it stays
+    with pytest.raises(gcorefs.ProcessError) as caught:
+        core.read(len(header), 1)
+    assert (caught.value.errno, caught.value.reason) == (errno.EIO, gcorefs.Reason.LET_GO)
+    assert (core.facts["pid"], core.facts["threads"]["stopped"]) == (target.pid, 6)
+
+
+def test_one_stop_has_cores_of_several_policies(spawn: Spawn, tmp_path: Path) -> None:
+    target = spawn("memory", tmp_path)
+    kernel = gcorefs.Policy(memory="kernel")
+    with gcorefs.stop(target.pid) as stop:
+        first, second = stop.core(), stop.core(kernel)
+        cores = [first.read(0, first.size), second.read(0, second.size)]
+        assert states(target) == {"t"}
+    assert [core.facts["policy"]["memory"] for core in (first, second)] == ["filter", "kernel"]
+    assert first.facts["bytes"]["beyond_kernel"] > 0 == second.facts["bytes"]["beyond_kernel"]
+    assert first.size > second.size
+    # Each is what it would have been alone, and both are of one instant.
+    with gcorefs.stop(target.pid, kernel) as stop:
+        assert stop.core().size == second.size
+    stack = int(target.truth["regions"][0]["start"], 16)
+    assert words_at(cores[0], stack) == words_at(cores[1], stack)
+
+
+def test_a_core_with_a_copy_lets_the_process_run_on(spawn: Spawn) -> None:
+    target = spawn("counter")
+    with gcorefs.stop(target.pid, gcorefs.Policy(hold="copy")) as stop:
+        core = stop.core()
+        assert core.not_copied == ""
+        before = core.read(0, core.size)
+        first = target.ask("report")["iterations"]
+        while target.ask("report")["iterations"] <= first:
+            pass
+        assert core.read(0, core.size) == before
+    with pytest.raises(gcorefs.ProcessError):
+        core.read(len(core.header), 1)
+
+
+def test_a_copy_beside_a_core_that_is_read_from_the_process_holds_it(spawn: Spawn) -> None:
+    target = spawn("threads", 2)
+    with gcorefs.stop(target.pid) as stop:
+        live, copied = stop.core(), stop.core(gcorefs.Policy(hold="copy"))
+        assert states(target) == {"t"}
+        offset = len(live.header)
+        assert live.size - offset == copied.size - len(copied.header)
+        assert live.read(offset, live.size) == copied.read(len(copied.header), copied.size)
+    assert_free(target.pid)
+
+
+def test_a_core_is_written_to_a_sink(spawn: Spawn, tmp_path: Path) -> None:
+    target = spawn("threads", 2)
+    seen: list[tuple[int, int]] = []
+    sink = gcorefs.open_sink(str(tmp_path / "core"), is_chosen=True)
+    with gcorefs.stop(target.pid) as stop:
+        core = stop.core()
+        core.write_to(sink, lambda done, size: seen.append((done, size)))
+        data = core.read(0, core.size)
+        assert os.listdir(tmp_path) == []  # it has its name when it is whole
+    sink.commit()
+    assert (tmp_path / "core").read_bytes() == data
+    assert seen[-1] == (core.size, core.size)
+    assert seen == sorted(seen)
+
+
+class FullSink:
+    def write(self, data: memoryview) -> None:
+        raise gcorefs.SinkError("the disk", OSError(errno.ETIMEDOUT, "it is late"))
+
+    def commit(self) -> None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        raise NotImplementedError
+
+
+def test_an_error_of_the_sink_is_the_sink_s(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    with gcorefs.stop(target.pid) as stop:
+        with pytest.raises(gcorefs.SinkError) as caught:
+            stop.core().write_to(FullSink())
+        assert str(caught.value) == "the disk: it is late"
+    assert_free(target.pid)
+
+
+def test_whatever_ends_the_block_lets_the_process_go(spawn: Spawn) -> None:
+    target = spawn("threads", 3)
+    with pytest.raises(ZeroDivisionError), gcorefs.stop(target.pid):
+        _ = 1 // 0
+    assert_free(target.pid)
+
+
+@pytest.mark.parametrize(
+    ("pid", "number"), [(1 << 22, errno.ESRCH), (2, errno.EINVAL), (0, errno.EDEADLK)]
+)
+def test_what_cannot_be_stopped_is_refused(pid: int, number: int) -> None:
+    """0: this very process."""
+    with pytest.raises(gcorefs.ProcessError) as caught, gcorefs.stop(pid or os.getpid()):
+        pass
+    assert caught.value.errno == number
+
+
+def test_vector_registers_have_one_layout_in_all_cores_of_a_stop(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    with gcorefs.stop(target.pid) as stop:
+        with pytest.raises(ValueError, match="vector registers"):
+            stop.core(gcorefs.Policy(xstate="raw"))
+        assert stop.core().read(0, 4) == b"\x7fELF"
+    assert_free(target.pid)
