@@ -49,7 +49,7 @@ _LONGEST_NAP = 1e-3
 _LAST_LOOK = 0.5
 # The threads of a process that is killed die one after another.
 _DEATH_NAP = 1e-3
-# How often `ring` is repeated (syscalls.py).
+# How often `ring` is repeated at the least (syscalls.py).
 _RING_AGAIN = 0.01
 
 # How often a process that does not stop is asked whether it writes its core, and which of its
@@ -192,8 +192,10 @@ class Tracer:
         self._on_end = lambda: None  # it leads back to whoever has us
         if self._thread is None:
             return
-        while not self._is_free.wait(_RING_AGAIN):
+        again = _SHORTEST_NAP  # the process stands until it is heard
+        while not self._is_free.wait(again):
             self._ring()
+            again = min(again * 2, _RING_AGAIN)
         # Threads that never stopped and are not late are let go by the end of the OS thread
         # itself, which comes a moment after the end of the Python thread.
         while not self._is_late and os.path.exists(f"/proc/self/task/{self._thread.native_id}"):
