@@ -63,7 +63,7 @@ def test_cat_of_a_mount_that_copies(family: Family, unmounted: Mount, tmp_path: 
     unmounted.make("hold=copy")
     before = spent(family)
     copy_out(unmounted / family.target.pid, tmp_path / "core")
-    assert "copied" in unmounted.log.read_text()
+    eventually(lambda: "copied" in unmounted.log.read_text())
     check(family, tmp_path / "core", before)
 
 

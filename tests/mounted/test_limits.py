@@ -180,7 +180,7 @@ def test_a_header_that_was_refused_is_not_kept(
     server = mount.server
     targets = [nobodys("mappings", 30_000) for _ in range(25)]
     mount.expect("the headers of its opener take all their memory")
-    for target in targets:  # what is needed for one at a time
+    for target in targets[:5]:  # what is needed for one at a time
         with Nobody(mount / target.pid):
             pass
     before = resident(server)
