@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from gcorefs.arch.machine import Machine
+from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PF_X
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
 from gcorefs.elfcore.provenance import How, Origin
-from gcorefs.elfcore.regsets import Machine
 from gcorefs.elfcore.vma import Vma
-from gcorefs.elfcore.xsave import XsaveAccount
 from gcorefs.plan import Evidence, MemoryEvidence, ThreadEvidence
 from gcorefs.policy import Policy, Unresponsive
 from gcorefs.process import procfs

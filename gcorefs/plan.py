@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.arch.machine import Machine
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.arch.xsave import XsaveAccount
+from gcorefs.elfcore.elf import CLASSES
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessInfo, ProcessNotes, Threads
 from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
-from gcorefs.elfcore.regsets import Machine
 from gcorefs.elfcore.segments import Column, Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
-from gcorefs.elfcore.xsave import XsaveAccount
 from gcorefs.policy import Policy
 
 T = TypeVar("T")
@@ -132,7 +133,7 @@ def plan_loads(evidence: Evidence, paced: Pace = iter) -> LoadPlan:
         )
     ]
     header = _NOTES + len(evidence.threads.regsets) * _NOTES_OF_A_THREAD
-    kept = that_fit(evidence.machine.elf_class, segments, header)
+    kept = that_fit(CLASSES[evidence.machine.word_size], segments, header)
     return LoadPlan(kept, load(kept, paced))
 
 

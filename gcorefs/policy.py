@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.option import option
 
 Hold = Literal["stop", "copy"]
@@ -23,7 +24,7 @@ MemoryRule = Literal["filter", "kernel"]
 XState = Literal["standard", "raw"]
 """The layout of NT_X86_XSTATE: one that every gdb knows, or the processor's own."""
 
-_QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 >> 20
+_QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // 4 >> 20
 
 
 @dataclass(frozen=True, slots=True)

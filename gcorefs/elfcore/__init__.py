@@ -3,8 +3,6 @@
 elf      headers of an ELF file
 vma      what /proc/PID/smaps says of one mapping
 filter   how much of a mapping the kernel would dump
-regsets  which registers a machine records, and under which note
-aarch64  those of a machine that this has not yet run on
 provenance  the note that says how the core was had
 pieces   bytes in pieces, those of many threads compressed
 notes    the notes of a core, as structures

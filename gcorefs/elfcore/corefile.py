@@ -16,10 +16,10 @@ from elftools.common.exceptions import ELFError
 from elftools.common.utils import struct_parse
 from elftools.elf.elffile import ELFFile
 
+from gcorefs.arch.machine import NT_PRSTATUS
 from gcorefs.elfcore import elf
 from gcorefs.elfcore.notes import CORE, FILE_NOTE_LIMIT, NT_AUXV, NT_FILE, NT_PRPSINFO
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS, FactsError, parse
-from gcorefs.elfcore.regsets import NT_PRSTATUS
 
 _MOST_LOADS = 1 << 22
 """Program headers.  The kernel makes no more than max_map_count, which is 65,530 by itself."""

@@ -10,12 +10,11 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from gcorefs.arch.page import PAGE_SIZE
+
 ET_EXEC = 2
 ET_DYN = 3
 ET_CORE = 4
-EM_386 = 3
-EM_X86_64 = 62
-EM_AARCH64 = 183
 
 PT_LOAD = 1
 PT_NOTE = 4
@@ -30,8 +29,6 @@ SHT_NOTE = 7
 # From this many program headers on, e_phnum holds PN_XNUM and the count stands in sh_info of
 # section 0 (gabi, "ELF Header", e_phnum; fs/binfmt_elf.c, elf_core_dump).
 PN_XNUM = 0xFFFF
-
-PAGE_SIZE = 4096
 
 _NHDR = struct.Struct("<III")
 
@@ -145,6 +142,8 @@ class ElfClass:
 
 ELF64 = ElfClass(2, "Q", "<IIQQQQQQ")
 ELF32 = ElfClass(1, "I", "<IIIIIIII")
+CLASSES = {8: ELF64, 4: ELF32}
+"""By the word size of a machine."""
 
 
 def pack_note(owner: bytes, kind: int, desc: bytes) -> bytes:

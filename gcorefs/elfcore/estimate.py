@@ -18,8 +18,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore import filter as rules
-from gcorefs.elfcore.elf import ELF64, PAGE_SIZE, page_up
+from gcorefs.elfcore.elf import ELF64, page_up
 from gcorefs.elfcore.segments import BSS_UNDIVIDED, most_bytes
 from gcorefs.elfcore.vma import HUGE_PAGES, MapsError, is_special_name
 
@@ -106,7 +107,7 @@ class _Line(NamedTuple):
     @property
     def may_be_huge(self) -> bool:
         """It can be one of hugetlbfs, whose device has no number of a driver's."""
-        alignment = rules.HUGE_PAGE_SIZE - 1
+        alignment = HUGE_PAGE_SIZE - 1
         is_aligned = not (self.start | self.end | self.offset) & alignment
         return is_aligned and self.file is not None and self.file[0].startswith(b"00:")
 

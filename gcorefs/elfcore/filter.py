@@ -21,7 +21,8 @@ through it.
 import enum
 from typing import NamedTuple, Protocol
 
-from gcorefs.elfcore.elf import PAGE_SIZE, PF_R, page_up
+from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
+from gcorefs.elfcore.elf import PF_R, page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
 
 ANON_PRIVATE = 1 << 0
@@ -35,9 +36,6 @@ DAX_PRIVATE = 1 << 7
 DAX_SHARED = 1 << 8
 
 DEFAULT = ANON_PRIVATE | ANON_SHARED | ELF_HEADERS | HUGETLB_PRIVATE
-
-HUGE_PAGE_SIZE = 2 << 20
-"""Of the smallest that PMDs map, on x86-64."""
 
 
 class LeftOut(enum.Enum):

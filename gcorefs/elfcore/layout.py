@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul, sub
 
+from gcorefs.arch.machine import Machine
 from gcorefs.elfcore import elf
 from gcorefs.elfcore.pieces import Pieces
-from gcorefs.elfcore.regsets import Machine
 from gcorefs.elfcore.segments import ZEROS, Column, Loads
 
 
@@ -49,7 +49,7 @@ class Layout:
     """The file of one snapshot: its header pages, and the way from an offset to memory."""
 
     def __init__(self, machine: Machine, loads: Loads, notes: Pieces) -> None:
-        form = machine.elf_class
+        form = elf.CLASSES[machine.word_size]
         self.phnum = phnum = len(loads.vaddr) + 1
         shnum = 2 if phnum >= elf.PN_XNUM else 0
         shoff = form.ehdr_size + phnum * form.phdr_size

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
-from gcorefs.elfcore.elf import ELF32, ELF64, PAGE_SIZE, ElfClass, pack_note
+from gcorefs.arch.machine import NT_PRSTATUS, Machine, Regset
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.elf import CLASSES, ELF32, ELF64, ElfClass, pack_note
 from gcorefs.elfcore.pieces import Packed, Pieces, Shelf
 from gcorefs.elfcore.provenance import Provenance
-from gcorefs.elfcore.regsets import NT_PRSTATUS, Machine, Regset
 from gcorefs.elfcore.vma import Vma
 
 NT_PRPSINFO = 3
@@ -150,7 +151,7 @@ def pack_regsets(sets: Iterable[tuple[Regset, bytes]]) -> bytes:
 
 def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
     """NT_PRSTATUS: fs/binfmt_elf.c, fill_prstatus."""
-    form = machine.elf_class
+    form = CLASSES[machine.word_size]
     times: list[int] = []
     for microseconds in thread.times:
         times += divmod(microseconds, 1_000_000)
@@ -178,7 +179,7 @@ def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
 
 def pack_prpsinfo(machine: Machine, info: ProcessInfo) -> bytes:
     """NT_PRPSINFO: fs/binfmt_elf.c, fill_psinfo."""
-    form = machine.elf_class
+    form = CLASSES[machine.word_size]
     # The kernel numbers the bits of task->__state; its letters begin alike, and anything
     # past the sixth is shown as a dot.
     number = "RSDTZW".find(info.state)
@@ -212,7 +213,7 @@ def pack_auxv(machine: Machine, vector: bytes) -> bytes:
     /proc counts in words of its own, and of 32-bit ones shows some that follow
     (fs/proc/base.c, auxv_read).
     """
-    word = machine.elf_class.word
+    word = CLASSES[machine.word_size].word
     pair = struct.Struct(f"<2{word}")
     for at in range(0, len(vector) - pair.size + 1, pair.size):
         if pair.unpack_from(vector, at)[0] == 0:
@@ -233,7 +234,7 @@ def pack_files(
     numbers = [len(files), PAGE_SIZE]
     for vma, _ in files:
         numbers += (vma.start, vma.end, vma.offset // PAGE_SIZE)
-    desc = struct.pack(f"<{len(numbers)}{machine.elf_class.word}", *numbers)
+    desc = struct.pack(f"<{len(numbers)}{CLASSES[machine.word_size].word}", *numbers)
     desc += b"".join(path + b"\0" for _, path in files)
     return pack_note(CORE, NT_FILE, desc) if len(desc) < limit else b""
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.elf import pack_note
-from gcorefs.elfcore.xsave import XsaveAccount
 
 GCOREFS = b"GCOREFS"
 NT_GCOREFS = int.from_bytes(b"GCOR", "big")

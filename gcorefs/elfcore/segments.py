@@ -17,7 +17,8 @@ from math import isqrt
 from operator import mul, sub
 from typing import TypeAlias
 
-from gcorefs.elfcore.elf import ELF64, PAGE_SIZE, ElfClass, page_up
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.elf import ELF64, ElfClass, page_up
 
 # Of the populated bytes of mappings that have holes: what zeros between them may take.  Of many it
 # is less: a quarter of four gibibytes would cost more than some thousand program headers do.

@@ -25,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile, StatusTexts
 from gcorefs.mount.held import Held
@@ -370,7 +371,7 @@ class GcoreFS(ReadOnly):
     @_answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = procfs.PAGE_SIZE
+        data.f_bsize = data.f_frsize = PAGE_SIZE
         data.f_namemax = 10
         return data
 

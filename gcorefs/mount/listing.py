@@ -6,7 +6,6 @@ us.  Hence all of it is read in threads, under a bound, and never in the event l
 """
 
 import contextlib
-import functools
 import os
 import re
 import time
@@ -16,6 +15,8 @@ from typing import TypeVar, cast
 
 import trio
 
+from gcorefs.arch import HOST
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
 from gcorefs.elfcore.segments import most_bytes
@@ -23,7 +24,7 @@ from gcorefs.elfcore.vma import MapsError
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
-from gcorefs.process import procfs, syscalls
+from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.procfile import is_kernels_own
 from gcorefs.process.procfs import Process
@@ -46,10 +47,6 @@ _MOST_OF_A_USER = 100
 
 _MOST_FILES = 256
 """Files behind shared mappings that one estimate asks for; of others it goes by the name."""
-
-_XSTATE_AT_LEAST = 2704  # of the layouts that gdb knows (policy.py, XState)
-_XSTATE_AT_MOST = 11008  # where the processor does not tell: with AMX
-_FPREGSET = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,7 @@ def counters_are_behind(release: str, processors: int, threads: int) -> int:
     # lib/percpu_counter.c, percpu_counter_batch; before, mm/memory.c, TASK_RSS_EVENTS_THRESH.
     by_processor = max(32, 2 * processors) * processors
     pages = by_processor if version >= (6, 2) else 64 * threads
-    return pages * procfs.PAGE_SIZE
+    return pages * PAGE_SIZE
 
 
 def estimate(found: Look, keeps_lost_files: bool) -> int:
@@ -162,7 +159,7 @@ def estimate(found: Look, keeps_lost_files: bool) -> int:
         return 0
     try:
         surroundings = Surroundings(
-            _registers(),
+            HOST.register_bytes(),
             procfs.shmem_device().encode("ascii"),
             keeps_lost_files,
             tells_pages=_is_told(f"{found.tid}/pagemap"),
@@ -186,7 +183,7 @@ def rough_estimate(found: Look) -> int:
     """The same where its mappings are not shown."""
     if not found.counters.mapped:
         return 0
-    notes = found.counters.threads * 2 * _registers()
+    notes = found.counters.threads * 2 * HOST.register_bytes()
     return most_bytes(found.resident + found.counters.anonymous, found.counters.mapped) + notes
 
 
@@ -197,17 +194,6 @@ def _files_of(tid: int) -> Callable[[int, int], MappedFile | None]:
         return None if next(left, None) is None else procfs.mapped_file(tid, start, end)
 
     return ask
-
-
-@functools.cache
-def _registers() -> int:
-    """Bytes of the floating point and vector registers of a thread, at the most: cpuid tells what
-    XSAVE needs for those that are enabled."""
-    try:
-        xstate = max(syscalls.cpuid(0xD, 0)[1], _XSTATE_AT_LEAST)
-    except OSError:  # executing from a memfd is not allowed here
-        xstate = _XSTATE_AT_MOST
-    return _FPREGSET + xstate
 
 
 def _at_once(question: Callable[[], T]) -> T:

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import trio
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.core import Core
-from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
 from gcorefs.mount.buffers import Buffers

@@ -17,7 +17,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 
-from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason

@@ -5,7 +5,7 @@ What can be known beforehand is said beforehand: a process that is refused is ne
 
 import os
 
-from gcorefs.elfcore.regsets import MACHINES
+from gcorefs.arch import machine_of
 from gcorefs.process import access, procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, named, told
@@ -51,7 +51,7 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
             raise ProcessError(Reason.DENIED, pid, named(error)) from error
         if procfs.is_dumping_core(pid):
             raise ProcessError(Reason.DUMPING, pid)
-    if (os.uname().machine, is_32_bit) not in MACHINES:
+    if machine_of(is_32_bit) is None:
         raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)
     if holder and holder != os.getpid():  # ours: a stop that the opener is about to join
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")

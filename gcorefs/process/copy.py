@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
 from gcorefs.process import cgroups, procfs, syscalls
@@ -27,7 +28,7 @@ from gcorefs.process.patience import ask_each
 from gcorefs.process.threads import NoThread, start_thread
 
 _RESERVED_SHARE = 16
-_RESERVE = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_SIZE // _RESERVED_SHARE
+_RESERVE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // _RESERVED_SHARE
 """Bytes that are left to all others; of a cgroup's limit the same share is."""
 
 _PIECE = 16 << 20
@@ -71,7 +72,7 @@ class Copy:
     def __init__(self, room: Room) -> None:
         self._room = room
         # Not shared, which it would be by default: such memory has no huge pages.
-        self._map = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._map = mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # When it is really gone: a read that nobody waits for any more may still be in it.
         weakref.finalize(self._map, _give_back, room, charges := [0]).atexit = False
         self._charges = charges
@@ -98,7 +99,7 @@ class Copy:
 
     def fit(self, size: int) -> None:
         """Room for `size` bytes, no less and not much more.  NotCopied; what there is stays."""
-        size = max(page_up(size), mmap.PAGESIZE)
+        size = max(page_up(size), PAGE_SIZE)
         (charged,) = self._charges
         if size > charged:
             self._room.take(size, size - charged)

@@ -26,7 +26,8 @@ another; a page that this process has in memory alone and another process swappe
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from gcorefs.elfcore.elf import PAGE_SIZE, page_up
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.pagemap import ANONYMOUS, NOT_EXCLUSIVE, Pagemap
 

@@ -1,6 +1,7 @@
 """What the filter has to know of a mapping beyond smaps (elfcore/filter.py, Facts)."""
 
-from gcorefs.elfcore.elf import PAGE_SIZE, notes_end
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.elf import notes_end
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.absent import MayWait, NotBrought
 from gcorefs.process.mapped_files import LostFiles, MappedFiles

@@ -7,7 +7,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.arch.page import PAGE_SIZE
 
 _MOST_RANGES = 100_000
 

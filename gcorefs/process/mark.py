@@ -12,9 +12,9 @@ map it: so users can keep gcorefs away from their own processes, and from nobody
 """
 
 import errno
-import mmap
 import os
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.procfile import explained
 
@@ -26,8 +26,8 @@ def mark() -> None:
     """Mark this process, until it ends or calls execve(2)."""
     fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
     try:
-        os.write(fd, bytes(mmap.PAGESIZE))  # the unit denies ftruncate(2)
-        syscalls.map_at(_START, fd, mmap.PAGESIZE)
+        os.write(fd, bytes(PAGE_SIZE))  # the unit denies ftruncate(2)
+        syscalls.map_at(_START, fd, PAGE_SIZE)
     except OSError as error:
         if error.errno != errno.EEXIST:  # it is marked already
             raise
@@ -41,7 +41,7 @@ def is_marked(tid: int) -> bool:
     False also where /proc does not show it: whom it is not shown to may not trace it either.
     """
     try:
-        os.lstat(procfs.map_file(tid, _START, _START + mmap.PAGESIZE))
+        os.lstat(procfs.map_file(tid, _START, _START + PAGE_SIZE))
     except OSError as error:
         reason = explained(error, f"{tid}/map_files")
         if isinstance(reason, (FileNotFoundError, PermissionError)):

@@ -19,7 +19,7 @@ through /proc/PID/mem, and what a disk has to bring as well; any other such page
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.segments import ZEROS, Column
 from gcorefs.process.absent import Absent, MayWait, NotBrought
 from gcorefs.process.copy_on_write import CopyOnWrite

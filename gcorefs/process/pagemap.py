@@ -17,7 +17,8 @@ from array import array
 from collections.abc import Sequence
 from threading import Thread
 
-from gcorefs.elfcore.elf import PAGE_SIZE
+from gcorefs.arch import HOST
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
 from gcorefs.process import procfile, procfs
 from gcorefs.process.errors import named
@@ -51,8 +52,6 @@ HUGE = 1 << 6
 GUARD = 1 << 8
 """Linux 6.15."""
 _REGIONS_AT_ONCE = 4096
-# Of user space with four levels of page tables (asm/page_64.h, TASK_SIZE_MAX).
-_END = (1 << 47) - PAGE_SIZE
 _WORDS_OF_REGION = 3
 
 
@@ -83,7 +82,7 @@ class Pagemap:
 
     def _find_all(self) -> None:
         with contextlib.suppress(OSError):  # whoever asks for runs will see it again
-            self._all = self._scan_populated(0, _END)
+            self._all = self._scan_populated(0, HOST.address_space_end)
 
     def flags(self, address: int, length: int) -> bytes:
         """The highest byte of the entry of each page that the range touches.
@@ -117,7 +116,7 @@ class Pagemap:
         """
         if self._ahead is not None:
             self._ahead.join()
-            if self._all is not None and ranges[-1][1] <= _END:
+            if self._all is not None and ranges[-1][1] <= HOST.address_space_end:
                 return self._all
         found = self._scan_populated(ranges[0][0], ranges[-1][1])
         if found is not None:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gcorefs.arch import machine_of
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.filter import DEFAULT
 from gcorefs.elfcore.vma import Vma, parse_pieces
 from gcorefs.process import syscalls
@@ -47,7 +49,6 @@ PF_IO_WORKER = 0x00000010
 PF_USER_WORKER = 0x00004000
 
 TICKS = os.sysconf("SC_CLK_TCK")
-PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
 class FormatError(ValueError):
@@ -488,11 +489,6 @@ def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
     return parse_system_call(_read_of(pid, tid, "syscall"))
 
 
-# open, creat, openat, openat2 of arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl.
-_OPEN_CALLS = frozenset((2, 85, 257, 437))
-_OPEN_CALLS_32 = frozenset((5, 8, 295, 437))
-
-
 def is_opening(tid: int) -> bool:
     """True where a thread that waits in a request of FUSE does so in open(2).
 
@@ -501,10 +497,10 @@ def is_opening(tid: int) -> bool:
     """
     try:
         call = system_call(tid, tid)
-        calls = _OPEN_CALLS_32 if is_32_bit(tid) else _OPEN_CALLS
+        machine = machine_of(is_32_bit(tid))
     except OSError:
         return False
-    return call is not None and call[0] in calls
+    return call is not None and machine is not None and call[0] in machine.opening
 
 
 def file_note_limit() -> int | None:

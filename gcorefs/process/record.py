@@ -4,25 +4,18 @@ Everything here is called by the tracer's own thread, for a tracee that stands (
 """
 
 import errno
-import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from gcorefs.arch import MACHINES, cpuid, machine_of
+from gcorefs.arch.machine import NT_PRFPREG, NT_PRSTATUS, Machine, Regset
+from gcorefs.arch.x86_64 import X86_64
+from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 from gcorefs.elfcore.notes import pack_regsets
 from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
-from gcorefs.elfcore.regsets import (
-    MACHINES,
-    NT_PRFPREG,
-    NT_PRSTATUS,
-    NT_X86_XSTATE,
-    X86_64,
-    Machine,
-    Regset,
-)
-from gcorefs.elfcore.xsave import XStates
 from gcorefs.policy import DEFAULT, XState
 from gcorefs.process import procfs, restart, syscalls
 from gcorefs.process.errors import ProcessError, Reason
@@ -68,7 +61,7 @@ class Recorder:
     """Records the threads of one process, one after the other."""
 
     def __init__(self, pid: int, xstate: XState = DEFAULT.xstate) -> None:
-        self.xstates = XStates(xstate == "raw", syscalls.cpuid)
+        self.xstates = XStates(xstate == "raw", cpuid.cpuid)
         self.machine: Machine = X86_64
         """What kind of process it is, once `learn_machine` has been asked."""
         self._pid = pid
@@ -83,7 +76,7 @@ class Recorder:
 
     def learn_machine(self, tid: int) -> None:
         """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""
-        machine = MACHINES.get((os.uname().machine, procfs.is_32_bit(tid)))
+        machine = machine_of(procfs.is_32_bit(tid))
         if machine is None:
             raise ProcessError(Reason.FOREIGN, self._pid)
         self._use(machine)
@@ -93,7 +86,7 @@ class Recorder:
         self.machine = machine
         self._regsets = list(machine.regsets)
         self._general_size = machine.general_size
-        word = machine.elf_class.word_size
+        word = machine.word_size
         at = machine.offset(machine.call_result)
         self._result = slice(at, at + word)
         suspects = restart.SUSPECT_RESULTS
@@ -115,7 +108,7 @@ class Recorder:
             partial(syscalls.has_seccomp_filter, tid),
         ):
             # The record keeps the register as it was found.
-            syscalls.poke_user(tid, restart.RESULT_IN_USER, -restart.ERESTARTNOHAND)
+            self._write_result(tid, -restart.ERESTARTNOHAND)
         sets = list(self._sets(tid, has_other_view))
         return Record(
             tid,
@@ -126,6 +119,13 @@ class Recorder:
             signal_number,
             any(regset is _KEPT for regset, _ in sets),
         )
+
+    def _write_result(self, tid: int, value: int) -> None:
+        """The result of the system call that a thread has left."""
+        offset = self.machine.result_in_user
+        if offset is None:
+            raise ProcessError(Reason.FOREIGN, self._pid)
+        syscalls.poke_user(tid, offset, value)
 
     def _sets(self, tid: int, has_other_view: bool) -> Iterator[tuple[Regset, bytes]]:
         """Every set that the core has of a thread, in the order of the notes."""
@@ -143,7 +143,7 @@ class Recorder:
         """One set as the core has it, empty where it does not."""
         try:
             if has_other_view and regset.note == NT_PRFPREG:
-                data = syscalls.get_float_registers(tid, self._buffer)
+                data = syscalls.get_float_registers(tid, regset.size, self._buffer)
             else:
                 data = syscalls.get_regset(tid, regset.note, self._buffer)
         except OSError as error:
@@ -162,6 +162,6 @@ class Recorder:
         32-bit code in a 64-bit process has 64-bit registers all the same: those are what the
         kernel's core has of it.  The other way round there is nothing that would fit.
         """
-        if self.machine is not X86_64 or procfs.is_32_bit(tid):
+        if not self.machine.has_getregs or procfs.is_32_bit(tid):
             raise ProcessError(Reason.FOREIGN, self._pid)
-        return syscalls.get_registers(tid, self._buffer)
+        return syscalls.get_registers(tid, self._general_size, self._buffer)

@@ -1,5 +1,5 @@
 """Everything that ctypes is needed for: ptrace(2), wait4(2), process_vm_readv(2), the
-per-thread forms of the credential calls, and CPUID.
+per-thread forms of the credential calls.
 
 Two ways into libc.  A call through CDLL lets go of the interpreter lock and must win it
 back: 1,000 threads took 16 ms to stop alone and 11 s beside one busy Python thread.  A call
@@ -57,6 +57,8 @@ from array import array
 from collections.abc import Sequence
 from signal import SIG_UNBLOCK, SIGURG, pthread_sigmask
 from typing import NamedTuple
+
+from gcorefs.arch import HOST
 
 _quick = ctypes.PyDLL(None, use_errno=True)
 _sleeping = ctypes.CDLL(None, use_errno=True)
@@ -182,22 +184,22 @@ def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:
     return buffer.view[: vector.length].tobytes()
 
 
-def get_registers(tid: int, buffer: RegsetBuffer) -> bytes:
-    """struct user_regs_struct of a stopped thread, as a 64-bit program has it: x86-64.
+def get_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
+    """struct user_regs_struct of a stopped thread, `size` bytes, as a program like ours has it.
 
     PTRACE_GETREGSET goes by the code segment in which the thread runs just now, this and the
     next by who asks (arch/x86/kernel/ptrace.c, arch_ptrace and task_user_regset_view).  ESRCH.
     """
     if _ptrace(PTRACE_GETREGS, tid, None, buffer.address) < 0:
         raise _fail()
-    return buffer.view[: 27 * 8].tobytes()
+    return buffer.view[:size].tobytes()
 
 
-def get_float_registers(tid: int, buffer: RegsetBuffer) -> bytes:
+def get_float_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
     """struct user_fpregs_struct, in the same way.  ESRCH."""
     if _ptrace(PTRACE_GETFPREGS, tid, None, buffer.address) < 0:
         raise _fail()
-    return buffer.view[:512].tobytes()
+    return buffer.view[:size].tobytes()
 
 
 class _SyscallInfo(ctypes.Structure):
@@ -260,7 +262,7 @@ def get_signal_mask(tid: int) -> int:
     return answers.mask.value
 
 
-_SYS_GET_ROBUST_LIST = 274  # x86-64
+_SYS_GET_ROBUST_LIST = HOST.call("get_robust_list")
 _get_robust_list = _sleeping["syscall"]
 
 
@@ -509,7 +511,7 @@ def cached_stat(path: str | bytes, follow: bool = True) -> FileStat:
     return FileStat(mode, links, size, is_dax, identity, modified, blocks * _STATX_BLOCK)
 
 
-_SYS_MEMFD_SECRET = 447
+_SYS_MEMFD_SECRET = HOST.call("memfd_secret")
 
 
 def memfd_secret() -> int:
@@ -521,11 +523,11 @@ def memfd_secret() -> int:
 
 
 # Credentials of the calling thread alone.  libc's wrappers change every thread of the
-# process (nptl(7)), so these go to the kernel directly.  Numbers: x86-64.
-_SYS_SETRESUID = 117
-_SYS_SETGROUPS = 116
-_SYS_SETRESGID = 119
-_SYS_CAPSET = 126
+# process (nptl(7)), so these go to the kernel directly.
+_SYS_SETRESUID = HOST.call("setresuid")
+_SYS_SETGROUPS = HOST.call("setgroups")
+_SYS_SETRESGID = HOST.call("setresgid")
+_SYS_CAPSET = HOST.call("capset")
 _CAPABILITY_VERSION_3 = 0x20080522
 _UNCHANGED = 0xFFFFFFFF
 
@@ -556,48 +558,10 @@ def set_thread_capabilities(effective: int) -> None:
     _raw(_SYS_CAPSET, header, data)
 
 
-# mov %rdi,%r8; mov %esi,%eax; mov %edx,%ecx; push %rbx; cpuid; mov %eax,(%r8);
-# mov %ebx,4(%r8); mov %ecx,8(%r8); mov %edx,12(%r8); pop %rbx; ret
-_CPUID_CODE = bytes.fromhex("4989f8 89f0 89d1 53 0fa2 418900 41895804 41894808 4189500c 5b c3")
-
-
-@functools.cache
-def cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-    """eax, ebx, ecx and edx of CPUID.
-
-    The XSAVE layout stands nowhere in /proc, and /dev/cpu/*/cpuid is rarely there.  The code
-    lies in a memfd, mapped without write permission, so that systemd's
-    MemoryDenyWriteExecute= has nothing against it.  OSError where executing is not allowed.
-    """
-    fd = os.memfd_create("gcorefs-cpuid", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, _CPUID_CODE)
-        code = _map_code(fd, len(_CPUID_CODE))
-    finally:
-        os.close(fd)
-    try:
-        out = (ctypes.c_uint32 * 4)()
-        call = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)(code)
-        call(ctypes.addressof(out), leaf, subleaf)
-    finally:
-        _munmap(code, mmap.PAGESIZE)
-    return out[0], out[1], out[2], out[3]
-
-
 _mmap = _quick["mmap"]
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
 _mmap.restype = ctypes.c_void_p
-_munmap = _quick["munmap"]
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FAILED = ctypes.c_void_p(-1).value
-
-
-def _map_code(fd: int, length: int) -> int:
-    # mmap.mmap gives no address of a mapping that cannot be written.
-    address = _mmap(None, length, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, fd, 0)
-    if address is None or address == _MAP_FAILED:
-        raise _fail()
-    return int(address)
 
 
 # include/uapi/asm-generic/mman-common.h

@@ -30,8 +30,8 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 
-from gcorefs.elfcore.regsets import Machine
-from gcorefs.elfcore.xsave import XsaveAccount
+from gcorefs.arch.machine import Machine
+from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.policy import DEFAULT, XState
 from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason

@@ -23,6 +23,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.process import procfs
@@ -113,7 +114,7 @@ class _Guards(enum.Enum):
 @functools.cache
 def _guards_of_this_kernel() -> _Guards:
     """By a guard of our own: no number of a version tells what was brought to an older one."""
-    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+    with mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         try:
             memory.madvise(_MADV_GUARD_INSTALL)
         except OSError:

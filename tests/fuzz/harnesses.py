@@ -18,15 +18,18 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["gcorefs"]):
+    from gcorefs.arch import MACHINES
+    from gcorefs.arch.machine import Machine
+    from gcorefs.arch.x86_64 import X86_64
+    from gcorefs.arch.xsave import xsave_components
     from gcorefs.cli import picture
     from gcorefs.elfcore import notes, space
     from gcorefs.elfcore.corefile import CoreError, read_core
+    from gcorefs.elfcore.elf import CLASSES
     from gcorefs.elfcore.layout import Layout, Source
     from gcorefs.elfcore.pieces import Pieces
-    from gcorefs.elfcore.regsets import MACHINES, Machine
     from gcorefs.elfcore.segments import Segment, load, that_fit
     from gcorefs.elfcore.vma import MapsError, parse_smaps
-    from gcorefs.elfcore.xsave import xsave_components
     from gcorefs.mount.names import pid_of, pid_written
     from gcorefs.mount.options import Options, parse
     from gcorefs.mount.server import MountError, mounts_in
@@ -163,7 +166,7 @@ def xsave(data: bytes) -> None:
 
 @harness((), b"\0" * 216, struct.pack("<27q", *([-4] * 27)), struct.pack("<17i", *([-4] * 17)))
 def registers(data: bytes) -> None:
-    for machine, calls in product(MACHINES.values(), restart.CALLS):
+    for machine, calls in product(MACHINES.values(), X86_64.conventions):
         # What is no whole set of registers is refused before (tracer.py, _record).
         general = data[: machine.general_size].ljust(machine.general_size, b"\0")
         result = machine.word(general, machine.call_result)
@@ -209,7 +212,7 @@ def _segments(provider: atheris.FuzzedDataProvider, machine: Machine) -> list[Se
     for _ in range(provider.ConsumeIntInRange(0, 20)):
         address += provider.ConsumeIntInRange(0, 1 << 40) << 12
         pages = provider.ConsumeIntInRange(1, 1 << 20)
-        if address + (pages << 12) > machine.elf_class.most:
+        if address + (pages << 12) > machine.most:
             break
         kept = provider.PickValueInList([0, pages, 1])
         starts, ends = array("Q"), array("Q")
@@ -232,7 +235,7 @@ def extents(data: bytes) -> None:
     provider = atheris.FuzzedDataProvider(data)
     machine = _machine(provider)
     segments = _segments(provider, machine)
-    loads = load(that_fit(machine.elf_class, segments, 1 << 20))
+    loads = load(that_fit(CLASSES[machine.word_size], segments, 1 << 20))
     layout = Layout(machine, loads, Pieces([bytes(provider.ConsumeIntInRange(0, 10000))]))
     populated = sum(each.populated for each in segments)
     assert layout.size <= len(layout.header) + populated * 3 // 2 + (1 << 26)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.regsets import I386, MACHINES, X86_64
+from gcorefs.arch import MACHINES
+from gcorefs.arch.i386 import I386
+from gcorefs.arch.x86_64 import X86_64
 from gcorefs.process import admission, procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.tracer import Tracer

@@ -9,7 +9,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from gcorefs.elfcore.regsets import X86_64
+from gcorefs.arch.x86_64 import X86_64
 from gcorefs.process import procfs
 from tests.conftest import Target
 from tests.live.accounts import assert_free, await_rounds, held, report

@@ -17,8 +17,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
+from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.layout import Source
-from gcorefs.elfcore.regsets import X86_64
 from gcorefs.policy import Policy
 from gcorefs.process import procfile, procfs, syscalls, tracer
 from gcorefs.process.errors import ProcessError, Reason

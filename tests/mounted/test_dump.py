@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.elfcore.regsets import NT_PRSTATUS
+from gcorefs.arch.machine import NT_PRSTATUS
 from gcorefs.process import procfs
 from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_asleep
 from tests.mounted.conftest import (

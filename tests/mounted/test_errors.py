@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.process import procfs
 from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import (
@@ -142,7 +143,7 @@ def test_a_failed_file_costs_the_server_nothing_however_often_it_is_read(
             for _ in range(10_000):
                 reads += errno_of(lambda: os.read(fd, 1)) == errno.EBUSY
         assert reads == 20_000
-        assert (procfs.stat(server).resident - before) * procfs.PAGE_SIZE < 1 << 20
+        assert (procfs.stat(server).resident - before) * PAGE_SIZE < 1 << 20
 
 
 def test_a_parent_hears_of_a_death_while_the_file_is_open(

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, Origin, Provenance
-from gcorefs.elfcore.regsets import X86_64
 from gcorefs.elfcore.segments import Segment, load
 from gcorefs.elfcore.vma import Kind, Vma, VmFlag
 

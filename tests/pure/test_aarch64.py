@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.arch import MACHINES
+from gcorefs.arch.aarch64 import AARCH64
+from gcorefs.arch.machine import Regset
 from gcorefs.elfcore import notes
-from gcorefs.elfcore.aarch64 import AARCH64
 from gcorefs.elfcore.elf import ELF64
 from gcorefs.elfcore.notes import ProcessIds, Thread
-from gcorefs.elfcore.regsets import MACHINES, Regset
 from tests.pure.structures import Siginfo, Timeval, unpack
 
 Quadword = ctypes.c_uint64 * 2

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.corefile import Core, CoreError, Load, read_core
-from gcorefs.elfcore.elf import PAGE_SIZE, pack_note
+from gcorefs.elfcore.elf import pack_note
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.provenance import FactsError, parse
 from gcorefs.elfcore.segments import Segment

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore import filter as rules
-from gcorefs.elfcore.elf import PAGE_SIZE, PF_R, PF_W
-from gcorefs.elfcore.filter import HUGE_PAGE_SIZE, LeftOut, Share
+from gcorefs.elfcore.elf import PF_R, PF_W
+from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.vma import Vma, VmFlag, vm_flags
 from tests.pure.smaps import make_vma
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gcorefs"
 
 ROOMS = (
+    "arch",
     "elfcore",
     "option",
     "policy",
@@ -48,7 +49,7 @@ RESERVED = {
     "rich": ("cli",),
     "sdnotify": ("cli",),
     "elftools": ("elfcore.corefile",),
-    "ctypes": ("process.syscalls", "process.tracer"),
+    "ctypes": ("arch.cpuid", "process.syscalls", "process.tracer"),
 }
 
 # A name that says nothing gathers everything.

@@ -11,10 +11,10 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.arch.i386 import I386
 from gcorefs.elfcore import notes
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.regsets import I386
 from gcorefs.elfcore.segments import Loads
 from tests.pure.smaps import make_vma
 from tests.pure.structures import (

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.process import procfs
 from gcorefs.process.procfs import (
     FormatError,
@@ -248,7 +249,7 @@ def test_without_meminfo_what_nobody_uses_is_available(
 ) -> None:
     system_file(monkeypatch, content)
     monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 3}.__getitem__)
-    assert procfs.available_memory() == 3 * procfs.PAGE_SIZE
+    assert procfs.available_memory() == 3 * PAGE_SIZE
 
 
 def test_available_memory_is_told_in_kib(monkeypatch: pytest.MonkeyPatch) -> None:

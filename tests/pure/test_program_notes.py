@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import (
     ELF32,
     ELF64,
     ET_CORE,
     ET_DYN,
-    PAGE_SIZE,
     PT_LOAD,
     PT_NOTE,
     ElfClass,

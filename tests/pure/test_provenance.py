@@ -6,8 +6,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.arch.xsave import Component, XsaveAccount, XsaveLayout
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
-from gcorefs.elfcore.xsave import Component, XsaveAccount, XsaveLayout
 from tests.pure.structures import unpack
 
 HOWS: list[How] = ["stopped", "partial", "zero", "omitted"]

@@ -7,22 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore.regsets import (
-    I386,
-    MACHINES,
-    NT_386_TLS,
-    X86_64,
-    Machine,
-)
-from gcorefs.elfcore.xsave import xsave_components
+from gcorefs.arch import MACHINES
+from gcorefs.arch.i386 import I386, NT_386_TLS
+from gcorefs.arch.machine import Machine
+from gcorefs.arch.x86_64 import X86_64
+from gcorefs.arch.x86_calls import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386_CALLS, X86_64_CALLS
+from gcorefs.arch.xsave import xsave_components
 from gcorefs.process import restart
-from gcorefs.process.restart import (
-    AUDIT_ARCH_I386,
-    AUDIT_ARCH_X86_64,
-    I386_CALLS,
-    X86_64_CALLS,
-    needs_restart,
-)
+from gcorefs.process.restart import needs_restart
 
 # struct user_regs_struct of sys/user.h: byte offsets that debuggers have by heart.
 OFFSETS = {
@@ -283,9 +275,9 @@ def test_a_call_is_looked_for_among_the_numbers_by_which_it_was_made(
 def eintr(machine: Machine, number: int, **arguments: int) -> bytes:
     words = dict.fromkeys(machine.general, 0) | arguments
     words |= {machine.call_result: -errno.EINTR, machine.call_number: number}
-    most = machine.elf_class.most
+    most = machine.most
     values = [value & most for value in words.values()]
-    return struct.pack(f"<{len(values)}{machine.elf_class.word}", *values)
+    return struct.pack(f"<{len(values)}{'I' if machine is I386 else 'Q'}", *values)
 
 
 def test_the_list_names_what_it_numbers() -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore.elf import ELF64, PAGE_SIZE
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.elf import ELF64
 from gcorefs.elfcore.segments import BSS_UNDIVIDED, ZEROS, Loads, Segment, load, most_bytes
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30

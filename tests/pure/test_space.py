@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.cli.picture import Paper, draw, permissions, shares, size
 from gcorefs.elfcore import space
 from gcorefs.elfcore.corefile import Core, read_core
-from gcorefs.elfcore.elf import PAGE_SIZE
 from gcorefs.elfcore.segments import Segment, load
 from gcorefs.elfcore.space import Row
 from gcorefs.elfcore.vma import Vma

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gcorefs.arch.machine import NT_PRFPREG, Regset
+from gcorefs.arch.x86_64 import NT_X86_SHSTK, X86_64
+from gcorefs.arch.xsave import NT_X86_XSTATE, Component, XsaveAccount, XsaveLayout, XStates
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread, pack_regsets
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
-from gcorefs.elfcore.regsets import NT_PRFPREG, NT_X86_SHSTK, NT_X86_XSTATE, X86_64, Regset
-from gcorefs.elfcore.xsave import Component, XsaveAccount, XsaveLayout, XStates
 from tests.pure.processors import (
     APX,
     AVX,

@@ -13,20 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.arch.i386 import I386, NT_PRXFPREG
+from gcorefs.arch.machine import NT_PRFPREG, Machine, Regset
+from gcorefs.arch.x86_64 import X86_64
+from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 from gcorefs.elfcore.layout import Layout as FileLayout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread, pack_regsets
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
-from gcorefs.elfcore.regsets import (
-    I386,
-    NT_PRFPREG,
-    NT_PRXFPREG,
-    NT_X86_XSTATE,
-    X86_64,
-    Machine,
-    Regset,
-)
 from gcorefs.elfcore.segments import load
-from gcorefs.elfcore.xsave import XStates
 from tests.pure.processors import LAYOUTS, Layout, State, cpuid_of, full
 from tests.readers.corefile import Core
 from tests.readers.debuggers import ask_bytes, bytes_shown, run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import syscalls
+from gcorefs.arch import cpuid as processor
 from tests.conftest import Mount, Target, wait_until_asleep
 from tests.mounted.conftest import opened, whole
 from tests.readers.corefile import X86_XSAVE_LAYOUT, Core
@@ -108,14 +108,14 @@ def test_what_does_not_fit_is_kept_as_the_kernel_has_it(
 ) -> None:
     target = spawn("registers", 3, "blocked")
     raw = [note for note in Core(dump(target.pid, xstate="raw")).all_notes if note.kind == XSTATE]
-    true_cpuid = syscalls.cpuid
+    true_cpuid = processor.cpuid
 
     def cpuid(leaf: int, subleaf: int) -> tuple[int, ...]:
         """Of a processor whose AVX registers are larger than any that gdb knows."""
         size, offset, *rest = true_cpuid(leaf, subleaf)
         return (size + 64 if subleaf == AVX else size), offset, *rest
 
-    monkeypatch.setattr(syscalls, "cpuid", cpuid)
+    monkeypatch.setattr(processor, "cpuid", cpuid)
     core = Core(dump(target.pid))
     found = [note for note in core.all_notes if note.kind in (XSTATE, KEPT)]
     # The main thread may have nothing in its registers; the others have.

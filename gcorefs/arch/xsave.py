@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+NT_X86_XSTATE = 0x202
+"""include/uapi/linux/elf.h"""
+
 _LEGACY_AND_HEADER = 576
 _SW_RESERVED = slice(464, 472)
 """The features that the kernel saves, as XCR0 has them; the other 40 bytes up to 512 are zeros

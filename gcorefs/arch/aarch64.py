@@ -1,12 +1,14 @@
-"""The registers of aarch64.  NOT YET RUN on such a machine, which is refused like any other.
+"""Processes of 64 bits on aarch64.  NOT YET RUN on such a machine, which is refused like any other.
 
 Written from the kernel's sources and held against its structures by the tests, nothing more.
-Beside this table a first run there needs, in process/: the numbers of system calls, a list of
-calls for restart.py, and another way than PTRACE_POKEUSER, which that kernel does not have.
+Beside this table a first run there needs the numbers of system calls, and another way to
+write a result than PTRACE_POKEUSER, which that kernel does not have.
 """
 
-from gcorefs.elfcore import elf
-from gcorefs.elfcore.regsets import NT_PRFPREG, Machine, Regset
+from gcorefs.arch.machine import NT_PRFPREG, Convention, Host, Machine, Regset
+
+EM_AARCH64 = 183  # include/uapi/linux/elf-em.h
+AUDIT_ARCH_AARCH64 = 0xC00000B7  # include/uapi/linux/audit.h
 
 # include/uapi/linux/elf.h
 NT_ARM_TLS = 0x401
@@ -27,6 +29,7 @@ NT_ARM_POE = 0x40F
 NT_ARM_GCS = 0x410
 
 _LINUX = b"LINUX"
+_ARGUMENTS = ("x0", "x1", "x2", "x3", "x4", "x5")
 
 # Vector lengths are counted in quadwords of 16 bytes; the architecture has room for 16 of them
 # (arch/arm64/include/asm/fpsimd.h, ARCH_SVE_VQ_MAX and SME_VQ_MAX).
@@ -55,8 +58,8 @@ def za_size(quadwords: int) -> int:
 # the debug registers and, where it is built with CONFIG_CHECKPOINT_RESTORE, the keys too
 # (fs/binfmt_elf.c, fill_thread_core_info).  What a processor lacks gives EINVAL.
 AARCH64 = Machine(
-    elf_machine=elf.EM_AARCH64,
-    elf_class=elf.ELF64,
+    elf_machine=EM_AARCH64,
+    word_size=8,
     # struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
     general=(*(f"x{number}" for number in range(31)), "sp", "pc", "pstate"),
     regsets=(
@@ -82,7 +85,16 @@ AARCH64 = Machine(
     # is SYSTEM_CALL, -1 outside one.
     call_number="x8",
     call_result="x0",
-    call_arguments=("x0", "x1", "x2", "x3", "x4", "x5"),
+    call_arguments=_ARGUMENTS,
     stack_pointer="sp",
     program_counter="pc",
+    conventions={AUDIT_ARCH_AARCH64: Convention({}, _ARGUMENTS)},
+    opening=frozenset(),
+    result_in_user=None,
+)
+
+HOST = Host(
+    address_space_end=1 << 48,  # 48 bits of virtual address (Documentation/arch/arm64/memory.rst)
+    calls={},
+    register_bytes=lambda: sum(each.size for each in AARCH64.regsets),
 )

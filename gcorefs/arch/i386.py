@@ -1,0 +1,61 @@
+"""Processes of 32 bits on x86-64."""
+
+import struct
+
+from gcorefs.arch.machine import NT_PRFPREG, Convention, Machine, Regset
+from gcorefs.arch.x86_calls import (
+    AUDIT_ARCH_I386,
+    AUDIT_ARCH_X86_64,
+    I386_CALLS,
+    I386_OPENING,
+    X86_64_CALLS,
+)
+from gcorefs.arch.xsave import NT_X86_XSTATE
+
+EM_386 = 3
+NT_PRXFPREG = 0x46E62B7F
+NT_386_TLS = 0x200
+NT_386_IOPERM = 0x201
+
+_ARGUMENTS = ("ebx", "ecx", "edx", "esi", "edi", "ebp")
+
+
+def _is_tls_used(entries: bytes) -> bool:
+    """False where none of the thread's own descriptors is set (tls.c, regset_tls_active).
+
+    Each is a struct user_desc: number, base, limit and flags.  One that is not set is "read
+    only" and "not present" (fill_user_desc).
+    """
+    unset = (0, 0, 0x28)
+    return any(entry[1:] != unset for entry in struct.iter_unpack("<4I", entries))
+
+
+I386 = Machine(
+    elf_machine=EM_386,
+    word_size=4,
+    # struct user_regs_struct32, arch/x86/include/asm/user32.h
+    general=(
+        "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax",
+        "eip", "cs", "eflags", "esp", "ss",
+    ),
+    # x86_32_regsets of arch/x86/kernel/ptrace.c.
+    regsets=(
+        Regset(NT_PRFPREG, b"CORE", 108),
+        Regset(NT_PRXFPREG, b"LINUX", 512),
+        Regset(NT_X86_XSTATE, b"LINUX", 1 << 16),
+        Regset(NT_386_TLS, b"LINUX", 48, is_active=_is_tls_used),
+        Regset(NT_386_IOPERM, b"LINUX", 8192),
+    ),
+    call_number="orig_eax",
+    call_result="eax",
+    call_arguments=_ARGUMENTS,
+    stack_pointer="esp",
+    program_counter="eip",
+    conventions={
+        AUDIT_ARCH_I386: Convention(I386_CALLS, _ARGUMENTS),
+        AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, _ARGUMENTS),
+    },
+    opening=I386_OPENING,
+    # rax in struct user (asm/user_64.h): a 64-bit tracer knows the result of a 32-bit thread by it.
+    result_in_user=80,
+)  # fmt: skip

@@ -1,0 +1,132 @@
+"""What a machine is, to those who record its registers and restart its system calls.
+
+A machine is a table: the kernel's user_regset_view of one kind of process (arch/*/kernel/
+ptrace.c), of which fs/binfmt_elf.c writes one note per regset and thread.  Regset 0 is inside
+PRSTATUS.
+"""
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+NT_PRSTATUS = 1
+NT_PRFPREG = 2
+"""include/uapi/linux/elf.h: the two that every machine has."""
+
+_WORDS = {4: "I", 8: "Q"}
+"""The letters of unsigned words (struct)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regset:
+    """One set beyond the general registers, as PTRACE_GETREGSET and the core know it."""
+
+    note: int
+    owner: bytes
+    size: int
+    """The most bytes that it can have."""
+    is_variable: bool = False
+    """Its first word says how many bytes it has."""
+
+    is_active: Callable[[bytes], bool] | None = None
+    """False of bytes that the kernel leaves out of a core, though PTRACE_GETREGSET has them."""
+
+    def cut(self, data: bytes) -> bytes:
+        """The set itself, out of what PTRACE_GETREGSET says that it gave.
+
+        Of a variable one the kernel tells the most that it could have been, and leaves the
+        rest of the buffer as it was (kernel/ptrace.c, ptrace_regset).
+        """
+        if not self.is_variable:
+            return data
+        (size,) = struct.unpack_from("<I", data)
+        return data[: -(-size // 16) * 16]
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """One way to call the kernel, as AUDIT_ARCH_* names it (include/uapi/linux/audit.h)."""
+
+    restarted: Mapping[int, str]
+    """Numbers and names of the calls that return a plain EINTR after a stop, and may be made
+    again (process/restart.py says which these are)."""
+    arguments: tuple[str, ...]
+    """The registers in which the arguments come."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Machine:
+    """One kind of process."""
+
+    elf_machine: int
+    """e_machine of its core (include/uapi/linux/elf-em.h)."""
+    word_size: int
+    """Bytes of an address and of a general register: 4 or 8."""
+    general: tuple[str, ...]
+    """Names of the words of elf_gregset_t, in order."""
+    regsets: tuple[Regset, ...]
+    call_number: str
+    """The word that holds the system call in which a thread sleeps, negative outside one."""
+    call_result: str
+    call_arguments: tuple[str, ...]
+    stack_pointer: str
+    program_counter: str
+    conventions: Mapping[int, Convention]
+    """By AUDIT_ARCH_*, as PTRACE_GET_SYSCALL_INFO says it of a thread: a 64-bit program may call
+    by i386's numbers, and its registers do not tell."""
+    opening: frozenset[int]
+    """The numbers of the calls that open a file."""
+    result_in_user: int | None
+    """Bytes from the beginning of struct user to the result of a system call, by which
+    PTRACE_POKEUSER of a 64-bit tracer writes it.  None: it cannot be written in this way."""
+    has_getregs: bool = False
+    """A thread may run code of the other word size, of which PTRACE_GETREGSET has registers of
+    that size.  PTRACE_GETREGS and PTRACE_GETFPREGS then have those of this machine."""
+
+    @property
+    def most(self) -> int:
+        """The greatest address or register."""
+        return (1 << 8 * self.word_size) - 1
+
+    @property
+    def general_size(self) -> int:
+        return self.word_size * len(self.general)
+
+    def offset(self, name: str) -> int:
+        """Of the word `name` in elf_gregset_t, in bytes."""
+        return self.word_size * self.general.index(name)
+
+    def word(self, general: bytes, name: str) -> int:
+        """The signed value of one word of the general registers."""
+        at = self.offset(name)
+        return int.from_bytes(general[at : at + self.word_size], "little", signed=True)
+
+    def partial(self, number: int, arguments: Sequence[int], sp: int, pc: int) -> bytes:
+        """General registers of a thread of which only its system call is known.
+
+        These are what /proc/TID/syscall tells (fs/proc/base.c, proc_pid_syscall); every other
+        word is 0.
+        """
+        words = dict.fromkeys(self.general, 0)
+        words[self.call_number] = number
+        words.update(zip(self.call_arguments, arguments, strict=False))
+        words[self.stack_pointer] = sp
+        words[self.program_counter] = pc
+        values = (value & self.most for value in words.values())
+        return struct.pack(f"<{len(words)}{_WORDS[self.word_size]}", *values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Host:
+    """What gcorefs has to know of the machine that it runs on itself."""
+
+    address_space_end: int
+    """The first address behind the largest process."""
+    calls: Mapping[str, int]
+    """Numbers of the system calls that gcorefs makes without libc."""
+    register_bytes: Callable[[], int]
+    """The most bytes that the registers of a thread take beyond the general ones."""
+
+    def call(self, name: str) -> int:
+        """The number of a system call; -1 of one that is not known, which gives ENOSYS."""
+        return self.calls.get(name, -1)

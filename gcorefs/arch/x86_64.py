@@ -1,0 +1,83 @@
+"""Processes of 64 bits on x86-64, and what gcorefs has to know of that machine itself."""
+
+import functools
+
+from gcorefs.arch.cpuid import cpuid
+from gcorefs.arch.i386 import NT_386_IOPERM
+from gcorefs.arch.machine import NT_PRFPREG, Convention, Host, Machine, Regset
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.arch.x86_calls import (
+    AUDIT_ARCH_I386,
+    AUDIT_ARCH_X86_64,
+    I386_CALLS,
+    X86_64_CALLS,
+    X86_64_OPENING,
+)
+from gcorefs.arch.xsave import NT_X86_XSTATE
+
+EM_X86_64 = 62
+NT_X86_SHSTK = 0x204
+
+_ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+
+X86_64 = Machine(
+    elf_machine=EM_X86_64,
+    word_size=8,
+    # struct user_regs_struct, arch/x86/include/asm/user_64.h
+    general=(
+        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
+        "rdx", "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base",
+        "gs_base", "ds", "es", "fs", "gs",
+    ),
+    # x86_64_regsets of arch/x86/kernel/ptrace.c.  XSTATE is 11,008 bytes with AMX and may
+    # grow with the processor; PTRACE_GETREGSET says how much it filled.
+    regsets=(
+        Regset(NT_PRFPREG, b"CORE", 512),
+        Regset(NT_386_IOPERM, b"LINUX", 8192),
+        Regset(NT_X86_XSTATE, b"LINUX", 1 << 16),
+        Regset(NT_X86_SHSTK, b"LINUX", 8),
+    ),
+    call_number="orig_rax",
+    call_result="rax",
+    call_arguments=_ARGUMENTS,
+    stack_pointer="rsp",
+    program_counter="rip",
+    conventions={
+        AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, _ARGUMENTS),
+        AUDIT_ARCH_I386: Convention(I386_CALLS, ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp")),
+    },
+    opening=X86_64_OPENING,
+    result_in_user=80,  # rax in struct user, asm/user_64.h
+    has_getregs=True,
+)  # fmt: skip
+
+_FPREGSET = 512
+_XSTATE_AT_LEAST = 2704  # of the layouts that gdb knows (policy.py, XState)
+_XSTATE_AT_MOST = 11008  # where the processor does not tell: with AMX
+
+
+@functools.cache
+def register_bytes() -> int:
+    """Bytes of the floating point and vector registers of a thread, at the most: cpuid tells what
+    XSAVE needs for those that are enabled."""
+    try:
+        xstate = max(cpuid(0xD, 0)[1], _XSTATE_AT_LEAST)
+    except OSError:  # executing from a memfd is not allowed here
+        xstate = _XSTATE_AT_MOST
+    return _FPREGSET + xstate
+
+
+HOST = Host(
+    # With four levels of page tables (asm/page_64.h, TASK_SIZE_MAX).
+    address_space_end=(1 << 47) - PAGE_SIZE,
+    # arch/x86/entry/syscalls/syscall_64.tbl
+    calls={
+        "setgroups": 116,
+        "setresuid": 117,
+        "setresgid": 119,
+        "capset": 126,
+        "get_robust_list": 274,
+        "memfd_secret": 447,
+    },
+    register_bytes=register_bytes,
+)
