@@ -1,7 +1,7 @@
 """Asks a process that stands still for all that its core is made of: Evidence.
 
 Everything here is asked once, after the last thread has stopped, and through a thread that
-lives (procfs.py says why): /proc/TID is served for every thread, though not listed.
+lives (kernel/proc/tasks.py says why): /proc/TID is served for every thread, though not listed.
 """
 
 import contextlib
@@ -17,9 +17,18 @@ from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
 from gcorefs.elfcore.provenance import How, Origin
 from gcorefs.elfcore.vma import Vma
+from gcorefs.kernel.proc import (
+    address_space,
+    current_call,
+    map_files,
+    system_files,
+    task_stat,
+    task_status,
+    user_namespaces,
+)
+from gcorefs.kernel.proc.task_stat import Process, Stat
 from gcorefs.plan import Evidence, MemoryEvidence, ThreadEvidence
 from gcorefs.policy import Policy, Unresponsive
-from gcorefs.process import procfs
 from gcorefs.process.absent import MayWait, NotBrought, source_of
 from gcorefs.process.errors import Reason, told
 from gcorefs.process.facts import MappingFacts
@@ -27,17 +36,16 @@ from gcorefs.process.holes import find_holes
 from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
 from gcorefs.process.memory import Memory
 from gcorefs.process.patience import ask_each
-from gcorefs.process.procfs import Process, Stat
 from gcorefs.process.record import Record
 from gcorefs.process.turns import LINE
 from gcorefs.process.unreadable import unreadable
 
-_MICROSECONDS_PER_TICK = 1_000_000 // procfs.TICKS
+_MICROSECONDS_PER_TICK = 1_000_000 // task_stat.TICKS
 _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
 _TIMES_AT_ONCE = 100
 
 Times = Callable[[Sequence[int]], Sequence[tuple[int, ...]]]
-"""What these threads have used, in ticks (procfs.task_times)."""
+"""What these threads have used, in ticks (task_stat.task_times)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +79,8 @@ class Standstill:
 
 def gather(seen: Standstill, policy: Policy) -> Evidence:
     """What a core of that policy is made of.  ProcessLookupError: the process died meanwhile."""
-    status = procfs.status(seen.process.pid, seen.tid)
-    mask = procfs.coredump_filter(seen.tid)
+    status = task_status.status(seen.process.pid, seen.tid)
+    mask = address_space.coredump_filter(seen.tid)
     memory = _memory(seen, policy, mask)
     LINE.give_way()
     pids = _own_pids(status, "NStgid")
@@ -82,8 +90,8 @@ def gather(seen: Standstill, policy: Policy) -> Evidence:
         info=_info(seen, status, pids),
         threads=_threads(seen, policy.unresponsive, len(pids)),
         memory=memory,
-        auxv=procfs.read_mm(seen.tid, "auxv"),
-        file_note_limit=procfs.file_note_limit() or FILE_NOTE_LIMIT,
+        auxv=address_space.read_mm(seen.tid, "auxv"),
+        file_note_limit=system_files.file_note_limit() or FILE_NOTE_LIMIT,
         circumstances={"coredump_filter": f"{mask:#x}", **_unknown(seen.memory)},
     )
 
@@ -107,7 +115,7 @@ def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
     choose = partial(rules.dump_size if policy.memory == "kernel" else rules.kept_size, mask=mask)
     code = {file_key(vma) for vma in vmas if vma.has_file and vma.flags & PF_X}
     files = MappedFiles(tid)
-    lost = LostFiles(files, procfs.started(seen.process), code)
+    lost = LostFiles(files, task_stat.started(seen.process), code)
     facts = [MappingFacts(memory, pagemap, files, lost, may_wait) for may_wait in (True, False)]
     shares = _shares(tid, vmas, memory, [partial(choose, facts=each) for each in facts])
     sizes = [share.size for share in shares]
@@ -125,7 +133,7 @@ def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
 
 
 def _source(vma: Vma, tid: int) -> str:
-    return source_of(vma, tid, procfs.shmem_device()) or vma.dev
+    return source_of(vma, tid, map_files.shmem_device()) or vma.dev
 
 
 def _shares(
@@ -169,7 +177,7 @@ def _path(vma: Vma, tid: int) -> bytes:
     # (mm/shmem.c, shmem_zero_setup).
     if vma.name.startswith(b"[anon_shmem"):
         return b"/dev/zero (deleted)"
-    return procfs.mapped_path(tid, vma.start, vma.end, vma.name)
+    return map_files.mapped_path(tid, vma.start, vma.end, vma.name)
 
 
 # Threads.
@@ -238,7 +246,7 @@ def _times(seen: Standstill, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
         # A few at a time, and no more after the last reader has gone.
         for start in range(0, len(tids), _TIMES_AT_ONCE):
             LINE.give_way()
-            found += procfs.task_times(pid, tids[start : start + _TIMES_AT_ONCE])
+            found += task_stat.task_times(pid, tids[start : start + _TIMES_AT_ONCE])
             seen.check()
     return found
 
@@ -260,7 +268,7 @@ def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[by
     call = None
     if unresponsive == "partial":
         try:
-            call = procfs.system_call(seen.process.pid, tid)
+            call = current_call.system_call(seen.process.pid, tid)
         except ProcessLookupError:
             raise
         except OSError:  # this /proc does not say, and the note will
@@ -275,7 +283,7 @@ def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[by
 
 def _info(seen: Standstill, status: dict[str, bytes], pids: list[int]) -> ProcessInfo:
     tid, before = seen.tid, seen.before
-    living = procfs.stat(tid)  # a dead leader's own stat knows of no memory
+    living = task_stat.stat(tid)  # a dead leader's own stat knows of no memory
     length = min(living.argument_end - living.argument_start, _ARGUMENT_BYTES)
     return ProcessInfo(
         pid=pids[-1],
@@ -287,15 +295,15 @@ def _info(seen: Standstill, status: dict[str, bytes], pids: list[int]) -> Proces
         state=before.state,
         nice=before.nice,
         flags=before.flags,
-        uid=procfs.own_id(tid, "uid", int(status["Uid"].split()[0])),
-        gid=procfs.own_id(tid, "gid", int(status["Gid"].split()[0])),
+        uid=user_namespaces.own_id(tid, "uid", int(status["Uid"].split()[0])),
+        gid=user_namespaces.own_id(tid, "gid", int(status["Gid"].split()[0])),
         comm=before.comm,
         arguments=_arguments(seen.memory, living.argument_start, length) if length > 0 else b"",
     )
 
 
 def _own_tid(pid: int, tid: int, depth: int) -> int:
-    return tid if depth == 1 else _own_pids(procfs.status(pid, tid), "NSpid")[-1]
+    return tid if depth == 1 else _own_pids(task_status.status(pid, tid), "NSpid")[-1]
 
 
 def _arguments(memory: Memory, address: int, length: int) -> bytes:
@@ -324,7 +332,7 @@ def _own_parent(ppid: int, depth: int) -> int:
     if depth == 1 or ppid == 0:
         return ppid
     try:
-        pids = _own_pids(procfs.status(ppid), "NSpid")
+        pids = _own_pids(task_status.status(ppid), "NSpid")
     except (ProcessLookupError, PermissionError):
         return 0
     return pids[depth - 1] if len(pids) >= depth else 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gcorefs.elfcore.layout import Layout
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
@@ -120,7 +120,7 @@ class HoldCopy:
     def prepare(self, pid: int) -> None:
         """Room for about as much as the core will have."""
         copy = self._empty = Copy(self._room)
-        status = procfs.ask_live_thread(pid, lambda tid: procfs.status(pid, tid))
+        status = tasks.ask_live_thread(pid, lambda tid: task_status.status(pid, tid))
         kinds = ("RssAnon", "RssShmem", "VmSwap")  # no pages of files, but for a few
         populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
         with contextlib.suppress(NotCopied):

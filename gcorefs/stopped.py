@@ -20,10 +20,12 @@ from gcorefs.elfcore.pieces import Shelf
 from gcorefs.elfcore.provenance import Origin
 from gcorefs.gather import Standstill, gather
 from gcorefs.holder import Holder, HoldProcess
+from gcorefs.kernel.proc import address_space, task_stat
+from gcorefs.kernel.proc.task_stat import Process, Stat
 from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.plan import plan_core, plan_loads
 from gcorefs.policy import DEFAULT, Policy
-from gcorefs.process import access, procfs
+from gcorefs.process import access, mappings
 from gcorefs.process.absent import Absent
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import refuse_early
@@ -34,7 +36,6 @@ from gcorefs.process.lost import Lost
 from gcorefs.process.mem import MemFile
 from gcorefs.process.memory import Memory, Ways
 from gcorefs.process.pagemap import open_pagemap
-from gcorefs.process.procfs import Process, Stat
 from gcorefs.process.record import Record
 from gcorefs.process.shared import Shared
 from gcorefs.process.tracer import Tracer
@@ -95,7 +96,7 @@ class Stop:
 
     def _take(self, prepare: Callable[[int], None]) -> None:
         process = self.process
-        before = procfs.stat(process.pid)
+        before = task_stat.stat(process.pid)
         self.comm = before.comm
         prepare(process.pid)
         with self._lock:
@@ -109,7 +110,7 @@ class Stop:
         # Opened before the door is asked again: should a thread that did not stop exec
         # between the two, then this is the old program's memory, and gone.
         mem = MemFile(process.pid, tid)
-        if procfs.stat(process.pid).start_time != process.start_time:
+        if task_stat.stat(process.pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, process.pid)
         if self.opener is not None:
             access.check(self.opener, process.pid)
@@ -125,9 +126,9 @@ class Stop:
         """What is mapped, and which way each page of it is read."""
         tid, is_partial = mem.tid, not all(record.general for record in records)
         pagemap = open_pagemap(tid)
-        if procfs.has_few_runs(tid):
+        if address_space.has_few_runs(tid):
             pagemap.look_ahead()
-        vmas = procfs.mappings(tid)
+        vmas = mappings.mappings(tid)
         others = [vma for vma in vmas if not vma.kind.is_plain]
         ways = Ways(
             Shared(tid, others),

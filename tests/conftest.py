@@ -29,8 +29,8 @@ from typing import Any
 
 import pytest
 
+from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
 from gcorefs.mount.server import FSTYPE
-from gcorefs.process import procfs
 
 TARGETS = Path(__file__).parent / "targets"
 GCOREFS = Path(sys.executable).with_name("gcorefs")
@@ -88,9 +88,9 @@ class Target:
     def states(self) -> dict[int, tuple[str, int]]:
         """State letter of every thread, and the process that traces it (0: none)."""
         states = {}
-        for tid in procfs.tids(self.pid):
+        for tid in tasks.tids(self.pid):
             with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-                states[tid] = procfs.stat(self.pid, tid).state, procfs.tracer(self.pid, tid)
+                states[tid] = task_stat.stat(self.pid, tid).state, task_status.tracer(self.pid, tid)
         return states
 
 
@@ -290,7 +290,7 @@ class Mount:
         Only those of its name are looked at: another may be in an execve(2) that hangs, and
         /proc waits for it.
         """
-        for pid in procfs.pids():
+        for pid in tasks.pids():
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text() != "gcorefs\n":
                     continue
@@ -440,8 +440,8 @@ def wait_until_asleep(pid: int) -> None:
     """Until every thread sleeps in a system call, as before it was stopped."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        calls = [procfs.system_call(pid, tid) for tid in procfs.tids(pid)]
-        states = [procfs.stat(pid, tid).state for tid in procfs.tids(pid)]
+        calls = [current_call.system_call(pid, tid) for tid in tasks.tids(pid)]
+        states = [task_stat.stat(pid, tid).state for tid in tasks.tids(pid)]
         if set(states) == {"S"} and all(call and call[0] >= 0 for call in calls):
             return
         time.sleep(0.001)

@@ -5,11 +5,11 @@ from typing import Any
 
 from gcorefs.core import Core
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
 from gcorefs.process.copy import Room
-from gcorefs.process.procfs import Process
 from gcorefs.process.record import Record
 from gcorefs.stopped import Stop
 

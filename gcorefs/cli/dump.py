@@ -15,10 +15,10 @@ from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.terminal import Terminal
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import SinkError, open_sink
+from gcorefs.kernel.proc import tasks
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.policy import Policy
-from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, named
-from gcorefs.process.procfs import FormatError
 
 
 @click.command()
@@ -34,8 +34,8 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
     The process stands still until the core is written, then goes on as it was.  With --hold copy
     it goes on as soon as its memory is copied to that of gcorefs, where there is room for it.
     """
-    if not procfs.is_ours():
-        raise click.ClickException(procfs.NOT_OURS)
+    if not tasks.is_ours():
+        raise click.ClickException(tasks.NOT_OURS)
     stopping.end_in_good_order()
     if output is not None and not os.path.basename(output):
         raise click.ClickException(f"{output!r} is not the name of a file")

@@ -19,10 +19,10 @@ from gcorefs.elfcore import space
 from gcorefs.elfcore.corefile import Core, CoreError, read_core
 from gcorefs.elfcore.space import Row
 from gcorefs.elfcore.vma import MapsError
+from gcorefs.kernel.proc import tasks
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.policy import Policy
-from gcorefs.process import procfs
 from gcorefs.process.errors import ProcessError, Reason, named
-from gcorefs.process.procfs import FormatError
 
 _ROWS = 40
 _LONGEST_PID = 9  # digits: more than any limit of the kernel's has
@@ -71,8 +71,8 @@ def _paper(output: io.TextIOWrapper) -> Paper:
 
 def _of_process(name: str, policy: Policy) -> Core:
     """Its core's headers; it runs on when this returns."""
-    if not procfs.is_ours():
-        raise click.ClickException(procfs.NOT_OURS)
+    if not tasks.is_ours():
+        raise click.ClickException(tasks.NOT_OURS)
     if len(name) > _LONGEST_PID or not int(name):
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
     try:

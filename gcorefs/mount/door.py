@@ -5,11 +5,12 @@ They run in a thread: they read /proc, and the kernel may make them wait.
 
 from collections.abc import Callable
 
-from gcorefs.process import access, procfs
+from gcorefs.kernel.proc import task_stat, task_status
+from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import refuse_early
 from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.process.procfs import Process
 
 Door = Callable[[Process, int, int, int], Opener]
 """The opener of a process, by thread, uid and gid.  EINVAL, EDEADLK, ESRCH, EBUSY, EACCES."""
@@ -25,7 +26,7 @@ def first_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
     EINVAL, EDEADLK, ESRCH, EBUSY, EACCES: see errors.Reason.
     """
     with told(process.pid, Reason.GONE):
-        if procfs.stat(process.pid).is_kernel_thread:
+        if task_stat.stat(process.pid).is_kernel_thread:
             raise ProcessError(Reason.KERNEL_THREAD, process.pid)
     opener = access.identify(tid, uid, gid, process.pid)
     refuse_early(process, opener)
@@ -51,7 +52,7 @@ def asked(door: Door) -> Door:
     def asked_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
         opener = door(process, tid, uid, gid)
         with told(process.pid, Reason.GONE):
-            owner, _ = procfs.owner_of(str(process.pid))
+            owner, _ = task_status.owner_of(str(process.pid))
         # The file is 0400 (fs/namei.c, generic_permission).
         privileged = opener.capabilities & (_CAP_DAC_OVERRIDE | _CAP_DAC_READ_SEARCH)
         if opener.uid != owner and not privileged:

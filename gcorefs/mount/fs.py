@@ -26,6 +26,7 @@ import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.kernel.proc import current_call
 from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile, StatusTexts
 from gcorefs.mount.held import Held
@@ -45,7 +46,6 @@ from gcorefs.mount.readonly import ReadOnly
 from gcorefs.mount.refusals import Refusals
 from gcorefs.mount.sight import Caller, Sight
 from gcorefs.mount.stops import Handle, Stop, Workers
-from gcorefs.process import procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -446,7 +446,7 @@ class GcoreFS(ReadOnly):
         if stop is None or stop.is_ready:
             return
         with self._limits.requests.lent(ctx.uid, pid):
-            question = functools.partial(procfs.is_opening, ctx.pid)
+            question = functools.partial(current_call.is_opening, ctx.pid)
             if not await self._questions.ask(pid, ctx.uid, question):
                 await stop.wait_until_ready(_SIZE_TIMEOUT)
 

@@ -9,6 +9,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FlagT, FUSEError
 
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.door import Door, asked, first_door, joiners_door
 from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Limits
@@ -17,7 +18,6 @@ from gcorefs.mount.options import Options
 from gcorefs.mount.stops import Handle, Stop, Workers
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.procfs import Process
 
 _SETTLE_TIMEOUT = 10.0
 _MOST_TRIES = 100

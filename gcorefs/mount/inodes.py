@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 from pyfuse3 import FUSEError
 
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.listing import Look
 from gcorefs.mount.stops import Stop
-from gcorefs.process.procfs import Process
 
 # Below 2^22 are the pids (PID_MAX_LIMIT, include/linux/threads.h); above, a serial number.
 _PID_BITS = 22

@@ -21,13 +21,14 @@ from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
 from gcorefs.elfcore.segments import most_bytes
 from gcorefs.elfcore.vma import MapsError
+from gcorefs.kernel.proc import address_space, map_files, task_stat, task_status, tasks
+from gcorefs.kernel.proc.procfile import is_kernels_own
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
-from gcorefs.process import procfs
+from gcorefs.process import mappings
 from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.process.procfile import is_kernels_own
-from gcorefs.process.procfs import Process
 from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
@@ -93,16 +94,18 @@ def look(pid: int) -> Look:
 
 
 def _look(pid: int) -> Look:
-    stat = procfs.stat(pid)
-    status = procfs.status(pid)
+    stat = task_stat.stat(pid)
+    status = task_status.status(pid)
     if int(status["Tgid"]) != pid:
         raise ProcessLookupError(f"{pid} is a thread of {status['Tgid'].decode()}")
-    uid, gid = procfs.owner_of(str(pid))
+    uid, gid = task_status.owner_of(str(pid))
     tid = pid
     if stat.is_dead:
         # A leader that has exited has no memory any more, and its process may well have.
         with contextlib.suppress(ProcessLookupError):
-            tid, status = procfs.ask_live_thread(pid, lambda tid: (tid, procfs.status(pid, tid)))
+            tid, status = tasks.ask_live_thread(
+                pid, lambda tid: (tid, task_status.status(pid, tid))
+            )
     return Look(
         process=Process(pid, stat.start_time),
         uid=uid,
@@ -117,7 +120,7 @@ def _look(pid: int) -> Look:
 
 def _mask(tid: int) -> int:
     try:
-        return procfs.coredump_filter(tid)
+        return address_space.coredump_filter(tid)
     except ProcessLookupError:  # its memory is gone
         return 0
     except OSError:  # no core of it is to be had
@@ -160,13 +163,13 @@ def estimate(found: Look, keeps_lost_files: bool) -> int:
     try:
         surroundings = Surroundings(
             HOST.register_bytes(),
-            procfs.shmem_device().encode("ascii"),
+            map_files.shmem_device().encode("ascii"),
             keeps_lost_files,
             tells_pages=_is_told(f"{found.tid}/pagemap"),
             tells_leases=_is_told("locks"),
         )
         estimate_ = Estimate(found.mask, found.counters, surroundings, _files_of(found.tid))
-        return estimate_.of(procfs.maps(found.tid))
+        return estimate_.of(mappings.maps(found.tid))
     except (OSError, MapsError) as error:  # it ends, or no core of it is to be had
         logger.debug("process %d: its size is a rough guess: %s", found.process.pid, error)
         return rough_estimate(found)
@@ -191,7 +194,7 @@ def _files_of(tid: int) -> Callable[[int, int], MappedFile | None]:
     left = iter(range(_MOST_FILES))
 
     def ask(start: int, end: int) -> MappedFile | None:
-        return None if next(left, None) is None else procfs.mapped_file(tid, start, end)
+        return None if next(left, None) is None else map_files.mapped_file(tid, start, end)
 
     return ask
 

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import os
-import re
 import resource
 import shutil
 import signal
@@ -14,11 +13,14 @@ from dataclasses import dataclass
 import pyfuse3
 import trio
 
+from gcorefs.kernel.proc import tasks
+from gcorefs.kernel.proc.mountinfo import parse_mounts
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.mount import interpreter
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
-from gcorefs.process import procfs, readv
+from gcorefs.process import readv
 from gcorefs.process.errors import named
 from gcorefs.process.mark import mark
 
@@ -37,8 +39,8 @@ def check_mountpoint(path: str) -> None:
     """Raise MountError where nothing can be mounted at `path`, with what to do about it."""
     if not os.path.exists("/dev/fuse"):
         raise MountError("there is no /dev/fuse: load the module with 'modprobe fuse'")
-    if not procfs.is_ours():
-        raise MountError(f"{procfs.NOT_OURS}: mount one there")
+    if not tasks.is_ours():
+        raise MountError(f"{tasks.NOT_OURS}: mount one there")
     if fstype(path) == FSTYPE:
         state = "already mounted" if answers(path) else "a mount whose server is gone"
         raise MountError(f"{path}: {state}; 'gcorefs umount {path}' takes it away")
@@ -77,24 +79,11 @@ def mounts_in(mountinfo: bytes) -> dict[bytes, str]:
 
     MountError where the text is not one that the kernel writes.
     """
-    found = {}
-    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
-    for line in filter(None, mountinfo.split(b"\n")):
-        fields = line.split(b" ")
-        try:
-            place, kind = fields[4], fields[fields.index(b"-", 5) + 1]
-        except (ValueError, IndexError) as error:
-            raise MountError(f"unexpected text in /proc/self/mountinfo: {line!r}") from error
-        found[_ESCAPE.sub(_unescaped, place)] = kind.decode(errors="replace")
-    return found
-
-
-# fs/proc_namespace.c, mangle: blank, tab, newline, backslash and hash in octal.
-_ESCAPE = re.compile(rb"\\(040|011|012|134|043)")
-
-
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    return bytes((int(match[1], 8),))
+    try:
+        mounts = parse_mounts(mountinfo)
+        return {mount.place: mount.kind.decode(errors="replace") for mount in mounts}
+    except FormatError as error:
+        raise MountError(f"unexpected text in /proc/self/mountinfo: {error}") from error
 
 
 def answers(path: str) -> bool:

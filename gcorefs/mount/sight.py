@@ -8,8 +8,10 @@ import os
 import time
 from dataclasses import dataclass
 
+from gcorefs.kernel import statx
+from gcorefs.kernel.proc import procfile, task_status, tasks
 from gcorefs.mount.listing import Look, look
-from gcorefs.process import access, hidepid, procfile, procfs, syscalls
+from gcorefs.process import access, hidepid
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.hidepid import ProcOptions, Shown
@@ -68,7 +70,7 @@ class Sight:
             return sorted(hidepid.shown_pids(self._now(), viewer))
         if self._hides_from(uid):
             raise ProcessError(Reason.UNKNOWN_OPENER, 0, "hidepid= has come since")
-        return sorted(procfs.user_pids())
+        return sorted(tasks.user_pids())
 
     def shows(self, viewer: Opener | None, uid: int, pid: int) -> bool:
         """True where /proc shows all of a process to `viewer`, who is `uid`."""
@@ -123,7 +125,7 @@ class Sight:
         if now - self._read_at >= _STAYS_TRUE:
             try:
                 self._options = hidepid.own_options()
-            except (OSError, procfs.FormatError):
+            except (OSError, procfile.FormatError):
                 self._options = _UNKNOWN
             self._read_at = now
         return self._options
@@ -147,8 +149,8 @@ def _has_open(tid: int, device: int, number: int) -> bool:
     with contextlib.suppress(OSError):
         for fd in os.listdir(f"/proc/{tid}/fd")[:_MOST_DESCRIPTORS]:
             with contextlib.suppress(OSError):
-                if syscalls.cached_stat(f"/proc/{tid}/fd/{fd}").identity == wanted:
-                    flags = procfs.parse_status(procfile.read(f"{tid}/fdinfo/{fd}"))["flags"]
+                if statx.cached_stat(f"/proc/{tid}/fd/{fd}").identity == wanted:
+                    flags = task_status.parse_status(procfile.read(f"{tid}/fdinfo/{fd}"))["flags"]
                     if not int(flags, 8) & os.O_PATH:
                         return True
     return False

@@ -20,6 +20,7 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.core import Core
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.errands import Errands
 from gcorefs.mount.holders import Holders
@@ -34,7 +35,6 @@ from gcorefs.mount.windows import Windows
 from gcorefs.process import access, readv
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.procfs import Process
 from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT
 from gcorefs.stopped import Stop as StoppedProcess
 

@@ -1,11 +1,9 @@
 """One live process, seen from outside: blocking system calls, no event loop.
 
 errors    what can be wrong, with its errno and what to do about it
-syscalls  everything that ctypes is needed for
 turns     who goes first where several want the interpreter
 later     work that another thread does, or that is done at another time
-procfile  one file of /proc, and what it means when it cannot be read
-procfs    what /proc says
+mappings  what is mapped, read as it comes
 mark      processes that stop others, which are never stopped themselves
 restart   which interrupted calls the kernel would not restart by itself
 admission which processes may be stopped at all

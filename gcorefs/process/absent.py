@@ -19,7 +19,7 @@ from collections.abc import Container, Iterator, Sequence
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import map_files, mountinfo
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.pagemap import Pagemap
 
@@ -46,7 +46,7 @@ class Absent:
     """The pages of a process, seen through its thread `tid`, that somebody has to bring."""
 
     def __init__(self, tid: int, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
-        shmem = procfs.shmem_device()
+        shmem = map_files.shmem_device()
         found = [(vma, source) for vma in vmas if (source := source_of(vma, tid, shmem))]
         self._vmas = [vma for vma, _ in found]
         self._sources = [source for _, source in found]
@@ -77,7 +77,9 @@ class Absent:
         # Each process is shown only what is mounted below its own root.
         for tid in (self._tid, os.getpid()):
             with contextlib.suppress(OSError):
-                found |= {each for each in devices if _is_disk(each, procfs.file_system(tid, each))}
+                found |= {
+                    each for each in devices if _is_disk(each, mountinfo.file_system(tid, each))
+                }
         return frozenset(found)
 
     def overlaps(self, start: int, end: int) -> bool:

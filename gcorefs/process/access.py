@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from gcorefs.process import procfile, procfs, syscalls
+from gcorefs.kernel import credentials
+from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks, user_namespaces
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.threads import start_thread
 
@@ -55,7 +56,7 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
     try:
         if tid == 0:  # outside our pid namespace
             raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another pid namespace")
-        stat, status = procfs.stat(tid), procfs.status(tid)
+        stat, status = task_stat.stat(tid), task_status.status(tid)
         _same_namespace(tid, target)
         label, ours = _label(tid), _label(os.getpid())
     except ProcessLookupError as error:
@@ -106,7 +107,7 @@ def _is_like_us(opener: Opener, permitted: int, effective: int) -> bool:
 def under(opener: Opener, question: Callable[[], T]) -> T:
     """The answer to a question that is asked under the opener's credentials, in a thread of its own
     where they are not ours.  What the question raises; EACCES where we cannot take them on."""
-    status = procfs.status(os.getpid(), threading.get_native_id())
+    status = task_status.status(os.getpid(), threading.get_native_id())
     ours = int(status["CapPrm"], 16)
     if _is_like_us(opener, ours, int(status["CapEff"], 16)):
         return question()
@@ -127,7 +128,7 @@ def under(opener: Opener, question: Callable[[], T]) -> T:
 
 
 def _ask(pid: int) -> None:
-    procfs.ask_live_thread(pid, lambda tid: _open_memory(pid, tid))
+    tasks.ask_live_thread(pid, lambda tid: _open_memory(pid, tid))
 
 
 def _open_memory(pid: int, tid: int) -> None:
@@ -137,16 +138,16 @@ def _open_memory(pid: int, tid: int) -> None:
 def _assume(opener: Opener, ours: int) -> None:
     """Take on the opener's credentials, in this thread and for good.  `ours`: capabilities."""
     if os.geteuid() == 0:
-        syscalls.set_thread_groups(opener.groups)
-        syscalls.set_thread_effective_ids(opener.uid, opener.gid)
+        credentials.set_thread_groups(opener.groups)
+        credentials.set_thread_effective_ids(opener.uid, opener.gid)
     elif (opener.uid, opener.gid) != (os.geteuid(), os.getegid()):
         raise PermissionError("only root can answer for another user")
     # What the opener has beyond us we cannot lend it: that only makes the answer stricter.
-    syscalls.set_thread_capabilities(opener.capabilities & ours)
+    credentials.set_thread_capabilities(opener.capabilities & ours)
 
 
 def _same_namespace(tid: int, target: int) -> None:
-    if procfs.user_namespace(tid) != procfs.user_namespace(os.getpid()):
+    if user_namespaces.user_namespace(tid) != user_namespaces.user_namespace(os.getpid()):
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another user namespace")
 
 

@@ -6,18 +6,19 @@ What can be known beforehand is said beforehand: a process that is refused is ne
 import os
 
 from gcorefs.arch import machine_of
-from gcorefs.process import access, procfs
+from gcorefs.kernel.proc import address_space, task_stat, task_status, tasks
+from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, named, told
 from gcorefs.process.mark import is_marked
-from gcorefs.process.procfs import Process
 
 
 def find(pid: int) -> Process:
     """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL, EACCES."""
     with told(pid, Reason.GONE):
-        stat = procfs.stat(pid)
-        leader = int(procfs.status(pid)["Tgid"])
+        stat = task_stat.stat(pid)
+        leader = int(task_status.status(pid)["Tgid"])
     if leader != pid:
         raise ProcessError(Reason.GONE, pid, f"it is a thread of process {leader}")
     if stat.is_kernel_thread:
@@ -38,18 +39,18 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
     if opener is not None and pid == opener.pid:
         raise ProcessError(Reason.CALLER, pid)
     with told(pid, Reason.GONE):
-        if procfs.stat(pid).start_time != process.start_time:
+        if task_stat.stat(pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, pid)
-        holder = procfs.ask_live_thread(pid, lambda tid: procfs.tracer(pid, tid))
+        holder = tasks.ask_live_thread(pid, lambda tid: task_status.tracer(pid, tid))
         if opener is not None:
             access.check(opener, pid)
-        if procfs.ask_live_thread(pid, is_marked):
+        if tasks.ask_live_thread(pid, is_marked):
             raise ProcessError(Reason.SERVER, pid)
         try:
-            is_32_bit = procfs.ask_live_thread(pid, procfs.is_32_bit)
+            is_32_bit = tasks.ask_live_thread(pid, address_space.is_32_bit)
         except PermissionError as error:  # whom it is not shown to may not trace either
             raise ProcessError(Reason.DENIED, pid, named(error)) from error
-        if procfs.is_dumping_core(pid):
+        if task_status.is_dumping_core(pid):
             raise ProcessError(Reason.DUMPING, pid)
     if machine_of(is_32_bit) is None:
         raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)

@@ -6,11 +6,11 @@ the memory controller.  Every group up to the top may have a limit, and each cou
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gcorefs.process import procfile
+from gcorefs.kernel.proc import procfile
+from gcorefs.kernel.proc.mountinfo import parse_mounts
 
 
 class Limit(NamedTuple):
@@ -79,16 +79,10 @@ def _mounted(text: bytes, is_v1: bool) -> tuple[bytes, bytes]:
     the first one.  ValueError.
     """
     kind = b"cgroup" if is_v1 else b"cgroup2"
-    for line in text.split(b"\n")[:-1]:
-        mount, _, rest = line.partition(b" - ")
-        fields, (fstype, _, options) = mount.split(b" "), rest.rsplit(b" ", 2)
-        if fstype == kind and (not is_v1 or b"memory" in options.split(b",")):
-            return _unescaped(fields[3]), _unescaped(fields[4])
+    for mount in parse_mounts(text):
+        if mount.kind == kind and (not is_v1 or b"memory" in mount.options.split(b",")):
+            return mount.root, mount.place
     raise ValueError("cgroups are not mounted")
-
-
-def _unescaped(name: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), name)
 
 
 def _limits_of(folder: str, names: _Names) -> Iterator[Limit]:

@@ -21,7 +21,9 @@ from functools import partial
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
-from gcorefs.process import cgroups, procfs, syscalls
+from gcorefs.kernel import own_memory
+from gcorefs.kernel.proc import system_files
+from gcorefs.process import cgroups
 from gcorefs.process.absent import MayWait, NotBrought
 from gcorefs.process.memory import Memory
 from gcorefs.process.patience import ask_each
@@ -55,7 +57,7 @@ class Room:
         """`amount` bytes in all, of which `more` are not taken yet.  NotCopied."""
         if amount > self._limit:
             raise NotCopied(f"its {_mebibytes(amount)} are over copy_limit")
-        if more + _RESERVE > procfs.available_memory():
+        if more + _RESERVE > system_files.available_memory():
             raise NotCopied(f"memory is short for its {_mebibytes(amount)}")
         for cgroup in cgroups.memory_limits():
             if more + cgroup.size // _RESERVED_SHARE > cgroup.left:
@@ -89,7 +91,7 @@ class Copy:
                 if time.monotonic() > deadline:
                     return
                 # Where there is none just now, the copy itself will see.
-                syscalls.populate(buffer[start : start + _PIECE])
+                own_memory.populate(buffer[start : start + _PIECE])
                 yield
 
         try:

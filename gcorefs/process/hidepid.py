@@ -11,9 +11,11 @@ import enum
 import os
 from dataclasses import dataclass
 
-from gcorefs.process import access, procfile, procfs
+from gcorefs.kernel.proc import procfile, task_status, tasks
+from gcorefs.kernel.proc.mountinfo import parse_mounts
+from gcorefs.kernel.proc.procfile import FormatError
+from gcorefs.process import access
 from gcorefs.process.access import Opener
-from gcorefs.process.procfs import FormatError
 
 
 class Shown(enum.Enum):
@@ -54,30 +56,27 @@ def own_options() -> ProcOptions:
 
 def parse_options(mountinfo: bytes) -> ProcOptions:
     """Those of /proc, of which the last mount is on top.  FormatError where there is none."""
-    found = None
-    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
-    for line in mountinfo.split(b"\n"):
-        fields = line.split(b" ")
-        if len(fields) > 4 and fields[4] == b"/proc":
-            found = fields
+    options = None
+    for mount in parse_mounts(mountinfo):
+        if mount.place == b"/proc":
+            options = mount.options
+    if options is None:
+        raise FormatError("mountinfo has no /proc")
     try:
-        if found is None:
-            raise FormatError("mountinfo has no /proc")
-        hyphen = found.index(b"-", 6)
-        words = dict(word.partition("=")[::2] for word in found[hyphen + 3].decode().split(","))
+        words = dict(word.partition("=")[::2] for word in options.decode().split(","))
         return ProcOptions(words.get("hidepid", "off"), int(words.get("gid", "0")))
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise FormatError("unexpected text in mountinfo") from error
 
 
 def shown_pids(options: ProcOptions, opener: Opener) -> list[int]:
     """Every process that is no kernel thread and whose name /proc shows to `opener`."""
-    names = set(access.under(opener, procfs.pids))
+    names = set(access.under(opener, tasks.pids))
     # Not asked of the kernel: see _shows_us.
     names.discard(os.getpid())
     if options.hidepid in _NAMES or _shows_us(options, opener):
         names.add(os.getpid())
-    return [pid for pid in procfs.user_pids() if pid in names or pid == opener.pid]
+    return [pid for pid in tasks.user_pids() if pid in names or pid == opener.pid]
 
 
 _NAMES = ("noaccess", "1")
@@ -112,7 +111,7 @@ def _shows_us(options: ProcOptions, opener: Opener) -> bool:
     A thread of ours that asks is shown it whatever its credentials are (kernel/ptrace.c,
     __ptrace_may_access, same_thread_group), so the kernel's rule is repeated here.
     """
-    status = procfs.status(os.getpid())
+    status = task_status.status(os.getpid())
     ids = {int(number) for number in status["Uid"].split()}
     groups = {int(number) for number in status["Gid"].split()}
     has_more = int(status["CapPrm"], 16) & ~opener.capabilities

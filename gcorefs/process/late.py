@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Protocol
 
-from gcorefs.process import procfs
-from gcorefs.process.procfs import Process
+from gcorefs.kernel.proc import task_stat, task_status
+from gcorefs.kernel.proc.task_stat import Process
 
 _MOST_OF_ONE_USER = 64
 """Processes of one user with such threads: each costs us a thread, and nobody waits for it."""
@@ -78,7 +78,7 @@ LATE = Late()
 def _user(pid: int) -> int:
     """Whom the process belongs to; where it is gone, nobody waits for long."""
     try:
-        return procfs.owner_of(str(pid))[0]
+        return task_status.owner_of(str(pid))[0]
     except OSError:
         return 0
 
@@ -86,7 +86,7 @@ def _user(pid: int) -> int:
 def may_stop(pid: int, tid: int) -> bool:
     """False for a thread that is dead or in uninterruptible sleep.  True where it is not known."""
     try:
-        stat = procfs.stat(pid, tid)
+        stat = task_stat.stat(pid, tid)
     except OSError:
         return True
     return not stat.is_dead and stat.state != "D"
@@ -123,11 +123,11 @@ class Starved:
         starved = []
         for tid in tids[:_MOST_ASKED]:
             try:
-                run_time = procfs.run_time(self._pid, tid)
+                run_time = task_stat.run_time(self._pid, tid)
                 if run_time is None:
                     continue
                 self._run_times[tid] = run_time
-                if before.get(tid) == run_time and procfs.stat(self._pid, tid).state == "R":
+                if before.get(tid) == run_time and task_stat.stat(self._pid, tid).state == "R":
                     starved.append(tid)
             except OSError:  # gone, or not shown
                 continue

@@ -8,8 +8,9 @@ import stat
 from collections.abc import Container
 
 from gcorefs.elfcore.vma import Vma
-from gcorefs.process import procfs, syscalls
-from gcorefs.process.syscalls import FileStat
+from gcorefs.kernel import statx
+from gcorefs.kernel.proc import map_files, mountinfo
+from gcorefs.kernel.statx import FileStat
 
 _CLOCK_SLACK = 1
 """Seconds by which a file system's clock may run ahead."""
@@ -31,10 +32,10 @@ class MappedFiles:
         self._known: dict[FileKey, FileStat | None] = {}
 
     def __getitem__(self, vma: Vma) -> FileStat | None:
-        """The file of a mapping; None where the kernel does not show it (procfs.mapped_file)."""
+        """The file of a mapping; None where the kernel does not show it (map_files.mapped_file)."""
         key = file_key(vma)
         if key not in self._known:
-            self._known[key] = procfs.mapped_file(self.tid, vma.start, vma.end)
+            self._known[key] = map_files.mapped_file(self.tid, vma.start, vma.end)
         return self._known[key]
 
 
@@ -69,7 +70,7 @@ class LostFiles:
             return False
         if found is None:
             # A core below a mount of ours is another file with each stop, and no code of anybody's.
-            return procfs.file_system(self._files.tid, vma.dev) != b"fuse.gcorefs"
+            return mountinfo.file_system(self._files.tid, vma.dev) != b"fuse.gcorefs"
         # Of data that others write (a database's, a log) nothing is lost: the file has it.  Code
         # that was changed in place is on its way to be replaced, and debuggers trust it no more.
         return file_key(vma) in self._code and found.modified > self._started + _CLOCK_SLACK
@@ -77,12 +78,12 @@ class LostFiles:
     def _by_path(self, vma: Vma, mapped: FileStat | None) -> FileStat | None:
         """The mapped file, if its path leads to it."""
         tid = self._files.tid
-        path = procfs.mapped_path(tid, vma.start, vma.end, vma.name)
+        path = map_files.mapped_path(tid, vma.start, vma.end, vma.name)
         # maps shows a path from our root, where there is a way (fs/d_path.c, d_path); of a
         # process in a container it is one from the container's.
         for root in (b"", b"/proc/%d/root" % tid):
             try:
-                found = syscalls.cached_stat(root + path, follow=False)
+                found = statx.cached_stat(root + path, follow=False)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                     raise

@@ -15,8 +15,9 @@ import errno
 import os
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.process import procfs, syscalls
-from gcorefs.process.procfile import explained
+from gcorefs.kernel import own_memory
+from gcorefs.kernel.proc import map_files
+from gcorefs.kernel.proc.procfile import explained
 
 _START = 0x67636F720000
 """gcor."""
@@ -27,7 +28,7 @@ def mark() -> None:
     fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
     try:
         os.write(fd, bytes(PAGE_SIZE))  # the unit denies ftruncate(2)
-        syscalls.map_at(_START, fd, PAGE_SIZE)
+        own_memory.map_at(_START, fd, PAGE_SIZE)
     except OSError as error:
         if error.errno != errno.EEXIST:  # it is marked already
             raise
@@ -41,7 +42,7 @@ def is_marked(tid: int) -> bool:
     False also where /proc does not show it: whom it is not shown to may not trace it either.
     """
     try:
-        os.lstat(procfs.map_file(tid, _START, _START + PAGE_SIZE))
+        os.lstat(map_files.map_file(tid, _START, _START + PAGE_SIZE))
     except OSError as error:
         reason = explained(error, f"{tid}/map_files")
         if isinstance(reason, (FileNotFoundError, PermissionError)):

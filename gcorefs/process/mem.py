@@ -7,7 +7,7 @@ later, and needs no permission after the open.
 import errno
 import os
 
-from gcorefs.process import procfile
+from gcorefs.kernel.proc import procfile
 from gcorefs.process.errors import ProcessError, Reason
 
 _UPPER_HALF = 1 << 63

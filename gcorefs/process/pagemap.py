@@ -20,7 +20,7 @@ from threading import Thread
 from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import address_space, procfile
 from gcorefs.process.errors import named
 from gcorefs.process.threads import NoThread, start_thread
 
@@ -69,7 +69,7 @@ class Pagemap:
         # Every page has an entry, mapped or not.  In an empty file that lies over this one all
         # memory would be holes.
         if not os.pread(self._file, _ENTRY_SIZE, 0):
-            raise procfs.without_text(tid, "pagemap")
+            raise address_space.without_text(tid, "pagemap")
 
     def look_ahead(self) -> None:
         """Begin to find all runs, of everything that is mapped.

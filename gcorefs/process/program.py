@@ -8,7 +8,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import address_space, procfile, task_status, tasks
 
 _AT_RANDOM = 25
 _RANDOM_BYTES = 16
@@ -26,13 +26,13 @@ class Program:
 
 def program_of(pid: int) -> Program:
     """What the process `pid` runs now.  ESRCH."""
-    return procfs.ask_live_thread(pid, lambda tid: _program_of(pid, tid))
+    return tasks.ask_live_thread(pid, lambda tid: _program_of(pid, tid))
 
 
 def _program_of(pid: int, tid: int) -> Program:
-    owner = procfs.owner(pid, tid)
-    auxv = procfs.read_mm(tid, "auxv")
-    word = 4 if procfs.is_32_bit(tid) else 8
+    owner = task_status.owner(pid, tid)
+    auxv = address_space.read_mm(tid, "auxv")
+    word = 4 if address_space.is_32_bit(tid) else 8
     numbers = [int.from_bytes(auxv[at : at + word], "little") for at in range(0, len(auxv), word)]
     address = dict(zip(numbers[::2], numbers[1::2], strict=False)).get(_AT_RANDOM, 0)
     return Program(owner, auxv, _read(tid, address) if address else b"")

@@ -10,7 +10,7 @@ import os
 from array import array
 
 from gcorefs.elfcore.segments import Column
-from gcorefs.process import syscalls
+from gcorefs.kernel import process_vm
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.ranges import Ranges
 
@@ -23,7 +23,7 @@ def is_denied() -> bool:
     word = array("Q", (0,))
     address, _ = word.buffer_info()
     try:
-        syscalls.read_memory(os.getpid(), address, memoryview(bytearray(word.itemsize)))
+        process_vm.read_memory(os.getpid(), address, memoryview(bytearray(word.itemsize)))
     except OSError as error:
         return error.errno in _DENIED
     return False
@@ -50,7 +50,7 @@ class Readv:
         Waits, and can be killed, where a page has to be brought.  ProcessError DIED.
         """
         try:
-            return syscalls.read_memory(self._tid, address, buffer)
+            return process_vm.read_memory(self._tid, address, buffer)
         except OSError as error:
             return self._nothing(error)
 
@@ -60,7 +60,7 @@ class Readv:
         if ranges.is_in_a_row:
             buffer, places = buffer[ranges.places[0] :][: sum(ranges.lengths)], None
         try:
-            return syscalls.read_memory_vector(
+            return process_vm.read_memory_vector(
                 self._tid, ranges.addresses, ranges.lengths, buffer, places
             )
         except OSError as error:

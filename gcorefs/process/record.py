@@ -16,8 +16,10 @@ from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 from gcorefs.elfcore.notes import pack_regsets
 from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
+from gcorefs.kernel import ptrace, seccomp
+from gcorefs.kernel.proc import address_space
 from gcorefs.policy import DEFAULT, XState
-from gcorefs.process import procfs, restart, syscalls
+from gcorefs.process import restart
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.later import Worker
 
@@ -68,7 +70,7 @@ class Recorder:
         self._use(X86_64)
         self._packer = Worker("gcorefs-packer")
         self._shelf = Shelf(self._packer.promise)
-        self._buffer = syscalls.RegsetBuffer(_LARGEST_REGSET)
+        self._buffer = ptrace.RegsetBuffer(_LARGEST_REGSET)
 
     def close(self) -> None:
         """There are no more threads to record for now."""
@@ -76,7 +78,7 @@ class Recorder:
 
     def learn_machine(self, tid: int) -> None:
         """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""
-        machine = machine_of(procfs.is_32_bit(tid))
+        machine = machine_of(address_space.is_32_bit(tid))
         if machine is None:
             raise ProcessError(Reason.FOREIGN, self._pid)
         self._use(machine)
@@ -94,7 +96,7 @@ class Recorder:
 
     def record(self, tid: int, stop_signal: int) -> Record:
         """One thread in its stop, made ready to go on as if it had not been.  FOREIGN, ESRCH."""
-        general = syscalls.get_regset(tid, NT_PRSTATUS, self._buffer)
+        general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer)
         has_other_view = len(general) != self._general_size
         if has_other_view:
             general = self._registers_of_other_view(tid)
@@ -104,8 +106,8 @@ class Recorder:
         elif general[self._result] in self._suspects and restart.needs_restart(
             self.machine,
             general,
-            partial(syscalls.get_call_architecture, tid),
-            partial(syscalls.has_seccomp_filter, tid),
+            partial(ptrace.get_call_architecture, tid),
+            partial(seccomp.has_seccomp_filter, tid),
         ):
             # The record keeps the register as it was found.
             self._write_result(tid, -restart.ERESTARTNOHAND)
@@ -114,8 +116,8 @@ class Recorder:
             tid,
             general,
             self._shelf.put(pack_regsets(sets)),
-            syscalls.get_signal_mask(tid),
-            syscalls.get_pending(tid),
+            ptrace.get_signal_mask(tid),
+            ptrace.get_pending(tid),
             signal_number,
             any(regset is _KEPT for regset, _ in sets),
         )
@@ -125,7 +127,7 @@ class Recorder:
         offset = self.machine.result_in_user
         if offset is None:
             raise ProcessError(Reason.FOREIGN, self._pid)
-        syscalls.poke_user(tid, offset, value)
+        ptrace.poke_user(tid, offset, value)
 
     def _sets(self, tid: int, has_other_view: bool) -> Iterator[tuple[Regset, bytes]]:
         """Every set that the core has of a thread, in the order of the notes."""
@@ -143,9 +145,9 @@ class Recorder:
         """One set as the core has it, empty where it does not."""
         try:
             if has_other_view and regset.note == NT_PRFPREG:
-                data = syscalls.get_float_registers(tid, regset.size, self._buffer)
+                data = ptrace.get_float_registers(tid, regset.size, self._buffer)
             else:
-                data = syscalls.get_regset(tid, regset.note, self._buffer)
+                data = ptrace.get_regset(tid, regset.note, self._buffer)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -162,6 +164,6 @@ class Recorder:
         32-bit code in a 64-bit process has 64-bit registers all the same: those are what the
         kernel's core has of it.  The other way round there is nothing that would fit.
         """
-        if not self.machine.has_getregs or procfs.is_32_bit(tid):
+        if not self.machine.has_getregs or address_space.is_32_bit(tid):
             raise ProcessError(Reason.FOREIGN, self._pid)
-        return syscalls.get_registers(tid, self._general_size, self._buffer)
+        return ptrace.get_registers(tid, self._general_size, self._buffer)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import map_files, system_files
 
 
 class Shared:
@@ -31,12 +31,12 @@ class Shared:
         self.why_unknown = ""
         """Why its holes are not known, empty where they are, or where there is no such memory."""
         self._tid = tid
-        device = procfs.shmem_device()
+        device = map_files.shmem_device()
         found = [vma for vma in vmas if _is_shared_memory(vma, device)]
         if found:
             # Only then: the first to read /proc/locks waits some 10 ms for all processors
             # (fs/locks.c, locks_start; percpu_down_write), and here a process stands still.
-            leased = procfs.leased_inodes()
+            leased = system_files.leased_inodes()
             if leased is None:
                 self.why_unknown = "/proc/locks does not tell what is under a lease"
                 found = []
@@ -89,7 +89,7 @@ class Shared:
     def _opened(self, vma: Vma) -> Iterator[int]:
         # Opened for each use: a process may map thousands of files.
         try:
-            path = procfs.map_file(self._tid, vma.start, vma.end)
+            path = map_files.map_file(self._tid, vma.start, vma.end)
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             yield -1

@@ -32,11 +32,12 @@ from math import inf
 
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.xsave import XsaveAccount
+from gcorefs.kernel import ptrace, robust_list, wait4
+from gcorefs.kernel.proc import task_stat, task_status, tasks
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import DEFAULT, XState
-from gcorefs.process import procfs, syscalls
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.late import LATE, Starved, may_stop
-from gcorefs.process.procfs import Process
 from gcorefs.process.record import Record, Recorder, in_reading_order
 from gcorefs.process.threads import start_thread
 from gcorefs.process.turns import LINE, Turn
@@ -49,7 +50,7 @@ _LONGEST_NAP = 1e-3
 _LAST_LOOK = 0.5
 # The threads of a process that is killed die one after another.
 _DEATH_NAP = 1e-3
-# How often `ring` is repeated at the least (syscalls.py).
+# How often `ring` is repeated at the least (kernel/wait4.py).
 _RING_AGAIN = 0.01
 
 # How often a process that does not stop is asked whether it writes its core, and which of its
@@ -133,7 +134,7 @@ class Tracer:
 
     def start(self) -> None:
         """NoThread."""
-        syscalls.hang_bell()
+        wait4.hang_bell()
         self._turn = LINE.mine
         predecessor = LATE.succeed(self)
         if isinstance(predecessor, Tracer):
@@ -184,7 +185,7 @@ class Tracer:
     def _ring(self) -> None:
         """Wake the OS thread where it waits for its tracees."""
         if self._thread is not None and self._thread.native_id is not None:
-            syscalls.ring(self._thread.native_id)
+            wait4.ring(self._thread.native_id)
 
     def join(self) -> None:
         """Block until every thread has been let go and nobody is traced any more, but for those
@@ -244,7 +245,7 @@ class Tracer:
                 newcomers, is_first = [], False
                 # Nobody takes the pid of a process whose threads are seized; but it may have
                 # been another's before, and that one is not to be stopped.
-                if procfs.stat(pid).start_time != self.process.start_time:
+                if task_stat.stat(pid).start_time != self.process.start_time:
                     raise ProcessError(Reason.GONE, pid)
                 self._interrupt()
                 self._wait_for_stops()
@@ -274,7 +275,7 @@ class Tracer:
         are_all = self._are_all()
         if not are_all and self._newcomers():
             return False
-        if not are_all or self._has_reaped or syscalls.has_status():
+        if not are_all or self._has_reaped or wait4.has_status():
             self._has_reaped = False
             self._look_at_stopped()
         elif self.process.pid in self._stopped:
@@ -288,15 +289,15 @@ class Tracer:
         longer than that, nobody else is in it.  The list itself takes longer to read.
         """
         is_alone = not self._running and not self._left_out
-        return is_alone and procfs.thread_count(self.process.pid) == len(self._stopped)
+        return is_alone and tasks.thread_count(self.process.pid) == len(self._stopped)
 
     def _newcomers(self) -> list[int]:
         leader = self.process.pid
         # A dead leader may live again: execve(2) puts the thread that calls it in its place.
-        if leader in self._left_out and not procfs.stat(leader, leader).is_dead:
+        if leader in self._left_out and not task_stat.stat(leader, leader).is_dead:
             self._left_out.discard(leader)
         known = self._left_out.union(self._stopped, self._running)
-        return [tid for tid in procfs.tids(leader) if tid not in known]
+        return [tid for tid in tasks.tids(leader) if tid not in known]
 
     def _seize(self, tids: list[int]) -> None:
         any_exiting = False
@@ -306,7 +307,7 @@ class Tracer:
                 if self._is_worker(tid):
                     self._left_out.add(tid)
                     continue
-                syscalls.seize(tid)
+                ptrace.seize(tid)
             except ProcessLookupError:
                 any_exiting = True
             except PermissionError as error:
@@ -323,14 +324,16 @@ class Tracer:
         ptrace(2) would have it, and a stop ends the request that it sleeps in with an error.
         Nearly every other thread is told from it without asking /proc.
         """
-        return not syscalls.has_robust_list(tid) and procfs.stat(self.process.pid, tid).is_worker
+        return (
+            not robust_list.has_robust_list(tid) and task_stat.stat(self.process.pid, tid).is_worker
+        )
 
     def _take_refusal(self, tid: int, error: PermissionError) -> None:
         """EPERM has many reasons: raise where one is the core's, return where none is."""
         pid = self.process.pid
         try:
-            stat = procfs.stat(pid, tid)
-            holder = int(procfs.status(pid, tid)["TracerPid"])
+            stat = task_stat.stat(pid, tid)
+            holder = int(task_status.status(pid, tid)["TracerPid"])
         except ProcessLookupError:
             return
         if stat.is_dead:  # a zombie is refused as if it were another's
@@ -340,7 +343,7 @@ class Tracer:
             self._record(tid, signal.SIGTRAP)  # where it has stopped already
         elif holder:
             raise ProcessError(
-                Reason.TRACED, pid, f"TracerPid {procfs.tracer(pid, tid)}"
+                Reason.TRACED, pid, f"TracerPid {task_status.tracer(pid, tid)}"
             ) from error
         else:
             # It may have been dead a moment ago, and a leader that lives again by now.
@@ -359,10 +362,10 @@ class Tracer:
                 self._refuse_while_it_dumps()
             self._interrupted.add(tid)
             with is_gone:
-                syscalls.interrupt(tid)
+                ptrace.interrupt(tid)
 
     def _refuse_while_it_dumps(self) -> None:
-        if procfs.is_dumping_core(self.process.pid):
+        if task_status.is_dumping_core(self.process.pid):
             raise ProcessError(Reason.DUMPING, self.process.pid)
 
     def _wait_for_stops(self) -> None:
@@ -410,7 +413,7 @@ class Tracer:
     def _look_at(self, tid: int) -> None:
         """Take in the next wait status of one tracee, if it has one."""
         try:
-            status = syscalls.poll_status(tid)
+            status = wait4.poll_status(tid)
         except ChildProcessError:
             # A tracee that exits says so.  One that vanishes has become the leader, by
             # execve(2), and what was recorded of the leader before was another thread.
@@ -420,7 +423,7 @@ class Tracer:
             return
         if status is None:
             return
-        if status >> 16 == syscalls.PTRACE_EVENT_STOP:
+        if status >> 16 == ptrace.PTRACE_EVENT_STOP:
             self._record(tid, os.WSTOPSIG(status))
         elif not os.WIFSTOPPED(status):
             self._forget(tid)
@@ -431,8 +434,8 @@ class Tracer:
             # (dequeue_signal lets go of siglock).
             self._interrupted.add(tid)
             with contextlib.suppress(ProcessLookupError):
-                syscalls.interrupt(tid)
-                syscalls.resume(tid, os.WSTOPSIG(status))
+                ptrace.interrupt(tid)
+                ptrace.resume(tid, os.WSTOPSIG(status))
 
     def _forget(self, tid: int) -> None:
         self._running.discard(tid)
@@ -458,12 +461,12 @@ class Tracer:
 
     def _hold(self) -> None:
         while not self._release.is_set():
-            syscalls.await_status()
+            wait4.await_status()
             if self._release.is_set():
                 return
             before = len(self._stopped), len(self._running)
             self._look_at_running()  # they may stop yet, or die by themselves
-            if syscalls.has_status():
+            if wait4.has_status():
                 self._look_for_deaths()
             if not self._stopped and not self._running:
                 if not self.dead:  # none had stopped
@@ -517,7 +520,7 @@ class Tracer:
             if time.monotonic() > deadline:
                 if not self._may_wait():
                     break
-                syscalls.await_status()
+                wait4.await_status()
             time.sleep(nap)
             nap = min(nap * 2, _LONGEST_NAP)
 
@@ -545,7 +548,7 @@ class Tracer:
     def _detach_stopped(self) -> None:
         for tid in self._stopped:
             try:
-                syscalls.detach(tid)
+                ptrace.detach(tid)
             except ProcessLookupError:
                 # Killed.  A leader that is dead says so only when all others are reaped
                 # (kernel/exit.c, delay_group_leader), and so is this one.
@@ -556,10 +559,10 @@ class Tracer:
 
 def _trace(tracer: Tracer | None) -> None:
     """What the OS thread does: one stop, and those that take over from it."""
-    syscalls.hear_bell()
+    wait4.hear_bell()
     while tracer is not None:
         tracer = tracer._run()
 
 
-_PEEK_BY_ANY_THREAD = os.WEXITED | os.WNOHANG | os.WNOWAIT | syscalls.WALL
-_PEEK = _PEEK_BY_ANY_THREAD | syscalls.WNOTHREAD
+_PEEK_BY_ANY_THREAD = os.WEXITED | os.WNOHANG | os.WNOWAIT | wait4.WALL
+_PEEK = _PEEK_BY_ANY_THREAD | wait4.WNOTHREAD

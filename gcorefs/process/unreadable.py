@@ -26,7 +26,7 @@ from functools import partial
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import address_space, map_files
 from gcorefs.process.absent import source_of
 from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
 from gcorefs.process.pagemap import GUARD, PRESENT, SWAPPED, Pagemap
@@ -54,7 +54,7 @@ def unreadable(
         and (not vma.kind.is_plain or guards is _Guards.ANYWHERE)
         and not vma.kind.is_special
     ]
-    secret = procfs.secretmem_device()
+    secret = map_files.secretmem_device()
     found: list[Range] = []
     for vma, end in wanted:
         if vma.dev == secret:
@@ -72,7 +72,7 @@ def unreadable(
 
 def _files(files: MappedFiles, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, int, int]]:
     """Those that map a file which has an end, with its size.  Each file is asked once."""
-    shmem = procfs.shmem_device()
+    shmem = map_files.shmem_device()
     questions: dict[FileKey, Question[int | None]] = {}
     for vma, _ in wanted:
         if vma.has_file:
@@ -119,7 +119,7 @@ def _guards_of_this_kernel() -> _Guards:
             memory.madvise(_MADV_GUARD_INSTALL)
         except OSError:
             return _Guards.NONE
-        is_shown = _FLAGS_WITH_GUARD.search(procfs.read_mm(os.getpid(), "smaps"))
+        is_shown = _FLAGS_WITH_GUARD.search(address_space.read_mm(os.getpid(), "smaps"))
     return _Guards.SHOWN if is_shown else _Guards.ANYWHERE
 
 

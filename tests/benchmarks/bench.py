@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status, tasks
 from tests.conftest import CFLAGS, GCOREFS, TARGETS, Mount, Target
 
 HERE = Path(__file__).parent
@@ -142,8 +142,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 def await_release(pid: int) -> None:
     """Until every thread runs again, a moment after the last close(2) of the file."""
-    for tid in procfs.tids(pid):
-        while procfs.tracer(pid, tid):
+    for tid in tasks.tids(pid):
+        while task_status.tracer(pid, tid):
             time.sleep(0.0001)
 
 

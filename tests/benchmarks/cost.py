@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status
 from tests.benchmarks.bench import Bench, await_release, run, seconds
 from tests.benchmarks.figures import Relation, Topic
 from tests.benchmarks.reading import together
@@ -56,7 +56,7 @@ def most_resident(bench: Bench, targets: Sequence[Target]) -> float:
     with bench.fresh_mount() as mount:
         server = mount.server
         together([["dd", f"if={mount / each.pid}", "of=/dev/null", "bs=1M"] for each in targets])
-        resident = procfs.status(server)["VmHWM"]
+        resident = task_status.status(server)["VmHWM"]
         for each in targets:
             await_release(each.pid)
     return int(resident.split()[0]) / 1024

@@ -6,7 +6,7 @@ Several processes have written as many pages: one in one piece, others at random
 
 from functools import partial
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status
 from tests.benchmarks.bench import MIB, Bench, await_release, run, seconds, warm_up
 from tests.benchmarks.figures import Topic, ratio
 
@@ -29,7 +29,7 @@ def measure(bench: Bench) -> Topic:
         way: bench.target("reserve", GIB_RESERVED, pages, pattern)
         for way, pattern in patterns.items()
     }
-    tables = {way: procfs.status(target.pid)["VmPTE"] for way, target in targets.items()}
+    tables = {way: task_status.status(target.pid)["VmPTE"] for way, target in targets.items()}
     to_tmpfs = topic.figure("taken", "cp from the mount to tmpfs", "ms")
     to_nowhere = topic.figure("read", "dd bs=1M from the mount to /dev/null", "ms")
     sizes = topic.figure("size", "The file", "MiB")
@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Topic:
             to_nowhere.add(way, 1e3 * seconds(partial(run, *words)))
             await_release(target.pid)
     for way, target in targets.items():
-        assert procfs.status(target.pid)["VmPTE"] == tables[way], "page tables grew"
+        assert task_status.status(target.pid)["VmPTE"] == tables[way], "page tables grew"
         share = [size / written for size in sizes.of(way)]
         topic.relate(ratio(f"file / written, {way}", share, [1] * len(share)))
     for tool, figure in (("cp", to_tmpfs), ("dd", to_nowhere)):

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status
 from tests.conftest import CFLAGS, GCOREFS, TARGETS, Mount, Target
 
 KINDS = (
@@ -73,7 +73,7 @@ def dump(path: Path, zoo: Zoo, replace: bool) -> str:
 
 
 def footprint(pid: int) -> str:
-    status = procfs.status(pid)
+    status = task_status.status(pid)
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     return (
         f"VmRSS {int(status['VmRSS'].split()[0]) / 1024:.1f} MiB, "

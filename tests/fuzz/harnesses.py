@@ -30,12 +30,19 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore.pieces import Pieces
     from gcorefs.elfcore.segments import Segment, load, that_fit
     from gcorefs.elfcore.vma import MapsError, parse_smaps
+    from gcorefs.kernel.proc import (
+        current_call,
+        system_files,
+        task_stat,
+        task_status,
+        user_namespaces,
+    )
+    from gcorefs.kernel.proc.procfile import FormatError
     from gcorefs.mount.names import pid_of, pid_written
     from gcorefs.mount.options import Options, parse
     from gcorefs.mount.server import MountError, mounts_in
     from gcorefs.option import OptionError
-    from gcorefs.process import procfs, restart
-    from gcorefs.process.procfs import FormatError
+    from gcorefs.process import restart
     from tests.pure.cores import account_of, made, mapped
 
 LONGEST = 4096
@@ -112,31 +119,31 @@ def options(data: bytes) -> None:
     FormatError, "self/stat", "self/task/*/stat", b"2 (kthreadd) S 0 0 0 0 -1 2129984" + b" 0" * 43
 )
 def stat(data: bytes) -> None:
-    found = procfs.parse_stat(data)
+    found = task_stat.parse_stat(data)
     assert b"(" + found.comm + b")" in data
     assert len(found.state) > 0
 
 
 @harness((), "self/status", "self/task/*/status")
 def status(data: bytes) -> None:
-    for key, value in procfs.parse_status(data).items():
+    for key, value in task_status.parse_status(data).items():
         assert ":" not in key
         assert b"\n" not in value
 
 
 @harness(FormatError, "self/syscall", b"running\n", b"0 0x1 0x2 0x3 0x4 0x5 0x6 0x7 0x8\n")
 def system_call(data: bytes) -> None:
-    procfs.parse_system_call(data)
+    current_call.parse_system_call(data)
 
 
 @harness(FormatError, "locks", b"2: LEASE  ACTIVE    WRITE 201 00:01:22 0 EOF\n")
 def locks(data: bytes) -> None:
-    procfs.parse_leases(data)
+    system_files.parse_leases(data)
 
 
 @harness((), "self/uid_map", b"         0       1000          1\n")
 def id_map(data: bytes) -> None:
-    assert procfs.id_inside(data, 1000) >= 0
+    assert user_namespaces.id_inside(data, 1000) >= 0
 
 
 @harness(MapsError, "self/smaps", entry=rb"VmFlags:.*\n")

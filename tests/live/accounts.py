@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gcorefs.kernel.proc import task_stat, task_status, tasks
 from gcorefs.policy import Policy
-from gcorefs.process import procfs
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Room
 from tests.conftest import Target
@@ -79,7 +79,7 @@ def compare(
 
 def assert_free(pid: int) -> None:
     """Nobody traces it, and no stop is left in it."""
-    for tid in procfs.tids(pid):
+    for tid in tasks.tids(pid):
         with contextlib.suppress(ProcessLookupError):
-            assert procfs.tracer(pid, tid) == 0
-            assert procfs.stat(pid, tid).state not in "tT"
+            assert task_status.tracer(pid, tid) == 0
+            assert task_stat.stat(pid, tid).state not in "tT"

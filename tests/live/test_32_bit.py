@@ -15,7 +15,9 @@ import pytest
 from gcorefs.arch import MACHINES
 from gcorefs.arch.i386 import I386
 from gcorefs.arch.x86_64 import X86_64
-from gcorefs.process import admission, procfs, syscalls
+from gcorefs.kernel import robust_list
+from gcorefs.kernel.proc import address_space, current_call, task_stat, tasks
+from gcorefs.process import admission
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.tracer import Tracer
 from tests.conftest import Target
@@ -43,7 +45,7 @@ def asleep(*argv: str | Path) -> Iterator[int]:
     """A program that says nothing, once it sleeps in pause(2) of 32 bits."""
     process = subprocess.Popen(argv)
     try:
-        while (call := procfs.system_call(process.pid, process.pid)) is None or call[0] != 29:
+        while (call := current_call.system_call(process.pid, process.pid)) is None or call[0] != 29:
             assert process.poll() is None
         yield process.pid
     finally:
@@ -106,7 +108,7 @@ def test_a_32_bit_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) ->
     vfork_tid = target.truth["vfork_tid"]
     with held(target.pid, stop_timeout=0.2) as snapshot:
         desc = prstatus(snapshot)[vfork_tid]
-        call = procfs.system_call(target.pid, vfork_tid)
+        call = current_call.system_call(target.pid, vfork_tid)
         assert call is not None
         number, arguments, sp, pc = call
         words = {name: I386.word(desc[72:140], name) & 0xFFFFFFFF for name in I386.general}
@@ -158,7 +160,7 @@ def test_who_becomes_a_32_bit_program_before_it_stops_has_a_core_of_that(
         ask_before(*arguments)
         assert process.stdin is not None
         process.stdin.close()
-        while (call := procfs.system_call(process.pid, process.pid)) is None or call[0] != 29:
+        while (call := current_call.system_call(process.pid, process.pid)) is None or call[0] != 29:
             assert process.poll() is None
 
     script = f'read line; exec "{build("elf32")}"'
@@ -180,7 +182,7 @@ def test_a_thread_of_a_64_bit_process_that_is_half_a_32_bit_one(spawn: Spawn, mo
     target = spawn("mixed", mode)
     tid = target.truth["tid"]
     for number in range(STOPS):
-        while (call := procfs.system_call(target.pid, tid)) is None or call[0] != 256:
+        while (call := current_call.system_call(target.pid, tid)) is None or call[0] != 256:
             pass
         with held(target.pid) as snapshot:
             assert snapshot.read(0, 5) == ELF64
@@ -226,7 +228,7 @@ def test_an_open_is_known_by_the_numbers_of_the_program(
 ) -> None:
     target = spawn(program, case)
     assert target.ask("blocked") == {"blocked": True}
-    assert procfs.is_opening(target.truth["tid"]) is is_opening
+    assert current_call.is_opening(target.truth["tid"]) is is_opening
 
 
 @pytest.mark.parametrize(("program", "is_32_bit"), [("threads", False), ("threads32", True)])
@@ -235,10 +237,10 @@ def test_libc_of_32_bits_tells_the_kernel_of_locks_in_another_list(
 ) -> None:
     """task->compat_robust_list, which is not ours to ask for: so stat is asked of each thread."""
     target = spawn(program, 2)
-    for tid in procfs.tids(target.pid):
-        assert procfs.is_32_bit(tid) is is_32_bit
-        assert syscalls.has_robust_list(tid) is not is_32_bit
-        assert not procfs.stat(target.pid, tid).is_worker
+    for tid in tasks.tids(target.pid):
+        assert address_space.is_32_bit(tid) is is_32_bit
+        assert robust_list.has_robust_list(tid) is not is_32_bit
+        assert not task_stat.stat(target.pid, tid).is_worker
 
 
 def test_what_no_machine_is_known_for_is_refused_before_it_is_stopped(

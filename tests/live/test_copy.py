@@ -21,8 +21,9 @@ from gcorefs import gather
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.vma import VmFlag, parse_smaps
+from gcorefs.kernel.proc import address_space, system_files, task_stat, task_status
 from gcorefs.policy import Policy
-from gcorefs.process import copy, procfs
+from gcorefs.process import copy
 from gcorefs.process.absent import MayWait
 from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
@@ -306,7 +307,7 @@ def test_a_core_just_within_the_limit_is_copied(spawn: Spawn) -> None:
 def test_memory_is_left_to_others(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
     target = spawn("bulk", 16)
     available = copy._RESERVE + 16 * MEBIBYTE
-    monkeypatch.setattr(procfs, "available_memory", lambda: available)
+    monkeypatch.setattr(system_files, "available_memory", lambda: available)
     with held(target) as snapshot:
         snapshot.copy()
         assert_held(target, snapshot, "memory is short for its ")
@@ -320,7 +321,7 @@ def test_memory_is_left_to_others(spawn: Spawn, monkeypatch: pytest.MonkeyPatch)
 def test_what_the_machine_has_is_what_the_kernel_says() -> None:
     text = Path("/proc/meminfo").read_text()
     before = int(text.split("MemAvailable:")[1].split()[0]) * 1024
-    assert abs(procfs.available_memory() - before) < before / 2
+    assert abs(system_files.available_memory() - before) < before / 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EFAULT])
@@ -376,14 +377,14 @@ def resident_memory() -> int:
     """Bytes that are ours alone and in use: what is free on the heap may be given back any time."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return int(procfs.status(os.getpid())["RssAnon"].split()[0]) * 1024
+    return int(task_status.status(os.getpid())["RssAnon"].split()[0]) * 1024
 
 
 def test_there_may_be_no_address_space_for_it(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("bulk", 64)
-    status = procfs.status(os.getpid())
+    status = task_status.status(os.getpid())
     used = int(status["VmSize"].split()[0]) * 1024
     limits = resource.getrlimit(resource.RLIMIT_AS)
     # Threads have stacks of their own.
@@ -504,7 +505,7 @@ def test_what_is_copied_is_in_no_core_of_ours_and_in_no_child(spawn: Spawn) -> N
         assert view.readonly
         large = [
             vma.vm_flags
-            for vma in parse_smaps(procfs.read_mm(os.getpid(), "smaps"))
+            for vma in parse_smaps(address_space.read_mm(os.getpid(), "smaps"))
             if vma.size >= 64 * MEBIBYTE and VmFlag.HUGEPAGE in vma.vm_flags
         ]
         assert large
@@ -541,7 +542,7 @@ def test_a_copy_knows_when_it_is_of_another_program(change: str) -> None:
                 assert not snapshot.is_unchanged()
             elif change == "exec":
                 target.tell("exec")
-                while procfs.stat(target.pid).comm != b"sleep":
+                while task_stat.stat(target.pid).comm != b"sleep":
                     pass
                 assert not snapshot.is_unchanged()
             else:
@@ -563,6 +564,6 @@ def test_a_copy_is_not_of_the_program_that_follows_where_the_memory_lives_on(
         await_running(target, snapshot)
         assert snapshot.is_unchanged()
         target.tell("exec")
-        while procfs.stat(target.pid).comm != b"sleep":
+        while task_stat.stat(target.pid).comm != b"sleep":
             pass
         assert not snapshot.is_unchanged()

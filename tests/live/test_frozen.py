@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import tasks
 from tests.conftest import Target
 from tests.live.accounts import assert_free, held
 
@@ -83,7 +83,7 @@ def sleeper(freezer: Freezer, spawn: Spawn) -> Iterator[Target]:
 
 def test_what_is_frozen_has_a_core_and_stays_frozen(freezer: Freezer, sleeper: Target) -> None:
     freezer.set(True)
-    threads = len(procfs.tids(sleeper.pid))
+    threads = len(tasks.tids(sleeper.pid))
     with held(sleeper.pid, stop_timeout=0.5) as snapshot:
         # In a freezer of version 1 a thread sleeps where no stop reaches it, and has what /proc
         # tells; in one of version 2 it stops (kernel/signal.c, do_freezer_trap).

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import address_space, system_files, task_status
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
 from gcorefs.process.shared import Shared
@@ -36,7 +36,7 @@ WAYS = pytest.mark.parametrize("way", [Pagemap, Ahead, ByEntries])
 
 
 def mappings(pid: int) -> list[Vma]:
-    return parse_smaps(procfs.read_mm(pid, "smaps"))
+    return parse_smaps(address_space.read_mm(pid, "smaps"))
 
 
 def in_pairs(columns: Holes) -> list[tuple[int, int]]:
@@ -70,13 +70,13 @@ def test_holes_and_written_pages_are_the_whole_mapping(
 ) -> None:
     target = spawn("reserve", 1, 3000)
     start, size = int(target.truth["start"], 16), target.truth["size"]
-    before = procfs.status(target.pid)["VmPTE"]
+    before = task_status.status(target.pid)["VmPTE"]
     vmas = mappings(target.pid)
     found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shared(target.pid, vmas))
     (holes,) = (own for vma, own in zip(vmas, found, strict=True) if vma.start == start)
     pages = sorted({*range(start, start + size, PAGE)} - written(target.truth))
     assert in_pairs(holes) == list(in_runs(pages))
-    assert procfs.status(target.pid)["VmPTE"] == before
+    assert task_status.status(target.pid)["VmPTE"] == before
 
 
 def in_runs(pages: list[int]) -> Iterator[tuple[int, int]]:
@@ -120,7 +120,7 @@ def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
 ) -> None:
     target = spawn("holes")
     vmas = mappings(target.pid)
-    monkeypatch.setattr(procfs, "leased_inodes", lambda: None)
+    monkeypatch.setattr(system_files, "leased_inodes", lambda: None)
     shared = Shared(target.pid, vmas)
     assert shared.why_unknown == "/proc/locks does not tell what is under a lease"
     assert not any(in_pairs(shared.holes(vma)) for vma in vmas)
@@ -186,18 +186,18 @@ def test_a_hole_at_the_end_of_a_file_goes_to_the_end_of_its_page() -> None:
 
 
 def test_page_tables_that_are_many_and_hardly_filled(spawn: Callable[..., Target]) -> None:
-    assert procfs.has_few_runs(spawn("reserve", 100, 2000).pid)
-    assert not procfs.has_few_runs(spawn("reserve", 1, 2000, "together").pid)
+    assert address_space.has_few_runs(spawn("reserve", 100, 2000).pid)
+    assert not address_space.has_few_runs(spawn("reserve", 1, 2000, "together").pid)
 
 
 def test_page_tables_that_are_many_and_nearly_full(
     spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full, half = spawn("bulk", 300).pid, spawn("mappings", 5000).pid
-    assert not procfs.has_few_runs(full)  # not many
-    monkeypatch.setattr(procfs, "_MANY_TABLES", 100)
-    assert procfs.has_few_runs(full)
-    assert not procfs.has_few_runs(half)
+    assert not address_space.has_few_runs(full)  # not many
+    monkeypatch.setattr(address_space, "_MANY_TABLES", 100)
+    assert address_space.has_few_runs(full)
+    assert not address_space.has_few_runs(half)
 
 
 class Asked(Pagemap):

@@ -10,11 +10,11 @@ import trio
 import trio.testing
 
 from gcorefs import stopped
+from gcorefs.kernel.proc import task_stat
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.errands import Errands
 from gcorefs.mount.limits import Limiters
 from gcorefs.mount.reading import Reading
-from gcorefs.process import procfs
 from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Target
@@ -32,8 +32,8 @@ class Held:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = threading.Event()
         self.go = threading.Event()
-        self._task_times = procfs.task_times
-        monkeypatch.setattr(procfs, "task_times", self._held)
+        self._task_times = task_stat.task_times
+        monkeypatch.setattr(task_stat, "task_times", self._held)
 
     def _held(self, pid: int, tids: Sequence[int]) -> Any:
         self.asked.set()
@@ -62,13 +62,13 @@ def test_every_status_has_its_place(
         monkeypatch.setattr(stopped, "MANY_THREADS", MANY + 2)
     target = spawn("threads", MANY)
     asked: list[threading.Thread] = []
-    task_times = procfs.task_times
+    task_times = task_stat.task_times
 
     def note_who_asks(pid: int, tids: Sequence[int]) -> Any:
         asked.append(threading.current_thread())
         return task_times(pid, tids)
 
-    monkeypatch.setattr(procfs, "task_times", note_who_asks)
+    monkeypatch.setattr(task_stat, "task_times", note_who_asks)
     with held(target.pid) as snapshot:
         found = [*descriptors(snapshot)]
         expected = task_times(target.pid, [record.tid for record in snapshot.records])
@@ -89,7 +89,7 @@ def descriptors(snapshot: Snapshot) -> Iterator[bytes]:
 
 
 def timevals(ticks: Sequence[int]) -> bytes:
-    words = [word for count in ticks for word in divmod(count * 10**6 // procfs.TICKS, 10**6)]
+    words = [word for count in ticks for word in divmod(count * 10**6 // task_stat.TICKS, 10**6)]
     return b"".join(word.to_bytes(8, "little") for word in words)
 
 
@@ -190,7 +190,7 @@ def test_times_of_a_few_threads_are_there_from_the_start(
 ) -> None:
     target = spawn("threads", 3)
     with held(target.pid) as snapshot:
-        monkeypatch.setattr(procfs, "task_times", None)
+        monkeypatch.setattr(task_stat, "task_times", None)
         assert snapshot.read(0, 4096)
         offset, length = statuses(snapshot)
         assert snapshot.read_here(offset, memoryview(bytearray(length)))

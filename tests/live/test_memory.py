@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gcorefs.elfcore.vma import parse_smaps
-from gcorefs.process import procfs, syscalls
+from gcorefs.kernel import process_vm
+from gcorefs.kernel.proc import address_space, current_call, task_stat, task_status
 from gcorefs.process.absent import Absent
 from gcorefs.process.copy import Room
 from gcorefs.process.copy_on_write import CopyOnWrite
@@ -62,7 +63,7 @@ def test_unreadable_pages_are_counted(spawn: Callable[..., Target], tmp_path: Pa
 
 def footprint(pid: int) -> dict[str, bytes]:
     """Without what is mapped of files: their ELF headers are read."""
-    status = procfs.status(pid)
+    status = task_status.status(pid)
     return {key: status[key] for key in ("VmPTE", "RssAnon", "RssShmem", "VmSwap")}
 
 
@@ -156,20 +157,20 @@ def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
     """A thread that did not stop may yet exec, a set-uid program for one."""
     process = subprocess.Popen(["sh", "-c", "read line; exec sleep 100"], stdin=subprocess.PIPE)
     try:
-        while procfs.system_call(process.pid, process.pid) is None:
+        while current_call.system_call(process.pid, process.pid) is None:
             pass  # until it waits for its line
-        start = parse_smaps(procfs.read_mm(process.pid, "smaps"))[0].start
+        start = parse_smaps(address_space.read_mm(process.pid, "smaps"))[0].start
         memory = plain_memory(process.pid, only_pinned=True)
         assert memory.read_bytes(start, 4) == b"\x7fELF"
         memory.check_pinned()
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
-        while procfs.stat(process.pid).comm != b"sleep":
+        while task_stat.stat(process.pid).comm != b"sleep":
             pass
-        while procfs.system_call(process.pid, process.pid) is None:
+        while current_call.system_call(process.pid, process.pid) is None:
             pass  # the new program is there in full
-        new = parse_smaps(procfs.read_mm(process.pid, "smaps"))[0].start
+        new = parse_smaps(address_space.read_mm(process.pid, "smaps"))[0].start
         for address in (start, new):
             with pytest.raises(ProcessError) as caught:
                 memory.read_bytes(address, 4)
@@ -199,7 +200,7 @@ def test_a_file_under_a_lease_is_not_opened() -> None:
     target = Target([sys.executable, "-c", LEASED])
     try:
         assert unreadable_after_reading_all(target) == 0
-        status = procfs.status(target.pid)
+        status = task_status.status(target.pid)
         assert int(status["SigPnd"], 16) == int(status["ShdPnd"], 16) == 0
         assert target.popen.poll() is None
     finally:
@@ -222,7 +223,7 @@ def test_what_the_kernel_refuses_to_read_is_refused_and_no_surprise(
     try:
         snapshot.take()
         for name in ("read_memory", "read_memory_vector"):
-            monkeypatch.setattr(syscalls, name, refuse)
+            monkeypatch.setattr(process_vm, name, refuse)
         monkeypatch.setattr(os, "preadv", refuse)
         snapshot.copy()
         with pytest.raises(ProcessError) as caught:

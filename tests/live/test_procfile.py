@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import (
+    address_space,
+    current_call,
+    procfile,
+    task_stat,
+    task_status,
+    tasks,
+    user_namespaces,
+)
+from gcorefs.process import mappings
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.pagemap import Pagemap, Unknown, open_pagemap
 from tests.conftest import Target
@@ -56,20 +65,20 @@ def zombie() -> Iterator[int]:
 
 
 ASKED: list[Callable[[int], object]] = [
-    procfs.stat,
-    procfs.status,
-    procfs.mappings,
-    procfs.tids,
-    procfs.thread_count,
-    procfs.children,
-    procfs.is_32_bit,
-    procfs.coredump_filter,
-    lambda pid: procfs.owner(pid, pid),
-    lambda pid: procfs.owner_of(str(pid)),
-    procfs.user_namespace,
-    lambda pid: procfs.system_call(pid, pid),
-    lambda pid: procfs.task_times(pid, [pid]),
-    lambda pid: procfs.tracer(pid, pid),
+    task_stat.stat,
+    task_status.status,
+    mappings.mappings,
+    tasks.tids,
+    tasks.thread_count,
+    tasks.children,
+    address_space.is_32_bit,
+    address_space.coredump_filter,
+    lambda pid: task_status.owner(pid, pid),
+    lambda pid: task_status.owner_of(str(pid)),
+    user_namespaces.user_namespace,
+    lambda pid: current_call.system_call(pid, pid),
+    lambda pid: task_stat.task_times(pid, [pid]),
+    lambda pid: task_status.tracer(pid, pid),
     lambda pid: procfile.open_file(f"{pid}/mem"),
     lambda pid: procfile.open_file(f"{pid}/task/{pid}/mem"),
     open_pagemap,
@@ -87,9 +96,9 @@ def test_one_that_has_ended_is_gone_whatever_is_asked(ended: int, number: int) -
 def test_a_zombie_has_no_memory_to_tell_of(zombie: int) -> None:
     for name in ("smaps", "auxv", "coredump_filter"):
         with pytest.raises(ProcessLookupError):
-            procfs.read_mm(zombie, name)
+            address_space.read_mm(zombie, name)
     with pytest.raises(ProcessLookupError):
-        procfs.mappings(zombie)
+        mappings.mappings(zombie)
     with pytest.raises(ProcessLookupError):
         open_pagemap(zombie)
 
@@ -103,9 +112,9 @@ def test_a_thread_that_has_ended_is_gone_while_its_process_lives() -> None:
     while os.path.exists(f"/proc/self/task/{tid}"):  # it leaves the list a moment later
         os.sched_yield()
     with pytest.raises(ProcessLookupError):
-        procfs.stat(os.getpid(), tid)
+        task_stat.stat(os.getpid(), tid)
     with pytest.raises(ProcessLookupError):
-        procfs.task_times(os.getpid(), [os.getpid(), tid])
+        task_stat.task_times(os.getpid(), [os.getpid(), tid])
 
 
 def test_a_file_that_the_kernel_does_not_have_is_missing_and_nobody_is_gone() -> None:
@@ -133,11 +142,11 @@ def test_an_empty_file_of_one_that_lives_is_no_death(spawn: Spawn, empty: str, n
     pid = spawn("threads", 2).pid
     path = f"/proc/{pid}/{name}"
     ask: dict[str, Callable[[int], object]] = {
-        "smaps": procfs.mappings,
-        "auxv": procfs.is_32_bit,
-        "coredump_filter": procfs.coredump_filter,
+        "smaps": mappings.mappings,
+        "auxv": address_space.is_32_bit,
+        "coredump_filter": address_space.coredump_filter,
         "pagemap": Pagemap,
-        "status": procfs.status,
+        "status": task_status.status,
     }
     for what in (empty, "/dev/null"):
         with mounted_over(path, what):
@@ -161,7 +170,9 @@ def test_memory_that_execve_has_replaced_is_gone_and_not_empty() -> None:
                 process.stdin.flush()
                 assert process.stdout.read(6) == b"ready\n"  # cat(1) is there
                 assert smaps.read() == b""
-                assert isinstance(procfs.without_text(process.pid, "smaps"), ProcessLookupError)
+                assert isinstance(
+                    address_space.without_text(process.pid, "smaps"), ProcessLookupError
+                )
         finally:
             process.kill()
 
@@ -185,16 +196,23 @@ def test_without_a_pagemap_nothing_is_known_of_any_page(spawn: Spawn, empty: str
 # or 1 with what went wrong on standard error.
 HIDDEN = """
 import errno, os, sys
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import address_space, current_call, task_stat, task_status, tasks
+from gcorefs.process import mappings
 from gcorefs.process.errors import ProcessError
 from tests.snapshot import find
 from gcorefs.mount.listing import look
 
 target, own, hidepid = map(int, sys.argv[1:])
-assert procfs.stat(own).comm
-assert own in procfs.user_pids()
-assert target not in procfs.user_pids()
-for ask in (procfs.stat, procfs.status, procfs.tids, procfs.mappings, procfs.is_32_bit):
+assert task_stat.stat(own).comm
+assert own in tasks.user_pids()
+assert target not in tasks.user_pids()
+for ask in (
+    task_stat.stat,
+    task_status.status,
+    tasks.tids,
+    mappings.mappings,
+    address_space.is_32_bit,
+):
     try:
         ask(target)
     except PermissionError as error:
@@ -216,7 +234,7 @@ for ask in (find, look):
         assert error.errno == errno.ESRCH, error
     else:
         raise AssertionError(ask)
-assert procfs.is_opening(target) is False
+assert current_call.is_opening(target) is False
 """
 
 AS_USER = ("setpriv", "--reuid=4001", "--regid=4001", "--clear-groups")
@@ -241,9 +259,10 @@ def test_a_tracer_that_is_not_shown_is_a_tracer(spawn: Spawn) -> None:
     """Of another user's tracer hidepid= leaves the id of the thread that traces."""
     target = Target([*AS_USER, *spawn("threads", 1).argv])
     tracer = subprocess.Popen(["strace", "-q", "-o", "/dev/null", "-p", str(target.pid)])
-    script = f"from gcorefs.process import procfs; print(procfs.tracer({target.pid}, {target.pid}))"
+    script = "from gcorefs.kernel.proc.task_status import tracer; "
+    script += f"print(tracer({target.pid}, {target.pid}))"
     try:
-        while procfs.tracer(target.pid, target.pid) != tracer.pid:
+        while task_status.tracer(target.pid, target.pid) != tracer.pid:
             assert tracer.poll() is None
         command = ["unshare", "--mount", "sh", "-c", HIDE, "-", "2", *AS_USER]
         result = subprocess.run(

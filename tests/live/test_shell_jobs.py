@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status, tasks
 from tests.live.accounts import held
 
 SHELL = ["bash", "--norc", "--noprofile", "-i"]
@@ -46,8 +46,8 @@ class Shell:
         """The pid of its child once that runs sleep, has a state, and the terminal or not."""
         deadline = time.monotonic() + 20
         while True:
-            for pid in procfs.children(self.pid):
-                stat = procfs.stat(pid)
+            for pid in tasks.children(self.pid):
+                stat = task_stat.stat(pid)
                 has_terminal = os.tcgetpgrp(self._terminal) == os.getpgid(pid)
                 if (stat.comm, stat.state, has_terminal) == (b"sleep", state, is_in_foreground):
                     return pid
@@ -101,10 +101,10 @@ def life(dumps: int) -> list[bytes]:
 
 def assert_job_is(pid: int, state: str) -> None:
     deadline = time.monotonic() + 20
-    while procfs.stat(pid).state != state:
+    while task_stat.stat(pid).state != state:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    assert procfs.tracer(pid, pid) == 0
+    assert task_status.tracer(pid, pid) == 0
 
 
 def test_a_shell_says_the_same_of_its_jobs() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gcorefs.elfcore.layout import Source
-from gcorefs.process import syscalls
+from gcorefs.kernel import process_vm
 from gcorefs.process.copy import Room
 from tests.conftest import Target
 from tests.snapshot import Snapshot, find
@@ -54,13 +54,13 @@ def expected(snapshot: Snapshot, target: Target) -> Iterator[tuple[int, bytes]]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes each process_vm_readv(2) was to read."""
     found: list[int] = []
-    original = syscalls.read_memory_vector
+    original = process_vm.read_memory_vector
 
     def read(tid: int, addresses: Any, lengths: Any, buffer: memoryview, places: Any = None) -> int:
         found.append(sum(lengths))
         return original(tid, addresses, lengths, buffer, places)
 
-    monkeypatch.setattr(syscalls, "read_memory_vector", read)
+    monkeypatch.setattr(process_vm, "read_memory_vector", read)
     return found
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.policy import Policy
-from gcorefs.process import late, procfs
+from gcorefs.process import late
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.tracer import Tracer
 from tests.conftest import GCOREFS, Target, text_of
@@ -41,7 +42,7 @@ NOTHING = {"spurious": 0, "other": 0, "genuine": 0}
 
 
 def await_free(pid: int) -> None:
-    while any(procfs.tracer(pid, tid) for tid in procfs.tids(pid)):
+    while any(task_status.tracer(pid, tid) for tid in tasks.tids(pid)):
         time.sleep(0.01)
 
 
@@ -56,7 +57,7 @@ def test_a_thread_that_gets_no_cpu_never_sees_the_stop(
     snapshot.close()
     # Nobody else is traced, and nobody waits here for what is left.
     assert snapshot.unresponsive_threads == snapshot.starved_threads > 0
-    assert set(snapshot.late) <= set(procfs.tids(target.pid))
+    assert set(snapshot.late) <= set(tasks.tids(target.pid))
     quota.lift()
     assert snapshot.wait_late(20)
     assert snapshot.late == []
@@ -72,11 +73,11 @@ def test_the_next_stop_takes_over_a_thread_that_is_late(spawn: Spawn, quota: Quo
         snapshot = Snapshot(find(target.pid), policy=Policy(stop_timeout=0.05))
         snapshot.take()
         assert all(each.late == [] for each in earlier)
-        assert target.truth["tid"] in procfs.tids(target.pid)
+        assert target.truth["tid"] in tasks.tids(target.pid)
         snapshot.close()
         earlier.append(snapshot)
     # It has never been out of our hands, and so nobody else was.
-    assert procfs.tracer(target.pid, target.truth["tid"]) == os.getpid()
+    assert task_status.tracer(target.pid, target.truth["tid"]) == os.getpid()
     quota.lift()
     with held(target.pid) as last:
         assert last.unresponsive_threads == 0
@@ -118,7 +119,7 @@ def test_a_late_thread_that_is_killed_is_reaped_at_once(spawn: Spawn, quota: Quo
 def test_the_core_says_who_got_no_cpu(spawn: Spawn, quota: Quota) -> None:
     target = spawn("eintr", "semop")
     starve(quota, target)
-    tids = procfs.tids(target.pid)
+    tids = tasks.tids(target.pid)
     with held(target.pid, stop_timeout=0.05) as snapshot:
         assert snapshot.provenance is not None
         assert list(snapshot.provenance.no_cpu) == tids

@@ -10,7 +10,7 @@ from unittest.mock import ANY
 import pytest
 
 from gcorefs.arch.x86_64 import X86_64
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import tasks
 from tests.conftest import Target
 from tests.live.accounts import assert_free, await_rounds, held, report
 from tests.live.test_tracer import prstatus_notes, tid_of
@@ -116,7 +116,7 @@ def test_a_frozen_process_stays_frozen_and_thaws_as_it_would_have(
             await_rounds(target)
 
     def dump_frozen(target: Target) -> None:
-        threads = len(procfs.tids(target.pid))
+        threads = len(tasks.tids(target.pid))
         with held(target.pid, stop_timeout=0.05) as snapshot:
             assert snapshot.threads == threads
             # The freezer of v1 is deaf to a tracer (kernel/freezer.c); that of v2 is not.

@@ -13,7 +13,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Target
@@ -92,8 +92,8 @@ def test_a_process_in_namespaces_of_its_own_is_numbered_as_it_numbers_itself(bui
         assert own_pid == 1 != target.pid
         with held(target.pid) as snapshot:
             assert {tid_of(note) for note in prstatus_notes(snapshot)} == {
-                int(procfs.status(target.pid, tid)["NSpid"].split()[-1])
-                for tid in procfs.tids(target.pid)
+                int(task_status.status(target.pid, tid)["NSpid"].split()[-1])
+                for tid in tasks.tids(target.pid)
             }
             assert tid_of(prstatus_notes(snapshot)[0]) == own_pid
             assert mapped_names(snapshot) == names_in_maps(target.pid)
@@ -108,7 +108,7 @@ def test_a_set_uid_program_is_root_s_alone(build: Build, folder: Path) -> None:
     program.chmod(0o4755)
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     with started(*user, program) as target:
-        assert procfs.status(target.pid)["Uid"].split()[:2] == [str(NOBODY).encode(), b"0"]
+        assert task_status.status(target.pid)["Uid"].split()[:2] == [str(NOBODY).encode(), b"0"]
         owner = owner_of(target.pid)
         refused(target.pid, USER)
         for _ in range(STOPS):

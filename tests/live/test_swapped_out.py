@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status
 from tests.conftest import Target
 from tests.live.accounts import held
 
@@ -35,7 +35,7 @@ def page_out(pid: int, start: int, size: int) -> None:
 
 def swapped(pid: int) -> int:
     """Bytes."""
-    return int(procfs.status(pid)["VmSwap"].split()[0]) << 10
+    return int(task_status.status(pid)["VmSwap"].split()[0]) << 10
 
 
 def written(size: int) -> bytes:

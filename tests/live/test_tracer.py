@@ -19,8 +19,10 @@ from elftools.elf.segments import NoteSegment
 
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.layout import Source
+from gcorefs.kernel import ptrace, wait4
+from gcorefs.kernel.proc import current_call, procfile, task_stat, task_status, tasks
 from gcorefs.policy import Policy
-from gcorefs.process import procfile, procfs, syscalls, tracer
+from gcorefs.process import tracer
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Target
 from tests.snapshot import Snapshot, find
@@ -88,20 +90,20 @@ def test_execve_may_replace_the_leader(spawn: Spawn) -> None:
 def test_threads_are_counted_and_timed_as_they_are_listed(spawn: Spawn, program: list[str]) -> None:
     target = spawn(*program)
     with held(target):
-        tids = procfs.tids(target.pid)
-        assert procfs.thread_count(target.pid) == len(tids) >= 4
+        tids = tasks.tids(target.pid)
+        assert tasks.thread_count(target.pid) == len(tids) >= 4
         # A leader's are those of all.
         files = ["stat" if tid == target.pid else f"task/{tid}/stat" for tid in tids]
-        stats = [procfs.parse_stat(procfile.read(f"{target.pid}/{file}")) for file in files]
-        assert procfs.task_times(target.pid, tids) == [
+        stats = [task_stat.parse_stat(procfile.read(f"{target.pid}/{file}")) for file in files]
+        assert task_stat.task_times(target.pid, tids) == [
             (stat.utime, stat.stime, stat.cutime, stat.cstime) for stat in stats
         ]
         with pytest.raises(ProcessLookupError):
-            procfs.task_times(target.pid, [1])
+            task_stat.task_times(target.pid, [1])
     with pytest.raises(ProcessLookupError):
-        procfs.thread_count(1 << 22)
+        tasks.thread_count(1 << 22)
     with pytest.raises(ProcessLookupError):
-        procfs.task_times(1 << 22, [])
+        task_stat.task_times(1 << 22, [])
 
 
 def test_a_dead_leader_hides_nobody(spawn: Spawn) -> None:
@@ -144,7 +146,7 @@ def test_a_death_is_heard_of_whoever_stopped_last(
     tids = set(target.states())
     late = target.pid if last == "leader" else max(tids)
     stopped: set[int] = set()
-    poll_status = syscalls.poll_status
+    poll_status = wait4.poll_status
 
     def poll_late(tid: int) -> int | None:
         if tid == late and stopped < tids - {late}:
@@ -154,7 +156,7 @@ def test_a_death_is_heard_of_whoever_stopped_last(
             stopped.add(tid)
         return status
 
-    monkeypatch.setattr(syscalls, "poll_status", poll_late)
+    monkeypatch.setattr(wait4, "poll_status", poll_late)
     with held(target) as snapshot:
         assert stopped == tids
         os.kill(target.pid, signal.SIGKILL)
@@ -170,7 +172,7 @@ def test_a_death_is_told_where_no_thread_had_stopped(
     target = spawn("threads", 3, parent=True)
     told = threading.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(syscalls, "interrupt", lambda tid: None)
+        patch.setattr(ptrace, "interrupt", lambda tid: None)
         snapshot = Snapshot(find(target.pid), policy=Policy(stop_timeout=0.1), on_end=told.set)
         snapshot.take()
     try:
@@ -188,20 +190,20 @@ def test_a_death_is_not_held_up_by_each_that_is_gone(
 ) -> None:
     """Killed after the first seize: that thread is ours to reap, and the parent waits for it."""
     target = spawn("threads", 500, parent=True)
-    seize, sleep = syscalls.seize, time.sleep
+    seize, sleep = ptrace.seize, time.sleep
     naps = []
 
     def seize_and_kill(tid: int) -> None:
         seize(tid)
         os.kill(target.pid, signal.SIGKILL)
-        while len(procfs.tids(target.pid)) > 2:  # the leader, and the one that is ours
+        while len(tasks.tids(target.pid)) > 2:  # the leader, and the one that is ours
             pass
 
     def nap(seconds: float) -> None:
         naps.append(seconds)
         sleep(seconds)
 
-    monkeypatch.setattr(syscalls, "seize", seize_and_kill)
+    monkeypatch.setattr(ptrace, "seize", seize_and_kill)
     monkeypatch.setattr(time, "sleep", nap)
     with pytest.raises(ProcessError) as caught, held(target):
         pass
@@ -221,7 +223,7 @@ def test_a_tracer_that_misses_the_bell_is_rung_again(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 3)
-    ring = syscalls.ring
+    ring = wait4.ring
     rings = []
 
     def ring_later(tid: int) -> None:
@@ -229,7 +231,7 @@ def test_a_tracer_that_misses_the_bell_is_rung_again(
         if len(rings) > 2:
             ring(tid)
 
-    monkeypatch.setattr(syscalls, "ring", ring_later)
+    monkeypatch.setattr(wait4, "ring", ring_later)
     with held(target):
         await_call(tracer_of(target), SYS_WAITID)
     assert len(rings) > 2
@@ -251,7 +253,7 @@ def test_a_thread_that_was_not_interrupted_is_not_waited_for(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 3)
-    monkeypatch.setattr(procfs, "is_dumping_core", lambda pid: True)
+    monkeypatch.setattr(task_status, "is_dumping_core", lambda pid: True)
     refused = tracer.Tracer(find(target.pid), stop_timeout=5)
     refused.start()
     with pytest.raises(ProcessError) as caught:
@@ -275,7 +277,7 @@ def tracer_of(target: Target) -> int:
 
 def await_call(tid: int, number: int) -> None:
     """Until a thread of ours sleeps in a system call."""
-    while (call := procfs.system_call(os.getpid(), tid)) is None or call[0] != number:
+    while (call := current_call.system_call(os.getpid(), tid)) is None or call[0] != number:
         time.sleep(0.001)
 
 
@@ -283,7 +285,7 @@ def await_call(tid: int, number: int) -> None:
 def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each seize takes so long that the thread that waits for the stop looks for the dead."""
     looks = []
-    seize, look = syscalls.seize, tracer.Tracer._reap_for_seize
+    seize, look = ptrace.seize, tracer.Tracer._reap_for_seize
 
     def look_and_count(self: tracer.Tracer) -> None:
         look(self)
@@ -297,7 +299,7 @@ def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.001)
 
     monkeypatch.setattr(tracer.Tracer, "_reap_for_seize", look_and_count)
-    monkeypatch.setattr(syscalls, "seize", seize_slowly)
+    monkeypatch.setattr(ptrace, "seize", seize_slowly)
 
 
 @pytest.mark.usefixtures("slow_seize")
@@ -317,10 +319,10 @@ def test_whoever_looks_for_the_dead_takes_no_signal(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("ledger")
-    seize_slowly = syscalls.seize
+    seize_slowly = ptrace.seize
     seen = []
-    tids = procfs.tids
-    monkeypatch.setattr(procfs, "tids", lambda pid: tids(pid)[::-1])
+    tids = tasks.tids
+    monkeypatch.setattr(tasks, "tids", lambda pid: tids(pid)[::-1])
 
     def seize_and_signal(tid: int) -> None:
         seize_slowly(tid)
@@ -328,7 +330,7 @@ def test_whoever_looks_for_the_dead_takes_no_signal(
         if tid == target.truth["taker"]:
             os.kill(target.pid, signal.SIGRTMIN)
 
-    monkeypatch.setattr(syscalls, "seize", seize_and_signal)
+    monkeypatch.setattr(ptrace, "seize", seize_and_signal)
     with held(target, stop_timeout=1) as snapshot:
         assert seen[0] == target.truth["taker"]
         assert snapshot.unresponsive_threads == 0
@@ -359,7 +361,7 @@ def test_a_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) -> None:
         assert {state for state, _ in states.values()} == {"t"}
         prstatus = next(note for note in prstatus_notes(snapshot) if tid_of(note) == vfork_tid)
         general = prstatus[112:-8]
-        call = procfs.system_call(target.pid, vfork_tid)
+        call = current_call.system_call(target.pid, vfork_tid)
         assert call is not None
         number, arguments, sp, pc = call
         assert X86_64.word(general, "orig_rax") == number == 58  # vfork

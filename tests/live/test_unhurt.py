@@ -14,7 +14,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status, tasks
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Target
 from tests.live.accounts import STOPS, await_rounds, compare, held
@@ -42,8 +42,8 @@ def test_children_are_nobodys_business(spawn: Spawn) -> None:
                 assert snapshot.unresponsive_threads == 0
                 for child in children(target.pid):
                     with contextlib.suppress(ProcessLookupError):
-                        assert procfs.tracer(child, child) == 0
-                        assert procfs.stat(child).state not in "tT"
+                        assert task_status.tracer(child, child) == 0
+                        assert task_stat.stat(child).state not in "tT"
                         seen.add(child)
             await_rounds(target)
         assert len(seen) > STOPS
@@ -64,7 +64,7 @@ def test_a_process_that_shares_the_memory_is_another_one(spawn: Spawn) -> None:
 
     with held(target.pid) as snapshot:
         before = count()
-        assert procfs.tracer(sibling, sibling) == 0
+        assert task_status.tracer(sibling, sibling) == 0
         assert sibling not in [record.tid for record in snapshot.records]
         while count() < before + 10:
             pass
@@ -76,13 +76,15 @@ def test_a_worker_of_io_uring_is_no_thread_of_the_program(spawn: Spawn, kind: li
     """It stands in the task list, runs none of the program's code, and cannot be traced."""
     target = spawn("workers", *kind)
     with held(target.pid) as snapshot:
-        workers = [tid for tid in procfs.tids(target.pid) if procfs.stat(target.pid, tid).is_worker]
-        names = {procfs.stat(target.pid, tid).comm for tid in workers}
+        workers = [
+            tid for tid in tasks.tids(target.pid) if task_stat.stat(target.pid, tid).is_worker
+        ]
+        names = {task_stat.stat(target.pid, tid).comm for tid in workers}
         assert names
         assert not kind or b"iou-sqp-%d" % target.pid in names
-        assert {procfs.tracer(target.pid, tid) for tid in workers} == {0}
+        assert {task_status.tracer(target.pid, tid) for tid in workers} == {0}
         recorded = {record.tid for record in snapshot.records}
-        assert recorded == set(procfs.tids(target.pid)) - set(workers)
+        assert recorded == set(tasks.tids(target.pid)) - set(workers)
         assert len(recorded) == target.truth["threads"]
     assert target.ask("report") == {"splice_on": {"ok": ANY}}
 
@@ -96,7 +98,7 @@ def test_who_is_traced_is_refused_and_who_traces_is_not(spawn: Spawn) -> None:
         assert (caught.value.reason, caught.value.errno) == (Reason.TRACED, errno.EBUSY)
         assert f"TracerPid {target.pid}" in str(caught.value)
         with held(target.pid):
-            assert procfs.tracer(tracee, tracee) == target.pid
+            assert task_status.tracer(tracee, tracee) == target.pid
     await_rounds(target)
     assert target.ask("report") == {"trace": {"ok": ANY}}
 
@@ -117,7 +119,7 @@ def test_an_exit_at_any_moment_is_an_error_or_a_whole_core(spawn: Spawn, delay: 
 
 def children(pid: int) -> list[int]:
     found = []
-    for tid in procfs.tids(pid):
+    for tid in tasks.tids(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found += Path(f"/proc/{pid}/task/{tid}/children").read_text().split()
     return [int(word) for word in found]

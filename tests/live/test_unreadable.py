@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
-from gcorefs.process import procfs, syscalls, unreadable
+from gcorefs.kernel import statx
+from gcorefs.kernel.proc import address_space, current_call, task_status
+from gcorefs.process import unreadable
 from gcorefs.process.mapped_files import MappedFiles
 from gcorefs.process.pagemap import PRESENT, Pagemap
 from tests.conftest import Target, in_one_worker, more_huge_pages
@@ -52,7 +54,7 @@ def bounds(region: dict[str, Any]) -> tuple[int, int]:
 
 
 def mappings(target: Target) -> list[Vma]:
-    return parse_smaps(procfs.read_mm(target.pid, "smaps"))
+    return parse_smaps(address_space.read_mm(target.pid, "smaps"))
 
 
 def taken(target: Target) -> list[tuple[Vma, int]]:
@@ -99,11 +101,11 @@ def test_to_know_it_touches_nothing(start: Callable[[str], Target], program: str
     keys = ("VmRSS", "VmPTE", "RssAnon", "RssFile", "RssShmem", "VmSwap")
 
     def footprint() -> list[bytes]:
-        status = procfs.status(target.pid)
+        status = task_status.status(target.pid)
         return [status[key] for key in keys]
 
     # Until it waits for its next command, it may touch memory itself.
-    while (call := procfs.system_call(target.pid, target.pid)) is None or call[0] != READ:
+    while (call := current_call.system_call(target.pid, target.pid)) is None or call[0] != READ:
         pass
     before = footprint()
     found(target, wanted)
@@ -190,7 +192,7 @@ def test_a_file_is_described_as_stat_describes_it(tmp_path: Path) -> None:
     path.write_bytes(bytes(12345))
     path.chmod(0o640)
     os.link(path, tmp_path / "other")
-    found_ = syscalls.cached_stat(str(path))
+    found_ = statx.cached_stat(str(path))
     of_os = path.stat()
     identity = os.major(of_os.st_dev), os.minor(of_os.st_dev), of_os.st_ino
     allocated = of_os.st_blocks * 512
@@ -202,7 +204,7 @@ def test_a_file_is_described_as_stat_describes_it(tmp_path: Path) -> None:
 def test_a_symbolic_link_is_followed_on_request(tmp_path: Path, follow: bool) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "link").symlink_to("file")
-    mode = syscalls.cached_stat(str(tmp_path / "link"), follow).mode
+    mode = statx.cached_stat(str(tmp_path / "link"), follow).mode
     assert stat.S_IFMT(mode) == (stat.S_IFREG if follow else stat.S_IFLNK)
 
 
@@ -238,7 +240,7 @@ def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
         target = Target([sys.executable, "-c", HUGE])
         try:
             Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
-            touched = procfs.status(target.pid)["HugetlbPages"]
+            touched = task_status.status(target.pid)["HugetlbPages"]
             assert touched == b"6144 kB"
             snapshot = Snapshot(find(target.pid))
             try:
@@ -253,6 +255,6 @@ def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
             core = Core(path)
             for vma in huge:
                 assert core.read(vma.start, vma.end) == b"abc".ljust(4 << 20, b"\0")
-            assert procfs.status(target.pid)["HugetlbPages"] == touched
+            assert task_status.status(target.pid)["HugetlbPages"] == touched
         finally:
             target.kill()

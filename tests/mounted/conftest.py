@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status, tasks
 from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
 from tests.mounted import faultpoints
 from tests.mounted.faultpoints import Hold, Point
@@ -52,15 +52,15 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 def is_held(pid: int) -> bool:
     """Every thread is stopped by a tracer."""
-    return all(procfs.stat(pid, tid).state == "t" for tid in procfs.tids(pid))
+    return all(task_stat.stat(pid, tid).state == "t" for tid in tasks.tids(pid))
 
 
 def is_free(pid: int) -> bool:
     """No thread is stopped or traced, or there is none."""
     try:
         return all(
-            procfs.stat(pid, tid).state not in "tT" and procfs.tracer(pid, tid) == 0
-            for tid in procfs.tids(pid)
+            task_stat.stat(pid, tid).state not in "tT" and task_status.tracer(pid, tid) == 0
+            for tid in tasks.tids(pid)
         )
     except ProcessLookupError:
         return True
@@ -177,10 +177,10 @@ def start_as(pid: int) -> int:
 
 def replace(target: Target) -> int:
     """Another process under the pid of a target, which dies."""
-    start = procfs.stat(target.pid).start_time
+    start = task_stat.stat(target.pid).start_time
     target.kill()
     # A process is told from a later one by the clock tick of its start.
-    eventually(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS > start + 1)
+    eventually(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * task_stat.TICKS > start + 1)
     assert start_as(target.pid) == target.pid
     return target.pid
 
@@ -355,7 +355,7 @@ def strace() -> Iterator[Callable[[int], int]]:
     def trace(tid: int) -> int:
         tracer = subprocess.Popen(["strace", "-q", "-o", "/dev/null", "-p", str(tid)])
         tracers.append(tracer)
-        eventually(lambda: procfs.tracer(tid, tid) == tracer.pid)
+        eventually(lambda: task_status.tracer(tid, tid) == tracer.pid)
         return tracer.pid
 
     yield trace

@@ -44,7 +44,7 @@ class Point:
 
 
 _TRACER = "gcorefs.process.tracer"
-_CALLS = "gcorefs.process.syscalls"
+_CALLS = "gcorefs.kernel.ptrace"
 
 LOOKUP = Point("lookup", "gcorefs.mount.sight", "look", "before")
 IDENTIFIED = Point("identified", "gcorefs.mount.door", "refuse_early", "before")
@@ -66,13 +66,13 @@ PINNED = Point("pinned", "gcorefs.stopped", "MemFile.__init__", "after")
 # The opener was judged by the first door, once more by the thread that takes the snapshot,
 # and is judged now that everything stands still.
 SECOND_DOOR = Point("second-door", "gcorefs.process.access", "_open_memory", "before", 3)
-SMAPS = Point("smaps", "gcorefs.process.procfs", "mappings", "after")
+SMAPS = Point("smaps", "gcorefs.process.mappings", "mappings", "after")
 ASSEMBLED = Point("assembled", "gcorefs.stopped", "gather", "after")
 TAKEN = Point("taken", "gcorefs.stopped", "Stop.core", "after")
 COPYING = Point("copying", "gcorefs.process.copy", "Copy.fill", "before")
 FILLED = Point("filled", "gcorefs.process.copy", "Copy.fill", "after")
 COPIED = Point("copied", "gcorefs.stopped", "Stop.copy", "after")
-READING = Point("reading", _CALLS, "read_memory", "before")
+READING = Point("reading", "gcorefs.kernel.process_vm", "read_memory", "before")
 # Of the windows, the reader waits for the first.
 READING_AHEAD = Point("reading-ahead", "gcorefs.core", "Core.read_into", "before", 2)
 RELEASED = Point("released", _TRACER, "Tracer._let_go", "before")

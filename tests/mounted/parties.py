@@ -7,7 +7,7 @@ import select
 import signal
 from typing import Any
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat
 from tests.conftest import Target
 from tests.mounted.conftest import errno_of, eventually, is_free, offset_of
 
@@ -132,7 +132,7 @@ class Reader:
         fd = os.pidfd_open(self.pid)
         try:
             ready, _, _ = select.select([fd], [], [], 20)
-            assert ready, f"the reader hangs: {procfs.stat(self.pid).state}"
+            assert ready, f"the reader hangs: {task_stat.stat(self.pid).state}"
         finally:
             os.close(fd)
             os.close(self._answers)

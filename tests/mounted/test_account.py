@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gcorefs.elfcore.vma import VmFlag, parse_smaps
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import address_space
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import eventually, is_free, note_of, opened, whole
 from tests.readers.corefile import Core
@@ -74,7 +74,7 @@ def test_every_mapped_byte_is_recorded_or_zero_or_left_out(
     mount: Mount, target: Target, mask: str
 ) -> None:
     Path(f"/proc/{target.pid}/coredump_filter").write_text(mask)
-    vmas = parse_smaps(procfs.read_mm(target.pid, "smaps"))
+    vmas = parse_smaps(address_space.read_mm(target.pid, "smaps"))
     mapped = sum(vma.size for vma in vmas)
     with opened(mount / target.pid) as fd:
         data = whole(fd)

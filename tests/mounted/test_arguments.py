@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs.cli import dump, main, mount, victim
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import procfile
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount
 
@@ -124,7 +124,7 @@ def invoke(*arguments: str) -> click.testing.Result:
 
 
 def test_a_proc_that_nobody_knows_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(procfs, "read", lambda path, is_record=False: b"nonsense")
+    monkeypatch.setattr(procfile, "read", lambda path, is_record=False: b"nonsense")
     result = invoke("dump", "1")
     assert result.exit_code == 1
     assert result.stderr == "Error: process 1: unexpected text in stat: b'nonsense'\n"

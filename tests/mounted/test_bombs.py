@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import tasks
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, gcorefs, is_free, is_held, opened
 
@@ -27,7 +27,7 @@ def test_a_bomb_is_stopped_and_goes_on(
         with opened(mount / target.pid) as fd:
             assert os.read(fd, 4) == b"\x7fELF"
             assert is_held(target.pid)
-            threads = len(procfs.tids(target.pid))
+            threads = len(tasks.tids(target.pid))
             facts = json.loads(gcorefs("info", "--json", mount / target.pid).stdout)
             assert facts["threads"] == facts["gcorefs"]["threads"]["stopped"] == threads
         eventually(partial(is_free, target.pid))

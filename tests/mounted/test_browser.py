@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks
 from tests.conftest import Mount
 from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, is_free, opened
 from tests.mounted.test_workloads import backtraces
@@ -137,11 +137,11 @@ def renderer_of(browser: Browser, session: str) -> int:
 
 def utime(pid: int) -> int:
     """Of all its threads."""
-    return procfs.parse_times(procfile.read(f"{pid}/stat"))[0]
+    return task_stat.parse_times(procfile.read(f"{pid}/stat"))[0]
 
 
 def populated(pid: int) -> int:
-    status = procfs.status(pid)
+    status = task_status.status(pid)
     return sum(int(status[key].split()[0]) for key in ("RssAnon", "RssShmem", "VmSwap")) * 1024
 
 
@@ -149,8 +149,8 @@ def test_a_renderer_does_not_notice(browser: Browser, mount: Mount, tmp_path: Pa
     session = browser.open(PAGE.replace("CANARY", canary := os.urandom(16).hex()))
     eventually(lambda: bool(browser.value(session, "typeof answers == 'number' && answers > 10")))
     pid = renderer_of(browser, session)
-    assert int(procfs.status(pid)["VmSize"].split()[0]) * 1024 > TIB
-    assert procfs.status(pid)["Seccomp"] == b"2"
+    assert int(task_status.status(pid)["VmSize"].split()[0]) * 1024 > TIB
+    assert task_status.status(pid)["Seccomp"] == b"2"
     assert os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
     core = tmp_path / "core"
     last = {"count": 0, "answers": 0}
@@ -172,15 +172,17 @@ def assert_gdb_reads_every_stack(pid: int, mount: Mount, core: Path) -> None:
     program = os.readlink(f"/proc/{pid}/exe")
     os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(lambda: {procfs.stat(pid, tid).state for tid in procfs.tids(pid)} == {"T"})
+        eventually(lambda: {task_stat.stat(pid, tid).state for tid in tasks.tids(pid)} == {"T"})
         with opened(mount / pid):
             subprocess.run(["cp", mount / pid, core], check=True, timeout=100)
             from_core = backtraces("-c", str(core), program)
             from_mount = backtraces("-c", str(mount / pid), program)
-        eventually(lambda: not any(procfs.tracer(pid, tid) for tid in procfs.tids(pid)))
+        eventually(lambda: not any(task_status.tracer(pid, tid) for tid in tasks.tids(pid)))
         from_process = backtraces("-p", str(pid), program)
         # The core has the ids that the process itself goes by, in its namespace.
-        own = {tid: int(procfs.status(pid, tid)["NSpid"].split()[-1]) for tid in procfs.tids(pid)}
+        own = {
+            tid: int(task_status.status(pid, tid)["NSpid"].split()[-1]) for tid in tasks.tids(pid)
+        }
     finally:
         os.kill(pid, signal.SIGCONT)
     assert from_core == from_mount == {own[tid]: stack for tid, stack in from_process.items()}

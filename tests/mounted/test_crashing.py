@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from gcorefs.elfcore.corefile import Core, read_core
-from gcorefs.process import procfile, procfs, syscalls
+from gcorefs.kernel import ptrace
+from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Mount, Target, wait_until_gone
 from tests.mounted.conftest import assert_refused, errno_of, eventually, gcorefs, run
@@ -69,7 +70,7 @@ def slow_reader(tmp_path: Path) -> Iterator[SlowReader]:
 
 
 def is_dumping(pid: int) -> bool:
-    return procfs.status(pid)["CoreDumping"] == b"1"
+    return task_status.status(pid)["CoreDumping"] == b"1"
 
 
 def crash(target: Target, how: str) -> None:
@@ -122,16 +123,16 @@ def test_one_that_crashed_in_a_thread_and_has_lost_its_leader(
     """A dead leader has no memory, and its status does not say that a core is written."""
     target = spawn("crasher", MIB)
     target.tell("exit")
-    eventually(lambda: procfs.stat(target.pid).is_dead)
+    eventually(lambda: task_stat.stat(target.pid).is_dead)
     os.kill(target.pid, 6)
-    eventually(lambda: len(procfs.tids(target.pid)) == 5 and is_dumping_by_any(target.pid))
+    eventually(lambda: len(tasks.tids(target.pid)) == 5 and is_dumping_by_any(target.pid))
     assert_refused(gcorefs("dump", target.pid, "-o", "-"), str(target.pid), WHY)
     core = slow_reader.finish(target)
     assert core.missing == 0
 
 
 def is_dumping_by_any(pid: int) -> bool:
-    return any(procfs.status(pid, tid).get("CoreDumping") == b"1" for tid in procfs.tids(pid))
+    return any(task_status.status(pid, tid).get("CoreDumping") == b"1" for tid in tasks.tids(pid))
 
 
 @pytest.mark.parametrize("how", CRASHES)
@@ -144,8 +145,8 @@ def test_it_begins_between_the_seize_and_the_interrupt(
     """A filter's kill asks no tracer.  Any other signal stops first, and then the core begins
     while the other threads stand."""
     target = spawn("crasher", MIB)
-    tids = procfs.tids(target.pid)
-    seize = syscalls.seize
+    tids = tasks.tids(target.pid)
+    seize = ptrace.seize
 
     def seize_and_crash(tid: int) -> None:
         seize(tid)
@@ -153,7 +154,7 @@ def test_it_begins_between_the_seize_and_the_interrupt(
             target.tell(how)
             eventually(lambda: is_dumping(target.pid) or is_in_signal_stop(target.pid))
 
-    monkeypatch.setattr(syscalls, "seize", seize_and_crash)
+    monkeypatch.setattr(ptrace, "seize", seize_and_crash)
     snapshot = Snapshot(find(target.pid))
     with pytest.raises(ProcessError) as raised:
         snapshot.take()
@@ -163,7 +164,7 @@ def test_it_begins_between_the_seize_and_the_interrupt(
 
 
 def is_in_signal_stop(pid: int) -> bool:
-    return procfs.stat(pid, pid).state == "t"
+    return task_stat.stat(pid, pid).state == "t"
 
 
 def test_a_process_that_crashed_and_is_gone(
@@ -186,7 +187,7 @@ def test_the_program_that_reads_the_core_is_listed(
 
     def handlers() -> list[str]:
         # A kernel thread has no arguments.
-        found = [pid for pid in procfs.children(kthreadd) if has_argument(pid, name)]
+        found = [pid for pid in tasks.children(kthreadd) if has_argument(pid, name)]
         return list(map(str, found))
 
     eventually(lambda: len(handlers()) == 1)

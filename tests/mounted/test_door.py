@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import current_call
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import (
     end,
@@ -207,7 +207,7 @@ def programs(build: Callable[[str], Path], tmp_path: Path) -> dict[str, str]:
 
 
 def is_asleep(pid: int) -> bool:
-    return is_free(pid) and procfs.system_call(pid, pid) is not None
+    return is_free(pid) and current_call.system_call(pid, pid) is not None
 
 
 def symbol(kernel: int, ours: int, refusal: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.arch.machine import NT_PRSTATUS
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, tasks
 from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_asleep
 from tests.mounted.conftest import (
     PAGE,
@@ -142,7 +142,7 @@ def test_what_cannot_be_dumped_is_refused(
 ) -> None:
     file = tmp_path / "core"
     file.write_bytes(b"old")
-    kernel = next(pid for pid in procfs.pids() if procfs.stat(pid).is_kernel_thread)
+    kernel = next(pid for pid in tasks.pids() if task_stat.stat(pid).is_kernel_thread)
     traced, dead = spawn("threads", 1), spawn("threads", 1)
     tracer = strace(traced.pid)
     dead.popen.kill()
@@ -187,9 +187,9 @@ def halfway(spawn: Callable[..., Target], tmp_path: Path) -> Iterator[subprocess
     command = [GCOREFS, "dump", str(target.pid), "-o", tmp_path / "core"]
     with subprocess.Popen(text_of(command), stderr=subprocess.PIPE) as dumper:
         try:
-            eventually(lambda: procfs.stat(target.pid, target.pid).state == "t")
+            eventually(lambda: task_stat.stat(target.pid, target.pid).state == "t")
             dumper.send_signal(signal.SIGSTOP)
-            eventually(lambda: procfs.stat(dumper.pid).state == "T")
+            eventually(lambda: task_stat.stat(dumper.pid).state == "T")
             assert os.listdir(tmp_path) == ["core"]
             yield dumper
             eventually(lambda: is_free(target.pid))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status, tasks
 from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import (
     errno_of,
@@ -68,7 +68,7 @@ def test_a_shell_can_be_dumped_by_its_child(mount: Mount) -> None:
 
 
 def test_a_kernel_thread_has_no_core(mount: Mount) -> None:
-    pid = next(pid for pid in procfs.pids() if procfs.stat(pid).is_kernel_thread)
+    pid = next(pid for pid in tasks.pids() if task_stat.stat(pid).is_kernel_thread)
     mount.expect(f"process {pid}: a kernel thread has no memory of its own")
     assert open_errno(mount / pid) == errno.EINVAL
 
@@ -89,7 +89,7 @@ def test_a_process_that_another_tracer_holds_is_busy(
     mount.expect(f"process {target.pid}: another tracer holds it")
     mount.expect(f"TracerPid {tracer}")
     assert open_errno(mount / target.pid) == errno.EBUSY
-    assert procfs.tracer(target.pid, target.pid) == tracer
+    assert task_status.tracer(target.pid, target.pid) == tracer
 
 
 def test_a_process_that_we_hold_is_not_somebody_elses(
@@ -139,11 +139,11 @@ def test_a_failed_file_costs_the_server_nothing_however_often_it_is_read(
     with opened(mount / target.pid) as fd:
         reads = 0
         for _ in range(2):  # the first round is for whatever is needed once
-            before = procfs.stat(server).resident
+            before = task_stat.stat(server).resident
             for _ in range(10_000):
                 reads += errno_of(lambda: os.read(fd, 1)) == errno.EBUSY
         assert reads == 20_000
-        assert (procfs.stat(server).resident - before) * PAGE_SIZE < 1 << 20
+        assert (task_stat.stat(server).resident - before) * PAGE_SIZE < 1 << 20
 
 
 def test_a_parent_hears_of_a_death_while_the_file_is_open(
@@ -194,7 +194,7 @@ def test_a_surprise_in_a_handler_is_an_error_of_that_file_alone(
     spawn: Callable[..., Target], surprise: Callable[[str, str, int], Mount]
 ) -> None:
     target, other = spawn("threads", 1), spawn("threads", 1)
-    mount = surprise("gcorefs.process.procfs", "stat", target.pid)
+    mount = surprise("gcorefs.kernel.proc.task_stat", "stat", target.pid)
     for text in ("ERROR", "Traceback"):
         mount.expect(text)
     for _ in range(2):

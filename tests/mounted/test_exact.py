@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat
 from tests.conftest import Mount, Target, mounts, wait_until_gone
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -313,7 +313,7 @@ def test_a_look_up_fails_as_the_open_would(
     assert errno_of(exact(mount, os.getpid()).stat) == errno.EDEADLK
     assert errno_of(exact(mount, mount.server).stat) == errno.EDEADLK
     kthreadd = 2
-    if procfs.stat(kthreadd).is_kernel_thread:
+    if task_stat.stat(kthreadd).is_kernel_thread:
         mount.expect("a kernel thread has no memory of its own")
         assert errno_of(exact(mount, kthreadd).stat) == errno.EINVAL
     assert status(mount) == []
@@ -418,7 +418,7 @@ def test_a_copy_of_what_runs_no_more_is_not_joined_by_a_look_up(
         eventually(lambda: status(mount)[0]["state"] == "copied")
         with open(f"/proc/{pid}/fd/0", "wb", buffering=0) as stdin:
             stdin.write(b"\n")
-        eventually(lambda: procfs.stat(pid).comm == b"sleep")
+        eventually(lambda: task_stat.stat(pid).comm == b"sleep")
         with opened(exact(mount, pid)) as fd:
             data = whole(fd)
             assert os.fstat(fd).st_size == len(data)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status
 from gcorefs.process.errors import Reason
 from tests.conftest import Mount, Target
 from tests.mounted import faultpoints as at
@@ -55,7 +55,7 @@ End = Callable[[Mount, Target, Reader], None]
 
 def resident(pid: int) -> int:
     """Bytes of it that are in memory, those of memfds among them."""
-    status = procfs.status(pid)
+    status = task_status.status(pid)
     return sum(int(status[name].split()[0]) for name in ("RssAnon", "RssShmem")) * 1024
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, tasks
 from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_gone
 from tests.mounted.conftest import NOBODY, eventually, is_free, is_held, run, user
 from tests.mounted.test_users_mount import asleep
@@ -91,9 +91,9 @@ LISTED_BY_ONE = 'for D in /proc "$1" /proc; do cd "$D"; echo [0-9]*; done'
 @pytest.mark.parametrize("mode", MODES)
 def test_everybody_lists_what_proc_lists(hiding: Callable[[str], Hiding], mode: str) -> None:
     mount = hiding(mode)
-    kernels = {pid for pid in procfs.pids() if is_kernel_thread(pid)}
+    kernels = {pid for pid in tasks.pids() if is_kernel_thread(pid)}
     # One with more capabilities than the server has, as the first of some machines is.
-    unseen = set(procfs.pids()) - {
+    unseen = set(tasks.pids()) - {
         int(pid) for pid in mount.run((), "ls", "/proc").stdout.split() if pid.isdigit()
     }
     with asleep("sleep") as roots, asleep(*user(NOBODY), "sleep") as own:
@@ -112,7 +112,7 @@ def test_everybody_lists_what_proc_lists(hiding: Callable[[str], Hiding], mode: 
 
 def is_kernel_thread(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
-        return procfs.stat(pid).is_kernel_thread
+        return task_stat.stat(pid).is_kernel_thread
     return False
 
 

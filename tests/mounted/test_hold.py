@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -159,7 +159,7 @@ def test_another_program_is_another_file(copying: Mount, other: Target) -> None:
         await_copied(copying, other.pid)
         data = whole(fd)
         other.tell("exec")
-        eventually(lambda: procfs.stat(other.pid).comm == b"sleep")
+        eventually(lambda: task_stat.stat(other.pid).comm == b"sleep")
         with opened(copying / other.pid) as again:
             assert b"bin/sleep\0" in whole(again)
             assert os.fstat(again).st_ino != os.fstat(fd).st_ino
@@ -181,7 +181,7 @@ def test_a_dead_process_can_still_be_read(copying: Mount, spawn: Callable[..., T
 
 
 def resident_memory(pid: int) -> int:
-    return int(procfs.status(pid)["VmRSS"].split()[0]) * 1024
+    return int(task_status.status(pid)["VmRSS"].split()[0]) * 1024
 
 
 def test_the_memory_is_given_back_at_the_last_close(
@@ -431,7 +431,7 @@ def test_a_copy_is_shared_by_one_user_and_not_by_two(
     target = Target([*AS_NOBODY, "sh", "-c", "echo '{\"pid\": '$$'}'; exec sleep 1000"])
     try:
         file = copying / target.pid
-        eventually(lambda: procfs.stat(target.pid).comm == b"sleep")
+        eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
         with opened(file) as fd:
             await_copied(copying, target.pid)
             number = os.fstat(fd).st_ino

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, tasks
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -317,7 +317,7 @@ def test_a_core_that_is_cut_off_is_shown_and_refused(dumped: tuple[Target, Path]
 def test_a_process_that_cannot_be_had_is_one_line(
     spawn: Spawn, strace: Callable[[int], int]
 ) -> None:
-    kernel = next(pid for pid in procfs.pids() if procfs.stat(pid).is_kernel_thread)
+    kernel = next(pid for pid in tasks.pids() if task_stat.stat(pid).is_kernel_thread)
     traced, dead = spawn("threads", 1), spawn("threads", 1)
     tracer = strace(traced.pid)
     dead.popen.kill()
@@ -350,7 +350,7 @@ def test_somebody_else_s_process_and_core_are_refused(
 def test_a_thread_that_does_not_stop_is_named(spawn: Spawn) -> None:
     target = spawn("vforker")
     (tid,) = facts_of(target.pid)["gcorefs"]["tids"]["partial"]
-    assert tid in procfs.tids(target.pid)
+    assert tid in tasks.tids(target.pid)
     lines = lines_of(target.pid)
     assert any(line.startswith("threads") and "1 partial" in line for line in lines)
     assert any(line.split() == ["partial", str(tid)] for line in lines)

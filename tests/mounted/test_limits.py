@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -218,7 +218,7 @@ def test_stops_that_do_not_come_off_keep_no_other_user_waiting(
 
 def resident(pid: int) -> int:
     """Bytes."""
-    return procfs.stat(pid).resident * PAGE_SIZE
+    return task_stat.stat(pid).resident * PAGE_SIZE
 
 
 def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(

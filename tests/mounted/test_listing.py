@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status, tasks
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -45,17 +45,17 @@ def switches(pid: int) -> dict[int, tuple[bytes, bytes]]:
     """How often each thread has left the processor: a stop wakes it, and counts."""
     return {
         tid: (status["voluntary_ctxt_switches"], status["nonvoluntary_ctxt_switches"])
-        for tid in procfs.tids(pid)
-        for status in [procfs.status(pid, tid)]
+        for tid in tasks.tids(pid)
+        for status in [task_status.status(pid, tid)]
     }
 
 
 def users() -> set[int]:
     """Every process that is no kernel thread."""
     found = set()
-    for pid in procfs.pids():
+    for pid in tasks.pids():
         try:
-            if not procfs.stat(pid).is_kernel_thread:
+            if not task_stat.stat(pid).is_kernel_thread:
                 found.add(pid)
         except ProcessLookupError:
             continue
@@ -108,7 +108,7 @@ def test_a_file_is_for_the_owner_of_the_process_to_read(mount: Mount, uid: int) 
     command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "sleep", "1000"]
     with subprocess.Popen(command) as process:
         try:
-            eventually(lambda: procfs.stat(process.pid).comm == b"sleep")
+            eventually(lambda: task_stat.stat(process.pid).comm == b"sleep")
             file, proc = (mount / process.pid).stat(), Path(f"/proc/{process.pid}").stat()
         finally:
             process.kill()
@@ -125,8 +125,8 @@ def test_the_size_before_opening_is_enough_and_not_far_too_much(
 ) -> None:
     # Also of a process whose leader is dead, in whose place /proc/PID/stat has zeros.
     target = spawn(*words)
-    living = procfs.tids(target.pid)[-1]
-    status = procfs.status(target.pid, living)
+    living = tasks.tids(target.pid)[-1]
+    status = task_status.status(target.pid, living)
     resident, anonymous = (int(status[key].split()[0]) << 10 for key in ("VmRSS", "RssAnon"))
     path = mount / target.pid
     before = path.stat().st_size
@@ -271,7 +271,7 @@ def test_what_was_only_listed_is_opened_and_looked_at_as_it_is(everybodys: Mount
     drop = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     with subprocess.Popen([*drop, "sleep", "1000"]) as process:
         try:
-            eventually(lambda: procfs.stat(process.pid).comm == b"sleep")
+            eventually(lambda: task_stat.stat(process.pid).comm == b"sleep")
             words = ("/usr/bin/python3", "-c", LIST_AND_LOOK, everybodys.path, process.pid)
             result = run(*drop, *words)
         finally:
@@ -363,7 +363,7 @@ def test_a_later_process_of_the_same_pid_is_another_file(
             assert os.fstat(fd).st_size == before.st_size
             assert os.pread(fd, PAGE, 0) == header
             assert errno_of(lambda: os.pread(fd, 1, memory_offset(header))) == errno.EIO
-            eventually(lambda: procfs.stat(later).comm == b"sleep")
+            eventually(lambda: task_stat.stat(later).comm == b"sleep")
             with opened(mount / later) as new:
                 assert b"sleep" in os.pread(new, PAGE, 0)
                 assert os.fstat(new).st_ino != before.st_ino

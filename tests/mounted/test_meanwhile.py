@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import current_call, task_stat, task_status
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import Pause, errno_of, eventually, is_free, opened, replace
 from tests.mounted.test_listing import switches
@@ -40,7 +40,7 @@ def stop() -> Pause:
 def become_set_uid(target: Target, program: Path) -> None:
     target.tell(f"exec {program}")
     assert target.line() == {"pid": target.pid}
-    assert procfs.status(target.pid)["Uid"].split() == [b"4001", b"0", b"0", b"0"]
+    assert task_status.status(target.pid)["Uid"].split() == [b"4001", b"0", b"0", b"0"]
 
 
 def test_a_set_uid_program_that_begins_before_the_stop_is_not_shown(
@@ -136,8 +136,8 @@ def later() -> Iterator[Callable[[Target], int]]:
 
     def start(target: Target) -> int:
         pids.append(replace(target))
-        eventually(lambda: procfs.stat(target.pid).comm == b"sleep")
-        eventually(lambda: procfs.system_call(target.pid, target.pid) is not None)
+        eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
+        eventually(lambda: current_call.system_call(target.pid, target.pid) is not None)
         return target.pid
 
     yield start

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs, syscalls
+from gcorefs.kernel import process_vm, ptrace, wait4
+from gcorefs.kernel.proc import tasks
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, gcorefs, opened, run, whole
 from tests.readers.corefile import Core
@@ -156,15 +157,15 @@ def stopped(tids: list[int]) -> Iterator[None]:
     """These threads stand still, and no other of the process."""
     try:
         for tid in tids:
-            syscalls.seize(tid)
-            syscalls.interrupt(tid)
+            ptrace.seize(tid)
+            ptrace.interrupt(tid)
         for tid in tids:
-            while syscalls.poll_status(tid) is None:
+            while wait4.poll_status(tid) is None:
                 pass
         yield
     finally:
         for tid in tids:
-            syscalls.detach(tid)
+            ptrace.detach(tid)
 
 
 @pytest.mark.parametrize("running", [WRITERS, 1])
@@ -172,11 +173,11 @@ def test_where_a_thread_runs_on_it_is_not_true(spawn: Spawn, running: int) -> No
     """What the tests above would find, were not every thread stopped."""
     target = spawn("sums", 64, WRITERS)
     start, size = int(target.truth["area"], 16), target.truth["size"]
-    assert set(target.truth["tids"]) == set(procfs.tids(target.pid)) - {target.pid}
+    assert set(target.truth["tids"]) == set(tasks.tids(target.pid)) - {target.pid}
 
     def read() -> bytes:
         memory = bytearray(size)
-        assert syscalls.read_memory(target.pid, start, memoryview(memory)) == size
+        assert process_vm.read_memory(target.pid, start, memoryview(memory)) == size
         return bytes(memory)
 
     with stopped(target.truth["tids"][running:]):

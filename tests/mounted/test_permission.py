@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import procfile, task_stat, task_status
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -39,7 +39,7 @@ def sleeper() -> Iterator[Callable[..., int]]:
     def start(*words: str) -> int:
         process = subprocess.Popen([*words, "sleep", "1000"])
         processes.append(process)
-        eventually(lambda: procfs.stat(process.pid).comm == b"sleep")
+        eventually(lambda: task_stat.stat(process.pid).comm == b"sleep")
         return process.pid
 
     yield start
@@ -143,7 +143,7 @@ def test_an_opener_outside_of_our_pid_namespace_is_not_known(unmounted: Mount) -
             with subprocess.Popen([*inside, "sleep", "1000"]) as entered:
                 eventually(lambda: bool(children(entered.pid)))
                 (pid,) = children(entered.pid)
-                number = procfs.status(pid)["NSpid"].split()[-1].decode()
+                number = task_status.status(pid)["NSpid"].split()[-1].decode()
                 path = unmounted.path / number
                 assert errno_of(lambda: os.open(f"/proc/{server}/root{path}", 0)) == errno.EACCES
                 assert is_free(pid)
@@ -227,7 +227,7 @@ thread.join()
         pause.wait()
         opener.stdin.close()
         assert opener.stdout.readline() == b"given up\n"
-        assert procfs.status(opener.pid)["Uid"].split() == [b"65534"] * 4
+        assert task_status.status(opener.pid)["Uid"].split() == [b"65534"] * 4
         pause.end()
         assert opener.stdout.readline() == b"0\n"
 
@@ -242,7 +242,7 @@ def test_an_opener_that_is_killed_while_it_is_judged_leaves_nobody_stopped(
     pause.wait()
     opener.popen.kill()
     # It waits for the answer even so (fs/fuse/dev.c, request_wait_answer).
-    eventually(lambda: procfs.stat(opener.pid).state == "D")
+    eventually(lambda: task_stat.stat(opener.pid).state == "D")
     pause.end()
     assert opener.popen.wait(timeout=20) == -signal.SIGKILL
     with opened(mount / target.pid) as fd:

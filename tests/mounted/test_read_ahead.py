@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, is_free, memory_offset, offset_of, opened, whole
 
@@ -34,7 +34,7 @@ sys.stdin.read()
 
 def resident(pid: int) -> int:
     """Bytes."""
-    return procfs.stat(pid).resident * PAGE_SIZE
+    return task_stat.stat(pid).resident * PAGE_SIZE
 
 
 def test_many_files_of_one_user_are_read_with_little_memory(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import procfile, task_stat, tasks
 from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_gone
 from tests.mounted.conftest import eventually, is_free, is_held, opened
 
@@ -78,7 +78,7 @@ def test_a_reader_of_our_stderr_that_is_stopped_does_not_keep_us(
     assert target.popen.stdin is not None
     os.kill(target.pid, signal.SIGSTOP)
     try:
-        eventually(lambda: procfs.stat(target.pid).state == "T")
+        eventually(lambda: task_stat.stat(target.pid).state == "T")
         fill(target.popen.stdin.fileno())
         with opened(unmounted / target.pid) as fd:
             assert os.pread(fd, 4, 0) == b"\x7fELF"
@@ -162,7 +162,7 @@ ln -s "$2" "$1/log" && mount --bind "$1" /dev && shift 2 && exec "$@"
 def servers(path: Path) -> list[int]:
     """Processes that were started with `path` among their arguments."""
     found = []
-    for pid in procfs.pids():
+    for pid in tasks.pids():
         with contextlib.suppress(ProcessLookupError):
             if os.fsencode(path) in procfile.read(f"{pid}/cmdline").split(b"\0"):
                 found.append(pid)

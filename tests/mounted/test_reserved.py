@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status
 from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
@@ -29,12 +29,12 @@ def number(target: Target, n: int) -> int:
 
 
 def footprint(target: Target) -> dict[str, bytes]:
-    status = procfs.status(target.pid)
+    status = task_status.status(target.pid)
     return {key: status[key] for key in ("VmPTE", "RssAnon", "RssShmem", "VmSwap", "VmSize")}
 
 
 def populated(pid: int) -> int:
-    status = procfs.status(pid)
+    status = task_status.status(pid)
     return sum(int(status[key].split()[0]) for key in ("RssAnon", "RssShmem", "VmSwap")) * 1024
 
 

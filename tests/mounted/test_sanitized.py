@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.elfcore.vma import VmFlag, parse_smaps
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import address_space
 from tests.conftest import CFLAGS, TARGETS, Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free, opened
 from tests.readers.debuggers import gdb_threads
@@ -56,7 +56,7 @@ def test_one_does_not_notice(target: Target, mount: Mount, tmp_path: Path) -> No
     """It is as large as what it touched, and gdb reads its stacks with what is in them."""
     core = tmp_path / "core"
     program = os.readlink(f"/proc/{target.pid}/exe")
-    vmas = parse_smaps(procfs.read_mm(target.pid, "smaps"))
+    vmas = parse_smaps(address_space.read_mm(target.pid, "smaps"))
     assert sum(vma.size for vma in vmas) > 10 * TIB
     populated = sum(vma.anonymous for vma in vmas)
     dumped = sum(vma.size for vma in vmas if VmFlag.DONTDUMP not in vma.vm_flags)

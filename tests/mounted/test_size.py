@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
 from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import eventually, opened, run, running
 from tests.mounted.test_workloads import AS_POSTGRES, POSTGRES, WORKLOADS
@@ -53,7 +53,7 @@ def frozen(pid: int) -> Iterator[None]:
     """A process that does not change, and that nobody holds."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(lambda: {procfs.stat(pid, tid).state for tid in procfs.tids(pid)} <= set("TZ"))
+        eventually(lambda: {task_stat.stat(pid, tid).state for tid in tasks.tids(pid)} <= set("TZ"))
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -65,12 +65,12 @@ def sizes(mount: Mount, pid: int) -> tuple[int, int]:
         estimate = (mount / pid).stat().st_size
         with opened(mount / pid) as fd:
             truth = os.fstat(fd).st_size
-        eventually(lambda: not any(procfs.tracer(pid, tid) for tid in procfs.tids(pid)))
+        eventually(lambda: not any(task_status.tracer(pid, tid) for tid in tasks.tids(pid)))
     return estimate, truth
 
 
 def assert_never_less(mount: Mount, pid: int) -> None:
-    filter_ = Path(f"/proc/{procfs.ask_live_thread(pid, lambda tid: tid)}/coredump_filter")
+    filter_ = Path(f"/proc/{tasks.ask_live_thread(pid, lambda tid: tid)}/coredump_filter")
     for mask in MASKS:
         filter_.write_text(hex(mask))
         estimate, truth = sizes(mount, pid)
@@ -206,7 +206,7 @@ def test_of_common_programs_the_estimate_is_near(
     start, factor = COMMON[program]
     with start(tmp_path) as pid:
         if program == "sleep":
-            eventually(lambda: (procfs.system_call(pid, pid) or (0,))[0] == CLOCK_NANOSLEEP)
+            eventually(lambda: (current_call.system_call(pid, pid) or (0,))[0] == CLOCK_NANOSLEEP)
         estimate, truth = sizes(mount, pid)
     assert truth <= estimate < truth * factor
 
@@ -244,7 +244,7 @@ def test_a_shared_file_that_others_filled_counts(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
-        assert int(procfs.status(child)["RssShmem"].split()[0]) < 1024
+        assert int(task_status.status(child)["RssShmem"].split()[0]) < 1024
         try:
             estimate, truth = sizes(mount, child)
         finally:

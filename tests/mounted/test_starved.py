@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status, tasks
 from tests.conftest import Mount, Target, wait_until_gone
 from tests.mounted.conftest import eventually, is_free, opened
 from tests.quota import Quota, hogged, starve
@@ -52,8 +52,8 @@ def test_a_thread_that_is_late_keeps_nobody_out_and_sees_nothing(
         open_once(quick, target)
     eventually(lambda: is_late(quick))
     assert "2 threads (2 did not stop, 2 got no CPU)" in quick.log.read_text()
-    tids = procfs.tids(target.pid)
-    assert quick.server in {procfs.tracer(target.pid, tid) for tid in tids}
+    tids = tasks.tids(target.pid)
+    assert quick.server in {task_status.tracer(target.pid, tid) for tid in tids}
     quota.lift()
     eventually(lambda: is_free(target.pid))
     assert target.ask("blocked") == {"blocked": True}

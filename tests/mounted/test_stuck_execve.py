@@ -15,7 +15,7 @@ from threading import Timer
 
 import pytest
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import procfile, tasks
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
     PAGE,
@@ -64,7 +64,7 @@ def let_at_last(server: Server) -> Iterator[None]:
 
 def wchans(pid: int) -> set[bytes]:
     """In which functions of the kernel its threads sleep."""
-    return {procfile.read(f"{pid}/task/{tid}/wchan") for tid in procfs.tids(pid)}
+    return {procfile.read(f"{pid}/task/{tid}/wchan") for tid in tasks.tids(pid)}
 
 
 def test_an_execve_that_waits_for_a_file_server_holds_up_nobody_else(

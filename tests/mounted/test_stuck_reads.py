@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import procfile, task_stat, tasks
+from gcorefs.process import mappings
 from tests.conftest import Mount, Target, wait_until_gone
 from tests.mounted.conftest import (
     assert_refused,
@@ -65,7 +66,7 @@ class Server:
 
     def stopped(self) -> None:
         self._target.popen.send_signal(signal.SIGSTOP)
-        eventually(lambda: procfs.stat(self._target.pid).state == "T")
+        eventually(lambda: task_stat.stat(self._target.pid).state == "T")
 
     def dead(self) -> None:
         self._target.kill()
@@ -125,7 +126,7 @@ def status_of(child: int) -> int:
 def stuck_threads(server: int) -> int:
     """Threads of the server that wait for a page."""
     waiting = 0
-    for tid in procfs.tids(server):
+    for tid in tasks.tids(server):
         with contextlib.suppress(ProcessLookupError):
             waiting += procfile.read(f"{server}/task/{tid}/wchan") == b"folio_wait_bit_common"
     return waiting
@@ -177,7 +178,7 @@ def test_a_process_whose_mmap_lock_is_never_free_holds_up_its_own_readers_alone(
     that, and everybody else behind the write."""
     target, other = spawn("mapper"), spawn("threads", 1)
     hanging = address_of(target.ask(f"map {server.library} {LENGTH} 0"))
-    lines = procfs.maps(target.pid).splitlines()
+    lines = mappings.maps(target.pid).splitlines()
     start = next(int(line.split(b"-")[0], 16) for line in lines if line.endswith(b"[heap]"))
     target.ask(f"poke {start:x}")
     mount.expect(f"process {target.pid}: its memory {IN_TIME}")
@@ -190,9 +191,9 @@ def test_a_process_whose_mmap_lock_is_never_free_holds_up_its_own_readers_alone(
         offset, _ = segment(fd, start)
         server.silent()
         holder = in_a_child(lambda: os.pread(memory, 8, hanging + BAD * PAGE))
-        eventually(lambda: procfs.stat(holder).state == "D")
+        eventually(lambda: task_stat.stat(holder).state == "D")
         waiter = in_a_child(lambda: os.write(references, b"1"))
-        eventually(lambda: procfs.stat(waiter).state == "D")
+        eventually(lambda: task_stat.stat(waiter).state == "D")
         readers = [read_in_a_child(fd, offset) for _ in range(READERS)]
         for _ in range(100):
             assert os.pread(fd, 4, 0) == b"\x7fELF"
@@ -340,10 +341,10 @@ def test_a_thread_that_waits_for_such_a_page_holds_nobody_up(
     server.silent()
     mount.expect(f"process {target.pid}: its memory {IN_TIME}")
     tid = target.ask(f"wait {start + BAD * PAGE:x}")["tid"]
-    eventually(lambda: procfs.stat(target.pid, tid).state == "D")
+    eventually(lambda: task_stat.stat(target.pid, tid).state == "D")
     with opened(mount / target.pid) as fd:
         assert_touched_are_there(fd, start)
-        assert procfs.stat(target.pid, target.pid).state == "t"
+        assert task_stat.stat(target.pid, target.pid).state == "t"
         offset, _ = segment(fd, start)
         assert errno_of(lambda: os.pread(fd, 8, offset + BAD * PAGE)) == errno.EIO
         assert_touched_are_there(fd, start)
@@ -441,7 +442,7 @@ def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
     tid = target.ask(f"read {mount / other.pid}")["tid"]
     wchan = Path(f"/proc/{tid}/wchan")
     with opened(mount / target.pid, os.O_RDONLY | os.O_NONBLOCK):
-        eventually(lambda: procfs.stat(target.pid).state == "t")
+        eventually(lambda: task_stat.stat(target.pid).state == "t")
     eventually(lambda: is_free(target.pid))
     assert wchan.read_text() == "request_wait_answer"
     # stop_timeout=60 is the mount's; this one waits for a thread no longer than a second.
@@ -452,7 +453,7 @@ def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
     assert is_free(target.pid)
     # Ready now: the reader has its byte.  The mapping still holds the other one.
     os.kill(other.truth["child_pid"], signal.SIGKILL)
-    eventually(lambda: tid not in procfs.tids(target.pid))
+    eventually(lambda: tid not in tasks.tids(target.pid))
     assert target.ask(f"peek {start:x}")["word"].endswith("464c457f")
     target.kill()
     eventually(lambda: is_free(other.pid))

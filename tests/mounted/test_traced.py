@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs, syscalls
+from gcorefs.kernel import ptrace
+from gcorefs.kernel.proc import task_status
 from tests.conftest import GCOREFS, Target
 from tests.mounted.conftest import AS_NOBODY, NOBODY, errno_of, eventually, is_free, is_held
 from tests.mounted.faultpoints import RECORDED_ALL, SEIZED_ALL, Hold, Point
@@ -58,7 +59,7 @@ def test_a_set_uid_program_has_its_owner_s_rights_unless_a_user_traces_it(
             stack.enter_context(dumped(held_at, target, SEIZED_ALL, *words))
         target.tell(f"exec {program}")
         assert target.line() == {"pid": target.pid}
-        assert procfs.status(target.pid)["Uid"].split()[1] == str(euid).encode()
+        assert task_status.status(target.pid)["Uid"].split()[1] == str(euid).encode()
 
 
 def test_who_is_traced_by_us_cannot_be_traced_by_another(
@@ -69,7 +70,7 @@ def test_who_is_traced_by_us_cannot_be_traced_by_another(
         assert target.ask("traceme")["errno"] == errno.EPERM
     with dumped(held_at, target, RECORDED_ALL):
         assert is_held(target.pid)
-        assert errno_of(lambda: syscalls.seize(target.pid)) == errno.EPERM
+        assert errno_of(lambda: ptrace.seize(target.pid)) == errno.EPERM
 
 
 def test_a_child_that_is_to_be_traced_as_its_parent_is_let_go_with_it(
@@ -78,7 +79,7 @@ def test_a_child_that_is_to_be_traced_as_its_parent_is_let_go_with_it(
     target = spawn("traced")
     with dumped(held_at, target, SEIZED_ALL):
         child = target.ask("clone")["child"]
-        assert procfs.tracer(child, child) != 0
+        assert task_status.tracer(child, child) != 0
         eventually(lambda: is_held(child))
     eventually(lambda: is_free(child))
     os.kill(child, signal.SIGKILL)

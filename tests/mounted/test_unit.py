@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfile, procfs
+from gcorefs.kernel.proc import procfile, task_status
 from tests.conftest import Target
 from tests.mounted import deeds, uses
 from tests.mounted.conftest import UNIT, eventually
@@ -106,7 +106,7 @@ def test_it_does_all_that_it_is_for(service: Service) -> None:
 
 
 def test_it_has_what_the_unit_grants_and_no_more(service: Service) -> None:
-    status = procfs.status(service.server)
+    status = task_status.status(service.server)
     names = [int(status[key], 16) for key in ("CapEff", "CapPrm", "CapBnd")]
     assert names == [sum(1 << NUMBERS[name] for name in granted())] * 3
     assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import tasks
 from tests.conftest import GCOREFS, Target
 from tests.mounted.conftest import assert_refused, eventually, is_free, note_of, run
 from tests.readers.corefile import Core
@@ -115,7 +115,7 @@ def test_a_core_has_the_bytes_that_the_process_says(
     del wanted["dontdump"]
     for path in CORES:
         core = Core(tmp_path / path)
-        assert [*core.threads] == procfs.tids(target.pid)
+        assert [*core.threads] == tasks.tids(target.pid)
         for region, expected in wanted.values():
             start = bounds(region)[0]
             if core.segment(start).filesz:

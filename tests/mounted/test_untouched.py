@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_status
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
@@ -18,7 +18,7 @@ KEYS = ("VmPTE", "RssAnon", "RssShmem", "VmSwap", "VmSize")
 
 
 def footprint(pid: int) -> dict[str, bytes]:
-    status = procfs.status(pid)
+    status = task_status.status(pid)
     return {key: status[key] for key in KEYS}
 
 

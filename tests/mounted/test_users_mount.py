@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status
 from tests.conftest import GCOREFS, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -89,7 +89,7 @@ def users(tmp_path: Path) -> Iterator[Callable[..., UsersMount]]:
 def asleep(*words: object) -> Iterator[int]:
     with subprocess.Popen([*map(str, words), "1000"]) as process:
         try:
-            eventually(lambda: procfs.stat(process.pid).comm.startswith(b"sleep"))
+            eventually(lambda: task_stat.stat(process.pid).comm.startswith(b"sleep"))
             yield process.pid
             eventually(lambda: is_free(process.pid))
         finally:
@@ -250,7 +250,7 @@ def test_a_size_is_exact_also_for_one_that_cannot_be_looked_at(
     """Whether it asks for an open(2) is not known, so the answer waits for the core."""
     header, question = (
         Pause("gcorefs.stopped", "gather"),
-        Pause("gcorefs.process.procfs", "is_opening"),
+        Pause("gcorefs.kernel.proc.current_call", "is_opening"),
     )
     mount = paused_users(header, question)
     with asleep(*AS_NOBODY, "sleep") as pid, opened_by_nobody(mount, pid) as holder:
@@ -304,7 +304,7 @@ def test_a_copy_is_readable_when_its_process_is_not_shown_any_more(
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         try:
-            eventually(lambda: procfs.stat(process.pid).comm == b"sh")
+            eventually(lambda: task_stat.stat(process.pid).comm == b"sh")
             command = [*mount.entering(), sys.executable, "-I", "-c", COPY, mount / process.pid]
             with subprocess.Popen(
                 list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -315,7 +315,7 @@ def test_a_copy_is_readable_when_its_process_is_not_shown_any_more(
                 assert int(size) > 0
                 process.stdin.write(b"\n")
                 process.stdin.flush()
-                eventually(lambda: procfs.status(process.pid)["Uid"].split()[1] == b"0")
+                eventually(lambda: task_status.status(process.pid)["Uid"].split()[1] == b"0")
                 assert b"Permission denied" in mount.run("stat", mount / process.pid).stderr
                 reader.stdin.write(b"\n")
                 reader.stdin.flush()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, task_status
 from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import eventually, run
 
@@ -77,11 +77,11 @@ def test_of_a_large_java_heap_only_what_was_touched_is_in_the_file(
     """Of 64 GiB, more than there are here; and jstack finds the threads by what is."""
     target = Target(["java", "-Xmx64g", "-XX:+UseG1GC", str(WORKLOADS / "Work.java")])
     try:
-        assert int(procfs.status(target.pid)["VmSize"].split()[0]) >> 20 > 64
+        assert int(task_status.status(target.pid)["VmSize"].split()[0]) >> 20 > 64
         # It works, and so grows and shrinks: all that was ever there is more than is in the core.
         copy(mount / target.pid, core)
         await_free(target.pid)
-        status = procfs.status(target.pid)
+        status = task_status.status(target.pid)
         most = int(status["VmHWM"].split()[0]) << 10
         assert core.stat().st_size < most * 1.5
         report = target.ask("report")
@@ -167,7 +167,7 @@ def as_postgres(program: str, *words: object) -> None:
 
 def has_ended(pid: int) -> bool:
     try:
-        return procfs.stat(pid).is_dead
+        return task_stat.stat(pid).is_dead
     except ProcessLookupError:
         return True
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import cgroups, procfile
+from gcorefs.kernel.proc import procfile
+from gcorefs.process import cgroups
 from gcorefs.process.cgroups import Limit
 
 MIB = 1 << 20

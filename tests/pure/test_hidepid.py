@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.access import Opener
 from gcorefs.process.hidepid import ProcOptions, parse_options
-from gcorefs.process.procfs import FormatError
 
 ROOT = b"20 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n"
 PROC = b"22 20 0:21 / /proc rw,nosuid shared:5 master:1 - proc proc rw%s\n"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyfuse3 import FUSEError
 
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.inodes import Inode, Inodes, Listed
 from gcorefs.mount.stops import Stop
-from gcorefs.process.procfs import Process
 
 HIGHEST_PID = (1 << 22) - 1  # PID_MAX_LIMIT, include/linux/threads.h
 

@@ -20,6 +20,7 @@ ROOMS = (
     "policy",
     "plan",
     "lifecycle",
+    "kernel",
     "process",
     "gather",
     "holder",
@@ -49,7 +50,7 @@ RESERVED = {
     "rich": ("cli",),
     "sdnotify": ("cli",),
     "elftools": ("elfcore.corefile",),
-    "ctypes": ("arch.cpuid", "process.syscalls", "process.tracer"),
+    "ctypes": ("arch.cpuid", "kernel", "process.tracer"),
 }
 
 # A name that says nothing gathers everything.

@@ -10,9 +10,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.kernel.proc import system_files
 from gcorefs.mount.limits import Both, Budget, Copies, Limiters
 from gcorefs.mount.listing import LOOK_TIMEOUT, Questions
-from gcorefs.process import procfs
 from gcorefs.process.copy import NotCopied
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -154,7 +154,7 @@ def test_memory_may_be_freed_while_it_is_counted() -> None:
 
 
 def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(procfs, "available_memory", lambda: 1 << 60)
+    monkeypatch.setattr(system_files, "available_memory", lambda: 1 << 60)
     room = Copies(EACH).room(7)
     with pytest.raises(NotCopied, match="over copy_limit"):
         room.take(EACH + 1, 1)
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> Non
         room.take(EACH, 1)
     room.give_back(1)
     room.take(EACH, 1)
-    monkeypatch.setattr(procfs, "available_memory", lambda: 0)
+    monkeypatch.setattr(system_files, "available_memory", lambda: 0)
     room.give_back(1)
     with pytest.raises(NotCopied, match="memory is short"):
         room.take(EACH, 1)

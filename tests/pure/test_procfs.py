@@ -12,17 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.process import procfs
-from gcorefs.process.procfs import (
-    FormatError,
-    Stat,
-    id_inside,
-    parse_leases,
-    parse_stat,
-    parse_status,
-    parse_system_call,
-    parse_times,
-)
+from gcorefs.kernel.proc import procfile, system_files, task_stat, tasks
+from gcorefs.kernel.proc.current_call import parse_system_call
+from gcorefs.kernel.proc.procfile import FormatError
+from gcorefs.kernel.proc.system_files import parse_leases
+from gcorefs.kernel.proc.task_stat import Stat, parse_stat, parse_times
+from gcorefs.kernel.proc.task_status import parse_status
+from gcorefs.kernel.proc.user_namespaces import id_inside
 
 HOSTILE = [
     b") R 1 (", b"a b", b"a\nb", b"(", b")", b") ", b"\n", b"\t", b"x) Z 0 0 0", b"((()))",
@@ -218,7 +214,7 @@ def system_file(monkeypatch: pytest.MonkeyPatch, content: bytes | OSError) -> No
             raise content
         return content
 
-    monkeypatch.setattr(procfs, "read_system", read_system)
+    monkeypatch.setattr(procfile, "read_system", read_system)
 
 
 NOT_TOLD = [
@@ -236,7 +232,7 @@ def test_a_kernel_without_a_setting_for_lists_of_files_has_no_limit_to_tell(
     monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
 ) -> None:
     system_file(monkeypatch, content)
-    assert procfs.file_note_limit() is None
+    assert system_files.file_note_limit() is None
 
 
 @pytest.mark.parametrize(
@@ -249,12 +245,12 @@ def test_without_meminfo_what_nobody_uses_is_available(
 ) -> None:
     system_file(monkeypatch, content)
     monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 3}.__getitem__)
-    assert procfs.available_memory() == 3 * PAGE_SIZE
+    assert system_files.available_memory() == 3 * PAGE_SIZE
 
 
 def test_available_memory_is_told_in_kib(monkeypatch: pytest.MonkeyPatch) -> None:
     system_file(monkeypatch, b"MemTotal: 9 kB\nMemAvailable:      5 kB\n")
-    assert procfs.available_memory() == 5 * 1024
+    assert system_files.available_memory() == 5 * 1024
 
 
 @pytest.mark.parametrize("content", NOT_TOLD[:3], ids=repr)
@@ -262,22 +258,22 @@ def test_leases_that_nobody_lists_are_not_none(
     monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
 ) -> None:
     system_file(monkeypatch, content)
-    assert procfs.leased_inodes() is None
+    assert system_files.leased_inodes() is None
 
 
 def test_an_empty_list_of_the_kernels_own_has_no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     system_file(monkeypatch, b"")
-    monkeypatch.setattr(procfs, "is_kernels_own", lambda path: path == "locks")
-    assert procfs.leased_inodes() == set()
+    monkeypatch.setattr(procfile, "is_kernels_own", lambda path: path == "locks")
+    assert system_files.leased_inodes() == set()
 
 
 def test_an_empty_file_over_the_list_tells_of_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     system_file(monkeypatch, b"")
-    monkeypatch.setattr(procfs, "is_kernels_own", lambda path: path != "locks")
-    assert procfs.leased_inodes() is None
+    monkeypatch.setattr(procfile, "is_kernels_own", lambda path: path != "locks")
+    assert system_files.leased_inodes() is None
 
 
-KERNEL, USER = procfs.PF_KTHREAD, 0
+KERNEL, USER = task_stat.PF_KTHREAD, 0
 FLAGS = {1: USER, 2: KERNEL, 3: KERNEL, 4: KERNEL, 50: USER, 51: KERNEL, 52: USER}
 
 
@@ -293,16 +289,16 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         files[path] = rest
         return first
 
-    monkeypatch.setattr(procfs, "read", read)
-    monkeypatch.setattr(procfs, "pids", lambda: [*FLAGS])
-    monkeypatch.setattr(procfs, "_kernel_threads", procfs._KernelThreads())
+    monkeypatch.setattr(procfile, "read", read)
+    monkeypatch.setattr(tasks, "pids", lambda: [*FLAGS])
+    monkeypatch.setattr(tasks, "_kernel_threads", tasks._KernelThreads())
     return files
 
 
 def test_kernel_threads_are_told_without_a_look_at_any(proc: dict[str, bytes]) -> None:
     # One of them is seen before only, one after only.
     proc["2/task/2/children"] = b"3 51 |3 4 "
-    assert procfs.user_pids() == [1, 50, 52]
+    assert tasks.user_pids() == [1, 50, 52]
     assert not any(proc.values())
 
 
@@ -317,13 +313,13 @@ def test_a_program_that_the_kernel_started_is_listed_and_threads_are_looked_at_o
         looks.append(pid)
         return pid in (3, 51)
 
-    monkeypatch.setattr(procfs, "_is_kernel_thread", is_kernel_thread)
+    monkeypatch.setattr(tasks, "_is_kernel_thread", is_kernel_thread)
     for time, looked_at in ((100.0, [3, 51, 52]), (109.9, [52]), (110.0, [3, 51, 52])):
         now = time
         proc["2/task/2/stat"] = stat_line(b"kthreadd", flags=FLAGS[2])
         proc["2/task/2/children"] = b"3 51 52|3 51 52"
         looks.clear()
-        assert procfs.user_pids() == [1, 4, 50, 52]
+        assert tasks.user_pids() == [1, 4, 50, 52]
         assert sorted(looks) == looked_at
 
 
@@ -331,16 +327,16 @@ def test_there_is_no_kernel_thread_where_another_has_the_pid_of_their_parent(
     proc: dict[str, bytes],
 ) -> None:
     proc["2/task/2/stat"] = stat_line(b"sh", flags=USER)
-    assert procfs.user_pids() == [*FLAGS]
+    assert tasks.user_pids() == [*FLAGS]
     del proc["2/task/2/stat"]
-    assert procfs.user_pids() == [*FLAGS]
+    assert tasks.user_pids() == [*FLAGS]
 
 
 def test_a_kernel_without_lists_of_children_is_asked_for_each(proc: dict[str, bytes]) -> None:
     proc |= {f"{pid}/task/{pid}/stat": stat_line(b"x", flags=flags) for pid, flags in FLAGS.items()}
     proc["2/task/2/stat"] += b"|" + proc["2/task/2/stat"]
     del proc["52/task/52/stat"]  # it is gone
-    assert procfs.user_pids() == [1, 50]
+    assert tasks.user_pids() == [1, 50]
 
 
 def test_what_hidepid_does_not_show_is_not_listed(
@@ -355,17 +351,17 @@ def test_what_hidepid_does_not_show_is_not_listed(
             raise PermissionError(errno.EPERM, "", f"/proc/{path}")
         return shown[pid]
 
-    monkeypatch.setattr(procfs, "read", read)
-    assert procfs.user_pids() == [50, 52]
+    monkeypatch.setattr(procfile, "read", read)
+    assert tasks.user_pids() == [50, 52]
 
 
 def test_a_process_is_not_asked_for_the_times_of_all_its_threads(proc: dict[str, bytes]) -> None:
     proc |= {"7/task/7/stat": stat_line(b"leader"), "7/task/8/stat": stat_line(b"other")}
-    assert (procfs.stat(7).comm, procfs.stat(7, 8).comm) == (b"leader", b"other")
+    assert (task_stat.stat(7).comm, task_stat.stat(7, 8).comm) == (b"leader", b"other")
 
 
 def test_the_kernel_threads_are_the_children_of_one() -> None:
-    for pid in procfs.user_pids():
+    for pid in tasks.user_pids():
         with contextlib.suppress(ProcessLookupError):
-            assert not procfs.stat(pid).is_kernel_thread
-    assert os.getpid() in procfs.user_pids()
+            assert not task_stat.stat(pid).is_kernel_thread
+    assert os.getpid() in tasks.user_pids()

@@ -10,7 +10,7 @@ from pathlib import Path
 import lief
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import current_call
 from tests.conftest import Target
 from tests.mounted.conftest import eventually
 from tests.readers.corefile import Core
@@ -61,7 +61,7 @@ def stack_pointers_and_program_counters(target: Target) -> dict[int, tuple[int, 
 
     def are_all_there() -> bool:
         for tid in tids(target):
-            if call := procfs.system_call(target.pid, tid):
+            if call := current_call.system_call(target.pid, tid):
                 found[tid] = call[2:]
         return len(found) == len(tids(target))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, tasks
 from tests.conftest import Target
 from tests.readers.corefile import Core
 from tests.readers.debuggers import run
@@ -38,8 +38,8 @@ def test_eu_readelf_lists_the_threads_of_the_process(
     out, _ = run("eu-readelf", "-n", core_file(target.pid))
     # A heading of PRSTATUS, then signal lines, then the ids (PRPSINFO has a pid line too).
     found = re.findall(r"PRSTATUS\n(?:.*\n){3} +pid: (\d+), ppid: (\d+)", out)
-    parent = procfs.stat(target.pid).ppid
-    assert found == [(str(tid), str(parent)) for tid in procfs.tids(target.pid)]
+    parent = task_stat.stat(target.pid).ppid
+    assert found == [(str(tid), str(parent)) for tid in tasks.tids(target.pid)]
 
 
 @BOTH

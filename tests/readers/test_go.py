@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import tasks
 from tests.conftest import TARGETS, Target
 from tests.readers.debuggers import run
 
@@ -47,7 +47,7 @@ def test_delve_lists_the_threads(
     target = start(program, 5)
     out = delve(program, core_file(target.pid), tmp_path, "threads")
     found = re.findall(r"^[ *] Thread (\d+) at ", out, re.MULTILINE)
-    assert sorted(map(int, found)) == sorted(procfs.tids(target.pid))
+    assert sorted(map(int, found)) == sorted(tasks.tids(target.pid))
 
 
 def test_delve_shows_stacks_and_variables_of_every_goroutine(

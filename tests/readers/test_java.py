@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import task_stat, tasks
 from tests.conftest import TARGETS, Target
 from tests.readers.debuggers import run
 
@@ -42,7 +42,7 @@ def test_jstack_shows_the_stack_of_every_thread(
     tids = {name: int(number, 16) for name, number in zip(names, numbers, strict=True)}
     for name in program.truth["threads"]:
         # The JVM gives the kernel the names of its threads.
-        assert procfs.stat(program.pid, tids[name]).comm == name.encode()
+        assert task_stat.stat(program.pid, tids[name]).comm == name.encode()
         frames = re.findall(r"^ - Monitors\.(inner|middle|outer)\(", stacks[name], re.MULTILINE)
         assert frames == program.truth["functions"]
         waits, locked = re.findall(r"<(0x[0-9a-f]+)> \(a java\.lang\.Object\)", stacks[name])
@@ -57,8 +57,8 @@ def test_jstack_has_a_native_frame_of_every_thread(
     out = jhsdb(program, core_file(program.pid), "jstack", "--mixed")
     _, *pieces = re.split(r"^-+ (\d+) -+$", out, flags=re.MULTILINE)
     stacks = {int(tid): text for tid, text in zip(pieces[::2], pieces[1::2], strict=True)}
-    assert set(stacks) == set(procfs.tids(program.pid))
-    names = {tid: procfs.stat(program.pid, tid).comm.decode() for tid in stacks}
+    assert set(stacks) == set(tasks.tids(program.pid))
+    names = {tid: task_stat.stat(program.pid, tid).comm.decode() for tid in stacks}
     for name in program.truth["threads"]:
         (text,) = (text for tid, text in stacks.items() if names[tid] == name)
         assert f'"{name}" #' in text

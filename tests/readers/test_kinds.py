@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gcorefs.elfcore.vma import parse_smaps
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import address_space
 from tests.conftest import Mount, Target, wait_until_asleep
 from tests.readers.corefile import Core
 from tests.readers.test_memory import bounds, known, regions
@@ -185,7 +185,9 @@ def test_the_swap_of_a_tmpfs_file_is_not_that_of_its_private_mapping(
     # Not by regions(), which would read the file and so bring it in again.
     (region,) = (r for r in target.truth["regions"] if r["name"] == "swapped_file")
     start, end = bounds(region)
-    (vma,) = (vma for vma in parse_smaps(procfs.read_mm(target.pid, "smaps")) if vma.start == start)
+    (vma,) = (
+        vma for vma in parse_smaps(address_space.read_mm(target.pid, "smaps")) if vma.start == start
+    )
     assert (vma.anonymous, vma.swapped) == (0, 4 * 4096)
     # coredump_filter is 0x33: private memory that was written is wanted, and this was not.
     assert not is_in_file(Core(dump(target.pid)), start, end)

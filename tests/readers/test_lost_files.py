@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import current_call
 from tests.conftest import TARGETS, Target
 from tests.readers.corefile import Core
 from tests.readers.debuggers import eu_stack, gdb, run
@@ -38,7 +38,7 @@ def library(tmp_path: Path) -> Path:
 
 def start(spawn: Callable[..., Target], library: Path) -> Target:
     target = spawn("libuser", library)
-    while (call := procfs.system_call(target.pid, target.pid)) is None or call[0] != NR_PAUSE:
+    while (call := current_call.system_call(target.pid, target.pid)) is None or call[0] != NR_PAUSE:
         time.sleep(0.001)
     return target
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.process import procfs
+from gcorefs.kernel.proc import tasks
 from tests.conftest import TARGETS, Target
 from tests.readers.debuggers import run
 
@@ -43,7 +43,7 @@ def python_functions(text: str) -> list[str]:
 
 def assert_stacks(found: dict[int, list[str]], target: Target) -> None:
     """Of every thread, the innermost function first."""
-    assert set(found) == set(procfs.tids(target.pid))
+    assert set(found) == set(tasks.tids(target.pid))
     assert found[target.pid] == ["<module>"]
     for thread in target.truth["threads"]:
         functions = target.truth["functions"]

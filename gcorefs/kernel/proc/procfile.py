@@ -15,6 +15,11 @@ process: with subset=pid /proc has none of those.
 import errno
 import os
 
+
+class FormatError(ValueError):
+    """The text is not one that the kernel writes: refused, never guessed at."""
+
+
 _CHUNK = 1 << 16
 _HIDDEN = "/proc does not show this process, see hidepid= in proc(5)"
 
@@ -114,3 +119,12 @@ def _exists(tid: int) -> bool:
         return False
     except PermissionError:
         return True
+
+
+def read_of(pid: int, tid: int | None, name: str) -> bytes:
+    """What /proc has of a process, or of one of its threads."""
+    path = f"{pid}/{name}" if tid is None else f"{pid}/task/{tid}/{name}"
+    text = read(path, is_record=True)
+    if not text:  # of one that is gone, a read would have failed
+        raise empty(path)
+    return text

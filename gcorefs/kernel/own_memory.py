@@ -1,0 +1,53 @@
+"""Memory of our own, beyond what mmap of Python can do: madvise(2), memfd_secret(2), mmap(2)."""
+
+import ctypes
+import mmap
+import os
+
+from gcorefs.arch import HOST
+from gcorefs.kernel.libc import failure, quick, sleeping
+
+_madvise = sleeping["madvise"]
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MADV_POPULATE_WRITE = 23
+
+
+def populate(buffer: memoryview) -> None:
+    """Have pages put under `buffer`, of a mapping of ours (madvise(2), MADV_POPULATE_WRITE).
+
+    ENOMEM, EFAULT.  mmap.madvise would keep the interpreter lock.
+    """
+    target = ctypes.c_char.from_buffer(buffer)
+    if _madvise(ctypes.addressof(target), len(buffer), _MADV_POPULATE_WRITE):
+        raise failure()
+
+
+_syscall = quick["syscall"]
+_syscall.restype = ctypes.c_long
+_SYS_MEMFD_SECRET = HOST.call("memfd_secret")
+
+
+def memfd_secret() -> int:
+    """A file of memory that nobody else can read (memfd_secret(2)).  ENOSYS, EPERM."""
+    fd = int(_syscall(ctypes.c_long(_SYS_MEMFD_SECRET), ctypes.c_long(os.O_CLOEXEC)))
+    if fd < 0:
+        raise failure()
+    return fd
+
+
+_mmap = quick["mmap"]
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+_mmap.restype = ctypes.c_void_p
+_MAP_FAILED = ctypes.c_void_p(-1).value
+# include/uapi/asm-generic/mman-common.h
+_PROT_NONE = 0
+_MAP_FIXED_NOREPLACE = 0x100000
+
+
+def map_at(address: int, fd: int, length: int) -> None:
+    """The beginning of a file at an address of our choice, not to be read or written.  EEXIST:
+    something is there."""
+    flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
+    found = _mmap(address, length, _PROT_NONE, flags, fd, 0)
+    if found is None or found == _MAP_FAILED:
+        raise failure()

@@ -1,0 +1,60 @@
+"""/proc/PID/mountinfo (proc_pid_mountinfo(5)): what is mounted where, as a process sees it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gcorefs.kernel.proc import procfile
+from gcorefs.kernel.proc.procfile import FormatError
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line.  Names have no escapes any more."""
+
+    device: tuple[int, int]
+    """Major and minor number."""
+    root: bytes
+    """The folder of the file system that is mounted."""
+    place: bytes
+    """The mount point."""
+    kind: bytes
+    """The type of the file system."""
+    options: bytes
+    """Those of the file system (super options), with commas between them."""
+
+
+def parse_mounts(text: bytes) -> Iterator[Mount]:
+    """In the order in which they were mounted: of several at one place the last is on top.
+
+    FormatError at the first line that is not one that the kernel writes.
+    """
+    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
+    for line in filter(None, text.split(b"\n")):
+        fields = line.split(b" ")
+        try:
+            # A varying number of fields stands before the hyphen.
+            kind, _, options, *_ = fields[fields.index(b"-", 6) + 1 :]
+            major, minor = (int(number) for number in fields[2].split(b":"))
+        except ValueError as error:
+            raise FormatError(f"not a line of mountinfo: {line!r}") from error
+        root, place = (_ESCAPE.sub(_unescaped, name) for name in fields[3:5])
+        yield Mount((major, minor), root, place, kind, options)
+
+
+# fs/proc_namespace.c, mangle: blank, tab, newline, backslash and hash in octal.
+_ESCAPE = re.compile(rb"\\(040|011|012|134|043)")
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return bytes((int(match[1], 8),))
+
+
+def file_system(tid: int, device: str) -> bytes:
+    """The type of the file system on `device`, as maps writes that; empty where it is mounted
+    nowhere that the process sees.  ESRCH, FormatError."""
+    major, minor = (int(number, 16) for number in device.split(":"))
+    for mount in parse_mounts(procfile.read(f"{tid}/mountinfo")):
+        if mount.device == (major, minor):
+            return mount.kind
+    return b""

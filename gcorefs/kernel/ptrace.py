@@ -1,0 +1,182 @@
+"""ptrace(2): stopping a thread, and what it tells of one that stands.
+
+Each function raises OSError with the errno of the call.
+"""
+
+import ctypes
+import errno
+import threading
+
+from gcorefs.kernel.libc import failure, quick, sleeping
+from gcorefs.kernel.siginfo import Siginfo
+
+# include/uapi/linux/ptrace.h
+PTRACE_POKEUSER = 6
+PTRACE_CONT = 7
+PTRACE_GETREGS = 12
+PTRACE_GETFPREGS = 14
+PTRACE_DETACH = 17
+PTRACE_GETREGSET = 0x4204
+PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+PTRACE_PEEKSIGINFO = 0x4209
+PTRACE_GETSIGMASK = 0x420A
+PTRACE_GET_SYSCALL_INFO = 0x420E
+PTRACE_EVENT_STOP = 128
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _PeekSiginfo(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("count", ctypes.c_int32))
+
+
+_PTRACE_ARGUMENTS = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_ptrace = quick["ptrace"]
+_ptrace.argtypes = _PTRACE_ARGUMENTS
+_ptrace.restype = ctypes.c_long
+# For what is asked of each of many threads: without argtypes a call takes a third less time.
+# Then numbers are C ints, and an address must come as a ctypes object.
+_ptrace_quick = quick["ptrace"]
+_ptrace_sleeping = sleeping["ptrace"]
+_ptrace_sleeping.argtypes = _PTRACE_ARGUMENTS
+_ptrace_sleeping.restype = ctypes.c_long
+
+
+def seize(tid: int) -> None:
+    """PTRACE_SEIZE without options: the thread runs on, and is let go when we die.
+
+    Sleeps while the thread is in execve(2) (cred_guard_mutex).  EPERM, ESRCH.
+    """
+    if _ptrace_sleeping(PTRACE_SEIZE, tid, None, None) < 0:
+        raise failure()
+
+
+def interrupt(tid: int) -> None:
+    """Ask a seized thread to stop.  ESRCH."""
+    if _ptrace_quick(PTRACE_INTERRUPT, tid, None, None) < 0:
+        raise failure()
+
+
+def resume(tid: int, signal: int) -> None:
+    """Let a stopped thread run on, with the signal that it stopped for (0: none).  ESRCH."""
+    if _ptrace(PTRACE_CONT, tid, None, signal) < 0:
+        raise failure()
+
+
+def detach(tid: int) -> None:
+    """Let a stopped thread go as it was before it was seized.  ESRCH."""
+    if _ptrace_quick(PTRACE_DETACH, tid, None, None) < 0:
+        raise failure()
+
+
+def poke_user(tid: int, offset: int, value: int) -> None:
+    """Write one word of struct user, `offset` bytes into it.  ESRCH."""
+    if _ptrace(PTRACE_POKEUSER, tid, offset, ctypes.c_void_p(value & (1 << 64) - 1)) < 0:
+        raise failure()
+
+
+_WIDEST_REGISTER = 64
+
+
+class RegsetBuffer:
+    """Room for register sets of up to `size` bytes; one serves a whole stop."""
+
+    def __init__(self, size: int) -> None:
+        # The kernel refuses a length that is no multiple of one register of the set.
+        self.size = -(-size // _WIDEST_REGISTER) * _WIDEST_REGISTER
+        self._bytes = ctypes.create_string_buffer(self.size)
+        self.address = ctypes.addressof(self._bytes)
+        self.view = memoryview(self._bytes).cast("B")
+        self.vector = _Iovec(self.address, self.size)
+        self.reference = ctypes.byref(self.vector)
+
+
+def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:
+    """One register set of a stopped thread, empty where this thread has none.
+
+    EINVAL: this kernel does not have it; ESRCH.
+    """
+    vector = buffer.vector
+    vector.length = buffer.size
+    if _ptrace_quick(PTRACE_GETREGSET, tid, note, buffer.reference) < 0:
+        if ctypes.get_errno() in (errno.ENODEV, errno.ENXIO):
+            return b""
+        raise failure()
+    return buffer.view[: vector.length].tobytes()
+
+
+def get_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
+    """struct user_regs_struct of a stopped thread, `size` bytes, as a program like ours has it.
+
+    PTRACE_GETREGSET goes by the code segment in which the thread runs just now, this and the
+    next by who asks (arch/x86/kernel/ptrace.c, arch_ptrace and task_user_regset_view).  ESRCH.
+    """
+    if _ptrace(PTRACE_GETREGS, tid, None, buffer.address) < 0:
+        raise failure()
+    return buffer.view[:size].tobytes()
+
+
+def get_float_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
+    """struct user_fpregs_struct, in the same way.  ESRCH."""
+    if _ptrace(PTRACE_GETFPREGS, tid, None, buffer.address) < 0:
+        raise failure()
+    return buffer.view[:size].tobytes()
+
+
+class _SyscallInfo(ctypes.Structure):
+    """The beginning of struct ptrace_syscall_info (include/uapi/linux/ptrace.h)."""
+
+    _fields_ = (("op", ctypes.c_uint8), ("_", ctypes.c_uint8 * 3), ("arch", ctypes.c_uint32))
+
+
+def get_call_architecture(tid: int) -> int:
+    """By whose numbers a stopped thread makes its system call: AUDIT_ARCH_*.  ESRCH."""
+    info = _SyscallInfo()
+    size = ctypes.sizeof(info)
+    if _ptrace(PTRACE_GET_SYSCALL_INFO, tid, size, ctypes.addressof(info)) < 0:
+        raise failure()
+    return int(info.arch)
+
+
+class _Answers(threading.local):
+    """What the kernel writes its short answers to, made once for each thread that asks.
+
+    To make one takes about as long as a call, and there are many calls for each tracee.
+    """
+
+    def __init__(self) -> None:
+        self.siginfo = Siginfo()
+        self.to_siginfo = ctypes.byref(self.siginfo)
+        self.which = _PeekSiginfo(offset=0, flags=0, count=1)
+        self.to_which = ctypes.byref(self.which)
+        self.mask = ctypes.c_uint64()
+        self.to_mask = ctypes.byref(self.mask)
+
+
+_answers = _Answers()
+
+
+def get_signal_mask(tid: int) -> int:
+    """Blocked signals of a stopped thread: bit n - 1 for signal n.  ESRCH."""
+    answers = _answers
+    if _ptrace_quick(PTRACE_GETSIGMASK, tid, 8, answers.to_mask) < 0:
+        raise failure()
+    return answers.mask.value
+
+
+def get_pending(tid: int) -> int:
+    """Signals queued for this stopped thread alone: bit n - 1 for signal n.  ESRCH."""
+    found = 0
+    answers = _answers
+    which = answers.which
+    which.offset = 0
+    # One at a time: nearly every thread has none.
+    while count := _ptrace_quick(PTRACE_PEEKSIGINFO, tid, answers.to_which, answers.to_siginfo):
+        if count < 0:
+            raise failure()
+        found |= 1 << (answers.siginfo.signo - 1)
+        which.offset += 1
+    return found

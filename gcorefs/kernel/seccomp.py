@@ -1,0 +1,41 @@
+"""Whether a thread has a filter of seccomp(2)."""
+
+import ctypes
+import errno
+import os
+import re
+
+from gcorefs.kernel.libc import quick, sleeping
+
+_SECCOMP = re.compile(rb"\nSeccomp:\t(\d)")  # proc(5): 2 is a filter
+_open = sleeping["open"]
+_read = sleeping["read"]
+_read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_read.restype = ctypes.c_ssize_t
+_close = quick["close"]
+
+
+def has_seccomp_filter(tid: int) -> bool:
+    """True where a filter judges the system calls of this thread.  ESRCH.
+
+    From /proc/TID/status, which takes no lock of the process: PTRACE_SECCOMP_GET_FILTER refuses a
+    tracer that has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
+    """
+    buffer = ctypes.create_string_buffer(8192)
+    fd = _open(f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
+    if fd < 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ESRCH):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
+        return True  # not known: as if it had one is what hurts nobody
+    text = b""
+    try:
+        # In pieces: the groups stand before it, and may be tens of thousands.
+        while (count := _read(fd, buffer, len(buffer))) > 0:
+            text += ctypes.string_at(buffer, count)
+            if _SECCOMP.search(text):  # the next read would only say that this is the end
+                break
+    finally:
+        _close(fd)
+    found = _SECCOMP.search(text)
+    return count < 0 or (found is not None and found[1] == b"2")
