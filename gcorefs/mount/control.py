@@ -16,10 +16,10 @@ import trio
 
 from gcorefs import __version__
 from gcorefs.mount import names
+from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.held import Held
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.log import logger
-from gcorefs.mount.stops import Stop
 from gcorefs.process import readv
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -101,11 +101,11 @@ class StatusTexts:
 
 
 def _text(held: Held, uid: int) -> bytes:
-    """In a thread.  Each stop is seen as it is at one moment, one after the other."""
+    """In a thread.  Each core is seen as it is at one moment, one after the other."""
     stops = []
-    for stop in held.all():
+    for core in held.cores():
         with contextlib.suppress(ProcessError):  # it is being forgotten just now
-            if report := _report(stop, uid):
+            if report := _report(core, uid):
                 stops.append(report)
     facts = {
         "version": __version__,
@@ -137,21 +137,21 @@ class ReleaseFile:
         pid = names.pid_written(data)
         if not pid:
             raise ProcessError(Reason.NO_PID, self._pid, f"uid {self._uid}")
-        found = [stop for stop in self._held.all() if stop.process.pid == pid]
-        held = [stop for stop in found if not stop.is_over]
+        found = [core for core in self._held.cores() if core.process.pid == pid]
+        held = [core for core in found if not core.is_over]
         if not held:
             raise ProcessError(Reason.NOT_HELD, pid)
         if not is_everybodys(self._uid) and any(
-            stop.holders.of(None) != stop.holders.of(self._uid) for stop in held
+            core.holders.of(None) != core.holders.of(self._uid) for core in held
         ):
-            if not any(stop.holders.include(self._uid) for stop in held) and not await self._shows(
+            if not any(core.holders.include(self._uid) for core in held) and not await self._shows(
                 pid
             ):
                 raise ProcessError(Reason.NOT_HELD, pid)
             raise ProcessError(Reason.NOT_YOURS, pid, f"uid {self._uid}")
         why = f"process {self._pid} (uid {self._uid}) released it"
-        for stop in held:
-            stop.let_go(why)
+        for core in held:
+            core.keeper.let_go(why)
         logger.info("process %d: let go, %s", pid, why)
         return len(data)
 
@@ -161,13 +161,13 @@ def is_everybodys(uid: int) -> bool:
     return uid in (0, os.geteuid())
 
 
-def _report(stop: Stop, uid: int) -> dict[str, Any] | None:
-    """What `uid` may know of a stop, None where that is nothing."""
+def _report(core: SharedCore, uid: int) -> dict[str, Any] | None:
+    """What `uid` may know of a core, None where that is nothing."""
     whose = None if is_everybodys(uid) else uid
-    holders = stop.holders.of(whose)
+    holders = core.holders.of(whose)
     if not holders:
         return None
-    return stop.report() | {
-        "files": stop.holders.files(whose),
+    return core.report() | {
+        "files": core.holders.files(whose),
         "openers": [{"pid": each.pid, "uid": each.uid} for each in holders],
     }

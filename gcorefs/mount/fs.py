@@ -29,6 +29,7 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.kernel.proc import current_call
 from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile, StatusTexts
+from gcorefs.mount.cores import Handle, SharedCore
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed, Reference
 from gcorefs.mount.interpreter import Collector
@@ -45,7 +46,7 @@ from gcorefs.mount.options import Options
 from gcorefs.mount.readonly import ReadOnly
 from gcorefs.mount.refusals import Refusals
 from gcorefs.mount.sight import Caller, Sight
-from gcorefs.mount.stops import Handle, Stop, Workers
+from gcorefs.mount.workers import Workers
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -115,7 +116,7 @@ class GcoreFS(ReadOnly):
         self._status_files = Budget(
             _USER_STATUS_FILES, sys.maxsize, Reason.USER_FILES, Reason.ALL_FILES
         )
-        self._inodes = Inodes()
+        self._inodes = Inodes(options.policy)
         self._refusals = Refusals()
         self._collector = Collector()
         self._sight = Sight()
@@ -156,11 +157,11 @@ class GcoreFS(ReadOnly):
         """The file of a process, or the one that is for those who may not open it."""
         found = await self._sought(pid, ctx)
         for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
-            stop = self._inodes.stop_of(found.process)
-            is_outsider = found.is_name_only or not await self._is_shown(stop, ctx)
+            core = self._inodes.core_of(found.process)
+            is_outsider = found.is_name_only or not await self._is_shown(core, ctx)
             with self._inodes.held(found.process, is_outsider) as reference:
                 found = await self._with_size(found, reference.inode, ctx)
-                if reference.inode.shown not in (None, stop):
+                if reference.inode.shown not in (None, core):
                     continue
                 return self._looked_up(reference, found)
         raise FUSEError(errno.ESTALE)
@@ -205,14 +206,14 @@ class GcoreFS(ReadOnly):
             return entries.own(inode)
         wanted = self._inodes[inode]
         for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
-            stop = wanted.shown
-            entry = await self._attributes_of(wanted, stop, ctx)
-            if wanted.shown in (None, stop):
+            core = wanted.shown
+            entry = await self._attributes_of(wanted, core, ctx)
+            if wanted.shown in (None, core):
                 return entry
         raise FUSEError(errno.ESTALE)
 
     async def _attributes_of(
-        self, wanted: Inode, stop: Stop | None, ctx: pyfuse3.RequestContext
+        self, wanted: Inode, core: SharedCore | None, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         """What fstat(2) shows of a process.
 
@@ -224,11 +225,11 @@ class GcoreFS(ReadOnly):
             found = await self._look(wanted.process.pid, ctx, number)
         except ProcessError as error:
             # A copy outlives what /proc shows: the process may run a set-uid program by now.
-            if error.reason is not Reason.NOT_SHOWN or not wanted.stop or not wanted.stop.size:
+            if error.reason is not Reason.NOT_SHOWN or not wanted.core or not wanted.core.size:
                 raise
             found = None
         is_bare = found is not None and found.is_name_only and not wanted.is_outsiders
-        if is_bare or not await self._is_shown(stop, ctx, number):
+        if is_bare or not await self._is_shown(core, ctx, number):
             raise FUSEError(errno.ESTALE)
         if found is None or found.process != wanted.process:
             return self._entry_of_the_gone(wanted)
@@ -239,16 +240,16 @@ class GcoreFS(ReadOnly):
     @_answered
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
         # The kernel asks nobody for permission to list (fs/xattr.c, listxattr), only to get.
-        stop = self._stop_of(inode)
-        if stop is None or not (control.is_everybodys(ctx.uid) or stop.holders.include(ctx.uid)):
+        core = self._core_of(inode)
+        if core is None or not (control.is_everybodys(ctx.uid) or core.holders.include(ctx.uid)):
             return []
         return [XAttrNameT(_XATTR_PREFIX + name) for name in self._attributes(inode)]
 
     @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         value = None
-        stop = self._stop_of(inode)
-        if name.startswith(_XATTR_PREFIX) and await self._is_shown(stop, ctx, inode):
+        core = self._core_of(inode)
+        if name.startswith(_XATTR_PREFIX) and await self._is_shown(core, ctx, inode):
             value = self._attributes(inode).get(name.removeprefix(_XATTR_PREFIX))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
@@ -335,10 +336,10 @@ class GcoreFS(ReadOnly):
         if isinstance(file.content, StatusFile):
             return file.content.read(off, size)
         handle = cast(Handle, file.content)
-        data = handle.stop.at_hand(handle, off, size)
+        data = handle.core.at_hand(handle, off, size)
         if data is None:
-            with self._limits.requests.lent(file.uid, handle.stop.process.pid):
-                data = await handle.stop.read(handle, off, size)
+            with self._limits.requests.lent(file.uid, handle.core.process.pid):
+                data = await handle.core.read(handle, off, size)
         return cast(bytes, data)  # pyfuse3 takes any buffer and says bytes
 
     @_answered
@@ -355,7 +356,7 @@ class GcoreFS(ReadOnly):
     ) -> int:
         content = self._files[fh].content
         if isinstance(content, Handle):
-            return content.stop.poll(content, poll_handle)
+            return content.core.poll(content, poll_handle)
         return select.POLLIN | select.POLLRDNORM | select.POLLOUT | select.POLLWRNORM
 
     @_answered
@@ -403,16 +404,16 @@ class GcoreFS(ReadOnly):
         return await self._ask(pid, ctx.uid, question)
 
     async def _is_shown(
-        self, stop: Stop | None, ctx: pyfuse3.RequestContext, number: int = 0
+        self, core: SharedCore | None, ctx: pyfuse3.RequestContext, number: int = 0
     ) -> bool:
-        """True where the caller may know of a stop: they may open it, or have it open as inode
+        """True where the caller may know of a core: they may open it, or have it open as inode
         `number`."""
-        if stop is None or control.is_everybodys(ctx.uid) or stop.holders.include(ctx.uid):
+        if core is None or control.is_everybodys(ctx.uid) or core.holders.include(ctx.uid):
             return True
-        pid, caller = stop.process.pid, _caller(ctx)
+        pid, caller = core.process.pid, _caller(ctx)
         question = functools.partial(self._sight.opener, pid, caller)
         opener = await self._ask(pid, ctx.uid, question)
-        if opener is not None and stop.is_for(opener):
+        if opener is not None and core.is_for(opener):
             return True
         has_open = functools.partial(self._sight.has_open, caller, number)
         return bool(number) and await self._ask(pid, ctx.uid, has_open)
@@ -423,9 +424,9 @@ class GcoreFS(ReadOnly):
 
     async def _with_size(self, found: Look, inode: Inode, ctx: pyfuse3.RequestContext) -> Look:
         """The same with an estimate of the size, where the size itself is not known."""
-        stop, pid, seen = inode.shown, inode.process.pid, inode.seen
-        if stop is not None and stop.size is not None:
-            return dataclasses.replace(found, estimate=stop.size, at=-math.inf)
+        core, pid, seen = inode.shown, inode.process.pid, inode.seen
+        if core is not None and core.size is not None:
+            return dataclasses.replace(found, estimate=core.size, at=-math.inf)
         if seen is not None and seen.has_estimate_for(found):
             return dataclasses.replace(found, estimate=seen.estimate, at=seen.at)
         with self._limits.requests.lent(ctx.uid, pid):
@@ -442,40 +443,40 @@ class GcoreFS(ReadOnly):
 
         Not for an open(2) that comes second: the kernel asks on its behalf, for the mode.
         """
-        stop, pid = inode.stop, inode.process.pid
-        if stop is None or stop.is_ready:
+        core, pid = inode.core, inode.process.pid
+        if core is None or core.is_ready:
             return
         with self._limits.requests.lent(ctx.uid, pid):
             question = functools.partial(current_call.is_opening, ctx.pid)
             if not await self._questions.ask(pid, ctx.uid, question):
-                await stop.wait_until_ready(_SIZE_TIMEOUT)
+                await core.wait_until_ready(_SIZE_TIMEOUT)
 
-    def _stop_of(self, inode: int) -> Stop | None:
-        """The stop of a process's file; None for our own, and where there is none."""
-        return None if entries.is_own(inode) else self._inodes[inode].stop
+    def _core_of(self, inode: int) -> SharedCore | None:
+        """The core of a process's file; None for our own, and where there is none."""
+        return None if entries.is_own(inode) else self._inodes[inode].core
 
     def _attributes(self, inode: int) -> dict[bytes, bytes]:
         """Extended attributes without what is common to their names."""
-        stop = self._stop_of(inode)
-        attributes = stop.attributes() if stop else {}
+        core = self._core_of(inode)
+        attributes = core.attributes() if core else {}
         return {name.encode(): value.encode() for name, value in attributes.items()}
 
     def _entry(self, inode: Inode, found: Look) -> pyfuse3.EntryAttributes:
-        stop = inode.shown
+        core = inode.shown
         # A core is made when it is opened.  Until then it is newer than any copy, so that cp -u
         # and rsync take it again.
-        began = stop.began if stop else time.time_ns()
-        size = stop.size if stop else None
+        began = core.began if core else time.time_ns()
+        size = core.size if core else None
         if size is None:
             size = found.estimate
         return entries.core(inode, found.uid, found.gid, size, began)
 
     def _entry_of_the_gone(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """fstat(2) of a file whose process has died: its handles still read the header."""
-        stop = inode.stop
-        if stop is None or stop.size is None:
+        core = inode.core
+        if core is None or core.size is None:
             raise FUSEError(errno.ESRCH)
-        return entries.core(inode, 0, 0, stop.size, stop.began)
+        return entries.core(inode, 0, 0, core.size, core.began)
 
 
 def _reply(token: Any, name: bytes, entry: pyfuse3.EntryAttributes, identifier: int) -> bool:

@@ -10,12 +10,14 @@ import trio
 from pyfuse3 import FlagT, FUSEError
 
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.mount.cores import Handle, SharedCore
 from gcorefs.mount.door import Door, asked, first_door, joiners_door
 from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
-from gcorefs.mount.stops import Handle, Stop, Workers
+from gcorefs.mount.stops import SharedStop
+from gcorefs.mount.workers import Workers
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -34,16 +36,21 @@ class Held:
         self._limits = limits
         self._workers = workers
         self._nursery: trio.Nursery | None = None
-        self._stops: dict[Stop, Inode] = {}
+        self._stops: dict[SharedStop, None] = {}
+        self._cores: dict[SharedCore, tuple[SharedStop, Inode]] = {}
         self._is_closing = False
 
     def start(self, nursery: trio.Nursery) -> None:
         """Stops run in `nursery`."""
         self._nursery = nursery
 
-    def all(self) -> Sequence[Stop]:
+    def all(self) -> Sequence[SharedStop]:
         """Those under way, and those that are over and have a file open still."""
         return tuple(self._stops)
+
+    def cores(self) -> Sequence[SharedCore]:
+        """The cores of all these.  Also for other threads."""
+        return tuple(self._cores)
 
     async def let_all_go(self) -> None:
         """No further stops, and an end to those that are."""
@@ -55,32 +62,35 @@ class Held:
             await stop.finished()
 
     async def open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle:
-        """A handle of the stop of `inode`, which is begun where there is none."""
-        stop, opener = await self._enter(inode, ctx, _TO_OPEN)
-        return stop.join(opener, bool(flags & os.O_NONBLOCK))
+        """A handle of the core of `inode`, which is begun where there is none."""
+        core, opener = await self._enter(inode, ctx, _TO_OPEN)
+        return core.join(opener, bool(flags & os.O_NONBLOCK))
 
-    async def request(self, inode: Inode, ctx: pyfuse3.RequestContext) -> Stop:
-        """The stop of `inode`, begun where there is none, once its size is known.
+    async def request(self, inode: Inode, ctx: pyfuse3.RequestContext) -> SharedCore:
+        """The core of `inode`, begun where there is none, once its size is known.
 
         It is held for whoever opens its file next, within open_timeout.  What open(2) and the
         first read(2) can fail with.
         """
         for _ in range(_MOST_TRIES):  # once more where the last of others closed it meanwhile
-            stop, opener = await self._enter(inode, ctx, _TO_ASK)
-            stop.await_open(opener)
-            if await stop.is_taken():
-                stop.await_open(opener)  # from now on, for it may have taken long
-                return stop
+            core, opener = await self._enter(inode, ctx, _TO_ASK)
+            core.await_open(opener, self._options.open_timeout)
+            if await core.is_taken():
+                # From now on, for it may have taken long.
+                core.await_open(opener, self._options.open_timeout)
+                return core
         raise FUSEError(errno.ESTALE)
 
     def leave(self, handle: Handle) -> None:
-        handle.stop.leave(handle)
-        self._drop(handle.stop)
+        handle.core.leave(handle, self._options.open_timeout)
+        if handle.core in self._cores:
+            stop, _ = self._cores[handle.core]
+            self._drop(stop)
 
     async def _enter(
         self, inode: Inode, ctx: pyfuse3.RequestContext, doors: tuple[Door, Door]
-    ) -> tuple[Stop, Opener]:
-        """The stop of `inode` and who is to join it, alive until the next await."""
+    ) -> tuple[SharedCore, Opener]:
+        """The core of `inode` and who is to join it, alive until the next await."""
         for _ in range(_MOST_TRIES):  # once more where a stop ended while the door was asked
             found = await self._try(inode, ctx, doors)
             if found is not None:
@@ -89,69 +99,74 @@ class Held:
 
     async def _try(
         self, inode: Inode, ctx: pyfuse3.RequestContext, doors: tuple[Door, Door]
-    ) -> tuple[Stop, Opener] | None:
+    ) -> tuple[SharedCore, Opener] | None:
         await self._settle(inode)
-        process, stop = inode.process, inode.stop
-        was_ready = stop is not None and stop.is_ready
-        door = doors[0 if stop is None and not inode.is_outsiders else 1]
+        process, core = inode.process, inode.core
+        was_ready = core is not None and core.is_ready
+        door = doors[0 if core is None and not inode.is_outsiders else 1]
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
         opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
         if inode.is_outsiders:  # by now they may: the kernel looks the name up again
             await self._part_with_copies(process, opener)
             raise FUSEError(errno.ESTALE)
-        if stop is not None and not await stop.is_joinable(opener):
-            if not stop.is_open:  # nobody has bytes of it: the inode may have others
-                stop.let_go()
+        if core is not None and not await core.is_joinable(opener):
+            if not core.is_open:  # nobody has bytes of it: the inode may have others
+                core.keeper.let_go()
             return None
         # No await from here to the join: a stop that is alive now is joined alive.
         if self._is_closing:
             raise FUSEError(errno.ENODEV)
-        if inode.stop is not stop and inode.stop is not None:
+        if inode.core is not core and inode.core is not None:
             return None  # somebody else's, begun meanwhile: ask again, as one who joins
-        if stop is None or inode.stop is None:
-            if other := self._tracing(process):
-                if other.is_over:
-                    return None  # once more, when nobody is traced
+        if core is None or inode.core is None:
+            stop = self._tracing(process)
+            if stop is not None and stop.is_over:
+                return None  # once more, when nobody is traced
+            if stop is not None and inode.policy in stop.cores:
                 raise FUSEError(errno.ESTALE)  # under another number by now: look the name up
-            stop = self._begin(inode, opener)
-        elif stop.is_ready and not was_ready:
+            core = self._begin(stop or self._begin_stop(process, opener), inode, opener)
+        elif core.is_ready and not was_ready:
             return None  # judged while threads could still run: the stop does not judge again
-        return None if stop.is_over else (stop, opener)
+        return None if core.is_over else (core, opener)
 
     async def _part_with_copies(self, process: Process, opener: Opener) -> None:
         """Where there is a copy that is not for `opener`, its inode is theirs alone who have it."""
-        for stop in [each for each in self._stops if each.process == process]:
-            await stop.is_joinable(opener)
+        for core in [each for each in self._cores if each.process == process]:
+            await core.is_joinable(opener)
 
     async def _settle(self, inode: Inode) -> None:
         """Wait out a stop that is being let go, so that a new one does not meet its tracer."""
         process = inode.process
         stop = self._tracing(process)
-        if stop is not None and (stop.is_over or stop.is_past):
+        if stop is not None and stop.is_over:
             with trio.move_on_after(_SETTLE_TIMEOUT):
                 await stop.untraced()
             if stop.is_tracing:
                 raise ProcessError(Reason.TRACED, process.pid, "it is still being let go")
         if inode.is_retired:
             raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
-        if inode.stop is not None and inode.stop.is_over:
-            inode.stop = None
+        if inode.core is not None and inode.core.is_over:
+            inode.core = None
 
-    def _tracing(self, process: Process) -> Stop | None:
+    def _tracing(self, process: Process) -> SharedStop | None:
         """The stop whose tracer holds a process, or still lets it go.  There is one at the most."""
         stops = (each for each in self._stops if each.process == process)
         return next((each for each in stops if each.is_tracing), None)
 
-    def _begin(self, inode: Inode, opener: Opener) -> Stop:
+    def _begin_stop(self, process: Process, opener: Opener) -> SharedStop:
+        self._limits.stops.take(opener.uid, process.pid)
+        stop = SharedStop(process, opener, self._options, self._workers, self._limits)
+        self._stops[stop] = None
         assert self._nursery is not None
-        self._limits.stops.take(opener.uid, inode.process.pid)
-        stop = Stop(inode.process, opener, self._options, self._workers, self._limits)
-        inode.stop = stop
-        self._stops[stop] = inode
-        self._nursery.start_soon(self._run, stop)
+        self._nursery.start_soon(self._run, stop)  # when this task has begun its first core
         return stop
 
-    async def _run(self, stop: Stop) -> None:
+    def _begin(self, stop: SharedStop, inode: Inode, opener: Opener) -> SharedCore:
+        core = inode.core = stop.core(inode.policy, opener)
+        self._cores[core] = stop, inode
+        return core
+
+    async def _run(self, stop: SharedStop) -> None:
         try:
             await stop.run()
         except Exception:  # one stop's surprise is not the end of the mount
@@ -159,16 +174,18 @@ class Held:
         finally:
             self._drop(stop)
 
-    def _drop(self, stop: Stop) -> None:
-        """Forget a stop that is over once nobody can read its header any more.
+    def _drop(self, stop: SharedStop) -> None:
+        """Forget a stop that is over once nobody can read a header of it any more.
 
-        The kernel may remember the inode for as long as it has memory to spare.
+        The kernel may remember the inodes for as long as it has memory to spare.
         """
         if not stop.is_finished or stop.is_open or stop not in self._stops:
             return
-        inode = self._stops.pop(stop)
-        if inode.stop is stop:
-            inode.stop = None
+        del self._stops[stop]
+        for core in stop.cores.values():
+            _, inode = self._cores.pop(core)
+            if inode.core is core:
+                inode.core = None
+            self._limits.memory.give_back(core.opener.uid, core.memory)
         stop.forget()
         self._limits.stops.give_back(stop.opener.uid)
-        self._limits.memory.give_back(stop.opener.uid, stop.memory)

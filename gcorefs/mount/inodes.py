@@ -1,4 +1,4 @@
-"""One inode is one process, as long as its bytes do not change under it.
+"""One inode is one process under one policy, as long as its bytes do not change under it.
 
 splice(2) and private mmap(2) read through the inode's page cache even where read(2) does
 not, so two handles of different content on one inode would mix their bytes.  Hence:
@@ -17,14 +17,16 @@ anything of it (fs/fuse/dir.c, fuse_dentry_revalidate).
 
 import contextlib
 import errno
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyfuse3 import FUSEError
 
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.listing import Look
-from gcorefs.mount.stops import Stop
+from gcorefs.policy import DEFAULT, Policy
 
 # Below 2^22 are the pids (PID_MAX_LIMIT, include/linux/threads.h); above, a serial number.
 _PID_BITS = 22
@@ -50,11 +52,12 @@ class Listed:
 class Inode:
     number: int
     process: Process
+    policy: Policy
     lookups: int = 0
     """How many references the kernel holds (FUSE_FORGET)."""
-    stop: Stop | None = None
+    core: SharedCore | None = None
     is_outsiders: bool = False
-    """For those who may not open it: it never has a stop."""
+    """For those who may not open it: it never has a core."""
     seen: Look | None = None
     """The process as it was when it was last looked at.  A listing repeats it: splice(2) goes by
     the size that the kernel was told last."""
@@ -64,17 +67,17 @@ class Inode:
         return self.process.pid
 
     @property
-    def shown(self) -> Stop | None:
-        """The stop whose size and time stat(2) tells.  None once it is over and no longer open:
+    def shown(self) -> SharedCore | None:
+        """The core whose size and time stat(2) tells.  None once it is over and no longer open:
         the next open(2) makes another one."""
-        stop = self.stop
-        return None if stop is None or (stop.is_over and not stop.is_open) else stop
+        core = self.core
+        return None if core is None or (core.is_over and not core.is_open) else core
 
     @property
     def is_retired(self) -> bool:
         """True where handles hold bytes of a stop that nobody joins any more."""
-        stop = self.stop
-        return stop is not None and (stop.is_over or stop.is_past) and stop.is_open
+        core = self.core
+        return core is not None and (core.is_over or core.is_past) and core.is_open
 
 
 @dataclass(slots=True)
@@ -88,11 +91,22 @@ class Reference:
         self.is_kept = True
 
 
-class Inodes:
+class _View:
+    """What stands for the processes, by pid, where their cores are taken with one policy."""
+
     def __init__(self) -> None:
+        self.current: dict[int, Inode | Listed] = {}
+        self.outsiders: dict[int, Inode] = {}
+
+
+class Inodes:
+    def __init__(self, policy: Policy = DEFAULT) -> None:
+        """`policy`: of the cores that a listing shows, and of those that are asked for by no
+        other."""
+        self._policy = policy
         self._by_number: dict[int, Inode | Listed] = {}
-        self._current: dict[int, Inode | Listed] = {}  # by pid
-        self._outsiders: dict[int, Inode] = {}  # by pid
+        self._views: defaultdict[Policy, _View] = defaultdict(_View)
+        self._listed = self._views[policy]
         self._serial = 0
 
     def __getitem__(self, number: int) -> Inode:
@@ -106,39 +120,44 @@ class Inodes:
             raise FUSEError(errno.ESTALE)
         return inode
 
-    def get(self, process: Process) -> Inode:
-        """The inode that stands for this process now."""
-        known = self._current.get(process.pid)
+    def get(self, process: Process, policy: Policy | None = None) -> Inode:
+        """The inode that stands for a core of this process now."""
+        policy = policy or self._policy
+        current = self._views[policy].current
+        known = current.get(process.pid)
         if isinstance(known, Inode) and known.process == process and not known.is_retired:
             return known
         if isinstance(known, Listed):
-            inode = Inode(known.number, process, known.lookups)
+            inode = Inode(known.number, process, policy, known.lookups)
             self._by_number[inode.number] = inode
         else:
-            inode = Inode(self._new_number(process.pid), process)
-        self._current[process.pid] = inode
+            inode = Inode(self._new_number(process.pid), process, policy)
+        current[process.pid] = inode
         return inode
 
-    def outsiders(self, process: Process) -> Inode:
-        """The inode that stands for this process before those who may not open it."""
-        known = self._outsiders.get(process.pid)
+    def outsiders(self, process: Process, policy: Policy | None = None) -> Inode:
+        """The inode that stands for the same before those who may not open it."""
+        policy = policy or self._policy
+        outsiders = self._views[policy].outsiders
+        known = outsiders.get(process.pid)
         if known is None or known.process != process:
-            known = Inode(self._new_number(process.pid), process, is_outsiders=True)
-            self._outsiders[process.pid] = known
+            known = Inode(self._new_number(process.pid), process, policy, is_outsiders=True)
+            outsiders[process.pid] = known
         return known
 
-    def stop_of(self, process: Process) -> Stop | None:
-        """The stop whose size the inode of this process shows."""
-        known = self._current.get(process.pid)
+    def core_of(self, process: Process, policy: Policy | None = None) -> SharedCore | None:
+        """The core whose size the inode of this process shows."""
+        known = self._views[policy or self._policy].current.get(process.pid)
         if not isinstance(known, Inode) or known.process != process or known.is_retired:
             return None
         return known.shown
 
     def listed(self, pid: int) -> Inode | Listed:
         """What a listing says stands for a pid, with one more reference of the kernel to it."""
-        known = self._current.get(pid)
+        current = self._listed.current
+        known = current.get(pid)
         if known is None or known.is_retired:
-            known = self._current[pid] = Listed(self._new_number(pid))
+            known = current[pid] = Listed(self._new_number(pid))
         self.hold(known)
         return known
 
@@ -150,7 +169,7 @@ class Inodes:
         answered during a look-up could leave a file that is about to be opened without owner
         and size.
         """
-        known = self._current.get(pid)
+        known = self._listed.current.get(pid)
         if isinstance(known, Listed):
             known.is_retired = True
 
@@ -159,12 +178,15 @@ class Inodes:
         return (self._serial << _PID_BITS) | pid
 
     @contextlib.contextmanager
-    def held(self, process: Process, is_outsider: bool = False) -> Iterator["Reference"]:
+    def held(
+        self, process: Process, is_outsider: bool = False, policy: Policy | None = None
+    ) -> Iterator["Reference"]:
         """One more reference of the kernel to the inode of `process`, if it is kept.
 
         Counted from the start: until the reply is made nothing else may forget the inode.
         """
-        reference = Reference(self.outsiders(process) if is_outsider else self.get(process))
+        find = self.outsiders if is_outsider else self.get
+        reference = Reference(find(process, policy))
         self.hold(reference.inode)
         try:
             yield reference
@@ -182,7 +204,7 @@ class Inodes:
         inode.lookups -= lookups
         if inode.lookups <= 0:
             del self._by_number[number]
-            if self._current.get(inode.pid) is inode:
-                del self._current[inode.pid]
-            if self._outsiders.get(inode.pid) is inode:
-                del self._outsiders[inode.pid]
+            view = self._listed if isinstance(inode, Listed) else self._views[inode.policy]
+            for table in (view.current, view.outsiders):
+                if table.get(inode.pid) is inode:
+                    del table[inode.pid]

@@ -168,13 +168,13 @@ def test_a_server_that_is_stopped_is_killed_and_what_it_held_never_knows(
 # max_stop was over long ago, and nobody sees to it.
 NOT_LET_GO = """
 import trio
-from gcorefs.mount.stops import Stop
+from gcorefs.mount.stops import SharedStop
 
 async def hold(self):
     self._held_until = trio.current_time() - 1000
     await self._released.wait()
 
-Stop._hold = hold
+SharedStop._hold = hold
 """
 
 

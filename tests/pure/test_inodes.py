@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pyfuse3 import FUSEError
 
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.inodes import Inode, Inodes, Listed
-from gcorefs.mount.stops import Stop
+from gcorefs.policy import DEFAULT, Policy
 
 HIGHEST_PID = (1 << 22) - 1  # PID_MAX_LIMIT, include/linux/threads.h
 
@@ -29,7 +30,7 @@ def look_up(inodes: Inodes, process: Process, stop: FakeStop | None = None) -> I
     inode = inodes.get(process)
     inodes.hold(inode)
     if stop is not None:
-        inode.stop = cast(Stop, stop)
+        inode.core = cast(SharedCore, stop)
     return inode
 
 
@@ -95,7 +96,7 @@ def test_a_retired_inode_serves_its_handles_and_is_never_given_again(inodes: Ino
     retired = look_up(inodes, process, stop)
     stop.is_over = True
     fresh = look_up(inodes, process)
-    assert fresh.stop is None
+    assert fresh.core is None
     assert inodes[retired.number] is retired
     stop.is_open = False  # its last handle is released: even so
     assert inodes.get(process) is fresh
@@ -195,7 +196,7 @@ def test_a_listing_gives_no_retired_number(inodes: Inodes) -> None:
     listed = inodes.listed(14)
     assert listed.number != retired.number
     fresh = look_up(inodes, process)
-    assert (fresh.number, fresh.stop) == (listed.number, None)
+    assert (fresh.number, fresh.core) == (listed.number, None)
     assert inodes[retired.number] is retired
 
 
@@ -252,9 +253,9 @@ def test_a_number_stands_for_one_process_and_one_stop_for_ever(
             continue
         inode = known
         if action == "open":
-            inode.stop = cast(Stop, FakeStop()) if not inode.is_retired else inode.stop
-        elif inode.stop is not None:
-            stop = cast(FakeStop, inode.stop)
+            inode.core = cast(SharedCore, FakeStop()) if not inode.is_retired else inode.core
+        elif inode.core is not None:
+            stop = cast(FakeStop, inode.core)
             stop.is_over = True
             stop.is_open = action == "let go"
     for number, known in held.items():
@@ -276,13 +277,13 @@ def test_numbers_leave_room_for_the_root_and_fit_in_64_bits(one: int, other: int
 def test_outsiders_have_an_inode_of_their_own_that_no_stop_is_shown_under(inodes: Inodes) -> None:
     process = Process(14, 100)
     mine = look_up(inodes, process, FakeStop())
-    assert inodes.stop_of(process) is mine.stop
-    assert inodes.stop_of(Process(14, 200)) is None
+    assert inodes.core_of(process) is mine.core
+    assert inodes.core_of(Process(14, 200)) is None
     with inodes.held(process, is_outsider=True) as reference:
         theirs = reference.inode
         reference.keep()
     assert theirs.number != mine.number
-    assert (theirs.is_outsiders, theirs.stop, theirs.process) == (True, None, process)
+    assert (theirs.is_outsiders, theirs.core, theirs.process) == (True, None, process)
     assert inodes[theirs.number] is theirs
     assert inodes.get(process) is mine
     with inodes.held(process, is_outsider=True) as reference:
@@ -297,6 +298,25 @@ def test_outsiders_have_an_inode_of_their_own_that_no_stop_is_shown_under(inodes
 
 def test_a_stop_that_is_over_is_not_shown(inodes: Inodes) -> None:
     process = Process(14, 100)
-    assert inodes.stop_of(process) is None
+    assert inodes.core_of(process) is None
     look_up(inodes, process, FakeStop(is_over=True))
-    assert inodes.stop_of(process) is None
+    assert inodes.core_of(process) is None
+
+
+def test_a_process_has_an_inode_for_each_policy(inodes: Inodes) -> None:
+    process, other = Process(14, 100), Policy(memory="kernel")
+    plain = inodes.get(process)
+    inodes.hold(plain)
+    with inodes.held(process, policy=other) as reference:
+        special = reference.inode
+        reference.keep()
+    assert plain.number != special.number
+    assert (plain.policy, special.policy) == (DEFAULT, other)
+    assert inodes.get(process) is plain
+    assert inodes.get(process, other) is special
+    assert inodes.listed(14) is plain
+    special.core = cast(SharedCore, FakeStop())
+    assert (inodes.core_of(process), inodes.core_of(process, other)) == (None, special.core)
+    inodes.forget(special.number, 1)
+    assert inodes.get(process, other) is not special
+    assert inodes.get(process) is plain

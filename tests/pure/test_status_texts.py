@@ -15,7 +15,7 @@ class Nothing:
     def __init__(self) -> None:
         self.asked = 0
 
-    def all(self) -> list[Any]:
+    def cores(self) -> list[Any]:
         self.asked += 1
         return []
 

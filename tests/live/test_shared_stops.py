@@ -1,0 +1,139 @@
+"""One stop of a mount with several cores, as it is without FUSE."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.limits import Limits
+from gcorefs.mount.options import Options
+from gcorefs.mount.stops import SharedStop
+from gcorefs.mount.workers import Workers
+from gcorefs.policy import Policy
+from gcorefs.process.access import Opener
+from gcorefs.process.admission import find
+from gcorefs.process.errors import ProcessError, Reason
+from tests.conftest import Target
+from tests.live.accounts import assert_free
+
+Spawn = Callable[..., Target]
+
+KERNEL, COPY = Policy(memory="kernel"), Policy(hold="copy")
+OPENER = Opener(pid=os.getpid(), uid=0, gid=0, groups=(), capabilities=(1 << 41) - 1)
+
+
+def states(target: Target) -> set[str]:
+    return {state for state, _ in target.states().values()}
+
+
+@asynccontextmanager
+async def stopping(target: Target, *policies: Policy) -> AsyncIterator[SharedStop]:
+    """A stop that runs, and has begun cores with these policies."""
+    options = Options()
+    limits = Limits(options)
+    stop = SharedStop(find(target.pid), OPENER, options, Workers(limits), limits)
+    for policy in policies:
+        stop.core(policy, OPENER)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop.run)
+            yield stop
+            stop.let_go()
+            await stop.finished()
+    assert_free(target.pid)
+
+
+async def whole(core: SharedCore) -> bytes:
+    handle = core.join(OPENER, nonblocking=False)
+    data = b""
+    while piece := await core.read(handle, len(data), 1 << 20):
+        data += bytes(piece)
+    core.leave(handle, 0.0)
+    return data
+
+
+@pytest.mark.parametrize("is_later", [False, True], ids=["at once", "later"])
+async def test_two_policies_share_a_stop(spawn: Spawn, is_later: bool) -> None:
+    target = spawn("threads", 3)
+    async with stopping(target, Policy(), *[] if is_later else [KERNEL]) as stop:
+        first = stop.core(Policy(), OPENER)
+        keeping = first.join(OPENER, nonblocking=False)
+        assert bytes(await first.read(keeping, 0, 4)) == b"\x7fELF"
+        second = stop.core(KERNEL, OPENER)
+        assert second is stop.core(KERNEL, OPENER) is not first
+        data = await whole(second)
+        assert b'"memory":"kernel"' in data
+        assert (second.size, stop.is_over) == (len(data), False)  # the first is open still
+        assert states(target) == {"t"}
+        first.leave(keeping, 0.0)
+        assert stop.is_over
+
+
+async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    async with stopping(target, Policy(), KERNEL) as stop:
+        cores = [*stop.cores.values()]
+        handles = [core.join(OPENER, nonblocking=False) for core in cores]
+        for core, handle in zip(cores, handles, strict=True):
+            await core.read(handle, 0, 1)
+            assert not stop.is_over
+            core.leave(handle, 0.0)
+        assert stop.is_over
+        await stop.untraced()
+        assert_free(target.pid)
+
+
+async def test_a_copy_beside_a_core_that_is_read_live_lets_nobody_go(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    async with stopping(target, Policy(), COPY) as stop:
+        live, copied = stop.cores.values()
+        handles = [core.join(OPENER, nonblocking=False) for core in (live, copied)]
+        for core, handle in zip((live, copied), handles, strict=True):
+            assert core.size is None
+            await core.read(handle, 0, 1)
+        assert copied.size is not None
+        await copied.read(handles[1], copied.size - 1, 1)  # it waits for the copy
+        assert copied.holder.was_filled
+        assert (stop.is_tracing, states(target)) == (True, {"t"})
+
+
+async def test_a_core_that_cannot_be_made_is_no_end_of_the_others(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 1)
+    async with stopping(target, Policy()) as stop:
+        (first,) = stop.cores.values()
+        keeping = first.join(OPENER, nonblocking=False)
+        await first.read(keeping, 0, 1)
+
+        def refuse(*_: object) -> None:
+            raise ProcessError(Reason.USER_MEMORY, target.pid)
+
+        monkeypatch.setattr("gcorefs.mount.limits.Budget.take", refuse)
+        second = stop.core(KERNEL, OPENER)
+        handle = second.join(OPENER, nonblocking=False)
+        with pytest.raises(ProcessError) as caught:
+            await second.read(handle, 0, 1)
+        assert caught.value.reason is Reason.USER_MEMORY
+        assert (second.is_over, first.is_over) == (True, False)
+        assert bytes(await first.read(keeping, 0, 4)) == b"\x7fELF"
+
+
+async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let_go(
+    spawn: Spawn,
+) -> None:
+    target = spawn("threads", 1)
+    async with stopping(target, Policy()) as stop:
+        (first,) = stop.cores.values()
+        handle = first.join(OPENER, nonblocking=False)
+        await first.read(handle, 0, 1)
+        second = stop.core(KERNEL, OPENER)
+        waiting = second.join(OPENER, nonblocking=False)
+        stop.let_go("somebody said so")
+        await stop.finished()
+        with pytest.raises(ProcessError, match="somebody said so") as caught:
+            await second.read(waiting, 0, 1)
+        assert caught.value.reason is Reason.LET_GO
