@@ -1,8 +1,11 @@
 """Whatever the command line is given, the answer is one clear line, never a traceback."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -63,17 +66,57 @@ def assert_told_in_one_line(result: "subprocess.CompletedProcess[bytes]") -> Non
     assert_one_line(result.returncode, result.stderr.decode())
 
 
+class Commands:
+    """gcorefs, started again and again (commands.py)."""
+
+    def __init__(self) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.mounted.commands"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def run(self, folder: Path, *words: str | bytes) -> tuple[int, str]:
+        """Its status, and what it says, if it is started in `folder` with words of any bytes."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        said = folder / "said"
+        request = [str(folder), str(said), [os.fsdecode(word) for word in words]]
+        self._popen.stdin.write(json.dumps(request).encode() + b"\n")
+        self._popen.stdin.flush()
+        return int(self._popen.stdout.readline()), said.read_text()
+
+    def end(self) -> None:
+        self._popen.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.end()
+
+
 @pytest.mark.parametrize("words", [["mount"], ["mount", "-f"], ["mount", "-o"], ["umount"], []])
 @pytest.mark.parametrize("word", HOSTILE)
 def test_a_hostile_word_is_refused_in_one_line(
-    words: list[str], word: bytes, tmp_path: Path
+    commands: Commands, words: list[str], word: bytes, tmp_path: Path
 ) -> None:
-    assert_told_in_one_line(gcorefs_at(tmp_path, *words, word))
+    assert_one_line(*commands.run(tmp_path, *words, word))
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_hostile_number_is_refused_in_one_line(number: bytes, tmp_path: Path) -> None:
-    assert_told_in_one_line(gcorefs_at(tmp_path, "dump", "--", number))
+def test_a_hostile_number_is_refused_in_one_line(
+    commands: Commands, number: bytes, tmp_path: Path
+) -> None:
+    assert_one_line(*commands.run(tmp_path, "dump", "--", number))
+
+
+def test_a_command_of_its_own_is_told_the_same(commands: Commands, tmp_path: Path) -> None:
+    for words in ((b"mount", b"\xff\xfe"), (b"dump", b"--", b"\xff"), (b"--no-such\noption",)):
+        result = gcorefs_at(tmp_path, *words)
+        assert (result.returncode, result.stderr.decode()) == commands.run(tmp_path, *words)
 
 
 def gcorefs_at(folder: Path, *words: "str | bytes") -> "subprocess.CompletedProcess[bytes]":
