@@ -82,7 +82,8 @@ class Target:
         # Not by Popen.kill(), which asks waitpid(2) first: that would take the stop of a tracee
         # of this process for its end.
         if self.popen.returncode is None:
-            os.kill(self.popen.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # its tracer has reaped it
+                os.kill(self.popen.pid, signal.SIGKILL)
         self.popen.communicate(timeout=60)
 
     def states(self) -> dict[int, tuple[str, int]]:
