@@ -10,6 +10,7 @@ siginfo   the structure that both fill
 robust_list  whether a thread belongs to a program
 seccomp   whether a filter judges the calls of a thread
 process_vm  the memory of another process
+pagemap_scan  runs of pages in page tables, by what they are
 own_memory  our own memory, where mmap of Python is not enough
 statx     what the kernel has of a file
 stdio     a long file of /proc, read with few calls

@@ -3,11 +3,12 @@
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import notes_end
 from gcorefs.elfcore.vma import Vma
+from gcorefs.kernel.pagemap_scan import HUGE, PFNZERO, SWAPPED
 from gcorefs.kernel.statx import FileStat
 from gcorefs.process.absent import MayWait, NotBrought
 from gcorefs.process.mapped_files import LostFiles, MappedFiles
 from gcorefs.process.memory import Memory
-from gcorefs.process.pagemap import HUGE, PFNZERO, SWAPPED, Pagemap
+from gcorefs.process.pagemap import Pagemap
 
 _ELF_MAGIC = b"\x7fELF"
 

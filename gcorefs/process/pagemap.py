@@ -10,7 +10,6 @@ every page that somebody else might have to bring is taken for one that is not t
 
 import contextlib
 import errno
-import fcntl
 import os
 import struct
 from array import array
@@ -20,6 +19,8 @@ from threading import Thread
 from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
+from gcorefs.kernel import pagemap_scan
+from gcorefs.kernel.pagemap_scan import PFNZERO, PRESENT, SWAPPED, join_runs
 from gcorefs.kernel.proc import address_space, procfile
 from gcorefs.process.errors import named
 from gcorefs.process.threads import NoThread, start_thread
@@ -40,19 +41,6 @@ _ENTRIES_AT_ONCE = 1 << 17
 _SWAP_TYPE = 0x1F
 _PTE_MARKER = 31
 _POISONED = 1 << (5 + 1)
-
-# include/uapi/linux/fs.h: struct pm_scan_arg, struct page_region, _IOWR('f', 16, ...).
-_SCAN_ARGUMENT = struct.Struct("<12Q")
-_PAGEMAP_SCAN = 3 << 30 | _SCAN_ARGUMENT.size << 16 | ord("f") << 8 | 16
-PRESENT = 1 << 3
-SWAPPED = 1 << 4
-PFNZERO = 1 << 5
-"""The kernel's page of zeros."""
-HUGE = 1 << 6
-GUARD = 1 << 8
-"""Linux 6.15."""
-_REGIONS_AT_ONCE = 4096
-_WORDS_OF_REGION = 3
 
 
 class Pagemap:
@@ -136,44 +124,7 @@ class Pagemap:
 
         None where this kernel does not tell.
         """
-        try:
-            return self._scan(start, end, all_of, any_of, none_of)
-        except OSError as error:
-            if error.errno not in (errno.ENOTTY, errno.EINVAL):
-                raise
-            return None
-
-    def _scan(
-        self, start: int, end: int, all_of: int, any_of: int, none_of: int
-    ) -> tuple[Column, Column]:
-        regions = array("Q", bytes(8 * _WORDS_OF_REGION * _REGIONS_AT_ONCE))
-        vector, _ = regions.buffer_info()
-        starts, ends = array("Q"), array("Q")
-        while True:
-            argument = bytearray(
-                _SCAN_ARGUMENT.pack(
-                    _SCAN_ARGUMENT.size,
-                    0,  # flags
-                    start,
-                    end,
-                    0,  # walk_end: the kernel's answer
-                    vector,
-                    _REGIONS_AT_ONCE,
-                    0,  # max_pages: no limit
-                    none_of,  # category_inverted
-                    none_of | all_of,  # category_mask
-                    any_of,  # category_anyof_mask
-                    0,  # return_mask: runs alone
-                )
-            )
-            count = fcntl.ioctl(self._file, _PAGEMAP_SCAN, argument)
-            words = regions[: count * _WORDS_OF_REGION]
-            _extend(starts, ends, words[::_WORDS_OF_REGION], words[1::_WORDS_OF_REGION])
-            if count < _REGIONS_AT_ONCE:
-                return starts, ends
-            # Not walk_end: past the first 512 regions of a call it may be an old one
-            # (fs/proc/task_mmu.c, do_pagemap_scan).
-            start = ends[-1]
+        return pagemap_scan.scan(self._file, start, end, all_of, any_of, none_of)
 
     def poisoned(self, start: int, end: int) -> list[tuple[int, int]]:
         """Where a range has pages that UFFDIO_POISON made unreadable; none without CAP_SYS_ADMIN,
@@ -203,7 +154,7 @@ class Pagemap:
                     last = len(flags)
                 own_starts.append(at + first * PAGE_SIZE)
                 own_ends.append(at + last * PAGE_SIZE)
-            _extend(starts, ends, own_starts, own_ends)
+            join_runs(starts, ends, own_starts, own_ends)
             if len(flags) * PAGE_SIZE < length:
                 return
 
@@ -256,12 +207,3 @@ def open_pagemap(tid: int) -> Pagemap:
         if error.errno not in _NOT_SHOWN:
             raise
         return Unknown(named(error))
-
-
-def _extend(starts: Column, ends: Column, more_starts: Column, more_ends: Column) -> None:
-    """Add runs behind others: one that the last of these touches is part of it."""
-    if ends and more_starts and ends[-1] == more_starts[0]:
-        ends.pop()
-        more_starts = more_starts[1:]
-    starts.extend(more_starts)
-    ends.extend(more_ends)

@@ -26,10 +26,11 @@ from functools import partial
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
+from gcorefs.kernel.pagemap_scan import GUARD, PRESENT, SWAPPED
 from gcorefs.kernel.proc import address_space, map_files
 from gcorefs.process.absent import source_of
 from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
-from gcorefs.process.pagemap import GUARD, PRESENT, SWAPPED, Pagemap
+from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.patience import Question, ask_each
 
 Range = tuple[int, int]

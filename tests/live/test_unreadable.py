@@ -11,10 +11,11 @@ import pytest
 
 from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
 from gcorefs.kernel import statx
+from gcorefs.kernel.pagemap_scan import PRESENT
 from gcorefs.kernel.proc import address_space, current_call, task_status
 from gcorefs.process import unreadable
 from gcorefs.process.mapped_files import MappedFiles
-from gcorefs.process.pagemap import PRESENT, Pagemap
+from gcorefs.process.pagemap import Pagemap
 from tests.conftest import Target, in_one_worker, more_huge_pages
 from tests.readers.corefile import Core
 from tests.readers.test_kinds import BAD
