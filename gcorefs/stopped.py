@@ -271,6 +271,7 @@ class Stop:
 
     def run_on(self) -> None:
         """Let every thread run on.  What is copied stays to be read."""
+        self.life.advance(Phase.COPIED)
         self._tracer.release()
 
     def wait_untraced(self) -> None:

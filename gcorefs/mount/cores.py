@@ -224,9 +224,12 @@ class SharedCore:
             with self._workers.takes.of(self.opener.uid) as limiter:
                 await in_thread(pid, limiter, self._copy_to_its_end)
         except ProcessError as error:
-            if error.reason is not Reason.NO_THREAD:  # it died or was let go, and is said to have
-                return
-            self.holder.give_up(error.reason.text)
+            if error.reason not in (Reason.NO_THREAD, Reason.NO_MEMORY):
+                return  # it died or was let go, and is said to have
+            if self.holder.is_filled:  # after that was done
+                self._stop.run_on()
+            else:
+                self.holder.give_up(error.reason.text)
         except Exception:  # a surprise is a process that is held, not the mount's end
             logger.exception("process %d: cannot be copied", pid)
             self.holder.give_up(Reason.SURPRISE.text)

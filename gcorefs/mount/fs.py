@@ -48,7 +48,7 @@ from gcorefs.mount.refusals import Refusals
 from gcorefs.mount.sight import Caller, Sight
 from gcorefs.mount.workers import Workers
 from gcorefs.process.access import Opener
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import ProcessError, Reason, is_no_memory
 
 _SIZE_TIMEOUT = 5.0
 _MOST_TRIES = 100
@@ -78,7 +78,10 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
             raise FUSEError(error.errno or errno.EIO) from None
         except BlockingIOError:
             raise FUSEError(errno.EAGAIN) from None
-        except Exception:
+        except Exception as error:
+            if is_no_memory(error):
+                self._refusals.log(ProcessError(Reason.NO_MEMORY, 0))
+                raise FUSEError(errno.ENOMEM) from None
             logger.exception("%s failed", method.__name__)
             raise FUSEError(errno.EIO) from None
         finally:

@@ -21,7 +21,7 @@ async def in_thread(
 ) -> T:
     """The result of a blocking call on account of process `pid`, or what it raises.
 
-    A caller that is cancelled leaves the thread behind.  EAGAIN: there is none.
+    A caller that is cancelled leaves the thread behind.  EAGAIN: there is none.  ENOMEM.
 
     An exception goes past trio, in whose threads it is part of a reference cycle
     (trio/_threads.py, report_back_in_trio_thread_fn and worker_fn): all that its traceback refers
@@ -45,6 +45,9 @@ async def in_thread(
         if is_no_thread(error):
             raise ProcessError(Reason.NO_THREAD, pid) from error
         raise
+    except MemoryError as error:
+        # Without its traceback, which keeps what took the memory.
+        raise ProcessError(Reason.NO_MEMORY, pid) from error.with_traceback(None)
     finally:
         is_awaited = False
         answers.clear()

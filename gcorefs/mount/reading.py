@@ -161,6 +161,6 @@ class Reading:
             self._core.read_into(offset, buffer, ())  # waits for nobody who may not answer
         except MayWait as wait:
             return wait.done
-        except OSError:
+        except (OSError, MemoryError):
             return 0
         return len(buffer)

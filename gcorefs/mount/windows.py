@@ -62,7 +62,8 @@ class Windows:
                 del self._of_user[reader.uid]
 
     def take(self, reader: Reader) -> mmap.mmap | None:
-        """A window for `reader`, one that has entered; None where there is no room for one."""
+        """A window for `reader`, one that has entered; None where there is no room for one, or
+        no memory."""
         uid, users = reader.uid, len(self._of_user)
         part = self._budget.share(uid, users) // self._of_user[uid] // WINDOWS
         left = self._budget.left(uid, users)
@@ -72,8 +73,12 @@ class Windows:
         size = WINDOW
         while size > most:
             size //= 2
+        try:
+            window = self._buffers.take(size)
+        except OSError:  # ENOMEM
+            return None
         self._budget.take(uid, 0, size)
-        return self._buffers.take(size)
+        return window
 
     def give_back(self, reader: Reader, window: mmap.mmap) -> None:
         """Nobody writes into it any more."""

@@ -35,6 +35,7 @@ class Reason(enum.Enum):
     ALL_MEMORY = (errno.EAGAIN, "the headers of all open files take all memory (max_memory=)")
     ALL_REQUESTS = (errno.EAGAIN, "too many requests wait already")
     NO_THREAD = (errno.EAGAIN, "no further thread can be started (RLIMIT_NPROC, pids.max)")
+    NO_MEMORY = (errno.ENOMEM, "gcorefs has no memory for it")
     NO_PID = (errno.EINVAL, "what was written to .gcorefs/release is no pid")
     NOT_HELD = (errno.ESRCH, "it is not held")
     NOT_YOURS = (errno.EPERM, "somebody else holds it, and only root lets go for others")
@@ -62,6 +63,13 @@ class ProcessError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+def is_no_memory(error: BaseException) -> bool:
+    """True for ENOMEM, whether the kernel says so or the interpreter."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    )
 
 
 @contextlib.contextmanager

@@ -48,6 +48,8 @@ _LONGEST_NAP = 1e-3
 # How long threads that were interrupted and have not stopped are waited for at the end by all;
 # then by nobody but the OS thread, and only those that late.py says.
 _LAST_LOOK = 0.5
+# How often that is tried where there is no memory for it.
+_MOST_TRIES = 10
 # The threads of a process that is killed die one after another.
 _DEATH_NAP = 1e-3
 # How often `ring` is repeated at the least (kernel/wait4.py).
@@ -107,6 +109,7 @@ class Tracer:
         self._running: set[int] = set()  # seized, not stopped yet
         self._interrupted: set[int] = set()  # of these, and of those that are stopped
         self._stopped: dict[int, Record] = {}
+        self._taken: dict[int, int] = {}  # wait statuses that there was no memory to act on
         self._left_out: set[int] = set()  # stand in the task list and are not to be traced
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
@@ -211,9 +214,10 @@ class Tracer:
         self._has_begun.set()
         try:
             self._stop_and_hold()
-            self._let_go()
+            self._let_go_for_certain()
             return self._leave()
         finally:
+            self.is_over = True
             self._recorder.close()  # once more, for those that stopped late
             self._is_free.set()
             self._has_ended.set()
@@ -230,7 +234,7 @@ class Tracer:
             self._ready.set()
         try:
             self._hold()
-        except OSError:  # of a thread that stopped later: nobody is to join any more
+        except (OSError, MemoryError):  # a thread that stopped later: nobody is to join any more
             self._on_end()
 
     # Stopping.
@@ -413,7 +417,7 @@ class Tracer:
     def _look_at(self, tid: int) -> None:
         """Take in the next wait status of one tracee, if it has one."""
         try:
-            status = wait4.poll_status(tid)
+            status = self._taken.pop(tid, None) or wait4.poll_status(tid)
         except ChildProcessError:
             # A tracee that exits says so.  One that vanishes has become the leader, by
             # execve(2), and what was recorded of the leader before was another thread.
@@ -423,6 +427,13 @@ class Tracer:
             return
         if status is None:
             return
+        try:
+            self._take_in(tid, status)
+        except MemoryError:
+            self._taken[tid] = status  # the kernel tells of it once
+            raise
+
+    def _take_in(self, tid: int, status: int) -> None:
         if status >> 16 == ptrace.PTRACE_EVENT_STOP:
             self._record(tid, os.WSTOPSIG(status))
         elif not os.WIFSTOPPED(status):
@@ -494,6 +505,17 @@ class Tracer:
     def _die(self) -> None:
         self.dead = True
         self._on_end()
+
+    def _let_go_for_certain(self) -> None:
+        """Let go; a thread that is not looked at for want of memory would see our EINTR."""
+        for _ in range(_MOST_TRIES):
+            try:
+                self._let_go()
+            except MemoryError:
+                time.sleep(_LAST_LOOK / _MOST_TRIES)
+            else:
+                return
+        # What is left is let go by the kernel, when this OS thread ends.
 
     def _let_go(self) -> None:
         """Detach every thread as soon as it has stopped.

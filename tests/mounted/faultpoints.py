@@ -117,8 +117,11 @@ def _come_by(point: Point, arguments: tuple[Any, ...]) -> None:
             sock.connect(point.address(os.environ[TOKEN], pid))
         except ConnectionRefusedError:  # nobody listens
             return
+        is_to_fail = b""
         with contextlib.suppress(ConnectionResetError):  # one too many: the test has its own
-            sock.recv(1)
+            is_to_fail = sock.recv(1)
+        if is_to_fail:
+            raise MemoryError
 
 
 def _process(arguments: tuple[Any, ...]) -> int:
@@ -127,7 +130,7 @@ def _process(arguments: tuple[Any, ...]) -> int:
     if name.startswith("gcorefs-tracer-"):
         return int(name.rpartition("-")[2])
     for argument in arguments:
-        process = getattr(argument, "process", argument)
+        process = getattr(argument, "process", getattr(argument, "_mem", argument))
         pid = getattr(process, "pid", getattr(process, "_pid", process))
         if type(pid) is int:
             return pid  # a thread's id, where it is the leader's
@@ -156,6 +159,11 @@ class Hold:
                 sock.close()
         self._held = sock
         self._listener.close()  # whoever comes by later goes on
+
+    def fail(self) -> None:
+        """Have the server find no memory there."""
+        assert self._held is not None
+        self._held.send(b"\1")
 
     def go_on(self) -> None:
         """Let the server go on, if it is still there."""

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GCOREFS, Mount, Target, mounts
-from tests.mounted.conftest import eventually, gcorefs, is_free, run
+from tests.conftest import GCOREFS, Mount, Target, mounts, wait_until_gone
+from tests.mounted.conftest import CUT_OFF, errno_of, eventually, gcorefs, is_free, opened, run
+from tests.mounted.parties import Ledger
 
 MIB = 1 << 20
 PEAK = 30
@@ -200,6 +201,32 @@ def test_a_server_is_judged_as_whoever_starts_it(mount: Mount) -> None:
     assert str(mount.path) in [place for place, _ in mounts()]
     ours = Path("/proc/self/oom_score_adj").read_text()
     assert Path(f"/proc/{mount.server}/oom_score_adj").read_text() == ours
+
+
+@pytest.fixture
+def ledger(build: Callable[[str], Path]) -> Iterator[Ledger]:
+    ledger = Ledger([str(build("parent")), "--times", str(build("ledger"))])
+    yield ledger
+    ledger.end()
+
+
+def test_a_server_that_is_killed_for_want_of_memory_hurts_nobody(
+    group: Group, unmounted: Mount, spawn: Callable[..., Target], ledger: Ledger
+) -> None:
+    target = spawn("reserve", 1, 20_000)
+    unmounted.make()
+    server = unmounted.server
+    (group.path / "cgroup.procs").write_text(str(server))
+    with opened(unmounted / ledger.pid) as held, opened(unmounted / target.pid) as fd:
+        assert os.read(held, 4) == b"\x7fELF"
+        group.limit(group.usage + 4 * MIB)
+        assert errno_of(lambda: os.read(fd, 4)) in CUT_OFF
+        wait_until_gone(server)
+    assert group.killed == 1
+    ledger.assert_unhurt()
+    eventually(partial(is_free, target.pid))
+    assert target.popen.poll() is None
+    assert gcorefs("umount", unmounted.path).returncode == 0
 
 
 # Killed when a part of the file is written.
