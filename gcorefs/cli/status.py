@@ -19,6 +19,12 @@ from gcorefs.cli.printable import printable
 from gcorefs.mount import names, server
 from gcorefs.mount.server import MountError
 
+_MOST_TEXT = 64 << 20
+"""Characters.  A thousand stops take less than one MiB."""
+
+# Any user may mount something of this type, and write what they like.
+_NO_STATUS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 _DENIED = "process_vm_readv(2) is denied to gcorefs, which reads through /proc/PID/mem"
 
 
@@ -35,8 +41,22 @@ def _mountpoints(given: str | None) -> list[str]:
     return [path]
 
 
-def _control(mountpoint: str, name: bytes) -> str:
-    return os.path.join(mountpoint, os.fsdecode(names.DIRECTORY), os.fsdecode(name))
+def _open(mountpoint: str, name: bytes, flags: int) -> int:
+    """A control file of a mount, open.  OSError.
+
+    Any user may mount something that calls itself a gcorefs, with symbolic links in it, or put a
+    directory in the place of a mount.  So no link is followed, and nothing else is opened.
+    """
+    path = os.path.join(mountpoint, os.fsdecode(names.DIRECTORY))
+    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not server.is_gcorefs(directory):
+            raise OSError(errno.ENODEV, "no gcorefs is mounted there")
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except MountError as error:
+        raise OSError(errno.ENODEV, str(error)) from error
+    finally:
+        os.close(directory)
 
 
 _MOUNT = click.option(
@@ -55,21 +75,26 @@ def status(mountpoint: str | None, as_json: bool) -> None:
     stops: list[dict[str, Any]] = []
     denied: list[str] = []
     for place in _mountpoints(mountpoint):
+        cause: Exception
         try:
-            with open(_control(place, names.STATUS), encoding="ascii") as file:
-                text = json.load(file)
+            with open(_open(place, names.STATUS, os.O_RDONLY), encoding="ascii") as file:
+                text = _parsed(file.read(_MOST_TEXT))
                 found, is_denied = text["stops"], text.get("process_vm_readv") == "denied"
+                for stop in found:
+                    _cells(stop)
         except OSError as error:
-            # One that is not ours to enter, or whose server is gone, hides no other.
-            if mountpoint is not None:
-                raise click.ClickException(f"{place}: {error.strerror}") from error
-            click.echo(printable(f"{place}: {error.strerror}"), err=True)
+            why, cause = str(error.strerror), error
+        except _NO_STATUS as error:
+            why, cause = "not the status of a gcorefs", error
+        else:
+            stops += [{"mount": place, **stop} for stop in found]
+            if is_denied:
+                denied.append(place)
             continue
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise click.ClickException(f"{place}: not the status of a gcorefs") from error
-        stops += [{"mount": place, **stop} for stop in found]
-        if is_denied:
-            denied.append(place)
+        # One that is not ours to enter, or whose server is gone or lies, hides no other.
+        if mountpoint is not None:
+            raise click.ClickException(printable(f"{place}: {why}")) from cause
+        click.echo(printable(f"{place}: {why}"), err=True)
     if as_json:
         click.echo(json.dumps(stops, indent=2))
     elif stops:
@@ -89,22 +114,32 @@ def _show(stops: list[dict[str, Any]]) -> None:
     if several:
         table.add_column("MOUNT")
     for stop in stops:
-        openers = [f"{each['pid']} (uid {each['uid']})" for each in stop["openers"]]
-        cells = [
-            str(stop["pid"]),
-            stop["name"],
-            str(stop["threads"] or ""),
-            f"{stop['stopped_ms'] / 1000:.1f} s",
-            f"{stop['bytes_read'] / (1 << 20):.1f} MiB",
-            openers[0] + (f" and {stop['files'] - 1} more" if stop["files"] > 1 else ""),
-            f"{stop['state']}: {stop['why']}" if stop["why"] else stop["state"],
-            *([stop["mount"]] if several else []),
-        ]
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        cells = [*_cells(stop), *([stop["mount"]] if several else [])]
+        table.add_row(*(Text(cell) for cell in map(printable, cells)))
     console = Console()
     if not console.is_terminal:  # a pipe is as wide as it needs to be
         console = Console(width=10_000)
     console.print(table)
+
+
+def _cells(stop: dict[str, Any]) -> list[str]:
+    """One row of the table.  One of _NO_STATUS where that is no stop."""
+    openers = [f"{each['pid']} (uid {each['uid']})" for each in stop["openers"]]
+    return [
+        str(stop["pid"]),
+        str(stop["name"]),
+        str(stop["threads"] or ""),
+        f"{stop['stopped_ms'] / 1000:.1f} s",
+        f"{stop['bytes_read'] / (1 << 20):.1f} MiB",
+        openers[0] + (f" and {stop['files'] - 1} more" if stop["files"] > 1 else ""),
+        f"{stop['state']}: {stop['why']}" if stop["why"] else str(stop["state"]),
+    ]
+
+
+def _parsed(text: str) -> Any:
+    if len(text) == _MOST_TEXT:
+        raise ValueError("it is too long")
+    return json.loads(text)
 
 
 _NUMBERS = ("PID", "THREADS", "STOPPED", "READ")
@@ -123,13 +158,14 @@ def release(pid: int, mountpoint: str | None) -> None:
     released = False
     for place in _mountpoints(mountpoint):
         try:
-            with open(_control(place, names.RELEASE), "wb", buffering=0) as file:
+            with open(_open(place, names.RELEASE, os.O_WRONLY), "wb", buffering=0) as file:
                 file.write(b"%d\n" % pid)
             released = True
         except OSError as error:
             if error.errno != errno.ESRCH:
                 failures.append(f"{place}: {error.strerror}")
     if not released:
-        raise click.ClickException("; ".join(failures) or f"process {pid} is not held")
+        why = printable("; ".join(failures))
+        raise click.ClickException(why or f"process {pid} is not held")
     for failure in failures:
         click.echo(printable(failure), err=True)

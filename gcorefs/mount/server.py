@@ -62,6 +62,14 @@ def mountpoints() -> list[str]:
     return [os.fsdecode(path) for path, kind in mounts_in(_mountinfo()).items() if kind == FSTYPE]
 
 
+def is_gcorefs(fd: int) -> bool:
+    """True where an open file is on a mount of a gcorefs.  MountError."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        number = dict(line.split(b":\t", 1) for line in info.read().splitlines())[b"mnt_id"]
+    lines = [line for line in _mountinfo().split(b"\n") if line.split(b" ", 1)[0] == number]
+    return set(mounts_in(b"\n".join(lines)).values()) == {FSTYPE}
+
+
 def _mountinfo() -> bytes:
     """proc(5).  Asking a dead mount itself can hang.  MountError."""
     try:

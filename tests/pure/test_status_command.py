@@ -1,0 +1,129 @@
+"""Whatever a mount says that calls itself a gcorefs, the command has one line for people."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gcorefs.cli import status as command
+from gcorefs.mount import server
+
+STOP: dict[str, Any] = {
+    "pid": 7,
+    "name": "a\x1b[2J\n",
+    "threads": 1,
+    "stopped_ms": 1.0,
+    "bytes_read": 1,
+    "files": 2,
+    "openers": [{"pid": 8, "uid": 9}],
+    "state": "stopped",
+    "why": "",
+}
+
+
+def status(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> "tuple[int, str]":
+    (folder / ".gcorefs").mkdir()
+    (folder / ".gcorefs/status").write_text(text)
+    monkeypatch.setattr(server, "fstype", lambda path: server.FSTYPE)
+    monkeypatch.setattr(server, "is_gcorefs", lambda fd: True)
+    result = CliRunner().invoke(command.status, ["-m", str(folder)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+def test_a_stop_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, output = status(json.dumps({"stops": [STOP]}), tmp_path, monkeypatch)
+    assert code == 0
+    row = " ".join(output.splitlines()[1].split())
+    assert row == "7 a\\x1b[2J\\n 1 0.0 s 0.0 MiB 8 (uid 9) and 1 more stopped"
+
+
+VALUES: list[Any] = ["x", None, [], {}]
+WRONG = [
+    {name: value} for name in ("stopped_ms", "bytes_read", "files", "openers") for value in VALUES
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "7",
+        "{}",
+        "[" * 100_000,
+        '{"stops": 7}',
+        '{"stops": [7]}',
+        '{"stops": [{}]}',
+        "\x00",
+        *(json.dumps({"stops": [STOP | each]}) for each in WRONG),
+        json.dumps({"stops": [STOP | {"stopped_ms": 10**4000}]}),
+        json.dumps({"stops": [STOP | {"openers": [7]}]}),
+    ],
+)
+def test_what_is_no_status_is_told(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, output = status(text, tmp_path, monkeypatch)
+    assert (code, output) == (1, f"Error: {tmp_path}: not the status of a gcorefs\n")
+
+
+def test_a_status_without_end_takes_no_memory_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_MOST_TEXT", 1000)
+    code, output = status(json.dumps({"stops": [STOP] * 100}), tmp_path, monkeypatch)
+    assert (code, output) == (1, f"Error: {tmp_path}: not the status of a gcorefs\n")
+
+
+def test_one_that_lies_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("a", "[]"), ("b", json.dumps({"stops": [STOP]}))):
+        (tmp_path / name / ".gcorefs").mkdir(parents=True)
+        (tmp_path / name / ".gcorefs/status").write_text(text)
+    monkeypatch.setattr(server, "mountpoints", lambda: [str(tmp_path / "a"), str(tmp_path / "b")])
+    monkeypatch.setattr(server, "is_gcorefs", lambda fd: True)
+    result = CliRunner().invoke(command.status, ["--json"])
+    assert result.exit_code == 0
+    assert f"{tmp_path / 'a'}: not the status of a gcorefs\n" in result.output
+    assert '"pid": 7' in result.output
+
+
+@pytest.mark.parametrize("is_gcorefs", [False, True])
+@pytest.mark.parametrize("way", ["release", ".gcorefs", "none"])
+def test_release_writes_to_nothing_else(
+    is_gcorefs: bool, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount of another user's may have symbolic links in it, or be a directory by now."""
+    place, other = tmp_path / "mount", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+    victim = other / "release"
+    victim.write_text("victim")
+    if way == ".gcorefs":
+        (place / ".gcorefs").symlink_to(other)
+    else:
+        (place / ".gcorefs").mkdir()
+    if way == "release":
+        (place / ".gcorefs/release").symlink_to(victim)
+    monkeypatch.setattr(server, "mountpoints", lambda: [str(place)])
+    if is_gcorefs:
+        monkeypatch.setattr(server, "is_gcorefs", lambda fd: True)
+    result = CliRunner().invoke(command.release, ["123"])
+    assert result.exit_code == 1
+    assert victim.read_text() == "victim"
+    assert sorted(os.listdir(place / ".gcorefs")) == ["release"] * (way != "none")
+
+
+def test_a_directory_in_the_place_of_a_mount_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".gcorefs").mkdir()
+    release = tmp_path / ".gcorefs/release"
+    release.write_text("not a gcorefs")
+    monkeypatch.setattr(server, "mountpoints", lambda: [str(tmp_path)])
+    result = CliRunner().invoke(command.release, ["123"])
+    assert result.output == f"Error: {tmp_path}: no gcorefs is mounted there\n"
+    assert release.read_text() == "not a gcorefs"
