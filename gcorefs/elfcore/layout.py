@@ -1,16 +1,17 @@
 """Where every byte of the file lies.
 
 Rules of this file:
-- Offsets are computed here, once.  Whoever needs one asks the layout.
+- Offsets are computed here, once.  Other code asks the layout for them.
 - Same input, same bytes: no process, no clock, no iteration order of a set.
 - Extents tile the file: every offset below `size` is in exactly one extent, in order, with
   no gap and no overlap.  Any split of reads therefore gives the bytes of one whole read.
-- The file begins with the header: ELF header, program headers, section headers where there
-  are any, notes, zeros up to a page border.  Memory follows in address order, so that a reader
+- The file begins with the header: ELF header, program headers, section headers if there are
+  any, notes, zeros up to a page boundary.  Memory follows in address order, so that a reader
   that only goes forward (a pipe) meets everything before it needs it.
-- The area of zeros (segments.py) is the end.  libdw takes a segment for the continuation of
-  the one before unless its offset is higher than that one's end (elfutils, libdwfl/core-file.c,
-  dwfl_elf_phdr_memory_callback), and in front of the memory it lost the list of libraries.
+- The area of zeros (segments.py) is the end of the file.  libdw takes a segment for the
+  continuation of the previous segment unless its offset is higher than the end of that segment
+  (elfutils, libdwfl/core-file.c, dwfl_elf_phdr_memory_callback).  With the area in front of the
+  memory, libdw did not find the list of libraries.
 """
 
 import enum
@@ -46,7 +47,7 @@ class Extent:
 
 
 class Layout:
-    """The file of one snapshot: its header pages, and the way from an offset to memory."""
+    """The file of one snapshot: its header pages, and the map from file offsets to memory."""
 
     def __init__(self, machine: Machine, loads: Loads, notes: Pieces) -> None:
         form = elf.CLASSES[machine.word_size]
@@ -56,7 +57,7 @@ class Layout:
         notes_offset = shoff + shnum * form.shdr_size
         memory_offset = elf.page_up(notes_offset + notes.size)
         zeros_offset = memory_offset + sum(loads.lengths)
-        # Only what is no zero moves the next one on.
+        # A segment in the area of zeros does not move the offset of the next segment.
         steps = map(mul, loads.filesz, loads.is_zero.translate(b"\1\0" + bytes(254)))
         offsets = array("Q", accumulate(steps, initial=memory_offset))
         offsets.pop()
@@ -65,7 +66,7 @@ class Layout:
             offsets[zero] = zeros_offset
         parts = [
             form.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
-            # p_align 4: with 8 elfutils and drgn look for notes padded to eight bytes.
+            # p_align 4: with 8, elfutils and drgn expect notes padded to eight bytes.
             form.pack_phdr(elf.ProgramHeader(elf.PT_NOTE, 0, notes_offset, 0, notes.size, 0, 4)),
             form.pack_loads(loads.flags, offsets, loads.vaddr, loads.filesz, loads.memsz),
         ]
@@ -74,12 +75,12 @@ class Layout:
         self._header = Pieces([*parts, *notes])
         self._header.extend([bytes(memory_offset - self._header.size)])
         self.notes_offset = notes_offset
-        """Where they begin; all that is before is program headers."""
+        """Where the notes begin.  Only headers lie before them."""
         self.memory_offset = memory_offset
-        """Where memory begins."""
+        """Where the memory begins."""
         self.zeros_offset = zeros_offset
-        """Where it ends, and the area of zeros begins."""
-        # Extent i is from _offsets[i] to _offsets[i + 1], and has memory from _addresses[i] on.
+        """Where the memory ends and the area of zeros begins."""
+        # Extent i is from _offsets[i] to _offsets[i + 1] and holds memory from _addresses[i] on.
         self._addresses = loads.addresses
         self._offsets = array("Q", accumulate(loads.lengths, initial=memory_offset))
         if loads.area:
@@ -90,16 +91,16 @@ class Layout:
 
     @property
     def header(self) -> bytes:
-        """All of it at once, which may be large."""
+        """The whole header, which may be large."""
         return bytes(self._header)
 
     def read_header(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`, all of it before `memory_offset`."""
+        """Fill `buffer` from `offset`.  The range must end before `memory_offset`."""
         self._header.read_into(offset, buffer)
 
     def address(self, offset: int, length: int) -> int | None:
-        """Where the `length` bytes at `offset` are in memory, or ZEROS, where all of them lie in
-        one extent behind the header; else None."""
+        """The address of the `length` bytes at `offset`, or ZEROS, if all of them lie in one
+        extent behind the header; else None."""
         offsets = self._offsets
         index = bisect_right(offsets, offset) - 1
         if index < 0 or index + 1 == len(offsets) or offset + length > offsets[index + 1]:
@@ -108,13 +109,13 @@ class Layout:
         return address if address == ZEROS else address + offset - offsets[index]
 
     def memory(self, offset: int, length: int) -> tuple[Column, Column]:
-        """Addresses, or ZEROS, and lengths of the extents of `length` bytes at `offset`, all of
-        them behind the header and before the end."""
+        """Addresses, or ZEROS, and lengths of the extents of `length` bytes at `offset`.  The
+        range must lie between the header and the end of the file."""
         addresses, borders = self._between(offset, offset + length)
         return addresses, array("Q", map(sub, borders[1:], borders))
 
     def _between(self, offset: int, end: int) -> tuple[Column, Column]:
-        """Addresses of the extents between two offsets behind the header, and their borders."""
+        """Addresses and boundaries of the extents between two offsets behind the header."""
         first = bisect_right(self._offsets, offset) - 1
         last = bisect_left(self._offsets, end, first)
         addresses = self._addresses[first:last]

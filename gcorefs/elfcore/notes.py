@@ -1,8 +1,8 @@
-"""The notes of a core: structures of include/uapi/linux/elfcore.h, as fs/binfmt_elf.c fills
-them, for a 32-bit process by way of fs/compat_binfmt_elf.c, and their order.
+"""The notes of a core and their order: the structures of include/uapi/linux/elfcore.h, as
+fs/binfmt_elf.c fills them (fs/compat_binfmt_elf.c for a 32-bit process).
 
-Readers lean on that order: everything from one PRSTATUS to the next belongs to one thread,
-and the process-wide notes stand in the first thread's part.
+Readers rely on the order: everything from one PRSTATUS to the next belongs to one thread,
+and the process-wide notes stand in the part of the first thread.
 """
 
 import struct
@@ -30,8 +30,8 @@ LINUX = b"LINUX"
 SIGINFO_SIZE = 128
 
 FILE_NOTE_LIMIT = 4 << 20
-"""Bytes from which on the kernel writes no NT_FILE at all: fs/binfmt_elf.c, MAX_FILE_NOTE_SIZE.
-Since Linux 6.10 another can be set (core_file_note_size_limit)."""
+"""The kernel writes no NT_FILE of this many bytes or more: fs/binfmt_elf.c, MAX_FILE_NOTE_SIZE.
+Since Linux 6.10 the sysctl kernel.core_file_note_size_limit sets the limit."""
 
 # struct elf_prstatus without pr_reg and pr_fpvalid: siginfo, cursig, padding, pending and
 # blocked signals, pid, ppid, pgrp, sid, and four struct timeval.
@@ -40,13 +40,13 @@ _PRPSINFO = {
     ELF64: struct.Struct("<bcbb4xQIIiiii16s80s"),
     ELF32: struct.Struct("<bcbbIHHiiii16s80s"),
 }
-# include/linux/highuid.h, high2lowuid, with /proc/sys/kernel/overflowuid as it comes.
+# include/linux/highuid.h, high2lowuid, with the default of /proc/sys/kernel/overflowuid.
 _OVERFLOW_ID = 65534
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessIds:
-    """As the process's own pid namespace numbers them: what its memory holds too."""
+    """In the numbers of the process's own pid namespace, as its memory holds them."""
 
     ppid: int
     pgrp: int
@@ -58,30 +58,30 @@ _NOBODY = ProcessIds(0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One thread as its PRSTATUS and regset notes tell of it."""
+    """One thread: the content of its PRSTATUS and regset notes."""
 
     tid: int
     general: bytes
     regsets: bytes | Packed = b""
-    """The notes of its other registers; none where the thread did not stop."""
+    """The notes of its other registers; empty if the thread did not stop."""
     signal: int = 0
-    """The signal that stopped the thread, 0 where none did."""
+    """The signal that stopped the thread; 0 if no signal did."""
     pending: int = 0
-    """Signals waiting for this thread alone: bit n - 1 for signal n."""
+    """Signals pending for this thread alone: bit n - 1 for signal n."""
     blocked: int = 0
     times: Sequence[int] = (0, 0, 0, 0)
     """utime, stime, cutime and cstime, in microseconds."""
 
 
 class Threads(Protocol):
-    """They may be made as they are asked for: a list of Thread is one."""
+    """A list of Thread, or an object that makes each Thread on demand."""
 
     def __getitem__(self, part: slice, /) -> Sequence[Thread]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """What PRPSINFO says.  `state` is the letter of /proc/PID/stat."""
+    """The content of PRPSINFO.  `state` is the letter of /proc/PID/stat."""
 
     pid: int
     ids: ProcessIds
@@ -97,26 +97,26 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProcessNotes:
-    """Everything that the notes of one process are made of."""
+    """The input of `pack`: everything that goes into the notes of one process."""
 
     machine: Machine
     info: ProcessInfo
     threads: Threads
-    """Asked for once all else is laid out."""
+    """Read only after all else is laid out."""
     siginfo: bytes
     auxv: bytes
     files: Sequence[tuple[Vma, bytes]]
-    """Mappings that have a file, each with its path."""
+    """Every mapping that has a file, with its path."""
     file_note_limit: int = FILE_NOTE_LIMIT
     xsave_layout: Sequence[tuple[int, int, int]] = field(default=())
     """Feature number, size and offset in the XSTATE note."""
     provenance: Provenance | None = None
     regsets: Sequence[bytes | Packed] = ()
-    """Of each thread, where it costs to ask `threads` for them."""
+    """The regset notes of each thread, if it is expensive to take them from `threads`."""
 
     def pack(self, shelf: Shelf | None = None) -> Pieces:
-        """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), and our own; those
-        that say of each thread how it was are on `shelf`."""
+        """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), then our own.  The
+        PRSTATUS notes are put on `shelf`."""
         regsets = self.regsets or [thread.regsets for thread in self.threads[:]]
         size = len(
             pack_prstatus(self.machine, Thread(0, bytes(self.machine.general_size)), _NOBODY)
@@ -145,7 +145,7 @@ class ProcessNotes:
 
 
 def pack_regsets(sets: Iterable[tuple[Regset, bytes]]) -> bytes:
-    """The notes of one thread's registers but for the general ones."""
+    """The notes of one thread's registers, without the general registers."""
     return b"".join(pack_note(regset.owner, regset.note, data) for regset, data in sets)
 
 
@@ -158,7 +158,7 @@ def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
     desc = b"".join(
         (
             _PRSTATUS[form].pack(
-                thread.signal,  # pr_info.si_signo; its si_code and si_errno stay 0
+                thread.signal,  # pr_info.si_signo; si_code and si_errno stay 0
                 0,
                 0,
                 thread.signal,
@@ -180,8 +180,8 @@ def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
 def pack_prpsinfo(machine: Machine, info: ProcessInfo) -> bytes:
     """NT_PRPSINFO: fs/binfmt_elf.c, fill_psinfo."""
     form = CLASSES[machine.word_size]
-    # The kernel numbers the bits of task->__state; its letters begin alike, and anything
-    # past the sixth is shown as a dot.
+    # The kernel numbers the bits of task->__state.  The letters of /proc begin in the same order;
+    # the kernel shows a state after the sixth as a dot.
     number = "RSDTZW".find(info.state)
     desc = _PRPSINFO[form].pack(
         number if number >= 0 else 6,
@@ -202,7 +202,7 @@ def pack_prpsinfo(machine: Machine, info: ProcessInfo) -> bytes:
 
 
 def _owner(form: ElfClass, number: int) -> int:
-    """A uid or gid.  Those of 32-bit programs have 16 bits, of which 65534 stands for more."""
+    """A uid or gid.  A 32-bit core has 16 bits for it; 65534 stands for a larger number."""
     number &= 0xFFFFFFFF
     return number if form is ELF64 or number >> 16 == 0 else _OVERFLOW_ID
 
@@ -210,7 +210,7 @@ def _owner(form: ElfClass, number: int) -> int:
 def pack_auxv(machine: Machine, vector: bytes) -> bytes:
     """NT_AUXV: pairs of words up to AT_NULL (fs/binfmt_elf.c, fill_auxv_note).
 
-    /proc counts in words of its own, and of 32-bit ones shows some that follow
+    For a 32-bit process, /proc counts in its own wider words and shows some words behind AT_NULL
     (fs/proc/base.c, auxv_read).
     """
     word = CLASSES[machine.word_size].word
@@ -225,11 +225,11 @@ def pack_auxv(machine: Machine, vector: bytes) -> bytes:
 def pack_files(
     machine: Machine, files: Sequence[tuple[Vma, bytes]], limit: int = FILE_NOTE_LIMIT
 ) -> bytes:
-    """NT_FILE: fs/binfmt_elf.c, fill_files_note.  Empty where it would be too large.
+    """NT_FILE: fs/binfmt_elf.c, fill_files_note.  Empty if it has `limit` bytes or more.
 
-    Offsets are in pages.  The kernel sets 64 bytes aside for each mapping, with a file or
-    without, and a quarter more each time that this is too little for the names, and so gives
-    up earlier, at 65,536 mappings if not before; readers gain by our not doing so.
+    File offsets are in pages.  The kernel allocates 64 bytes for each mapping, with a file or
+    without, and a quarter more each time that the names do not fit.  So it gives up earlier than
+    we do, at 65,536 mappings at the latest.  Our later limit gives readers more names.
     """
     numbers = [len(files), PAGE_SIZE]
     for vma, _ in files:

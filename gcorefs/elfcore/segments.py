@@ -1,13 +1,13 @@
-"""Memory as program headers tell of it, and zeros that the file holds only once.
+"""Memory as program headers describe it, and zeros that the file holds only once.
 
-A mapping may be reserved by the terabyte and populated by the page.  What was never populated
-reads as zeros, and a program header may point anywhere in the file: so all such runs point
-into one area of zeros, and the file is as large as what is populated.  Their p_filesz is not
-0, by which readers know memory that is not in the core: gdb shows zeros there, lldb and drgn
-an error.
+A process may reserve a mapping of terabytes and populate few of its pages.  A run of pages
+that was never populated (a hole) reads as zeros, and a program header may point anywhere in the
+file.  So all holes point into one area of zeros, and the file is as large as the populated
+memory.  Their p_filesz is not 0: a p_filesz of 0 tells readers that the core does not have the
+memory, and gdb shows zeros there, lldb and drgn an error.
 
-A run costs program headers, and lldb ends a read at the border of a segment.  So the smallest
-runs stay what they are, zeros between other bytes, as long as all of these are few.
+A hole costs program headers, and lldb ends a read at the end of a segment.  So the smallest
+holes stay literal, zeros between other bytes, as long as the sum of these zeros is small.
 """
 
 from array import array
@@ -20,32 +20,32 @@ from typing import TypeAlias
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import ELF64, ElfClass, page_up
 
-# Of the populated bytes of mappings that have holes: what zeros between them may take.  Of many it
-# is less: a quarter of four gibibytes would cost more than some thousand program headers do.
+# Literal zeros may take this part of the populated bytes of mappings that have holes.  The part is
+# smaller above _MANY bytes: a quarter of 4 GiB costs more than some thousand program headers.
 _LITERAL_SHARE = 4
 _LITERAL_SHARE_OF_MANY = 64
 _MANY = 64 << 20
 
-# A process as small as that has one program header for each mapping, as in the kernel's cores.
+# A small process has one program header for each mapping, as in the kernel's cores.
 _LITERAL_AT_LEAST = 512 << 10
 _LONGEST_LITERAL = 16 << 10
-"""In a larger one: few reads go across a longer run, and it would cost more than it saves."""
+"""In a larger process.  Few reads cross a longer hole; its zeros cost more than they save."""
 
 # An area of n bytes needs R / n program headers of 56 bytes for R bytes of zeros.  The sum of
-# both is least where n is the root of 56 R.  A larger area makes fewer program headers; it may
-# be as large as it takes for a thousand of them, and a part of the populated bytes.
+# both is least where n is the square root of 56 R.  A larger area needs fewer program headers.
+# It grows until about a thousand are enough, but not beyond this part of the populated bytes.
 _AREA_AT_LEAST = 1 << 20
 _AREA_SHARE = 32
 _ENOUGH_LOADS = 1024
 
 BSS_UNDIVIDED = 4 << 20
-"""Bytes from the start of a .bss of which holes smaller than the area are filled with zeros."""
+"""In this many bytes from the start of a .bss, holes smaller than the smallest area are literal."""
 
 ZEROS = 1
-"""In place of an address, which lies on a page border."""
+"""Stands for the area of zeros in place of an address: every address is a multiple of a page."""
 
 Column: TypeAlias = "array[int]"
-"""Of 64-bit numbers.  A process may have 100,000 runs, and columns are handled as a whole."""
+"""Of 64-bit numbers.  A process may have 100,000 holes: a column handles all of them at once."""
 
 
 def _column() -> Column:
@@ -56,8 +56,8 @@ def _column() -> Column:
 class Segment:
     """One mapping: `memsz` bytes of memory from `vaddr`, of which the core has `filesz`.
 
-    Its holes are what was never populated of what the core has: runs on page borders, in order,
-    none touching the next.
+    Its holes are runs of whole pages in the first `filesz` bytes that were never populated.  They
+    are in order, and no hole touches the next.
     """
 
     vaddr: int
@@ -67,7 +67,7 @@ class Segment:
     hole_starts: Column = field(default_factory=_column)
     hole_ends: Column = field(default_factory=_column)
     is_bss: bool = False
-    """It goes on where a mapping of a program's file ends, and readers take both for one: py-spy
+    """It follows a mapping of a program's file, and readers take both for one mapping: py-spy
     searches .data and .bss as one piece of the file (src/coredump.rs)."""
 
     @property
@@ -91,23 +91,23 @@ class Loads:
     memsz: Column = field(default_factory=_column)
     filesz: Column = field(default_factory=_column)
     is_zero: bytearray = field(default_factory=bytearray)
-    """1 where all of it lies in the area of zeros."""
+    """1 for a PT_LOAD that lies in the area of zeros."""
     addresses: Column = field(default_factory=_column)
-    """What the file holds of memory, in order: addresses, or ZEROS that are between them ..."""
+    """The memory that the file holds, in order: an address, or ZEROS for literal zeros."""
     lengths: Column = field(default_factory=_column)
-    """... and how many bytes of each."""
+    """The bytes of each of `addresses`."""
 
     @property
     def shared(self) -> int:
-        """Bytes of memory for which the area of zeros stands."""
+        """Bytes of memory that the area of zeros stands for."""
         return sum(map(mul, self.filesz, self.is_zero))
 
 
 def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> Sequence[Segment]:
-    """The mappings; without their memory those of which p_offset could not say where it lies.
+    """The mappings.  A mapping whose file offset does not fit into p_offset loses its memory.
 
-    A 32-bit process that has so much is full to the last page.  `header`: bytes in front, beside
-    the program headers.
+    This happens to a 32-bit process that has populated nearly all of its address space.
+    `header`: bytes in front of the memory, without the program headers.
     """
     pieces = sum(1 + 2 * len(mapping.hole_starts) for mapping in mappings)
     room = form.most - header - form.phdr_size * pieces
@@ -125,8 +125,8 @@ def load(
     mappings: Sequence[Segment],
     paced: Callable[[Sequence[Segment]], Iterable[Segment]] = iter,
 ) -> Loads:
-    """The PT_LOADs of these mappings, which stand in address order.  There may be so many that
-    it is asked for them at a pace."""
+    """The PT_LOADs of `mappings`, which are in address order.  There may be very many: `paced`
+    iterates over them and may give way to other threads meanwhile."""
     divided = [mapping for mapping in mappings if mapping.hole_starts]
     holes = sum(mapping.holes for mapping in divided)
     populated = sum(mapping.filesz for mapping in divided) - holes
@@ -139,7 +139,7 @@ def load(
     area = min(max(shared), _area(populated, sum(shared))) if shared else 0
     loads = Loads(area)
     for mapping in paced(mappings):
-        if not mapping.hole_starts:  # as nearly all are where there are 100,000
+        if not mapping.hole_starts:  # the usual case in a process of 100,000 mappings
             loads.vaddr.append(mapping.vaddr)
             loads.memsz.append(mapping.memsz)
             loads.filesz.append(mapping.filesz)
@@ -156,14 +156,17 @@ def load(
 def most_bytes(
     populated: int, sparse: int, whole: int = 0, mappings: int = 1, undivided: int = 0
 ) -> int:
-    """Bytes of a file at the most, without its ELF header and notes, of which this is known:
-    mappings of `sparse` bytes have as many as `populated`, of them `undivided` at the beginning of
-    a .bss; beside them are `whole` bytes without holes; all of it in so many mappings."""
+    """The most bytes that a file can have, without its ELF header and notes.
+
+    `sparse`: bytes of the mappings that may have holes.  `populated`: how many of these bytes are
+    populated.  `undivided`: how many of them lie at the beginning of a .bss.  `whole`: bytes of
+    the mappings without holes.  `mappings`: the number of all mappings.
+    """
     populated = min(populated, sparse)
     literal = _most_literal(populated) + undivided
     area = _area(populated, sparse)
-    # One hole more than runs in each mapping, and each of at least a page.  A hole is cut in
-    # pieces of the area, and what is behind it is a piece as well.
+    # A mapping has at most one hole more than populated runs, and each is at least a page.  A hole
+    # is cut in pieces of the size of the area, and the memory behind it is a piece as well.
     holes = min(populated // PAGE_SIZE + mappings, sparse // PAGE_SIZE)
     cuts = min(sparse // _AREA_AT_LEAST, isqrt(sparse // ELF64.phdr_size) + 1)
     loads = 1 + mappings + 2 * holes + cuts
@@ -171,33 +174,33 @@ def most_bytes(
 
 
 def _most_literal(populated: int) -> int:
-    """Bytes of zeros that may lie between so many."""
+    """The most bytes of literal zeros between `populated` bytes."""
     few = min(populated, _MANY)
     share = few // _LITERAL_SHARE + (populated - few) // _LITERAL_SHARE_OF_MANY
     return max(share, _LITERAL_AT_LEAST)
 
 
 def _area(populated: int, reserved: int) -> int:
-    """Bytes of an area of zeros that is to stand for `reserved`."""
+    """Bytes of the area of zeros that stands for `reserved` bytes of holes."""
     wanted = min(populated // _AREA_SHARE, reserved // _ENOUGH_LOADS)
     return page_up(max(wanted, isqrt(ELF64.phdr_size * reserved), _AREA_AT_LEAST))
 
 
 def _holes(mapping: Segment) -> Iterator[tuple[int, int]]:
-    """Length and start of each."""
+    """Length and start of each hole."""
     return zip(map(sub, mapping.hole_ends, mapping.hole_starts), mapping.hole_starts, strict=True)
 
 
 def _is_literal(mapping: Segment, hole: tuple[int, int], last: tuple[int, int]) -> bool:
-    """True where no program header is to be made of a hole, by length and start."""
+    """True if `hole` (length and start) gets no program header of its own."""
     if mapping.is_bss and hole[0] < _AREA_AT_LEAST:
         return hole[1] + hole[0] <= mapping.vaddr + BSS_UNDIVIDED or hole <= last
-    # One that is a whole mapping costs no program header more than the mapping does.
+    # A hole that fills its mapping costs no program header more than the mapping does.
     return hole <= last and hole[0] < mapping.filesz
 
 
 def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int]:
-    """The largest hole, by length and start, that is one of the smallest."""
+    """Length and start of the largest hole that stays literal."""
     holes = sorted(
         hole
         for mapping in mappings
@@ -216,9 +219,9 @@ def _last_literal(mappings: Sequence[Segment], populated: int) -> tuple[int, int
 
 
 def _add_stack(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) -> bool:
-    """`mapping`, where it is what a thread's stack is: one hole, and its end populated.
+    """Add `mapping` if it looks like the stack of a thread: one hole, then populated memory.
 
-    False where it is not.  There may be 10,000, and this is the short way for them.
+    False if it does not.  A process may have 10,000 stacks, and this way is fast.
     """
     start, border = mapping.hole_starts[0], mapping.hole_ends[0]
     hole, rest = border - start, mapping.filesz - (border - start)
@@ -237,9 +240,9 @@ def _add_stack(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) ->
 
 
 def _add_pieces(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) -> None:
-    """`mapping`, divided where the area of zeros begins and ends to stand for it.
+    """Add `mapping`, divided at the start and the end of every hole that the area stands for.
 
-    Most holes are one piece of the area with memory before and behind: those in a row are
+    Most holes fit into the area and have memory before and behind them.  A row of such holes is
     handled as columns.
     """
     pieces = _Pieces(loads, mapping.vaddr)
@@ -256,17 +259,17 @@ def _add_pieces(loads: Loads, mapping: Segment, last_literal: tuple[int, int]) -
 
 
 class _Pieces:
-    """Of one mapping, as they are made, from its start to its end."""
+    """Makes the pieces of one mapping, from its start to its end."""
 
     def __init__(self, loads: Loads, start: int) -> None:
         self.starts = array("Q")
         self.is_zero = bytearray()
         self._loads = loads
-        self._begin = start  # of the piece under way
-        self._at = start  # of its memory that was not added yet
+        self._begin = start  # of the current piece
+        self._at = start  # of the memory in it that is not added yet
 
     def add_row(self, starts: Column, ends: Column) -> None:
-        """Holes with memory between them, each to lie in the area of zeros."""
+        """Add holes that have memory between them.  Each of them lies in the area of zeros."""
         if not starts:
             return
         memory = array("Q", [self._at]) + ends[:-1]
@@ -281,7 +284,7 @@ class _Pieces:
         self._begin = self._at = ends[-1]
 
     def add_one(self, start: int, end: int, is_literal: bool) -> None:
-        """Any hole."""
+        """Add any hole."""
         if start > self._at:
             self._loads.addresses.append(self._at)
             self._loads.lengths.append(start - self._at)
@@ -314,7 +317,7 @@ def _add(loads: Loads, mapping: Segment, starts: Column, is_zero: bytearray) -> 
     sizes = array("Q", map(sub, ends, starts))
     loads.vaddr.extend(starts)
     loads.memsz.extend(sizes)
-    sizes[-1] -= mapping.memsz - mapping.filesz  # what the core does not have is at the end
+    sizes[-1] -= mapping.memsz - mapping.filesz  # memory that the core lacks is at the end
     loads.filesz.extend(sizes)
     loads.flags.extend(array("Q", [mapping.flags]) * len(starts))
     loads.is_zero.extend(is_zero)
