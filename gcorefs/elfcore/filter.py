@@ -2,20 +2,20 @@
 
 The rules and their order are those of fs/coredump.c, vma_dump_size() and the ELF header
 check of dump_vma_snapshot(); the bits are those of /proc/PID/coredump_filter (core(5)).
-"Written" is there whether vma->anon_vma is set, which nothing outside the kernel shows.  So
-these are told by their pages, and where there are none, wrongly:
-- a private mapping of which nothing written is left (emptied by MADV_DONTNEED, split off one
-  that was written elsewhere, or given pages of zeros by UFFDIO_ZEROPAGE) is taken for one
-  never written; it holds zeros or the file;
-- so is one with nothing in it but guards, or one that was only read and may have huge pages,
-  on kernels that do not show these (VmFlags gu, PAGEMAP_SCAN).
-And device DAX (/dev/dax0.0) is taken for an ordinary mapping of a file: STATX_ATTR_DAX tells
-of the inode that has the name, the kernel's rule is about the one behind it
-(drivers/dax/device.c, dax_open).
+For the kernel, a mapping is written if vma->anon_vma is set, which nothing outside the kernel
+shows.  We decide by the pages, and are wrong about a mapping without such pages:
+- a private mapping that has lost all written pages (emptied by MADV_DONTNEED, split off a mapping
+  that was written elsewhere, or given pages of zeros by UFFDIO_ZEROPAGE) counts as never written;
+  it holds zeros or the bytes of the file;
+- a mapping that has only guards, or that was only read and may have huge pages, also counts as
+  never written on kernels that do not show this (VmFlags gu, PAGEMAP_SCAN).
+Device DAX (/dev/dax0.0) counts as an ordinary mapping of a file: STATX_ATTR_DAX describes the
+inode that has the name, but the kernel's rule is about the inode behind it (drivers/dax/device.c,
+dax_open).
 
-With memory=filter the core has more than the kernel's (kept_size): the bytes that only the live
-process has.  A library that was replaced on disk is nowhere else, and a debugger cannot unwind
-through it.
+With memory=filter the core has more than the kernel's core (kept_size): the bytes that only the
+live process has.  If a library was replaced on disk, its old code is nowhere else, and without it
+a debugger cannot unwind.
 """
 
 import enum
@@ -42,63 +42,65 @@ class LeftOut(enum.Enum):
     """Why bytes of a mapping are not in the core."""
 
     DONTDUMP = "dontdump"
-    """The process asked for that, or the kernel did when it made the mapping (VM_DONTDUMP)."""
+    """The process, or the kernel when it made the mapping, asked for this (VM_DONTDUMP)."""
     IO = "io"
-    """Registers of a device: to read them may do something (VM_IO)."""
+    """Registers of a device: a read may have side effects (VM_IO)."""
     FILTER = "filter"
-    """coredump_filter."""
+    """coredump_filter excludes it."""
     UNTOUCHED = "untouched"
-    """Private anonymous memory in which nothing was ever written: no loss."""
+    """Private anonymous memory that was never written: nothing is lost."""
     TOO_FAR = "too_far"
-    """Behind four gibibytes of the file of a 32-bit process: p_offset is a 32-bit number."""
+    """It lies behind the first 4 GiB of a 32-bit core: p_offset is a 32-bit number."""
 
 
 class Share(NamedTuple):
-    """What the core has of a mapping."""
+    """The part of a mapping that the core has."""
 
     size: int
-    """Bytes from its start: none, one page or all."""
+    """Bytes from the start of the mapping."""
     left_out: LeftOut | None
-    """Why it has no more; None where it has all."""
+    """Why the core does not have the rest; None if it has all."""
     beyond: int = 0
-    """Of these, bytes that the kernel's dumper would not take."""
+    """The part of `size` that the kernel's dumper would leave out."""
 
 
 class Facts(Protocol):
-    """What smaps does not say of a mapping.  Each is asked only where the answer matters, since
-    the asking costs a system call."""
+    """Facts about a mapping that smaps does not show.  Each costs a system call, so the rules ask
+    only if the answer matters."""
 
     def is_dax(self, vma: Vma) -> bool:
-        """The mapped file is one that is accessed past the page cache (S_DAX)."""
+        """Accesses to the mapped file bypass the page cache (S_DAX)."""
 
     def is_unlinked(self, vma: Vma) -> bool:
         """The mapped file has no name left (i_nlink == 0)."""
 
     def is_program(self, vma: Vma) -> bool:
-        """The mode of the mapped file has an x bit, or it begins as an ELF file does."""
+        """The mode of the mapped file has an x bit, or the file begins with the ELF magic."""
 
     def is_swapped_out(self, vma: Vma) -> bool:
         """A page table of the mapping has an entry that is swapped out.
 
-        smaps counts the swap of a tmpfs file as that of its mappings (fs/proc/task_mmu.c,
-        smap_gather_stats), whoever wrote it.
+        smaps counts the swap of a tmpfs file as swap of each mapping (fs/proc/task_mmu.c,
+        smap_gather_stats), even if another process wrote it.
         """
 
     def has_huge_zero_page(self, vma: Vma) -> bool:
-        """It was read, and may have huge pages: such a read makes an anon_vma (mm/huge_memory.c,
-        do_huge_pmd_anonymous_page), that of a small page does not."""
+        """It has the huge zero page.  A read that maps the huge zero page makes an anon_vma
+        (mm/huge_memory.c, do_huge_pmd_anonymous_page); a read of a small page does not."""
 
     def is_lost(self, vma: Vma) -> bool:
-        """Nobody finds the mapped file by its path any more as it was mapped: it has no link
-        left, the path leads to another file or to none, or its code has changed."""
+        """The path no longer leads to the mapped file as it was mapped: the file has no link
+        left, the path leads to another file or to none, or the code in the file has changed."""
 
     def notes_end(self, vma: Vma) -> int:
-        """Where the notes of the ELF file end that is mapped from its first byte on; 0 where
-        that is not known."""
+        """The file offset where the notes of the mapped ELF file end; 0 if it is not known.
+
+        The mapping must begin with the first byte of the file.
+        """
 
 
 def dump_size(vma: Vma, mask: int, facts: Facts) -> Share:
-    """What the kernel would take of `vma` with `mask` as its coredump_filter."""
+    """The part of `vma` that the kernel would dump with `mask` as coredump_filter."""
     if vma.is_special:
         return Share(vma.size, None)
     if vma.kind.is_dontdump:
@@ -112,11 +114,11 @@ def dump_size(vma: Vma, mask: int, facts: Facts) -> Share:
 
 
 def kept_size(vma: Vma, mask: int, facts: Facts) -> Share:
-    """What the kernel would take, and what no file shows any more.
+    """The part of `vma` that the kernel would dump, and the bytes that no file shows any more.
 
-    Private memory of a file that is lost counts as anonymous memory, which nothing shows
-    either.  Where the kernel takes the first page of an ELF file, for its build-id, the notes
-    may lie behind it: a long PT_INTERP comes first.
+    A private mapping of a lost file counts as anonymous memory, because its bytes too are nowhere
+    else.  The kernel dumps the first page of an ELF file for its build-id.  If the notes end
+    behind that page (a long PT_INTERP comes first), the part reaches to their end.
     """
     share = dump_size(vma, mask, facts)
     if share.left_out is not LeftOut.FILTER or not _is_private_file(vma):
@@ -130,8 +132,8 @@ def kept_size(vma: Vma, mask: int, facts: Facts) -> Share:
 
 
 def _is_private_file(vma: Vma) -> bool:
-    """Nor memory of a device, whose bytes come from no page of a file; nor a shared mapping that
-    may only be read (VM_MAYSHARE alone)."""
+    """False for memory of a device, whose bytes come from no page of a file, and for a shared
+    mapping that can only be read (VM_MAYSHARE without VM_SHARED)."""
     return vma.has_file and not vma.vm_flags & _NOT_OF_A_PRIVATE_FILE
 
 
@@ -169,12 +171,12 @@ def _all_if(wanted: object, vma: Vma) -> Share:
 
 
 def _is_written(vma: Vma, facts: Facts) -> bool:
-    """Whether vma->anon_vma is set, as far as can be told."""
+    """True if vma->anon_vma is set, as far as we can tell."""
     if vma.anonymous:
         return True
     if vma.has_file:
         return bool(vma.swapped) and facts.is_swapped_out(vma)
-    # mm/madvise.c, madvise_guard_install: anonymous memory has an anon_vma before it has guards.
+    # mm/madvise.c, madvise_guard_install: anonymous memory gets an anon_vma before the guards.
     return bool(vma.swapped) or vma.kind.has_guards or _may_be_huge(vma, facts)
 
 

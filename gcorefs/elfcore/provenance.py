@@ -1,8 +1,9 @@
-"""How a core was had, in a note of our own: who made it when, and how each thread was recorded.
+"""How a core was made, in a note of our own: when, by which gcorefs, and how each thread was
+recorded.
 
-The descriptor is one line of JSON, so that strings(1) shows it where no reader knows the
-note.  Its type must be one that nobody else uses: gdb takes a note whose owner it does not
-know for one of the system's, and goes by the type alone (bfd/elf.c, elf_parse_notes).
+The descriptor is one line of JSON, so that strings(1) shows it even if no reader knows the
+note.  The type of the note must be unique: if gdb does not know the owner of a note, it goes by
+the type alone (bfd/elf.c, elf_parse_notes).
 """
 
 import dataclasses
@@ -18,16 +19,17 @@ from gcorefs.elfcore.elf import pack_note
 GCOREFS = b"GCOREFS"
 NT_GCOREFS = int.from_bytes(b"GCOR", "big")
 NT_GCOREFS_XSTATE = int.from_bytes(b"GCXS", "big")
-"""Of one thread, behind its NT_X86_XSTATE: the bytes that the kernel gives for that note, where
-they cannot be had from what is written (xsave.py)."""
+"""A note of one thread, behind its NT_X86_XSTATE: the kernel's bytes for that note, if they
+cannot be computed from the bytes that were written (xsave.py)."""
 
 How = Literal["stopped", "partial", "zero", "omitted"]
-"""How a thread's registers were had: all of them at its stop; those of its system call, from
-/proc; none, they are zeros; or the thread is not in the core."""
+"""How the registers of a thread were read: all of them at its stop ("stopped"); those of its
+system call, from /proc ("partial"); none, so they are zeros ("zero"); or the thread is not in the
+core ("omitted")."""
 
 
 MOST_RANGES = 1000
-"""Unreadable ranges that are listed.  All are counted."""
+"""The note lists no more unreadable ranges than this.  It counts all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +37,23 @@ class Account:
     """What became of every byte that the process had mapped."""
 
     recorded: int = 0
-    """Bytes that the file holds, those unreadable among them."""
+    """Bytes that the file holds, the unreadable bytes included."""
     zeros: int = 0
-    """Never populated: they read as zeros."""
+    """Bytes that were never populated: they read as zeros."""
     shared: int = 0
-    """Of these, bytes for which the area of zeros stands; the others are in the file, each one."""
+    """The part of `zeros` that the area of zeros stands for; the file holds each other zero."""
     area: int = 0
-    """Bytes of that area, the last ones of the file (segments.py)."""
+    """Bytes of the area of zeros, the last bytes of the file (segments.py)."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Bytes by the reason for which the core does not have them."""
+    """Bytes that the core does not have, by reason."""
     beyond: int = 0
-    """Bytes of mapped files that the kernel's dumper would not take (filter.py, kept_size)."""
+    """Bytes of mapped files that the kernel's dumper would leave out (filter.py, kept_size)."""
     unreadable: int = 0
-    """Bytes that are zeros in the file because nobody could read them."""
+    """Bytes that are zeros in the file because they could not be read."""
     ranges: Sequence[tuple[int, int]] = ()
-    """Where these are, start and end, as far as it was known when the header was made."""
+    """Start and end of the unreadable ranges that were known when the header was made."""
     names: Mapping[int, str] = field(default_factory=dict)
-    """[heap], [stack] and the like, by where they begin; NT_FILE has the files."""
+    """Names like [heap] and [stack], by start address; NT_FILE has the files."""
 
     def facts(self) -> dict[str, Any]:
         left_out = sum(self.left_out.values())
@@ -72,47 +74,47 @@ class Account:
 
 
 def as_text(ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """Ranges of addresses, each as /proc/PID/maps writes it."""
+    """Ranges of addresses, in the format of /proc/PID/maps."""
     return [f"{start:x}-{end:x}" for start, end in ranges]
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who made the core, of what, and when."""
+    """Who made the core, of which process, and when."""
 
     version: str
     host: str
     pid: int
-    """As the host numbers it; PRPSINFO has the process's own view."""
+    """The PID on the host; PRPSINFO has the PID in the process's own pid namespace."""
     stopped_at: str
     """When the first thread was interrupted: ISO 8601, UTC."""
     stop_milliseconds: float
-    """From then until the last thread was recorded."""
+    """The time from `stopped_at` until the last thread was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the note says.  Thread ids are those of PRSTATUS."""
+    """The content of the note.  Thread ids are those of PRSTATUS."""
 
     origin: Origin
     policy: Mapping[str, str | float]
-    """Options that shaped the core."""
+    """The options that shaped the core."""
     stopped: int
-    """Threads that are recorded in full, ..."""
+    """The number of threads that are recorded in full."""
     others: Mapping[int, How]
-    """... and how each of the others is."""
+    """How each other thread is recorded."""
     account: Account = field(default_factory=Account)
     no_cpu: Sequence[int] = ()
-    """Of the others, those that did not stop because they got no CPU."""
+    """The threads of `others` that did not stop because they got no CPU."""
     xstate: XsaveAccount | None = None
-    """Where the vector registers lie; None where that is not known, or there are none."""
+    """Where the vector registers lie; None if that is not known, or if there are none."""
 
     def pack(self) -> bytes:
         text = json.dumps(self.facts(), separators=(",", ":"))
         return pack_note(GCOREFS, NT_GCOREFS, text.encode("ascii"))
 
     def facts(self) -> dict[str, Any]:
-        """Everything as JSON has it."""
+        """The content of the note as JSON values."""
         tids: dict[How, list[int]] = {how: [] for how in get_args(How)}
         for tid, how in self.others.items():
             tids[how].append(tid)
@@ -128,9 +130,9 @@ class Provenance:
         }
 
     def attributes(self) -> dict[str, str]:
-        """The same as names and texts, one fact each: "threads.stopped" is "20" (xattr(7))."""
+        """The facts as extended attributes (xattr(7)): "threads.stopped" is "20"."""
         facts = self.facts()
-        del facts["names"]  # of the process's memory, not of the core
+        del facts["names"]  # they describe the memory of the process, not the core
         found = {}
         for name, value in facts.items():
             for key, inner in value.items() if isinstance(value, dict) else [("", value)]:
@@ -140,7 +142,7 @@ class Provenance:
 
 
 class FactsError(ValueError):
-    """The note is not one that gcorefs writes.  One line."""
+    """gcorefs does not write a note like this.  The text is one line."""
 
 
 _SHAPE: dict[str, type | tuple[type, ...]] = {
@@ -172,14 +174,14 @@ _COUNTS = {
     "zeros": ("area", "shared"),
     "left_out": (),
 }
-"""What is counted, and what must be among it."""
+"""The facts that map names to counts, and the names that each of them must have."""
 
 _RANGE = re.compile("([0-9a-f]{1,16})-([0-9a-f]{1,16})")
 _ADDRESS = re.compile("[0-9a-f]{1,16}")
 
 
 def parse(desc: bytes) -> dict[str, Any]:
-    """The facts of a note: what `Provenance.facts` gave, and what later versions may add.
+    """The facts of a note: the value of `Provenance.facts`, and facts that later versions add.
 
     Raises FactsError.
     """
@@ -215,7 +217,7 @@ def parse(desc: bytes) -> dict[str, Any]:
 
 
 def from_text(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """What `as_text` has written.  FactsError where it has not, or not in order."""
+    """The ranges in a text of `as_text`.  FactsError if the text is malformed or not in order."""
     ranges: list[tuple[int, int]] = []
     border = 0
     for text in texts:

@@ -1,4 +1,4 @@
-"""What /proc/PID/smaps says of each mapping (proc(5), fs/proc/task_mmu.c: show_smap)."""
+"""The mappings of a process, from /proc/PID/smaps (proc(5); fs/proc/task_mmu.c, show_smap)."""
 
 import enum
 import re
@@ -9,20 +9,20 @@ from functools import lru_cache
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 
 HUGE_PAGES = b"/anon_hugepage (deleted)"
-"""The file behind huge pages without a name (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
+"""The file of an anonymous mapping of huge pages (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
 
 
 def is_special_name(name: bytes) -> bool:
-    """True where a mapping without a file is one of the kernel's own, by its name in maps."""
+    """True if a mapping without a file, with this name in maps, is one of the kernel's own."""
     return (
         name[:1] == b"[" and name not in (b"[heap]", b"[stack]") and not name.startswith(b"[anon")
     )
 
 
 class VmFlag(enum.Flag):
-    """What the kernel knows of a mapping: vm_flags by the names of include/linux/mm.h, without VM_.
+    """vm_flags of a mapping, by the names of include/linux/mm.h without VM_.
 
-    A flag that is not here means nothing to a core.
+    A flag that is not here does not matter to a core.
     """
 
     NONE = 0
@@ -30,12 +30,12 @@ class VmFlag(enum.Flag):
     WRITE = enum.auto()
     EXEC = enum.auto()
     SHARED = enum.auto()
-    """Pages that are written are everybody's."""
+    """A write reaches all mappings of the file."""
     MAYREAD = enum.auto()
     MAYWRITE = enum.auto()
     MAYEXEC = enum.auto()
     MAYSHARE = enum.auto()
-    """Mapped MAP_SHARED, if only of a file that was opened for reading."""
+    """Mapped with MAP_SHARED, even if the file was opened only for reading."""
     GROWSDOWN = enum.auto()
     PFNMAP = enum.auto()
     LOCKED = enum.auto()
@@ -63,7 +63,7 @@ class VmFlag(enum.Flag):
     SEALED = enum.auto()
     DROPPABLE = enum.auto()
     GUARDED = enum.auto()
-    """There are guard pages, or have been (VM_MAYBE_GUARD)."""
+    """The mapping has or had guard pages (VM_MAYBE_GUARD)."""
 
 
 # fs/proc/task_mmu.c, show_smap_vma_flags.
@@ -81,7 +81,7 @@ _LETTERS = {
 
 
 def vm_flags(letters: Iterable[str]) -> VmFlag:
-    """The flags of a line of VmFlags."""
+    """The flags of a VmFlags line."""
     found = VmFlag.NONE
     for each in letters:
         found |= _LETTERS.get(each, VmFlag.NONE)
@@ -89,44 +89,44 @@ def vm_flags(letters: Iterable[str]) -> VmFlag:
 
 
 class MapsError(ValueError):
-    """The text is not one that show_smap writes: refused whole, never guessed at."""
+    """show_smap does not write this text.  We refuse all of it and never guess."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Kind:
-    """What a mapping is, but for where it lies and what was written: a process of 100,000
-    mappings has few kinds of them.  Nobody changes it.
+    """All properties of a mapping but its addresses, its file offset and its page counts: a
+    process of 100,000 mappings has few kinds.  Treat it as immutable.
     """
 
     flags: int
-    """PF_R, PF_W and PF_X, as the program header wants them."""
+    """PF_R, PF_W and PF_X, as in p_flags of a program header."""
     dev: str
     inode: int
     name: bytes
-    """Path as /proc/PID/maps shows it (a newline in it reads \\012), or [heap] and the like."""
+    """The path as /proc/PID/maps shows it (\\012 for a newline), or a name like [heap]."""
     vm_flags: VmFlag
     has_file: bool = field(init=False)
-    """True where vma->vm_file is set.
+    """True if vma->vm_file is set.
 
     The name does not tell: shared anonymous memory named by PR_SET_VMA_ANON_NAME shows
-    [anon_shmem:...] and yet has a file behind it, with an inode.
+    [anon_shmem:...], although it has a file with an inode.
     """
     is_special: bool = field(init=False)
     """One of the kernel's own mappings: [vdso], [vvar], [vsyscall], [uprobes] ..."""
     is_plain: bool = field(init=False)
-    """Private memory without a file, and without anything that VmFlags tell of it but how it may
-    be used: what matters is only where it lies and how much of it is written."""
+    """Private memory without a file and without a flag of _NOT_PLAIN: only its addresses and its
+    written pages matter to the filter."""
     is_shared: bool = field(init=False)
     is_hugetlb: bool = field(init=False)
     is_io: bool = field(init=False)
     is_dontdump: bool = field(init=False)
     is_mergeable: bool = field(init=False)
     has_guards: bool = field(init=False)
-    # Flags that are asked of every mapping, once for all of a kind: `in` of enum.Flag takes ten
-    # times as long as an attribute.
+    # Every mapping is asked for these flags.  They are attributes because `in` of enum.Flag takes
+    # ten times as long.
     hides_sharing: bool = field(init=False)
-    """Private pages of it may be shared though smaps counts none as shared: huge pages that were
-    set aside, and pages that KSM has merged or is about to (madvise(2), MADV_MERGEABLE)."""
+    """Its private pages may be shared although smaps counts none as shared: hugetlbfs pages, and
+    pages that KSM has merged or is about to merge (madvise(2), MADV_MERGEABLE)."""
 
     def __post_init__(self) -> None:
         self.has_file = self.inode != 0 or self.name[:1] == b"/"
@@ -152,22 +152,22 @@ _NOT_PLAIN = (
 
 @dataclass(slots=True, unsafe_hash=True)
 class Vma:
-    """One mapping.  Addresses, offsets and sizes in bytes.
+    """One mapping.  Addresses, file offsets and sizes are in bytes.
 
-    Nobody changes it.  It is not frozen, for that would double the time to make 100,000.
+    Treat it as immutable.  It is not frozen because that doubles the time to make 100,000.
     """
 
     start: int
     end: int
     kind: Kind
     offset: int
-    """Of `start` in the mapped file."""
+    """The file offset of `start`."""
     anonymous: int
-    """Bytes of private memory that the process has made its own (written, not the file's)."""
+    """Bytes of anonymous pages: private memory that the process wrote, not pages of the file."""
     swapped: int
     shared: int = 0
-    """Bytes of pages that somebody else maps as well, a file's pages among them, and about as many
-    of those that are swapped out.  Huge pages that were set aside (hugetlbfs) are not counted
+    """Bytes of pages that another process maps too, pages of files included, and roughly the
+    swapped-out bytes that are shared (Swap less SwapPss).  hugetlbfs pages are not counted
     (fs/proc/task_mmu.c, smaps_account)."""
 
     @property
@@ -214,8 +214,8 @@ _ANONYMOUS = rb"Anonymous: +(\d{1,20}) kB\n"
 _SWAP = rb"Swap: +\d{1,20} kB\nSwapPss: +\d{1,20} kB\n"
 _FLAGS = rb"VmFlags:([a-z0-9? ]*+)\n"
 
-# One mapping: its line as in maps, then "Key: value" lines.  Keys come and go with kernel
-# versions (KSM, ProtectionKey), so only those that we need are named; their order is fixed.
+# One mapping: its line as in maps, then "Key: value" lines.  The keys depend on the kernel version
+# (KSM, ProtectionKey).  So the pattern names only the keys that we need; their order is fixed.
 _ENTRY = re.compile(
     _ADDRESSES + rb"([^\n]*+)\n"
     rb"(?:(?!Shared_Clean:)[A-Z][^\n:]*:[^\n]*\n)*?"
@@ -231,7 +231,7 @@ _ENTRY = re.compile(
 
 _NONE_YET = re.compile(rb"(?!)")
 
-# The line behind the addresses.
+# The rest of the first line, behind the addresses.
 _BACKING = re.compile(
     rb"([r-][w-][x-])[ps] ([0-9a-f]{1,16}) ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+)"
 )
@@ -239,15 +239,18 @@ _BACKING = re.compile(
 
 @lru_cache(maxsize=8)
 def _entry_with(lines: tuple[tuple[bytes, int], ...]) -> re.Pattern[bytes]:
-    """_ENTRY for entries with lines of these keys and lengths before VmFlags, in a sixth of the
-    time.  Numbers stand in eight columns (fs/proc/task_mmu.c, SEQ_PUT_DEC), so a line that we do
-    not need is jumped over, from its first letter to its end, and what it says is not looked at."""
+    """A pattern for entries with lines of these keys and lengths before VmFlags.  It matches as
+    _ENTRY does, in a sixth of the time.
+
+    A number has eight columns (fs/proc/task_mmu.c, SEQ_PUT_DEC).  So the pattern checks only the
+    first letter and the length of a line that we do not need.
+    """
     parts = [rb"%c(?s:.{%d})\n" % (key[0], length - 2) for key, length in lines]
     keys = [key for key, _ in lines]
     shared = keys.index(b"Shared_Clean")
     anonymous = keys.index(b"Anonymous", shared)
     swap = keys.index(b"Swap", anonymous)
-    # Of two lines together nothing is looked at either: _Pairs does so with what is new to it.
+    # The pattern does not check the two lines of a pair: _Pairs checks each new text.
     for first in (shared, swap):
         parts[first : first + 2] = [b"(" + parts[first], parts[first + 1] + b")"]
     parts[anonymous] = _ANONYMOUS
@@ -255,7 +258,7 @@ def _entry_with(lines: tuple[tuple[bytes, int], ...]) -> re.Pattern[bytes]:
 
 
 def _lines(entry: bytes) -> tuple[tuple[bytes, int], ...]:
-    """Key and length of each line but that of the addresses and VmFlags."""
+    """Key and length of each line between the line of the addresses and VmFlags."""
     _, *lines, _, _ = entry.split(b"\n")
     return tuple((line[: line.index(b":")], len(line) + 1) for line in lines)
 
@@ -263,18 +266,18 @@ def _lines(entry: bytes) -> tuple[tuple[bytes, int], ...]:
 def parse_smaps(text: bytes) -> list[Vma]:
     """Every mapping of a process, in address order.
 
-    Raises MapsError on anything that is not whole entries, each above the one before it.
+    Raises MapsError if the text is not whole entries in ascending order.
     """
     return parse_pieces((text,))
 
 
 def parse_pieces(pieces: Iterable[bytes]) -> list[Vma]:
-    """As parse_smaps, of a text that comes in pieces, cut anywhere."""
+    """Like parse_smaps, for a text that is cut into pieces at any place."""
     parser = _Parser()
     rest = b""
     for piece in pieces:
         text = rest + piece
-        # No other line begins so; and in the text of 100,000 mappings the last one is near.
+        # No other line begins with VmFlags.  The search from the end is short.
         last = text.rfind(b"\nVmFlags:") + 1
         end = text.find(b"\n", last) + 1 if last else 0
         parser.add(text[:end])
@@ -284,7 +287,7 @@ def parse_pieces(pieces: Iterable[bytes]) -> list[Vma]:
 
 
 class _Sizes(dict[bytes, int]):
-    """Bytes of what smaps says in kB.  Many are the same, and one number for all."""
+    """Bytes of a size that smaps gives in kB.  Equal texts share one number."""
 
     def __missing__(self, text: bytes) -> int:
         size = self[text] = int(text) * 1024
@@ -292,7 +295,7 @@ class _Sizes(dict[bytes, int]):
 
 
 class _Pairs(dict[bytes, tuple[int, int]]):
-    """Bytes of each of two lines."""
+    """The sizes in a text of two lines, in bytes."""
 
     def __init__(self, lines: bytes) -> None:
         self._lines = re.compile(lines)
@@ -309,10 +312,10 @@ _NUMBER = re.compile(rb"\d+")
 
 
 class _Kinds(dict[tuple[bytes, bytes], tuple[Kind, int]]):
-    """Kind and offset by what stands behind the addresses and behind VmFlags."""
+    """Kind and file offset by the texts behind the addresses and behind VmFlags."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[bytes, ...], Kind] = {}  # one for mappings of different offsets
+        self._kinds: dict[tuple[bytes, ...], Kind] = {}  # without the file offset
 
     def __missing__(self, texts: tuple[bytes, bytes]) -> tuple[Kind, int]:
         match = _BACKING.fullmatch(texts[0])
@@ -340,7 +343,7 @@ class _Parser:
         self._swap = _Pairs(_SWAP)
 
     def add(self, text: bytes) -> None:
-        """Whole entries."""
+        """Add the mappings of whole entries."""
         vmas, kinds = self.vmas, self._kinds
         sizes, shared, swap = self._sizes, self._shared, self._swap
         position = 0
@@ -359,7 +362,7 @@ class _Parser:
             vmas.append(Vma(start, end, kind, offset, sizes[anonymous], swapped, also))
 
     def _other_entry(self, text: bytes, position: int) -> re.Match[bytes]:
-        """One with other lines than those before it: the first of all, or a mapping of 100 GB."""
+        """Match an entry whose lines differ from the last: the first, or a mapping of 100 GB."""
         match = _ENTRY.match(text, position)
         if match is None:
             after = f"behind {self._border:#x}" if self.vmas else "at the beginning"
