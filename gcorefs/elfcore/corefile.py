@@ -1,8 +1,8 @@
-"""A core as it is read: ours, the kernel's, or anybody's.
+"""Reads the headers and notes of a core, whether gcorefs, the kernel or another program wrote it.
 
-All that is known of a core before its memory is read.  Program headers and notes are taken
-as a whole, and with struct: there may be hundreds of thousands, of which pyelftools reads ten
-thousand in a second.  It knows the rest: machines, and the structures that differ between them.
+This module reads no memory.  It reads program headers and notes in bulk with struct: there may
+be hundreds of thousands, and pyelftools reads ten thousand in a second.  pyelftools knows the
+rest: the machines, and the structures that differ between them.
 """
 
 import io
@@ -22,21 +22,21 @@ from gcorefs.elfcore.notes import CORE, FILE_NOTE_LIMIT, NT_AUXV, NT_FILE, NT_PR
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS, FactsError, parse
 
 _MOST_LOADS = 1 << 22
-"""Program headers.  The kernel makes no more than max_map_count, which is 65,530 by itself."""
+"""Program headers.  The kernel writes at most vm.max_map_count of them, by default 65,530."""
 _MOST_NOTES = 1 << 30
-"""Bytes: 20,000 threads with the largest register sets have a quarter of that."""
+"""Bytes.  20,000 threads with the largest register sets need a quarter of this."""
 
 _MOST_FILES = 16 * FILE_NOTE_LIMIT
 
 _AT_SYSINFO_EHDR = 33  # getauxval(3): where [vdso] begins
-_AT_EXECFN = 31  # a name that stands on the stack
+_AT_EXECFN = 31  # a string on the stack
 
 # include/linux/elfcore.h, struct elf_prstatus: behind struct elf_siginfo, on every machine.
 _PR_CURSIG = 12
 
 
 class CoreError(ValueError):
-    """The file is no core, not whole, or says what cannot be.  One line."""
+    """The file is not a core, is cut off, or contradicts itself.  The text is one line."""
 
 
 class Load(NamedTuple):
@@ -51,34 +51,34 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What the headers and notes of a core say."""
+    """The content of the headers and notes of a core."""
 
     machine: str
     bits: int
     size: int
     """Bytes of the file."""
     end: int
-    """Bytes that it has according to its program headers."""
+    """Bytes that the file must have according to its program headers."""
     phnum: int
     loads: Sequence[Load]
-    """In address order, none overlapping the next."""
+    """In address order, without overlaps."""
     pid: int
-    """As the process numbered itself; 0 where that is not known."""
+    """The PID in the process's own pid namespace; 0 if unknown."""
     program: bytes
     arguments: bytes
     threads: int
     signal: int
-    """What stopped or killed the first thread; 0 where nothing did."""
+    """The signal that stopped or killed the first thread; 0 if none did."""
     files: Sequence[tuple[int, int, bytes]]
     """Start, end and path of every mapped file, in address order."""
     names: Mapping[int, str]
-    """[stack] and the like, by where they begin."""
+    """Names like [stack], by start address."""
     facts: Mapping[str, Any] | None
-    """The GCOREFS note, where there is one (provenance.py)."""
+    """The content of the GCOREFS note (provenance.py); None if the core has none."""
 
     @property
     def missing(self) -> int:
-        """Bytes that are cut off at its end."""
+        """Bytes that are cut off at the end of the file."""
         return max(0, self.end - self.size)
 
 
@@ -95,7 +95,7 @@ _READ = {
 
 
 class _Format:
-    """How the numbers of a file are written."""
+    """Byte order and width of the numbers in a file."""
 
     def __init__(self, bits: int, is_little: bool) -> None:
         order = "<" if is_little else ">"
@@ -103,12 +103,13 @@ class _Format:
         self.word = struct.Struct(order + ("Q" if self.is_64 else "I"))
         self.half = struct.Struct(order + "h")
         self.note = struct.Struct(order + "III")
-        # Elf64_Phdr and Elf32_Phdr, whose p_flags stands elsewhere; sh_info of a section header.
+        # Elf64_Phdr, and Elf32_Phdr, which has p_flags in another place; sh_info of a section
+        # header.
         self.phdr = struct.Struct(order + ("IIQQQQQQ" if self.is_64 else "IIIIIIII"))
         self.sh_info = struct.Struct(order + ("44xI16x" if self.is_64 else "28xI8x"))
 
     def words(self, data: memoryview) -> list[int]:
-        """As many as there are whole ones."""
+        """All whole words in `data`."""
         whole = len(data) - len(data) % self.word.size
         return [number for (number,) in self.word.iter_unpack(data[:whole])]
 
@@ -121,12 +122,13 @@ class _Format:
 
 
 def read_core(file: BinaryIO, size: int | None = None) -> Core:
-    """`size`: bytes of the core, where `file` has the beginning alone.
+    """Read the headers and notes of a core.
 
-    Raises CoreError, and what reading raises.
+    `size`: bytes of the core, if `file` holds only its beginning.  Raises CoreError, and OSError
+    if a read fails.
     """
     first = _read(file, 0, elf.ELF64.ehdr_size)
-    if size is None:  # behind the read: a file of ours may have been larger before it
+    if size is None:  # after the read: before it, a file below our mount may show a larger size
         size = file.seek(0, io.SEEK_END)
     header = _header(first)
     form = _Format(header.elfclass, header.little_endian)
@@ -188,7 +190,7 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:
-    """Fewer only at the end.  A file without a buffer reads as little as it likes."""
+    """`length` bytes, fewer only at the end.  A read of an unbuffered file may be short."""
     file.seek(offset)
     pieces = []
     while length and (piece := file.read(length)):
@@ -198,7 +200,7 @@ def _read(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def _read_whole(file: BinaryIO, size: int, offset: int, length: int) -> bytes:
-    # Not asked for what is not there: that may be more than fits into memory.
+    # A length beyond the end of the file is never read: it may be larger than our memory.
     if offset + length <= size:
         data = _read(file, offset, length)
         if len(data) == length:
@@ -224,7 +226,7 @@ def _parsed(structure: Any, data: bytes) -> Any:
 
 
 def _notes(data: bytes, form: _Format) -> Iterator[_Note]:
-    """The notes of a segment that we read.  A header too short or of zeros alone is padding."""
+    """The notes of _READ in a segment.  A short header or a header of zeros is padding."""
     view = memoryview(data)
     at = 0
     while at + form.note.size <= len(data):
@@ -263,7 +265,7 @@ def _signal(statuses: Sequence[memoryview], form: _Format) -> int:
 
 
 def _files(note: memoryview | None, form: _Format) -> list[tuple[int, int, bytes]]:
-    """NT_FILE: count, page size, start, end and offset of each, and the names in a row."""
+    """NT_FILE: count, page size; start, end and file offset of each mapping; then all names."""
     words = [] if note is None else form.words(note[: 2 * form.word.size])
     if note is None or len(words) < 2:
         return []
@@ -279,7 +281,7 @@ def _files(note: memoryview | None, form: _Format) -> list[tuple[int, int, bytes
 
 
 def _names(auxv: memoryview | None, form: _Format, loads: Sequence[Load]) -> dict[int, str]:
-    """What the auxiliary vector tells, where no note of ours does."""
+    """[stack] and [vdso] from the auxiliary vector, for a core without a GCOREFS note."""
     words = [] if auxv is None else form.words(auxv)
     vector = dict(zip(words[::2], words[1::2], strict=False))
     names = {}

@@ -1,7 +1,7 @@
-"""ELF headers as bytes: the few structures that a core is made of.
+"""ELF headers as bytes: the few structures in a core.
 
-Source: the System V ABI (gabi, "Object Files") and include/uapi/linux/elf.h.  All
-little-endian: the machines that we know are.
+Source: the System V ABI (gabi, "Object Files") and include/uapi/linux/elf.h.  All numbers are
+little-endian, as on all machines that we support.
 """
 
 import functools
@@ -26,15 +26,15 @@ PF_R = 4
 SHT_NULL = 0
 SHT_NOTE = 7
 
-# From this many program headers on, e_phnum holds PN_XNUM and the count stands in sh_info of
-# section 0 (gabi, "ELF Header", e_phnum; fs/binfmt_elf.c, elf_core_dump).
+# With this many program headers or more, e_phnum holds PN_XNUM, and sh_info of section 0 holds the
+# count (gabi, "ELF Header", e_phnum; fs/binfmt_elf.c, elf_core_dump).
 PN_XNUM = 0xFFFF
 
 _NHDR = struct.Struct("<III")
 
 
 class ProgramHeader(NamedTuple):
-    """The fields of an Elf64_Phdr that the file has a value for (elf(5))."""
+    """The fields of an Elf64_Phdr (elf(5)) without p_paddr, which is 0."""
 
     kind: int
     flags: int
@@ -46,14 +46,14 @@ class ProgramHeader(NamedTuple):
 
 
 class ElfClass:
-    """The structures of one of the two classes, which differ in how wide a word is."""
+    """The structures of ELFCLASS64 or ELFCLASS32.  The classes differ in the width of a word."""
 
     def __init__(self, number: int, word: str, phdr: str) -> None:
         self.word = word
-        """The letter by which the struct module knows an unsigned word."""
+        """The struct module's letter for an unsigned word."""
         self.word_size = struct.calcsize(f"<{word}")
         self.most = (1 << 8 * self.word_size) - 1
-        """The greatest address, offset or register."""
+        """The largest value of a word."""
         # EI_MAG, EI_CLASS, ELFDATA2LSB, EV_CURRENT, ELFOSABI_NONE, padding.
         self._ident = b"\x7fELF" + bytes((number, 1, 1, 0)) + bytes(8)
         self._ehdr = struct.Struct(f"<16sHHI3{word}I6H")
@@ -66,7 +66,7 @@ class ElfClass:
     def pack_ehdr(self, machine: int, phnum: int, shoff: int, shnum: int) -> bytes:
         """The file header of a core with `phnum` program headers right behind it.
 
-        `shoff` is the file offset of the section headers, 0 where there are none.
+        `shoff` is the file offset of the section headers, or 0 if there are none.
         """
         return self._ehdr.pack(
             self._ident,
@@ -76,7 +76,7 @@ class ElfClass:
             0,  # e_entry
             self.ehdr_size,
             shoff,
-            0,  # e_flags: 0 on every machine that we know
+            0,  # e_flags: 0 on every machine that we support
             self.ehdr_size,
             self.phdr_size,
             min(phnum, PN_XNUM),
@@ -89,7 +89,7 @@ class ElfClass:
         """One program header.  p_paddr is 0, as in the kernel's own cores."""
         kind, flags, *place, align = header
         offset, vaddr, filesz, memsz = place
-        if self is ELF32:  # p_flags has another place there
+        if self is ELF32:  # Elf32_Phdr has p_flags in another place
             return self._phdr.pack(kind, offset, vaddr, 0, filesz, memsz, flags, align)
         return self._phdr.pack(kind, flags, offset, vaddr, 0, filesz, memsz, align)
 
@@ -107,7 +107,7 @@ class ElfClass:
         align = array(self.word, [PAGE_SIZE]) * len(flags)
         if self is ELF32:
             fields = [array(self.word, [PT_LOAD]) * len(flags), *columns, flags, align]
-        else:  # p_type and p_flags are half a word each, and share the first
+        else:  # p_type and p_flags are half a word each and share the first word
             first = {each: PT_LOAD | each << 32 for each in {*flags}}
             fields = [map(first.__getitem__, flags), *columns, align]
         words = array(self.word, bytes(self.phdr_size * len(flags)))
@@ -117,7 +117,7 @@ class ElfClass:
         return words.tobytes()
 
     def note_ends(self, beginning: bytes) -> Iterator[int]:
-        """File offsets behind each PT_NOTE of a program whose header is in these first bytes."""
+        """The file offset of the end of each PT_NOTE of a program that begins with these bytes."""
         _, kind, _, _, _, phoff, _, _, _, phentsize, phnum, *_ = self._ehdr.unpack_from(beginning)
         if kind not in (ET_EXEC, ET_DYN) or phentsize != self.phdr_size:
             return
@@ -130,10 +130,10 @@ class ElfClass:
                 yield offset + size
 
     def pack_extended_numbering(self, phnum: int, notes_offset: int, notes_size: int) -> bytes:
-        """The section headers of a core whose program headers e_phnum cannot count.
+        """The section headers of a core with too many program headers for e_phnum.
 
-        Section 0 carries the count in sh_info.  A second one covers the notes: elfutils reads
-        notes through the sections of a file wherever it has any.
+        Section 0 holds the count in sh_info.  Section 1 covers the notes: if a file has sections,
+        elfutils reads its notes through them.
         """
         null = self._shdr.pack(0, SHT_NULL, 0, 0, 0, 2, 0, phnum, 0, 0)
         notes = self._shdr.pack(0, SHT_NOTE, 0, 0, notes_offset, notes_size, 0, 0, 4, 0)
@@ -147,7 +147,7 @@ CLASSES = {8: ELF64, 4: ELF32}
 
 
 def pack_note(owner: bytes, kind: int, desc: bytes) -> bytes:
-    """One note: header, owner with its NUL, descriptor, each padded to four bytes."""
+    """One note: header, owner with its NUL, descriptor.  Each is padded to four bytes."""
     return _note_header(owner, kind, len(desc)) + _padded(desc)
 
 
@@ -158,9 +158,10 @@ def _note_header(owner: bytes, kind: int, size: int) -> bytes:
 
 
 def notes_end(beginning: bytes) -> int:
-    """File offset behind the last PT_NOTE of a program or library that begins with this page.
+    """The file offset of the end of the last PT_NOTE of a program or library.
 
-    0 where it is none, or where its program headers lie behind the page.
+    `beginning`: its first page.  0 if the page is not of an ELF file, or if the program headers
+    lie behind it.
     """
     form = {b"\x7fELF\2\1": ELF64, b"\x7fELF\1\1": ELF32}.get(beginning[:6])
     if form is None or len(beginning) < form.ehdr_size:
@@ -173,5 +174,5 @@ def _padded(data: bytes) -> bytes:
 
 
 def page_up(offset: int) -> int:
-    """The next page border at or above `offset` (bytes)."""
+    """`offset`, in bytes, rounded up to a multiple of the page size."""
     return (offset + PAGE_SIZE - 1) & -PAGE_SIZE

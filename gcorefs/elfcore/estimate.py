@@ -1,17 +1,17 @@
-"""How large a core can be at most, by what is cheap to ask: the lines of /proc/PID/maps and
+"""The largest size that a core can have, from two cheap sources: the lines of /proc/PID/maps and
 the counters of /proc/PID/status.
 
-Neither looks at a page table, as smaps does, so nobody waits for a process to be looked
-through.  What they do not tell is taken for the larger: lldb asks for the size before it opens
-the file, and reads no further.  These stay unseen, and can make a core larger than its estimate:
-- pages of a mapping that cannot be written which something else wrote: a debugger or a probe
-  into program text, a relocation of it, the process itself before an mprotect(2) of the whole
-  mapping.  The core has the whole mapping then;
-- a file that is lost, and not marked as deleted: changed in place, or at no path any more; notes
-  of an ELF file that do not end in its first page (filter.py, kept_size);
-- pages that are populated and counted nowhere: guards (MADV_GUARD_INSTALL), anything that
-  userfaultfd(2) watches, and before Linux 6.7, which tells them apart, pages of zeros.
-MADV_DONTDUMP does not show either, and makes it smaller.
+Unlike smaps, neither walks the page tables, so both answer fast.  The estimate assumes the larger
+size for everything that they do not show: lldb asks for the size before it opens the file, and
+reads no further.  The estimate does not see the following, which can make a core larger:
+- written pages in a read-only mapping: a debugger or a probe wrote into program text, a
+  relocation changed it, or the process wrote before an mprotect(2) of the whole mapping.  The
+  core then has the whole mapping;
+- a file that is lost but not marked as deleted: it changed in place, or no path leads to it any
+  more; and notes of an ELF file that do not end in its first page (filter.py, kept_size);
+- pages that are populated but not counted anywhere: guards (MADV_GUARD_INSTALL), pages that
+  userfaultfd(2) watches, and pages of zeros (Linux before 6.7 does not tell them apart).
+MADV_DONTDUMP is not visible either; it makes a core smaller.
 """
 
 import re
@@ -24,25 +24,26 @@ from gcorefs.elfcore.elf import ELF64, page_up
 from gcorefs.elfcore.segments import BSS_UNDIVIDED, most_bytes
 from gcorefs.elfcore.vma import HUGE_PAGES, MapsError, is_special_name
 
-# Of the notes: what is there once, with room for the facts in our own; and for each thread,
-# mapping with a file, and mapping with a name of the kernel's, beside their registers and names.
+# Bytes of the notes: once for a process, with room for the facts in our own note; and for each
+# thread, each mapping with a file, and each mapping with a name but no file.  Extended registers
+# and names come on top.
 _NOTES_OF_A_PROCESS = 16 << 10
 _NOTES_OF_A_THREAD = 1536
 _NOTE_OF_A_FILE = 3 * ELF64.word_size + 1
 _NOTE_OF_A_NAME = 64
-# The bitmap of ioperm(2), which few threads of few processes have.
+# Bytes of the bitmap of ioperm(2), which few threads of few processes have.
 _PORTS = 8 << 10
 _THREADS_WITH_PORTS = 16
 
 _DELETED = b" (deleted)"
-# Files that their users gave no name: memfd_create(2), shmget(2), huge pages by mmap(2).
+# Files that have no path: memfd_create(2), shmget(2), huge pages of mmap(2).
 _NAMELESS = (b"/memfd:", b"/SYSV", HUGE_PAGES)
-# It lies outside of what a process has mapped (arch/x86/entry/vsyscall, gate_vma).
+# This mapping is not part of VmSize (arch/x86/entry/vsyscall, gate_vma).
 _OUTSIDE = b"[vsyscall]"
 
-# A line of a private mapping without a file and without a name, behind its offset.
+# The end of the line of a private mapping without a file and a name, behind its file offset.
 _PLAIN = b" 00:00 0 \n"
-# Any other line, or the beginning of such a one.
+# Any other line, or the start of a line that ends with _PLAIN.
 _LINE = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16})"
     rb"(?: ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+))?$",
@@ -51,30 +52,30 @@ _LINE = re.compile(
 
 
 class Counters(NamedTuple):
-    """What /proc/PID/status tells, in bytes but for `threads`."""
+    """Counters of /proc/PID/status, in bytes except for `threads`."""
 
     threads: int
     mapped: int
     """VmSize."""
     anonymous: int
-    """Resident or swapped out, at the most: RssAnon and VmSwap."""
+    """The most that can be resident or swapped out: RssAnon and VmSwap."""
     huge: int
     """HugetlbPages."""
 
 
 class Surroundings(NamedTuple):
-    """What an estimate has to know beside the process."""
+    """Facts for an estimate that do not come from the process."""
 
     registers: int
-    """Bytes of the extended registers of a thread, at the most."""
+    """The most bytes of extended registers that a thread can have."""
     shmem_device: bytes
-    """Of memory without a name, as maps writes it: memfd, System V, /dev/zero."""
+    """The device of shared memory without a path (memfd, System V, /dev/zero), as in maps."""
     keeps_lost_files: bool
-    """The core has what no file shows any more (memory=filter)."""
+    """The core keeps private mappings of lost files (memory=filter)."""
     tells_pages: bool = True
-    """/proc/PID/pagemap tells what is populated; else all that is mapped counts as that."""
+    """/proc/PID/pagemap tells which pages are populated; if False, all pages count as populated."""
     tells_leases: bool = True
-    """/proc/locks tells which files must not be opened; else the holes of none are known."""
+    """/proc/locks tells which files must not be opened; if False, no file's holes are known."""
 
 
 class MappedFile(Protocol):
@@ -86,11 +87,11 @@ class MappedFile(Protocol):
     def size(self) -> int: ...
     @property
     def allocated(self) -> int:
-        """Bytes that it takes, in memory or swapped out."""
+        """Bytes that the file occupies, in memory or swapped out."""
 
 
 class _Line(NamedTuple):
-    """One mapping.  There may be thousands, so most of it is asked where it is needed."""
+    """One mapping.  There may be thousands, so most properties are computed on demand."""
 
     start: int
     end: int
@@ -98,7 +99,7 @@ class _Line(NamedTuple):
     offset: int
     name: bytes
     file: tuple[bytes, bytes] | None
-    """Tells two files apart; None where there is none."""
+    """Device and inode number; None if the mapping has no file."""
 
     @property
     def is_shared(self) -> bool:
@@ -106,17 +107,17 @@ class _Line(NamedTuple):
 
     @property
     def may_be_huge(self) -> bool:
-        """It can be one of hugetlbfs, whose device has no number of a driver's."""
+        """The mapping can be of hugetlbfs, whose device has major number 0."""
         alignment = HUGE_PAGE_SIZE - 1
         is_aligned = not (self.start | self.end | self.offset) & alignment
         return is_aligned and self.file is not None and self.file[0].startswith(b"00:")
 
     def goes_on(self, before: "_Line") -> bool:
-        """One mmap(2) made both, and an mprotect(2) of a part made them two, as far as can be
-        seen: .data and what the dynamic linker protects of it, for one.
+        """True if one mmap(2) probably made both, and an mprotect(2) of a part split them: for
+        example .data and the part that the dynamic linker protects.
 
-        Two that are alike were never one, or the kernel had made them one again (mm/vma.c,
-        can_vma_merge_after).
+        Two adjacent mappings with the same permissions never were one mapping: the kernel would
+        have merged them (mm/vma.c, can_vma_merge_after).
         """
         return (
             self.start == before.end
@@ -130,7 +131,7 @@ class _Line(NamedTuple):
 
 
 class Estimate:
-    """Of a process whose coredump_filter is `mask`."""
+    """The size of the core of a process whose coredump_filter is `mask`."""
 
     def __init__(
         self,
@@ -139,23 +140,24 @@ class Estimate:
         surroundings: Surroundings,
         ask: Callable[[int, int], MappedFile | None],
     ) -> None:
-        """`ask`: for the file that is mapped from start to end; None where it is not shown."""
+        """`ask` takes start and end of a mapping and returns its file, or None if unknown."""
         self._mask = mask
         self._counters = counters
         self._surroundings = surroundings
         self._ask = ask
-        self._whole = 0  # bytes that are in the core whatever was touched of them
-        self._sparse = 0  # of mappings of which those that are populated are in it
-        self._populated = 0  # of these
-        self._undivided = 0  # of these, where holes are filled with zeros
-        self._huge = 0  # of mappings of huge pages without a name
+        # All in bytes.
+        self._whole = 0  # of mappings that the core has as a whole
+        self._sparse = 0  # of mappings of which the core has the populated pages
+        self._populated = 0  # of _sparse: populated
+        self._undivided = 0  # of _sparse: a .bss, whose small holes are filled with zeros
+        self._huge = 0  # of anonymous mappings of huge pages
         threads = counters.threads
         self._notes = _NOTES_OF_A_PROCESS
         self._notes += threads * (_NOTES_OF_A_THREAD + surroundings.registers)
         self._notes += min(threads, _THREADS_WITH_PORTS) * _PORTS
 
     def of(self, maps: bytes) -> int:
-        """Bytes of the file at the most.  MapsError where `maps` is no text of the kernel's."""
+        """The most bytes that the file can have.  MapsError if the kernel did not write `maps`."""
         lines = _lines(maps)
         has_probes = b"[uprobes]\n" in maps
         plain = self._counters.mapped
@@ -183,12 +185,12 @@ class Estimate:
         return memory + page_up(ELF64.ehdr_size + 2 * ELF64.shdr_size + self._notes)
 
     def _add_private(self, size: int, populated: int = 0) -> None:
-        """Memory without a file."""
+        """Add private memory without a file."""
         self._sparse += size
         self._populated += populated if self._surroundings.tells_pages else size
 
     def _add_named(self, line: _Line) -> None:
-        """A mapping without a file."""
+        """Add a mapping that has a name but no file."""
         if is_special_name(line.name):
             self._whole += line.end - line.start
         elif self._mask & rules.ANON_PRIVATE:
@@ -209,7 +211,7 @@ class Estimate:
                 self._whole += PAGE_SIZE
 
     def _may_be_whole(self, line: _Line, is_written: bool) -> bool:
-        """A private mapping of a file, as far as can be told (filter.py, dump_size)."""
+        """The core may have all of this private mapping of a file (filter.py, dump_size)."""
         return bool(
             self._mask & (rules.MAPPED_PRIVATE | rules.DAX_PRIVATE)
             or (self._mask & rules.ANON_PRIVATE and (is_written or self._may_be_kept(line)))
@@ -217,7 +219,7 @@ class Estimate:
         )
 
     def _may_be_kept(self, line: _Line) -> bool:
-        """It is in the core though the kernel would leave it out (filter.py, kept_size)."""
+        """The core may have it although the kernel leaves it out (filter.py, kept_size)."""
         is_kept = self._surroundings.keeps_lost_files and line.perms[:3] != b"---"
         return is_kept and may_be_lost(line.name)
 
@@ -228,7 +230,7 @@ class Estimate:
             if self._mask & rules.HUGETLB_SHARED:
                 self._whole += size
                 return
-            if line.name.startswith(_NAMELESS):  # which is huge pages, then
+            if line.name.startswith(_NAMELESS):  # these are huge pages
                 return
         if self._mask & rules.DAX_SHARED and not is_shmem:
             self._whole += size
@@ -236,7 +238,7 @@ class Estimate:
         wanted = self._mask & (rules.ANON_SHARED | rules.MAPPED_SHARED)
         file = self._ask(line.start, line.end) if wanted else None
         if wanted in (rules.ANON_SHARED, rules.MAPPED_SHARED):
-            # As facts.py has it.
+            # The same rule as in process/facts.py, is_unlinked.
             is_unlinked = (
                 line.name.endswith(_DELETED) or line.name.startswith(b"[anon_shmem")
                 if file is None
@@ -248,27 +250,28 @@ class Estimate:
         if file is None or not is_shmem or not self._surroundings.tells_leases:
             self._whole += size
             return
-        # Behind the end of the file there is nothing, and no hole either (shared.py).
+        # The part behind the end of the file has no memory, but does not count as a hole
+        # (process/shared.py).
         behind = max(0, line.offset + size - page_up(file.size))
         self._sparse += size
         self._populated += min(size, file.allocated + behind)
 
 
 def may_be_lost(name: bytes) -> bool:
-    """True where the file that is mapped may not show its bytes any more, by its name in maps.
+    """True if the file with this name in maps may not show the mapped bytes any more.
 
-    With memory=filter the core has such a private mapping in whole.
+    With memory=filter the core has all of a private mapping of that file.
     """
     return name.endswith(_DELETED)
 
 
 def _lines(maps: bytes) -> list[_Line]:
-    """All mappings with a file or a name, and whatever else stands behind one of these.
+    """All mappings with a file or a name, and the plain mappings that follow one of them.
 
-    Of 70,000 mappings most are plain memory, and the whole of that is known.
+    Most of 70,000 mappings are plain memory, whose sum is known from VmSize.
     """
     parts = [part for part in maps.split(_PLAIN) if b"\n" in part]
-    # The last line of a part is the beginning of a plain one.
+    # The last line of a part is the start of a plain line.
     text = b"\n".join(parts)
     found = [
         _Line(

@@ -1,8 +1,8 @@
 """The address space of a core: what became of the bytes of each mapping.
 
-A mapping may be many program headers in a row (segments.py), and a file many mappings.  Here
-they are put together again, and where there are too many to look at, the small ones are
-counted: no byte is lost from the sums.
+A mapping may be many program headers in a row (segments.py), and a file may be many mappings.
+This module joins them again.  If there are too many rows, it sums up the small ones: every byte
+stays in the sums.
 """
 
 from bisect import bisect_right
@@ -22,23 +22,23 @@ class Row:
     name: str | bytes = ""
     """The path of a file as bytes; [heap] and the like as text."""
     flags: int | None = None
-    """PF_R, PF_W and PF_X; None where there are several mappings that differ in them."""
+    """PF_R, PF_W and PF_X; None if the mappings differ in them."""
     mappings: int = 1
     in_file: int = 0
     zeros: int = 0
-    """Never populated, and in the file only as the area of zeros."""
+    """Bytes that were never populated and that the area of zeros stands for."""
     left_out: int = 0
     unreadable: int = 0
-    """Zeros in the place of what nobody could read: mostly of what is in the file."""
+    """Bytes that are zeros because they could not be read.  `in_file` counts most of them too."""
     is_rest: bool = False
-    """Mappings that are too small to have a row of their own."""
+    """The row sums up mappings that are too small for a row of their own."""
 
     @property
     def size(self) -> int:
         return self.in_file + self.zeros + self.left_out
 
     def add(self, other: "Row") -> None:
-        """What stands behind it."""
+        """Join `other`, which follows this row."""
         self.end = other.end
         if other.flags != self.flags:
             self.flags = None if self.mappings else other.flags
@@ -50,10 +50,10 @@ class Row:
 
 
 def mappings(core: Core) -> list[Row]:
-    """One row for each, in address order.
+    """One row for each mapping, in address order.
 
-    Two next to each other are taken for one where no name and no permission tells them apart
-    and zeros are at their border: nothing in the core says that there is one.
+    Two adjacent mappings with the same name and permissions become one row if zeros are at their
+    common boundary: nothing in the core shows that boundary.
     """
     facts = core.facts
     area = 0 if facts is None else facts["zeros"]["area"]
@@ -72,7 +72,7 @@ def mappings(core: Core) -> list[Row]:
             or not (is_zero or (was_zero and filesz))  # only zeros divide a mapping
             or before.vaddr + before.memsz != vaddr
             or before.flags != flags
-            or before.filesz != before.memsz  # what a core does not have is at the end
+            or before.filesz != before.memsz  # memory that the core lacks ends a mapping
         ):
             name = core.names.get(vaddr) or _path(core, starts, vaddr)
             rows.append(Row(vaddr, vaddr, name, flags))
@@ -98,7 +98,7 @@ def _path(core: Core, starts: Sequence[int], address: int) -> bytes:
 
 
 def _mark(rows: Sequence[Row], ranges: Iterable[tuple[int, int]]) -> None:
-    """Count what of each is unreadable."""
+    """Count the unreadable bytes of each row."""
     ends = [row.end for row in rows]
     for start, end in ranges:
         index = bisect_right(ends, start)
@@ -109,7 +109,7 @@ def _mark(rows: Sequence[Row], ranges: Iterable[tuple[int, int]]) -> None:
 
 
 def total(rows: Iterable[Row]) -> Row:
-    """All of them together."""
+    """The sum of all rows."""
     whole = Row(0, 0, mappings=0)
     for row in rows:
         whole.add(row)
@@ -117,7 +117,7 @@ def total(rows: Iterable[Row]) -> Row:
 
 
 def disagreement(core: Core, whole: Row) -> str:
-    """What is wrong where the GCOREFS note counts other bytes than the program headers do."""
+    """One line if the byte counts of the GCOREFS note and the program headers differ; else ""."""
     if core.facts is None:
         return ""
     counted, shared = core.facts["bytes"], core.facts["zeros"]["shared"]
@@ -132,9 +132,9 @@ def disagreement(core: Core, whole: Row) -> str:
 
 
 def by_file(rows: Iterable[Row]) -> list[Row]:
-    """Those of one file in a row as one."""
+    """Join consecutive rows of the same file into one row."""
     found: list[Row] = []
-    is_copy = False  # of a row that is to stay as it is
+    is_copy = False  # the last row is a copy: the caller's row must not change
     for row in rows:
         if found and row.name and row.name == found[-1].name and isinstance(row.name, bytes):
             if not is_copy:
@@ -148,8 +148,8 @@ def by_file(rows: Iterable[Row]) -> list[Row]:
 
 
 def largest(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most `most` rows, in the same order: those with the most in the file as they are, and
-    what is between them together."""
+    """At most `most` rows, in the same order: the rows with the most bytes in the file, and one
+    sum for each run of rows between them."""
     if len(rows) <= most:
         return list(rows)
     order = sorted(range(len(rows)), key=lambda n: (rows[n].in_file, rows[n].size), reverse=True)
@@ -160,7 +160,7 @@ def largest(rows: Sequence[Row], most: int) -> list[Row]:
 
 
 def _gaps(kept: Sequence[int], count: int) -> Iterator[tuple[int, int]]:
-    """What lies before, between and behind those that are kept, of `count`."""
+    """Start and end of the runs before, between and behind the `kept` indexes, of `count`."""
     return zip([0, *(index + 1 for index in kept)], [*kept, count], strict=True)
 
 
