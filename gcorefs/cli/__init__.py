@@ -1,7 +1,7 @@
 """Commands for people.
 
-Each is imported when it is asked for: one that only dumps a process needs a third of the memory
-that the server and its libraries take, and may have no more (victim.py).
+Only the command that the user runs is imported: a dump needs a third of the memory of the server
+and its libraries, and may have no more memory than that (victim.py).
 """
 
 import signal
@@ -67,7 +67,7 @@ _COMMANDS: dict[str, Callable[[], click.Command]] = {
 
 
 class _Group(click.Group):
-    """Whatever is wrong is told in one line, whatever bytes there are in the name of a file."""
+    """Reports every error in one line, even if the name of a file has a newline in it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -101,6 +101,6 @@ def _one_line() -> Iterator[None]:
 @click.version_option(__version__, prog_name="gcorefs")
 def main() -> None:
     """Every process is a file holding its ELF core, made while it lives."""
-    # Inherited as "ignored", SIGCHLD would make the kernel reap our tracees itself when they
-    # die, and their parents would never hear of it (kernel/signal.c, do_notify_parent).
+    # If we inherit SIGCHLD as ignored, the kernel itself reaps a tracee of ours that dies, and
+    # does not notify its parent (kernel/signal.c, do_notify_parent).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

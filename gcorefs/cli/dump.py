@@ -46,7 +46,8 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
         sink = open_sink(name, is_chosen=output is not None)
         with stopping.late_awaited(stop):
             try:
-                # It runs on before the file has its name: that may mean to delete another.
+                # Let the process run on before the commit: that may have to delete an old file,
+                # which takes long.
                 with _shown(f"process {pid}") as show, stop:
                     core = stop.core()
                     core.write_to(sink, show)
@@ -66,8 +67,8 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
 
 
 def _shown(name: str) -> AbstractContextManager[Progress]:
-    """Progress on the terminal that is our standard error, if it is one."""
-    # In the background, on a terminal with `stty tostop`, we would be stopped ourselves.
+    """Progress on standard error, if that is a terminal."""
+    # A terminal with `stty tostop` would stop us if we run in the background.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
         terminal = Terminal(2)

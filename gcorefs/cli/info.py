@@ -25,7 +25,7 @@ from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason, named
 
 _ROWS = 40
-_LONGEST_PID = 9  # digits: more than any limit of the kernel's has
+_LONGEST_PID = 9  # digits; PID_MAX_LIMIT of the kernel has fewer
 
 
 @click.command()
@@ -36,11 +36,11 @@ _LONGEST_PID = 9  # digits: more than any limit of the kernel's has
 def info(name: str, is_all: bool, as_json: bool, policy: Policy) -> None:
     """Tell what a core is, and draw its address space.
 
-    CORE is any ELF core, gcorefs' own or not; only its headers are read.  Of one below a mount
-    the process stands still until they are.
+    CORE is any ELF core, made by gcorefs or not; only its headers are read.  If it lies below a
+    mount, its process stands still until they are read.
 
-    Digits alone are the PID of a process, which stands still until its headers are made (a
-    file of that name is ./1234).
+    Digits alone are the PID of a process, which stands still until its headers are made (./1234
+    is a file of that name).
     """
     stopping.end_in_good_order()
     core = _of_process(name, policy) if re.fullmatch("[0-9]+", name) else _of_file(name)
@@ -50,11 +50,11 @@ def info(name: str, is_all: bool, as_json: bool, policy: Policy) -> None:
     else:
         shown = rows if is_all else space.largest(space.by_file(rows), _ROWS)
         output = cast(io.TextIOWrapper, sys.stdout)
-        # A name may hold what the encoding cannot.  click.echo would write UTF-8 instead.
+        # A name may have characters that the encoding lacks.  click.echo would write UTF-8.
         output.reconfigure(errors="backslashreplace")
         for line in picture.draw(_paper(output), core, space.total(rows), shown):
             print(line, file=output)
-        output.flush()  # here, where click knows what it means that nobody reads it
+        output.flush()  # here, where click handles EPIPE
     if core.missing:
         raise click.ClickException(f"{name}: it is cut off, {core.missing} bytes are missing")
 
@@ -62,7 +62,7 @@ def info(name: str, is_all: bool, as_json: bool, policy: Policy) -> None:
 def _paper(output: io.TextIOWrapper) -> Paper:
     is_terminal = output.isatty()
     return Paper(
-        # A pipe is as wide as it needs to be.
+        # A line in a pipe may have any length.
         width=shutil.get_terminal_size().columns if is_terminal else None,
         is_ascii=not output.encoding.lower().startswith("utf"),
         is_colored=is_terminal and "NO_COLOR" not in os.environ,
@@ -70,7 +70,7 @@ def _paper(output: io.TextIOWrapper) -> Paper:
 
 
 def _of_process(name: str, policy: Policy) -> Core:
-    """Its core's headers; it runs on when this returns."""
+    """The headers of the process's core.  The process runs on when this returns."""
     if not tasks.is_ours():
         raise click.ClickException(tasks.NOT_OURS)
     if len(name) > _LONGEST_PID or not int(name):
@@ -91,10 +91,10 @@ def _of_process(name: str, policy: Policy) -> Core:
 
 def _of_file(name: str) -> Core:
     try:
-        # Asked first: to open a FIFO or a device may mean to wait, or do something.
+        # stat(2) first: open(2) of a FIFO may block, and of a device may have side effects.
         if not stat.S_ISREG(os.stat(name).st_mode):
             raise click.ClickException(f"{name}: it is no regular file")
-        # Without a buffer no byte is read that is not needed.
+        # Unbuffered, so that no byte is read that is not needed.
         with open(name, "rb", buffering=0) as file:
             return read_core(cast(BinaryIO, file))
     except (OSError, CoreError) as error:

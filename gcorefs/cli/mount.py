@@ -19,7 +19,7 @@ _STANDARD_ERROR = 2
 
 
 class _Path(click.Path):
-    """A path that has a name: an empty one would mean the folder that we are in."""
+    """A path that is not empty: an empty path would mean the current directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not value:
@@ -50,7 +50,7 @@ def mount(
     _open_standard_descriptors()
     mountpoint = os.path.abspath(mountpoint)
     if log_file is not None:
-        log_file = os.path.abspath(log_file)  # in the background we work in /
+        log_file = os.path.abspath(log_file)  # in the background our current directory is /
     try:
         options, fuse_options = parse(words)
         server.check_mountpoint(mountpoint)
@@ -92,9 +92,9 @@ def _serve(
 
 
 class _Systemd:
-    """The service manager, where one has started us.
+    """The service manager, if it started us.
 
-    Never waited for: it may be the process that we hold.
+    We never wait for it: it may be the process that we hold.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class _Systemd:
         self._notifier.notify("READY=1")
 
     def watchdog(self) -> Watchdog | None:
-        """Twice in each period, as sd_watchdog_enabled(3) advises."""
+        """A watchdog that notifies twice in each period, as sd_watchdog_enabled(3) advises."""
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         if not re.fullmatch("[1-9][0-9]{0,15}", microseconds):
             return None
@@ -114,7 +114,7 @@ class _Systemd:
 
 
 def _in_background(run: Callable[[Callable[[], None]], None]) -> None:
-    """Run in a child of its own session; return once it is ready, fail as it fails."""
+    """Run in a child with a session of its own.  Return when it is ready, or fail as it fails."""
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
@@ -128,9 +128,9 @@ def _in_background(run: Callable[[Callable[[], None]], None]) -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Where we were started with some of 0, 1 and 2 closed, have /dev/null there.
+    """Open /dev/null for each of the file descriptors 0, 1 and 2 that is closed.
 
-    Otherwise a pipe or the log gets such a number, and is replaced when the mount answers.
+    Otherwise a pipe or the log gets that number, and on_ready replaces it.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
@@ -144,8 +144,8 @@ def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
         os.chdir("/")
 
         def on_ready() -> None:
-            # From here on nobody waits for us: whatever terminal or pipe we were started
-            # from must not be kept open, least of all that of a process we hold.
+            # The parent does not wait for us any more.  We must not keep open the terminal or
+            # pipe that we were started from: it may belong to a process that we hold.
             null = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(null, number)
@@ -155,14 +155,14 @@ def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
 
         run(on_ready)
         status = 0
-    except BaseException as error:  # the parent says it, on the terminal
+    except BaseException as error:  # the parent reports it on the terminal
         try:
             os.write(writing, (str(error) or repr(error)).encode())
         except OSError:
             log.logger.exception("ended")
     finally:
         log.stop()
-        if sys.stdout is not None:  # it was closed when we were started
+        if sys.stdout is not None:  # None if it was closed when we were started
             sys.stdout.flush()
         os._exit(status)
 
@@ -183,7 +183,8 @@ def umount(mountpoint: str, lazy: bool) -> None:
     if kind != server.FSTYPE:
         raise click.ClickException(f"{mountpoint}: no gcorefs is mounted there")
     try:
-        # Nothing can be open in a mount that is dead, but what is open keeps its name busy.
+        # A mount without a server is taken away lazily: files that are open there keep it busy,
+        # and nobody can read them any more.
         server.unmount(mountpoint, lazy or not server.answers(mountpoint))
     except MountError as error:
         raise click.ClickException(str(error)) from error

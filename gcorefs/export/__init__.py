@@ -1,1 +1,1 @@
-"""Where a core is written to, from its first byte to its last."""
+"""The outputs that a core is written to, from its first byte to its last."""

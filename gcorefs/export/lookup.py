@@ -1,11 +1,11 @@
-"""The lookup of an output's name, in directories where others may have been first.
+"""The lookup of an output's name, safe in directories that other users can write to.
 
-Where everybody may create names (/tmp), another user can make `core.1234` a symbolic link, and
-have root write to a file of root's.  The kernel refuses to follow such links when
-fs.protected_symlinks is 1 (proc_sys_fs(5)), but resolving a name before it is opened gets past
-that, and containers often have 0.  So the last part of a name is looked up here, under the same
-rule whatever the setting is, and all further steps refer to a directory that stays open: nobody
-can swap it between two of them.
+In a directory like /tmp, another user can make `core.1234` a symbolic link, so that root
+overwrites one of root's own files.  With fs.protected_symlinks = 1 the kernel refuses to follow
+that link (proc_sys_fs(5)).  But a program that resolves a name before it opens it gets past that
+check, and containers often have 0.  So this module looks up the last part of a name itself, and
+applies the rule of the kernel whatever the setting is.  All further steps use a file descriptor
+of the directory: nobody can replace the directory between two steps.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import stat
 from types import TracebackType
 
 _MOST_LINKS = 40
-"""As the kernel has it: MAXSYMLINKS (include/linux/namei.h)."""
+"""The kernel's limit: MAXSYMLINKS (include/linux/namei.h)."""
 
 _STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH
 
@@ -23,19 +23,19 @@ _STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH
 class Entry:
     """A name in a directory, and the file that had the name when it was looked up.
 
-    `descriptor` is the number of one of our own open files where the name is one for it, like
-    /dev/stdout or /dev/fd/3.
+    `descriptor` is one of our own file descriptors if the name stands for it, like /dev/stdout or
+    /dev/fd/3.
     """
 
     def __init__(self, directory: int, name: str) -> None:
-        """Takes over `directory`, an open file.  OSError: the name cannot be looked up."""
+        """Takes over `directory`, a file descriptor.  OSError: the name cannot be looked up."""
         self.directory = directory
         self.name = name
         self._found: int | None = None
         self._stat: os.stat_result | None = None
         self.descriptor: int | None = None
         self.has_name = True
-        """False where a link of /proc led to an open file: the name is not that of the file."""
+        """False if a link of /proc led to an open file: the name is not the name of that file."""
         try:
             self.descriptor = self._own_descriptor()
             if self.descriptor is None:
@@ -92,12 +92,12 @@ class Entry:
 
     @property
     def is_foreign(self) -> bool:
-        """True where another user may have put it there for us to find.
+        """True if another user may have put the file there as a trap.
 
-        The directory is sticky and everybody may write to it, and neither we nor the owner of the
+        The directory is sticky and writable by everybody, and neither we nor the owner of the
         directory own the file: the rule of fs.protected_symlinks, protected_fifos and
-        protected_regular (fs/namei.c, may_follow_link and may_create_in_sticky).  A file of
-        several names may have been given this one by anybody (protected_hardlinks).
+        protected_regular (fs/namei.c, may_follow_link and may_create_in_sticky).  A file with
+        several links counts too: any user may have made this link (protected_hardlinks).
         """
         found = self._stat
         if found is None:
@@ -112,7 +112,7 @@ class Entry:
         return self._stat is not None and self._stat.st_dev == os.stat("/proc").st_dev
 
     def follow(self) -> None:
-        """Have the kernel follow the link.  OSError."""
+        """Let the kernel follow the link.  OSError."""
         self._find(0)
         self.has_name = False
 
@@ -121,7 +121,7 @@ class Entry:
         return os.readlink("", dir_fd=self._found)
 
     def open(self, flags: int) -> int:
-        """Open the very file that was found.  OSError; ENOENT: there is none."""
+        """Open the file that was found.  OSError; ENOENT: no file was found."""
         if self._found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.open(f"/proc/self/fd/{self._found}", flags | os.O_CLOEXEC)
@@ -130,8 +130,8 @@ class Entry:
 def look_up(path: str, is_followed: bool = True) -> Entry:
     """The directory entry that `path` leads to, through symbolic links if `is_followed`.
 
-    A link below /proc that stands for an open file is followed by the kernel: its text is no
-    name.  EACCES: another user's link in a sticky directory; EISDIR: no last part; ELOOP.
+    The kernel follows a link below /proc that stands for an open file, because its text is not a
+    path.  EACCES: another user's link in a sticky directory; EISDIR: no last part; ELOOP.
     """
     return _look_up(path, is_followed, None, _MOST_LINKS)
 

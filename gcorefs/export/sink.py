@@ -1,8 +1,8 @@
-"""The sinks of a core: a file that has its name once it is whole, and a stream.
+"""The sinks of a core: a stream, and a file that gets its name when it is complete.
 
-A core that is half written must never be taken for a whole one, and what goes wrong here must
-never be taken for trouble with the process.  So a sink raises SinkError and nothing else, and
-it looks for errors that come late (fsync(2), close(2)) before the file has its name.
+A half-written core must never look like a complete core, and an error of the output must never
+look like an error of the process.  So a sink raises SinkError and nothing else, and it checks for
+late errors (fsync(2), close(2)) before it gives the file its name.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from gcorefs.export.lookup import Entry, look_up
 
 STANDARD_OUTPUT = "standard output"
 
-# The file system of this directory has no files without a name (open(2), O_TMPFILE): NFS, most
-# FUSE servers, overlayfs before Linux 6.3.  EISDIR is what a kernel says that does not know.
+# The file system of the directory does not support O_TMPFILE (open(2)): NFS, most FUSE servers,
+# overlayfs before Linux 6.3.  A kernel that does not know O_TMPFILE gives EISDIR.
 _HAS_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
 
 
 class SinkError(OSError):
-    """Output that cannot be written: `filename` is where, `errno` and `strerror` are why."""
+    """The output cannot be written.  `filename` names it; `errno` and `strerror` say why."""
 
     def __init__(self, name: str, error: OSError) -> None:
         super().__init__(error.errno, error.strerror or str(error), name)
@@ -35,24 +35,24 @@ class SinkError(OSError):
 class Sink(Protocol):
     """Where a core is written, from its first byte to its last.
 
-    A sink that was not committed is to be aborted; after a commit that does nothing.
+    The caller must abort a sink that is not committed.  An abort after a commit does nothing.
     """
 
     def write(self, data: memoryview) -> None:
-        """Write all of `data` behind what is there.  SinkError."""
+        """Append all of `data`.  SinkError."""
 
     def commit(self) -> None:
-        """End it: everything is written, and no error is still to come.  SinkError."""
+        """Finish the output.  On return no error can follow.  SinkError."""
 
     def abort(self) -> None:
-        """End it and leave nothing behind.  No error."""
+        """Close the sink and leave nothing behind.  Raises nothing."""
 
 
 def open_sink(output: str, is_chosen: bool) -> Sink:
     """The sink that is called `output`; '-' is standard output.  SinkError.
 
-    With `is_chosen` somebody gave that name and means what it leads to: a device, a FIFO, one of
-    our own descriptors, the target of a symbolic link.  Otherwise it can only be a regular file.
+    With `is_chosen` the user chose the name, and it may lead to anything: a device, a FIFO, one of
+    our own file descriptors, the target of a symbolic link.  Otherwise it must be a regular file.
     """
     name = STANDARD_OUTPUT if output == "-" else output
     with _told_of(name):
@@ -77,7 +77,7 @@ def _told_of(name: str) -> Iterator[None]:
 
 
 def duplicate(number: int) -> int:
-    """A duplicate of a descriptor that was given to us to write to.  EBADF."""
+    """A duplicate of the file descriptor `number`.  EBADF: it is not open for writing."""
     flags = fcntl.fcntl(number, fcntl.F_GETFL)
     if flags & os.O_PATH or flags & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -91,7 +91,7 @@ def _open_stream(entry: Entry) -> int:
 
 
 class StreamSink:
-    """A file that is open already: a pipe, a socket, a device.  What was written stays."""
+    """An open file: a pipe, a socket, a device.  An abort does not undo a write."""
 
     def __init__(self, fd: int, name: str) -> None:
         """Takes over `fd`.  `name` is for people."""
@@ -116,16 +116,17 @@ class StreamSink:
 
 
 class FileSink:
-    """A new regular file, which replaces what has its name once it is whole.
+    """A new regular file.  When it is complete, it replaces the file that has its name.
 
-    It is 0600, as the kernel's cores are: it holds all secrets of the process.  Until it is whole
-    it has no name at all, so that nothing is left of it even if we are killed.  Only where the
-    file system cannot do that it has a name of its own (.gcorefs-*), which SIGKILL leaves.
+    Its mode is 0600, as that of the kernel's cores: it holds all secrets of the process.  Before
+    the commit it has no name (O_TMPFILE), so that nothing remains of it even if we are killed.  If
+    the file system does not support that, it has a temporary name (.gcorefs-*), and SIGKILL leaves
+    that file behind.
     """
 
     def __init__(self, directory: int, entry: str, name: str) -> None:
-        """The file is to be called `entry` in `directory`, an open file that is taken over; `name`
-        is for people.  SinkError."""
+        """The file gets the name `entry` in `directory`.  Takes over `directory`, a file
+        descriptor.  `name` is for people.  SinkError."""
         self._directory = directory
         self._entry = entry
         self._name = name
@@ -164,7 +165,7 @@ class FileSink:
             try:
                 self._link(self._entry)
             except FileExistsError:
-                # linkat(2) replaces nothing.  A name more, for the moment until rename(2) does.
+                # linkat(2) cannot replace a file: a temporary name, then rename(2).
                 self._temporary = _new_name()
                 self._link(self._temporary)
             else:
@@ -174,7 +175,7 @@ class FileSink:
         self._temporary = None
 
     def _link(self, entry: str) -> None:
-        # By way of /proc: AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH (linkat(2)).
+        # Through /proc, because AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH (linkat(2)).
         path = f"/proc/self/fd/{self._fd}"
         os.link(path, entry, dst_dir_fd=self._directory, follow_symlinks=True)
 
@@ -200,21 +201,21 @@ def _write(fd: int, data: memoryview) -> None:
     while data:
         try:
             data = data[os.write(fd, data) :]
-        except BlockingIOError:  # others that have it open made it so (O_NONBLOCK)
+        except BlockingIOError:  # another process that shares the open file set O_NONBLOCK
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()
 
 
 def _flush(fd: int) -> None:
-    """Have the errors that come late: a full disk or quota, of a server or a delayed write."""
+    """Raise late errors: a full disk or quota of a file server or of a delayed write."""
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # no file that could be synchronized (fsync(2))
+        if error.errno != errno.EINVAL:  # the file does not support synchronization (fsync(2))
             raise
-    # What a file system says at close(2), any close says (fs/open.c, filp_flush), and a file has
-    # to be open to be given a name.
+    # Every close(2) of a duplicate reports the errors of the file system (fs/open.c, filp_flush).
+    # The file itself must stay open until it has its name.
     os.close(os.dup(fd))
 
 
