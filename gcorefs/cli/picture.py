@@ -1,7 +1,7 @@
-"""A core for people: what it is in a few lines, and its address space as a picture.
+"""A core for people: a few lines of facts, and its address space as a picture.
 
-Lines of text, not a table of rich: that takes a millisecond for each row, and there may be
-70,000.
+This module draws lines of text itself: a table of rich takes a millisecond for each row, and there
+may be 70,000 rows.
 """
 
 import signal
@@ -22,17 +22,17 @@ _BAR = 78
 _SMALL_BAR = 8
 _LEAST_NAME = 12
 _ROOM_FOR_ENDS = 120
-"""Columns from which on it is shown where a mapping ends, not only where it begins."""
+"""With this many columns or more, the table shows the end of a mapping too."""
 _MOST_TIDS = 10
 
 
 class _Kind(NamedTuple):
-    """What can have become of bytes, and how it is drawn."""
+    """A kind of bytes, and how it is drawn."""
 
     name: str
     glyph: str
     plain: str
-    """Where the terminal has only ASCII."""
+    """The glyph for a terminal with only ASCII."""
     color: str
 
 
@@ -46,10 +46,10 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """What is drawn on."""
+    """Properties of the output."""
 
     width: int | None
-    """Columns; None where a line may be of any length."""
+    """Columns; None if a line may have any length."""
     is_ascii: bool = False
     is_colored: bool = False
 
@@ -59,7 +59,7 @@ class Paper:
 
 
 def draw(paper: Paper, core: Core, whole: Row, rows: Sequence[Row]) -> Iterator[str]:
-    """Lines: what the core is, the whole of its memory (`whole`), and its mappings."""
+    """Lines: the facts of the core, the sum of its memory (`whole`), and its mappings."""
     for heading, text in _what(core):
         yield f"{heading:<10}{_cut(printable(text), paper, 10)}"
     yield ""
@@ -104,7 +104,7 @@ def _what(core: Core) -> Iterator[tuple[str, str]]:
 
 
 def _vectors(xstate: Mapping[str, Any]) -> str:
-    """In which layout the vector registers are written."""
+    """The layout of the vector registers."""
     text = f"{xstate['layout']} layout, {xstate['size']} bytes"
     if xstate["layout"] != "kernel":
         text += f" (the kernel's has {xstate['kernel_size']})"
@@ -125,7 +125,7 @@ def _signal(number: int) -> str:
 
 
 def _remarks(core: Core) -> tuple[str, str, str, str]:
-    """What the GCOREFS note adds to each kind."""
+    """The remark for each kind, from the GCOREFS note."""
     facts = core.facts
     if facts is None:
         return "", "", "", ""
@@ -146,7 +146,7 @@ def _table(paper: Paper, rows: Iterable[Row]) -> Iterator[str]:
     out = "LEFT OUT" if paper.has_room else "OUT"
     head = ["ADDRESS", "PERM", "SIZE", "FILE", "ZEROS", out, "UNREAD"]
     table = [head, *(_cells(paper, row) for row in rows)]
-    if not paper.has_room:  # for the names, then, instead of for nothing
+    if not paper.has_room:  # drop empty columns, to make room for the names
         columns = [column for column in zip(*table, strict=True) if {*column[1:]} != {"-"}]
         table = [[*cells] for cells in zip(*columns, strict=True)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -168,7 +168,7 @@ def _cells(paper: Paper, row: Row) -> list[str]:
 
 
 def permissions(row: Row) -> str:
-    """As maps has them; of several mappings that differ, how many they are."""
+    """The permissions as in maps; if the mappings of a row differ, their number."""
     if row.flags is None:
         return f"{row.mappings}x"
     return "".join(
@@ -184,9 +184,9 @@ def _name(row: Row) -> str:
 
 
 def _cut(text: str, paper: Paper, used: int) -> str:
-    """Without its middle, where it does not fit behind `used` columns.
+    """The text, without its middle if it does not fit behind `used` columns.
 
-    More of its end stays than of its beginning: there is the name of a file.
+    More of its end stays than of its beginning, because a path ends with the name of the file.
     """
     if paper.width is None:
         return text
@@ -203,7 +203,7 @@ def _cut(text: str, paper: Paper, used: int) -> str:
 
 
 def _bar(paper: Paper, row: Row, width: int) -> str:
-    # What is unreadable is counted in the file too, but for the odd page of what is left out.
+    # `in_file` counts unreadable bytes too, except those in memory that is left out.
     unreadable = min(row.unreadable, row.in_file)
     parts = (row.in_file - unreadable, row.zeros, row.left_out, unreadable)
     lengths = shares(parts, width)
@@ -223,12 +223,12 @@ def _painted(paper: Paper, kind: _Kind, length: int) -> str:
 
 
 def shares(parts: Sequence[int], width: int) -> list[int]:
-    """`width` divided as the parts are, but each that is not 0 has at least 1."""
+    """`width` divided in proportion to `parts`.  A part that is not 0 gets at least 1."""
     whole = sum(parts)
     if not whole:
         return [0] * len(parts)
     found = [max(part * width // whole, part > 0) for part in parts]
-    # What rounding leaves, or one too small to be seen has got, is the largest one's.
+    # The largest part takes the difference: the rest of the rounding, and the extra of tiny parts.
     largest = max(range(len(parts)), key=parts.__getitem__)
     found[largest] += width - sum(found)
     return [int(length) for length in found]
@@ -238,7 +238,7 @@ _UNITS = "KMGTPE"
 
 
 def size(count: int) -> str:
-    """Of bytes, for people: 12.3 MiB."""
+    """A count of bytes for people: 12.3 MiB."""
     short = _short(count)
     if count == 0:
         return "0 B"
@@ -246,7 +246,7 @@ def size(count: int) -> str:
 
 
 def _short(count: int) -> str:
-    """The same in five letters: 12.3M."""
+    """A count of bytes in at most five letters: 12.3M."""
     if count < 1024:
         return str(count) if count else "-"
     number = float(count)

@@ -15,7 +15,7 @@ _OPTIONS = options_of(Policy)
 def takes_policy(
     but: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a policy, `but` for some; it gets them as `policy`."""
+    """Add the options of a policy, except those in `but`, to a command as parameter `policy`."""
     options = [each for name, each in _OPTIONS.items() if name not in but]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -35,7 +35,7 @@ def takes_policy(
 
 
 def _as_word(option: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The option as a command line has it.  Its value stays text: -o parses it, and so do we."""
+    """The option as a click option.  Its value stays text: `_parse` parses it, as -o does."""
     is_told = "default" in option.help.lower()
     return click.option(
         f"--{option.name.replace('_', '-')}",

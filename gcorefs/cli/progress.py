@@ -1,6 +1,6 @@
-"""A bar on the terminal that shows how far a dump has come.
+"""A bar on the terminal that shows the progress of a dump.
 
-Imported only where there is a terminal to show it on: rich takes 2 MiB.
+It is imported only if there is a terminal, because rich takes 2 MiB.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from gcorefs.cli.terminal import Terminal
 
 @contextlib.contextmanager
 def bar(terminal: Terminal, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar called `name`, drawn by a call with the bytes done and the bytes in all."""
+    """A bar called `name`.  Call the result with the bytes done and the bytes in total."""
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True),
         TransferSpeedColumn(), TimeRemainingColumn(),

@@ -1,8 +1,8 @@
-"""gcorefs status, gcorefs release: what the mounts of this host hold, and an end to it.
+"""gcorefs status, gcorefs release: show and release the processes that the mounts of this host
+hold.
 
-Both speak with the server through its mount (.gcorefs/status, .gcorefs/release).  Users are
-shown as numbers: who asks a name service while a process is stopped may wait for that very
-process.
+Both talk to the server through its mount (.gcorefs/status, .gcorefs/release).  Users are shown as
+numbers: a query to a name service may wait for a process that is stopped.
 """
 
 import errno
@@ -70,7 +70,7 @@ _MOUNT = click.option(
 def status(mountpoint: str | None, as_json: bool) -> None:
     """Show which processes are held, by whom, and for how long.
 
-    Root sees everybody's, others their own.
+    Root sees all of them, another user sees their own.
     """
     stops: list[dict[str, Any]] = []
     denied: list[str] = []
@@ -91,7 +91,7 @@ def status(mountpoint: str | None, as_json: bool) -> None:
             if is_denied:
                 denied.append(place)
             continue
-        # One that is not ours to enter, or whose server is gone or lies, hides no other.
+        # A mount that we may not enter, or whose server is gone or lies, does not hide the others.
         if mountpoint is not None:
             raise click.ClickException(printable(f"{place}: {why}")) from cause
         click.echo(printable(f"{place}: {why}"), err=True)
@@ -117,7 +117,7 @@ def _show(stops: list[dict[str, Any]]) -> None:
         cells = [*_cells(stop), *([stop["mount"]] if several else [])]
         table.add_row(*(Text(cell) for cell in map(printable, cells)))
     console = Console()
-    if not console.is_terminal:  # a pipe is as wide as it needs to be
+    if not console.is_terminal:  # a line in a pipe may have any length
         console = Console(width=10_000)
     console.print(table)
 
@@ -149,10 +149,10 @@ _NUMBERS = ("PID", "THREADS", "STOPPED", "READ")
 @click.argument("pid", type=click.IntRange(min=1))
 @_MOUNT
 def release(pid: int, mountpoint: str | None) -> None:
-    """Let process PID go, whoever has its file open.
+    """Let process PID go, even while its file is open.
 
-    Readers keep the header; memory is an I/O error for them from here on.  Root lets go
-    everybody's, others what they alone have open.
+    Readers keep the header; from now on they get an I/O error for memory.  Root can let any
+    process go, another user a process whose file nobody else has open.
     """
     failures: list[str] = []
     released = False

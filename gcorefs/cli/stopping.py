@@ -1,4 +1,4 @@
-"""What the commands that stop a process share: how they end."""
+"""How the commands that stop a process end."""
 
 import contextlib
 import signal
@@ -11,16 +11,16 @@ from gcorefs.api import Stop
 
 
 def end_in_good_order() -> None:
-    """Ended by a signal, we still let go, and leave no half of a file."""
+    """After SIGTERM or SIGHUP we still let the process go and leave no incomplete file."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 @contextlib.contextmanager
 def late_awaited(stop: Stop) -> Iterator[None]:
-    """Behind the block wait for threads that were interrupted and have not stopped yet.
+    """After the block, wait for the threads that were interrupted but have not stopped yet.
 
-    They would see it, if we ended before.  Not where a signal ends us.
+    If we ended earlier, they would see the interruption.  We do not wait if a signal ends us.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""A terminal that is written to without waiting for whoever reads it.
+"""Output to a terminal that never waits for the reader.
 
-The process that we hold may be the one that shows our output (a terminal emulator, tmux,
-sshd): stopped, it reads nothing, and a write(2) that waited for it would wait for ever.
+The process that we hold may be the reader of our output (a terminal emulator, tmux, sshd).  While
+it is stopped it reads nothing, so a blocking write(2) would block for ever.
 """
 
 import errno
@@ -15,13 +15,13 @@ _FINISH_TIMEOUT = 0.5
 
 
 class Terminal(io.TextIOBase):
-    """What does not fit is dropped, but for the rest of a piece that fitted in part."""
+    """Drops text that does not fit.  If a part of a text fitted, the rest follows later."""
 
     def __init__(self, fd: int) -> None:
-        """The terminal that is open as `fd`.  OSError: it is none, or cannot be opened again."""
+        """OSError: `fd` is not a terminal, or cannot be opened again."""
         if not os.isatty(fd):
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-        # Opened again, for O_NONBLOCK belongs to an open file, and that one is others' too.
+        # Open it again: O_NONBLOCK belongs to the open file, which other processes share.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         self._fd = os.open(f"/proc/self/fd/{fd}", flags)
         self._rest = b""
@@ -39,14 +39,14 @@ class Terminal(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Leave the cursor as it was, once nobody is held any more."""
+        """Show the cursor again.  Call it when no process is held any more."""
         self._rest += _SHOW_CURSOR
         deadline = time.monotonic() + _FINISH_TIMEOUT
         while not self._write_rest() and time.monotonic() < deadline:
             select.select([], [self._fd], [], _FINISH_TIMEOUT / 10)
 
     def _write_rest(self) -> bool:
-        """True when nothing is left."""
+        """True if nothing is left to write."""
         try:
             while self._rest:
                 self._rest = self._rest[os.write(self._fd, self._rest) :]
