@@ -1,7 +1,7 @@
-"""Asks a process that stands still for all that its core is made of: Evidence.
+"""Collects the Evidence for a core from a process that stands still.
 
-Everything here is asked once, after the last thread has stopped, and through a thread that
-lives (kernel/proc/tasks.py says why): /proc/TID is served for every thread, though not listed.
+This happens once, after the last thread has stopped, and through a thread that is alive
+(kernel/proc/tasks.py says why): /proc/TID exists for every thread, although /proc does not list it.
 """
 
 import contextlib
@@ -45,27 +45,27 @@ _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
 _TIMES_AT_ONCE = 100
 
 Times = Callable[[Sequence[int]], Sequence[tuple[int, ...]]]
-"""What these threads have used, in ticks (task_stat.task_times)."""
+"""Takes thread ids and gives their CPU times, in ticks (task_stat.task_times)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standstill:
-    """A process that stands still, and the ways to ask it more."""
+    """A process that stands still, and the means to read more from it."""
 
     process: Process
     tid: int
-    """A thread of it that lives, through which /proc is asked."""
+    """A live thread of the process: all files of /proc are read through it."""
     origin: Origin
     machine: Machine
     xstate: XsaveAccount | None
     before: Stat
-    """The leader's stat of before the stop: what it was doing then."""
+    """The leader's stat before the stop: what the leader was doing then."""
     records: Sequence[Record]
-    """What was recorded of each thread, in the order of the notes."""
+    """The record of each thread, in the order of the notes."""
     memory: Memory
     vmas: Sequence[Vma]
     check: Callable[[], None]
-    """Raises where the process does not stand still any more.  EIO."""
+    """Raises EIO if the process does not stand still any more."""
 
     @property
     def pid(self) -> int:
@@ -78,7 +78,7 @@ class Standstill:
 
 
 def gather(seen: Standstill, policy: Policy) -> Evidence:
-    """What a core of that policy is made of.  ProcessLookupError: the process died meanwhile."""
+    """The evidence for a core with `policy`.  ProcessLookupError: the process died meanwhile."""
     status = task_status.status(seen.process.pid, seen.tid)
     mask = address_space.coredump_filter(seen.tid)
     memory = _memory(seen, policy, mask)
@@ -97,7 +97,7 @@ def gather(seen: Standstill, policy: Policy) -> Evidence:
 
 
 def _unknown(memory: Memory) -> dict[str, str]:
-    """Which holes are read, and so are zeros in the file, and why they are not known."""
+    """For the note: why holes are not known, if so.  They are read and are zeros in the file."""
     ways = memory.ways
     whys = {
         "holes_unknown": ways.pagemap.why_unknown,
@@ -139,13 +139,13 @@ def _source(vma: Vma, tid: int) -> str:
 def _shares(
     tid: int, vmas: Sequence[Vma], memory: Memory, choose: Sequence[Callable[[Vma], Share]]
 ) -> list[Share]:
-    """What is taken of each mapping.  `choose`: once where a file may be waited for, once not."""
+    """The share of each mapping.  `choose`: one rule that may wait for a file, one that may not."""
     patient, hasty = choose
 
     def ask(vma: Vma, may_wait: bool) -> Share:
         return patient(vma) if may_wait else hasty(vma)
 
-    # Only who asks a file may have to wait, and be given a thread for it.
+    # Only a question about a file may have to wait and need a thread of its own.
     files = [vma for vma in vmas if vma.kind.has_file]
     answers = iter(
         ask_each(
@@ -153,7 +153,7 @@ def _shares(
             lambda index: _lost(files[index], memory),
         )
     )
-    # Of plain memory with something written its size alone decides.
+    # The share of plain memory that was written depends on its size alone.
     written: dict[int, Share] = {}
     shares = []
     for vma in LINE.paced(vmas):
@@ -167,14 +167,14 @@ def _shares(
 
 
 def _lost(vma: Vma, memory: Memory) -> Share:
-    """What the core has of a mapping whose file did not answer: not its ELF header."""
+    """The share of a mapping whose file did not answer: nothing, not even its ELF header."""
     memory.lose(vma.start)
     return Share(0, LeftOut.FILTER)
 
 
 def _path(vma: Vma, tid: int) -> bytes:
-    # Named shared anonymous memory shows its name; the file behind it is the kernel's own
-    # (mm/shmem.c, shmem_zero_setup).
+    # maps shows the name of named shared anonymous memory instead of the path of its file, which
+    # is the kernel's own (mm/shmem.c, shmem_zero_setup).
     if vma.name.startswith(b"[anon_shmem"):
         return b"/dev/zero (deleted)"
     return map_files.mapped_path(tid, vma.start, vma.end, vma.name)
@@ -184,7 +184,7 @@ def _path(vma: Vma, tid: int) -> bytes:
 
 
 def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> ThreadEvidence:
-    """`depth`: how many pid namespaces, ours first, have a number for this process."""
+    """`depth`: how many pid namespaces, from ours down, have a number for this process."""
     pid, late = seen.process.pid, seen.late
     partial_ = {each.tid: _partial(seen, each.tid, unresponsive) for each in late}
     own = {each.tid: _own_tid(pid, each.tid, depth) for each in late}
@@ -201,7 +201,7 @@ def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> Thread
 
 
 class _Threads:
-    """Of these records, made as they are asked for."""
+    """The threads of some records, each made on demand."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class _Threads:
         self._records = records
         self._partial = partial_
         self._depth = depth
-        # Where one thread did not stop it may be gone later, so all are asked now.
+        # A thread that did not stop may be gone later.  Then all times are read now.
         tids = [record.tid for record in seen.records]
         self._times = _known(_times(seen, tids), tids) if seen.late else partial(_times, seen)
 
@@ -222,7 +222,7 @@ class _Threads:
         records = self._records[part]
         with told(self._pid, Reason.DIED):
             tids = [_own_tid(self._pid, record.tid, self._depth) for record in records]
-        # Last, for it tells whether all of this was still to be had.
+        # Last, because it raises if the process no longer stands still.
         times = self._times([record.tid for record in records])
         return [
             Thread(
@@ -239,11 +239,11 @@ class _Threads:
 
 
 def _times(seen: Standstill, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
-    """EIO: they do not stand any more."""
+    """The CPU times of these threads.  EIO: the process does not stand still any more."""
     pid = seen.process.pid
     found: list[tuple[int, ...]] = []
     with told(pid, Reason.DIED):
-        # A few at a time, and no more after the last reader has gone.
+        # A few at a time, so that the work ends soon after the last reader has gone.
         for start in range(0, len(tids), _TIMES_AT_ONCE):
             LINE.give_way()
             found += task_stat.task_times(pid, tids[start : start + _TIMES_AT_ONCE])
@@ -256,13 +256,13 @@ def _known(times: Sequence[tuple[int, ...]], tids: Sequence[int]) -> Times:
     return lambda some: [by_tid[tid] for tid in some]
 
 
-@lru_cache  # of many threads most have the same, and one tuple is enough for them
+@lru_cache  # most of many threads have equal times and share one tuple
 def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(count * _MICROSECONDS_PER_TICK for count in ticks)
 
 
 def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[bytes, How]:
-    """General registers of a thread that did not stop: those of its system call, or zeros."""
+    """General registers of a thread that did not stop: from its system call, or zeros."""
     if unresponsive == "omit":
         return b"", "omitted"
     call = None
@@ -271,7 +271,7 @@ def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[by
             call = current_call.system_call(seen.process.pid, tid)
         except ProcessLookupError:
             raise
-        except OSError:  # this /proc does not say, and the note will
+        except OSError:  # /proc does not show it; the note says "zero"
             pass
     if call is None:
         return bytes(seen.machine.general_size), "zero"
@@ -283,7 +283,7 @@ def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[by
 
 def _info(seen: Standstill, status: dict[str, bytes], pids: list[int]) -> ProcessInfo:
     tid, before = seen.tid, seen.before
-    living = task_stat.stat(tid)  # a dead leader's own stat knows of no memory
+    living = task_stat.stat(tid)  # the stat of a dead leader shows no memory
     length = min(living.argument_end - living.argument_start, _ARGUMENT_BYTES)
     return ProcessInfo(
         pid=pids[-1],
@@ -307,7 +307,7 @@ def _own_tid(pid: int, tid: int, depth: int) -> int:
 
 
 def _arguments(memory: Memory, address: int, length: int) -> bytes:
-    """Where they lie in a mapped file, it may be one that does not answer."""
+    """The argument area.  It may lie in a mapped file that does not answer; then b""."""
     try:
         return _read(memory, address, length, may_wait=False)
     except MayWait as wait:
@@ -322,13 +322,15 @@ def _read(memory: Memory, address: int, length: int, may_wait: bool) -> bytes:
 
 
 def _own_pids(status: dict[str, bytes], key: str) -> list[int]:
-    """One id as each pid namespace numbers it, from ours down to the process's own."""
+    """The numbers of one id in each pid namespace, from ours down to the process's own."""
     return [int(word) for word in status[key].split()]
 
 
 def _own_parent(ppid: int, depth: int) -> int:
-    """The parent as a process `depth` namespaces down numbers it, 0 where it is outside, or
-    /proc does not show it."""
+    """The number of the parent in a pid namespace `depth` levels down.
+
+    0 if the parent is outside that namespace, or if /proc does not show it.
+    """
     if depth == 1 or ppid == 0:
         return ppid
     try:

@@ -1,8 +1,8 @@
 """How the memory of a core outlives the stop: the process is held, or its memory is copied.
 
-A holder belongs to one core.  `prepare` comes before the stop, so that what takes long does not
-take it of the stop; `fit` when the size is known, for the note says how the process is held;
-`fill` when the core is there.
+A holder belongs to one core.  `prepare` runs before the stop, so that slow work does not make the
+stop longer.  `fit` runs when the size is known, because the note says how the process is held.
+`fill` runs when the core exists.
 """
 
 import contextlib
@@ -16,58 +16,58 @@ from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
 
-# Beyond what is populated: the file holds small holes as well (segments.py).
+# Added to the populated bytes: the file holds small holes too (segments.py).
 _SLACK_SHARE = 64
 _SLACK_AT_LEAST = 1 << 20
 
 
 class Holder(Protocol):
     not_copied: str
-    """Why the process is held all the same, where its memory was to be copied."""
+    """Why the process is held although the policy wants a copy; empty otherwise."""
 
     @property
     def is_copy(self) -> bool:
-        """The memory is to be copied, or was."""
+        """True if the policy wants a copy of the memory."""
 
     @property
     def is_filled(self) -> bool:
-        """All memory of the core is here, and is not freed yet."""
+        """True while the holder has all memory of the core."""
 
     @property
     def was_filled(self) -> bool:
-        """The same, whether it is freed or not."""
+        """True if the holder has or had all memory of the core."""
 
     def prepare(self, pid: int) -> None:
-        """Make ready for the memory of a process that runs still.  ESRCH."""
+        """Prepare for the memory of a process that still runs.  ESRCH."""
 
     def fit(self, size: int) -> None:
-        """The core has `size` bytes of memory."""
+        """Adapt to a core with `size` bytes of memory."""
 
     def facts(self) -> Mapping[str, str]:
-        """What the note says of it: what was asked for, and what came of it."""
+        """The facts for the note: how the process should be held, and how it is held."""
 
     def fill(self, layout: Layout, memory: Memory, finish: Callable[[], None]) -> None:
         """Take all memory of a core, and `finish` its header.
 
-        Where it cannot be had at once, `not_copied` says why.  ProcessError: the process died or
-        was let go.
+        If the memory cannot be read at once, `not_copied` says why.  ProcessError: the process
+        died or was let go.
         """
 
     def view(self, offset: int, length: int) -> memoryview | None:
-        """Bytes of memory from where it begins in the file, where they are here."""
+        """Bytes of memory if the holder has them.  `offset` counts from the start of the memory."""
 
     def give_up(self, why: str) -> None:
-        """Hold the process instead, and free the room for what was to be copied."""
+        """Hold the process instead, and free the room for the copy."""
 
     def drop(self) -> None:
-        """Nothing is to be read any more.  What is freed later is freed by `close`."""
+        """Allow no more reads.  `close` frees the memory later."""
 
     def close(self) -> None:
-        """Free all.  May take long."""
+        """Free everything.  This may take long."""
 
 
 class HoldProcess:
-    """The process stands still for as long as its core is read (hold=stop)."""
+    """The process stands still until its core is read (hold=stop)."""
 
     not_copied = ""
     is_copy = is_filled = was_filled = False
@@ -103,25 +103,25 @@ class HoldCopy:
     is_copy = True
 
     def __init__(self, room: Room) -> None:
-        """`room`: as much as the copy may take."""
+        """`room`: how much memory the copy may take."""
         self.not_copied = ""
         self.was_filled = False
         self._room = room
         self._lock = threading.Lock()
         self._is_dropped = False
-        self._empty: Copy | None = None  # room that is to be filled
+        self._empty: Copy | None = None  # room that is not filled yet
         self._full: Copy | None = None
-        self._past: Copy | None = None  # dropped, until `close` frees it
+        self._past: Copy | None = None  # dropped; `close` frees it
 
     @property
     def is_filled(self) -> bool:
         return self._full is not None
 
     def prepare(self, pid: int) -> None:
-        """Room for about as much as the core will have."""
+        """Make room for about as much memory as the core will have."""
         copy = self._empty = Copy(self._room)
         status = tasks.ask_live_thread(pid, lambda tid: task_status.status(pid, tid))
-        kinds = ("RssAnon", "RssShmem", "VmSwap")  # no pages of files, but for a few
+        kinds = ("RssAnon", "RssShmem", "VmSwap")  # a core has few pages of files
         populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
         with contextlib.suppress(NotCopied):
             copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
@@ -164,19 +164,19 @@ class HoldCopy:
                 self.was_filled = True
 
     def _take_empty(self) -> Copy | None:
-        """What is to be filled, which is the caller's from here on."""
+        """The room that is not filled yet.  From now on it belongs to the caller."""
         with self._lock:
             copy, self._empty = self._empty, None
             return copy
 
     def view(self, offset: int, length: int) -> memoryview | None:
-        full = self._full  # one look: others may drop it
+        full = self._full  # read it once: another thread may drop it
         return None if full is None else full.view(offset, offset + length)
 
     def drop(self) -> None:
         with self._lock:
             self._is_dropped = True
-            # Not freed here: that takes long, and this may be the event loop.
+            # Do not free it here: that takes long, and this may be the event loop.
             self._past, self._full = self._full or self._past, None
 
     def close(self) -> None:
@@ -186,6 +186,6 @@ class HoldCopy:
 
 
 def _is_no_end(error: BaseException) -> bool:
-    """True for what keeps memory from being copied, though the process is still held."""
+    """True if the memory cannot be copied but the process is still held."""
     is_of_process = isinstance(error, ProcessError) and error.reason is not Reason.NOT_SHOWN
     return isinstance(error, OSError) and not is_of_process

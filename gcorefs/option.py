@@ -1,4 +1,4 @@
-"""Options: for each its name, what it may be, what it is where nobody says, and help.
+"""Options: the name, type, default, unit and help of each.
 
 A frozen dataclass holds options that belong together (policy.py, mount/options.py), and
 `options_of` makes its table.  -o and the command line both parse by that table, so that an option
@@ -14,7 +14,7 @@ _MOST = 1_000_000_000
 
 
 class OptionError(ValueError):
-    """An option that nobody knows, or a value that it cannot have: one line for people."""
+    """An unknown option, or an invalid value.  The text is one line for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +24,17 @@ class Option:
     """float: 0 to 1e9; int: 1 to 1e9; a Literal: its words."""
     default: Any
     unit: str
-    """SECONDS, MIB, N or WORD, as usage lines have it."""
+    """SECONDS, MIB, N or WORD, as usage lines show it."""
     help: str
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What it may be; nothing for a number."""
+        """The values that it may have; empty for a number."""
         return get_args(self.type)
 
     def parse(self, text: str) -> Any:
-        """The value that a text means.  OptionError."""
-        # Here: a dump that is given none has no memory to spare for it (cli/victim.py).
+        """The value of a text.  OptionError."""
+        # Imported here to save memory in a dump without options (cli/victim.py).
         import msgspec  # noqa: PLC0415
 
         kind = self.type
@@ -44,7 +44,7 @@ class Option:
             value = msgspec.convert(text, kind, strict=False)
         except (msgspec.ValidationError, UnicodeError) as error:
             raise self._refusal(text) from error
-        if isinstance(value, float) and math.isnan(value):  # no bound holds it
+        if isinstance(value, float) and math.isnan(value):  # NaN passes both bounds
             raise self._refusal(text)
         return value
 

@@ -1,10 +1,11 @@
-"""From what was seen of a process to what its core is: Evidence and Policy in, CorePlan out.
+"""Plans a core: Evidence and Policy in, CorePlan out.
 
-Pure: no process, no file of /proc, no clock.  The same evidence gives the same bytes.
+This module is pure: no process, no file of /proc, no clock.  The same evidence gives the same
+bytes.
 
-It goes in two steps, for how a process is held depends on how much memory its core has
-(holder.py), and the note says how it is held: `plan_loads` says how much, and `plan_core` makes
-the header.
+There are two steps.  How a process is held depends on how much memory its core has (holder.py),
+and the note says how it is held.  So `plan_loads` gives the size of the memory, and `plan_core`
+makes the header afterwards.
 """
 
 import struct
@@ -28,7 +29,7 @@ from gcorefs.policy import Policy
 
 T = TypeVar("T")
 
-# More than they are, where the file has little room (segments.py, that_fit).
+# Upper bounds in bytes, for a file with little room (segments.py, that_fit).
 _NOTES = 1 << 20
 _NOTES_OF_A_THREAD = 24 << 10  # with AMX and I/O permissions
 
@@ -37,44 +38,44 @@ _MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), 
 
 @dataclass(frozen=True, slots=True)
 class ThreadEvidence:
-    """The threads that the core has, in the order of the notes, and how all of them were had."""
+    """The threads in the core, in the order of the notes, and how each thread was recorded."""
 
     threads: Threads
-    """What they have used may be asked of /proc as late as they are asked for."""
+    """Their CPU times may be read from /proc only when the threads are read from here."""
     regsets: Sequence[bytes | Packed]
-    """Of each, the notes of its registers but for the general ones."""
+    """For each thread, the notes of its registers without the general registers."""
     signal: int
-    """The signal that stopped the first of them, 0 where none did."""
+    """The signal that stopped the first thread; 0 if none did."""
     stopped: int
-    """Threads of the process that are recorded in full, ..."""
+    """The number of threads of the process that are recorded in full."""
     others: Mapping[int, How]
-    """... and how each of the others is, by its id in its own pid namespace."""
+    """How each other thread is recorded, by its id in its own pid namespace."""
     no_cpu: Sequence[int]
-    """Of the others, those that did not stop because they got no CPU."""
+    """The threads of `others` that did not stop because they got no CPU."""
     xstate: XsaveAccount | None
-    """Where the vector registers lie; None where that is not known, or there are none."""
+    """Where the vector registers lie; None if that is not known, or if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEvidence:
-    """The mappings of the process in address order, and what is known of each."""
+    """The mappings of the process in address order, and the facts about each."""
 
     vmas: Sequence[Vma]
     shares: Sequence[Share]
-    """What the policy takes of each."""
+    """The part of each mapping that the policy takes."""
     holes: Sequence[tuple[Column, Column]]
-    """What of that was never populated: starts and ends, on page borders, in order."""
+    """The pages in each share that were never populated: starts and ends of runs, in order."""
     files: Sequence[tuple[Vma, bytes]]
-    """Mappings that have a file, each with its path."""
+    """Every mapping that has a file, with its path."""
     unreadable: Sequence[tuple[int, int]]
-    """Start and end of what cannot be had, as far as is known, ..."""
+    """Start and end of the ranges that are known to be unreadable."""
     unreadable_pages: int
-    """... and how many pages that is."""
+    """The number of pages in `unreadable`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that was seen of one process while it stood still."""
+    """All facts about one process, collected while it stood still."""
 
     origin: Origin
     machine: Machine
@@ -83,14 +84,14 @@ class Evidence:
     memory: MemoryEvidence
     auxv: bytes
     file_note_limit: int
-    """Bytes from which on the kernel writes no NT_FILE."""
+    """The kernel writes no NT_FILE of this many bytes or more."""
     circumstances: Mapping[str, str]
-    """What else shaped the core, for the note: coredump_filter, and which holes are not known."""
+    """More facts for the note: coredump_filter, and why some holes are not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What the file has of memory, and where."""
+    """The memory in the file, and its place there."""
 
     segments: Sequence[Segment]
     loads: Loads
@@ -106,17 +107,17 @@ class CorePlan:
     layout: Layout
     provenance: Provenance
     mappings: int
-    """How many the process has."""
+    """The number of mappings of the process."""
 
 
 class Pace(Protocol):
-    """Goes through items, of which there may be 100,000, and leaves others a moment between."""
+    """Iterates over up to 100,000 items and gives way to other threads in between."""
 
     def __call__(self, items: Sequence[T], /) -> Iterable[T]: ...
 
 
 def plan_loads(evidence: Evidence, paced: Pace = iter) -> LoadPlan:
-    """What the file has of memory, and where."""
+    """The memory in the file, and its place there."""
     vmas, shares = evidence.memory.vmas, evidence.memory.shares
     segments = [
         Segment(
@@ -125,7 +126,7 @@ def plan_loads(evidence: Evidence, paced: Pace = iter) -> LoadPlan:
             share.size,
             vma.kind.flags,
             *own_holes,
-            # It goes on behind a mapping of a file, as the .bss of a program does.
+            # It directly follows a mapping of a file, as the .bss of a program does.
             before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
         )
         for vma, share, own_holes, before_it in zip(
@@ -147,8 +148,8 @@ def plan_core(
 ) -> CorePlan:
     """The header of the file, and its provenance.
 
-    `held`: how the process is held, for the note.  `shelf`: for what the notes say of each
-    thread, where that is to be made later.
+    `held`: how the process is held, for the note.  `shelf`: keeps the notes of the threads, if
+    they are made later.
     """
     threads = evidence.threads
     facts = {**policy.facts(), **evidence.circumstances, **held}

@@ -1,6 +1,6 @@
-"""How a core is taken: the options that shape one core, together and frozen.
+"""How a core is taken: all options that shape one core, in a frozen Policy.
 
-The command line and the mount fill in the same Policy, and the note of the core names it.
+The command line and the mount fill in the same Policy, and the note of the core records it.
 """
 
 import os
@@ -11,18 +11,18 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.option import option
 
 Hold = Literal["stop", "copy"]
-"""How long a process stands still: for as long as it is read, or until its memory is copied."""
+"""How long a process stands still: until its core is read, or until its memory is copied."""
 
 Unresponsive = Literal["partial", "zero", "omit", "fail"]
-"""What becomes of a thread that does not stop: its registers are what /proc/TID/syscall tells
-of its system call, or zeros; the core leaves it out; or there is no core at all (EBUSY)."""
+"""How the core records a thread that does not stop: with the registers of its system call, from
+/proc/TID/syscall; with zeros; not at all; or there is no core (EBUSY)."""
 
 MemoryRule = Literal["filter", "kernel"]
-"""Which memory the core has: what coredump_filter takes and what no file shows any more
-(elfcore/filter.py), or what the kernel's own dumper takes and no byte more."""
+"""The memory in the core: the memory that coredump_filter selects and the bytes that no file shows
+any more (elfcore/filter.py), or exactly the bytes that the kernel's own dumper takes."""
 
 XState = Literal["standard", "raw"]
-"""The layout of NT_X86_XSTATE: one that every gdb knows, or the processor's own."""
+"""The layout of NT_X86_XSTATE: a layout that every gdb knows, or the processor's own."""
 
 _QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // 4 >> 20
 
@@ -56,9 +56,9 @@ class Policy:
     )  # fmt: skip
 
     def facts(self) -> dict[str, str | float]:
-        """What the note says of it, by the names of the options.
+        """The facts for the note, by the names of the options.
 
-        How the process was held is said by whoever holds it: a copy may come to nothing.
+        The holder adds how the process was held, because a copy may fail.
         """
         return {
             "unresponsive": self.unresponsive,
