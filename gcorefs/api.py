@@ -7,10 +7,10 @@
         core.write_to(sink)
     sink.commit()
 
-Everything blocks.  What may hang (a page that never comes, a file of /proc that never answers) is
-asked in a thread of its own and under a bound, so that a signal always gets through and the process
-is always let go.  From the first stop on, the calling process counts as one that stops others: no
-gcorefs stops it (mark.py).
+Everything blocks.  A call that may hang (a page that never comes, a file of /proc that never
+answers) runs in a thread of its own with a time limit, so that a signal always gets through and the
+process is always let go.  The first stop marks the calling process as a process that stops others:
+from then on no gcorefs stops it (mark.py).
 """
 
 import concurrent.futures
@@ -47,16 +47,16 @@ __all__ = [
 T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
-"""Takes how many bytes are written, and of how many."""
+"""Takes the bytes written so far and the bytes in total."""
 
 _CHUNK = 512 << 10
 
 
 def stop(pid: int, policy: Policy = DEFAULT) -> "Stop":
-    """A process that stands still in the block of a `with` statement, whatever ends the block.
+    """A context manager: the process stands still in the `with` block, and is let go at its end.
 
-    ProcessError: ESRCH, EINVAL, EACCES where there is no such process to stop; in the `with`
-    statement itself whatever else speaks against it (errors.Reason).
+    ProcessError: ESRCH, EINVAL, EACCES if `pid` is not a process that we can stop.  The `with`
+    statement itself raises ProcessError for every other reason (errors.Reason).
     """
     return Stop(pid, policy)
 
@@ -69,7 +69,7 @@ class Stop:
         self.pid = pid
         self._policy = policy
         self._stop = StoppedProcess(find(pid), policy=policy)
-        # Made ready before the stop: that may take long.
+        # Prepared before the stop, because that may take long.
         self._holder: Holder | None = _holder(policy)
         self._worker = Worker()
 
@@ -91,8 +91,8 @@ class Stop:
     def core(self, policy: Policy | None = None) -> "Core":
         """A core of the process, with the policy of the stop or another.
 
-        One with `hold="copy"` is copied here, and the process let go, unless another core of it
-        needs it; where that cannot be, `Core.not_copied` says why.  ProcessError.
+        With `hold="copy"` this copies the memory of the core, and lets the process go unless
+        another core needs it.  If the copy fails, `Core.not_copied` says why.  ProcessError.
         """
         policy = policy or self._policy
         holder, self._holder = self._holder, None
@@ -100,26 +100,26 @@ class Stop:
             holder = _holder(policy)
         making = self._worker.submit(self._stop.core, policy, holder)
         core = _within(TAKE_TIMEOUT, making, self.pid, "it could not be recorded in time")
-        # It is given up by itself where it does not come on (copy.py).
+        # The copy itself gives up if it makes no progress (process/copy.py).
         if self._worker.submit(self._stop.copy, core).result():
             self._stop.run_on()
         return Core(core, self._worker)
 
     @property
     def late(self) -> Sequence[int]:
-        """Threads that are traced still when the block has ended: they were interrupted and have
-        not stopped yet, for they get no CPU.  Each is let go when it has stopped."""
+        """Threads that are still traced after the block has ended: they were interrupted but have
+        not stopped yet, because they get no CPU.  Each is let go when it has stopped."""
         return self._stop.late
 
     def wait_late(self, timeout: float) -> bool:
-        """Block until there is none in `late`, or for `timeout` seconds: then False.
+        """Block until `late` is empty.  False after `timeout` seconds.
 
-        A process that ends earlier lets these threads see that they were interrupted.
+        If the calling process ends earlier, the late threads see that they were interrupted.
         """
         return self._stop.wait_late(timeout)
 
     def _close(self) -> None:
-        """What hangs until the end is left behind; the kernel lets go what we leave traced."""
+        """A call that hangs is left behind; the kernel lets go of tracees that we leave."""
         self._stop.let_go()
         deadline = time.monotonic() + CLOSE_TIMEOUT
         closer = Worker()  # the other one may hang
@@ -131,8 +131,8 @@ class Stop:
 
 
 class Core:
-    """One ELF core.  Its header can be read when the block of its stop has ended, its memory only
-    before that."""
+    """One ELF core.  The header stays readable after the block of its stop has ended; the memory
+    is readable only before that."""
 
     def __init__(self, core: cores.Core, worker: Worker) -> None:
         self._core = core
@@ -145,36 +145,36 @@ class Core:
 
     @property
     def header(self) -> bytes:
-        """All that lies before memory: program headers and notes."""
+        """Everything before the memory: program headers and notes."""
         return self._core.layout.header
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How it was had, as its GCOREFS note says (docs/gcorefs-note.md)."""
+        """How the core was made: the content of its GCOREFS note (docs/gcorefs-note.md)."""
         return self._core.provenance.facts()
 
     @property
     def unreadable(self) -> int:
-        """Pages that are zeros because they could not be read, as far as is known by now."""
+        """Pages that are zeros because they could not be read, as far as known by now."""
         return self._core.unreadable
 
     @property
     def not_copied(self) -> str:
-        """Why the process is held, where its memory was to be copied; empty otherwise."""
+        """Why the process is held although the policy wants a copy; empty otherwise."""
         return self._core.not_copied
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset`, fewer only at the end.  ProcessError: EIO."""
+        """`length` bytes at `offset`; fewer only at the end.  ProcessError: EIO."""
         reading = self._worker.submit(self._core.read, offset, length)
         return _within(READ_TIMEOUT, reading, self._core.pid)
 
     def write_to(self, sink: Sink, progress: Progress = lambda done, size: None) -> None:
-        """Write all of it, and commit nothing.  ProcessError: EIO; SinkError.
+        """Write the whole core to `sink`, without a commit.  ProcessError: EIO; SinkError.
 
-        The process stands still meanwhile.  Commit when it has been let go: that may take long.
+        The process stands still meanwhile.  Commit after it has been let go: that may take long.
         """
-        # One buffer is read into while the other is written out: both calls let go of the
-        # interpreter lock, and the process stands still for the longer of the two, not the sum.
+        # One buffer is read into while the other is written out.  Both calls release the
+        # interpreter lock, so the process stands still for the longer of the two, not their sum.
         filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
         offset = 0
         reading = self._worker.submit(self._core.read_into, offset, filling)
@@ -191,11 +191,11 @@ def _holder(policy: Policy) -> Holder:
 
 
 def _within(timeout: float, future: "Future[T]", pid: int, detail: str = "") -> T:
-    """The result of what is done for process `pid`, or what it raises.
+    """The result of work for process `pid`, or its exception.
 
-    EIO (STUCK): it is not there within `timeout` seconds.
+    EIO (STUCK): there is no result within `timeout` seconds.
     """
-    # Not Future.result(timeout): its TimeoutError could be the call's own ETIMEDOUT.
+    # Not Future.result(timeout): its TimeoutError looks like ETIMEDOUT of the call itself.
     if not concurrent.futures.wait([future], timeout).done:
         raise ProcessError(Reason.STUCK, pid, detail)
     return future.result()

@@ -1,7 +1,7 @@
-"""One core: from an offset of the file to its bytes.
+"""One core: maps offsets of the file to bytes.
 
-The header is here, memory is read from the process while it is held or from a copy of it, and
-zeros are made.  All calls may come from any thread.
+The core has its header; it reads memory from the held process or from a copy; it makes zeros.
+Any thread may call everything here.
 """
 
 from collections.abc import Callable, Container, Mapping
@@ -20,18 +20,17 @@ from gcorefs.process.program import Program, program_of
 from gcorefs.process.ranges import clear
 
 READ_TIMEOUT = 10.0
-"""Seconds that whoever reads memory should wait for one read.  A page that userfaultfd(2) is
-to bring never comes while its handler is stopped."""
+"""Seconds that a caller should wait for one read.  A page that userfaultfd(2) must supply never
+comes while its handler is stopped."""
 
-# As seen while it is taken: Vma, Segment and what refers to them, of which a third or less stays;
-# of a piece of a mapping that is divided by what was never populated, a few columns
-# (elfcore/segments.py).
+# Measured while a core is made.  A mapping: Vma, Segment and references to them, of which at most
+# a third stays.  A piece of a mapping that holes divide: a few columns (elfcore/segments.py).
 _BYTES_PER_MAPPING = 700
 _BYTES_PER_PIECE = 80
 
 
 class Core:
-    """The file of one process that is stopped, of `size` bytes."""
+    """The core file of one stopped process, of `size` bytes."""
 
     def __init__(
         self,
@@ -42,9 +41,9 @@ class Core:
         check: Callable[[], None],
         finishing: "Future[None] | None" = None,
     ) -> None:
-        """`check` raises where the process does not stand still any more.
+        """`check` raises if the process does not stand still any more.
 
-        `finishing`: what is left of the header, where some of it is made later.
+        `finishing`: completes when the rest of the header is made, if a part is made later.
         """
         self.pid = pid
         self.holder = holder
@@ -57,7 +56,7 @@ class Core:
         self._finishing = finishing
         self._program: Program | None = program_of(pid) if holder.is_copy else None
 
-    # What it is.
+    # Properties.
 
     @property
     def size(self) -> int:
@@ -66,74 +65,74 @@ class Core:
 
     @property
     def header_memory(self) -> int:
-        """Bytes, about, that the header and the way into memory take here."""
+        """The approximate bytes that the header and the layout take in our memory."""
         pieces = _BYTES_PER_PIECE * self.layout.phnum
         return self.layout.memory_offset + _BYTES_PER_MAPPING * self._mappings + pieces
 
     @property
     def threads(self) -> int:
-        """Threads of the process, in the core or left out of it."""
+        """Threads of the process, including threads that are not in the core."""
         return self.provenance.stopped + self.unresponsive_threads
 
     @property
     def unresponsive_threads(self) -> int:
-        """Those that did not stop."""
+        """Threads that did not stop."""
         return len(self.provenance.others)
 
     @property
     def starved_threads(self) -> int:
-        """Of these, those that got no CPU to do so."""
+        """Threads that did not stop because they got no CPU."""
         return len(self.provenance.no_cpu)
 
     @property
     def read_through(self) -> str:
-        """How its private memory is read, but for pages that have to be read otherwise."""
+        """The usual way to read private memory; some pages need another way (memory.py)."""
         is_denied = self._memory is not None and self._memory.is_readv_denied
         return "/proc/PID/mem" if is_denied else readv.way()
 
     @property
     def unreadable(self) -> int:
-        """Pages that are zeros in the file because they cannot be had, as far as is known: some
-        are seen only when they are read.  Not counting the kernel's own, which nobody can read.
+        """Pages that are zeros in the file because they cannot be read, as far as known: some
+        show only at the read.  The kernel's own pages, always unreadable, are not counted.
         """
         return self._lost.count
 
     @property
     def unreadable_ranges(self) -> list[tuple[int, int]]:
-        """Where these are: start and end of each run."""
+        """Start and end of each run of unreadable pages."""
         return self._lost.ranges()
 
     # How its memory outlives the stop.
 
     @property
     def hold(self) -> Mapping[str, str]:
-        """What was asked for, and what came of it."""
+        """How the process should be held, and how it is held."""
         return self.holder.facts()
 
     @property
     def not_copied(self) -> str:
-        """Why the process is held all the same, where its memory was to be copied."""
+        """Why the process is held although the policy wants a copy; empty otherwise."""
         return self.holder.not_copied
 
     @property
     def is_copied(self) -> bool:
-        """True where the memory is still to be had when the process has been let go."""
+        """True if the memory stays readable after the process has been let go."""
         return self.holder.is_filled
 
     def fill(self) -> None:
-        """Copy the memory, where that is wanted and can be had at once."""
+        """Copy the memory, if the policy wants it and the memory can be read at once."""
         memory = self._memory
         if memory is not None:
             self.holder.fill(self.layout, memory, self.finish)
 
     def finish(self, timeout: float | None = None) -> None:
-        """Block until all of the header is made.  EIO where it cannot be any more."""
+        """Block until the whole header is made.  EIO: it cannot be made any more."""
         if (finishing := self._finishing) is not None:
             finishing.result(timeout)
 
     def is_unchanged(self) -> bool:
-        """True where the process, which runs by now, is still what was copied: the same program,
-        of the same user, and no easier to trace.  ESRCH: it is gone.
+        """True if the process, which runs again, still is the copied one: the same program, the
+        same user, and not easier to trace.  ESRCH: it is gone.
         """
         memory = self._memory
         if memory is None:
@@ -143,13 +142,13 @@ class Core:
             return program_of(self.pid) == self._program
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, self.pid) from error
-        except OSError:  # it is becoming another, or nobody may see it any more
+        except OSError:  # it is in an execve(2), or /proc does not show it any more
             return False
 
     # Its bytes.
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset`, fewer only at the end of the file."""
+        """`length` bytes at `offset`; fewer only at the end of the file."""
         length = max(0, min(length, self.size - offset))
         buffer = bytearray(length)
         self.read_into(offset, memoryview(buffer))
@@ -160,9 +159,9 @@ class Core:
     ) -> int:
         """Fill `buffer` from `offset` of the file; the count is short only at the end.
 
-        EIO: the process died or was let go, and these bytes are its memory.  MayWait, once
-        all before is done, at a page that others than `sources` have to bring (None: wait for
-        anybody).
+        EIO: the process died or was let go, and the bytes are its memory.  MayWait: the bytes up to
+        a page are filled, and a source that is not in `sources` must supply that page (None: wait
+        for every source).
         """
         layout = self.layout
         end = min(offset + len(buffer), layout.size)
@@ -183,17 +182,17 @@ class Core:
         return len(buffer)
 
     def view(self, offset: int, length: int) -> memoryview | None:
-        """`length` bytes at `offset`, where they lie here already: memory that was copied."""
+        """`length` bytes at `offset`, if they are memory that was copied; else None."""
         layout = self.layout
         if not layout.memory_offset <= offset <= layout.zeros_offset - length:
             return None
         return self.holder.view(offset - layout.memory_offset, length)
 
     def read_here(self, offset: int, buffer: memoryview) -> bool:
-        """Fill `buffer`, all of it before the end of the file, where nobody has to be asked for it:
-        of the header, or zeros.
+        """Fill `buffer` if it needs no access to the process: with bytes of the header, or zeros.
 
-        False: it was not filled, and others are to be asked.  EIO as in `read_into`.
+        The range must end before the end of the file.  False: it was not filled; call another read
+        function.  EIO as in `read_into`.
         """
         layout = self.layout
         if offset + len(buffer) <= layout.memory_offset:
@@ -208,10 +207,10 @@ class Core:
         return True
 
     def read_at_once(self, offset: int, buffer: memoryview) -> bool:
-        """Fill `buffer`, all of it before the end of the file, from one piece of memory that is in
-        the page tables now.  For a thread: it waits for mmap_lock of the process.
+        """Fill `buffer` from one extent of memory that is in the page tables now.
 
-        False: nothing was read, or not all, and `read_into` is to be asked.  EIO as there.
+        The range must end before the end of the file.  Call this in a thread: it waits for
+        mmap_lock of the process.  False: not all was read; call `read_into`.  EIO as there.
         """
         address, memory = self.layout.address(offset, len(buffer)), self._memory
         if address is None or address == ZEROS or memory is None:
@@ -222,11 +221,11 @@ class Core:
         try:
             self.layout.read_header(offset, buffer)
         except ProcessError as error:
-            raise error.with_traceback(None) from None  # or it grows with every read
+            raise error.with_traceback(None) from None  # else the traceback grows with every read
 
     def _read_zeros(self, buffer: memoryview) -> None:
         if not self.is_copied:
-            self._check()  # known, but the core is no longer whole
+            self._check()  # zeros are known, but without its process the core is incomplete
         clear(buffer)
 
     def _read_memory(self, offset: int, buffer: memoryview, sources: Container[str] | None) -> None:
@@ -235,23 +234,23 @@ class Core:
             buffer[:] = view
             return
         if memory is None:
-            self._check()  # it may have died
+            self._check()  # raises DIED if the process died
             raise ProcessError(Reason.LET_GO, self.pid)
         try:
             memory.read_ranges(*self.layout.memory(offset, len(buffer)), buffer, sources)
         except ProcessError:
-            # It may have been copied, and let go, meanwhile.
+            # Meanwhile the process may have been copied and let go.
             if (view := self.view(offset, len(buffer))) is None:
                 raise
             buffer[:] = view
 
-    # Its end.
+    # The end.
 
     def drop(self) -> None:
-        """Nobody is to read memory any more.  The header stays readable."""
+        """Allow no more reads of memory.  The header stays readable."""
         self.holder.drop()
 
     def close(self) -> None:
-        """Free what was taken to read memory.  May take long."""
+        """Free everything that reads memory.  This may take long."""
         self._memory = None
         self.holder.close()

@@ -1,8 +1,8 @@
-"""The life of one stop: its phases, and every step from one to the next that there is.
+"""The life of one stop: its phases, and every permitted transition.
 
-Several threads move a stop on: whoever takes it, the tracer that sees the process die, whoever
-lets it go.  The table decides which of two that come at one time was first, and the other one
-is told that it came too late.
+Several threads advance a stop: the thread that takes it, the tracer that sees the process die,
+the thread that lets it go.  If two of them come at the same time, the table decides which was
+first, and `advance` tells the other that it came too late.
 """
 
 import enum
@@ -11,35 +11,35 @@ import threading
 
 class Phase(enum.Enum):
     NEW = "new"
-    """Nothing was asked of the process."""
+    """Nothing has been done to the process."""
     STOPPING = "stopping"
-    """Its threads are being stopped and recorded, one after the other."""
+    """The tracer stops and records its threads, one after the other."""
     HELD = "held"
     """Every thread is recorded.  The process stands still, and its memory can be read."""
     DIED = "died"
-    """It was killed while it was held.  What was made of the headers can be read."""
+    """The process died during the stop.  The finished part of the headers can be read."""
     COPIED = "copied"
-    """Its memory is copied, and it runs on."""
+    """Its memory is copied, and the process runs on."""
     PAST = "past"
-    """The same, and it has become another program: nobody joins any more."""
+    """COPIED, and the process has become another program: nobody joins any more."""
     LET_GO = "let go"
     """Its threads run on, or are about to."""
     ENDED = "ended"
-    """None of them is traced any more, but those that are late."""
+    """No thread is traced any more, except late threads."""
 
 
 NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.NEW: frozenset({Phase.STOPPING, Phase.LET_GO}),
     Phase.STOPPING: frozenset({Phase.HELD, Phase.DIED, Phase.LET_GO}),
     Phase.HELD: frozenset({Phase.COPIED, Phase.DIED, Phase.LET_GO}),
-    # A copy that was whole before the process died is as good as any.
+    # A copy that was complete before the process died stays valid.
     Phase.DIED: frozenset({Phase.COPIED, Phase.LET_GO}),
     Phase.COPIED: frozenset({Phase.PAST, Phase.LET_GO}),
     Phase.PAST: frozenset({Phase.LET_GO}),
     Phase.LET_GO: frozenset({Phase.ENDED}),
     Phase.ENDED: frozenset(),
 }
-"""What may follow each phase."""
+"""The phases that may follow each phase."""
 
 
 class Lifecycle:
@@ -54,12 +54,12 @@ class Lifecycle:
         return self._passed[-1]
 
     def has_been(self, phase: Phase) -> bool:
-        """True in that phase and ever after."""
+        """True in that phase and in all later phases."""
         return phase in self._passed
 
     def advance(self, phase: Phase) -> bool:
-        """Go on to `phase`.  False, with nothing changed, where it may not follow: somebody else
-        has moved the stop on meanwhile."""
+        """Go on to `phase`.  False, and no change, if it may not follow: another thread has
+        advanced the stop meanwhile."""
         with self._lock:
             if phase not in NEXT[self.phase]:
                 return False
@@ -68,20 +68,20 @@ class Lifecycle:
 
     @property
     def stands_still(self) -> bool:
-        """True where what is read of the process now is of the stop."""
+        """True if a read of the process now gives its state at the stop."""
         return self.phase in (Phase.STOPPING, Phase.HELD)
 
     @property
     def is_dead(self) -> bool:
-        """True where the process died before its memory was copied."""
+        """True if the process died before its memory was copied."""
         return self.has_been(Phase.DIED) and not self.has_been(Phase.COPIED)
 
     @property
     def is_let_go(self) -> bool:
-        """True where nobody is to have any memory of it from here on."""
+        """True if nobody may read memory of the process from now on."""
         return self.has_been(Phase.LET_GO)
 
     @property
     def is_joinable(self) -> bool:
-        """True where a further core, or a further handle, may join."""
+        """True if another core, or another handle, may join."""
         return self.phase in (Phase.NEW, Phase.STOPPING, Phase.HELD, Phase.COPIED)

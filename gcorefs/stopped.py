@@ -1,9 +1,9 @@
 """One process that stands still, and its cores.
 
-`Stop.take` stops every thread and has it recorded; `Stop.core` makes a core of what is there,
-once or with several policies; `Stop.let_go` lets the process run on.  No FUSE and no event loop
-here, so that the command line and every test have the same core without a mount.  All calls
-block; `let_go` and `close` may come from any thread, at any time.
+`Stop.take` stops and records every thread; `Stop.core` makes a core, once or with several
+policies; `Stop.let_go` lets the process run on.  This module has no FUSE and no event loop, so
+that the command line and every test get the same core without a mount.  All calls block.  Any
+thread may call `let_go` and `close` at any time.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ from gcorefs.process.tracer import Tracer
 from gcorefs.process.turns import LINE, Turn
 
 TAKE_TIMEOUT = 20.0
-"""Seconds, beyond its stop_timeout, that whoever takes a stop should wait for it.  /proc
-may never answer, where a thread that does not stop holds a lock of the process."""
+"""Seconds beyond stop_timeout that a caller should wait for `take`.  /proc may never answer if a
+thread that does not stop holds a lock of the process."""
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that whoever closes a stop should wait until nobody is traced any more."""
+"""Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
 
 MANY_THREADS = 100
-"""From so many on, what they have used is asked for when the header is there already."""
+"""With this many threads or more, their CPU times are read after the header is made."""
 
 
 class Stop:
@@ -62,15 +62,16 @@ class Stop:
         policy: Policy = DEFAULT,
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        """`opener`: who is judged (None: ourselves).  `on_end` is called in the tracer's thread,
-        where the process dies while it is held, or nobody is to join for another reason."""
+        """`opener`: the credentials that must permit the stop (None: our own).  The tracer's
+        thread calls `on_end` if the process dies while it is held, or if nobody may join the stop
+        any more for another reason."""
         self.process = process
         self.opener = opener
         self.life = Lifecycle()
         self.comm = b""
-        """The name of its program, once it is stopped."""
+        """The name of its program; empty before `take`."""
         self.ready_seconds = 0.0
-        """From the first interrupt until the header of its first core was built."""
+        """The time from the first interrupt until the header of the first core was made."""
         self._policy = policy
         self._on_end = on_end or _nothing
         self._tracer = Tracer(process, policy.stop_timeout, self._end, policy.xstate)
@@ -79,11 +80,10 @@ class Stop:
         self._lock = threading.Lock()
 
     def take(self, prepare: Callable[[int], None] = lambda pid: None) -> None:
-        """Stop every thread, and record it.  At most once.
+        """Stop and record every thread.  Call it at most once.
 
-        `prepare` is called with the pid before the stop begins, when it is known that nothing
-        speaks against it.  ProcessError, with everything let go, where the process cannot be
-        stopped.
+        `prepare` is called with the pid after all early checks and before the stop.  ProcessError:
+        the process cannot be stopped, and everything has been let go.
         """
         try:
             with LINE.begun():
@@ -107,15 +107,15 @@ class Stop:
         stop_seconds = time.monotonic() - self._tracer.stopped_at
         self._refuse_unresponsive(records, self._policy)
         tid = next((record.tid for record in records if record.general), records[0].tid)
-        # Opened before the door is asked again: should a thread that did not stop exec
-        # between the two, then this is the old program's memory, and gone.
+        # Open the memory before the access check.  If a thread that did not stop calls execve(2)
+        # between the two, the file still means the memory of the old program, which is gone.
         mem = MemFile(process.pid, tid)
         if task_stat.stat(process.pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, process.pid)
         if self.opener is not None:
             access.check(self.opener, process.pid)
         seen = self._look(mem, before, records, stop_seconds)
-        with self._lock:  # or what is closed meanwhile has memory again
+        with self._lock:  # else a stop that is closed meanwhile gets memory again
             if not self.life.advance(Phase.HELD):
                 self.check()
             self._seen = seen
@@ -123,7 +123,7 @@ class Stop:
     def _look(
         self, mem: MemFile, before: Stat, records: Sequence[Record], stop_seconds: float
     ) -> Standstill:
-        """What is mapped, and which way each page of it is read."""
+        """Find out what is mapped, and how each page of it is read."""
         tid, is_partial = mem.tid, not all(record.general for record in records)
         pagemap = open_pagemap(tid)
         if address_space.has_few_runs(tid):
@@ -152,7 +152,7 @@ class Stop:
         )
 
     def _refuse_unresponsive(self, records: Sequence[Record], policy: Policy) -> None:
-        """EBUSY where a policy rules out threads that did not stop."""
+        """EBUSY if the policy does not accept the threads that did not stop."""
         pid, late = self.process.pid, [each for each in records if not each.general]
         if late and policy.unresponsive == "fail":
             starved = [each.tid for each in late if each.is_starved]
@@ -174,8 +174,8 @@ class Stop:
     def core(self, policy: Policy | None = None, holder: Holder | None = None) -> Core:
         """A core of the process, with the policy of the stop or another.
 
-        `holder`: how its memory outlives the stop, by default as long as that lasts.
-        ProcessError where it cannot be had: the process stands still all the same, for other cores.
+        `holder`: how its memory outlives the stop (by default it does not).  ProcessError: there
+        is no core, but the process still stands still, for other cores.
         """
         policy, holder = policy or self._policy, holder or HoldProcess()
         if policy.xstate != self._policy.xstate:
@@ -196,9 +196,9 @@ class Stop:
         load_plan = plan_loads(evidence, LINE.paced)
         holder.fit(load_plan.size)
         LINE.give_way()
-        # What a thread has used takes the kernel 8 us to tell, as long as all else that is recorded
-        # of it, and does not change while the thread stands.  One that did not stop may be gone
-        # later.
+        # To read the CPU times of a thread takes 8 us, as long as all else that is recorded of it,
+        # and they do not change while the thread stands still.  So they are read later.  But a
+        # thread that did not stop may be gone later.
         is_later = len(evidence.threads.regsets) >= MANY_THREADS and not seen.late
         later = Postponed() if is_later else None
         shelf = Shelf(later.promise) if later is not None else None
@@ -213,74 +213,74 @@ class Stop:
         return core
 
     def check(self) -> None:
-        """Raise where memory is no longer that of the stop.  EIO."""
+        """EIO if the memory of the process may have changed since the stop."""
         if self.life.is_dead:
             raise ProcessError(Reason.DIED, self.process.pid)
         if not self.life.stands_still or self._tracer.is_over:
             raise ProcessError(Reason.LET_GO, self.process.pid)
 
     def _end(self) -> None:
-        """In the tracer's thread, before a process that died is reaped: until then its pid is
-        nobody else's."""
+        """Runs in the tracer's thread, before a process that died is reaped: until then no other
+        process has its pid."""
         if self._tracer.dead:
             self.life.advance(Phase.DIED)
         self._on_end()
 
-    # What became of it.
+    # State.
 
     @property
     def records(self) -> Sequence[Record]:
-        """What was recorded of each thread, as found, in the order of the notes; nothing before
-        that, nor when it was forgotten."""
+        """The record of each thread, in the order of the notes; empty before `take` and after
+        `forget`."""
         return self._seen.records if self._seen is not None else ()
 
     @property
     def late(self) -> Sequence[int]:
-        """Threads that are traced still when all others have been let go: they were interrupted,
-        have not stopped yet, and are let go when they have."""
+        """Threads that are still traced after all others have been let go: they were interrupted
+        but have not stopped yet.  Each is let go when it has stopped."""
         return self._tracer.late
 
     def wait_late(self, timeout: float) -> bool:
-        """Block until there is none in `late`, or for `timeout` seconds: then False."""
+        """Block until `late` is empty.  False after `timeout` seconds."""
         return self._tracer.join_late(timeout)
 
     @property
     def is_dead(self) -> bool:
-        """True once the process has died while it was held."""
+        """True if the process died while it was held."""
         return self.life.is_dead
 
     @property
     def stopped_seconds(self) -> float:
-        """How long the process stood still, or has stood still until now."""
+        """How long the process stood still, until its release or until now."""
         if not self._tracer.stopped_at:
             return 0.0
         return (self._tracer.released_at or time.monotonic()) - self._tracer.stopped_at
 
-    # Its end.
+    # The end.
 
     def copy(self, core: Core) -> bool:
-        """Copy the memory of a core, where that is wanted.  True where the process may run on, as
-        all that its cores have of memory is copied: `run_on` lets it.
+        """Copy the memory of a core, if its policy wants that.
 
-        Where it cannot be had at once the process is held: `Core.not_copied` says why.  Reads are
-        answered all the while.  ProcessError: it died, or was let go.
+        True if the memory of all cores is copied: the process may run on (`run_on`).  If the memory
+        cannot be read at once, the process stays held, and `Core.not_copied` says why.  Reads are
+        answered meanwhile.  ProcessError: the process died, or was let go.
         """
         core.fill()
         are_filled = all(each.holder.was_filled for each in self._cores)
         return are_filled and self.life.advance(Phase.COPIED)
 
     def run_on(self) -> None:
-        """Let every thread run on.  What is copied stays to be read."""
+        """Let every thread run on.  Copied memory stays readable."""
         self.life.advance(Phase.COPIED)
         self._tracer.release()
 
     def wait_untraced(self) -> None:
-        """Block until a process that was let go runs on, and no thread of it is traced."""
+        """Block until a process that was let go runs and none of its threads is traced."""
         self._tracer.join()
 
     def let_go(self) -> None:
-        """Let every thread run on.  What was made of a header stays readable; memory, and what
-        was still to be made, are EIO from here on."""
+        """Let every thread run on.  The finished part of a header stays readable; memory, and the
+        unfinished part, give EIO from now on."""
         with self._lock:
             self.life.advance(Phase.LET_GO)
             for core in self._cores:
@@ -288,18 +288,18 @@ class Stop:
         self._tracer.release()
 
     def forget(self) -> None:
-        """Drop what was recorded, where nobody is to read it."""
+        """Drop the records and the cores, when nobody reads them any more."""
         self._seen = None
         self._cores = []
 
     def close(self) -> None:
-        """Let go, and wait until nobody is traced any more but those in `late`."""
+        """Let go, and wait until no thread is traced except those in `late`."""
         self.let_go()
         for core in self._cores:
             core.close()
         self._tracer.join()
         self.life.advance(Phase.ENDED)
-        # What refers to it, and is referred to.
+        # Break the reference cycles.
         self.forget()
         self._on_end = _nothing
 
@@ -309,7 +309,7 @@ def _nothing() -> None:
 
 
 def _begin(later: Postponed | None) -> "Future[None] | None":
-    """Have what is left of a header made in a thread of its own."""
+    """Start a thread that makes the rest of a header."""
     if later is None:
         return None
     with contextlib.closing(Worker("gcorefs-notes")) as worker:
