@@ -271,7 +271,7 @@ class Mount:
     def make(self, *options: str) -> None:
         words = [word for option in options for word in ("-o", option)]
         command = [*self.prefix, GCOREFS, "mount", "--log-file", self.log, *words, self.path]
-        subprocess.run(text_of(command), check=True, timeout=30)
+        subprocess.run(text_of(command), check=True, timeout=100)
 
     def __truediv__(self, pid: int) -> Path:
         return self.path / str(pid)
@@ -388,7 +388,7 @@ class SharedMount:
 def wait_until_idle(mount: Mount) -> None:
     """Until the server holds nobody, and its log has been written so far."""
     control = mount.path / ".gcorefs"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while json.loads((control / "status").read_bytes())["stops"]:
         assert time.monotonic() < deadline, "a process is held"
         time.sleep(0.002)
@@ -424,7 +424,7 @@ def mounts() -> list[tuple[str, str]]:
     return [(os.fsdecode(row[1]), FSTYPE) for row in rows if row[2] == FSTYPE.encode()]
 
 
-def wait_until_gone(pid: int, seconds: float = 20) -> None:
+def wait_until_gone(pid: int, seconds: float = 60) -> None:
     """Until a process has ended, as its pidfd tells (pidfd_open(2))."""
     try:
         fd = os.pidfd_open(pid)
@@ -439,7 +439,7 @@ def wait_until_gone(pid: int, seconds: float = 20) -> None:
 
 def wait_until_asleep(pid: int) -> None:
     """Until every thread sleeps in a system call, as before it was stopped."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         calls = [current_call.system_call(pid, tid) for tid in tasks.tids(pid)]
         states = [task_stat.stat(pid, tid).state for tid in tasks.tids(pid)]

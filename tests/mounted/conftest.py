@@ -43,7 +43,7 @@ CUT_OFF = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
 """What files of a mount that is gone fail with (fs/fuse/dev.c, fuse_abort_conn)."""
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
@@ -122,7 +122,7 @@ def errno_of(call: Callable[[], object]) -> int:
 def run(*command: object, **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
     """A command to its end, with what it wrote."""
     return subprocess.run(
-        [str(word) for word in command], capture_output=True, timeout=60, check=False, **kwargs
+        [str(word) for word in command], capture_output=True, timeout=120, check=False, **kwargs
     )
 
 

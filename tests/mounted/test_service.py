@@ -62,7 +62,7 @@ def test_readiness_is_told_after_the_mount_has_answered(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(20)
+        listener.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         command = [GCOREFS, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
         with subprocess.Popen(text_of(command)) as server:
@@ -92,7 +92,7 @@ class Supervised:
         self.wait_for(b"READY=1")
 
     def wait_for(self, word: bytes) -> None:
-        self.listener.settimeout(20)
+        self.listener.settimeout(60)
         while self.listener.recv(4096) != word:
             pass
 
