@@ -3,12 +3,15 @@
 The package is laid out in the order in which a request meets it, and each room imports
 only from those above it (tests/pure/test_layering.py holds it to that):
 
+    errors.py     what all errors have in common.
+    arch/         what differs between machines: registers, calls, the size of a page.
     elfcore/      the format: ELF, memory maps, notes, layout.  No process, no clock.
     option.py     one option: its name, what it may be, its default; the table of them all.
     policy.py     the options that shape one core.
     plan.py       what was seen of a process, and the core that follows from it.
     lifecycle.py  the phases of a stop, and the steps between them.
-    process/      one live process seen from outside: /proc, ptrace, permission, memory.
+    kernel/       the system calls that Python lacks, and /proc.
+    process/      one live process seen from outside: threads, permission, memory.
     gather.py     asks a process that stands still for all that its core is made of.
     holder.py     how the memory of a core outlives the stop.
     core.py       one core: from an offset of the file to its bytes.
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcorefs.api import (
         Core,
+        GcorefsError,
         Policy,
         ProcessError,
         Reason,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Core",
+    "GcorefsError",
     "Policy",
     "ProcessError",
     "Reason",

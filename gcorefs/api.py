@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from gcorefs import core as cores
 from gcorefs.core import READ_TIMEOUT
+from gcorefs.errors import GcorefsError
 from gcorefs.export.sink import Sink, SinkError, open_sink
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
 from gcorefs.policy import DEFAULT, Policy
@@ -34,6 +35,7 @@ from gcorefs.stopped import Stop as StoppedProcess
 
 __all__ = [
     "Core",
+    "GcorefsError",
     "Policy",
     "ProcessError",
     "Reason",

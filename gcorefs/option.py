@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
+from gcorefs.errors import GcorefsError
+
 _MOST = 1_000_000_000
 
 
-class OptionError(ValueError):
+class OptionError(GcorefsError, ValueError):
     """An unknown option, or an invalid value.  The text is one line for people."""
 
 

@@ -20,6 +20,7 @@ from gcorefs.arch.machine import NT_PRSTATUS
 from gcorefs.elfcore import elf
 from gcorefs.elfcore.notes import CORE, FILE_NOTE_LIMIT, NT_AUXV, NT_FILE, NT_PRPSINFO
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS, FactsError, parse
+from gcorefs.errors import GcorefsError
 
 _MOST_LOADS = 1 << 22
 """Program headers.  The kernel writes at most vm.max_map_count of them, by default 65,530."""
@@ -35,7 +36,7 @@ _AT_EXECFN = 31  # a string on the stack
 _PR_CURSIG = 12
 
 
-class CoreError(ValueError):
+class CoreError(GcorefsError, ValueError):
     """The file is not a core, is cut off, or contradicts itself.  The text is one line."""
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.elf import pack_note
+from gcorefs.errors import GcorefsError
 
 GCOREFS = b"GCOREFS"
 NT_GCOREFS = int.from_bytes(b"GCOR", "big")
@@ -141,7 +142,7 @@ class Provenance:
         return found
 
 
-class FactsError(ValueError):
+class FactsError(GcorefsError, ValueError):
     """gcorefs does not write a note like this.  The text is one line."""
 
 

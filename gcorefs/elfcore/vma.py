@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
+from gcorefs.errors import GcorefsError
 
 HUGE_PAGES = b"/anon_hugepage (deleted)"
 """The file of an anonymous mapping of huge pages (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
@@ -88,7 +89,7 @@ def vm_flags(letters: Iterable[str]) -> VmFlag:
     return found
 
 
-class MapsError(ValueError):
+class MapsError(GcorefsError, ValueError):
     """show_smap does not write this text.  We refuse all of it and never guess."""
 
 

@@ -13,6 +13,7 @@ import select
 from collections.abc import Iterator
 from typing import Protocol
 
+from gcorefs.errors import GcorefsError
 from gcorefs.export.lookup import Entry, look_up
 
 STANDARD_OUTPUT = "standard output"
@@ -22,7 +23,7 @@ STANDARD_OUTPUT = "standard output"
 _HAS_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
 
 
-class SinkError(OSError):
+class SinkError(GcorefsError, OSError):
     """The output cannot be written.  `filename` names it; `errno` and `strerror` say why."""
 
     def __init__(self, name: str, error: OSError) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 import trio
 
 from gcorefs import __version__
+from gcorefs.errors import Refusal
 from gcorefs.mount import names
 from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.held import Held
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.log import logger
 from gcorefs.process import readv
-from gcorefs.process.errors import ProcessError, Reason
 
 DIRECTORY, STATUS, RELEASE, EXACT = 2, 3, 4, 5
 """Inode numbers.  1 is the mount itself; those of processes are above 2^22 (inodes.py)."""
@@ -104,7 +105,7 @@ def _text(held: Held, uid: int) -> bytes:
     """In a thread.  Each core is seen as it is at one moment, one after the other."""
     stops = []
     for core in held.cores():
-        with contextlib.suppress(ProcessError):  # it is being forgotten just now
+        with contextlib.suppress(Refusal):  # it is being forgotten just now
             if report := _report(core, uid):
                 stops.append(report)
     facts = {
@@ -136,19 +137,19 @@ class ReleaseFile:
         """
         pid = names.pid_written(data)
         if not pid:
-            raise ProcessError(Reason.NO_PID, self._pid, f"uid {self._uid}")
+            raise RequestError(RequestReason.NO_PID, self._pid, f"uid {self._uid}")
         found = [core for core in self._held.cores() if core.process.pid == pid]
         held = [core for core in found if not core.is_over]
         if not held:
-            raise ProcessError(Reason.NOT_HELD, pid)
+            raise RequestError(RequestReason.NOT_HELD, pid)
         if not is_everybodys(self._uid) and any(
             core.holders.of(None) != core.holders.of(self._uid) for core in held
         ):
             if not any(core.holders.include(self._uid) for core in held) and not await self._shows(
                 pid
             ):
-                raise ProcessError(Reason.NOT_HELD, pid)
-            raise ProcessError(Reason.NOT_YOURS, pid, f"uid {self._uid}")
+                raise RequestError(RequestReason.NOT_HELD, pid)
+            raise RequestError(RequestReason.NOT_YOURS, pid, f"uid {self._uid}")
         why = f"process {self._pid} (uid {self._uid}) released it"
         for core in held:
             core.keeper.let_go(why)

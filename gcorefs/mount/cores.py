@@ -16,6 +16,7 @@ import trio
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.core import Core
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
+from gcorefs.errors import Refusal
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
@@ -119,7 +120,7 @@ class SharedCore:
         self._settled = trio.Event()
         """Set when the memory is copied, or is not going to be."""
         self._settled_by = inf
-        self._error: ProcessError | None = None
+        self._error: Refusal | None = None
         self._bytes = 0
 
     # What it is.
@@ -184,7 +185,7 @@ class SharedCore:
         self._settled_by = trio.current_time() + _COPY_PATIENCE
         self._end_waiting()
 
-    def fail(self, error: ProcessError) -> None:
+    def fail(self, error: Refusal) -> None:
         """There is no such core, and whoever waits for it is told why."""
         self._error = error
         self._settled.set()
@@ -223,7 +224,7 @@ class SharedCore:
         try:
             with self._workers.takes.of(self.opener.uid) as limiter:
                 await in_thread(pid, limiter, self._copy_to_its_end)
-        except ProcessError as error:
+        except Refusal as error:
             if error.reason not in (Reason.NO_THREAD, Reason.NO_MEMORY):
                 return  # it died or was let go, and is said to have
             if self.holder.is_filled:  # after that was done

@@ -26,10 +26,12 @@ import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.errors import Refusal
 from gcorefs.kernel.proc import current_call
 from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile, StatusTexts
 from gcorefs.mount.cores import Handle, SharedCore
+from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed, Reference
 from gcorefs.mount.interpreter import Collector
@@ -73,7 +75,7 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
             return await method(self, *args, **kwargs)
         except FUSEError:
             raise
-        except ProcessError as error:
+        except Refusal as error:
             self._refusals.log(error)
             raise FUSEError(error.errno or errno.EIO) from None
         except BlockingIOError:
@@ -117,7 +119,7 @@ class GcoreFS(ReadOnly):
         self.held = Held(options, self._limits, workers)
         self._status = StatusTexts(self.held)
         self._status_files = Budget(
-            _USER_STATUS_FILES, sys.maxsize, Reason.USER_FILES, Reason.ALL_FILES
+            _USER_STATUS_FILES, sys.maxsize, RequestReason.USER_FILES, RequestReason.ALL_FILES
         )
         self._inodes = Inodes(options.policy)
         self._refusals = Refusals()
@@ -226,7 +228,7 @@ class GcoreFS(ReadOnly):
         number = 0 if wanted.is_outsiders else wanted.number
         try:
             found = await self._look(wanted.process.pid, ctx, number)
-        except ProcessError as error:
+        except Refusal as error:
             # A copy outlives what /proc shows: the process may run a set-uid program by now.
             if error.reason is not Reason.NOT_SHOWN or not wanted.core or not wanted.core.size:
                 raise
@@ -436,7 +438,7 @@ class GcoreFS(ReadOnly):
             question = functools.partial(estimate, found, self._keeps_lost_files)
             try:
                 size = await self._estimates.ask(pid, ctx.uid, question, ESTIMATE_TIMEOUT)
-            except ProcessError as error:  # not in time
+            except Refusal as error:  # not in time
                 logger.debug("process %d: its size is a rough guess: %s", pid, error)
                 size = rough_estimate(found)
         return dataclasses.replace(found, estimate=size, at=time.monotonic())

@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable, Iterator
 import trio
 
 from gcorefs.mount import subordinate
+from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.options import Options
 from gcorefs.process.copy import NotCopied, Room
-from gcorefs.process.errors import ProcessError, Reason
 
 _USER_REQUESTS = 256
 _REQUESTS = 9_000
@@ -35,8 +35,8 @@ class Budget:
         self,
         each: int,
         total: int,
-        each_over: Reason,
-        total_over: Reason,
+        each_over: RequestReason,
+        total_over: RequestReason,
         owner: Callable[[int], int] = int,
     ) -> None:
         """`owner`: the user on whose account a uid is, by default itself."""
@@ -47,12 +47,12 @@ class Budget:
         self._sum = 0
 
     def take(self, uid: int, pid: int, amount: int = 1) -> None:
-        """ProcessError where that is too much; `pid` is the process that it is wanted for."""
+        """RequestError where that is too much; `pid` is the process that it is wanted for."""
         owner = self._owner(uid)
         if self._used[owner] + amount > self._each:
-            raise ProcessError(self._each_over, pid, f"uid {uid}")
+            raise RequestError(self._each_over, pid, f"uid {uid}")
         if self._sum + amount > self._total and owner != _ROOT:
-            raise ProcessError(self._total_over, pid, f"uid {uid}")
+            raise RequestError(self._total_over, pid, f"uid {uid}")
         self._used[owner] += amount
         self._sum += amount
 
@@ -201,33 +201,45 @@ class Limits:
     def __init__(self, options: Options) -> None:
         owner = subordinate.of_this_host().owner
         self.files = Budget(
-            options.user_files, options.max_files, Reason.USER_FILES, Reason.ALL_FILES, owner
+            options.user_files,
+            options.max_files,
+            RequestReason.USER_FILES,
+            RequestReason.ALL_FILES,
+            owner,
         )
         """Open cores, by who opened them."""
         self.others = Budget(
-            options.user_files, sys.maxsize, Reason.USER_FILES, Reason.ALL_FILES, owner
+            options.user_files,
+            sys.maxsize,
+            RequestReason.USER_FILES,
+            RequestReason.ALL_FILES,
+            owner,
         )
         """Open directories and control files."""
         self.stops = Budget(
-            options.user_stops, options.max_stops, Reason.USER_STOPS, Reason.ALL_STOPS
+            options.user_stops, options.max_stops, RequestReason.USER_STOPS, RequestReason.ALL_STOPS
         )
         """Stops that are under way or have a file open still, by who was the first to open."""
         self.memory = Budget(
             options.user_memory * _MEBIBYTE,
             options.max_memory * _MEBIBYTE,
-            Reason.USER_MEMORY,
-            Reason.ALL_MEMORY,
+            RequestReason.USER_MEMORY,
+            RequestReason.ALL_MEMORY,
         )
         """Bytes that the headers of these take here."""
         self.read_ahead = Budget(
             options.user_read_ahead * _MEBIBYTE,
             options.max_read_ahead * _MEBIBYTE,
-            Reason.USER_MEMORY,
-            Reason.ALL_MEMORY,
+            RequestReason.USER_MEMORY,
+            RequestReason.ALL_MEMORY,
         )
         """Bytes that are read ahead into, by who opened; what does not fit is not read ahead
         (windows.py)."""
         self.copies = Copies(options.copy_limit * _MEBIBYTE)
         self.requests = Budget(
-            _USER_REQUESTS, _REQUESTS, Reason.USER_REQUESTS, Reason.ALL_REQUESTS, owner
+            _USER_REQUESTS,
+            _REQUESTS,
+            RequestReason.USER_REQUESTS,
+            RequestReason.ALL_REQUESTS,
+            owner,
         )

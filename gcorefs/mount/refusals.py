@@ -2,8 +2,8 @@
 
 import time
 
+from gcorefs.errors import Refusal, Why
 from gcorefs.mount.log import logger
-from gcorefs.process.errors import ProcessError, Reason
 
 _WINDOW = 10.0  # seconds
 _MOST_ALIKE = 1_000
@@ -14,9 +14,9 @@ class Refusals:
     """Logs refusals, and of many that are alike the first ones and their number."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[Reason, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[Why, str], tuple[float, int]] = {}
 
-    def log(self, error: ProcessError) -> None:
+    def log(self, error: Refusal) -> None:
         kind, now = (error.reason, error.detail), time.monotonic()
         begun, count = self._seen.get(kind, (now, 0))
         if now - begun >= _WINDOW:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyfuse3
 import trio
 
+from gcorefs.errors import GcorefsError
 from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.mountinfo import parse_mounts
 from gcorefs.kernel.proc.procfile import FormatError
@@ -31,7 +32,7 @@ FSTYPE = "fuse.gcorefs"
 _MOST_REQUESTS = 10_000
 
 
-class MountError(Exception):
+class MountError(GcorefsError):
     """The mount cannot be made: one line for people."""
 
 

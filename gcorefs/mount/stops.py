@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from gcorefs.core import Core
+from gcorefs.errors import Refusal
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
 from gcorefs.mount.cores import SharedCore
@@ -134,8 +135,8 @@ class SharedStop:
             first, *others = self.cores.values()
             try:
                 made = await self._take(first)
-            except ProcessError as error:
-                self._fail(ProcessError(error.reason, error.pid, error.detail))
+            except Refusal as error:
+                self._fail(Refusal(error.reason, error.pid, error.detail))
             except Exception:  # a surprise is the readers' EIO, not the mount's end
                 logger.exception("process %d: cannot be dumped", self.process.pid)
                 self._fail(ProcessError(Reason.SURPRISE, self.process.pid))
@@ -184,8 +185,8 @@ class SharedStop:
         pid = self.process.pid
         try:
             made = await self._made(core.opener, TAKE_TIMEOUT, partial(self._make_further, core))
-        except ProcessError as error:
-            self._fail_one(core, ProcessError(error.reason, error.pid, error.detail))
+        except Refusal as error:
+            self._fail_one(core, Refusal(error.reason, error.pid, error.detail))
         except Exception:
             logger.exception("process %d: cannot be dumped", pid)
             self._fail_one(core, ProcessError(Reason.SURPRISE, pid))
@@ -202,8 +203,8 @@ class SharedStop:
         """A core is made: have its readers judged and told.  False: it is not for them."""
         try:
             await core.settle(made)
-        except ProcessError as error:
-            self._fail_one(core, ProcessError(error.reason, error.pid, error.detail))
+        except Refusal as error:
+            self._fail_one(core, Refusal(error.reason, error.pid, error.detail))
             return False
         except Exception:
             logger.exception("process %d: cannot be dumped", self.process.pid)
@@ -220,14 +221,14 @@ class SharedStop:
         if self._stop.life.has_been(Phase.COPIED):
             self._untraced.set()
 
-    def _fail(self, error: ProcessError) -> None:
+    def _fail(self, error: Refusal) -> None:
         for core in self.cores.values():
             core.fail(error)
         self._stop.forget()
         if not self._released.is_set():  # else nobody waits for it any more
             logger.warning("%s", error)
 
-    def _fail_one(self, core: SharedCore, error: ProcessError) -> None:
+    def _fail_one(self, core: SharedCore, error: Refusal) -> None:
         is_awaited = not self._released.is_set()
         core.fail(error)
         if is_awaited:

@@ -1,17 +1,19 @@
-"""Every way in which a dump is refused or lost: one reason, one errno, one clear line.
+"""Every way in which a process has no core: one reason, one errno, one clear line.
 
-docs/errors.md has the same table for people (tests/pure/test_errors.py compares the two).
+docs/errors.md has the same table for people (tests/pure/test_errors.py compares the two), with
+those of a mount (mount/errors.py).
 """
 
 import contextlib
-import enum
 import errno
 import os
 from collections.abc import Iterator
 
+from gcorefs.errors import Refusal, Why
 
-class Reason(enum.Enum):
-    """Why not: the errno that the caller sees, and what the log says."""
+
+class Reason(Why):
+    """Why not."""
 
     OURSELVES = (errno.EDEADLK, "this is gcorefs itself: stopped, it could not serve the file")
     SERVER = (errno.EDEADLK, "it stops processes for gcorefs: two could wait for each other")
@@ -26,43 +28,17 @@ class Reason(enum.Enum):
     NOT_SHOWN = (errno.EACCES, "the kernel does not let gcorefs read what the core needs")
     NOT_THERE = (errno.ENOTSUP, "there is no such file in /proc, and the core needs it")
     UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")
-    USER_FILES = (errno.EMFILE, "its opener has as many files open as a user may (user_files=)")
-    USER_STOPS = (errno.EMFILE, "its opener holds as many processes as a user may (user_stops=)")
-    USER_MEMORY = (errno.EMFILE, "the headers of its opener take all their memory (user_memory=)")
-    USER_REQUESTS = (errno.EAGAIN, "too many requests of its opener wait already")
-    ALL_FILES = (errno.EAGAIN, "as many files are open as may be in all (max_files=)")
-    ALL_STOPS = (errno.EAGAIN, "as many processes are held as may be in all (max_stops=)")
-    ALL_MEMORY = (errno.EAGAIN, "the headers of all open files take all memory (max_memory=)")
-    ALL_REQUESTS = (errno.EAGAIN, "too many requests wait already")
     NO_THREAD = (errno.EAGAIN, "no further thread can be started (RLIMIT_NPROC, pids.max)")
     NO_MEMORY = (errno.ENOMEM, "gcorefs has no memory for it")
-    NO_PID = (errno.EINVAL, "what was written to .gcorefs/release is no pid")
-    NOT_HELD = (errno.ESRCH, "it is not held")
-    NOT_YOURS = (errno.EPERM, "somebody else holds it, and only root lets go for others")
     DIED = (errno.EIO, "the process died while it was being dumped")
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
     STUCK = (errno.EIO, "its memory could not be read in time")
     NOT_BROUGHT = (errno.EIO, "only process_vm_readv(2), denied here, can wait for a page of it")
     SURPRISE = (errno.EIO, "gcorefs itself failed: the log has the traceback")
 
-    def __init__(self, errno_: int, text: str) -> None:
-        self.errno = errno_
-        self.text = text
 
-
-class ProcessError(OSError):
-    """A dump that cannot be had.  `errno` is what open(2) or read(2) fails with."""
-
-    def __init__(self, reason: Reason, pid: int, detail: str = "") -> None:
-        """`pid` is 0 where it was no process that was asked for, but a directory."""
-        text = f"process {pid}: {reason.text}" if pid else f"the mount: {reason.text}"
-        super().__init__(reason.errno, f"{text} ({detail})" if detail else text)
-        self.reason = reason
-        self.pid = pid
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return str(self.strerror)
+class ProcessError(Refusal):
+    """A core that cannot be had, because of what the process is or does."""
 
 
 def is_no_memory(error: BaseException) -> bool:

@@ -5,10 +5,12 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec
 
+from gcorefs.errors import GcorefsError
+
 P = ParamSpec("P")
 
 
-class NoThread(OSError):
+class NoThread(GcorefsError, OSError):
     """EAGAIN: no further thread can be started (pthread_create(3): RLIMIT_NPROC, threads-max,
     pids.max of a control group)."""
 

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from gcorefs.errors import Refusal
 from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.options import Options
 from gcorefs.mount.stops import SharedStop
@@ -110,14 +112,14 @@ async def test_a_core_that_cannot_be_made_is_no_end_of_the_others(
         await first.read(keeping, 0, 1)
 
         def refuse(*_: object) -> None:
-            raise ProcessError(Reason.USER_MEMORY, target.pid)
+            raise RequestError(RequestReason.USER_MEMORY, target.pid)
 
         monkeypatch.setattr("gcorefs.mount.limits.Budget.take", refuse)
         second = stop.core(KERNEL, OPENER)
         handle = second.join(OPENER, nonblocking=False)
-        with pytest.raises(ProcessError) as caught:
+        with pytest.raises(Refusal) as caught:
             await second.read(handle, 0, 1)
-        assert caught.value.reason is Reason.USER_MEMORY
+        assert caught.value.reason is RequestReason.USER_MEMORY
         assert (second.is_over, first.is_over) == (True, False)
         assert bytes(await first.read(keeping, 0, 4)) == b"\x7fELF"
 

@@ -5,20 +5,30 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.errors import Refusal, Why
+from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.process.errors import ProcessError, Reason
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
-REASONS = pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+ALL: tuple[Why, ...] = (*Reason, *RequestReason)
+REASONS = pytest.mark.parametrize("reason", ALL, ids=lambda reason: reason.name)
+
+
+def refusal(reason: Why, pid: int, detail: str = "") -> Refusal:
+    """The error of the layer that the reason belongs to."""
+    kind = ProcessError if isinstance(reason, Reason) else RequestError
+    return kind(reason, pid, detail)
 
 
 def test_no_reason_is_another_under_a_second_name() -> None:
     # An enum makes members of equal value one: two reasons of one text would be lost.
-    assert list(Reason.__members__) == [reason.name for reason in Reason]
-    assert len({reason.text for reason in Reason}) == len(Reason.__members__)
+    names = [*Reason.__members__, *RequestReason.__members__]
+    assert names == [reason.name for reason in ALL]
+    assert len({reason.text for reason in ALL}) == len({*names}) == len(names)
 
 
 @REASONS
-def test_a_reason_has_an_errno_and_one_clear_line(reason: Reason) -> None:
+def test_a_reason_has_an_errno_and_one_clear_line(reason: Why) -> None:
     assert reason.errno in errno.errorcode
     assert reason.text.isprintable()
     assert reason.text == reason.text.strip()
@@ -27,23 +37,24 @@ def test_a_reason_has_an_errno_and_one_clear_line(reason: Reason) -> None:
 
 
 @REASONS
-def test_an_error_names_the_process_and_the_reason(reason: Reason) -> None:
-    error = ProcessError(reason, 4711)
+def test_an_error_names_the_process_and_the_reason(reason: Why) -> None:
+    error = refusal(reason, 4711)
     assert str(error) == error.strerror == f"process 4711: {reason.text}"
     assert (error.errno, error.reason, error.pid) == (reason.errno, reason, 4711)
     assert isinstance(error, OSError)
 
 
 @REASONS
-def test_what_more_is_known_stands_in_parentheses(reason: Reason) -> None:
-    error = ProcessError(reason, 1, "TracerPid 7")
+def test_what_more_is_known_stands_in_parentheses(reason: Why) -> None:
+    error = refusal(reason, 1, "TracerPid 7")
     assert str(error) == f"process 1: {reason.text} (TracerPid 7)"
 
 
 @REASONS
-def test_an_error_is_of_our_class_whatever_its_errno(reason: Reason) -> None:
+def test_an_error_is_of_our_class_whatever_its_errno(reason: Why) -> None:
     # OSError(errno, text) makes PermissionError and the like of itself; a subclass does not.
     assert type(ProcessError(reason, 1)) is ProcessError
+    assert type(RequestError(reason, 1)) is RequestError
 
 
 def _name(number: int) -> str:
@@ -60,10 +71,10 @@ def _rows() -> list[tuple[str, str]]:
 
 
 @REASONS
-def test_the_manual_has_a_row_for_each_reason(reason: Reason) -> None:
+def test_the_manual_has_a_row_for_each_reason(reason: Why) -> None:
     row = (_name(reason.errno), reason.text)
     assert row in _rows(), f"{DOCS.name} lacks | {row[0]} | {row[1]} |"
 
 
 def test_the_manual_has_no_other_rows() -> None:
-    assert sorted(_rows()) == sorted((_name(reason.errno), reason.text) for reason in Reason)
+    assert sorted(_rows()) == sorted((_name(reason.errno), reason.text) for reason in ALL)

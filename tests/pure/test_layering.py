@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gcorefs"
 
 ROOMS = (
+    "errors",
     "arch",
     "elfcore",
     "option",

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.kernel.proc import system_files
+from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Both, Budget, Copies, Limiters
 from gcorefs.mount.listing import LOOK_TIMEOUT, Questions
 from gcorefs.process.copy import NotCopied
@@ -23,7 +24,7 @@ takes = st.tuples(st.integers(0, 4), st.integers(1, EACH + 1))
 
 
 def budget() -> Budget:
-    return Budget(EACH, TOTAL, Reason.USER_FILES, Reason.ALL_FILES)
+    return Budget(EACH, TOTAL, RequestReason.USER_FILES, RequestReason.ALL_FILES)
 
 
 @given(st.lists(st.tuples(st.booleans(), takes), max_size=60))
@@ -42,12 +43,12 @@ def test_nobody_has_more_than_a_share_and_all_but_root_no_more_than_all(
             used[owner] += part
         expected = None
         if used[uid] + amount > EACH:
-            expected = Reason.USER_FILES
+            expected = RequestReason.USER_FILES
         elif used.total() + amount > TOTAL and uid != 0:
-            expected = Reason.ALL_FILES
+            expected = RequestReason.ALL_FILES
         try:
             shares.take(uid, PID, amount)
-        except ProcessError as error:
+        except RequestError as error:
             assert (error.reason, error.pid) == (expected, PID)
             assert f"uid {uid}" in str(error)
         else:
@@ -67,7 +68,7 @@ def test_what_is_lent_comes_back_whatever_happens() -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(EACH):
             stack.enter_context(shares.lent(1, PID))
-        with pytest.raises(ProcessError), shares.lent(1, PID):
+        with pytest.raises(RequestError), shares.lent(1, PID):
             pass
 
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
+from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.limits import Budget
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.windows import WINDOW, Windows
-from gcorefs.process.errors import Reason
 
 SIZE = 5 * WINDOW + 12_345
 FILE = Random(1).randbytes(SIZE)
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def account() -> Windows:
-    budget = Budget(64 * MIB, 256 * MIB, Reason.USER_MEMORY, Reason.ALL_MEMORY)
+    budget = Budget(64 * MIB, 256 * MIB, RequestReason.USER_MEMORY, RequestReason.ALL_MEMORY)
     return Windows(budget, Buffers())
 
 

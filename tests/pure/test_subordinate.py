@@ -2,9 +2,9 @@
 
 import pytest
 
+from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Budget
 from gcorefs.mount.subordinate import Subordinates
-from gcorefs.process.errors import ProcessError, Reason
 
 PID = 4711
 USERS = {"root": 0, "alice": 1000, "bob": 1001}
@@ -54,12 +54,12 @@ def test_without_a_table_everybody_is_their_own() -> None:
 
 def test_whoever_has_many_uids_has_one_share() -> None:
     owner = Subordinates(TEXT, USERS.get).owner
-    budget = Budget(5, 12, Reason.USER_REQUESTS, Reason.ALL_REQUESTS, owner)
+    budget = Budget(5, 12, RequestReason.USER_REQUESTS, RequestReason.ALL_REQUESTS, owner)
     for uid in (1000, 100_000, 100_001, 100_002, 165_535):
         budget.take(uid, PID)
-    with pytest.raises(ProcessError) as caught:
+    with pytest.raises(RequestError) as caught:
         budget.take(100_003, PID)
-    assert caught.value.reason is Reason.USER_REQUESTS
+    assert caught.value.reason is RequestReason.USER_REQUESTS
     assert "uid 100003" in str(caught.value)
     with budget.lent(165_536, PID), budget.kept(165_537, PID):
         pass

@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.limits import Budget
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.windows import WINDOW, WINDOWS, Windows
-from gcorefs.process.errors import Reason
 
 MIB = 1 << 20
 EACH, TOTAL = 64 * MIB, 160 * MIB
@@ -21,7 +21,7 @@ SIZE = 1 << 40
 
 class Account:
     def __init__(self, each: int = EACH, total: int = TOTAL) -> None:
-        self._budget = Budget(each, total, Reason.USER_MEMORY, Reason.ALL_MEMORY)
+        self._budget = Budget(each, total, RequestReason.USER_MEMORY, RequestReason.ALL_MEMORY)
         self.windows = Windows(self._budget, Buffers())
 
     def used(self, uid: int) -> int:

@@ -15,8 +15,10 @@ process: with subset=pid /proc has none of those.
 import errno
 import os
 
+from gcorefs.errors import GcorefsError
 
-class FormatError(ValueError):
+
+class FormatError(GcorefsError, ValueError):
     """The text is not one that the kernel writes: refused, never guessed at."""
 
 

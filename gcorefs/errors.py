@@ -1,0 +1,33 @@
+"""What all errors of gcorefs have in common; each layer has its own beside what raises them."""
+
+import enum
+
+
+class GcorefsError(Exception):
+    """Every error that gcorefs raises on purpose, whatever else it is (OSError, ValueError)."""
+
+
+class Why(enum.Enum):
+    """Why something is refused: the errno that the caller sees, and what the log says.
+
+    Each layer has an enum of its own: process/errors.py, mount/errors.py.
+    """
+
+    def __init__(self, errno_: int, text: str) -> None:
+        self.errno = errno_
+        self.text = text
+
+
+class Refusal(GcorefsError, OSError):
+    """A core that cannot be had.  `errno` is what open(2) or read(2) fails with."""
+
+    def __init__(self, reason: Why, pid: int, detail: str = "") -> None:
+        """`pid` is 0 where it was no process that was asked for, but a directory."""
+        text = f"process {pid}: {reason.text}" if pid else f"the mount: {reason.text}"
+        super().__init__(reason.errno, f"{text} ({detail})" if detail else text)
+        self.reason = reason
+        self.pid = pid
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return str(self.strerror)
