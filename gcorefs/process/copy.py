@@ -1,11 +1,11 @@
-"""The memory of a process, copied into ours by all cores, so that it need not stand still.
+"""Copies the memory of a process into ours on all CPUs, so that the process can run on.
 
-What costs is not the copying but the room for it: a fresh page that is written to has to be
-found and cleared first, and a gigabyte of small ones takes longer than to fill them.  So room
-is made before the process is stopped, by an estimate, in huge pages where there are some.
+The room for the copy costs more than the copy itself: the kernel must find and clear each new page,
+and for a gigabyte of small pages that takes longer than to fill them.  So room is made before the
+process is stopped, by an estimate, in huge pages if there are any.
 
-It is never made at the expense of others (Room), and a page that does not come is not waited
-for: what cannot be copied at once is left where it is (NotCopied).
+A copy never takes memory that others need (Room), and never waits for a page that does not come:
+memory that cannot be copied at once stays where it is (NotCopied).
 """
 
 import mmap
@@ -31,15 +31,15 @@ from gcorefs.process.threads import NoThread, start_thread
 
 _RESERVED_SHARE = 16
 _RESERVE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // _RESERVED_SHARE
-"""Bytes that are left to all others; of a cgroup's limit the same share is."""
+"""Bytes that a copy leaves to others.  It leaves the same share of the limit of a cgroup."""
 
 _PIECE = 16 << 20
-"""Bytes that one thread copies, or makes room for, before it takes the next."""
+"""Bytes that one thread copies, or makes room for, at a time."""
 
 _MOST_THREADS = 16
 _PREPARE_TIMEOUT = 5.0
 _READ_TIMEOUT = 10.0
-"""Seconds in which a piece has to be there."""
+"""Seconds in which a thread must finish a piece."""
 
 
 class NotCopied(Exception):
@@ -47,14 +47,13 @@ class NotCopied(Exception):
 
 
 class Room:
-    """How much memory copies may take: `limit` bytes, as long as the machine and our cgroups have
-    it."""
+    """How much memory copies may take: `limit` bytes, if the machine and our cgroups have it."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
 
     def take(self, amount: int, more: int) -> None:
-        """`amount` bytes in all, of which `more` are not taken yet.  NotCopied."""
+        """Take `amount` bytes in total, of which `more` are not taken yet.  NotCopied."""
         if amount > self._limit:
             raise NotCopied(f"its {_mebibytes(amount)} are over copy_limit")
         if more + _RESERVE > system_files.available_memory():
@@ -65,22 +64,22 @@ class Room:
                 raise NotCopied(f"memory is short for its {_mebibytes(amount)} ({limit})")
 
     def give_back(self, amount: int) -> None:
-        """At any time, in any thread, in the middle of anything."""
+        """Give back `amount` bytes.  A finalizer calls this at any point of any thread."""
 
 
 class Copy:
-    """Room for one copy, and what is in it."""
+    """Room for one copy, and its content."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        # Not shared, which it would be by default: such memory has no huge pages.
+        # Not MAP_SHARED, the default of mmap: shared memory has no huge pages.
         self._map = mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        # When it is really gone: a read that nobody waits for any more may still be in it.
+        # Give back when the map is really freed: an abandoned read may still write into it.
         weakref.finalize(self._map, _give_back, room, charges := [0]).atexit = False
         self._charges = charges
 
     def prepare(self, size: int) -> None:
-        """Make room for about `size` bytes.  NotCopied; what there is stays."""
+        """Make room for about `size` bytes.  NotCopied: the room so far stays."""
         self.fit(size)
         buffer = memoryview(self._map)
         deadline = time.monotonic() + _PREPARE_TIMEOUT
@@ -90,7 +89,7 @@ class Copy:
             for start in _each(pieces):
                 if time.monotonic() > deadline:
                     return
-                # Where there is none just now, the copy itself will see.
+                # If there is no memory now, the copy itself meets that again.
                 own_memory.populate(buffer[start : start + _PIECE])
                 yield
 
@@ -100,16 +99,16 @@ class Copy:
             raise NotCopied(f"there is no room for it: {error}") from error
 
     def fit(self, size: int) -> None:
-        """Room for `size` bytes, no less and not much more.  NotCopied; what there is stays."""
+        """Resize the room to `size` bytes, rounded up to pages.  NotCopied: the room stays."""
         size = max(page_up(size), PAGE_SIZE)
         (charged,) = self._charges
         if size > charged:
             self._room.take(size, size - charged)
             self._charges[0] = size
         try:
-            self._map.resize(size)  # BufferError: somebody still makes room in it
+            self._map.resize(size)  # BufferError: a thread still populates it
             self._map.madvise(mmap.MADV_HUGEPAGE)
-            # It holds the secrets of others: not for a core of ours, nor for a child.
+            # It holds secrets of another process: keep it out of our cores and our children.
             self._map.madvise(mmap.MADV_DONTDUMP)
             self._map.madvise(mmap.MADV_DONTFORK)
         except (OSError, BufferError) as error:
@@ -119,7 +118,7 @@ class Copy:
             self._room.give_back(charged - size)
 
     def fill(self, layout: Layout, memory: Memory) -> None:
-        """Copy all that the file has of memory.
+        """Copy all memory in the file.
 
         NotCopied; ProcessError: the process died or was let go.
         """
@@ -164,11 +163,11 @@ class Copy:
         ask_each(questions, lambda index: give_up(late[index][2]))
 
     def discard(self) -> None:
-        """Free the memory at once.  Whoever still copies into it copies for nobody."""
+        """Free the memory at once.  Nobody uses what a thread still copies into it."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def view(self, start: int, end: int) -> memoryview:
-        """Part of it, which is not freed before the view is gone."""
+        """A part of the copy.  The view keeps the copy from being freed."""
         return memoryview(self._map)[start:end].toreadonly()
 
 
@@ -189,9 +188,9 @@ def _each(pieces: deque[int]) -> Iterator[int]:
 
 
 def _by_all_cores(work: Callable[[], Iterator[None]], most: int, timeout: float) -> None:
-    """Run `work` in several threads to its end; at each yield it has come one step further.
+    """Run `work` in several threads to its end.  Each yield is a step of progress.
 
-    Raises what it raises, and NotCopied where none has come further for `timeout` seconds.
+    Raises the exception of `work`, or NotCopied after `timeout` seconds without a step.
     """
     steps: queue.SimpleQueue[BaseException | bool] = queue.SimpleQueue()
     is_over = threading.Event()
@@ -203,7 +202,7 @@ def _by_all_cores(work: Callable[[], Iterator[None]], most: int, timeout: float)
                 if is_over.is_set():
                     break
             steps.put(True)
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # handed to the caller
             steps.put(error)
 
     running = 0
@@ -230,4 +229,4 @@ def _by_all_cores(work: Callable[[], Iterator[None]], most: int, timeout: float)
         if failure is not None:
             raise failure
     finally:
-        del failure  # this frame is in its traceback: nothing is to go in a circle, a copy least
+        del failure  # its traceback refers to this frame: a cycle would keep the copy alive

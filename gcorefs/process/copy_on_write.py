@@ -1,26 +1,26 @@
-"""Pages that process_vm_readv(2) would copy by reading them.
+"""Pages that a read by process_vm_readv(2) would copy.
 
 After a fork(2), parent and child share the pages of private memory until one of them writes.
-process_vm_readv(2) pins what it reads (FOLL_PIN), and a page that is pinned must be the
-process's own: where it may not be, the kernel makes a copy of it first (mm/gup.c,
-gup_must_unshare).  So to read a child of a server with 10 GiB in this way takes 10 GiB from the
-machine, for good.  /proc/PID/mem does not pin (mm/memory.c, __access_remote_vm), and is how
-such pages are read.
+process_vm_readv(2) pins the pages that it reads (FOLL_PIN), and a pinned page must be exclusive to
+the process.  If it may not be, the kernel first makes a copy of it (mm/gup.c, gup_must_unshare).
+So if we read a child of a 10 GiB server in this way, the machine loses 10 GiB for good.
+/proc/PID/mem does not pin (mm/memory.c, __access_remote_vm), so these pages are read through it.
 
-/proc/PID/smaps tells which mappings have pages that are shared, /proc/PID/pagemap which pages
-these are; it is asked for what is about to be read, and only in such mappings.  Beyond that:
+/proc/PID/smaps tells which mappings have shared pages, and /proc/PID/pagemap tells which pages
+are shared.  We ask pagemap only for ranges that we are about to read in these mappings.  Also:
 
-- A page that KSM has merged is copied even where nobody else has it any more, and pagemap does
-  not tell.  So in mappings that may be merged (madvise(2), MADV_MERGEABLE), no page counts as
-  the process's own.
-- Nor does pagemap tell of pages that are swapped out.  So no page counts as the process's own
-  in a mapping of which some are both shared and swapped out.
-- A huge page is one folio: as long as another process maps any part of it, a page that only we
-  map is copied too (mm/memory.c, wp_can_reuse_anon_folio).  So what is near a shared page, as
-  far as a folio reaches, counts as shared.
+- The kernel copies a page that KSM has merged even if no other process has it any more, and
+  pagemap does not tell.  So no page counts as exclusive in a mapping that KSM may merge
+  (madvise(2), MADV_MERGEABLE).
+- pagemap does not tell whether a swapped-out page is shared.  So no page counts as exclusive in a
+  mapping that has shared pages and swapped-out pages.
+- A huge page is one folio.  While another process maps any part of it, the kernel copies also a
+  page that only this process maps (mm/memory.c, wp_can_reuse_anon_folio).  So all pages near a
+  shared page, as far as a folio reaches, count as shared.
 
-Not seen, and copied: a huge page of which this process maps one part alone and another process
-another; a page that this process has in memory alone and another process swapped out.
+Two cases are not seen, and are copied: a huge page of which this process alone maps one part and
+another process alone maps another part; a page that only this process has in memory while another
+process has it swapped out.
 """
 
 from bisect import bisect_right
@@ -32,15 +32,15 @@ from gcorefs.elfcore.vma import Vma
 from gcorefs.process.pagemap import ANONYMOUS, NOT_EXCLUSIVE, Pagemap
 
 _REACH = (2 << 20) // PAGE_SIZE - 1
-"""Pages from the first to the last of the largest folio.  After mremap(2) it may begin at any
-page border."""
+"""Pages from the first to the last of the largest folio.  After mremap(2) a folio may begin at
+any page."""
 
 Run = tuple[int, int]
-"""First page and the page behind the last one."""
+"""The first page, and the page behind the last page."""
 
 
 class CopyOnWrite:
-    """The pages of a process that a pin would copy."""
+    """The pages of a process that the kernel would copy for a pin."""
 
     def __init__(self, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
         found = [
@@ -53,12 +53,12 @@ class CopyOnWrite:
         self._pagemap = pagemap
 
     def overlaps(self, start: int, end: int) -> bool:
-        """True where there may be such pages between the two addresses."""
+        """True if there may be pages to copy between two addresses."""
         reach = _REACH * PAGE_SIZE
         return next(self._mappings.between(start - reach, end + reach), None) is not None
 
     def runs(self, address: int, length: int) -> Iterator[tuple[int, int]]:
-        """Start and end of each run of such pages in a range, cut at its borders, in order."""
+        """Start and end of each run of pages to copy, clipped to the range, in order."""
         end = address + length
         if not self.overlaps(address, end):
             return
@@ -78,7 +78,7 @@ class CopyOnWrite:
                 )
 
     def _pages(self, first: int, count: int) -> tuple[bytes, bytes]:
-        """A byte for each page: 1 where it is anonymous, and 1 where it is shared as well."""
+        """Two strings with a byte for each page: 1 if anonymous; 1 if anonymous and shared."""
         flags = self._pagemap.flags(first * PAGE_SIZE, count * PAGE_SIZE)
         anonymous = flags.translate(ANONYMOUS)
         shared = bytearray(flags.translate(NOT_EXCLUSIVE))
@@ -89,14 +89,14 @@ class CopyOnWrite:
 
 
 class _Borders:
-    """Of mappings in address order."""
+    """The start and end addresses of mappings, in address order."""
 
     def __init__(self, vmas: Sequence[Vma]) -> None:
         self._starts = [vma.start for vma in vmas]
         self._ends = [vma.end for vma in vmas]
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Start and end of what each of them has between two addresses."""
+        """Start and end of the part of each mapping between two addresses."""
         index = bisect_right(self._ends, start)
         while index < len(self._starts) and self._starts[index] < end:
             yield max(start, self._starts[index]), min(end, self._ends[index])
@@ -104,7 +104,7 @@ class _Borders:
 
 
 def _neighbourhoods(shared: bytes) -> Iterator[Run]:
-    """What lies within reach of pages that are shared, in order and apart."""
+    """The runs of pages within reach of a shared page, in order and disjoint."""
     first = shared.find(1)
     while first >= 0:
         last = first
@@ -115,7 +115,7 @@ def _neighbourhoods(shared: bytes) -> Iterator[Run]:
 
 
 def _runs_in(pages: bytes, low: int, high: int) -> Iterator[Run]:
-    """Runs of 1 between two indexes."""
+    """The runs of 1 between two indexes."""
     while (first := pages.find(1, low, high)) >= 0:
         low = pages.find(0, first, high)
         if low < 0:

@@ -1,11 +1,11 @@
 """Which pages of a process are in its page tables or swapped out
 (Documentation/admin-guide/mm/pagemap.rst).
 
-Nothing is touched by asking.  Linux 6.7 and later look through the page tables themselves and
-tell of runs (PAGEMAP_SCAN); before, each page has an entry to be read: 8 bytes for 4 KiB.
+A read of pagemap does not change any page.  Since Linux 6.7 the kernel walks the page tables and
+returns runs (PAGEMAP_SCAN); before, we read an entry for each page: 8 bytes for 4 KiB.
 
-Where /proc does not show the file, nothing is known of any page (Unknown): all is read, and
-every page that somebody else might have to bring is taken for one that is not there.
+If /proc does not show the file, nothing is known about any page (Unknown).  Then all pages are
+read, and a page that another process may have to supply counts as absent.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ from gcorefs.process.errors import named
 from gcorefs.process.threads import NoThread, start_thread
 
 _ENTRY_SIZE = 8
-# Of the highest byte of an entry: bit 63 is present, 62 swapped, 61 a page of a file or of shared
-# memory, 56 mapped by this process alone.  The kernel's page of zeros has bit 63 only.
+# Bits in the highest byte of an entry: 63 present, 62 swapped, 61 a page of a file or of shared
+# memory, 56 mapped only by this process.  The kernel's page of zeros has only bit 63.
 _IS_PRESENT = 0x80
 _POPULATED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
 ANONYMOUS = bytes(1 if byte & 0xC0 and not byte & 0x20 else 0 for byte in range(256))
-"""Makes of Pagemap.flags a byte for each page: 1 where it is populated, and private."""
+"""Translates Pagemap.flags to a byte for each page: 1 if the page is populated and private."""
 NOT_EXCLUSIVE = bytes(1 if byte & 0xC0 and not byte & 0x21 else 0 for byte in range(256))
-"""The same, 1 where another process maps it as well, or it is swapped out."""
+"""The same, but 1 only if another process maps the page too, or if it is swapped out."""
 _ENTRIES_AT_ONCE = 1 << 17
-# Bits 0 to 4 of an entry that is swapped out are the type of its swap, the rest its offset
-# (fs/proc/task_mmu.c, pte_to_pagemap_entry).  The last type means a marker (include/linux/swap.h,
-# SWP_PTE_MARKER), whose offset says of what (swapops.h).
+# In the entry of a swapped-out page, bits 0 to 4 are the swap type and the rest is the swap offset
+# (fs/proc/task_mmu.c, pte_to_pagemap_entry).  The last type is a marker (include/linux/swap.h,
+# SWP_PTE_MARKER); its offset tells the kind of marker (swapops.h).
 _SWAP_TYPE = 0x1F
 _PTE_MARKER = 31
 _POISONED = 1 << (5 + 1)
@@ -47,35 +47,35 @@ class Pagemap:
     """Of the process whose thread `tid` is."""
 
     why_unknown = ""
-    """Why nothing is known of any page, empty where it is."""
+    """Why nothing is known about any page; empty if pagemap is readable."""
 
     def __init__(self, tid: int) -> None:
         """ESRCH, and whatever else procfile.py has."""
         self._file = procfile.open_file(f"{tid}/pagemap")
         self._ahead: Thread | None = None
         self._all: tuple[Column, Column] | None = None
-        # Every page has an entry, mapped or not.  In an empty file that lies over this one all
-        # memory would be holes.
+        # Every page has an entry, mapped or not.  If an empty file is mounted over pagemap, all
+        # memory would look like holes.
         if not os.pread(self._file, _ENTRY_SIZE, 0):
             raise address_space.without_text(tid, "pagemap")
 
     def look_ahead(self) -> None:
-        """Begin to find all runs, of everything that is mapped.
+        """Start to find the runs of all mappings, in a thread.
 
-        Looking through many page tables takes a third of the time of reading smaps or more, which
-        does so too; both can be done at once.
+        A walk of many page tables takes a third of the time of smaps, which walks them too, or
+        more.  Both can run at the same time.
         """
         with contextlib.suppress(NoThread):
             self._ahead = start_thread("gcorefs-pagemap", self._find_all)
 
     def _find_all(self) -> None:
-        with contextlib.suppress(OSError):  # whoever asks for runs will see it again
+        with contextlib.suppress(OSError):  # `runs` meets the error again
             self._all = self._scan_populated(0, HOST.address_space_end)
 
     def flags(self, address: int, length: int) -> bytes:
         """The highest byte of the entry of each page that the range touches.
 
-        Fewer than there are pages where the address space ends, or is gone.
+        Fewer bytes than pages if the address space ends or is gone.
         """
         first = address // PAGE_SIZE
         count = -(-(address + length) // PAGE_SIZE) - first
@@ -83,14 +83,14 @@ class Pagemap:
         return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
 
     def populated(self, address: int, length: int) -> bytes:
-        """A byte for each page that the range touches: 1 where it is populated, else 0.
+        """A byte for each page that the range touches: 1 if it is populated, else 0.
 
-        Fewer than there are pages where the address space is gone.
+        Fewer bytes than pages if the address space is gone.
         """
         return self.flags(address, length).translate(_POPULATED)
 
     def is_present(self, address: int, length: int) -> bool:
-        """True where every page that the range touches is in memory just now."""
+        """True if every page that the range touches is in memory now."""
         flags = self.flags(address, length)
         count = -(-(address + length) // PAGE_SIZE) - address // PAGE_SIZE
         return len(flags) == count and min(flags) >= _IS_PRESENT
@@ -98,9 +98,9 @@ class Pagemap:
     def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
         """Starts and ends of the runs of populated pages of some ranges, in order.
 
-        The ranges lie on page borders and ascend; what lies outside may be told of too.  A page
-        that was only ever read is the kernel's page of zeros and counts as not populated,
-        where the kernel tells.  Nothing where the address space is gone.
+        The ranges are in ascending order, and their ends are multiples of the page size.  The
+        result may have runs outside of them.  A page that was only read is the kernel's page of
+        zeros; it counts as not populated if the kernel tells.  Empty if the address space is gone.
         """
         if self._ahead is not None:
             self._ahead.join()
@@ -120,15 +120,15 @@ class Pagemap:
     def scan(
         self, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0
     ) -> tuple[Column, Column] | None:
-        """Starts and ends of the runs of pages that are what these bits say, in order.
+        """Starts and ends of the runs of pages that match these bits, in order.
 
-        None where this kernel does not tell.
+        None if this kernel does not support the request.
         """
         return pagemap_scan.scan(self._file, start, end, all_of, any_of, none_of)
 
     def poisoned(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Where a range has pages that UFFDIO_POISON made unreadable; none without CAP_SYS_ADMIN,
-        which it takes to be shown the entries in full."""
+        """The ranges of pages that UFFDIO_POISON made unreadable.  Empty without CAP_SYS_ADMIN,
+        because then the kernel does not show the entries in full."""
         found: list[tuple[int, int]] = []
         for first, last in zip(*self.scan(start, end, all_of=SWAPPED) or ((), ()), strict=True):
             entries = os.pread(
@@ -159,14 +159,14 @@ class Pagemap:
                 return
 
     def __del__(self) -> None:
-        # Not a close() that somebody calls: a reader in another thread may be in the middle
-        # of a pread, and the number of a closed file is soon another file's.
+        # There is no close(): a reader in another thread may be in a pread(2), and another file
+        # soon gets the number of a closed file descriptor.
         if hasattr(self, "_file"):
             os.close(self._file)
 
 
 class Unknown(Pagemap):
-    """The same where /proc does not show it."""
+    """A Pagemap for a process whose pagemap /proc does not show."""
 
     def __init__(self, why: str) -> None:
         self.why_unknown = why
@@ -175,7 +175,7 @@ class Unknown(Pagemap):
         pass
 
     def flags(self, address: int, length: int) -> bytes:
-        """Each page may be in memory, and may be another process's as well."""
+        """Every page may be in memory and may be shared with another process."""
         first = address // PAGE_SIZE
         return bytes((_IS_PRESENT,)) * (-(-(address + length) // PAGE_SIZE) - first)
 
@@ -187,7 +187,7 @@ class Unknown(Pagemap):
         return False
 
     def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
-        """All of it: what is not known to be a hole is read."""
+        """All ranges: no hole is known, so everything is read."""
         return array("Q", [start for start, _ in ranges]), array("Q", [end for _, end in ranges])
 
     def scan(
@@ -200,7 +200,7 @@ _NOT_SHOWN = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODATA)
 
 
 def open_pagemap(tid: int) -> Pagemap:
-    """What /proc shows of the process whose thread `tid` is.  ESRCH."""
+    """The pagemap of the process of thread `tid`, or Unknown if /proc does not show it.  ESRCH."""
     try:
         return Pagemap(tid)
     except OSError as error:
