@@ -1,14 +1,14 @@
-"""Memory that was never populated, found without touching it.
+"""Finds memory that was never populated (holes) without touching it.
 
-Reading is not free for the process that is read: an untouched page of anonymous memory gets
-page tables, a hole in a memfd becomes a page of zeros that stays, a huge page is taken from
-those that were set aside.  And there may be terabytes of it.  So what is not populated is known
-to be zeros before anything is read, and is not read.
+A read is not free for the process: an untouched page of anonymous memory gets page tables, a hole
+in a memfd becomes a page of zeros that stays, a huge page is taken from the hugetlb pool.  And
+there may be terabytes of holes.  So we find the holes first, know that they are zeros, and do not
+read them.
 
-Private anonymous memory: the page tables tell (pagemap.py).  Shared memory without a name: its
-file does (shared.py).  Mappings under userfaultfd(2) are not asked about: what a missing page
-of theirs holds, its handler knows.  Nor are private mappings of files: an untouched page of
-these is the file's.
+The page tables show the holes of private anonymous memory (pagemap.py).  The file shows the holes
+of shared memory without a name (shared.py).  Mappings under userfaultfd(2) have no known holes:
+only the handler knows the content of a missing page.  Private mappings of files have none either:
+an untouched page has the bytes of the file.
 """
 
 from array import array
@@ -22,18 +22,18 @@ from gcorefs.process.shared import Shared
 from gcorefs.process.turns import LINE
 
 Holes = tuple[Column, Column]
-"""Starts and ends, on page borders, in order."""
+"""Starts and ends, multiples of the page size, in order."""
 
 _NONE: Holes = array("Q"), array("Q")
 
 _NEAR = 1 << 20
-"""Less is looked through in the time that a question takes."""
+"""A walk of fewer bytes takes no longer than one more call."""
 
 
 def find_holes(
     vmas: Sequence[Vma], sizes: Sequence[int], pagemap: Pagemap, shared: Shared
 ) -> list[Holes]:
-    """The holes of each mapping, of which `sizes` bytes are wanted in the core."""
+    """The holes of each mapping.  `sizes`: how many bytes of each the core wants."""
     found: list[Holes] = [_NONE] * len(vmas)
     for row in _rows(vmas, sizes):
         starts, ends = pagemap.runs([(vmas[index].start, vmas[index].end) for index in row])
@@ -46,10 +46,10 @@ def find_holes(
 
 
 def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Mappings that may have holes, by index; of each row all are to be asked about at once.
+    """Mappings that may have holes, by index, in rows.  One call finds the holes of a row.
 
-    Threads have their stacks in such rows, and one question for each would be 10,000.  But to
-    look through a gibibyte between two that is known to have no holes takes 3 ms.
+    The stacks of threads lie in a row, and one call for each stack would be 10,000 calls.  But a
+    walk of a gibibyte without holes between two mappings takes 3 ms.
     """
     row: list[int] = []
     between = 0
@@ -79,10 +79,10 @@ def _is_private_anonymous(vma: Vma) -> bool:
 
 
 def _between(starts: Column, ends: Column, vma: Vma) -> Holes:
-    """What of a mapping lies between populated runs."""
+    """The parts of a mapping between populated runs."""
     first, last = bisect_right(ends, vma.start), bisect_left(starts, vma.end)
     hole_starts, hole_ends = ends[first:last], starts[first:last]
-    # A run that goes across a border of the mapping leaves none there.
+    # If a run crosses an end of the mapping, there is no hole at that end.
     if last > first and hole_ends[0] <= vma.start:
         del hole_ends[0]
     else:

@@ -1,19 +1,19 @@
-"""Bytes out of a process that stands still.
+"""Reads the memory of a process that stands still.
 
-Three ways meet here, and a fourth that is known to be zeros:
+There are three ways to read a page:
 
-- process_vm_readv(2) is the quick way, and reads many ranges with one call.  It stops short at
-  a page that it cannot have; such a page is tried once more through /proc/PID/mem.
-- /proc/PID/mem (mem.py) also reads what is mapped PROT_NONE (FOLL_FORCE in fs/proc/base.c,
-  mem_rw), and does not copy pages that are shared since a fork(2) (copy_on_write.py).
+- process_vm_readv(2) is fast, and reads many ranges with one call.  It stops at a page that it
+  cannot read; that page is tried again through /proc/PID/mem.
+- /proc/PID/mem (mem.py) also reads PROT_NONE mappings (FOLL_FORCE in fs/proc/base.c, mem_rw),
+  and does not copy pages that are shared since a fork(2) (copy_on_write.py).
 - Shared memory without a name is read from its file (shared.py).
 
-What none can read ([vvar], [vsyscall], pages past the end of a mapped file) is zeros here, as
-it is a hole in the kernel's own cores, and is counted.
+A page that no way can read ([vvar], [vsyscall], pages past the end of a mapped file) is zeros
+here and is counted; the kernel's own cores have a hole there.
 
-Through /proc/PID/mem no page is read that somebody has to bring (absent.py): such a page is
-had the quick way or not at all.  Where process_vm_readv(2) is denied (readv.py), all is read
-through /proc/PID/mem, and what a disk has to bring as well; any other such page is an error.
+/proc/PID/mem is not used for a page that somebody must supply (absent.py): only
+process_vm_readv(2) reads it.  If process_vm_readv(2) is denied (readv.py), everything is read
+through /proc/PID/mem, also a page that a disk must supply; any other absent page is an error.
 """
 
 from collections.abc import Callable, Container
@@ -33,25 +33,25 @@ from gcorefs.process.shared import Shared
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What is asked before every read of a process: which way each page is read."""
+    """The facts that decide, before every read, which way each page is read."""
 
     shared: Shared
     absent: Absent
     copy_on_write: CopyOnWrite
     pagemap: Pagemap
     only_pinned: bool = False
-    """Some thread did not stop, and may yet call execve(2).  process_vm_readv(2) would
-    then read the new program, under our credentials; the open mem file still means the
-    old one, and has nothing any more (fs/proc/base.c, mem_rw)."""
+    """Some thread did not stop and may still call execve(2).  process_vm_readv(2) would then read
+    the new program, under our credentials; the open mem file still means the old program, and
+    reads nothing any more (fs/proc/base.c, mem_rw)."""
 
 
 class Memory:
-    """The memory of one process, read through one of its threads while that is held."""
+    """The memory of one process, read through one of its threads while it is held."""
 
     def __init__(self, mem: MemFile, ways: Ways, lost: Lost, check: Callable[[], None]) -> None:
-        """`check` is asked after every read, and raises where it came too late to be true.
+        """`check` is called after every read, and raises if the read came too late to be true.
 
-        Into `lost` go the pages that could not be had and are zeros.
+        `lost` collects the pages that could not be read and are zeros.
         """
         self.lost = lost
         self.ways = ways
@@ -68,8 +68,8 @@ class Memory:
     ) -> None:
         """Fill `buffer` (writable, bytes) from `address`.  EIO: died or let go.
 
-        MayWait, once all before is done, at a page that others than `sources` have to bring
-        (None: wait for anybody).
+        MayWait: the bytes up to a page are filled, and a source that is not in `sources` must
+        supply that page (None: wait for every source).
         """
         if sources is not None:
             first = self.ways.absent.first(address, len(buffer), sources)
@@ -83,9 +83,9 @@ class Memory:
         self._check()
 
     def read_at_once(self, address: int, buffer: memoryview) -> bool:
-        """Fill `buffer` from `address`, if every page is there and nothing has to be waited for.
+        """Fill `buffer` from `address`, if every page is in memory and the read need not wait.
 
-        False: it was not filled, and the other ways are to be gone.  EIO: died or let go.
+        False: it was not filled; use the other functions.  EIO: died or let go.
         """
         end = address + len(buffer)
         if self.ways.only_pinned or self._has_other_ways(address, end):
@@ -94,13 +94,13 @@ class Memory:
             if not self.ways.pagemap.is_present(address, len(buffer)):
                 return False
             count = self._read_present(address, buffer)
-        except OSError:  # they will meet it again
+        except OSError:  # the other functions meet it again
             return False
         self._check()
         return count == len(buffer)
 
     def _read_present(self, address: int, buffer: memoryview) -> int:
-        """How many bytes from the beginning could be had, of pages that are all in memory."""
+        """How many bytes from the beginning could be read.  All pages are in memory."""
         if self._readv.is_denied:
             return self._mem.read(address, buffer)
         for start, end in self.ways.copy_on_write.runs(address, len(buffer)):
@@ -116,10 +116,10 @@ class Memory:
         buffer: memoryview,
         sources: Container[str] | None = None,
     ) -> None:
-        """Fill `buffer` from ranges of memory, which ascend, one after the other; ZEROS among
-        them are zeros.
+        """Fill `buffer` from ascending ranges of memory, one behind the other.  A range at ZEROS
+        is zeros.
 
-        As read_into, but in as few calls as it takes.
+        Like read_into, but with as few system calls as possible.
         """
         if len(addresses) == 1 and lengths[0] <= LONGEST_PIECE and addresses[0] != ZEROS:
             self.read_into(addresses[0], buffer, sources)
@@ -127,7 +127,7 @@ class Memory:
         ranges, zeros = divide(addresses, lengths)
         for place, length in zeros:
             clear(buffer[place : place + length])
-        first = 0  # of those in a row that are read with one call
+        first = 0  # the first of consecutive ranges that one call reads
         if not ranges or not self._is_simple(ranges.start, ranges.end):
             for index, (address, length, place) in enumerate(ranges):
                 if self._is_simple(address, address + length):
@@ -142,7 +142,7 @@ class Memory:
         self._check()
 
     def _is_simple(self, start: int, end: int) -> bool:
-        """True where all that is between is read the quick way and waits for nobody."""
+        """True if process_vm_readv(2) reads all between two addresses and waits for nobody."""
         return not (
             self.ways.only_pinned
             or self._readv.is_denied
@@ -151,14 +151,14 @@ class Memory:
         )
 
     def _has_other_ways(self, start: int, end: int) -> bool:
-        """True where something between is read from a file, or has to be brought."""
+        """True if a page between two addresses is read from a file or must be supplied."""
         return self.ways.shared.overlaps(start, end) or self.ways.absent.overlaps(start, end)
 
     def _read_vectors(self, ranges: Ranges, buffer: memoryview) -> None:
         for first in range(0, len(ranges), _RANGES_AT_ONCE):
             some = ranges.part(first, first + _RANGES_AT_ONCE)
             for address, length, place in some.behind(self._readv.read_ranges(some, buffer)):
-                # A page could not be had; of what is behind it nothing has been tried.
+                # A page could not be read; nothing behind it has been tried.
                 self._read(address, buffer[place : place + length], quickly=True)
 
     def _read_private(self, address: int, buffer: memoryview) -> None:
@@ -181,7 +181,7 @@ class Memory:
                 done += self._read_forced(address + done, buffer[done:][:most], was_tried=quickly)
 
     def check_pinned(self) -> None:
-        """Raise where the process has another program by now than when this was opened.  EIO."""
+        """EIO if the process has another program now than when this memory was opened."""
         self._mem.check()
 
     def read_bytes(self, address: int, length: int, sources: Container[str] | None = None) -> bytes:
@@ -190,13 +190,16 @@ class Memory:
         return bytes(buffer)
 
     def _read_forced(self, address: int, buffer: memoryview, was_tried: bool) -> int:
-        """What /proc/PID/mem has from `address` on, or one page of zeros where it has none."""
+        """Read from `address` through /proc/PID/mem, or clear one page if that reads nothing.
+
+        The result is the number of bytes.
+        """
         missing = self._first_missing(address, len(buffer))
         if missing == address and not (was_tried or self._readv.is_denied):
             count = self._readv.read(address, buffer[:_FORCED_AT_ONCE])
             if count and not self.ways.only_pinned:
                 return count
-            # It was brought in.  What was read may be another program's, and is not looked at.
+            # The page is in memory now.  The bytes may be of another program, and are not used.
             missing = self._first_missing(address, len(buffer))
         if missing != address:
             there = buffer if missing is None else buffer[: missing - address]
@@ -209,18 +212,18 @@ class Memory:
 
     @property
     def is_readv_denied(self) -> bool:
-        """True where all is read through /proc/PID/mem because there is no other way."""
+        """True if everything is read through /proc/PID/mem because there is no other way."""
         return self._readv.is_denied
 
     def lose(self, address: int) -> None:
-        """Count the page at `address` as one that could not be had."""
+        """Count the page at `address` as unreadable."""
         self.lost.add(address)
 
     def _first_missing(self, address: int, length: int) -> int | None:
-        """Where the first page begins that somebody has to bring.
+        """The address of the first page that somebody must supply.
 
-        Where /proc/PID/mem is the only way, disks may bring theirs; NotBrought where it is the
-        very first page, and somebody else's to bring.
+        If /proc/PID/mem is the only way, pages that a disk supplies do not count.  NotBrought: it
+        is the only way, and the very first page is one that another source must supply.
         """
         is_denied, absent = self._readv.is_denied, self.ways.absent
         first = absent.first(address, length, absent.disks if is_denied else ())
@@ -231,7 +234,7 @@ class Memory:
         return first[0]
 
 
-# Enough that a large PROT_NONE mapping costs few calls, little enough that the quick way is
-# soon tried again.
+# Large enough that a large PROT_NONE mapping costs few calls, and small enough that
+# process_vm_readv(2) is soon tried again.
 _FORCED_AT_ONCE = 16 * PAGE_SIZE
 _RANGES_AT_ONCE = 1024  # include/uapi/linux/uio.h, UIO_MAXIOV

@@ -9,20 +9,20 @@ from operator import eq, ne
 from gcorefs.elfcore.segments import ZEROS, Column
 
 LONGEST_PIECE = 256 << 10
-"""Bytes of one range that are read with one call, where more than that are wanted."""
+"""The most bytes of one range that one call reads."""
 
 
 @dataclass(slots=True)
 class Ranges:
     """Ranges of memory, in ascending order.  Lengths in bytes.
 
-    Nobody changes it.  It is not frozen, for that would double the time to make one.
+    Treat it as immutable.  It is not frozen because that doubles the time to make one.
     """
 
     addresses: Column
     lengths: Column
     places: Column
-    """Offsets in the buffer, ascending as well."""
+    """Offsets in the buffer, also ascending."""
 
     @property
     def start(self) -> int:
@@ -34,7 +34,7 @@ class Ranges:
 
     @property
     def is_in_a_row(self) -> bool:
-        """True where the bytes of each range lie right behind those of the one before it."""
+        """True if the ranges fill one part of the buffer without gaps."""
         return self.places[-1] + self.lengths[-1] - self.places[0] == sum(self.lengths)
 
     def __len__(self) -> int:
@@ -50,8 +50,8 @@ class Ranges:
         return Ranges(self.addresses[some], self.lengths[some], self.places[some])
 
     def behind(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """What is left where the first `count` bytes have been read."""
-        if count == sum(self.lengths):  # as nearly always
+        """The rest of the ranges behind the first `count` bytes."""
+        if count == sum(self.lengths):  # the usual case
             return
         for address, length, place in self:
             if count < length:
@@ -59,11 +59,11 @@ class Ranges:
             count = max(0, count - length)
 
     def in_pieces(self) -> "Ranges":
-        """The same ranges, none of them long.
+        """The same ranges, divided into pieces of at most LONGEST_PIECE.
 
-        The kernel copies a range of up to 4 MiB in one go (mm/process_vm_access.c,
-        process_vm_rw_single_vec), and only where it looks up pages does it let others run that
-        wait for this processor (mm/gup.c, __get_user_pages): the reader, and the event loop.
+        The kernel copies up to 4 MiB of a range without a break (mm/process_vm_access.c,
+        process_vm_rw_single_vec).  Only when it looks up pages does it give the processor to
+        waiting tasks, like the reader and the event loop (mm/gup.c, __get_user_pages).
         """
         if max(self.lengths, default=0) <= LONGEST_PIECE:
             return self
@@ -78,8 +78,8 @@ class Ranges:
 
 
 def divide(addresses: Column, lengths: Column) -> tuple[Ranges, Iterator[tuple[int, int]]]:
-    """What is memory of ranges that fill a buffer one after the other, and the place and length
-    of each that is ZEROS."""
+    """Divide ranges that fill a buffer one behind the other: the ranges of memory, and the place
+    and length of each range at ZEROS."""
     places = array("Q", accumulate(lengths, initial=0))
     places.pop()
     if ZEROS not in addresses:
@@ -91,7 +91,7 @@ def divide(addresses: Column, lengths: Column) -> tuple[Ranges, Iterator[tuple[i
 
 
 def clear(buffer: memoryview) -> None:
-    """Make it zeros."""
+    """Fill `buffer` with zeros."""
     for start in range(0, len(buffer), len(_ZEROS)):
         piece = buffer[start : start + len(_ZEROS)]
         piece[:] = _ZEROS[: len(piece)]
