@@ -1,6 +1,6 @@
-"""The files behind mappings: what the kernel has of each, and whether anybody still finds it.
+"""The files behind mappings: their properties, and whether a path still leads to them.
 
-All of it may wait for a file's server, and is asked where that is allowed for (patience.py).
+Every call may wait for the server of a file, so callers use patience.py.
 """
 
 import errno
@@ -13,19 +13,19 @@ from gcorefs.kernel.proc import map_files, mountinfo
 from gcorefs.kernel.statx import FileStat
 
 _CLOCK_SLACK = 1
-"""Seconds by which a file system's clock may run ahead."""
+"""Seconds that the clock of a file system may be ahead."""
 
 FileKey = tuple[str, int, bytes]
-"""One mapped file, as maps tells it from others."""
+"""Device, inode number and name: the identity of a mapped file in maps."""
 
 
 def file_key(vma: Vma) -> FileKey:
-    # With the name: subvolumes of btrfs have one device and each the same inode numbers.
+    # The name too: in maps, subvolumes of btrfs share one device and repeat inode numbers.
     return vma.dev, vma.inode, vma.name
 
 
 class MappedFiles:
-    """What a process has mapped, seen through its thread `tid`.  Each file is asked for once."""
+    """The mapped files of a process, through its thread `tid`.  Each file is asked once."""
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
@@ -40,11 +40,11 @@ class MappedFiles:
 
 
 class LostFiles:
-    """Which mapped files nobody finds any more as they were mapped."""
+    """The mapped files that no path leads to any more as they were mapped."""
 
     def __init__(self, files: MappedFiles, started: float, code: Container[FileKey]) -> None:
-        """`started`: when the process did, in seconds since the epoch.  `code`: the files of
-        which something is mapped for execution."""
+        """`started`: when the process started, in seconds since the epoch.  `code`: the files with
+        an executable mapping."""
         self._files = files
         self._started = started
         self._code = code
@@ -66,21 +66,21 @@ class LostFiles:
                 return True
         try:
             found = self._by_path(vma, mapped)
-        except OSError:  # the asking fails: the name is too long, or the folder not for us
+        except OSError:  # unknown: the name is too long, or we may not search the directory
             return False
         if found is None:
-            # A core below a mount of ours is another file with each stop, and no code of anybody's.
+            # A core below our mount is another file at each stop, and never code.
             return mountinfo.file_system(self._files.tid, vma.dev) != b"fuse.gcorefs"
-        # Of data that others write (a database's, a log) nothing is lost: the file has it.  Code
-        # that was changed in place is on its way to be replaced, and debuggers trust it no more.
+        # Data that a process writes (a database, a log) is not lost: the file has it.  Code that
+        # changed in place is being replaced, and debuggers do not trust it any more.
         return file_key(vma) in self._code and found.modified > self._started + _CLOCK_SLACK
 
     def _by_path(self, vma: Vma, mapped: FileStat | None) -> FileStat | None:
         """The mapped file, if its path leads to it."""
         tid = self._files.tid
         path = map_files.mapped_path(tid, vma.start, vma.end, vma.name)
-        # maps shows a path from our root, where there is a way (fs/d_path.c, d_path); of a
-        # process in a container it is one from the container's.
+        # maps shows a path from our root if there is one (fs/d_path.c, d_path); for a process in a
+        # container, it is a path from the root of the container.
         for root in (b"", b"/proc/%d/root" % tid):
             try:
                 found = statx.cached_stat(root + path, follow=False)
@@ -88,8 +88,8 @@ class LostFiles:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                     raise
                 continue
-            # Where the file itself is not shown: maps has the device of the file system below an
-            # overlay, or of a whole btrfs, and stat another; the inode is the same.
+            # If the file itself is not shown, compare inodes alone: maps has the device of the file
+            # system below an overlay, or of a whole btrfs, and stat(2) has another device.
             if (found.identity == mapped.identity) if mapped else found.identity[2] == vma.inode:
                 return found
         return None

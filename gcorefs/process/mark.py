@@ -1,14 +1,14 @@
-"""Processes that stop others for gcorefs, told from all others: they are never stopped themselves.
+"""Marks processes that stop others for gcorefs, so that gcorefs never stops them.
 
-Two servers that stop each other would both stand still for ever, as would a server and a `gcorefs
-dump` of it that it is asked to stop.  So whoever is about to stop processes marks itself first and
-only then looks at what it is to stop: of two that begin at the same time, one sees the other.
+Two servers that stop each other would both stand still for ever.  So would a server that stops a
+`gcorefs dump` of itself.  So a process marks itself before it looks at the process that it wants to
+stop: if two begin at the same time, at least one sees the mark of the other.
 
-The mark is a page of a memfd, mapped at an address that the kernel gives to nobody by itself: it
-lies between what is mapped from the top of the address space and where programs and heaps begin
-(arch/x86/mm/mmap.c, mmap_base; arch/x86/include/asm/elf.h, ELF_ET_DYN_BASE).  /proc/PID/map_files
-shows it with one look-up, in whatever namespaces the process is.  Nobody but the process itself can
-map it: so users can keep gcorefs away from their own processes, and from nobody else's.
+The mark is a page of a memfd, at an address that the kernel never chooses by itself: it lies below
+the mappings at the top of the address space and above the start of programs and heaps
+(arch/x86/mm/mmap.c, mmap_base; arch/x86/include/asm/elf.h, ELF_ET_DYN_BASE).  One look-up in
+/proc/PID/map_files shows it, in all namespaces of the process.  Only the process itself can map it:
+so users can keep gcorefs away from their own processes, but not from the processes of others.
 """
 
 import errno
@@ -37,9 +37,9 @@ def mark() -> None:
 
 
 def is_marked(tid: int) -> bool:
-    """True where the process of this thread is marked.  ESRCH.
+    """True if the process of this thread is marked.  ESRCH.
 
-    False also where /proc does not show it: whom it is not shown to may not trace it either.
+    False also if /proc does not show it to us: then we may not trace the process either.
     """
     try:
         os.lstat(map_files.map_file(tid, _START, _START + PAGE_SIZE))

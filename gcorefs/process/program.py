@@ -1,7 +1,7 @@
-"""Which program a process runs and whose it is, told from what it becomes later.
+"""The identity of a program: which program a process runs, and who owns it.
 
-A copy of its memory outlives that: it is shown only to those who see the same program, under
-the same owner, by the same right.
+A copy of the memory may outlive the program.  It is shown only if the process still runs the same
+program, with the same owner and the same rule for who may trace it.
 """
 
 import errno
@@ -12,12 +12,12 @@ from gcorefs.kernel.proc import address_space, procfile, task_status, tasks
 
 _AT_RANDOM = 25
 _RANDOM_BYTES = 16
-"""execve(2) puts so many random bytes into the new memory (getauxval(3), AT_RANDOM)."""
+"""execve(2) puts this many random bytes into the new memory (getauxval(3), AT_RANDOM)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program from its execve(2) on, as long as nobody else may trace it than before."""
+    """One program from its execve(2) on, while the same users may trace it."""
 
     owner: tuple[bytes, ...]
     auxv: bytes
@@ -25,7 +25,7 @@ class Program:
 
 
 def program_of(pid: int) -> Program:
-    """What the process `pid` runs now.  ESRCH."""
+    """The program that process `pid` runs now.  ESRCH."""
     return tasks.ask_live_thread(pid, lambda tid: _program_of(pid, tid))
 
 
@@ -39,7 +39,7 @@ def _program_of(pid: int, tid: int) -> Program:
 
 
 def _read(tid: int, address: int) -> bytes:
-    # Not by process_vm_readv(2), which would give the process a copy of a page that it shares.
+    # Not process_vm_readv(2), which would make a copy of a shared page for the process.
     file = procfile.open_file(f"{tid}/mem")
     try:
         return os.pread(file, _RANDOM_BYTES, address)

@@ -1,17 +1,17 @@
-"""Which pages of the mappings that are in the core cannot be had, before any is read.
+"""Finds the unreadable pages of the mappings in the core, before any page is read.
 
-A page that nobody can read costs a page of zeros in the core (memory.py).  Most of these can
-be told from what the kernel keeps, without a page being touched or anybody being asked:
+An unreadable page is a page of zeros in the core (memory.py).  The kernel's own records show most
+of these pages, without touching a page:
 
-- past the end of a mapped file there is nothing (mm/filemap.c, filemap_fault; SIGBUS), and
-  what was there when the file was longer is gone (mm/truncate.c, truncate_pagecache);
+- past the end of a mapped file there are no pages (mm/filemap.c, filemap_fault; SIGBUS), and the
+  pages from when the file was longer are gone (mm/truncate.c, truncate_pagecache);
 - guards (MADV_GUARD_INSTALL) and pages that userfaultfd(2) poisoned (UFFDIO_POISON) are
   markers in the page tables (include/linux/swapops.h, PTE_MARKER_*);
-- memory from memfd_secret(2) is nobody's but the process's own (mm/gup.c, check_vma_flags).
+- only the process itself can read memory of memfd_secret(2) (mm/gup.c, check_vma_flags).
 
-Not told: pages with a hardware error, mappings of devices, poison that outlived its userfaultfd,
-guards where PAGEMAP_SCAN does not show them (before 6.16), files that are not shown to us
-(without CAP_CHECKPOINT_RESTORE).  These are seen when they are read.
+The following pages are found only when they are read: pages with a hardware error, mappings of
+devices, poison that outlived its userfaultfd, guards that PAGEMAP_SCAN does not show (before 6.16),
+and pages of files that we may not see (without CAP_CHECKPOINT_RESTORE).
 """
 
 import enum
@@ -42,16 +42,16 @@ _FLAGS_WITH_GUARD = re.compile(rb"^VmFlags:.* gu ", re.MULTILINE)
 def unreadable(
     files: MappedFiles, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap
 ) -> list[Range]:
-    """Ranges of whole pages, in order and apart, of the process that has mapped these files.
+    """The unreadable ranges of a process: whole pages, in order and disjoint.
 
-    `taken`: mappings in address order, each with how many bytes from its start are wanted.
+    `taken`: mappings in address order, each with the number of bytes wanted from its start.
     """
     guards = _guards_of_this_kernel()
     wanted = [
         (vma, vma.start + size)
         for vma, size in taken
         if size
-        # Of plain memory nothing is told but guards that are not shown.
+        # Plain memory has no unreadable pages but guards that VmFlags does not show.
         and (not vma.kind.is_plain or guards is _Guards.ANYWHERE)
         and not vma.kind.is_special
     ]
@@ -72,7 +72,8 @@ def unreadable(
 
 
 def _files(files: MappedFiles, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, int, int]]:
-    """Those that map a file which has an end, with its size.  Each file is asked once."""
+    """Mappings of regular files, with the wanted end and the size of the file.  Each file is asked
+    once."""
     shmem = map_files.shmem_device()
     questions: dict[FileKey, Question[int | None]] = {}
     for vma, _ in wanted:
@@ -93,8 +94,8 @@ def _size(files: MappedFiles, vma: Vma, may_wait: bool) -> int | None:
 
 
 def _absent(start: int, end: int, pagemap: Pagemap) -> Iterator[Range]:
-    """What of a range is in no page table.  What is there can be read, whatever the file's size:
-    drivers fill in pages by themselves (tracefs)."""
+    """The parts of a range that are in no page table.  A page that is there can be read whatever
+    the size of the file: some drivers insert pages themselves (tracefs)."""
     populated = pagemap.scan(start, end, any_of=PRESENT | SWAPPED)
     for first, last in zip(*populated or ((), ()), strict=True):
         if start < first:
@@ -105,7 +106,7 @@ def _absent(start: int, end: int, pagemap: Pagemap) -> Iterator[Range]:
 
 
 class _Guards(enum.Enum):
-    """What this kernel has of them."""
+    """Whether this kernel has guards, and whether it shows them."""
 
     NONE = "no guards"
     SHOWN = "VmFlags says which mappings may have some"
@@ -114,7 +115,7 @@ class _Guards(enum.Enum):
 
 @functools.cache
 def _guards_of_this_kernel() -> _Guards:
-    """By a guard of our own: no number of a version tells what was brought to an older one."""
+    """Tests with a guard of our own: a version number does not show what was backported."""
     with mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         try:
             memory.madvise(_MADV_GUARD_INSTALL)
@@ -129,7 +130,7 @@ def _guarded(
 ) -> Iterator[Range]:
     shown = guards is _Guards.SHOWN
     possible = [(vma, end) for vma, end in wanted if not shown or vma.kind.has_guards]
-    # Neighbours in one scan: of thousands of mappings few have any.
+    # One scan for adjacent mappings: few of thousands have guards.
     for start, end in _merged([(vma.start, end) for vma, end in possible]):
         yield from zip(*pagemap.scan(start, end, all_of=GUARD) or ((), ()), strict=True)
 
