@@ -1,14 +1,13 @@
 """May this opener see that process?  The kernel decides, under the opener's credentials.
 
-"The instigator must have permission for full inspection and control, a la ptrace."  Whoever
-may open /proc/PID/mem may have the core: PTRACE_MODE_ATTACH_FSCREDS, in which ids,
-capabilities, dumpability, user namespaces and security modules all have their say
-(ptrace(2), "Ptrace access mode checking").  So a thread that lives for this one question
-takes on the opener's credentials and opens that file; who has the very same as we, as root
-has, is answered without one.
+"The instigator must have permission for full inspection and control, a la ptrace."  An opener
+that may open /proc/PID/mem may have the core.  The check is PTRACE_MODE_ATTACH_FSCREDS, which
+looks at ids, capabilities, dumpability, user namespaces and security modules (ptrace(2), "Ptrace
+access mode checking").  So a temporary thread takes on the opener's credentials and opens that
+file.  If the opener has the same credentials as we, as root has, no thread is needed.
 
-The thread is never the tracer's, and its real and saved ids stay ours: an opener who owned
-it could signal it.  setfsuid(2) alone would not do: an effective uid of 0 owns every user
+The thread is never the tracer's, and its real and saved ids stay ours: an opener that owned the
+thread could signal it.  setfsuid(2) alone is not enough: an effective uid of 0 owns every user
 namespace that root made.
 """
 
@@ -31,7 +30,7 @@ _CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """Who opens: the credentials that the kernel judges."""
+    """The process that opens a file, and the credentials that the kernel judges."""
 
     pid: int
     uid: int
@@ -50,8 +49,8 @@ class Opener:
 def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
     """The opener behind a request: thread `tid`, with the ids that FUSE gives for it.
 
-    The thread waits in its open(2), so what /proc says of it holds.  EACCES where it cannot
-    be seen, or where something does not match; `target` only names the process in the error.
+    The thread waits in its open(2), so /proc shows its current state.  EACCES: /proc does not show
+    it, or something does not match.  `target` only names the process in the error.
     """
     try:
         if tid == 0:  # outside our pid namespace
@@ -65,11 +64,11 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "/proc does not show it") from error
     if label != ours:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "its security label is not ours")
-    # An io_uring worker opens with the credentials of whoever submits, and shows those that it
-    # was born with (io_uring/io_uring.c, io_issue_sqe); so does the kernel's NFS server.
+    # An io_uring worker opens with the credentials of the submitter, but shows the credentials of
+    # its creation (io_uring/io_uring.c, io_issue_sqe).  The kernel's NFS server does the same.
     if stat.is_worker or stat.is_kernel_thread:
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is a thread of the kernel's own")
-    # The four ids are real, effective, saved and file system; FUSE gives the last
+    # The four ids are real, effective, saved and file system; FUSE gives the file system id
     # (fs/fuse/dev.c, fuse_get_req).
     uids, gids = status["Uid"].split(), status["Gid"].split()
     if (int(uids[3]), int(gids[3])) != (uid, gid):
@@ -86,7 +85,7 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
 
 
 def check(opener: Opener, pid: int) -> None:
-    """Return where the opener may have the core of `pid`; EACCES, ESRCH where not."""
+    """Return if the opener may have the core of `pid`; else EACCES, ESRCH."""
     try:
         under(opener, lambda: _ask(pid))
     except PermissionError as error:
@@ -96,7 +95,7 @@ def check(opener: Opener, pid: int) -> None:
 
 
 def _is_like_us(opener: Opener, permitted: int, effective: int) -> bool:
-    """True where a thread that took on its credentials would have those of this one."""
+    """True if a thread that takes on the opener's credentials has those of this thread."""
     return (
         (opener.uid, opener.gid) == (os.geteuid(), os.getegid())
         and {*opener.groups, opener.gid} == {*os.getgroups(), os.getegid()}
@@ -105,8 +104,10 @@ def _is_like_us(opener: Opener, permitted: int, effective: int) -> bool:
 
 
 def under(opener: Opener, question: Callable[[], T]) -> T:
-    """The answer to a question that is asked under the opener's credentials, in a thread of its own
-    where they are not ours.  What the question raises; EACCES where we cannot take them on."""
+    """Call `question` under the opener's credentials, in another thread if they are not ours.
+
+    Returns and raises what `question` does.  EACCES: we cannot take on the credentials.
+    """
     status = task_status.status(os.getpid(), threading.get_native_id())
     ours = int(status["CapPrm"], 16)
     if _is_like_us(opener, ours, int(status["CapEff"], 16)):
@@ -118,11 +119,11 @@ def under(opener: Opener, question: Callable[[], T]) -> T:
         try:
             _assume(opener, ours)
             answers.append(question())
-        except BaseException as error:  # handed to the caller, in whose thread it belongs
+        except BaseException as error:  # handed to the caller's thread
             failure.append(error)
 
     start_thread(f"gcorefs-door-{opener.pid}", ask).join()
-    if failure:  # and none is left: this frame will be in the traceback of the error
+    if failure:  # pop it: the traceback of the error refers to this frame, which makes a cycle
         raise failure.pop()
     return answers.pop()
 
@@ -142,7 +143,7 @@ def _assume(opener: Opener, ours: int) -> None:
         credentials.set_thread_effective_ids(opener.uid, opener.gid)
     elif (opener.uid, opener.gid) != (os.geteuid(), os.getegid()):
         raise PermissionError("only root can answer for another user")
-    # What the opener has beyond us we cannot lend it: that only makes the answer stricter.
+    # We cannot give the thread capabilities that we lack: that only makes the answer stricter.
     credentials.set_thread_capabilities(opener.capabilities & ours)
 
 
@@ -152,7 +153,7 @@ def _same_namespace(tid: int, target: int) -> None:
 
 
 def _label(tid: int) -> bytes:
-    """The security module's label of a thread; empty where no module gives any.  ESRCH."""
+    """The security module's label of a thread; empty if no module gives one.  ESRCH."""
     try:
         return procfile.read(f"{tid}/attr/current")
     except FileNotFoundError:  # a kernel without security modules

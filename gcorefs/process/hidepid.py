@@ -1,10 +1,10 @@
-"""What /proc shows to somebody else (proc(5), hidepid= and gid=).
+"""What /proc shows to another user (proc(5), hidepid= and gid=).
 
-The mount options of our own /proc, in our mount namespace, decide.  With hidepid= they show a user
-those processes only whose user they are, or that they may trace (fs/proc/base.c,
-has_pid_permissions: PTRACE_MODE_READ_FSCREDS).  So the kernel is asked under the user's
-credentials, as it is for an open(2) (access.py).  Without hidepid= everybody sees everybody, and
-nobody need be asked; subset=pid hides no process.
+The mount options of our own /proc, in our mount namespace, decide.  With hidepid=, a user sees only
+their own processes and the processes that they may trace (fs/proc/base.c, has_pid_permissions:
+PTRACE_MODE_READ_FSCREDS).  So we ask the kernel under the credentials of the user, as for an
+open(2) (access.py).  Without hidepid= every user sees every process, and we need not ask;
+subset=pid hides no process.
 """
 
 import enum
@@ -19,13 +19,13 @@ from gcorefs.process.access import Opener
 
 
 class Shown(enum.Enum):
-    """What /proc shows somebody of a process."""
+    """What /proc shows a user of a process."""
 
     NOTHING = enum.auto()
     NAME = enum.auto()
     """Its number and its owner (hidepid=1)."""
     ALL = enum.auto()
-    """Also the files that everybody may read: stat and status."""
+    """Also the files with read permission for everybody: stat and status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ProcOptions:
 
     hidepid: str = "off"
     gid: int = 0
-    """Members of this group see everybody, but not with hidepid=ptraceable."""
+    """Members of this group see every process, except with hidepid=ptraceable."""
 
     @property
     def hides(self) -> bool:
@@ -50,12 +50,12 @@ _PTRACEABLE = ("ptraceable", "4")
 
 
 def own_options() -> ProcOptions:
-    """Those of our /proc now.  FormatError, OSError."""
+    """The mount options of our /proc now.  FormatError, OSError."""
     return parse_options(procfile.read_system("self/mountinfo"))
 
 
 def parse_options(mountinfo: bytes) -> ProcOptions:
-    """Those of /proc, of which the last mount is on top.  FormatError where there is none."""
+    """The mount options of /proc; the last mount is on top.  FormatError: no /proc in the text."""
     options = None
     for mount in parse_mounts(mountinfo):
         if mount.place == b"/proc":
@@ -72,7 +72,7 @@ def parse_options(mountinfo: bytes) -> ProcOptions:
 def shown_pids(options: ProcOptions, opener: Opener) -> list[int]:
     """Every process that is no kernel thread and whose name /proc shows to `opener`."""
     names = set(access.under(opener, tasks.pids))
-    # Not asked of the kernel: see _shows_us.
+    # The kernel cannot answer this about our own process: see _shows_us.
     names.discard(os.getpid())
     if options.hidepid in _NAMES or _shows_us(options, opener):
         names.add(os.getpid())
@@ -83,8 +83,8 @@ _NAMES = ("noaccess", "1")
 
 
 def shown(options: ProcOptions, opener: Opener, pid: int) -> Shown:
-    """What /proc shows to `opener` of a process, or of what is none."""
-    if pid == opener.pid:  # of itself a process sees all
+    """What /proc shows to `opener` of the number `pid`, which may be no process."""
+    if pid == opener.pid:  # a process sees all of itself
         return Shown.ALL
     if pid == os.getpid():
         if _shows_us(options, opener):
@@ -106,10 +106,10 @@ def _shown(pid: int) -> Shown:
 
 
 def _shows_us(options: ProcOptions, opener: Opener) -> bool:
-    """True where /proc shows all of this process to `opener`.
+    """True if /proc shows all of our own process to `opener`.
 
-    A thread of ours that asks is shown it whatever its credentials are (kernel/ptrace.c,
-    __ptrace_may_access, same_thread_group), so the kernel's rule is repeated here.
+    A thread of ours always sees its own process, whatever its credentials are (kernel/ptrace.c,
+    __ptrace_may_access, same_thread_group).  So this function repeats the rule of the kernel.
     """
     status = task_status.status(os.getpid())
     ids = {int(number) for number in status["Uid"].split()}

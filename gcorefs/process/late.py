@@ -1,12 +1,12 @@
-"""Threads that were interrupted and have not stopped yet when their process is let go.
+"""Late threads: they were interrupted but have not stopped yet when their process is let go.
 
-Such a thread may already have left its system call with an EINTR that is ours (restart.py), and
-sees it unless it is repaired as it stops.  So it stays traced, alone, until it has stopped: its
-tracer sleeps until then, which costs one OS thread.  The next stop of the process takes thread
-and tracee over, without a moment in which nobody traces it.
+A late thread may already have left its system call with an EINTR that we caused (restart.py).  It
+sees that EINTR unless the tracer repairs it when the thread stops.  So the thread stays traced,
+alone, until it has stopped.  Its tracer sleeps until then, which costs one OS thread.  The next
+stop of the process takes over that OS thread and the tracee, which is traced without a gap.
 
-Not waited for is a thread in uninterruptible sleep, which an interrupt does not wake: it may
-sleep for days (the parent of a vfork), and no debugger could have it meanwhile.
+The tracer does not wait for a thread in uninterruptible sleep, which an interrupt does not wake:
+it may sleep for days (the parent of a vfork), and no debugger could attach to it meanwhile.
 """
 
 import threading
@@ -20,20 +20,20 @@ from gcorefs.kernel.proc import task_stat, task_status
 from gcorefs.kernel.proc.task_stat import Process
 
 _MOST_OF_ONE_USER = 64
-"""Processes of one user with such threads: each costs us a thread, and nobody waits for it."""
+"""Processes of one user with late threads.  Each costs us a thread that nobody waits for."""
 
 
 class Predecessor(Protocol):
-    """A tracer that waits for threads of a process that has been let go."""
+    """A tracer that waits for the late threads of a process that has been let go."""
 
     process: Process
 
     def hand_over(self, successor: Any) -> None:
-        """Have `successor`, of the same kind, go on in the same OS thread."""
+        """Let `successor`, a tracer of the same type, go on in the same OS thread."""
 
 
 class Late:
-    """The tracers that wait, each for one process."""
+    """All tracers that wait, each for one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Late:
         self._of_user: Counter[int] = Counter()
 
     def enter(self, tracer: Predecessor) -> bool:
-        """True where `tracer` may wait, until it leaves or hands over."""
+        """True if `tracer` may wait, until it leaves or hands over."""
         user = _user(tracer.process.pid)
         with self._lock:
             if self._of_user[user] >= _MOST_OF_ONE_USER:
@@ -51,12 +51,12 @@ class Late:
         return True
 
     def leave(self, tracer: Predecessor) -> None:
-        """It waits no longer.  It may have handed over before, and never does afterwards."""
+        """`tracer` waits no longer.  It may have handed over before; it never does afterwards."""
         with self._lock:
             self._remove(tracer)
 
     def succeed(self, successor: Predecessor) -> Predecessor | None:
-        """Who has handed over to `successor`, None where nobody waits for its process."""
+        """The tracer that has handed over to `successor`; None if none waits for its process."""
         with self._lock:
             predecessor, _ = self._waiting.get(successor.process, (None, 0))
             if predecessor is not None:
@@ -72,11 +72,11 @@ class Late:
 
 
 LATE = Late()
-"""Of all stops of this process."""
+"""The late threads of all stops by this process."""
 
 
 def _user(pid: int) -> int:
-    """Whom the process belongs to; where it is gone, nobody waits for long."""
+    """The uid of the owner of a process; 0 if it is gone, because then no wait is long."""
     try:
         return task_status.owner_of(str(pid))[0]
     except OSError:
@@ -84,7 +84,7 @@ def _user(pid: int) -> int:
 
 
 def may_stop(pid: int, tid: int) -> bool:
-    """False for a thread that is dead or in uninterruptible sleep.  True where it is not known."""
+    """False for a thread that is dead or in uninterruptible sleep.  True if that is unknown."""
     try:
         stat = task_stat.stat(pid, tid)
     except OSError:
@@ -95,22 +95,22 @@ def may_stop(pid: int, tid: int) -> bool:
 _MOST_ASKED = 1000
 
 _TICKS = 0.02
-"""Seconds within which the kernel counts the time of a thread that runs on (CONFIG_HZ is 100 at
-the least; kernel/sched/fair.c, update_curr)."""
+"""Seconds in which the kernel updates the CPU time of a running thread (CONFIG_HZ is at least 100;
+kernel/sched/fair.c, update_curr)."""
 
 
 class Starved:
-    """Which threads of a process want the CPU and do not get it."""
+    """Finds the threads of a process that are runnable but get no CPU."""
 
     def __init__(self, pid: int) -> None:
         self.tids: frozenset[int] = frozenset()
-        """Those that had none between the last two times that they were asked for."""
+        """The threads that got no CPU between the last two calls of `seconds`."""
         self._pid = pid
         self._asked_at = inf
         self._run_times: dict[int, int] = {}
 
     def seconds(self, tids: Sequence[int]) -> float:
-        """Seconds since this was asked before, if any of `tids` had no CPU in them; 0.0 else."""
+        """Seconds since the last call, if any of `tids` got no CPU meanwhile; else 0.0."""
         now = time.monotonic()
         elapsed = now - self._asked_at
         if 0.0 < elapsed < _TICKS:  # too early to tell
