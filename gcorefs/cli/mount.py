@@ -171,7 +171,7 @@ def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
 @click.argument("mountpoint", type=_Path())
 @click.option("-l", "--lazy", is_flag=True, help="Even while files are open.")
 def umount(mountpoint: str, lazy: bool) -> None:
-    """Take the mount at MOUNTPOINT away, also one whose server is gone.
+    """Take the mount at MOUNTPOINT away, even if its server is gone.
 
     Every process that is held is let go.
     """

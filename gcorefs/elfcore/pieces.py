@@ -1,7 +1,7 @@
 """One run of bytes in many pieces, for a header that is mostly registers.
 
-Those of ten thousand threads are 30 MiB, of which nearly all is zeros or what others have as
-well.  So they are put on a shelf, a row at a time: a hundredth of that is left.
+The registers of ten thousand threads take 30 MiB, but nearly all of it is zeros or equal in many
+threads.  A shelf compresses the pieces, one row at a time, to a hundredth of that size.
 """
 
 import zlib
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 _ROW = 1 << 20
 _SHORTER = 4
-"""Rows that are made later are so much shorter: somebody may wait for the first."""
-_QUICKLY = 1  # zlib's level: others take longer and find hardly more
+"""Rows that are made later are shorter by this factor: a reader may wait for the first one."""
+_QUICKLY = 1  # a level of zlib: higher levels take longer and save hardly more
 
 Later = Callable[[Callable[[], bytes]], Callable[[], bytes]]
-"""Begins a piece of work, it may be in another thread, and says how to ask for its result."""
+"""Starts some work, possibly in another thread, and returns a function that gives its result."""
 
 
 def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
@@ -26,14 +26,14 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
 
 
 class Shelf:
-    """Keeps pieces of bytes, compressed with those put there before and after."""
+    """Keeps pieces of bytes, each compressed together with its neighbours."""
 
     def __init__(self, later: Later = _at_once) -> None:
         self._later = later
         self._rows: list[Callable[[], bytes]] = []
-        self._row: list[bytes] = []  # that is being filled
+        self._row: list[bytes] = []  # the row that is being filled
         self._filled = 0
-        self._last = -1, b""  # what was unpacked last, as a reader goes from one to the next
+        self._last = -1, b""  # the row that was unpacked last: readers go from piece to piece
 
     def put(self, data: bytes) -> "Packed":
         packed = Packed(self, len(self._rows), self._filled, self._filled + len(data))
@@ -44,8 +44,8 @@ class Shelf:
         return packed
 
     def reserve(self, size: int, count: int, make: Callable[[int, int], bytes]) -> "list[Packed]":
-        """Room for `count` pieces of `size` bytes; those from one number to another are made at
-        a time, whenever that is."""
+        """Room for `count` pieces of `size` bytes.  `make(first, last)` makes some of them at once,
+        possibly later."""
         if self._row:
             self._end_row()
         each = max(1, _ROW // _SHORTER // size)
@@ -64,7 +64,7 @@ class Shelf:
     def row(self, number: int) -> bytes:
         if number == len(self._rows):
             return b"".join(self._row)
-        last, row = self._last  # one look: others read as well
+        last, row = self._last  # read it once: other threads read too
         if last != number:
             row = zlib.decompress(self._rows[number]())
             self._last = number, row
@@ -99,7 +99,7 @@ class Packed(NamedTuple):
 
 
 class Pieces:
-    """The pieces one behind the other."""
+    """Pieces of bytes, one behind the other."""
 
     def __init__(self, pieces: Iterable[bytes | Packed] = ()) -> None:
         self._pieces: list[bytes | Packed] = []
@@ -121,7 +121,7 @@ class Pieces:
         return iter(self._pieces)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`; it must not reach beyond the end."""
+        """Fill `buffer` from `offset`.  The range must not reach beyond the end."""
         index = bisect_right(self._offsets, offset) - 1
         done = 0
         while done < len(buffer):
