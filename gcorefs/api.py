@@ -28,8 +28,8 @@ from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.admission import find
 from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.later import Worker
 from gcorefs.process.mark import mark
+from gcorefs.process.worker_threads import Worker
 from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT
 from gcorefs.stopped import Stop as StoppedProcess
 

@@ -13,9 +13,9 @@ from gcorefs.elfcore.segments import ZEROS
 from gcorefs.holder import Holder
 from gcorefs.plan import CorePlan
 from gcorefs.process import readv
-from gcorefs.process.absent import MayWait
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
+from gcorefs.process.page_providers import MayWait
 from gcorefs.process.program import Program, program_of
 from gcorefs.process.ranges import clear
 
@@ -51,7 +51,7 @@ class Core:
         self.provenance: Provenance = plan.provenance
         self._mappings = plan.mappings
         self._memory: Memory | None = memory
-        self._lost = memory.lost
+        self._lost = memory.unreadable_pages
         self._check = check
         self._finishing = finishing
         self._program: Program | None = program_of(pid) if holder.is_copy else None

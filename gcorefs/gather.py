@@ -29,13 +29,13 @@ from gcorefs.kernel.proc import (
 from gcorefs.kernel.proc.task_stat import Process, Stat
 from gcorefs.plan import Evidence, MemoryEvidence, ThreadEvidence
 from gcorefs.policy import Policy, Unresponsive
-from gcorefs.process.absent import MayWait, NotBrought, source_of
+from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import Reason, told
-from gcorefs.process.facts import MappingFacts
+from gcorefs.process.filter_facts import MappingFacts
 from gcorefs.process.holes import find_holes
 from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
 from gcorefs.process.memory import Memory
-from gcorefs.process.patience import ask_each
+from gcorefs.process.page_providers import MayWait, NotBrought, source_of
 from gcorefs.process.record import Record
 from gcorefs.process.turns import LINE
 from gcorefs.process.unreadable import unreadable
@@ -101,7 +101,7 @@ def _unknown(memory: Memory) -> dict[str, str]:
     ways = memory.ways
     whys = {
         "holes_unknown": ways.pagemap.why_unknown,
-        "shared_holes_unknown": ways.shared.why_unknown,
+        "shared_holes_unknown": ways.shmem.why_unknown,
     }
     return {name: why for name, why in whys.items() if why}
 
@@ -111,7 +111,7 @@ def _unknown(memory: Memory) -> dict[str, str]:
 
 def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
     tid, vmas, memory = seen.tid, seen.vmas, seen.memory
-    pagemap, shared = memory.ways.pagemap, memory.ways.shared
+    pagemap, shared = memory.ways.pagemap, memory.ways.shmem
     choose = partial(rules.dump_size if policy.memory == "kernel" else rules.kept_size, mask=mask)
     code = {file_key(vma) for vma in vmas if vma.has_file and vma.flags & PF_X}
     files = MappedFiles(tid)
@@ -120,15 +120,15 @@ def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
     shares = _shares(tid, vmas, memory, [partial(choose, facts=each) for each in facts])
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, shared)
-    memory.lost.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
+    memory.unreadable_pages.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
     LINE.give_way()
     return MemoryEvidence(
         vmas=vmas,
         shares=shares,
         holes=holes,
         files=[(vma, _path(vma, tid)) for vma in vmas if vma.kind.has_file],
-        unreadable=memory.lost.ranges(),
-        unreadable_pages=memory.lost.count,
+        unreadable=memory.unreadable_pages.ranges(),
+        unreadable_pages=memory.unreadable_pages.count,
     )
 
 

@@ -19,9 +19,9 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.elf import CLASSES
 from gcorefs.elfcore.filter import LeftOut, Share
+from gcorefs.elfcore.header_store import Packed, Shelf
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessInfo, ProcessNotes, Threads
-from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.segments import Column, Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma

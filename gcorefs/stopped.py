@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from gcorefs import __version__
 from gcorefs.core import Core
-from gcorefs.elfcore.pieces import Shelf
+from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.provenance import Origin
 from gcorefs.gather import Standstill, gather
 from gcorefs.holder import Holder, HoldProcess
@@ -26,20 +26,20 @@ from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.plan import plan_core, plan_loads
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process import access, mappings
-from gcorefs.process.absent import Absent
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import refuse_early
 from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.process.later import Postponed, Worker
-from gcorefs.process.lost import Lost
 from gcorefs.process.mem import MemFile
 from gcorefs.process.memory import Memory, Ways
+from gcorefs.process.page_providers import PageProviders
 from gcorefs.process.pagemap import open_pagemap
 from gcorefs.process.record import Record
-from gcorefs.process.shared import Shared
+from gcorefs.process.shmem import Shmem
 from gcorefs.process.tracer import Tracer
 from gcorefs.process.turns import LINE, Turn
+from gcorefs.process.unreadable_pages import UnreadablePages
+from gcorefs.process.worker_threads import Postponed, Worker
 
 TAKE_TIMEOUT = 20.0
 """Seconds beyond stop_timeout that a caller should wait for `take`.  /proc may never answer if a
@@ -131,13 +131,13 @@ class Stop:
         vmas = mappings.mappings(tid)
         others = [vma for vma in vmas if not vma.kind.is_plain]
         ways = Ways(
-            Shared(tid, others),
-            Absent(tid, others, pagemap),
+            Shmem(tid, others),
+            PageProviders(tid, others, pagemap),
             CopyOnWrite(vmas, pagemap),
             pagemap,
             only_pinned=is_partial,
         )
-        lost = Lost([range(vma.start, vma.end) for vma in others if vma.is_special])
+        lost = UnreadablePages([range(vma.start, vma.end) for vma in others if vma.is_special])
         return Standstill(
             process=self.process,
             tid=tid,

@@ -238,7 +238,7 @@ class Estimate:
         wanted = self._mask & (rules.ANON_SHARED | rules.MAPPED_SHARED)
         file = self._ask(line.start, line.end) if wanted else None
         if wanted in (rules.ANON_SHARED, rules.MAPPED_SHARED):
-            # The same rule as in process/facts.py, is_unlinked.
+            # The same rule as in process/filter_facts.py, is_unlinked.
             is_unlinked = (
                 line.name.endswith(_DELETED) or line.name.startswith(b"[anon_shmem")
                 if file is None
@@ -251,7 +251,7 @@ class Estimate:
             self._whole += size
             return
         # The part behind the end of the file has no memory, but does not count as a hole
-        # (process/shared.py).
+        # (process/shmem.py).
         behind = max(0, line.offset + size - page_up(file.size))
         self._sparse += size
         self._populated += min(size, file.allocated + behind)

@@ -24,7 +24,7 @@ from operator import mul, sub
 
 from gcorefs.arch.machine import Machine
 from gcorefs.elfcore import elf
-from gcorefs.elfcore.pieces import Pieces
+from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.segments import ZEROS, Column, Loads
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from gcorefs.arch.machine import NT_PRSTATUS, Machine, Regset
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import CLASSES, ELF32, ELF64, ElfClass, pack_note
-from gcorefs.elfcore.pieces import Packed, Pieces, Shelf
+from gcorefs.elfcore.header_store import Packed, Pieces, Shelf
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.vma import Vma
 

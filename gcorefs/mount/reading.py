@@ -21,8 +21,8 @@ from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limiters
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.windows import Windows
-from gcorefs.process.absent import MayWait
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.page_providers import MayWait
 
 # Threads that read what is there of one process.  A call that was given up keeps its thread
 # until it ends.

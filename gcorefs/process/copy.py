@@ -24,9 +24,9 @@ from gcorefs.elfcore.layout import Layout
 from gcorefs.kernel import own_memory
 from gcorefs.kernel.proc import system_files
 from gcorefs.process import cgroups
-from gcorefs.process.absent import MayWait, NotBrought
+from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.memory import Memory
-from gcorefs.process.patience import ask_each
+from gcorefs.process.page_providers import MayWait, NotBrought
 from gcorefs.process.threads import NoThread, start_thread
 
 _RESERVED_SHARE = 16

@@ -6,7 +6,7 @@ there may be terabytes of holes.  So we find the holes first, know that they are
 read them.
 
 The page tables show the holes of private anonymous memory (pagemap.py).  The file shows the holes
-of shared memory without a name (shared.py).  Mappings under userfaultfd(2) have no known holes:
+of shared memory without a name (shmem.py).  Mappings under userfaultfd(2) have no known holes:
 only the handler knows the content of a missing page.  Private mappings of files have none either:
 an untouched page has the bytes of the file.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.process.shared import Shared
+from gcorefs.process.shmem import Shmem
 from gcorefs.process.turns import LINE
 
 Holes = tuple[Column, Column]
@@ -31,7 +31,7 @@ _NEAR = 1 << 20
 
 
 def find_holes(
-    vmas: Sequence[Vma], sizes: Sequence[int], pagemap: Pagemap, shared: Shared
+    vmas: Sequence[Vma], sizes: Sequence[int], pagemap: Pagemap, shared: Shmem
 ) -> list[Holes]:
     """The holes of each mapping.  `sizes`: how many bytes of each the core wants."""
     found: list[Holes] = [_NONE] * len(vmas)

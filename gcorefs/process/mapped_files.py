@@ -1,6 +1,6 @@
 """The files behind mappings: their properties, and whether a path still leads to them.
 
-Every call may wait for the server of a file, so callers use patience.py.
+Every call may wait for the server of a file, so callers use bounded_questions.py.
 """
 
 import errno

@@ -9,9 +9,9 @@ from collections.abc import Generator
 from gcorefs.elfcore.vma import Vma, parse_pieces
 from gcorefs.kernel.proc import address_space, procfile
 from gcorefs.kernel.stdio import Stream
-from gcorefs.process.later import Worker
 from gcorefs.process.threads import NoThread
 from gcorefs.process.turns import LINE
+from gcorefs.process.worker_threads import Worker
 
 _PIECE = 256 << 10
 

@@ -6,12 +6,12 @@ There are three ways to read a page:
   cannot read; that page is tried again through /proc/PID/mem.
 - /proc/PID/mem (mem.py) also reads PROT_NONE mappings (FOLL_FORCE in fs/proc/base.c, mem_rw),
   and does not copy pages that are shared since a fork(2) (copy_on_write.py).
-- Shared memory without a name is read from its file (shared.py).
+- Shared memory without a name is read from its file (shmem.py).
 
 A page that no way can read ([vvar], [vsyscall], pages past the end of a mapped file) is zeros
 here and is counted; the kernel's own cores have a hole there.
 
-/proc/PID/mem is not used for a page that somebody must supply (absent.py): only
+/proc/PID/mem is not used for a page that somebody must supply (page_providers.py): only
 process_vm_readv(2) reads it.  If process_vm_readv(2) is denied (readv.py), everything is read
 through /proc/PID/mem, also a page that a disk must supply; any other absent page is an error.
 """
@@ -21,22 +21,22 @@ from dataclasses import dataclass
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.segments import ZEROS, Column
-from gcorefs.process.absent import Absent, MayWait, NotBrought
 from gcorefs.process.copy_on_write import CopyOnWrite
-from gcorefs.process.lost import Lost
 from gcorefs.process.mem import MemFile
+from gcorefs.process.page_providers import MayWait, NotBrought, PageProviders
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.ranges import LONGEST_PIECE, Ranges, clear, divide
 from gcorefs.process.readv import Readv
-from gcorefs.process.shared import Shared
+from gcorefs.process.shmem import Shmem
+from gcorefs.process.unreadable_pages import UnreadablePages
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
     """The facts that decide, before every read, which way each page is read."""
 
-    shared: Shared
-    absent: Absent
+    shmem: Shmem
+    providers: PageProviders
     copy_on_write: CopyOnWrite
     pagemap: Pagemap
     only_pinned: bool = False
@@ -48,12 +48,14 @@ class Ways:
 class Memory:
     """The memory of one process, read through one of its threads while it is held."""
 
-    def __init__(self, mem: MemFile, ways: Ways, lost: Lost, check: Callable[[], None]) -> None:
+    def __init__(
+        self, mem: MemFile, ways: Ways, lost: UnreadablePages, check: Callable[[], None]
+    ) -> None:
         """`check` is called after every read, and raises if the read came too late to be true.
 
         `lost` collects the pages that could not be read and are zeros.
         """
-        self.lost = lost
+        self.unreadable_pages = lost
         self.ways = ways
         self._check = check
         self._mem = mem
@@ -72,13 +74,13 @@ class Memory:
         supply that page (None: wait for every source).
         """
         if sources is not None:
-            first = self.ways.absent.first(address, len(buffer), sources)
+            first = self.ways.providers.first(address, len(buffer), sources)
             if first is not None:
                 done = first[0] - address
                 if done:
                     self.read_into(address, buffer[:done])
                 raise MayWait(first[1], done)
-        done = self.ways.shared.read_into(address, buffer)
+        done = self.ways.shmem.read_into(address, buffer)
         self._read_private(address + done, buffer[done:])
         self._check()
 
@@ -152,7 +154,7 @@ class Memory:
 
     def _has_other_ways(self, start: int, end: int) -> bool:
         """True if a page between two addresses is read from a file or must be supplied."""
-        return self.ways.shared.overlaps(start, end) or self.ways.absent.overlaps(start, end)
+        return self.ways.shmem.overlaps(start, end) or self.ways.providers.overlaps(start, end)
 
     def _read_vectors(self, ranges: Ranges, buffer: memoryview) -> None:
         for first in range(0, len(ranges), _RANGES_AT_ONCE):
@@ -217,7 +219,7 @@ class Memory:
 
     def lose(self, address: int) -> None:
         """Count the page at `address` as unreadable."""
-        self.lost.add(address)
+        self.unreadable_pages.add(address)
 
     def _first_missing(self, address: int, length: int) -> int | None:
         """The address of the first page that somebody must supply.
@@ -225,7 +227,7 @@ class Memory:
         If /proc/PID/mem is the only way, pages that a disk supplies do not count.  NotBrought: it
         is the only way, and the very first page is one that another source must supply.
         """
-        is_denied, absent = self._readv.is_denied, self.ways.absent
+        is_denied, absent = self._readv.is_denied, self.ways.providers
         first = absent.first(address, length, absent.disks if is_denied else ())
         if first is None:
             return None

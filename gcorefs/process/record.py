@@ -13,15 +13,15 @@ from gcorefs.arch import MACHINES, cpuid, machine_of
 from gcorefs.arch.machine import NT_PRFPREG, NT_PRSTATUS, Machine, Regset
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
+from gcorefs.elfcore.header_store import Packed, Shelf
 from gcorefs.elfcore.notes import pack_regsets
-from gcorefs.elfcore.pieces import Packed, Shelf
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
 from gcorefs.kernel import ptrace, seccomp
 from gcorefs.kernel.proc import address_space
 from gcorefs.policy import DEFAULT, XState
 from gcorefs.process import restart
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.later import Worker
+from gcorefs.process.worker_threads import Worker
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
 _KEPT = Regset(NT_GCOREFS_XSTATE, GCOREFS, _LARGEST_REGSET)

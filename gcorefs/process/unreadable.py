@@ -28,10 +28,10 @@ from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.pagemap_scan import GUARD, PRESENT, SWAPPED
 from gcorefs.kernel.proc import address_space, map_files
-from gcorefs.process.absent import source_of
+from gcorefs.process.bounded_questions import Question, ask_each
 from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
+from gcorefs.process.page_providers import source_of
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.process.patience import Question, ask_each
 
 Range = tuple[int, int]
 

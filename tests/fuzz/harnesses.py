@@ -26,8 +26,8 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore import notes, space
     from gcorefs.elfcore.corefile import CoreError, read_core
     from gcorefs.elfcore.elf import CLASSES
+    from gcorefs.elfcore.header_store import Pieces
     from gcorefs.elfcore.layout import Layout, Source
-    from gcorefs.elfcore.pieces import Pieces
     from gcorefs.elfcore.segments import Segment, load, that_fit
     from gcorefs.elfcore.vma import MapsError, parse_smaps
     from gcorefs.kernel.proc import (

@@ -24,10 +24,10 @@ from gcorefs.elfcore.vma import VmFlag, parse_smaps
 from gcorefs.kernel.proc import address_space, system_files, task_stat, task_status
 from gcorefs.policy import Policy
 from gcorefs.process import copy
-from gcorefs.process.absent import MayWait
 from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
+from gcorefs.process.page_providers import MayWait
 from tests.conftest import Target
 from tests.mounted.conftest import AS_NOBODY
 from tests.snapshot import Snapshot, find

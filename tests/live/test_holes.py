@@ -11,7 +11,7 @@ from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
 from gcorefs.kernel.proc import address_space, system_files, task_status
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
-from gcorefs.process.shared import Shared
+from gcorefs.process.shmem import Shmem
 from tests.conftest import Target
 
 PAGE = 4096
@@ -72,7 +72,7 @@ def test_holes_and_written_pages_are_the_whole_mapping(
     start, size = int(target.truth["start"], 16), target.truth["size"]
     before = task_status.status(target.pid)["VmPTE"]
     vmas = mappings(target.pid)
-    found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shared(target.pid, vmas))
+    found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shmem(target.pid, vmas))
     (holes,) = (own for vma, own in zip(vmas, found, strict=True) if vma.start == start)
     pages = sorted({*range(start, start + size, PAGE)} - written(target.truth))
     assert in_pairs(holes) == list(in_runs(pages))
@@ -93,7 +93,7 @@ def test_memory_of_every_kind_has_the_holes_that_the_program_says(
     # tests/targets/holes.c: private, shared, memfd, System V, and one that another wrote into.
     target = spawn("holes")
     vmas = mappings(target.pid)
-    found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shared(target.pid, vmas))
+    found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shmem(target.pid, vmas))
     by_start = {vma.start: holes for vma, holes in zip(vmas, found, strict=True)}
     for region in target.truth["regions"]:
         start, count = int(region["start"], 16), region["size"] // PAGE
@@ -107,7 +107,7 @@ def test_without_a_pagemap_private_memory_has_no_holes_and_shared_memory_its_fil
     target = spawn("holes")
     vmas = mappings(target.pid)
     known, unknown = (
-        find_holes(vmas, [vma.size for vma in vmas], pagemap, Shared(target.pid, vmas))
+        find_holes(vmas, [vma.size for vma in vmas], pagemap, Shmem(target.pid, vmas))
         for pagemap in (Pagemap(target.pid), Unknown("it is not shown"))
     )
     for vma, with_one, without in zip(vmas, known, unknown, strict=True):
@@ -121,19 +121,19 @@ def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
     target = spawn("holes")
     vmas = mappings(target.pid)
     monkeypatch.setattr(system_files, "leased_inodes", lambda: None)
-    shared = Shared(target.pid, vmas)
+    shared = Shmem(target.pid, vmas)
     assert shared.why_unknown == "/proc/locks does not tell what is under a lease"
     assert not any(in_pairs(shared.holes(vma)) for vma in vmas)
     buffer = memoryview(bytearray(PAGE))
     assert not any(shared.read_into(vma.start, buffer) for vma in vmas)
     private = [vma for vma in vmas if VmFlag.MAYSHARE not in vma.vm_flags]
-    assert Shared(target.pid, private).why_unknown == ""
+    assert Shmem(target.pid, private).why_unknown == ""
 
 
 def test_what_is_not_wanted_in_the_core_is_not_asked_about(spawn: Callable[..., Target]) -> None:
     target = spawn("holes")
     vmas = mappings(target.pid)
-    found = find_holes(vmas, [0 for _ in vmas], Pagemap(target.pid), Shared(target.pid, vmas))
+    found = find_holes(vmas, [0 for _ in vmas], Pagemap(target.pid), Shmem(target.pid, vmas))
     assert not any(starts for starts, _ in found)
 
 
@@ -179,7 +179,7 @@ def test_a_hole_at_the_end_of_a_file_goes_to_the_end_of_its_page() -> None:
         vmas = mappings(target.pid)
         (vma,) = (vma for vma in vmas if vma.start == start)
         # The fourth page is past the end of the file: no zeros, but nothing.
-        holes = Shared(target.pid, vmas).holes(vma)
+        holes = Shmem(target.pid, vmas).holes(vma)
         assert in_pairs(holes) == [(start + PAGE, start + 3 * PAGE)]
     finally:
         target.kill()
@@ -219,7 +219,7 @@ def test_what_is_known_to_have_no_holes_is_not_looked_through(
     start = int(target.truth["start"], 16)
     pagemap = Asked(target.pid)
     vmas = mappings(target.pid)
-    found = find_holes(vmas, [vma.size for vma in vmas], pagemap, Shared(target.pid, vmas))
+    found = find_holes(vmas, [vma.size for vma in vmas], pagemap, Shmem(target.pid, vmas))
     assert pagemap.asked
     assert all(end <= start or first >= start + 2000 * PAGE for first, end in pagemap.asked)
     assert any(starts for starts, _ in found)
@@ -238,7 +238,7 @@ def test_of_a_process_that_is_gone_there_are_no_runs() -> None:
 def test_shared_memory_is_found_between_addresses(spawn: Callable[..., Target]) -> None:
     target = spawn("holes")
     vmas = mappings(target.pid)
-    shared = Shared(target.pid, vmas)
+    shared = Shmem(target.pid, vmas)
     for vma in vmas:
         ours = VmFlag.MAYSHARE in vma.vm_flags
         assert shared.overlaps(vma.start, vma.end) == ours

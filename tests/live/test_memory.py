@@ -13,15 +13,15 @@ import pytest
 from gcorefs.elfcore.vma import parse_smaps
 from gcorefs.kernel import process_vm
 from gcorefs.kernel.proc import address_space, current_call, task_stat, task_status
-from gcorefs.process.absent import Absent
 from gcorefs.process.copy import Room
 from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.lost import Lost
 from gcorefs.process.mem import MemFile
 from gcorefs.process.memory import Memory, Ways
+from gcorefs.process.page_providers import PageProviders
 from gcorefs.process.pagemap import Pagemap
-from gcorefs.process.shared import Shared
+from gcorefs.process.shmem import Shmem
+from gcorefs.process.unreadable_pages import UnreadablePages
 from tests.conftest import Target
 from tests.readers.corefile import Core
 from tests.snapshot import Snapshot, find
@@ -128,9 +128,13 @@ def plain_memory(pid: int, only_pinned: bool = False) -> Memory:
     """As of a process with nothing but private memory that it shares with nobody."""
     pagemap = Pagemap(pid)
     ways = Ways(
-        Shared(pid, []), Absent(pid, [], pagemap), CopyOnWrite([], pagemap), pagemap, only_pinned
+        Shmem(pid, []),
+        PageProviders(pid, [], pagemap),
+        CopyOnWrite([], pagemap),
+        pagemap,
+        only_pinned,
     )
-    return Memory(MemFile(pid, pid), ways, Lost(), lambda: None)
+    return Memory(MemFile(pid, pid), ways, UnreadablePages(), lambda: None)
 
 
 def test_nothing_is_brought_by_reading_at_once(spawn: Callable[..., Target]) -> None:

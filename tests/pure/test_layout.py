@@ -18,8 +18,8 @@ from gcorefs.arch.i386 import I386
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.elf import ELF32, pack_note
+from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.layout import Extent, Layout, Source
-from gcorefs.elfcore.pieces import Pieces
 from gcorefs.elfcore.segments import ZEROS, Segment, that_fit
 from gcorefs.elfcore.segments import load as load_segments
 

@@ -20,7 +20,7 @@ from array import array
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
-from gcorefs.elfcore.pieces import Pieces
+from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.segments import Segment, load
 
 loads = load([Segment(size * number, size, size, 6) for number in (1, 3)])

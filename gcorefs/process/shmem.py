@@ -24,7 +24,7 @@ from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
 from gcorefs.kernel.proc import map_files, system_files
 
 
-class Shared:
+class Shmem:
     """The mappings of such files of a process, seen through its thread `tid`."""
 
     def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:

@@ -12,7 +12,7 @@ from gcorefs.arch.page import PAGE_SIZE
 _MOST_RANGES = 100_000
 
 
-class Lost:
+class UnreadablePages:
     """Counts each page once, however often it is asked for."""
 
     def __init__(self, no_loss: Sequence[range] = ()) -> None:

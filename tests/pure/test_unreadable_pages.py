@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.process.lost import Lost
+from gcorefs.process.unreadable_pages import UnreadablePages
 
 PAGE = 4096
 
 
 @given(st.lists(st.integers(0, 40)), st.integers(0, PAGE - 1))
 def test_a_page_counts_once(pages: list[int], offset: int) -> None:
-    lost = Lost()
+    lost = UnreadablePages()
     for page in pages:
         lost.add(page * PAGE + offset)
     assert lost.count == len(set(pages))
@@ -32,7 +32,7 @@ def in_runs(pages: set[int]) -> list[tuple[int, int]]:
 def test_pages_that_were_known_before_count_once_too(
     first: list[int], known: list[tuple[int, int]], then: list[int]
 ) -> None:
-    lost = Lost()
+    lost = UnreadablePages()
     for page in first:
         lost.add(page * PAGE)
     lost.add_ranges((start * PAGE, (start + count) * PAGE) for start, count in known)
@@ -44,7 +44,7 @@ def test_pages_that_were_known_before_count_once_too(
 
 
 def test_what_nobody_can_read_is_no_loss() -> None:
-    lost = Lost([range(PAGE, 3 * PAGE)])
+    lost = UnreadablePages([range(PAGE, 3 * PAGE)])
     for page in range(5):
         lost.add(page * PAGE)
     assert lost.count == 3

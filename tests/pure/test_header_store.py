@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore import pieces
+from gcorefs.elfcore import header_store
 from gcorefs.elfcore.elf import pack_note
-from gcorefs.elfcore.pieces import Pieces, Shelf
+from gcorefs.elfcore.header_store import Pieces, Shelf
 from tests.pure.structures import unpack
 
 
 @pytest.fixture
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_ROW", 100)
+    monkeypatch.setattr(header_store, "_ROW", 100)
 
 
 def read(made: Pieces, offset: int, length: int) -> bytes:

@@ -42,7 +42,7 @@ class NotBrought(ProcessError):
         self.source = source
 
 
-class Absent:
+class PageProviders:
     """The pages of a process, seen through its thread `tid`, that somebody has to bring."""
 
     def __init__(self, tid: int, vmas: Sequence[Vma], pagemap: Pagemap) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gcorefs.process.later import Postponed, Worker
-from gcorefs.process.patience import ask_each
+from gcorefs.process.bounded_questions import ask_each
+from gcorefs.process.worker_threads import Postponed, Worker
 
 
 def test_postponed_work_is_done_in_order_and_once() -> None:

@@ -1,10 +1,10 @@
 """Questions that may never be answered, each given a moment while a process stands still.
 
-What a mapped file holds and whether it has a name left is known to its server, which may hang
-(absent.py).  So such questions are asked in a thread of their own.  One that is not answered
-is left behind with its thread, and its source is asked nothing more until it has answered:
-neither ten mappings of one hanging file system nor ten stops of one process cost ten times as
-much.
+Only the server of a mapped file knows what the file holds and whether it has a name left, and the
+server may hang (page_providers.py).  So a thread of its own asks each such question.  A question
+without an answer stays behind with its thread, and nobody asks its source anything more until it
+has answered.  So neither ten mappings of one hanging file system nor ten stops of one process
+cost ten times as much.
 """
 
 import threading

@@ -5,9 +5,9 @@ from gcorefs.elfcore.elf import notes_end
 from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel.pagemap_scan import HUGE, PFNZERO, SWAPPED
 from gcorefs.kernel.statx import FileStat
-from gcorefs.process.absent import MayWait, NotBrought
 from gcorefs.process.mapped_files import LostFiles, MappedFiles
 from gcorefs.process.memory import Memory
+from gcorefs.process.page_providers import MayWait, NotBrought
 from gcorefs.process.pagemap import Pagemap
 
 _ELF_MAGIC = b"\x7fELF"
@@ -27,7 +27,7 @@ class MappingFacts:
         lost: LostFiles,
         may_wait: bool,
     ) -> None:
-        """`may_wait`: whether files may be asked, whose servers may not answer (patience.py)."""
+        """`may_wait`: files may be asked, whose servers may not answer (bounded_questions.py)."""
         self._memory = memory
         self._pagemap = pagemap
         self._files = files
