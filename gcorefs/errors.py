@@ -1,6 +1,7 @@
 """What all errors of gcorefs have in common; each layer has its own beside what raises them."""
 
 import enum
+from typing import Self
 
 
 class GcorefsError(Exception):
@@ -31,3 +32,8 @@ class Refusal(GcorefsError, OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+    def bare(self) -> Self:
+        """This error without what led to it: the frames hold buffers, descriptors, whole cores."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self

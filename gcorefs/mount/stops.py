@@ -136,7 +136,7 @@ class SharedStop:
             try:
                 made = await self._take(first)
             except Refusal as error:
-                self._fail(Refusal(error.reason, error.pid, error.detail))
+                self._fail(error.bare())
             except Exception:  # a surprise is the readers' EIO, not the mount's end
                 logger.exception("process %d: cannot be dumped", self.process.pid)
                 self._fail(ProcessError(Reason.SURPRISE, self.process.pid))
@@ -186,7 +186,7 @@ class SharedStop:
         try:
             made = await self._made(core.opener, TAKE_TIMEOUT, partial(self._make_further, core))
         except Refusal as error:
-            self._fail_one(core, Refusal(error.reason, error.pid, error.detail))
+            self._fail_one(core, error.bare())
         except Exception:
             logger.exception("process %d: cannot be dumped", pid)
             self._fail_one(core, ProcessError(Reason.SURPRISE, pid))
@@ -204,7 +204,7 @@ class SharedStop:
         try:
             await core.settle(made)
         except Refusal as error:
-            self._fail_one(core, Refusal(error.reason, error.pid, error.detail))
+            self._fail_one(core, error.bare())
             return False
         except Exception:
             logger.exception("process %d: cannot be dumped", self.process.pid)
