@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcorefs.cli import dump, main, mount, victim
+from gcorefs import api
+from gcorefs.cli import main, mount, victim
 from gcorefs.kernel.proc import procfile
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount
@@ -194,7 +195,7 @@ def test_any_words_are_taken_or_refused_in_one_line(arguments: list[str]) -> Non
         mock.patch.object(mount, "_in_background"),
         mock.patch.object(mount, "_serve"),
         mock.patch.object(mount, "log"),
-        mock.patch.object(dump, "find", side_effect=gone),
+        mock.patch.object(api, "find", side_effect=gone),
     ):
         result = invoke(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit)

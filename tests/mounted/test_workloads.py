@@ -4,6 +4,7 @@ None of them may notice: no error on their side, no client of theirs that fails.
 gdb sees in the core is what it sees in the process itself.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -181,24 +182,25 @@ def test_postgres_under_load_does_not_notice(
         mount.allow(ends)
     clients = 4
     command = [*AS_POSTGRES, POSTGRES / "pgbench", "-h", tmp_path, "-n", "-c", str(clients)]
-    load = subprocess.Popen(
+    dumps = 0
+    with subprocess.Popen(
         text_of([*command, "-t", str(TRANSACTIONS), "postgres"]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    dumps = 0
-    try:
-        while load.poll() is None:
-            children = Path(f"/proc/{postgres.pid}/task/{postgres.pid}/children").read_text()
-            for pid in [postgres.pid, *map(int, children.split())]:
-                result = run("cp", mount / pid, core)
-                dumps += result.returncode == 0
-                # A backend ends with its client.
-                assert result.returncode == 0 or has_ended(pid), result
-        summary, complaints = load.communicate()
-    finally:
-        load.kill()
+    ) as load:
+        try:
+            while load.poll() is None:
+                children = Path(f"/proc/{postgres.pid}/task/{postgres.pid}/children").read_text()
+                for pid in [postgres.pid, *map(int, children.split())]:
+                    result = run("cp", mount / pid, core)
+                    dumps += result.returncode == 0
+                    if result.returncode != 0:  # a backend ends with its client
+                        assert pid != postgres.pid, result
+                        eventually(functools.partial(has_ended, pid))
+            summary, complaints = load.communicate()
+        finally:
+            load.kill()
     assert load.returncode == 0, complaints
     assert f"actually processed: {clients * TRANSACTIONS}/{clients * TRANSACTIONS}" in summary
     assert "number of failed transactions: 0 " in summary
