@@ -15,7 +15,7 @@ import trio
 
 from gcorefs.errors import GcorefsError
 from gcorefs.kernel.proc import tasks
-from gcorefs.kernel.proc.mountinfo import parse_mounts
+from gcorefs.kernel.proc.mountinfo import Mount, parse_mounts
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.mount import interpreter
 from gcorefs.mount.fs import GcoreFS
@@ -66,9 +66,9 @@ def mountpoints() -> list[str]:
 def is_gcorefs(fd: int) -> bool:
     """True where an open file is on a mount of a gcorefs.  MountError."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        number = dict(line.split(b":\t", 1) for line in info.read().splitlines())[b"mnt_id"]
-    lines = [line for line in _mountinfo().split(b"\n") if line.split(b" ", 1)[0] == number]
-    return set(mounts_in(b"\n".join(lines)).values()) == {FSTYPE}
+        fields = dict(line.split(b":\t", 1) for line in info.read().splitlines())
+    number, kind = int(fields[b"mnt_id"]), FSTYPE.encode()
+    return any((mount.number, mount.kind) == (number, kind) for mount in _parsed(_mountinfo()))
 
 
 def _mountinfo() -> bytes:
@@ -88,9 +88,12 @@ def mounts_in(mountinfo: bytes) -> dict[bytes, str]:
 
     MountError where the text is not one that the kernel writes.
     """
+    return {mount.place: mount.kind.decode(errors="replace") for mount in _parsed(mountinfo)}
+
+
+def _parsed(mountinfo: bytes) -> list[Mount]:
     try:
-        mounts = parse_mounts(mountinfo)
-        return {mount.place: mount.kind.decode(errors="replace") for mount in mounts}
+        return [*parse_mounts(mountinfo)]
     except FormatError as error:
         raise MountError(f"unexpected text in /proc/self/mountinfo: {error}") from error
 

@@ -12,6 +12,8 @@ from gcorefs.kernel.proc.procfile import FormatError
 class Mount:
     """One line.  Names have no escapes any more."""
 
+    number: int
+    """The mount id, as fdinfo of an open file has it too (mnt_id)."""
     device: tuple[int, int]
     """Major and minor number."""
     root: bytes
@@ -35,11 +37,12 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
         try:
             # A varying number of fields stands before the hyphen.
             kind, _, options, *_ = fields[fields.index(b"-", 6) + 1 :]
-            major, minor = (int(number) for number in fields[2].split(b":"))
+            number = int(fields[0])
+            major, minor = (int(word) for word in fields[2].split(b":"))
         except ValueError as error:
             raise FormatError(f"not a line of mountinfo: {line!r}") from error
         root, place = (_ESCAPE.sub(_unescaped, name) for name in fields[3:5])
-        yield Mount((major, minor), root, place, kind, options)
+        yield Mount(number, (major, minor), root, place, kind, options)
 
 
 # fs/proc_namespace.c, mangle: blank, tab, newline, backslash and hash in octal.
