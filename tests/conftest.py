@@ -94,6 +94,10 @@ class Target:
                 states[tid] = task_stat.stat(self.pid, tid).state, task_status.tracer(self.pid, tid)
         return states
 
+    def state_letters(self) -> set[str]:
+        """Those of all its threads."""
+        return {state for state, _ in self.states().values()}
+
 
 def text_of(command: Iterable[object]) -> list[str | bytes]:
     """The words of a command, as subprocess wants them: paths and numbers among them."""

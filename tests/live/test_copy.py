@@ -68,7 +68,7 @@ def assert_held(target: Target, snapshot: Snapshot, why: str) -> None:
     assert why in snapshot.not_copied
     assert not snapshot.is_copied
     assert snapshot.hold == {"hold": "copy", "held": "stop", "held_why": snapshot.not_copied}
-    assert {state for state, _ in target.states().values()} == {"t"}
+    assert target.state_letters() == {"t"}
 
 
 def await_running(target: Target, snapshot: Snapshot) -> None:

@@ -81,7 +81,7 @@ def test_the_next_stop_takes_over_a_thread_that_is_late(spawn: Spawn, quota: Quo
     quota.lift()
     with held(target.pid) as last:
         assert last.unresponsive_threads == 0
-        assert {state for state, _ in target.states().values()} == {"t"}
+        assert target.state_letters() == {"t"}
     assert all(each.wait_late(20) for each in earlier)
     await_free(target.pid)
     assert unseen(target) == NOTHING

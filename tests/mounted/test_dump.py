@@ -62,7 +62,7 @@ def before(
         core = whole(fd)
     eventually(lambda: is_free(target.pid))
     # Not only let go, but asleep again.
-    eventually(lambda: {state for state, _ in target.states().values()} == {"S"})
+    eventually(lambda: target.state_letters() == {"S"})
     return target, core
 
 

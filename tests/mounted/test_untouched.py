@@ -28,7 +28,7 @@ def test_a_whole_copy_leaves_untouched_memory_untouched(
 ) -> None:
     target = spawn("sparse")
     target.ask("ping")
-    eventually(lambda: {state for state, _ in target.states().values()} == {"S"})
+    eventually(lambda: target.state_letters() == {"S"})
     before = footprint(target.pid)
     core = tmp_path / "core"
     if how == "cp":
