@@ -79,7 +79,7 @@ class Stop:
         mark()
         assert self._holder is not None
         try:
-            taking = self._worker.submit(self._stop.take, self._holder.prepare)
+            taking = self._worker.submit(self._stop.take, self._holder)
             timeout = self._policy.stop_timeout + TAKE_TIMEOUT
             _within(timeout, taking, self.pid, "it could not be recorded in time")
         except BaseException:
@@ -97,10 +97,10 @@ class Stop:
         another core needs it.  If the copy fails, `Core.not_copied` says why.  ProcessError.
         """
         policy = policy or self._policy
-        holder, self._holder = self._holder, None
-        if holder is None or policy is not self._policy:
-            holder = _holder(policy)
-        making = self._worker.submit(self._stop.core, policy, holder)
+        holder = None
+        if policy is self._policy:
+            holder, self._holder = self._holder, None
+        making = self._worker.submit(self._stop.core, policy, holder or _holder(policy))
         core = _within(TAKE_TIMEOUT, making, self.pid, "it could not be recorded in time")
         # The copy itself gives up if it makes no progress (process/copy.py).
         if self._worker.submit(self._stop.copy, core).result():

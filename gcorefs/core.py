@@ -246,11 +246,6 @@ class Core:
 
     # The end.
 
-    def drop(self) -> None:
-        """Allow no more reads of memory.  The header stays readable."""
-        self.holder.drop()
-
     def close(self) -> None:
-        """Free everything that reads memory.  This may take long."""
+        """Read the process no more.  The header stays readable."""
         self._memory = None
-        self.holder.close()

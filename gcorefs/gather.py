@@ -62,6 +62,8 @@ class Standstill:
     """The leader's stat before the stop: what the leader was doing then."""
     records: Sequence[Record]
     """The record of each thread, in the order of the notes."""
+    late: Sequence[Record]
+    """Of these, the threads that did not stop."""
     memory: Memory
     vmas: Sequence[Vma]
     check: Callable[[], None]
@@ -70,11 +72,6 @@ class Standstill:
     @property
     def pid(self) -> int:
         return self.process.pid
-
-    @property
-    def late(self) -> Sequence[Record]:
-        """Threads that did not stop."""
-        return [record for record in self.records if not record.general]
 
 
 def gather(seen: Standstill, policy: Policy) -> Evidence:

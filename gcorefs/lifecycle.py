@@ -80,8 +80,3 @@ class Lifecycle:
     def is_let_go(self) -> bool:
         """True if nobody may read memory of the process from now on."""
         return self.has_been(Phase.LET_GO)
-
-    @property
-    def is_joinable(self) -> bool:
-        """True if another core, or another handle, may join."""
-        return self.phase in (Phase.NEW, Phase.STOPPING, Phase.HELD, Phase.COPIED)

@@ -77,35 +77,38 @@ class Stop:
         self._tracer = Tracer(process, policy.stop_timeout, self._end, policy.xstate)
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
+        self._holders: list[Holder] = []  # of its cores, and of cores that are still to be made
         self._lock = threading.Lock()
 
-    def take(self, prepare: Callable[[int], None] = lambda pid: None) -> None:
+    def take(self, *holders: Holder) -> None:
         """Stop and record every thread.  Call it at most once.
 
-        `prepare` is called with the pid after all early checks and before the stop.  ProcessError:
-        the process cannot be stopped, and everything has been let go.
+        `holders` of cores that follow are prepared after all early checks and before the stop.
+        ProcessError: the process cannot be stopped, and everything has been let go.
         """
         try:
             with LINE.begun():
                 refuse_early(self.process, self.opener)
                 with told(self.process.pid, Reason.DIED):
-                    self._take(prepare)
+                    self._take(holders)
         except BaseException:
             self.close()
             raise
 
-    def _take(self, prepare: Callable[[int], None]) -> None:
+    def _take(self, holders: Sequence[Holder]) -> None:
         process = self.process
         before = task_stat.stat(process.pid)
         self.comm = before.comm
-        prepare(process.pid)
+        for holder in holders:
+            self._prepare(holder)
         with self._lock:
             if not self.life.advance(Phase.STOPPING):
                 raise ProcessError(Reason.LET_GO, process.pid)
             self._tracer.start()
         records = self._tracer.wait()
         stop_seconds = time.monotonic() - self._tracer.stopped_at
-        self._refuse_unresponsive(records, self._policy)
+        late = [record for record in records if not record.general]
+        self._refuse_unresponsive(records, late, self._policy)
         tid = next((record.tid for record in records if record.general), records[0].tid)
         # Open the memory before the access check.  If a thread that did not stop calls execve(2)
         # between the two, the file still means the memory of the old program, which is gone.
@@ -114,17 +117,27 @@ class Stop:
             raise ProcessError(Reason.GONE, process.pid)
         if self.opener is not None:
             access.check(self.opener, process.pid)
-        seen = self._look(mem, before, records, stop_seconds)
+        seen = self._look(mem, before, records, late, stop_seconds)
         with self._lock:  # else a stop that is closed meanwhile gets memory again
             if not self.life.advance(Phase.HELD):
                 self.check()
             self._seen = seen
 
+    def _prepare(self, holder: Holder) -> None:
+        with self._lock:  # a stop that is let go meanwhile drops it
+            self._holders.append(holder)
+        holder.prepare(self.process.pid)
+
     def _look(
-        self, mem: MemFile, before: Stat, records: Sequence[Record], stop_seconds: float
+        self,
+        mem: MemFile,
+        before: Stat,
+        records: Sequence[Record],
+        late: Sequence[Record],
+        stop_seconds: float,
     ) -> Standstill:
         """Find out what is mapped, and how each page of it is read."""
-        tid, is_partial = mem.tid, not all(record.general for record in records)
+        tid = mem.tid
         pagemap = open_pagemap(tid)
         if address_space.has_few_runs(tid):
             pagemap.look_ahead()
@@ -135,7 +148,7 @@ class Stop:
             PageProviders(tid, others, pagemap),
             CopyOnWrite(vmas, pagemap),
             pagemap,
-            only_pinned=is_partial,
+            only_pinned=bool(late),
         )
         lost = UnreadablePages([range(vma.start, vma.end) for vma in others if vma.is_special])
         return Standstill(
@@ -146,14 +159,17 @@ class Stop:
             xstate=self._tracer.xstate,
             before=before,
             records=records,
+            late=late,
             memory=Memory(mem, ways, lost, self.check),
             vmas=vmas,
             check=self.check,
         )
 
-    def _refuse_unresponsive(self, records: Sequence[Record], policy: Policy) -> None:
-        """EBUSY if the policy does not accept the threads that did not stop."""
-        pid, late = self.process.pid, [each for each in records if not each.general]
+    def _refuse_unresponsive(
+        self, records: Sequence[Record], late: Sequence[Record], policy: Policy
+    ) -> None:
+        """EBUSY if the policy does not accept `late`, the threads that did not stop."""
+        pid = self.process.pid
         if late and policy.unresponsive == "fail":
             starved = [each.tid for each in late if each.is_starved]
             which = f"thread {starved[0]} gets no CPU" if starved else f"thread {late[0].tid}"
@@ -174,14 +190,17 @@ class Stop:
     def core(self, policy: Policy | None = None, holder: Holder | None = None) -> Core:
         """A core of the process, with the policy of the stop or another.
 
-        `holder`: how its memory outlives the stop (by default it does not).  ProcessError: there
-        is no core, but the process still stands still, for other cores.
+        `holder`: how its memory outlives the stop (by default it does not).  It is prepared here
+        unless `take` has done that.  ProcessError: there is no core, but the process still stands
+        still, for other cores.
         """
         policy, holder = policy or self._policy, holder or HoldProcess()
         if policy.xstate != self._policy.xstate:
             raise ValueError("vector registers are recorded in one layout for all cores of a stop")
         try:
             with LINE.begun(), told(self.process.pid, Reason.DIED):
+                if holder not in self._holders:
+                    self._prepare(holder)
                 return self._core(policy, holder)
         except BaseException:
             holder.close()
@@ -191,7 +210,7 @@ class Stop:
         seen = self._seen
         if seen is None:
             raise ProcessError(Reason.LET_GO, self.process.pid)
-        self._refuse_unresponsive(seen.records, policy)
+        self._refuse_unresponsive(seen.records, seen.late, policy)
         evidence = gather(seen, policy)
         load_plan = plan_loads(evidence, LINE.paced)
         holder.fit(load_plan.size)
@@ -283,8 +302,8 @@ class Stop:
         unfinished part, give EIO from now on."""
         with self._lock:
             self.life.advance(Phase.LET_GO)
-            for core in self._cores:
-                core.drop()
+            for holder in self._holders:
+                holder.drop()
         self._tracer.release()
 
     def forget(self) -> None:
@@ -297,6 +316,8 @@ class Stop:
         self.let_go()
         for core in self._cores:
             core.close()
+        for holder in self._holders:
+            holder.close()
         self._tracer.join()
         self.life.advance(Phase.ENDED)
         # Break the reference cycles.

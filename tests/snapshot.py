@@ -33,7 +33,7 @@ class Snapshot:
         self._records: Sequence[Record] = ()
 
     def take(self) -> None:
-        self.stop.take(self.holder.prepare)
+        self.stop.take(self.holder)
         self._records = self.stop.records
         self._core = self.stop.core(holder=self.holder)
 
@@ -49,14 +49,6 @@ class Snapshot:
     def copy(self) -> None:
         if self.stop.copy(self.core):
             self.stop.run_on()
-
-    def let_go(self) -> None:
-        self.stop.let_go()
-        self.holder.drop()
-
-    def close(self) -> None:
-        self.holder.close()
-        self.stop.close()
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ wanted.  Everything here runs in the event loop; what blocks runs in threads.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
@@ -133,14 +133,10 @@ class SharedStop:
         """Stop the process, hold it until it is released, let go."""
         try:
             first, *others = self.cores.values()
-            try:
+            made = None
+            with self._refusals_told(self._fail):
                 made = await self._take(first)
-            except Refusal as error:
-                self._fail(error.bare())
-            except Exception:  # a surprise is the readers' EIO, not the mount's end
-                logger.exception("process %d: cannot be dumped", self.process.pid)
-                self._fail(ProcessError(Reason.SURPRISE, self.process.pid))
-            else:
+            if made is not None:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     for core in others:
@@ -177,38 +173,23 @@ class SharedStop:
 
     def _take_first(self, first: SharedCore) -> Core:
         """In a thread."""
-        self._stop.take(first.holder.prepare)
+        self._stop.take(first.holder)
         return self._stop.core(first.policy, first.holder)
 
     async def _make(self, core: SharedCore) -> None:
         """One more core of a process that stands."""
-        pid = self.process.pid
-        try:
-            made = await self._made(core.opener, TAKE_TIMEOUT, partial(self._make_further, core))
-        except Refusal as error:
-            self._fail_one(core, error.bare())
-        except Exception:
-            logger.exception("process %d: cannot be dumped", pid)
-            self._fail_one(core, ProcessError(Reason.SURPRISE, pid))
-        else:
-            if await self._settle(core, made):
-                await self._copy(core)
-
-    def _make_further(self, core: SharedCore) -> Core:
-        """In a thread."""
-        core.holder.prepare(self.process.pid)
-        return self._stop.core(core.policy, core.holder)
+        make = partial(self._stop.core, core.policy, core.holder)
+        made = None
+        with self._refusals_told(partial(self._fail_one, core)):
+            made = await self._made(core.opener, TAKE_TIMEOUT, make)
+        if made is not None and await self._settle(core, made):
+            await self._copy(core)
 
     async def _settle(self, core: SharedCore, made: Core) -> bool:
         """A core is made: have its readers judged and told.  False: it is not for them."""
-        try:
+        with self._refusals_told(partial(self._fail_one, core)):
             await core.settle(made)
-        except Refusal as error:
-            self._fail_one(core, error.bare())
-            return False
-        except Exception:
-            logger.exception("process %d: cannot be dumped", self.process.pid)
-            self._fail_one(core, ProcessError(Reason.SURPRISE, self.process.pid))
+        if core.has_failed:
             return False
         self.touch()
         if core.holders.are_about_to_open:
@@ -220,6 +201,18 @@ class SharedStop:
         await core.copy()
         if self._stop.life.has_been(Phase.COPIED):
             self._untraced.set()
+
+    @contextlib.contextmanager
+    def _refusals_told(self, fail: Callable[[Refusal], None]) -> Iterator[None]:
+        """A refusal ends the block and goes to `fail`.  A surprise is one more: it is the readers'
+        EIO, not the mount's end."""
+        try:
+            yield
+        except Refusal as error:
+            fail(error.bare())
+        except Exception:
+            logger.exception("process %d: cannot be dumped", self.process.pid)
+            fail(ProcessError(Reason.SURPRISE, self.process.pid))
 
     def _fail(self, error: Refusal) -> None:
         for core in self.cores.values():
@@ -241,17 +234,11 @@ class SharedStop:
         with self._workers.closes.of(self.opener.uid) as limiter:
             while True:
                 try:
-                    await in_thread(self.process.pid, limiter, self._close_all)
+                    await in_thread(self.process.pid, limiter, self._stop.close)
                 except ProcessError:
                     await trio.sleep(_NO_THREAD_NAP)
                 else:
                     return
-
-    def _close_all(self) -> None:
-        """In a thread."""
-        for core in [*self.cores.values()]:
-            core.holder.close()
-        self._stop.close()
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or
@@ -284,8 +271,6 @@ class SharedStop:
         """Let the process run on.  Handles keep what was made of the header; memory is EIO."""
         self.why_over = self.why_over or why
         self._stop.let_go()
-        for core in self.cores.values():
-            core.holder.drop()
         self._released.set()
         for core in self.cores.values():
             core.notify_pollers()

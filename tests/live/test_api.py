@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,6 @@ from tests.conftest import Target
 from tests.live.accounts import assert_free
 
 Spawn = Callable[..., Target]
-
-
-def states(target: Target) -> set[str]:
-    return {state for state, _ in target.states().values()}
 
 
 def test_the_manual_s_example_runs(
@@ -52,7 +49,7 @@ def test_everything_that_is_offered_is_there() -> None:
 def test_a_process_stands_still_in_the_block_and_runs_on_behind_it(spawn: Spawn) -> None:
     target = spawn("threads", 5)
     with gcorefs.stop(target.pid) as stop:
-        assert states(target) == {"t"}
+        assert target.state_letters() == {"t"}
         core = stop.core()
         data = core.read(0, core.size)
         assert data[:4] == b"\x7fELF"
@@ -74,7 +71,7 @@ def test_one_stop_has_cores_of_several_policies(spawn: Spawn, tmp_path: Path) ->
     with gcorefs.stop(target.pid) as stop:
         first, second = stop.core(), stop.core(kernel)
         cores = [first.read(0, first.size), second.read(0, second.size)]
-        assert states(target) == {"t"}
+        assert target.state_letters() == {"t"}
     assert [core.facts["policy"]["memory"] for core in (first, second)] == ["filter", "kernel"]
     assert first.facts["bytes"]["beyond_kernel"] > 0 == second.facts["bytes"]["beyond_kernel"]
     assert first.size > second.size
@@ -99,11 +96,23 @@ def test_a_core_with_a_copy_lets_the_process_run_on(spawn: Spawn) -> None:
         core.read(len(core.header), 1)
 
 
+def test_a_copy_need_not_be_what_the_stop_was_begun_for(spawn: Spawn) -> None:
+    target = spawn("threads", 2)
+    with gcorefs.stop(target.pid) as stop:
+        core = stop.core(gcorefs.Policy(hold="copy"))
+        assert core.not_copied == ""
+        deadline = time.monotonic() + 20
+        while any(tracer for _, tracer in target.states().values()):
+            assert time.monotonic() < deadline, "it is held"
+        assert core.read(len(core.header), core.size)
+    assert core.facts["policy"]["held"] == "copy"
+
+
 def test_a_copy_beside_a_core_that_is_read_from_the_process_holds_it(spawn: Spawn) -> None:
     target = spawn("threads", 2)
     with gcorefs.stop(target.pid) as stop:
         live, copied = stop.core(), stop.core(gcorefs.Policy(hold="copy"))
-        assert states(target) == {"t"}
+        assert target.state_letters() == {"t"}
         offset = len(live.header)
         assert live.size - offset == copied.size - len(copied.header)
         assert live.read(offset, live.size) == copied.read(len(copied.header), copied.size)

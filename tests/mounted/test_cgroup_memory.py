@@ -178,10 +178,10 @@ import sys
 from gcorefs.cli import main
 from gcorefs.stopped import Stop
 
-def told(stop, prepare):
+def told(stop, holder):
     with open("/proc/self/oom_score_adj") as file:
         print(file.read(), end="", file=sys.stderr)
-    return take(stop, prepare)
+    return take(stop, holder)
 
 take, Stop.take = Stop.take, told
 main()

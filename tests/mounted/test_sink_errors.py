@@ -188,9 +188,9 @@ import os, sys
 from gcorefs.cli import main
 from gcorefs.stopped import Stop
 take, folder = Stop.take, sys.argv.pop()
-def after_removal(stop, prepare):
+def after_removal(stop, holder):
     os.rmdir(folder)
-    take(stop, prepare)
+    take(stop, holder)
 Stop.take = after_removal
 main()
 """
