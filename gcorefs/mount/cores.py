@@ -310,7 +310,6 @@ class SharedCore:
         if self._was_looked_up and not self._bytes and not self.is_over:
             self.await_open(handle.opener, open_timeout)
         else:
-            self.open_by = -inf
             self.keeper.leave()
 
     async def is_taken(self) -> bool:

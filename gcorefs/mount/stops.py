@@ -125,7 +125,8 @@ class SharedStop:
 
     @property
     def _open_by(self) -> float:
-        return max((core.open_by for core in self.cores.values()), default=inf)
+        wanted = (core for core in self.cores.values() if core.is_wanted)
+        return max((core.open_by for core in wanted), default=inf)
 
     # Its life: `run` is its task.
 

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from gcorefs.core import Core
 from gcorefs.errors import Refusal
-from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.cores import Handle, SharedCore
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.options import Options
@@ -25,10 +26,6 @@ Spawn = Callable[..., Target]
 
 KERNEL, COPY = Policy(memory="kernel"), Policy(hold="copy")
 OPENER = Opener(pid=os.getpid(), uid=0, gid=0, groups=(), capabilities=(1 << 41) - 1)
-
-
-def states(target: Target) -> set[str]:
-    return {state for state, _ in target.states().values()}
 
 
 @asynccontextmanager
@@ -57,19 +54,25 @@ async def whole(core: SharedCore) -> bytes:
     return data
 
 
+async def opened(core: SharedCore) -> Handle:
+    """A handle of a core that is ready."""
+    handle = core.join(OPENER, nonblocking=False)
+    assert bytes(await core.read(handle, 0, 4)) == b"\x7fELF"
+    return handle
+
+
 @pytest.mark.parametrize("is_later", [False, True], ids=["at once", "later"])
 async def test_two_policies_share_a_stop(spawn: Spawn, is_later: bool) -> None:
     target = spawn("threads", 3)
     async with stopping(target, Policy(), *[] if is_later else [KERNEL]) as stop:
         first = stop.core(Policy(), OPENER)
-        keeping = first.join(OPENER, nonblocking=False)
-        assert bytes(await first.read(keeping, 0, 4)) == b"\x7fELF"
+        keeping = await opened(first)
         second = stop.core(KERNEL, OPENER)
         assert second is stop.core(KERNEL, OPENER) is not first
         data = await whole(second)
         assert b'"memory":"kernel"' in data
         assert (second.size, stop.is_over) == (len(data), False)  # the first is open still
-        assert states(target) == {"t"}
+        assert target.state_letters() == {"t"}
         first.leave(keeping, 0.0)
         assert stop.is_over
 
@@ -99,7 +102,7 @@ async def test_a_copy_beside_a_core_that_is_read_live_lets_nobody_go(spawn: Spaw
         assert copied.size is not None
         await copied.read(handles[1], copied.size - 1, 1)  # it waits for the copy
         assert copied.holder.was_filled
-        assert (stop.is_tracing, states(target)) == (True, {"t"})
+        assert (stop.is_tracing, target.state_letters()) == (True, {"t"})
 
 
 async def test_a_core_that_cannot_be_made_is_no_end_of_the_others(
@@ -108,8 +111,7 @@ async def test_a_core_that_cannot_be_made_is_no_end_of_the_others(
     target = spawn("threads", 1)
     async with stopping(target, Policy()) as stop:
         (first,) = stop.cores.values()
-        keeping = first.join(OPENER, nonblocking=False)
-        await first.read(keeping, 0, 1)
+        keeping = await opened(first)
 
         def refuse(*_: object) -> None:
             raise RequestError(RequestReason.USER_MEMORY, target.pid)
@@ -130,8 +132,7 @@ async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let
     target = spawn("threads", 1)
     async with stopping(target, Policy()) as stop:
         (first,) = stop.cores.values()
-        handle = first.join(OPENER, nonblocking=False)
-        await first.read(handle, 0, 1)
+        await opened(first)
         second = stop.core(KERNEL, OPENER)
         waiting = second.join(OPENER, nonblocking=False)
         stop.let_go("somebody said so")
@@ -139,3 +140,21 @@ async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let
         with pytest.raises(ProcessError, match="somebody said so") as caught:
             await second.read(waiting, 0, 1)
         assert caught.value.reason is Reason.LET_GO
+
+
+async def test_a_file_that_is_closed_before_the_hold_begins_is_no_file_that_nobody_opened(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 1)
+    settle = SharedCore.settle
+
+    async def settle_and_leave(core: SharedCore, made: Core) -> None:
+        await settle(core, made)
+        core.leave(handle, 0.0)
+
+    monkeypatch.setattr(SharedCore, "settle", settle_and_leave)
+    async with stopping(target, Policy()) as stop:
+        (core,) = stop.cores.values()
+        handle = core.join(OPENER, nonblocking=False)
+        await stop.finished()
+        assert stop.why_over == ""
