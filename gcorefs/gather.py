@@ -37,7 +37,6 @@ from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
 from gcorefs.process.memory import Memory
 from gcorefs.process.page_providers import MayWait, NotBrought, source_of
 from gcorefs.process.record import Record
-from gcorefs.process.turns import LINE
 from gcorefs.process.unreadable import unreadable
 
 _MICROSECONDS_PER_TICK = 1_000_000 // task_stat.TICKS
@@ -79,7 +78,6 @@ def gather(seen: Standstill, policy: Policy) -> Evidence:
     status = task_status.status(seen.process.pid, seen.tid)
     mask = address_space.coredump_filter(seen.tid)
     memory = _memory(seen, policy, mask)
-    LINE.give_way()
     pids = _own_pids(status, "NStgid")
     return Evidence(
         origin=seen.origin,
@@ -118,7 +116,6 @@ def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, shared)
     memory.unreadable_pages.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
-    LINE.give_way()
     return MemoryEvidence(
         vmas=vmas,
         shares=shares,
@@ -153,7 +150,7 @@ def _shares(
     # The share of plain memory that was written depends on its size alone.
     written: dict[int, Share] = {}
     shares = []
-    for vma in LINE.paced(vmas):
+    for vma in vmas:
         if vma.kind.is_plain and vma.anonymous:
             size = vma.end - vma.start
             share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
@@ -242,7 +239,6 @@ def _times(seen: Standstill, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
     with told(pid, Reason.DIED):
         # A few at a time, so that the work ends soon after the last reader has gone.
         for start in range(0, len(tids), _TIMES_AT_ONCE):
-            LINE.give_way()
             found += task_stat.task_times(pid, tids[start : start + _TIMES_AT_ONCE])
             seen.check()
     return found

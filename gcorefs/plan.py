@@ -9,10 +9,9 @@ makes the header afterwards.
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
 
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.page import PAGE_SIZE
@@ -26,8 +25,6 @@ from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.segments import Column, Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.policy import Policy
-
-T = TypeVar("T")
 
 # Upper bounds in bytes, for a file with little room (segments.py, that_fit).
 _NOTES = 1 << 20
@@ -110,13 +107,7 @@ class CorePlan:
     """The number of mappings of the process."""
 
 
-class Pace(Protocol):
-    """Iterates over up to 100,000 items and gives way to other threads in between."""
-
-    def __call__(self, items: Sequence[T], /) -> Iterable[T]: ...
-
-
-def plan_loads(evidence: Evidence, paced: Pace = iter) -> LoadPlan:
+def plan_loads(evidence: Evidence) -> LoadPlan:
     """The memory in the file, and its place there."""
     vmas, shares = evidence.memory.vmas, evidence.memory.shares
     segments = [
@@ -130,12 +121,12 @@ def plan_loads(evidence: Evidence, paced: Pace = iter) -> LoadPlan:
             before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
         )
         for vma, share, own_holes, before_it in zip(
-            paced(vmas), shares, evidence.memory.holes, [vmas[0], *vmas], strict=False
+            vmas, shares, evidence.memory.holes, [vmas[0], *vmas], strict=False
         )
     ]
     header = _NOTES + len(evidence.threads.regsets) * _NOTES_OF_A_THREAD
     kept = that_fit(CLASSES[evidence.machine.word_size], segments, header)
-    return LoadPlan(kept, load(kept, paced))
+    return LoadPlan(kept, load(kept))
 
 
 def plan_core(
@@ -144,7 +135,6 @@ def plan_core(
     policy: Policy,
     held: Mapping[str, str],
     shelf: Shelf | None = None,
-    paced: Pace = iter,
 ) -> CorePlan:
     """The header of the file, and its provenance.
 
@@ -158,7 +148,7 @@ def plan_core(
         policy=facts,
         stopped=threads.stopped,
         others=threads.others,
-        account=_account(evidence.memory, load_plan, paced),
+        account=_account(evidence.memory, load_plan),
         no_cpu=threads.no_cpu,
         xstate=threads.xstate,
     )
@@ -179,12 +169,12 @@ def plan_core(
     return CorePlan(layout, provenance, len(evidence.memory.vmas))
 
 
-def _account(memory: MemoryEvidence, load_plan: LoadPlan, paced: Pace) -> Account:
+def _account(memory: MemoryEvidence, load_plan: LoadPlan) -> Account:
     loads = load_plan.loads
     in_core = sum(loads.filesz)
     zeros = sum(segment.holes for segment in load_plan.segments if segment.hole_starts)
     left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
-    for vma, share in zip(paced(memory.vmas), memory.shares, strict=True):
+    for vma, share in zip(memory.vmas, memory.shares, strict=True):
         if share.left_out is not None:
             left_out[share.left_out.value] += vma.size - share.size
     left_out[LeftOut.TOO_FAR.value] = sum(share.size for share in memory.shares) - in_core

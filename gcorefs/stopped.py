@@ -34,10 +34,10 @@ from gcorefs.process.mem import MemFile
 from gcorefs.process.memory import Memory, Ways
 from gcorefs.process.page_providers import PageProviders
 from gcorefs.process.pagemap import open_pagemap
+from gcorefs.process.progress import Progress
 from gcorefs.process.record import Record
 from gcorefs.process.shmem import Shmem
 from gcorefs.process.tracer import Tracer
-from gcorefs.process.turns import LINE, Turn
 from gcorefs.process.unreadable_pages import UnreadablePages
 from gcorefs.process.worker_threads import Postponed, Worker
 
@@ -61,10 +61,11 @@ class Stop:
         opener: Opener | None = None,
         policy: Policy = DEFAULT,
         on_end: Callable[[], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """`opener`: the credentials that must permit the stop (None: our own).  The tracer's
         thread calls `on_end` if the process dies while it is held, or if nobody may join the stop
-        any more for another reason."""
+        any more for another reason.  `progress`: where the tracer tells how far it is."""
         self.process = process
         self.opener = opener
         self.life = Lifecycle()
@@ -72,9 +73,10 @@ class Stop:
         """The name of its program; empty before `take`."""
         self.ready_seconds = 0.0
         """The time from the first interrupt until the header of the first core was made."""
+        self.progress = progress or Progress()
         self._policy = policy
         self._on_end = on_end or _nothing
-        self._tracer = Tracer(process, policy.stop_timeout, self._end, policy.xstate)
+        self._tracer = Tracer(process, policy.stop_timeout, self._end, policy.xstate, self.progress)
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
         self._holders: list[Holder] = []  # of its cores, and of cores that are still to be made
@@ -87,10 +89,9 @@ class Stop:
         ProcessError: the process cannot be stopped, and everything has been let go.
         """
         try:
-            with LINE.begun():
-                refuse_early(self.process, self.opener)
-                with told(self.process.pid, Reason.DIED):
-                    self._take(holders)
+            refuse_early(self.process, self.opener)
+            with told(self.process.pid, Reason.DIED):
+                self._take(holders)
         except BaseException:
             self.close()
             raise
@@ -106,7 +107,7 @@ class Stop:
                 raise ProcessError(Reason.LET_GO, process.pid)
             self._tracer.start()
         records = self._tracer.wait()
-        stop_seconds = time.monotonic() - self._tracer.stopped_at
+        stop_seconds = time.monotonic() - self.progress.stopped_at
         late = [record for record in records if not record.general]
         self._refuse_unresponsive(records, late, self._policy)
         tid = next((record.tid for record in records if record.general), records[0].tid)
@@ -178,7 +179,7 @@ class Stop:
             raise ProcessError(Reason.UNRESPONSIVE, pid, "none of its threads stopped")
 
     def _origin(self, stop_seconds: float) -> Origin:
-        stopped_at = time.time() - (time.monotonic() - self._tracer.stopped_at)
+        stopped_at = time.time() - (time.monotonic() - self.progress.stopped_at)
         return Origin(
             version=__version__,
             host=os.uname().nodename,
@@ -198,7 +199,7 @@ class Stop:
         if policy.xstate != self._policy.xstate:
             raise ValueError("vector registers are recorded in one layout for all cores of a stop")
         try:
-            with LINE.begun(), told(self.process.pid, Reason.DIED):
+            with told(self.process.pid, Reason.DIED):
                 if holder not in self._holders:
                     self._prepare(holder)
                 return self._core(policy, holder)
@@ -212,36 +213,35 @@ class Stop:
             raise ProcessError(Reason.LET_GO, self.process.pid)
         self._refuse_unresponsive(seen.records, seen.late, policy)
         evidence = gather(seen, policy)
-        load_plan = plan_loads(evidence, LINE.paced)
+        load_plan = plan_loads(evidence)
         holder.fit(load_plan.size)
-        LINE.give_way()
         # To read the CPU times of a thread takes 8 us, as long as all else that is recorded of it,
         # and they do not change while the thread stands still.  So they are read later.  But a
         # thread that did not stop may be gone later.
         is_later = len(evidence.threads.regsets) >= MANY_THREADS and not seen.late
         later = Postponed() if is_later else None
         shelf = Shelf(later.promise) if later is not None else None
-        plan = plan_core(evidence, load_plan, policy, holder.facts(), shelf, LINE.paced)
+        plan = plan_core(evidence, load_plan, policy, holder.facts(), shelf)
         core = Core(self.process.pid, plan, seen.memory, holder, self.check, _begin(later))
         seen.memory.check_pinned()
         with self._lock:
             self.check()
             self._cores.append(core)
         if not self.ready_seconds:
-            self.ready_seconds = time.monotonic() - self._tracer.stopped_at
+            self.ready_seconds = time.monotonic() - self.progress.stopped_at
         return core
 
     def check(self) -> None:
         """EIO if the memory of the process may have changed since the stop."""
         if self.life.is_dead:
             raise ProcessError(Reason.DIED, self.process.pid)
-        if not self.life.stands_still or self._tracer.is_over:
+        if not self.life.stands_still or self.progress.is_over:
             raise ProcessError(Reason.LET_GO, self.process.pid)
 
     def _end(self) -> None:
         """Runs in the tracer's thread, before a process that died is reaped: until then no other
         process has its pid."""
-        if self._tracer.dead:
+        if self.progress.is_dead:
             self.life.advance(Phase.DIED)
         self._on_end()
 
@@ -271,9 +271,9 @@ class Stop:
     @property
     def stopped_seconds(self) -> float:
         """How long the process stood still, until its release or until now."""
-        if not self._tracer.stopped_at:
+        if not self.progress.stopped_at:
             return 0.0
-        return (self._tracer.released_at or time.monotonic()) - self._tracer.stopped_at
+        return (self.progress.released_at or time.monotonic()) - self.progress.stopped_at
 
     # The end.
 
@@ -334,9 +334,4 @@ def _begin(later: Postponed | None) -> "Future[None] | None":
     if later is None:
         return None
     with contextlib.closing(Worker("gcorefs-notes")) as worker:
-        return worker.submit(_finish, later, LINE.mine)
-
-
-def _finish(later: Postponed, turn: Turn | None) -> None:
-    with LINE.part_of(turn):
-        later.do()
+        return worker.submit(later.do)

@@ -14,6 +14,7 @@ Rules of this file:
   memory, libdw did not find the list of libraries.
 """
 
+import copy
 import enum
 from array import array
 from bisect import bisect_left, bisect_right
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul, sub
+from typing import Protocol
 
 from gcorefs.arch.machine import Machine
 from gcorefs.elfcore import elf
@@ -44,6 +46,19 @@ class Extent:
     offset: int
     length: int
     at: int
+
+
+class Header(Protocol):
+    """The bytes before the memory."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`.  The range must not reach beyond the end.  Blocks if these
+        bytes are still to be made."""
+
+    def __bytes__(self) -> bytes: ...
 
 
 class Layout:
@@ -72,8 +87,9 @@ class Layout:
         ]
         if shnum:
             parts.append(form.pack_extended_numbering(phnum, notes_offset, notes.size))
-        self._header = Pieces([*parts, *notes])
-        self._header.extend([bytes(memory_offset - self._header.size)])
+        header = Pieces([*parts, *notes])
+        header.extend([bytes(memory_offset - header.size)])
+        self._header: Header = header
         self.notes_offset = notes_offset
         """Where the notes begin.  Only headers lie before them."""
         self.memory_offset = memory_offset
@@ -88,6 +104,12 @@ class Layout:
             self._offsets.append(zeros_offset + loads.area)
         self.size = self._offsets[-1]
         """Bytes of the whole file."""
+
+    def with_header(self, header: Header) -> "Layout":
+        """The same layout with its header kept in another place."""
+        layout = copy.copy(self)
+        layout._header = header
+        return layout
 
     @property
     def header(self) -> bytes:

@@ -11,7 +11,7 @@ holes stay literal, zeros between other bytes, as long as the sum of these zeros
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from operator import mul, sub
@@ -121,12 +121,8 @@ def that_fit(form: ElfClass, mappings: Sequence[Segment], header: int) -> Sequen
     return found
 
 
-def load(
-    mappings: Sequence[Segment],
-    paced: Callable[[Sequence[Segment]], Iterable[Segment]] = iter,
-) -> Loads:
-    """The PT_LOADs of `mappings`, which are in address order.  There may be very many: `paced`
-    iterates over them and may give way to other threads meanwhile."""
+def load(mappings: Sequence[Segment]) -> Loads:
+    """The PT_LOADs of `mappings`, which are in address order."""
     divided = [mapping for mapping in mappings if mapping.hole_starts]
     holes = sum(mapping.holes for mapping in divided)
     populated = sum(mapping.filesz for mapping in divided) - holes
@@ -138,7 +134,7 @@ def load(
                 shared.append(hole[0])
     area = min(max(shared), _area(populated, sum(shared))) if shared else 0
     loads = Loads(area)
-    for mapping in paced(mappings):
+    for mapping in mappings:
         if not mapping.hole_starts:  # the usual case in a process of 100,000 mappings
             loads.vaddr.append(mapping.vaddr)
             loads.memsz.append(mapping.memsz)

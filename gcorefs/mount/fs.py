@@ -34,7 +34,6 @@ from gcorefs.mount.cores import Handle, SharedCore
 from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed, Reference
-from gcorefs.mount.interpreter import Collector
 from gcorefs.mount.limits import Budget, Limits
 from gcorefs.mount.listing import (
     ESTIMATE_TIMEOUT,
@@ -86,8 +85,6 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
                 raise FUSEError(errno.ENOMEM) from None
             logger.exception("%s failed", method.__name__)
             raise FUSEError(errno.EIO) from None
-        finally:
-            self._collector.tidy()
 
     return cast(_Method[_P, _T], handler)
 
@@ -123,7 +120,6 @@ class GcoreFS(ReadOnly):
         )
         self._inodes = Inodes(options.policy)
         self._refusals = Refusals()
-        self._collector = Collector()
         self._sight = Sight()
         self._files: dict[int, _File] = {}
         self._next_handle = 1

@@ -29,7 +29,6 @@ from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
 from gcorefs.process import mappings
 from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.process.turns import LINE
 
 T = TypeVar("T")
 
@@ -199,12 +198,6 @@ def _files_of(tid: int) -> Callable[[int, int], MappedFile | None]:
     return ask
 
 
-def _at_once(question: Callable[[], T]) -> T:
-    """Its answer, and what takes long gives way meanwhile."""
-    with LINE.begun():
-        return question()
-
-
 class Questions:
     """The threads that ask, so many at a time; one that is stuck is left behind."""
 
@@ -223,5 +216,5 @@ class Questions:
         with self._by_pid.of(pid) as process, self._by_user.of(uid) as user:
             limiter = cast(trio.CapacityLimiter, Both(user, process))
             with trio.move_on_after(seconds):
-                return await in_thread(pid, limiter, _at_once, question)
+                return await in_thread(pid, limiter, question)
         raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {seconds:g} s")

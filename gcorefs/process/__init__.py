@@ -1,7 +1,6 @@
 """One live process, seen from outside: blocking system calls, no event loop.
 
 errors    what can be wrong, with its errno and what to do about it
-turns     who goes first where several want the interpreter
 worker_threads  work that another thread does, or that is done later
 bounded_questions  questions that may never be answered, each given a moment
 admission which processes may be stopped at all
@@ -11,6 +10,7 @@ mark      processes that stop others, and are never stopped themselves
 restart   which interrupted calls the kernel would not restart by itself
 record    what is recorded of a thread in its stop
 tracer    stops the threads, has them recorded, holds them, lets them go
+progress  how far a stop is, for readers in other threads and processes
 late      threads that have not stopped yet when all others are let go
 mappings  what is mapped, read as it comes
 filter_facts  what the kernel's filter has to know of a mapping

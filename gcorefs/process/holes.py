@@ -19,7 +19,6 @@ from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.shmem import Shmem
-from gcorefs.process.turns import LINE
 
 Holes = tuple[Column, Column]
 """Starts and ends, multiples of the page size, in order."""
@@ -53,7 +52,7 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[list[int]]:
     """
     row: list[int] = []
     between = 0
-    for index, (vma, size) in enumerate(zip(LINE.paced(vmas), sizes, strict=True)):
+    for index, (vma, size) in enumerate(zip(vmas, sizes, strict=True)):
         if (
             size > vma.anonymous + vma.swapped
             and size == vma.end - vma.start

@@ -1,6 +1,6 @@
 """What is mapped: maps and smaps (proc_pid_maps(5), proc_pid_smaps(5)), read as they come.
 
-Both are long where there are many mappings, so whoever reads them gives way to others.
+Both are long if there are many mappings.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ from gcorefs.elfcore.vma import Vma, parse_pieces
 from gcorefs.kernel.proc import address_space, procfile
 from gcorefs.kernel.stdio import Stream
 from gcorefs.process.threads import NoThread
-from gcorefs.process.turns import LINE
 from gcorefs.process.worker_threads import Worker
 
 _PIECE = 256 << 10
@@ -23,7 +22,6 @@ def maps(tid: int) -> bytes:
         with contextlib.closing(Stream(f"/proc/{path}")) as stream:
             pieces = [stream.read(_PIECE)]
             while len(pieces[-1]) == _PIECE:
-                LINE.give_way()
                 pieces.append(stream.read(_PIECE))
     except OSError as error:
         raise procfile.explained(error, path) from error
@@ -63,7 +61,6 @@ def _pieces(stream: Stream) -> Generator[bytes, None, None]:
         while piece:
             coming = reader.submit(stream.read, _PIECE)
             try:
-                LINE.give_way()
                 yield piece
             finally:  # who gave up, by whatever error, is about to close it
                 piece = coming.result()

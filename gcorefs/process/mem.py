@@ -7,6 +7,7 @@ later, and needs no permission after the open.
 import errno
 import os
 
+from gcorefs.kernel.open_file import OpenFile
 from gcorefs.kernel.proc import procfile
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -24,7 +25,7 @@ class MemFile:
         """ESRCH, and whatever else procfile.py has."""
         self.pid = pid
         self.tid = tid
-        self._file = procfile.open_file(f"{pid}/task/{tid}/mem")
+        self._file = OpenFile(procfile.open_file(f"{pid}/task/{tid}/mem"))
 
     def read(self, address: int, buffer: memoryview) -> int:
         """Bytes from `address` on, fewer before a page that cannot be read, 0 at such a page.
@@ -36,7 +37,7 @@ class MemFile:
         if address >= _UPPER_HALF:
             return 0
         try:
-            count = os.preadv(self._file, [buffer], address)
+            count = os.preadv(self._file.number, [buffer], address)
         except OSError as error:
             if error.errno == errno.EIO:
                 return 0
@@ -50,13 +51,7 @@ class MemFile:
     def check(self) -> None:
         """Raise where the process has another program by now than when this was opened.  EIO."""
         try:
-            os.pread(self._file, 1, _NOWHERE)
+            os.pread(self._file.number, 1, _NOWHERE)
         except OSError:  # nothing is there, in an address space that still is
             return
         raise ProcessError(Reason.DIED, self.pid, "or called execve")
-
-    def __del__(self) -> None:
-        # Not a close() that somebody calls: a reader in another thread may be in the middle
-        # of a pread, and the number of a closed file is soon another file's.
-        if hasattr(self, "_file"):
-            os.close(self._file)

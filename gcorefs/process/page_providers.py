@@ -14,6 +14,7 @@ is read; the pages of a process that has just been stopped seldom are.
 import contextlib
 import functools
 import os
+from array import array
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 
@@ -48,9 +49,11 @@ class PageProviders:
     def __init__(self, tid: int, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
         shmem = map_files.shmem_device()
         found = [(vma, source) for vma in vmas if (source := source_of(vma, tid, shmem))]
-        self._vmas = [vma for vma, _ in found]
+        # Columns, and no Vma: another process may read this memory (worker/messages.py).
+        self._starts = array("Q", [vma.start for vma, _ in found])
+        self._ends = array("Q", [vma.end for vma, _ in found])
         self._sources = [source for _, source in found]
-        self._starts = [vma.start for vma in self._vmas]
+        self._devices = {vma.dev for vma, _ in found}
         self._pagemap = pagemap
         self._tid = tid
 
@@ -72,13 +75,14 @@ class PageProviders:
 
         Asked only where /proc/PID/mem has to wait for it.  One that nobody shows mounted is none.
         """
-        devices = {vma.dev for vma in self._vmas}
         found: set[str] = set()
         # Each process is shown only what is mounted below its own root.
         for tid in (self._tid, os.getpid()):
             with contextlib.suppress(OSError):
                 found |= {
-                    each for each in devices if _is_disk(each, mountinfo.file_system(tid, each))
+                    each
+                    for each in self._devices
+                    if _is_disk(each, mountinfo.file_system(tid, each))
                 }
         return frozenset(found)
 
@@ -87,11 +91,9 @@ class PageProviders:
         return next(self._within(start, end), None) is not None
 
     def _within(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
-        index = max(0, bisect_right(self._starts, start) - 1)
-        while index < len(self._vmas) and self._vmas[index].start < end:
-            vma = self._vmas[index]
-            if vma.end > start:
-                yield max(start, vma.start), min(end, vma.end), self._sources[index]
+        index = bisect_right(self._ends, start)
+        while index < len(self._ends) and self._starts[index] < end:
+            yield max(start, self._starts[index]), min(end, self._ends[index]), self._sources[index]
             index += 1
 
 

@@ -20,6 +20,7 @@ from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
 from gcorefs.kernel import pagemap_scan
+from gcorefs.kernel.open_file import OpenFile
 from gcorefs.kernel.pagemap_scan import PFNZERO, PRESENT, SWAPPED, join_runs
 from gcorefs.kernel.proc import address_space, procfile
 from gcorefs.process.errors import named
@@ -51,12 +52,12 @@ class Pagemap:
 
     def __init__(self, tid: int) -> None:
         """ESRCH, and whatever else procfile.py has."""
-        self._file = procfile.open_file(f"{tid}/pagemap")
+        self._file = OpenFile(procfile.open_file(f"{tid}/pagemap"))
         self._ahead: Thread | None = None
         self._all: tuple[Column, Column] | None = None
         # Every page has an entry, mapped or not.  If an empty file is mounted over pagemap, all
         # memory would look like holes.
-        if not os.pread(self._file, _ENTRY_SIZE, 0):
+        if not os.pread(self._file.number, _ENTRY_SIZE, 0):
             raise address_space.without_text(tid, "pagemap")
 
     def look_ahead(self) -> None:
@@ -79,7 +80,7 @@ class Pagemap:
         """
         first = address // PAGE_SIZE
         count = -(-(address + length) // PAGE_SIZE) - first
-        entries = os.pread(self._file, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
+        entries = os.pread(self._file.number, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
         return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
 
     def populated(self, address: int, length: int) -> bytes:
@@ -124,7 +125,7 @@ class Pagemap:
 
         None if this kernel does not support the request.
         """
-        return pagemap_scan.scan(self._file, start, end, all_of, any_of, none_of)
+        return pagemap_scan.scan(self._file.number, start, end, all_of, any_of, none_of)
 
     def poisoned(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges of pages that UFFDIO_POISON made unreadable.  Empty without CAP_SYS_ADMIN,
@@ -132,7 +133,7 @@ class Pagemap:
         found: list[tuple[int, int]] = []
         for first, last in zip(*self.scan(start, end, all_of=SWAPPED) or ((), ()), strict=True):
             entries = os.pread(
-                self._file,
+                self._file.number,
                 (last - first) // PAGE_SIZE * _ENTRY_SIZE,
                 first // PAGE_SIZE * _ENTRY_SIZE,
             )
@@ -158,11 +159,9 @@ class Pagemap:
             if len(flags) * PAGE_SIZE < length:
                 return
 
-    def __del__(self) -> None:
-        # There is no close(): a reader in another thread may be in a pread(2), and another file
-        # soon gets the number of a closed file descriptor.
-        if hasattr(self, "_file"):
-            os.close(self._file)
+    def __getstate__(self) -> dict[str, object]:
+        """For another process, which has no use for what was found ahead."""
+        return {**self.__dict__, "_ahead": None, "_all": None}
 
 
 class Unknown(Pagemap):

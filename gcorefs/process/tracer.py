@@ -38,9 +38,9 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import DEFAULT, XState
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.late import LATE, Starved, may_stop
+from gcorefs.process.progress import Progress
 from gcorefs.process.record import Record, Recorder, in_reading_order
 from gcorefs.process.threads import start_thread
-from gcorefs.process.turns import LINE, Turn
 
 _SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
@@ -64,7 +64,7 @@ _QUESTION = 0.1
 _STARVED_TIMES = 4
 _STARVED_SECONDS = 4.0
 
-# Threads that are recorded in a millisecond.
+# Threads that are interrupted before the process is asked again whether it writes its core.
 _PIECE = 50
 
 # An execve(2) refuses us once; a process that execs without end may do so a few times.
@@ -84,18 +84,11 @@ class Tracer:
         stop_timeout: float,
         on_end: Callable[[], None] = lambda: None,
         xstate: XState = DEFAULT.xstate,
+        progress: Progress | None = None,
     ) -> None:
         self.process = process
         self.records: list[Record] = []
-        self.dead = False
-        """The process died while it was held.  Set before it is reaped, where any thread had
-        stopped: a reader who finds it False after reading has not read from a later process
-        of the same pid."""
-        self.is_over = False
-        """Threads are being let go, or have been: what is read from here on is not of the stop."""
-        self.stopped_at = 0.0
-        """time.monotonic() of the first interrupt: from here on the process stood still."""
-        self.released_at = 0.0
+        self.progress = progress or Progress()
         self._stop_timeout = stop_timeout
         self._on_end = on_end
         self._failure: BaseException | None = None
@@ -117,7 +110,6 @@ class Tracer:
         self._recorder = Recorder(process.pid, xstate)
         self._starved = Starved(process.pid)
         self._patience = min(_STARVED_TIMES * stop_timeout, _STARVED_SECONDS)  # is left for them
-        self._turn: Turn | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -138,7 +130,6 @@ class Tracer:
     def start(self) -> None:
         """NoThread."""
         wait4.hang_bell()
-        self._turn = LINE.mine
         predecessor = LATE.succeed(self)
         if isinstance(predecessor, Tracer):
             self._thread = predecessor._thread
@@ -212,20 +203,20 @@ class Tracer:
     def _run(self) -> "Tracer | None":
         """One stop.  Returns the next one of the same process, where that takes over."""
         self._has_begun.set()
+        self.progress.own()
         try:
             self._stop_and_hold()
             self._let_go_for_certain()
             return self._leave()
         finally:
-            self.is_over = True
+            self.progress.end()
             self._recorder.close()  # once more, for those that stopped late
             self._is_free.set()
             self._has_ended.set()
 
     def _stop_and_hold(self) -> None:
         try:
-            with LINE.part_of(self._turn):
-                self._stop_all()
+            self._stop_all()
         except BaseException as error:  # handed to whoever waits
             self._failure = error
             return
@@ -357,11 +348,11 @@ class Tracer:
 
     def _interrupt(self) -> None:
         self._refuse_while_it_dumps()
-        if not self.stopped_at:
-            self.stopped_at = time.monotonic()
+        if not self.progress.stopped_at:
+            self.progress.stopped_at = time.monotonic()
         # One that died meanwhile says so when it is waited for.
         is_gone = contextlib.suppress(ProcessLookupError)
-        for count, tid in enumerate(LINE.paced(tuple(self._running), _PIECE), 1):
+        for count, tid in enumerate(tuple(self._running), 1):
             if count % _PIECE == 0:
                 self._refuse_while_it_dumps()
             self._interrupted.add(tid)
@@ -383,7 +374,7 @@ class Tracer:
         while self._running and not self._release.is_set():
             before = len(self._running)
             # In order: what is recorded together lies together, and is read together.
-            for tid in LINE.paced(sorted(self._running), _PIECE):
+            for tid in sorted(self._running):
                 self._look_at(tid)
             if len(self._running) < before:
                 nap = _SHORTEST_NAP
@@ -480,10 +471,10 @@ class Tracer:
             if wait4.has_status():
                 self._look_for_deaths()
             if not self._stopped and not self._running:
-                if not self.dead:  # none had stopped
+                if not self.progress.is_dead:  # none had stopped
                     self._die()
                 return
-            if self.dead or (len(self._stopped), len(self._running)) == before:
+            if self.progress.is_dead or (len(self._stopped), len(self._running)) == before:
                 time.sleep(_DEATH_NAP)
 
     def _look_at_running(self) -> None:
@@ -498,12 +489,12 @@ class Tracer:
 
     def _look_for_deaths(self) -> None:
         for tid in tuple(self._stopped):
-            if not self.dead and self._is_ending(tid):
+            if not self.progress.is_dead and self._is_ending(tid):
                 self._die()
             self._look_at(tid)
 
     def _die(self) -> None:
-        self.dead = True
+        self.progress.die()
         self._on_end()
 
     def _let_go_for_certain(self) -> None:
@@ -523,9 +514,9 @@ class Tracer:
         A thread that has been interrupted and not been looked at may have left its system call
         with an EINTR that is ours: it is not let go before that is repaired.
         """
-        self.is_over = True
+        self.progress.end()
         self._detach_stopped()
-        self.released_at = time.monotonic()
+        self.progress.released_at = time.monotonic()
         nap = _SHORTEST_NAP
         deadline = time.monotonic() + min(self._stop_timeout, _LAST_LOOK)
         while self._running & self._interrupted and self._successor is None:

@@ -19,7 +19,7 @@ class UnreadablePages:
         """`no_loss`: where [vvar], [vsyscall] and the like lie, which nobody can read from
         outside: that these are zeros is no loss, and the same in the kernel's cores."""
         self.count = 0
-        self._no_loss = no_loss
+        self.no_loss = no_loss
         self._lock = threading.Lock()
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -27,7 +27,7 @@ class UnreadablePages:
     def add(self, address: int) -> None:
         """The page in which `address` lies."""
         page = address - address % PAGE_SIZE
-        if any(page in own for own in self._no_loss):
+        if any(page in own for own in self.no_loss):
             return
         with self._lock:
             self._add(page)

@@ -37,7 +37,7 @@ ROOMLESS = {PACKAGE: {f"{PACKAGE}.api"}, f"{PACKAGE}.__main__": {f"{PACKAGE}.cli
 
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {
-    "array", "bisect", "collections", "dataclasses", "enum", "functools", "io", "itertools", "json",
+    "array", "bisect", "collections", "copy", "dataclasses", "enum", "functools", "io", "itertools", "json",
     "math", "operator", "re", "string", "struct", "typing", "zlib",
 }  # fmt: skip
 

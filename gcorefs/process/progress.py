@@ -1,0 +1,64 @@
+"""How far a stop is, for readers in other threads and in other processes.
+
+The tracer writes here before it acts: `is_dead` before it reaps a thread, `is_over` before it lets
+one go.  A reader of memory looks here after the read.  If both flags are still False then, the
+bytes are of the stop.
+"""
+
+SIZE = 128
+"""Bytes of a page that a Progress uses."""
+
+_DEAD, _OVER = 64, 65
+_TIMES = slice(72, 88)
+_STOPPED_AT, _RELEASED_AT = range(2)
+
+
+class Progress:
+    """The progress of one stop.  One thread writes, all others read."""
+
+    def __init__(self, page: memoryview | None = None) -> None:
+        """`page`: SIZE bytes that were zeros when the stop began."""
+        self._page = (memoryview(bytearray(SIZE)) if page is None else page)[:SIZE]
+        self._times = self._page[_TIMES].cast("d")
+
+    def own(self) -> None:
+        """The calling thread is the tracer."""
+
+    @property
+    def is_tracer_gone(self) -> bool:
+        """True if the tracer ended without a word, so that the kernel let the process go."""
+        return False
+
+    @property
+    def is_dead(self) -> bool:
+        """The process died while it was held."""
+        return bool(self._page[_DEAD])
+
+    def die(self) -> None:
+        self._page[_DEAD] = 1
+
+    @property
+    def is_over(self) -> bool:
+        """Threads are being let go, or have been."""
+        return bool(self._page[_OVER])
+
+    def end(self) -> None:
+        self._page[_OVER] = 1
+
+    @property
+    def stopped_at(self) -> float:
+        """time.monotonic() of the first interrupt: from then on the process stood still."""
+        return self._times[_STOPPED_AT]
+
+    @stopped_at.setter
+    def stopped_at(self, seconds: float) -> None:
+        self._times[_STOPPED_AT] = seconds
+
+    @property
+    def released_at(self) -> float:
+        """time.monotonic() when the last thread that had stopped was let go; 0.0 before."""
+        return self._times[_RELEASED_AT]
+
+    @released_at.setter
+    def released_at(self, seconds: float) -> None:
+        self._times[_RELEASED_AT] = seconds
