@@ -6,8 +6,9 @@ Any thread may call everything here.
 
 from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 
-from gcorefs.elfcore.layout import Layout
+from gcorefs.elfcore.layout import Header, Layout
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.segments import ZEROS
 from gcorefs.holder import Holder
@@ -49,7 +50,7 @@ class Core:
         self.holder = holder
         self.layout: Layout = plan.layout
         self.provenance: Provenance = plan.provenance
-        self._mappings = plan.mappings
+        self._plan = plan
         self._memory: Memory | None = memory
         self._lost = memory.unreadable_pages
         self._check = check
@@ -64,10 +65,19 @@ class Core:
         return self.layout.size
 
     @property
+    def is_coming(self) -> bool:
+        """True if the end of the header, from `layout.notes_offset` on, is still to be made."""
+        return self._finishing is not None and not self._finishing.done()
+
+    def plan(self, header: Header) -> CorePlan:
+        """The plan of this core, for another process, with its header in another place."""
+        return replace(self._plan, layout=self.layout.with_header(header))
+
+    @property
     def header_memory(self) -> int:
         """The approximate bytes that the header and the layout take in our memory."""
         pieces = _BYTES_PER_PIECE * self.layout.phnum
-        return self.layout.memory_offset + _BYTES_PER_MAPPING * self._mappings + pieces
+        return self.layout.memory_offset + _BYTES_PER_MAPPING * self._plan.mappings + pieces
 
     @property
     def threads(self) -> int:
@@ -196,8 +206,7 @@ class Core:
         """
         layout = self.layout
         if offset + len(buffer) <= layout.memory_offset:
-            is_coming = self._finishing is not None and not self._finishing.done()
-            if is_coming and offset + len(buffer) > layout.notes_offset:
+            if self.is_coming and offset + len(buffer) > layout.notes_offset:
                 return False
             self._read_header(offset, buffer)
             return True

@@ -254,6 +254,13 @@ class Stop:
         return self._seen.records if self._seen is not None else ()
 
     @property
+    def memory(self) -> Memory:
+        """The memory of the process, from `take` to `let_go`.  EIO."""
+        if (seen := self._seen) is None:
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+        return seen.memory
+
+    @property
     def late(self) -> Sequence[int]:
         """Threads that are still traced after all others have been let go: they were interrupted
         but have not stopped yet.  Each is let go when it has stopped."""

@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -11,9 +12,10 @@ import sdnotify
 import trio
 
 from gcorefs.mount import log, server
-from gcorefs.mount.options import OPTIONS, Options, parse
+from gcorefs.mount.options import OPTIONS, parse
 from gcorefs.mount.server import MountError, Watchdog
 from gcorefs.option import OptionError
+from gcorefs.worker.zygote import Zygote
 
 _STANDARD_ERROR = 2
 
@@ -62,8 +64,10 @@ def mount(
             handler = log.to_file(log_file)
         else:
             handler = log.to_stderr() if foreground else log.to_syslog()
+        zygote = Zygote()  # before there is a second thread, that of the log
         log.start(handler, verbose)
-        _serve(mountpoint, options, fuse_options, on_ready, watchdog)
+        serve = partial(server.serve, mountpoint, options, fuse_options, on_ready, zygote, watchdog)
+        _serve(mountpoint, serve)
 
     try:
         if foreground:
@@ -75,15 +79,9 @@ def mount(
         raise click.ClickException(str(error)) from error
 
 
-def _serve(
-    mountpoint: str,
-    options: Options,
-    fuse_options: set[str],
-    on_ready: Callable[[], None],
-    watchdog: Watchdog | None,
-) -> None:
+def _serve(mountpoint: str, serve: Callable[[], Awaitable[None]]) -> None:
     try:
-        trio.run(server.serve, mountpoint, options, fuse_options, on_ready, watchdog)
+        trio.run(serve)
     except MountError:
         raise
     except Exception:

@@ -26,12 +26,12 @@ from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.reading import Reading
+from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.mount.workers import Workers
 from gcorefs.policy import Policy
 from gcorefs.process import access, readv
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.stopped import Stop
 
 _NOTHING = memoryview(b"")
 
@@ -69,6 +69,10 @@ class Keeper(Protocol):
     @property
     def is_let_go(self) -> bool: ...
 
+    @property
+    def is_all_filled(self) -> bool:
+        """True where the memory of all its cores is copied."""
+
     def let_go(self, why: str = "") -> None:
         """Let the process run on."""
 
@@ -90,7 +94,7 @@ class SharedCore:
     def __init__(
         self,
         keeper: Keeper,
-        stop: Stop,
+        stop: RemoteStop,
         opener: Opener,
         policy: Policy,
         limits: Limits,
@@ -223,7 +227,11 @@ class SharedCore:
         pid = self.process.pid
         try:
             with self._workers.takes.of(self.opener.uid) as limiter:
-                await in_thread(pid, limiter, self._copy_to_its_end)
+                if self._core is not None:
+                    await in_thread(pid, limiter, self._core.fill)
+            if self.keeper.is_all_filled:
+                self._stop.run_on()
+                await self._stop.untraced()  # the next stop is not to meet this tracer
         except Refusal as error:
             if error.reason not in (Reason.NO_THREAD, Reason.NO_MEMORY):
                 return  # it died or was let go, and is said to have
@@ -237,11 +245,10 @@ class SharedCore:
         if why := self.holder.not_copied:
             logger.warning("process %d: held, not copied: %s", pid, why)
 
-    def _copy_to_its_end(self) -> None:
-        """In a thread."""
-        if self._core is not None and self._stop.copy(self._core):
-            self._stop.run_on()
-            self._stop.wait_untraced()  # the next stop is not to meet this tracer
+    def close(self) -> None:
+        """Read the process no more."""
+        if self._core is not None:
+            self._core.close()
 
     def forget(self) -> None:
         """Nobody can read its header any more."""

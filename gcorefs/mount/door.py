@@ -3,7 +3,7 @@
 They run in a thread: they read /proc, and the kernel may make them wait.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from gcorefs.kernel.proc import task_stat, task_status
 from gcorefs.kernel.proc.task_stat import Process
@@ -20,8 +20,8 @@ _CAP_DAC_OVERRIDE = 1 << 1
 _CAP_DAC_READ_SEARCH = 1 << 2
 
 
-def first_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
-    """The opener (thread `tid`), where it may have the process stopped.
+def first_door(tracers: Container[int], process: Process, tid: int, uid: int, gid: int) -> Opener:
+    """The opener (thread `tid`), where it may have the process stopped.  `tracers`: our workers.
 
     EINVAL, EDEADLK, ESRCH, EBUSY, EACCES: see errors.Reason.
     """
@@ -29,7 +29,7 @@ def first_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
         if task_stat.stat(process.pid).is_kernel_thread:
             raise ProcessError(Reason.KERNEL_THREAD, process.pid)
     opener = access.identify(tid, uid, gid, process.pid)
-    refuse_early(process, opener)
+    refuse_early(process, opener, tracers)
     return opener
 
 

@@ -31,6 +31,7 @@ from gcorefs.kernel.proc import current_call
 from gcorefs.mount import control, entries, names
 from gcorefs.mount.control import ReleaseFile, StatusFile, StatusTexts
 from gcorefs.mount.cores import Handle, SharedCore
+from gcorefs.mount.crew import Crew
 from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes, Listed, Reference
@@ -103,10 +104,10 @@ class _File:
 
 
 class GcoreFS(ReadOnly):
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, crew: Crew) -> None:
         super().__init__()
         self._limits = Limits(options)
-        workers = Workers(self._limits)
+        workers = Workers(self._limits, crew)
         self.windows = workers.windows
         self._questions = workers.questions
         # Threads of their own: what holds up a look through the mappings holds up nothing else.

@@ -24,9 +24,6 @@ from gcorefs.process.errors import ProcessError, Reason
 _SETTLE_TIMEOUT = 10.0
 _MOST_TRIES = 100
 
-_TO_OPEN = first_door, joiners_door
-_TO_ASK = asked(first_door), asked(joiners_door)
-
 
 class Held:
     """The stops of one mount, from their first open to the last release of their files."""
@@ -35,6 +32,8 @@ class Held:
         self._options = options
         self._limits = limits
         self._workers = workers
+        self._to_open = partial(first_door, workers.crew), joiners_door
+        self._to_ask = asked(self._to_open[0]), asked(joiners_door)
         self._nursery: trio.Nursery | None = None
         self._stops: dict[SharedStop, None] = {}
         self._cores: dict[SharedCore, tuple[SharedStop, Inode]] = {}
@@ -43,6 +42,7 @@ class Held:
     def start(self, nursery: trio.Nursery) -> None:
         """Stops run in `nursery`."""
         self._nursery = nursery
+        self._workers.crew.start(nursery)
 
     def all(self) -> Sequence[SharedStop]:
         """Those under way, and those that are over and have a file open still."""
@@ -63,7 +63,7 @@ class Held:
 
     async def open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle:
         """A handle of the core of `inode`, which is begun where there is none."""
-        core, opener = await self._enter(inode, ctx, _TO_OPEN)
+        core, opener = await self._enter(inode, ctx, self._to_open)
         return core.join(opener, bool(flags & os.O_NONBLOCK))
 
     async def request(self, inode: Inode, ctx: pyfuse3.RequestContext) -> SharedCore:
@@ -73,7 +73,7 @@ class Held:
         first read(2) can fail with.
         """
         for _ in range(_MOST_TRIES):  # once more where the last of others closed it meanwhile
-            core, opener = await self._enter(inode, ctx, _TO_ASK)
+            core, opener = await self._enter(inode, ctx, self._to_ask)
             core.await_open(opener, self._options.open_timeout)
             if await core.is_taken():
                 # From now on, for it may have taken long.

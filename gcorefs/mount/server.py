@@ -18,12 +18,14 @@ from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.mountinfo import Mount, parse_mounts
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.mount import interpreter
+from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.process import readv
 from gcorefs.process.errors import named
 from gcorefs.process.mark import mark
+from gcorefs.worker.zygote import Zygote
 
 FSTYPE = "fuse.gcorefs"
 
@@ -139,6 +141,7 @@ async def serve(
     options: Options,
     fuse_options: set[str],
     on_ready: Callable[[], None],
+    zygote: Zygote,
     watchdog: Watchdog | None = None,
 ) -> None:
     """Mount, call `on_ready` once the mount answers, and serve until unmounted or told to end.
@@ -151,7 +154,7 @@ async def serve(
             "slower and cannot wait for pages of FUSE and network file systems"
         )
     mark()
-    fs = GcoreFS(_affordable(options))
+    fs = GcoreFS(_affordable(options), Crew(zygote))
     interpreter.settle()
     try:
         pyfuse3.init(fs, mountpoint, fuse_options)
@@ -187,7 +190,7 @@ def _remove_dead_mount(path: str) -> None:
         logger.warning("%s: its server is gone: %s", path, error)
 
 
-_DESCRIPTORS_PER_STOP = 3  # mem, pagemap, and one for whatever is being asked
+_DESCRIPTORS_PER_STOP = 4  # mem, pagemap, its worker, and one for whatever is being asked
 _DESCRIPTORS_BESIDE = 256
 
 

@@ -23,11 +23,12 @@ from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
+from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.mount.workers import Workers
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
-from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT, Stop
+from gcorefs.process.errors import ProcessError, Reason, told
+from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT
 
 _NO_THREAD_NAP = 0.05
 
@@ -53,8 +54,7 @@ class SharedStop:
         self._options = options
         self._workers = workers
         self._limits = limits
-        self._token = trio.lowlevel.current_trio_token()
-        self._stop = Stop(process, opener, options.policy, self._on_end)
+        self._stop = RemoteStop(process, opener, options.policy, workers, self._end)
         self._nursery: trio.Nursery | None = None  # of what its cores do while it is held
         self._held_until = inf
         self._holding: trio.CancelScope | None = None
@@ -73,6 +73,12 @@ class SharedStop:
     @property
     def is_let_go(self) -> bool:
         return self._released.is_set()
+
+    @property
+    def is_all_filled(self) -> bool:
+        """True where the memory of all its cores is copied."""
+        made = [core for core in self.cores.values() if core.size is not None]
+        return bool(made) and all(core.holder.was_filled for core in made)
 
     @property
     def is_open(self) -> bool:
@@ -152,7 +158,7 @@ class SharedStop:
             self.let_go()
             for core in self.cores.values():
                 if not core.is_ready:  # it was still to be made
-                    core.fail(ProcessError(Reason.LET_GO, self.process.pid, self.why_over))
+                    core.fail(self._why_let_go())
             # Bounded, for a tracer that sleeps in the kernel can hold up nobody but itself.
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await self._close()
@@ -163,26 +169,31 @@ class SharedStop:
     async def _take(self, first: SharedCore) -> Core:
         """Stop the process and make its first core, or give it up: what that needs of /proc or of
         a file may never come."""
-        seconds = self._options.stop_timeout + TAKE_TIMEOUT
-        return await self._made(first.opener, seconds, partial(self._take_first, first))
+        await self._prepare(first)
+        self._stop.begin(self._options.max_stop)
+        return await self._made(first, self._options.stop_timeout + TAKE_TIMEOUT)
 
-    async def _made(self, opener: Opener, seconds: float, make: Callable[[], Core]) -> Core:
+    async def _prepare(self, core: SharedCore) -> None:
+        """Slow work before the stop: a copy makes room for the memory."""
+        if core.holder.is_copy:
+            with told(self.process.pid, Reason.DIED):
+                await self._in_thread(core.opener, partial(core.holder.prepare, self.process.pid))
+
+    async def _made(self, core: SharedCore, seconds: float) -> Core:
         with trio.move_on_after(seconds):
-            with self._workers.takes.of(opener.uid) as limiter:
-                return await in_thread(self.process.pid, limiter, make)
+            return await self._stop.core(core.policy, core.holder)
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
-    def _take_first(self, first: SharedCore) -> Core:
-        """In a thread."""
-        self._stop.take(first.holder)
-        return self._stop.core(first.policy, first.holder)
+    async def _in_thread(self, opener: Opener, call: Callable[[], None]) -> None:
+        with self._workers.takes.of(opener.uid) as limiter:
+            await in_thread(self.process.pid, limiter, call)
 
     async def _make(self, core: SharedCore) -> None:
         """One more core of a process that stands."""
-        make = partial(self._stop.core, core.policy, core.holder)
         made = None
         with self._refusals_told(partial(self._fail_one, core)):
-            made = await self._made(core.opener, TAKE_TIMEOUT, make)
+            await self._prepare(core)
+            made = await self._made(core, TAKE_TIMEOUT)
         if made is not None and await self._settle(core, made):
             await self._copy(core)
 
@@ -210,10 +221,14 @@ class SharedStop:
         try:
             yield
         except Refusal as error:
-            fail(error.bare())
+            is_let_go = self._released.is_set() and error.reason is Reason.LET_GO
+            fail(self._why_let_go() if is_let_go else error.bare())
         except Exception:
             logger.exception("process %d: cannot be dumped", self.process.pid)
             fail(ProcessError(Reason.SURPRISE, self.process.pid))
+
+    def _why_let_go(self) -> ProcessError:
+        return ProcessError(Reason.LET_GO, self.process.pid, self.why_over)
 
     def _fail(self, error: Refusal) -> None:
         for core in self.cores.values():
@@ -231,15 +246,25 @@ class SharedStop:
             self.let_go()
 
     async def _close(self) -> None:
-        """Wait until nobody is traced.  A thread for that is waited for as well."""
-        with self._workers.closes.of(self.opener.uid) as limiter:
-            while True:
-                try:
-                    await in_thread(self.process.pid, limiter, self._stop.close)
-                except ProcessError:
-                    await trio.sleep(_NO_THREAD_NAP)
-                else:
-                    return
+        """Wait until nobody is traced, and free what held the memory.  A thread for that is waited
+        for as well."""
+        await self._stop.untraced()
+        for core in self.cores.values():
+            core.close()
+        if any(core.holder.is_copy for core in self.cores.values()):
+            with self._workers.closes.of(self.opener.uid) as limiter:
+                while True:
+                    try:
+                        await in_thread(self.process.pid, limiter, self._free)
+                    except ProcessError:
+                        await trio.sleep(_NO_THREAD_NAP)
+                    else:
+                        return
+
+    def _free(self) -> None:
+        """In a thread: to free much memory takes long."""
+        for core in self.cores.values():
+            core.holder.close()
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or
@@ -274,6 +299,7 @@ class SharedStop:
         self._stop.let_go()
         self._released.set()
         for core in self.cores.values():
+            core.holder.drop()
             core.notify_pollers()
 
     def forget(self) -> None:
@@ -282,14 +308,11 @@ class SharedStop:
         for core in self.cores.values():
             core.forget()
 
-    def _on_end(self) -> None:
-        """The process died, or is held no longer for another reason: no further open joins."""
-        # In the tracer's thread.
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._end)
-
     def _end(self) -> None:
-        if not self._stop.life.has_been(Phase.COPIED):  # else it does not matter any more
+        """The process died, or is held no longer for another reason: no further open joins."""
+        if self.is_all_filled:  # then it does not matter any more
+            self._stop.run_on()
+        else:
             self.let_go("a thread of it could not be recorded")
 
     # What is told of it.

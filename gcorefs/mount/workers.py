@@ -1,6 +1,7 @@
 """The threads in which the blocking work of a mount is done, and their buffers: one set a mount."""
 
 from gcorefs.mount.buffers import Buffers
+from gcorefs.mount.crew import Crew
 from gcorefs.mount.errands import Errands
 from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
@@ -14,7 +15,8 @@ _MOST_WAITS = 8
 
 
 class Workers:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, crew: Crew) -> None:
+        self.crew = crew
         self.takes = Limiters(_MOST_TAKES)
         self.closes = Limiters(_MOST_TAKES)
         self.buffers = Buffers()

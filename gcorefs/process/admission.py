@@ -4,6 +4,7 @@ What can be known beforehand is said beforehand: a process that is refused is ne
 """
 
 import os
+from collections.abc import Container
 
 from gcorefs.arch import machine_of
 from gcorefs.kernel.proc import address_space, task_stat, task_status, tasks
@@ -26,12 +27,12 @@ def find(pid: int) -> Process:
     return Process(pid, stat.start_time)
 
 
-def refuse_early(process: Process, opener: Opener | None) -> None:
+def refuse_early(process: Process, opener: Opener | None, tracers: Container[int] = ()) -> None:
     """Raise what can be known before anything is stopped.
 
     EDEADLK: ourselves, the opener's own process, another gcorefs; ESRCH: gone; EBUSY: another
     tracer has it, or it writes its core; EACCES: the kernel says no to `opener` (None: it will
-    judge ourselves, at the seize).
+    judge ourselves, at the seize).  `tracers`: processes that trace for us.
     """
     pid = process.pid
     if pid == os.getpid():
@@ -54,5 +55,6 @@ def refuse_early(process: Process, opener: Opener | None) -> None:
             raise ProcessError(Reason.DUMPING, pid)
     if machine_of(is_32_bit) is None:
         raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)
-    if holder and holder != os.getpid():  # ours: a stop that the opener is about to join
+    # Ours is a stop that the opener is about to join.
+    if holder and holder != os.getpid() and holder not in tracers:
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")

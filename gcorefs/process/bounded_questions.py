@@ -9,7 +9,7 @@ cost ten times as much.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from gcorefs.process.threads import start_thread
@@ -23,9 +23,31 @@ Question = tuple[str, Callable[[bool], T]]
 """Whom it may have to wait for, and the question, which is told whether it may wait.  Where it
 may not and would have to, it says so itself (False: MayWait, or what it knows without)."""
 
-_lock = threading.Lock()
+_lock = threading.Condition()
 _silent: Counter[str] = Counter()
 """How many threads wait for an answer of each source that let one wait for too long."""
+
+
+_avoided: set[str] = set()
+"""Sources that do not answer other processes of ours."""
+
+
+def avoid(sources: Iterable[str]) -> None:
+    """From now on, ask these sources nothing that they may not answer."""
+    _avoided.clear()
+    _avoided.update(sources)
+
+
+def silent() -> frozenset[str]:
+    """The sources that let a question of this process wait for too long, and still do."""
+    with _lock:
+        return frozenset(_silent)
+
+
+def wait_for_answers() -> None:
+    """Block until `silent` is empty."""
+    with _lock:
+        _lock.wait_for(lambda: not _silent)
 
 
 def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) -> list[T]:
@@ -63,7 +85,7 @@ class _Asker(Generic[T]):
     def _run(self) -> None:
         try:
             for source, question in self._questions:
-                self._answers.append(question(not _silent[source]))
+                self._answers.append(question(source not in _avoided and not _silent[source]))
                 if self._left_at is not None:
                     break
         except BaseException as error:  # handed to whoever waits
@@ -75,6 +97,7 @@ class _Asker(Generic[T]):
                     _silent[self._left_at] -= 1
                     if not _silent[self._left_at]:
                         del _silent[self._left_at]
+                        _lock.notify_all()
 
     def wait(self) -> list[T]:
         """All answers, or those before one that takes too long."""

@@ -29,6 +29,7 @@ class Reason(Why):
     NOT_THERE = (errno.ENOTSUP, "there is no such file in /proc, and the core needs it")
     UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")
     NO_THREAD = (errno.EAGAIN, "no further thread can be started (RLIMIT_NPROC, pids.max)")
+    NO_WORKER = (errno.EIO, "gcorefs can start no process for the stop any more: mount it again")
     NO_MEMORY = (errno.ENOMEM, "gcorefs has no memory for it")
     DIED = (errno.EIO, "the process died while it was being dumped")
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")

@@ -39,16 +39,21 @@ class Late:
         self._lock = threading.Lock()
         self._waiting: dict[Process, tuple[Predecessor, int]] = {}
         self._of_user: Counter[int] = Counter()
+        self._most = _MOST_OF_ONE_USER
 
     def enter(self, tracer: Predecessor) -> bool:
         """True if `tracer` may wait, until it leaves or hands over."""
         user = _user(tracer.process.pid)
         with self._lock:
-            if self._of_user[user] >= _MOST_OF_ONE_USER:
+            if self._of_user[user] >= self._most:
                 return False
             self._waiting[tracer.process] = tracer, user
             self._of_user[user] += 1
         return True
+
+    def permit(self, may_wait: bool) -> None:
+        """Whether a tracer may begin to wait from now on."""
+        self._most = _MOST_OF_ONE_USER if may_wait else 0
 
     def leave(self, tracer: Predecessor) -> None:
         """`tracer` waits no longer.  It may have handed over before; it never does afterwards."""

@@ -58,12 +58,12 @@ class Memory:
         self.unreadable_pages = lost
         self.ways = ways
         self._check = check
-        self._mem = mem
+        self.mem = mem
         self._readv = Readv(mem.pid, mem.tid)
 
     @property
     def pid(self) -> int:
-        return self._mem.pid
+        return self.mem.pid
 
     def read_into(
         self, address: int, buffer: memoryview, sources: Container[str] | None = None
@@ -104,10 +104,10 @@ class Memory:
     def _read_present(self, address: int, buffer: memoryview) -> int:
         """How many bytes from the beginning could be read.  All pages are in memory."""
         if self._readv.is_denied:
-            return self._mem.read(address, buffer)
+            return self.mem.read(address, buffer)
         for start, end in self.ways.copy_on_write.runs(address, len(buffer)):
             if (start, end) == (address, address + len(buffer)):
-                return self._mem.read(address, buffer)
+                return self.mem.read(address, buffer)
             return 0
         return self._readv.read(address, buffer)
 
@@ -184,7 +184,7 @@ class Memory:
 
     def check_pinned(self) -> None:
         """EIO if the process has another program now than when this memory was opened."""
-        self._mem.check()
+        self.mem.check()
 
     def read_bytes(self, address: int, length: int, sources: Container[str] | None = None) -> bytes:
         buffer = bytearray(length)
@@ -205,7 +205,7 @@ class Memory:
             missing = self._first_missing(address, len(buffer))
         if missing != address:
             there = buffer if missing is None else buffer[: missing - address]
-            if count := self._mem.read(address, there):
+            if count := self.mem.read(address, there):
                 return count
         length = min(len(buffer), PAGE_SIZE - address % PAGE_SIZE)
         clear(buffer[:length])

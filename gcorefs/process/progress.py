@@ -24,6 +24,9 @@ class Progress:
     def own(self) -> None:
         """The calling thread is the tracer."""
 
+    def disown(self) -> None:
+        """The tracer is about to end."""
+
     @property
     def is_tracer_gone(self) -> bool:
         """True if the tracer ended without a word, so that the kernel let the process go."""

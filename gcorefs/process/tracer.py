@@ -203,19 +203,20 @@ class Tracer:
     def _run(self) -> "Tracer | None":
         """One stop.  Returns the next one of the same process, where that takes over."""
         self._has_begun.set()
-        self.progress.own()
         try:
             self._stop_and_hold()
             self._let_go_for_certain()
             return self._leave()
         finally:
             self.progress.end()
+            self.progress.disown()
             self._recorder.close()  # once more, for those that stopped late
             self._is_free.set()
             self._has_ended.set()
 
     def _stop_and_hold(self) -> None:
         try:
+            self.progress.own()
             self._stop_all()
         except BaseException as error:  # handed to whoever waits
             self._failure = error

@@ -10,6 +10,7 @@ import trio
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
 from gcorefs.mount.cores import Handle, SharedCore
+from gcorefs.mount.crew import Crew
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.options import Options
@@ -19,6 +20,7 @@ from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.worker.zygote import Zygote
 from tests.conftest import Target
 from tests.live.accounts import assert_free
 
@@ -33,15 +35,20 @@ async def stopping(target: Target, *policies: Policy) -> AsyncIterator[SharedSto
     """A stop that runs, and has begun cores with these policies."""
     options = Options()
     limits = Limits(options)
-    stop = SharedStop(find(target.pid), OPENER, options, Workers(limits), limits)
+    zygote = Zygote()
+    crew = Crew(zygote)
+    stop = SharedStop(find(target.pid), OPENER, options, Workers(limits, crew), limits)
     for policy in policies:
         stop.core(policy, OPENER)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
+            crew.start(nursery)
             nursery.start_soon(stop.run)
             yield stop
             stop.let_go()
             await stop.finished()
+            nursery.cancel_scope.cancel()
+    zygote.close()
     assert_free(target.pid)
 
 

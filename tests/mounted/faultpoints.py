@@ -71,7 +71,7 @@ ASSEMBLED = Point("assembled", "gcorefs.stopped", "gather", "after")
 TAKEN = Point("taken", "gcorefs.stopped", "Stop.core", "after")
 COPYING = Point("copying", "gcorefs.process.copy", "Copy.fill", "before")
 FILLED = Point("filled", "gcorefs.process.copy", "Copy.fill", "after")
-COPIED = Point("copied", "gcorefs.stopped", "Stop.copy", "after")
+COPIED = Point("copied", "gcorefs.core", "Core.fill", "after")
 READING = Point("reading", "gcorefs.kernel.process_vm", "read_memory", "before")
 # Of the windows, the reader waits for the first.
 READING_AHEAD = Point("reading-ahead", "gcorefs.core", "Core.read_into", "before", 2)
@@ -130,7 +130,7 @@ def _process(arguments: tuple[Any, ...]) -> int:
     if name.startswith("gcorefs-tracer-"):
         return int(name.rpartition("-")[2])
     for argument in arguments:
-        process = getattr(argument, "process", getattr(argument, "_mem", argument))
+        process = getattr(argument, "process", getattr(argument, "mem", argument))
         pid = getattr(process, "pid", getattr(process, "_pid", process))
         if type(pid) is int:
             return pid  # a thread's id, where it is the leader's

@@ -27,6 +27,7 @@ ROOMS = (
     "holder",
     "core",
     "stopped",
+    "worker",
     "export",
     "api",
     "mount",
@@ -37,8 +38,8 @@ ROOMLESS = {PACKAGE: {f"{PACKAGE}.api"}, f"{PACKAGE}.__main__": {f"{PACKAGE}.cli
 
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {
-    "array", "bisect", "collections", "copy", "dataclasses", "enum", "functools", "io", "itertools", "json",
-    "math", "operator", "re", "string", "struct", "typing", "zlib",
+    "array", "bisect", "collections", "copy", "dataclasses", "enum", "functools", "io", "itertools",
+    "json", "math", "operator", "re", "string", "struct", "typing", "zlib",
 }  # fmt: skip
 
 # A foreign module and the rooms or modules that may import it; nobody else.

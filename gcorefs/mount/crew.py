@@ -1,0 +1,174 @@
+"""The workers of a mount, and the event loop's end of the conversation with each.
+
+A worker carries out one stop at a time (worker/).  After it, it stays for the next stop of the same
+process while it has late threads, which that stop takes over, or a question that nobody answers.
+Then it is idle, and carries out the next stop of any process: the pages that a stop writes to are
+its own by then, and the kernel need not copy them from the zygote's once more.
+"""
+
+import contextlib
+import socket
+from collections import Counter
+from typing import Protocol
+
+import trio
+
+from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.mount.log import logger
+from gcorefs.worker import messages as say
+from gcorefs.worker.channel import FILE_SPACE, PACKET_SPACE, Packet, unpack
+from gcorefs.worker.zygote import Zygote
+
+_MOST_OF_ONE_USER = 64
+"""Workers that wait for something after stops for one user."""
+
+_MOST_IDLE = 2
+"""Each takes some megabytes."""
+
+
+class Carried(Protocol):
+    """A stop that a worker carries out."""
+
+    process: Process
+    uid: int
+
+    def hear(self, message: object) -> None:
+        """What the worker says."""
+
+    def lose(self) -> None:
+        """The worker has ended without a word."""
+
+
+class Link:
+    """The conversation with one worker."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.pid = 0
+        """Of the worker; 0 before it has said so."""
+        self.carried: Carried | None = None
+        self.silent: frozenset[str] = frozenset()
+        self.waits = False
+        """It waits for late threads or for answers."""
+        self._socket = sock
+        sock.setblocking(False)
+
+    def say(self, message: object) -> None:
+        """At once: a worker always listens.  EMFILE; what a worker that has gone does not hear is
+        lost."""
+        packet = Packet(message)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendmsg([packet.data], packet.ancillary, socket.MSG_NOSIGNAL)
+
+    async def listen(self) -> None:
+        """Until the worker has ended."""
+        with trio.socket.from_stdlib_socket(self._socket) as sock:
+            while (message := await _received(sock)) is not None:
+                if isinstance(message, say.Hello):
+                    self.pid = message.pid
+                elif self.carried is not None:
+                    self.carried.hear(message)
+
+    def end(self) -> None:
+        """Let the worker end, when no thread is late."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+async def _received(sock: trio.socket.SocketType) -> object:
+    """The next message; None at the end of the conversation."""
+    try:
+        data, ancillary, *_ = await sock.recvmsg(PACKET_SPACE, FILE_SPACE, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return None
+    return unpack(data, ancillary)
+
+
+class Crew:
+    """All workers of one mount."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._zygote = zygote
+        self._nursery: trio.Nursery | None = None
+        self._links: set[Link] = set()
+        self._idle: list[Link] = []
+        self._staying: dict[Process, Link] = {}
+        self._waiting: Counter[int] = Counter()  # of each user, those that stay for long
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Workers are listened to in `nursery`."""
+        self._nursery = nursery
+        self._idle.append(self._new_link())
+
+    def __contains__(self, pid: object) -> bool:
+        """True for the process of a worker."""
+        return any(link.pid == pid for link in self._links)
+
+    def silent(self) -> frozenset[str]:
+        """Sources of pages that do not answer the workers that stay."""
+        return frozenset[str]().union(*(link.silent for link in self._staying.values()))
+
+    def take(self, carried: Carried) -> Link:
+        """A worker for a stop.  EMFILE; EPIPE, EAGAIN: the zygote is gone or does not answer."""
+        link = self._staying.get(carried.process)
+        if link is not None:
+            self._stop_staying(link)
+        else:
+            link = self._idle.pop() if self._idle else self._new_link()
+        link.carried = carried
+        return link
+
+    def give_back(self, link: Link, released: say.Released) -> None:
+        """A stop is over, but for what its worker still waits for."""
+        carried = link.carried
+        assert carried is not None
+        link.silent = released.silent
+        link.waits = bool(released.late or released.silent)
+        if link.waits and not self.may_stay(carried):
+            link.end()
+            return
+        self._staying[carried.process] = link
+        self._waiting[carried.uid] += link.waits
+
+    def may_stay(self, carried: Carried) -> bool:
+        """True if a worker may wait for something after this stop."""
+        return self._waiting[carried.uid] < _MOST_OF_ONE_USER
+
+    def rest(self, link: Link, may_go_on: bool) -> None:
+        """A worker has nothing left to wait for."""
+        carried = link.carried
+        if carried is None or self._staying.get(carried.process) is not link:
+            return  # it carries out the next stop already
+        self._stop_staying(link)
+        if may_go_on and len(self._idle) < _MOST_IDLE:
+            self._idle.append(link)
+        else:
+            link.end()
+
+    def _stop_staying(self, link: Link) -> None:
+        carried, link.carried = link.carried, None
+        if carried is not None and self._staying.get(carried.process) is link:
+            del self._staying[carried.process]
+            self._waiting[carried.uid] -= link.waits
+            if not self._waiting[carried.uid]:
+                del self._waiting[carried.uid]
+
+    def _new_link(self) -> Link:
+        assert self._nursery is not None
+        link = Link(self._zygote.worker())
+        self._links.add(link)
+        self._nursery.start_soon(self._listen, link)
+        return link
+
+    async def _listen(self, link: Link) -> None:
+        try:
+            await link.listen()
+        except Exception:  # one worker's surprise is not the end of the mount
+            logger.exception("the conversation with worker %d ended", link.pid)
+        finally:
+            carried = link.carried
+            self._links.discard(link)
+            self._stop_staying(link)
+            if link in self._idle:
+                self._idle.remove(link)
+            if carried is not None:
+                carried.lose()

@@ -1,0 +1,281 @@
+"""A stop that a worker carries out, as the event loop sees it.
+
+It has what gcorefs.stopped.Stop has for one process.  The worker makes the header; the memory is
+read here.  Nothing here blocks but `check`'s callers, which are threads.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from math import inf
+from typing import TypeVar
+
+import trio
+
+from gcorefs.core import Core
+from gcorefs.holder import Holder
+from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.lifecycle import Lifecycle, Phase
+from gcorefs.mount.crew import Link
+from gcorefs.mount.in_thread import in_thread
+from gcorefs.mount.log import logger
+from gcorefs.mount.workers import Workers
+from gcorefs.policy import Policy
+from gcorefs.process.access import Opener
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.memory import Memory
+from gcorefs.process.progress import Progress
+from gcorefs.process.unreadable_pages import UnreadablePages
+from gcorefs.worker import messages as say
+from gcorefs.worker.header import SharedHeader
+from gcorefs.worker.page import SharedProgress, new_page
+
+T = TypeVar("T")
+
+
+class WorkerFailed(Exception):
+    """gcorefs itself failed in a worker.  The text is the traceback there."""
+
+
+class RemoteStop:
+    """A process that stands still from `begin` to `let_go`."""
+
+    def __init__(
+        self,
+        process: Process,
+        opener: Opener,
+        policy: Policy,
+        workers: Workers,
+        on_end: Callable[[], None],
+    ) -> None:
+        """`on_end`: the process died while it was held, or nobody may join the stop any more for
+        another reason."""
+        self.process = process
+        self.uid = opener.uid
+        self.life = Lifecycle()
+        self.comm = b""
+        """The name of its program; empty before the first core."""
+        self.ready_seconds = 0.0
+        """The time from the first interrupt until the header of the first core was made."""
+        self.late: Sequence[int] = ()
+        """Threads that are still traced after all others have been let go."""
+        self._opener = opener
+        self._policy = policy
+        self._workers = workers
+        self._on_end = on_end
+        self._progress = Progress()
+        self._link: Link | None = None
+        self._memory: Memory | None = None
+        self._taken = trio.Event()
+        self._untraced = trio.Event()
+        self._is_released = False
+        self._failure: Exception | None = None
+        self._numbers = count(1)
+        self._answers: dict[int, trio.MemorySendChannel[object]] = {}
+        self._headers: dict[int, SharedHeader] = {}
+
+    # What the server wants.
+
+    def begin(self, max_stop: float) -> None:
+        """Have a worker stop the process and record its threads.  `core` waits for that.
+
+        ProcessError LET_GO, NO_WORKER; EMFILE.
+        """
+        if not self.life.advance(Phase.STOPPING):
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+        page = new_page()
+        self._progress = SharedProgress(page)
+        crew = self._workers.crew
+        try:
+            self._link = crew.take(self)
+        except (BrokenPipeError, BlockingIOError) as error:
+            raise ProcessError(Reason.NO_WORKER, self.process.pid) from error
+        self._link.say(
+            say.Take(self.process, self._opener, self._policy, max_stop, page, crew.silent())
+        )
+
+    async def core(self, policy: Policy, holder: Holder) -> Core:
+        """A core of the process.  `holder` is prepared.
+
+        ProcessError: there is no stop or no such core.  WorkerFailed.
+        """
+        link = self._link
+        if link is None or self._is_released:
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+        number = next(self._numbers)
+        self._answers[number], answers = trio.open_memory_channel[object](inf)
+        try:
+            link.say(say.MakeCore(number, policy, holder.is_copy))
+            await self._taken.wait()
+            self._raise_failure()
+            async for answer in answers:
+                match answer:
+                    case say.Fit():
+                        link.say(say.Held(await self._block(partial(_fit, holder, answer.size))))
+                    case say.Failed():
+                        raise _error(answer)
+                    case say.Made():
+                        return await self._core(answer, holder)
+        finally:
+            del self._answers[number]
+        self._raise_failure()
+        raise ProcessError(Reason.LET_GO, self.process.pid)
+
+    async def _core(self, made: say.Made, holder: Holder) -> Core:
+        memory = self._memory
+        assert memory is not None
+        layout = made.plan.layout
+        header = SharedHeader(made.header, layout.memory_offset, made.ready)
+        self._headers[made.number] = header
+        memory.unreadable_pages.add_ranges(made.unreadable)
+        plan = replace(made.plan, layout=layout.with_header(header))
+        make = partial(Core, self.process.pid, plan, memory, holder, self.check, header.made)
+        # A copy asks which program it is of.
+        core = await self._block(make) if holder.is_copy else make()
+        self.check()
+        if not self.ready_seconds:
+            self.ready_seconds = time.monotonic() - self._progress.stopped_at
+        return core
+
+    async def _block(self, call: Callable[[], T]) -> T:
+        with self._workers.takes.of(self.uid) as limiter:
+            return await in_thread(self.process.pid, limiter, call)
+
+    def run_on(self) -> None:
+        """Let every thread run on.  Copied memory stays readable."""
+        self.life.advance(Phase.COPIED)
+        self._release()
+
+    def let_go(self) -> None:
+        """Let every thread run on.  The finished part of a header stays readable; memory, and the
+        unfinished part, give EIO from now on."""
+        self.life.advance(Phase.LET_GO)
+        self._release()
+
+    def _release(self) -> None:
+        if self._is_released:
+            return
+        self._is_released = True
+        if self._link is None:
+            self._untraced.set()
+        else:
+            self._link.say(say.Release(self._workers.crew.may_stay(self)))
+
+    async def untraced(self) -> None:
+        """Until no thread is traced any more, except those in `late`."""
+        await self._untraced.wait()
+
+    def forget(self) -> None:
+        """Nobody reads a core of it any more."""
+        self._memory = None
+        self._headers.clear()
+
+    # What is known of it.
+
+    @property
+    def is_dead(self) -> bool:
+        """True if the process died before its memory was copied."""
+        return self._progress.is_dead and not self.life.has_been(Phase.COPIED)
+
+    @property
+    def stopped_seconds(self) -> float:
+        """How long the process stood still, until its release or until now."""
+        stopped_at = self._progress.stopped_at
+        if not stopped_at:
+            return 0.0
+        return (self._progress.released_at or time.monotonic()) - stopped_at
+
+    def check(self) -> None:
+        """EIO if the memory of the process may have changed since the stop.  For any thread."""
+        progress = self._progress
+        if self.is_dead:
+            raise ProcessError(Reason.DIED, self.process.pid)
+        if not self.life.stands_still or progress.is_over or progress.is_tracer_gone:
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+
+    # What the worker says.
+
+    def hear(self, message: object) -> None:
+        match message:
+            case say.Taken():
+                self._take(message)
+            case say.Fit() | say.Made() | say.Failed() if message.number in self._answers:
+                self._answers[message.number].send_nowait(message)
+            case say.HeaderGrew() if message.number in self._headers:
+                self._headers[message.number].grow(message.ready)
+            case say.Failed() if message.number in self._headers:
+                self._headers[message.number].fail(_error(message))
+            case say.Failed(number=0):
+                self._fail(_error(message))
+            case say.Ended():
+                self._end()
+            case say.Released():
+                self._be_untraced(message)
+            case say.Idle() if self._link is not None:
+                self.late = ()
+                self._workers.crew.rest(self._link, message.may_go_on)
+
+    def _take(self, taken: say.Taken) -> None:
+        self.comm = taken.comm
+        lost = UnreadablePages(taken.no_loss)
+        self._memory = Memory(taken.mem, taken.ways, lost, self.check)
+        self.life.advance(Phase.HELD)
+        self._taken.set()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._taken.set()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _end(self) -> None:
+        if self._progress.is_dead:
+            self.life.advance(Phase.DIED)
+        self._on_end()
+
+    def _be_untraced(self, released: say.Released) -> None:
+        self.late = released.late
+        self.life.advance(Phase.ENDED)
+        assert self._link is not None
+        self._workers.crew.give_back(self._link, released)
+        self._close(ProcessError(Reason.LET_GO, self.process.pid))
+
+    def lose(self) -> None:
+        """The worker has ended without a word, so the kernel has let the process go."""
+        pid = self.process.pid
+        if self._untraced.is_set():
+            return
+        if self._link is not None and not self._link.pid:
+            error = ProcessError(Reason.NO_THREAD, pid)
+        else:
+            error = ProcessError(Reason.SURPRISE, pid, "its worker was killed")
+            logger.error("process %d: its worker was killed, and the kernel let it go", pid)
+        self._is_released = True
+        self._close(error)
+        self._on_end()
+
+    def _close(self, error: ProcessError) -> None:
+        """There is nothing more to come."""
+        if self._failure is None:
+            self._failure = error
+        self._taken.set()
+        for answers in self._answers.values():
+            answers.close()
+        for header in self._headers.values():
+            header.fail(error)
+        self._untraced.set()
+
+
+def _fit(holder: Holder, size: int) -> dict[str, str]:
+    holder.fit(size)
+    return dict(holder.facts())
+
+
+def _error(failed: say.Failed) -> Exception:
+    if failed.traceback:
+        return WorkerFailed(failed.traceback)
+    return ProcessError(failed.reason, failed.pid, failed.detail)

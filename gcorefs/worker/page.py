@@ -1,0 +1,37 @@
+"""How far a stop is, in a page that the worker and the server both map."""
+
+import mmap
+import os
+
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.kernel import robust_mutex
+from gcorefs.kernel.open_file import OpenFile
+from gcorefs.process.progress import Progress
+
+
+def new_page() -> OpenFile:
+    """A page of zeros that no file system shows.  EMFILE."""
+    page = OpenFile(os.memfd_create("gcorefs-progress", os.MFD_CLOEXEC))
+    os.write(page.number, bytes(PAGE_SIZE))
+    return page
+
+
+class SharedProgress(Progress):
+    """The Progress in such a page.
+
+    The tracer holds a robust mutex there.  So if the worker is killed, and the kernel lets the
+    process go for it, every reader sees that.
+    """
+
+    def __init__(self, file: OpenFile) -> None:
+        super().__init__(memoryview(mmap.mmap(file.number, PAGE_SIZE)))
+
+    def own(self) -> None:
+        robust_mutex.lock(self._page)
+
+    def disown(self) -> None:
+        robust_mutex.unlock(self._page)
+
+    @property
+    def is_tracer_gone(self) -> bool:
+        return robust_mutex.has_owner_died(self._page)

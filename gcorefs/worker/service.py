@@ -1,0 +1,208 @@
+"""What a worker does with each message.
+
+Its main thread hears the server; one thread carries out a stop; the tracer has a thread of its own
+(tracer.py).  If the server ends, or the process stands still for too long, the main thread lets the
+process go.
+"""
+
+import contextlib
+import gc
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import inf
+from queue import SimpleQueue
+
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.header_store import Pieces
+from gcorefs.errors import Why
+from gcorefs.holder import HoldProcess
+from gcorefs.process import bounded_questions
+from gcorefs.process.errors import ProcessError, Reason, is_no_memory
+from gcorefs.process.late import LATE
+from gcorefs.process.threads import NoThread
+from gcorefs.process.worker_threads import Worker
+from gcorefs.stopped import Stop
+from gcorefs.worker import messages as say
+from gcorefs.worker.channel import Channel
+from gcorefs.worker.header import HeaderWriter
+from gcorefs.worker.page import SharedProgress
+
+_GRACE = 2.0
+"""Seconds past max_stop that the server has, which lets go itself and says why."""
+
+_MOST_GROWTH = 4 << 20
+"""Bytes that the stop of a large process may leave behind in a worker that goes on."""
+
+
+def serve(channel: Channel) -> None:
+    """Carry out one stop after the other until the server wants no more or is gone."""
+    channel.send(say.Hello(os.getpid()))
+    carried: _Carried | None = None
+    while (message := _next_message(channel, carried)) is not None:
+        match message:
+            case say.Take():
+                carried = _Carried(channel, message)
+                carried.begin()
+            case say.MakeCore() if carried is not None:
+                carried.make(message)
+            case say.Held() if carried is not None:
+                carried.answers.put(message.facts)
+            case say.Release() if carried is not None:
+                carried.release(message.may_be_late)
+    if carried is not None:
+        carried.end()
+
+
+def _next_message(channel: Channel, carried: "_Carried | None") -> object:
+    while True:
+        try:
+            return channel.receive(None if carried is None else carried.seconds_left())
+        except TimeoutError:
+            assert carried is not None
+            carried.stop.let_go()
+
+
+class _Carried:
+    """The stop that this process carries out."""
+
+    def __init__(self, channel: Channel, take: say.Take) -> None:
+        self._at_first = _own_memory()
+        progress = SharedProgress(take.page)
+        self.stop = Stop(take.process, take.opener, take.policy, self._tell_end, progress)
+        self.answers: SimpleQueue[Mapping[str, str] | None] = SimpleQueue()
+        self._channel = channel
+        self._max_stop = take.max_stop or inf
+        self._worker = Worker("gcorefs-stop")
+        bounded_questions.avoid(take.silent)
+
+    def seconds_left(self) -> float | None:
+        """Until the process has stood still for too long; None while nobody counts."""
+        stopped_at = self.stop.progress.stopped_at
+        if self._max_stop == inf or self.stop.life.is_let_go:
+            return None
+        # It may not be stopped yet: look again.
+        since = time.monotonic() - stopped_at if stopped_at else 0.0
+        return max(0.001, self._max_stop + _GRACE - since)
+
+    def begin(self) -> None:
+        self._submit(0, self._take)
+
+    def make(self, message: say.MakeCore) -> None:
+        self._submit(message.number, partial(self._make, message))
+
+    def release(self, may_be_late: bool) -> None:
+        LATE.permit(may_be_late)
+        self._close()
+        silent = bounded_questions.silent()
+        self._send(say.Released(self.stop.late, silent))
+        threading.Thread(target=self._tell_idle, name="gcorefs-idle", daemon=True).start()
+
+    def end(self) -> None:
+        """The server is gone, or needs this stop no more."""
+        self._close()
+        self.stop.wait_late(threading.TIMEOUT_MAX)
+
+    def _close(self) -> None:
+        self.stop.let_go()
+        self.answers.put(None)  # nobody answers any more
+        self.stop.close()
+        self._worker.close()
+
+    # In the thread of the stop.
+
+    def _submit(self, number: int, work: Callable[[], None]) -> None:
+        try:
+            self._worker.submit(self._try, number, work)
+        except NoThread as error:
+            self._fail(number, error)
+
+    def _try(self, number: int, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # the server is told
+            self._fail(number, error)
+
+    def _take(self) -> None:
+        self.stop.take()
+        memory = self.stop.memory
+        lost = memory.unreadable_pages
+        self._channel.send(say.Taken(self.stop.comm, memory.mem, memory.ways, lost.no_loss))
+
+    def _make(self, message: say.MakeCore) -> None:
+        number = message.number
+        holder = _AskedHolder(partial(self._ask, number)) if message.is_copy else HoldProcess()
+        core = self.stop.core(message.policy, holder)
+        header = HeaderWriter(core.layout)
+        header.write(core.layout.notes_offset if core.is_coming else core.layout.memory_offset)
+        lost = self.stop.memory.unreadable_pages.ranges()
+        self._channel.send(say.Made(number, core.plan(Pieces()), header.file, header.written, lost))
+        if not header.is_complete:
+            Worker("gcorefs-header").submit(self._try, number, partial(self._go_on, number, header))
+
+    def _go_on(self, number: int, header: HeaderWriter) -> None:
+        """In a thread of its own."""
+        while not header.is_complete:
+            header.write()
+            self._channel.send(say.HeaderGrew(number, header.written))
+
+    def _ask(self, number: int, size: int) -> Mapping[str, str]:
+        self._channel.send(say.Fit(number, size))
+        facts = self.answers.get()
+        if facts is None:
+            raise ProcessError(Reason.LET_GO, self.stop.process.pid)
+        return facts
+
+    # What is told.
+
+    def _tell_end(self) -> None:
+        """In the tracer's thread."""
+        self._send(say.Ended())
+
+    def _tell_idle(self) -> None:
+        self.stop.wait_late(threading.TIMEOUT_MAX)
+        bounded_questions.wait_for_answers()
+        gc.collect()  # it is off: nothing is to interrupt a stop
+        self._send(say.Idle(_own_memory() - self._at_first < _MOST_GROWTH))
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        pid = self.stop.process.pid
+        reason: Why = Reason.SURPRISE
+        detail = trace = ""
+        if isinstance(error, ProcessError):
+            reason, detail = error.reason, error.detail
+        elif isinstance(error, NoThread):
+            reason = Reason.NO_THREAD
+        elif is_no_memory(error):
+            reason = Reason.NO_MEMORY
+        else:
+            trace = "".join(traceback.format_exception(error))
+        self._send(say.Failed(number, reason, pid, detail, trace))
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # the main thread hears that the server is gone
+            self._channel.send(message)
+
+
+def _own_memory() -> int:
+    """Bytes of memory that this process has beside what is mapped from files (proc(5), statm)."""
+    with open("/proc/self/statm", "rb") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+    return (resident - shared) * PAGE_SIZE
+
+
+class _AskedHolder(HoldProcess):
+    """The server holds the process, by a copy, if it has room."""
+
+    def __init__(self, ask: "partial[Mapping[str, str]]") -> None:
+        self._ask = ask
+        self._facts: Mapping[str, str] = {}
+
+    def fit(self, size: int) -> None:
+        self._facts = self._ask(size)
+
+    def facts(self) -> Mapping[str, str]:
+        return self._facts
