@@ -36,8 +36,9 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> int | None:
         if not isinstance(obj, OpenFile):
             return None
-        self.files.append(obj)
-        return len(self.files) - 1
+        if obj not in self.files:
+            self.files.append(obj)
+        return self.files.index(obj)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -84,7 +85,8 @@ def unpack(data: bytes, ancillary: Ancillary) -> Any:
         return None
     text = data[len(_HERE) :]
     if data[: len(_IN_FILE)] == _IN_FILE:
-        with open(files.pop().number, "rb", closefd=False) as file:
+        long_text = files.pop()
+        with open(long_text.number, "rb", closefd=False) as file:
             file.seek(0)
             text = file.read()
     return _Unpickler(io.BytesIO(text), files).load()

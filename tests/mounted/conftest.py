@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +27,9 @@ from gcorefs.kernel.proc import task_stat, task_status, tasks
 from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
 from tests.mounted import faultpoints
 from tests.mounted.faultpoints import Hold, Point
+
+if TYPE_CHECKING:
+    from tests.mounted.parties import Ledger
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NOBODY = 65534
@@ -326,6 +329,22 @@ def paused(
     yield make
     for pause in made:
         pause.end()
+
+
+@pytest.fixture
+def ledger(build: Callable[[str], Path]) -> Iterator[Callable[[], "Ledger"]]:
+    """Start a target with a ledger."""
+    from tests.mounted.parties import Ledger  # noqa: PLC0415 - it imports this module
+
+    ledgers: list[Ledger] = []
+
+    def start() -> Ledger:
+        ledgers.append(Ledger([str(build("parent")), "--times", str(build("ledger"))]))
+        return ledgers[-1]
+
+    yield start
+    for each in ledgers:
+        each.end()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -49,9 +48,6 @@ class Step:
     """What the reader is told where the target dies here; 0 where it has all it asked for."""
     in_tracer: bool = False
     """The tracer itself is held, so the parent hears of a death when it goes on."""
-    may_break: bool = False
-    """Threads stand interrupted and not yet repaired: SIGKILL of the server leaves each of
-    them the EINTR that any tracer's stop gives (docs/limits.md)."""
     options: tuple[str, ...] = ()
     rest: str = "memory"
     """What the reader does afterwards, with `result` where nobody died."""
@@ -62,10 +58,10 @@ class Step:
         return self.name or str(self.point)
 
 
-def in_tracer(point: Point, may_break: bool = False) -> Step:
+def in_tracer(point: Point) -> Step:
     # It is found dead while its threads are waited for, or once all seem recorded.
     killed = (errno.ESRCH, errno.EIO)
-    return Step(point, (), ("open", "read"), killed, in_tracer=True, may_break=may_break)
+    return Step(point, (), ("open", "read"), killed, in_tracer=True)
 
 
 def letting_go(point: Point) -> Step:
@@ -80,11 +76,11 @@ STEPS = [
     in_tracer(at.BEFORE_SEIZE),
     in_tracer(at.SEIZED_ONE),
     in_tracer(at.SEIZED_ALL),
-    in_tracer(at.INTERRUPTED_ONE, may_break=True),
-    in_tracer(at.INTERRUPTED_ALL, may_break=True),
-    in_tracer(at.STOPPED_ONE, may_break=True),
-    in_tracer(at.REPAIRED_ONE, may_break=True),
-    in_tracer(at.RECORDED_ONE, may_break=True),
+    in_tracer(at.INTERRUPTED_ONE),
+    in_tracer(at.INTERRUPTED_ALL),
+    in_tracer(at.STOPPED_ONE),
+    in_tracer(at.REPAIRED_ONE),
+    in_tracer(at.RECORDED_ONE),
     in_tracer(at.RECORDED_ALL),
     Step(at.PINNED, (), ("open", "read"), (errno.EIO,)),
     Step(at.SECOND_DOOR, (), ("open", "read"), (errno.ESRCH,)),
@@ -111,19 +107,6 @@ STEPS = [
     letting_go(at.DETACHED_ALL),
 ]
 every_step = pytest.mark.parametrize("step", STEPS, ids=str)
-
-
-@pytest.fixture
-def ledger(build: Callable[[str], Path]) -> Iterator[Callable[[], Ledger]]:
-    ledgers: list[Ledger] = []
-
-    def start() -> Ledger:
-        ledgers.append(Ledger([str(build("parent")), "--times", str(build("ledger"))]))
-        return ledgers[-1]
-
-    yield start
-    for each in ledgers:
-        each.end()
 
 
 @contextlib.contextmanager
@@ -299,8 +282,7 @@ def server_dies(
             if step.rest:
                 answers.append(reader.do("memory"))
                 assert next(filter(None, answers)) in {errno.ENODEV, *CUT_OFF}
-    may_break = step.may_break and number == signal.SIGKILL
-    running.assert_unhurt(eintr=1 if may_break else 0)
+    running.assert_unhurt()
     if stopped in parties:
         stopped.resume()
         stopped.assert_unhurt(eintr=1)
