@@ -48,7 +48,7 @@ class Link:
         self.carried: Carried | None = None
         self.silent: frozenset[str] = frozenset()
         self.waits = False
-        """It waits for late threads or for answers."""
+        """It waits for late threads, for answers, or for what hangs."""
         self._socket = sock
         sock.setblocking(False)
 
@@ -122,7 +122,7 @@ class Crew:
         carried = link.carried
         assert carried is not None
         link.silent = released.silent
-        link.waits = bool(released.late or released.silent)
+        link.waits = bool(released.late or released.silent or released.is_busy)
         if link.waits and not self.may_stay(carried):
             link.end()
             return

@@ -34,6 +34,9 @@ from gcorefs.worker.page import SharedProgress, new_page
 
 T = TypeVar("T")
 
+_numbers = count(1)
+"""Of what workers are asked for.  An answer may come when the worker is at the next stop."""
+
 
 class WorkerFailed(Exception):
     """gcorefs itself failed in a worker.  The text is the traceback there."""
@@ -72,7 +75,7 @@ class RemoteStop:
         self._untraced = trio.Event()
         self._is_released = False
         self._failure: Exception | None = None
-        self._numbers = count(1)
+        self._take_number = next(_numbers)
         self._answers: dict[int, trio.MemorySendChannel[object]] = {}
         self._headers: dict[int, SharedHeader] = {}
 
@@ -93,7 +96,15 @@ class RemoteStop:
         except (BrokenPipeError, BlockingIOError) as error:
             raise ProcessError(Reason.NO_WORKER, self.process.pid) from error
         self._link.say(
-            say.Take(self.process, self._opener, self._policy, max_stop, page, crew.silent())
+            say.Take(
+                self._take_number,
+                self.process,
+                self._opener,
+                self._policy,
+                max_stop,
+                page,
+                crew.silent(),
+            )
         )
 
     async def core(self, policy: Policy, holder: Holder) -> Core:
@@ -103,8 +114,8 @@ class RemoteStop:
         """
         link = self._link
         if link is None or self._is_released:
-            raise ProcessError(Reason.LET_GO, self.process.pid)
-        number = next(self._numbers)
+            raise self._over()
+        number = next(_numbers)
         self._answers[number], answers = trio.open_memory_channel[object](inf)
         try:
             link.say(say.MakeCore(number, policy, holder.is_copy))
@@ -121,7 +132,7 @@ class RemoteStop:
         finally:
             del self._answers[number]
         self._raise_failure()
-        raise ProcessError(Reason.LET_GO, self.process.pid)
+        raise self._over()
 
     async def _core(self, made: say.Made, holder: Holder) -> Core:
         memory = self._memory
@@ -167,9 +178,12 @@ class RemoteStop:
         """Until no thread is traced any more, except those in `late`."""
         await self._untraced.wait()
 
+    def close_memory(self) -> None:
+        """Read the process no more.  Call it in a thread: this closes files of /proc."""
+        self._memory = None
+
     def forget(self) -> None:
         """Nobody reads a core of it any more."""
-        self._memory = None
         self._headers.clear()
 
     # What is known of it.
@@ -186,6 +200,9 @@ class RemoteStop:
         if not stopped_at:
             return 0.0
         return (self._progress.released_at or time.monotonic()) - stopped_at
+
+    def _over(self) -> ProcessError:
+        return ProcessError(Reason.DIED if self.is_dead else Reason.LET_GO, self.process.pid)
 
     def check(self) -> None:
         """EIO if the memory of the process may have changed since the stop.  For any thread."""
@@ -207,7 +224,7 @@ class RemoteStop:
                 self._headers[message.number].grow(message.ready)
             case say.Failed() if message.number in self._headers:
                 self._headers[message.number].fail(_error(message))
-            case say.Failed(number=0):
+            case say.Failed() if message.number == self._take_number:
                 self._fail(_error(message))
             case say.Ended():
                 self._end()
@@ -242,7 +259,10 @@ class RemoteStop:
         self.life.advance(Phase.ENDED)
         assert self._link is not None
         self._workers.crew.give_back(self._link, released)
-        self._close(ProcessError(Reason.LET_GO, self.process.pid))
+        # What is asked for is still answered: the worker knows best why it cannot be had.
+        for header in self._headers.values():
+            header.fail(self._over())
+        self._untraced.set()
 
     def lose(self) -> None:
         """The worker has ended without a word, so the kernel has let the process go."""

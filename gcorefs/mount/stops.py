@@ -249,22 +249,21 @@ class SharedStop:
         """Wait until nobody is traced, and free what held the memory.  A thread for that is waited
         for as well."""
         await self._stop.untraced()
-        for core in self.cores.values():
-            core.close()
-        if any(core.holder.is_copy for core in self.cores.values()):
-            with self._workers.closes.of(self.opener.uid) as limiter:
-                while True:
-                    try:
-                        await in_thread(self.process.pid, limiter, self._free)
-                    except ProcessError:
-                        await trio.sleep(_NO_THREAD_NAP)
-                    else:
-                        return
+        with self._workers.closes.of(self.opener.uid) as limiter:
+            while True:
+                try:
+                    await in_thread(self.process.pid, limiter, self._free)
+                except ProcessError:
+                    await trio.sleep(_NO_THREAD_NAP)
+                else:
+                    return
 
     def _free(self) -> None:
         """In a thread: to free much memory takes long."""
         for core in self.cores.values():
+            core.close()
             core.holder.close()
+        self._stop.close_memory()
 
     async def _hold(self) -> None:
         """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or

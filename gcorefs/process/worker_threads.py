@@ -45,6 +45,11 @@ class Worker:
             self._calls.put(None)
             self._calls = None
 
+    def has_ended(self, timeout: float) -> bool:
+        """The same.  False if it still works at something then."""
+        self.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
+
     def join(self, timeout: float) -> None:
         """Close it, and wait until its thread has ended: `timeout` seconds at most."""
         self.close()

@@ -63,7 +63,7 @@ class SharedHeader:
     def grow(self, ready: int) -> None:
         with self._changed:
             self._ready = ready
-            if ready == self.size:
+            if ready == self.size and not self.made.done():
                 self.made.set_result(None)
             self._changed.notify_all()
 

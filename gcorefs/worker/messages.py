@@ -27,6 +27,8 @@ Ranges = Sequence[tuple[int, int]]
 class Take:
     """Stop this process and record its threads.  The answer is Taken."""
 
+    number: int
+    """Of this request, for Failed."""
     process: Process
     opener: Opener
     policy: Policy
@@ -110,7 +112,7 @@ class HeaderGrew:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """There is no stop (`number` 0), or no such core, or no more of its header."""
+    """There is no stop, or no such core, or no more of its header."""
 
     number: int
     reason: Why
@@ -132,6 +134,8 @@ class Released:
     late: Sequence[int]
     silent: frozenset[str]
     """Sources of pages that have not answered."""
+    is_busy: bool
+    """An answer to a request is still to come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ from gcorefs.worker.page import SharedProgress
 _GRACE = 2.0
 """Seconds past max_stop that the server has, which lets go itself and says why."""
 
+_NEARLY = 0.01
+"""Seconds that a request may take to fail when its process is let go."""
+
 _MOST_GROWTH = 4 << 20
 """Bytes that the stop of a large process may leave behind in a worker that goes on."""
 
@@ -75,6 +78,7 @@ class _Carried:
         self.stop = Stop(take.process, take.opener, take.policy, self._tell_end, progress)
         self.answers: SimpleQueue[Mapping[str, str] | None] = SimpleQueue()
         self._channel = channel
+        self._number = take.number
         self._max_stop = take.max_stop or inf
         self._worker = Worker("gcorefs-stop")
         bounded_questions.avoid(take.silent)
@@ -89,7 +93,7 @@ class _Carried:
         return max(0.001, self._max_stop + _GRACE - since)
 
     def begin(self) -> None:
-        self._submit(0, self._take)
+        self._submit(self._number, self._take)
 
     def make(self, message: say.MakeCore) -> None:
         self._submit(message.number, partial(self._make, message))
@@ -98,7 +102,7 @@ class _Carried:
         LATE.permit(may_be_late)
         self._close()
         silent = bounded_questions.silent()
-        self._send(say.Released(self.stop.late, silent))
+        self._send(say.Released(self.stop.late, silent, not self._worker.has_ended(_NEARLY)))
         threading.Thread(target=self._tell_idle, name="gcorefs-idle", daemon=True).start()
 
     def end(self) -> None:
@@ -165,6 +169,7 @@ class _Carried:
     def _tell_idle(self) -> None:
         self.stop.wait_late(threading.TIMEOUT_MAX)
         bounded_questions.wait_for_answers()
+        self._worker.join(threading.TIMEOUT_MAX)
         gc.collect()  # it is off: nothing is to interrupt a stop
         self._send(say.Idle(_own_memory() - self._at_first < _MOST_GROWTH))
 
