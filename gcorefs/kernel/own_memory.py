@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import weakref
 
 from gcorefs.arch import HOST
 from gcorefs.kernel.libc import failure, quick, sleeping
@@ -39,6 +40,8 @@ _mmap = quick["mmap"]
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
 _mmap.restype = ctypes.c_void_p
 _MAP_FAILED = ctypes.c_void_p(-1).value
+_munmap = quick["munmap"]
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 # include/uapi/asm-generic/mman-common.h
 _PROT_NONE = 0
 _MAP_FIXED_NOREPLACE = 0x100000
@@ -51,3 +54,16 @@ def map_at(address: int, fd: int, length: int) -> None:
     found = _mmap(address, length, _PROT_NONE, flags, fd, 0)
     if found is None or found == _MAP_FAILED:
         raise failure()
+
+
+def map_shared(fd: int, length: int, prot: int) -> memoryview:
+    """The beginning of a file, shared with all that map it, as long as a view of it lives.  ENOMEM.
+
+    mmap of Python keeps a duplicate of the descriptor.
+    """
+    address = _mmap(None, length, prot, mmap.MAP_SHARED, fd, 0)
+    if address is None or address == _MAP_FAILED:
+        raise failure()
+    memory = (ctypes.c_ubyte * length).from_address(address)
+    weakref.finalize(memory, _munmap, address, length).atexit = False
+    return memoryview(memory).cast("B")

@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import Future
 
 from gcorefs.elfcore.layout import Layout
+from gcorefs.kernel import own_memory
 from gcorefs.kernel.open_file import OpenFile
 
 _PIECE = 1 << 20
@@ -48,7 +49,7 @@ class SharedHeader:
     """In the server: a header that a worker has made, or makes."""
 
     def __init__(self, file: OpenFile, size: int, ready: int) -> None:
-        self._view = memoryview(mmap.mmap(file.number, size, prot=mmap.PROT_READ))
+        self._view = own_memory.map_shared(file.number, size, mmap.PROT_READ)
         self._changed = threading.Condition()
         self._ready = ready
         self.made: Future[None] = Future()

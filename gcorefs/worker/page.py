@@ -4,7 +4,7 @@ import mmap
 import os
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.kernel import robust_mutex
+from gcorefs.kernel import own_memory, robust_mutex
 from gcorefs.kernel.open_file import OpenFile
 from gcorefs.process.progress import Progress
 
@@ -24,7 +24,8 @@ class SharedProgress(Progress):
     """
 
     def __init__(self, file: OpenFile) -> None:
-        super().__init__(memoryview(mmap.mmap(file.number, PAGE_SIZE)))
+        prot = mmap.PROT_READ | mmap.PROT_WRITE
+        super().__init__(own_memory.map_shared(file.number, PAGE_SIZE, prot))
 
     def own(self) -> None:
         robust_mutex.lock(self._page)

@@ -366,6 +366,16 @@ def held_at(
     return lambda point, pid: faultpoints.held(point, token, pid)
 
 
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def family(server: int) -> list[int]:
+    """A server, its zygote, and its workers."""
+    (zygote,) = children(server)
+    return [server, zygote, *children(zygote)]
+
+
 def end(server: int) -> None:
     """End a server in good order, if it is still there."""
     with contextlib.suppress(ProcessLookupError):

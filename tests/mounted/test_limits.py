@@ -277,9 +277,9 @@ def test_with_few_descriptors_fewer_processes_are_held(
     unmounted: Mount, nobodys: Callable[..., Target]
 ) -> None:
     targets = [nobodys("threads", 1) for _ in range(3)]
-    unmounted.expect("user_stops=2, max_stops=6: RLIMIT_NOFILE is 280")
+    unmounted.expect("user_stops=2, max_stops=6: RLIMIT_NOFILE is 288")
     unmounted.expect(f"process {targets[2].pid}: its opener holds as many processes as a user may")
-    command = ["prlimit", "--nofile=280", GCOREFS, "mount", "-o", "allow_other"]
+    command = ["prlimit", "--nofile=288", GCOREFS, "mount", "-o", "allow_other"]
     result = run(*command, "--log-file", unmounted.log, unmounted.path)
     assert (result.returncode, result.stderr) == (0, b"")
     with Nobody(*(unmounted / target.pid for target in targets)) as nobody:

@@ -160,11 +160,12 @@ ln -s "$2" "$1/log" && mount --bind "$1" /dev && shift 2 && exec "$@"
 
 
 def servers(path: Path) -> list[int]:
-    """Processes that were started with `path` among their arguments."""
+    """Processes that were started with `path` among their arguments, without their workers."""
     found = []
     for pid in tasks.pids():
         with contextlib.suppress(ProcessLookupError):
-            if os.fsencode(path) in procfile.read(f"{pid}/cmdline").split(b"\0"):
+            is_server = procfile.read(f"{pid}/comm") == b"gcorefs\n"
+            if is_server and os.fsencode(path) in procfile.read(f"{pid}/cmdline").split(b"\0"):
                 found.append(pid)
     return found
 

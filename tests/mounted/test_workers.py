@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from gcorefs.process.errors import Reason
 from tests.conftest import Mount, Target, wait_until_gone
 from tests.mounted import faultpoints as at
 from tests.mounted.conftest import (
+    children,
     errno_of,
     eventually,
     gcorefs,
@@ -32,10 +32,6 @@ from tests.mounted.parties import Ledger, Reader
 HeldAt = Callable[[Point, int], AbstractContextManager[Hold]]
 Spawn = Callable[..., Target]
 KILLED = "its worker was killed"
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def zygote(mount: Mount) -> int:
