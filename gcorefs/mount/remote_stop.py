@@ -24,7 +24,7 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.workers import Workers
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.memory import Memory
 from gcorefs.process.progress import Progress
 from gcorefs.process.unreadable_pages import UnreadablePages
@@ -144,7 +144,8 @@ class RemoteStop:
         plan = replace(made.plan, layout=layout.with_header(header))
         make = partial(Core, self.process.pid, plan, memory, holder, self.check, header.made)
         # A copy asks which program it is of.
-        core = await self._block(make) if holder.is_copy else make()
+        with told(self.process.pid, Reason.DIED):
+            core = await self._block(make) if holder.is_copy else make()
         self.check()
         if not self.ready_seconds:
             self.ready_seconds = time.monotonic() - self._progress.stopped_at

@@ -77,17 +77,20 @@ def _warm_up() -> None:
 
     That halves the time of its first stop.
     """
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        signal.pause()
+        os.close(writing)
+        os.read(reading, 1)  # until the zygote closes its end
         os._exit(0)
+    os.close(reading)
     with (
         contextlib.suppress(OSError, GcorefsError),  # whoever opens a file is told
         contextlib.closing(Stop(find(pid))) as stop,
     ):
         stop.take()
         stop.core()
-    os.kill(pid, signal.SIGKILL)
+    os.close(writing)
     os.waitpid(pid, 0)
     for thread in threading.enumerate():
         if thread is not threading.current_thread():

@@ -22,6 +22,7 @@ from tests.mounted.conftest import (
     Pause,
     errno_of,
     eventually,
+    family,
     is_free,
     offset_of,
     opened,
@@ -62,9 +63,13 @@ def let_at_last(server: Server) -> Iterator[None]:
     timer.cancel()
 
 
-def wchans(pid: int) -> set[bytes]:
-    """In which functions of the kernel its threads sleep."""
-    return {procfile.read(f"{pid}/task/{tid}/wchan") for tid in tasks.tids(pid)}
+def wchans(server: int) -> set[bytes]:
+    """In which functions of the kernel its threads sleep, and those of its workers."""
+    return {
+        procfile.read(f"{pid}/task/{tid}/wchan")
+        for pid in family(server)
+        for tid in tasks.tids(pid)
+    }
 
 
 def test_an_execve_that_waits_for_a_file_server_holds_up_nobody_else(

@@ -69,9 +69,14 @@ class Service:
     @property
     def server(self) -> int:
         """Its pid as we number it."""
+        (pid,) = (pid for pid in self.pids if procfile.read(f"{pid}/comm") == b"gcorefs\n")
+        return pid
+
+    @property
+    def pids(self) -> list[int]:
+        """Those of its workers too."""
         folder = self.machine.cgroup / self.show("ControlGroup").lstrip("/")
-        (pid,) = (folder / "cgroup.procs").read_text().split()
-        return int(pid)
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
 
     @property
     def is_mounted(self) -> bool:
