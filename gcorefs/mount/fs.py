@@ -119,7 +119,8 @@ class GcoreFS(ReadOnly):
         self._status_files = Budget(
             _USER_STATUS_FILES, sys.maxsize, RequestReason.USER_FILES, RequestReason.ALL_FILES
         )
-        self._inodes = Inodes(options.policy)
+        self._inodes = Inodes()
+        self._view = self._inodes.view(options.policy)
         self._refusals = Refusals()
         self._sight = Sight()
         self._files: dict[int, _File] = {}
@@ -159,9 +160,9 @@ class GcoreFS(ReadOnly):
         """The file of a process, or the one that is for those who may not open it."""
         found = await self._sought(pid, ctx)
         for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
-            core = self._inodes.core_of(found.process)
+            core = self._view.core_of(found.process)
             is_outsider = found.is_name_only or not await self._is_shown(core, ctx)
-            with self._inodes.held(found.process, is_outsider) as reference:
+            with self._view.held(found.process, is_outsider) as reference:
                 found = await self._with_size(found, reference.inode, ctx)
                 if reference.inode.shown not in (None, core):
                     continue
@@ -176,14 +177,14 @@ class GcoreFS(ReadOnly):
         then; whoever does so finds the stop that the look-up began.  It is the same inode.
         """
         found = await self._sought(pid, ctx)
-        with self._inodes.held(found.process) as reference:
+        with self._view.held(found.process) as reference:
             with self._limits.requests.lent(ctx.uid, pid):
                 await self.held.request(reference.inode, ctx)
             found = await self._with_size(found, reference.inode, ctx)
             return self._looked_up(reference, found)
 
     async def _sought(self, pid: int, ctx: pyfuse3.RequestContext) -> Look:
-        self._inodes.seek(pid)
+        self._view.seek(pid)
         found = await self._look(pid, ctx)
         if found is None:
             raise FUSEError(errno.ENOENT)
@@ -286,7 +287,7 @@ class GcoreFS(ReadOnly):
             return
         blank = entries.listed()
         for pid in pids[bisect_right(pids, start_id - 2) :]:
-            inode = self._inodes.listed(pid)
+            inode = self._view.listed(pid)
             if isinstance(inode, Listed) or inode.seen is None:
                 entry = blank
                 entry.st_ino = InodeT(inode.number)

@@ -17,7 +17,6 @@ anything of it (fs/fuse/dir.c, fuse_dentry_revalidate).
 
 import contextlib
 import errno
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ from pyfuse3 import FUSEError
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.listing import Look
-from gcorefs.policy import DEFAULT, Policy
+from gcorefs.policy import Policy
 
 # Below 2^22 are the pids (PID_MAX_LIMIT, include/linux/threads.h); above, a serial number.
 _PID_BITS = 22
@@ -38,10 +37,13 @@ class Listed:
     """A number that stands for a pid, and for no process yet."""
 
     number: int
+    policy: Policy
     lookups: int = 0
     """How many references the kernel holds (FUSE_FORGET)."""
     is_retired: bool = False
     """True where no listing gives it any more."""
+    seen: None = None  # nobody has looked at it
+    shown: None = None
 
     @property
     def pid(self) -> int:
@@ -91,23 +93,96 @@ class Reference:
         self.is_kept = True
 
 
-class _View:
+class View:
     """What stands for the processes, by pid, where their cores are taken with one policy."""
 
-    def __init__(self) -> None:
-        self.current: dict[int, Inode | Listed] = {}
-        self.outsiders: dict[int, Inode] = {}
+    def __init__(self, policy: Policy, inodes: "Inodes") -> None:
+        self.policy = policy
+        self._inodes = inodes
+        self._current: dict[int, Inode | Listed] = {}
+        self._outsiders: dict[int, Inode] = {}
+
+    def get(self, process: Process) -> Inode:
+        """The inode that stands for a core of this process now."""
+        known = self._current.get(process.pid)
+        if isinstance(known, Inode) and known.process == process and not known.is_retired:
+            return known
+        if isinstance(known, Listed):
+            inode = Inode(known.number, process, self.policy, known.lookups)
+            self._inodes.replace(inode)
+        else:
+            inode = Inode(self._inodes.new_number(process.pid), process, self.policy)
+        self._current[process.pid] = inode
+        return inode
+
+    def outsiders(self, process: Process) -> Inode:
+        """The inode that stands for the same before those who may not open it."""
+        known = self._outsiders.get(process.pid)
+        if known is None or known.process != process:
+            number = self._inodes.new_number(process.pid)
+            known = Inode(number, process, self.policy, is_outsiders=True)
+            self._outsiders[process.pid] = known
+        return known
+
+    def core_of(self, process: Process) -> SharedCore | None:
+        """The core whose size the inode of this process shows."""
+        known = self._current.get(process.pid)
+        if not isinstance(known, Inode) or known.process != process or known.is_retired:
+            return None
+        return known.shown
+
+    def listed(self, pid: int) -> Inode | Listed:
+        """What a listing says stands for a pid, with one more reference of the kernel to it."""
+        known = self._current.get(pid)
+        if known is None or known.is_retired:
+            known = self._current[pid] = Listed(self._inodes.new_number(pid), self.policy)
+        self._inodes.hold(known)
+        return known
+
+    def seek(self, pid: int) -> None:
+        """A look-up begins: no listing gives the same number before it is known whose it is.
+
+        The kernel takes attributes in the order in which it asked for them, and of those asked
+        for at one time the first (fs/fuse/inode.c, fuse_change_attributes_i).  So a listing
+        answered during a look-up could leave a file that is about to be opened without owner
+        and size.
+        """
+        known = self._current.get(pid)
+        if isinstance(known, Listed):
+            known.is_retired = True
+
+    @contextlib.contextmanager
+    def held(self, process: Process, is_outsider: bool = False) -> Iterator[Reference]:
+        """One more reference of the kernel to the inode of `process`, if it is kept.
+
+        Counted from the start: until the reply is made nothing else may forget the inode.
+        """
+        reference = Reference(self.outsiders(process) if is_outsider else self.get(process))
+        self._inodes.hold(reference.inode)
+        try:
+            yield reference
+        finally:
+            if not reference.is_kept:
+                self._inodes.forget(reference.inode.number, 1)
+
+    def drop(self, inode: Inode | Listed) -> None:
+        """The kernel has forgotten it."""
+        for table in (self._current, self._outsiders):
+            if table.get(inode.pid) is inode:
+                del table[inode.pid]
 
 
 class Inodes:
-    def __init__(self, policy: Policy = DEFAULT) -> None:
-        """`policy`: of the cores that a listing shows, and of those that are asked for by no
-        other."""
-        self._policy = policy
+    """What the kernel has references to, by number, in all views of one mount."""
+
+    def __init__(self) -> None:
         self._by_number: dict[int, Inode | Listed] = {}
-        self._views: defaultdict[Policy, _View] = defaultdict(_View)
-        self._listed = self._views[policy]
+        self._views: dict[Policy, View] = {}
         self._serial = 0
+
+    def view(self, policy: Policy) -> View:
+        """The processes under `policy`."""
+        return self._views.setdefault(policy, View(policy, self))
 
     def __getitem__(self, number: int) -> Inode:
         """KeyError for one that the kernel has forgotten.
@@ -120,91 +195,24 @@ class Inodes:
             raise FUSEError(errno.ESTALE)
         return inode
 
-    def get(self, process: Process, policy: Policy | None = None) -> Inode:
-        """The inode that stands for a core of this process now."""
-        policy = policy or self._policy
-        current = self._views[policy].current
-        known = current.get(process.pid)
-        if isinstance(known, Inode) and known.process == process and not known.is_retired:
-            return known
-        if isinstance(known, Listed):
-            inode = Inode(known.number, process, policy, known.lookups)
-            self._by_number[inode.number] = inode
-        else:
-            inode = Inode(self._new_number(process.pid), process, policy)
-        current[process.pid] = inode
-        return inode
-
-    def outsiders(self, process: Process, policy: Policy | None = None) -> Inode:
-        """The inode that stands for the same before those who may not open it."""
-        policy = policy or self._policy
-        outsiders = self._views[policy].outsiders
-        known = outsiders.get(process.pid)
-        if known is None or known.process != process:
-            known = Inode(self._new_number(process.pid), process, policy, is_outsiders=True)
-            outsiders[process.pid] = known
-        return known
-
-    def core_of(self, process: Process, policy: Policy | None = None) -> SharedCore | None:
-        """The core whose size the inode of this process shows."""
-        known = self._views[policy or self._policy].current.get(process.pid)
-        if not isinstance(known, Inode) or known.process != process or known.is_retired:
-            return None
-        return known.shown
-
-    def listed(self, pid: int) -> Inode | Listed:
-        """What a listing says stands for a pid, with one more reference of the kernel to it."""
-        current = self._listed.current
-        known = current.get(pid)
-        if known is None or known.is_retired:
-            known = current[pid] = Listed(self._new_number(pid))
-        self.hold(known)
-        return known
-
-    def seek(self, pid: int) -> None:
-        """A look-up begins: no listing gives the same number before it is known whose it is.
-
-        The kernel takes attributes in the order in which it asked for them, and of those asked
-        for at one time the first (fs/fuse/inode.c, fuse_change_attributes_i).  So a listing
-        answered during a look-up could leave a file that is about to be opened without owner
-        and size.
-        """
-        known = self._listed.current.get(pid)
-        if isinstance(known, Listed):
-            known.is_retired = True
-
-    def _new_number(self, pid: int) -> int:
+    def new_number(self, pid: int) -> int:
+        """A number that never stood for anything."""
         self._serial += 1
         return (self._serial << _PID_BITS) | pid
-
-    @contextlib.contextmanager
-    def held(
-        self, process: Process, is_outsider: bool = False, policy: Policy | None = None
-    ) -> Iterator["Reference"]:
-        """One more reference of the kernel to the inode of `process`, if it is kept.
-
-        Counted from the start: until the reply is made nothing else may forget the inode.
-        """
-        find = self.outsiders if is_outsider else self.get
-        reference = Reference(find(process, policy))
-        self.hold(reference.inode)
-        try:
-            yield reference
-        finally:
-            if not reference.is_kept:
-                self.forget(reference.inode.number, 1)
 
     def hold(self, inode: Inode | Listed) -> None:
         """The kernel has one more reference."""
         self._by_number[inode.number] = inode
         inode.lookups += 1
 
+    def replace(self, inode: Inode) -> None:
+        """`inode` has its number from now on, and the references to what was only listed."""
+        self._by_number[inode.number] = inode
+
     def forget(self, number: int, lookups: int) -> None:
+        """The kernel has so many references less."""
         inode = self._by_number[number]
         inode.lookups -= lookups
         if inode.lookups <= 0:
             del self._by_number[number]
-            view = self._listed if isinstance(inode, Listed) else self._views[inode.policy]
-            for table in (view.current, view.outsiders):
-                if table.get(inode.pid) is inode:
-                    del table[inode.pid]
+            self._views[inode.policy].drop(inode)
