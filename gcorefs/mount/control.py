@@ -6,13 +6,18 @@ set-uid program gives nobody more than they had.
 """
 
 import contextlib
+import errno
+import functools
 import json
 import os
+import stat as modes
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import trio
+from pyfuse3 import FlagT, FUSEError, RequestContext
 
 from gcorefs import __version__
 from gcorefs.errors import Refusal
@@ -21,14 +26,15 @@ from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.held import Held
 from gcorefs.mount.in_thread import in_thread
+from gcorefs.mount.limits import Budget, Kept, Limits
 from gcorefs.mount.log import logger
+from gcorefs.mount.looks import Looks
+from gcorefs.mount.nodes import OpenFile, OwnNode, refuse_writers
+from gcorefs.mount.sight import is_everybodys
 from gcorefs.process import readv
 
-DIRECTORY, STATUS, RELEASE, EXACT = 2, 3, 4, 5
-"""Inode numbers.  1 is the mount itself; those of processes are above 2^22 (inodes.py)."""
-
-BY_NAME = {names.STATUS: STATUS, names.RELEASE: RELEASE, names.EXACT: EXACT}
-
+_USER_STATUS_FILES = 32
+"""Status files that one user may have open: each keeps its text, of as many stops as are held."""
 
 _MOST_BUILDS = 4
 """Threads that build a status at one time."""
@@ -36,16 +42,6 @@ _MOST_BUILDS = 4
 _SHARE = 10
 """After a status was built for a user, the next one begins this many times as long after that one
 began.  So whoever reads it again and again takes a tenth of one processor at the most."""
-
-
-class StatusFile:
-    """What was held when the file was opened, or a moment later."""
-
-    def __init__(self, text: bytes) -> None:
-        self._text = text
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self._text[offset : offset + length]
 
 
 @dataclass(slots=True)
@@ -118,17 +114,68 @@ def _text(held: Held, uid: int) -> bytes:
     return f'{beginning}, "stops": [\n{lines}\n]}}\n'.encode("ascii")
 
 
-class ReleaseFile:
+class Status(OwnNode):
+    """What was held when the file was opened, or a moment later."""
+
+    number = 3
+    mode = modes.S_IFREG | 0o444
+
+    def __init__(self, texts: StatusTexts, requests: Budget) -> None:
+        self._texts = texts
+        self._requests = requests
+        self._files = Budget(
+            _USER_STATUS_FILES, sys.maxsize, RequestReason.USER_FILES, RequestReason.ALL_FILES
+        )
+
+    async def open(self, flags: FlagT, ctx: RequestContext) -> OpenFile:
+        refuse_writers(flags)
+        with self._requests.lent(ctx.uid, 0), self._files.kept(ctx.uid, 0) as kept:
+            return _StatusFile(await self._texts.of(ctx.uid), kept)
+
+
+class _StatusFile(OpenFile):
+    def __init__(self, text: bytes, kept: Kept) -> None:
+        self._text = text
+        self._kept = kept
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return self._text[offset : offset + length]
+
+    def release(self) -> None:
+        self._kept.give_back()
+
+
+class Release(OwnNode):
     """A pid written here is let go."""
 
+    number = 4
+    mode = modes.S_IFREG | 0o222
+
+    def __init__(self, held: Held, looks: Looks, limits: Limits) -> None:
+        self._held = held
+        self._looks = looks
+        self._limits = limits
+
+    async def open(self, flags: FlagT, ctx: RequestContext) -> OpenFile:
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            raise FUSEError(errno.EACCES)
+        limits = self._limits
+        with limits.requests.lent(ctx.uid, 0), limits.others.kept(ctx.uid, 0) as kept:
+            viewer = await self._looks.viewer(ctx)
+            shows = functools.partial(self._looks.shows, viewer, ctx.uid)
+            return _ReleaseFile(self._held, ctx.pid, shows, kept)
+
+
+class _ReleaseFile(OpenFile):
     def __init__(
-        self, held: Held, uid: int, pid: int, shows: Callable[[int], Awaitable[bool]]
+        self, held: Held, pid: int, shows: Callable[[int], Awaitable[bool]], kept: Kept
     ) -> None:
         """`shows`: whether /proc shows a process to the user."""
         self._held = held
-        self._uid = uid
+        self._uid = kept.uid
         self._pid = pid
         self._shows = shows
+        self._kept = kept
 
     async def write(self, data: bytes) -> int:
         """All of `data` or an error: EINVAL no pid; ESRCH not held; EPERM another user's.
@@ -156,10 +203,8 @@ class ReleaseFile:
         logger.info("process %d: let go, %s", pid, why)
         return len(data)
 
-
-def is_everybodys(uid: int) -> bool:
-    """True for who sees and lets go what others have opened."""
-    return uid in (0, os.geteuid())
+    def release(self) -> None:
+        self._kept.give_back()
 
 
 def _report(core: SharedCore, uid: int) -> dict[str, Any] | None:

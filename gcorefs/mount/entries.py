@@ -13,38 +13,23 @@ import time
 import pyfuse3
 from pyfuse3 import InodeT, ModeT
 
-from gcorefs.mount import control
 from gcorefs.mount.buffers import LARGEST_REQUEST
-from gcorefs.mount.inodes import Inode
 
-_OWN_MODES = {
-    pyfuse3.ROOT_INODE: modes.S_IFDIR | 0o555,
-    control.DIRECTORY: modes.S_IFDIR | 0o555,
-    control.STATUS: modes.S_IFREG | 0o444,
-    control.RELEASE: modes.S_IFREG | 0o222,
-    control.EXACT: modes.S_IFDIR | 0o555,
-}
 _CORE_MODE = modes.S_IFREG | 0o400
 
 _BEGAN = time.time_ns()
 
 
-def is_own(number: int) -> bool:
-    """True for the mount itself and its control files, which stand for no process."""
-    return number in _OWN_MODES
-
-
-def own(number: int) -> pyfuse3.EntryAttributes:
+def own(number: int, mode: int, links: int) -> pyfuse3.EntryAttributes:
     """A directory, or a file that shows its size to nobody before it is read, as in /proc."""
-    entry = _entry(number, _OWN_MODES[number], os.geteuid(), os.getegid(), _BEGAN)
-    if modes.S_ISDIR(_OWN_MODES[number]):
-        entry.st_nlink = 3 if number == control.DIRECTORY else 2  # itself, and its directory
+    entry = _entry(number, mode, os.geteuid(), os.getegid(), _BEGAN)
+    entry.st_nlink = links
     return entry
 
 
-def core(inode: Inode, uid: int, gid: int, size: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
+def core(number: int, uid: int, gid: int, size: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
     """A process: `size` bytes, all of its times `nanoseconds` since the epoch."""
-    entry = _entry(inode.number, _CORE_MODE, uid, gid, nanoseconds)
+    entry = _entry(number, _CORE_MODE, uid, gid, nanoseconds)
     entry.st_size = size
     entry.st_blksize = LARGEST_REQUEST  # so that cp and cat read so much at a time
     entry.st_blocks = -(-size // 512)

@@ -165,6 +165,10 @@ class View:
             if not reference.is_kept:
                 self._inodes.forget(reference.inode.number, 1)
 
+    def take_back(self, inode: Inode | Listed) -> None:
+        """The listing was not sent to the kernel."""
+        self._inodes.forget(inode.number, 1)
+
     def drop(self, inode: Inode | Listed) -> None:
         """The kernel has forgotten it."""
         for table in (self._current, self._outsiders):

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 
 import trio
 
@@ -75,11 +76,11 @@ class Budget:
         self._sum -= amount
 
     @contextlib.contextmanager
-    def kept(self, uid: int, pid: int) -> Iterator[None]:
-        """Taken for good, unless what follows fails."""
+    def kept(self, uid: int, pid: int) -> Iterator["Kept"]:
+        """Taken until it is given back, unless what follows fails."""
         self.take(uid, pid)
         try:
-            yield
+            yield Kept(self, uid)
         except BaseException:
             self.give_back(uid)
             raise
@@ -91,6 +92,17 @@ class Budget:
             yield
         finally:
             self.give_back(uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One of a budget, for as long as a file is open."""
+
+    budget: Budget
+    uid: int
+
+    def give_back(self) -> None:
+        self.budget.give_back(self.uid)
 
 
 class Copies:

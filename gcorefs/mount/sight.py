@@ -35,6 +35,11 @@ class Caller:
     gid: int
 
 
+def is_everybodys(uid: int) -> bool:
+    """True for who sees and lets go what others have opened."""
+    return uid in (_ROOT, os.geteuid())
+
+
 class Sight:
     def __init__(self) -> None:
         self._options = _UNKNOWN

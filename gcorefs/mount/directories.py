@@ -1,0 +1,187 @@
+"""The directories of the mount: what their names are, and what is listed of them."""
+
+import errno
+from bisect import bisect_right
+from collections.abc import Mapping
+
+from pyfuse3 import ROOT_INODE, EntryAttributes, FUSEError, InodeT, RequestContext
+
+from gcorefs.mount import entries, names
+from gcorefs.mount.held import Held
+from gcorefs.mount.inodes import Reference, View
+from gcorefs.mount.limits import Kept, Limits
+from gcorefs.mount.listing import Look
+from gcorefs.mount.looks import Looks
+from gcorefs.mount.nodes import OpenDirectory, OwnDirectory, OwnNode, Reply, reply_dots
+from gcorefs.mount.process_file import entry_of
+from gcorefs.process.access import Opener
+
+_MOST_TRIES = 100
+
+
+class ProcessDirectory(OwnDirectory):
+    """The processes under the policy of `view`."""
+
+    def __init__(self, view: View, looks: Looks, limits: Limits) -> None:
+        self._view = view
+        self._looks = looks
+        self._limits = limits
+
+    async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """The file of a process, or the one that is for those who may not open it."""
+        view, looks = self._view, self._looks
+        found = await _sought(name, view, looks, ctx)
+        for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
+            core = view.core_of(found.process)
+            is_outsider = found.is_name_only or not await looks.is_shown(core, ctx)
+            with view.held(found.process, is_outsider) as reference:
+                found = await looks.with_size(found, reference.inode, ctx)
+                if reference.inode.shown not in (None, core):
+                    continue
+                return _answer(reference, found)
+        raise FUSEError(errno.ESTALE)
+
+    async def open_directory(self, ctx: RequestContext) -> OpenDirectory:
+        with self._limits.others.kept(ctx.uid, 0) as kept:
+            viewer = await self._looks.viewer(ctx)
+            return _OpenProcesses(self._view, self._looks, viewer, kept)
+
+
+class Root(ProcessDirectory):
+    """The mount itself: the processes, and what is reached by its name and listed nowhere."""
+
+    number = ROOT_INODE
+
+    def __init__(
+        self, view: View, looks: Looks, limits: Limits, unlisted: Mapping[bytes, OwnNode]
+    ) -> None:
+        super().__init__(view, looks, limits)
+        self._unlisted = unlisted
+
+    async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if name in self._unlisted:
+            return self._unlisted[name].entry()
+        return await super().lookup(name, ctx)
+
+
+class ExactDirectory(OwnDirectory):
+    """A process looked up here is stopped, so that its size is exact.  None is listed."""
+
+    number = 5
+
+    def __init__(self, view: View, looks: Looks, held: Held, limits: Limits, is_on: bool) -> None:
+        """`is_on`: False where no look-up may stop anybody (open_timeout=0)."""
+        self._view = view
+        self._looks = looks
+        self._held = held
+        self._limits = limits
+        self._is_on = is_on
+
+    async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """The look-up asks for a stop as open(2) does, and answers once the core is ready.
+
+        tar, cpio, rclone and the like ask for the size first, write it down, and open the file
+        then; whoever does so finds the stop that the look-up began.  It is the same inode.
+        """
+        if not self._is_on:
+            raise FUSEError(errno.ENOENT)
+        found = await _sought(name, self._view, self._looks, ctx)
+        with self._view.held(found.process) as reference:
+            with self._limits.requests.lent(ctx.uid, found.process.pid):
+                await self._held.request(reference.inode, ctx)
+            found = await self._looks.with_size(found, reference.inode, ctx)
+            return _answer(reference, found)
+
+    async def open_directory(self, ctx: RequestContext) -> OpenDirectory:
+        with self._limits.others.kept(ctx.uid, 0) as kept:
+            return _OpenNodes({}, kept)
+
+
+class ControlDirectory(OwnDirectory):
+    """The control files."""
+
+    number = 2
+    links = OwnDirectory.links + 1  # and exact's entry for its parent
+
+    def __init__(self, nodes: Mapping[bytes, OwnNode], limits: Limits) -> None:
+        self._nodes = nodes
+        self._limits = limits
+
+    async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if name not in self._nodes:
+            raise FUSEError(errno.ENOENT)
+        return self._nodes[name].entry()
+
+    async def open_directory(self, ctx: RequestContext) -> OpenDirectory:
+        with self._limits.others.kept(ctx.uid, 0) as kept:
+            return _OpenNodes(self._nodes, kept)
+
+
+class _OpenNodes(OpenDirectory):
+    def __init__(self, nodes: Mapping[bytes, OwnNode], kept: Kept) -> None:
+        self._nodes = nodes
+        self._kept = kept
+
+    async def read(self, start: int, reply: Reply) -> None:
+        if not reply_dots(start, reply):
+            return
+        for name, node in self._nodes.items():  # in the order of their numbers, above the dots'
+            if start < node.number and not reply(name, node.entry(), node.number):
+                return
+
+    def release(self) -> None:
+        self._kept.give_back()
+
+
+class _OpenProcesses(OpenDirectory):
+    """The pids are asked for when it is read, and again when it is read from its beginning."""
+
+    def __init__(self, view: View, looks: Looks, viewer: Opener | None, kept: Kept) -> None:
+        """`viewer`: whose eyes count; None where /proc hides nothing from whoever opened it."""
+        self._view = view
+        self._looks = looks
+        self._viewer = viewer
+        self._kept = kept
+        self._pids: list[int] = []
+
+    async def read(self, start: int, reply: Reply) -> None:
+        # Identifiers: 1 and 2 for the dots, then pid + 2, so that a process that comes or
+        # goes between two calls moves nobody else.
+        if start == 0 or not self._pids:
+            self._pids = await self._looks.pids(self._viewer, self._kept.uid)
+        if not reply_dots(start, reply):
+            return
+        blank = entries.listed()
+        for pid in self._pids[bisect_right(self._pids, start - 2) :]:
+            inode = self._view.listed(pid)
+            if inode.seen is None:
+                entry = blank
+                entry.st_ino = InodeT(inode.number)
+            else:  # all of it: somebody may be about to open it, or have it open
+                entry = entry_of(inode, inode.seen)
+            if not reply(b"%d" % pid, entry, pid + 2):
+                self._view.take_back(inode)
+                return
+
+    def release(self) -> None:
+        self._kept.give_back()
+
+
+async def _sought(name: bytes, view: View, looks: Looks, ctx: RequestContext) -> Look:
+    """The process that a name is, as the caller may see it.  ENOENT"""
+    pid = names.pid_of(name)
+    if not pid:
+        raise FUSEError(errno.ENOENT)
+    view.seek(pid)
+    found = await looks.look(pid, ctx)
+    if found is None:
+        raise FUSEError(errno.ENOENT)
+    return found
+
+
+def _answer(reference: Reference, found: Look) -> EntryAttributes:
+    """The kernel remembers the inode from here on."""
+    reference.inode.seen = found
+    entry = entry_of(reference.inode, found)
+    reference.keep()
+    return entry

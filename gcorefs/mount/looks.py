@@ -1,0 +1,113 @@
+"""What callers are shown of processes: asked in threads, under a bound, and on their account.
+
+sight.py has the questions, and listing.py says why nothing here asks in the event loop.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pyfuse3 import RequestContext
+
+from gcorefs.errors import Refusal
+from gcorefs.kernel.proc import current_call
+from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.inodes import Inode
+from gcorefs.mount.limits import Budget
+from gcorefs.mount.listing import (
+    ESTIMATE_TIMEOUT,
+    Look,
+    Questions,
+    estimate,
+    rough_estimate,
+)
+from gcorefs.mount.log import logger
+from gcorefs.mount.sight import Caller, Sight, is_everybodys
+from gcorefs.process.access import Opener
+
+_SIZE_TIMEOUT = 5.0
+
+_T = TypeVar("_T")
+
+
+class Looks:
+    def __init__(self, sight: Sight, questions: Questions, requests: Budget) -> None:
+        self._sight = sight
+        self._questions = questions
+        # Threads of their own: what holds up a look through the mappings holds up nothing else.
+        self._estimates = Questions()
+        self._requests = requests
+
+    async def viewer(self, ctx: RequestContext) -> Opener | None:
+        """Whose eyes count in a listing; None where /proc hides nothing from the caller."""
+        if self._sight.is_known_open(ctx.uid):
+            return None
+        return await self._ask(0, ctx.uid, functools.partial(self._sight.viewer, _caller(ctx)))
+
+    async def pids(self, viewer: Opener | None, uid: int) -> list[int]:
+        """The processes that a directory lists, in order."""
+        return await self._ask(0, uid, functools.partial(self._sight.pids, viewer, uid))
+
+    async def shows(self, viewer: Opener | None, uid: int, pid: int) -> bool:
+        """True where /proc shows all of a process to `viewer`, who is `uid`."""
+        return await self._ask(pid, uid, functools.partial(self._sight.shows, viewer, uid, pid))
+
+    async def look(self, pid: int, ctx: RequestContext, number: int = 0) -> Look | None:
+        """The process as the caller may see it, who has inode `number` open or looks it up; None
+        where there is none for them."""
+        question = functools.partial(self._sight.look, pid, _caller(ctx), number)
+        return await self._ask(pid, ctx.uid, question)
+
+    async def is_shown(self, core: SharedCore | None, ctx: RequestContext, number: int = 0) -> bool:
+        """True where the caller may know of a core: they may open it, or have it open as inode
+        `number`."""
+        if core is None or is_everybodys(ctx.uid) or core.holders.include(ctx.uid):
+            return True
+        pid, caller = core.process.pid, _caller(ctx)
+        question = functools.partial(self._sight.opener, pid, caller)
+        opener = await self._ask(pid, ctx.uid, question)
+        if opener is not None and core.is_for(opener):
+            return True
+        has_open = functools.partial(self._sight.has_open, caller, number)
+        return bool(number) and await self._ask(pid, ctx.uid, has_open)
+
+    async def with_size(self, found: Look, inode: Inode, ctx: RequestContext) -> Look:
+        """The same with an estimate of the size, where the size itself is not known."""
+        core, pid, seen = inode.shown, inode.process.pid, inode.seen
+        if core is not None and core.size is not None:
+            return dataclasses.replace(found, estimate=core.size, at=-math.inf)
+        if seen is not None and seen.has_estimate_for(found):
+            return dataclasses.replace(found, estimate=seen.estimate, at=seen.at)
+        keeps_lost_files = inode.policy.memory == "filter"
+        with self._requests.lent(ctx.uid, pid):
+            question = functools.partial(estimate, found, keeps_lost_files)
+            try:
+                size = await self._estimates.ask(pid, ctx.uid, question, ESTIMATE_TIMEOUT)
+            except Refusal as error:  # not in time
+                logger.debug("process %d: its size is a rough guess: %s", pid, error)
+                size = rough_estimate(found)
+        return dataclasses.replace(found, estimate=size, at=time.monotonic())
+
+    async def await_size(self, inode: Inode, ctx: RequestContext) -> None:
+        """Until st_size is exact, within a bound: cp and cat ask once, right after open(2).
+
+        Not for an open(2) that comes second: the kernel asks on its behalf, for the mode.
+        """
+        core, pid = inode.core, inode.process.pid
+        if core is None or core.is_ready:
+            return
+        with self._requests.lent(ctx.uid, pid):
+            question = functools.partial(current_call.is_opening, ctx.pid)
+            if not await self._questions.ask(pid, ctx.uid, question):
+                await core.wait_until_ready(_SIZE_TIMEOUT)
+
+    async def _ask(self, pid: int, uid: int, question: Callable[[], _T]) -> _T:
+        with self._requests.lent(uid, pid):
+            return await self._questions.ask(pid, uid, question)
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.pid, ctx.uid, ctx.gid)

@@ -1,0 +1,49 @@
+"""The nodes of one mount, by number.
+
+1   /                  the processes under the options of the mount
+2   /.gcorefs          what is not of one process (names.py)
+3   /.gcorefs/status
+4   /.gcorefs/release
+5   /.gcorefs/exact    the same processes, stopped when they are looked up
+... /PID               a process: its number has the pid in it (inodes.py)
+"""
+
+from gcorefs.mount import names
+from gcorefs.mount.control import Release, Status, StatusTexts
+from gcorefs.mount.directories import ControlDirectory, ExactDirectory, Root
+from gcorefs.mount.held import Held
+from gcorefs.mount.inodes import Inodes
+from gcorefs.mount.limits import Limits
+from gcorefs.mount.looks import Looks
+from gcorefs.mount.nodes import Node, OwnNode
+from gcorefs.mount.options import Options
+from gcorefs.mount.process_file import ProcessFile
+
+
+class Tree:
+    def __init__(self, options: Options, looks: Looks, held: Held, limits: Limits) -> None:
+        self._looks = looks
+        self._held = held
+        self._limits = limits
+        self._inodes = Inodes()
+        view = self._inodes.view(options.policy)
+        status = Status(StatusTexts(held), limits.requests)
+        release = Release(held, looks, limits)
+        exact = ExactDirectory(view, looks, held, limits, options.open_timeout > 0)
+        nodes = {names.STATUS: status, names.RELEASE: release, names.EXACT: exact}
+        control = ControlDirectory(nodes, limits)
+        self.root = Root(view, looks, limits, {names.DIRECTORY: control})
+        own: tuple[OwnNode, ...] = (self.root, control, status, release, exact)
+        self._own = {node.number: node for node in own}
+
+    def __getitem__(self, number: int) -> Node:
+        """KeyError for a process that the kernel has forgotten, ESTALE for one that was never
+        looked up (Inodes)."""
+        if number in self._own:
+            return self._own[number]
+        return ProcessFile(self._inodes[number], self._looks, self._held, self._limits)
+
+    def forget(self, number: int, lookups: int) -> None:
+        """The kernel has so many references less.  The mount's own nodes stay."""
+        if number not in self._own:
+            self._inodes.forget(number, lookups)
