@@ -28,8 +28,10 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
 class Shelf:
     """Keeps pieces of bytes, each compressed together with its neighbours."""
 
-    def __init__(self, later: Later = _at_once) -> None:
+    def __init__(self, later: Later = _at_once, length: int = _ROW) -> None:
+        """`length`: bytes of a row."""
         self._later = later
+        self._length = length
         self._rows: list[Callable[[], bytes]] = []
         self._row: list[bytes] = []  # the row that is being filled
         self._filled = 0
@@ -39,7 +41,7 @@ class Shelf:
         packed = Packed(self, len(self._rows), self._filled, self._filled + len(data))
         self._row.append(data)
         self._filled = packed.stop
-        if self._filled >= _ROW:
+        if self._filled >= self._length:
             self._end_row()
         return packed
 
@@ -48,7 +50,7 @@ class Shelf:
         possibly later."""
         if self._row:
             self._end_row()
-        each = max(1, _ROW // _SHORTER // size)
+        each = max(1, self._length // _SHORTER // size)
         pieces = []
         for first in range(0, count, each):
             last = min(first + each, count)

@@ -3,19 +3,14 @@
 import random
 from collections.abc import Callable
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.elfcore import header_store
 from gcorefs.elfcore.elf import pack_note
 from gcorefs.elfcore.header_store import Pieces, Shelf
 from tests.pure.structures import unpack
 
-
-@pytest.fixture
-def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(header_store, "_ROW", 100)
+ROW = 100
 
 
 def read(made: Pieces, offset: int, length: int) -> bytes:
@@ -24,11 +19,10 @@ def read(made: Pieces, offset: int, length: int) -> bytes:
     return bytes(buffer)
 
 
-@pytest.mark.usefixtures("short_rows")
 def test_every_part_is_that_of_the_whole() -> None:
     @given(st.lists(st.tuples(st.binary(max_size=60), st.booleans()), max_size=30), st.data())
     def check(parts: list[tuple[bytes, bool]], data: st.DataObject) -> None:
-        shelf = Shelf()
+        shelf = Shelf(length=ROW)
         made = Pieces(shelf.put(part) if is_packed else part for part, is_packed in parts)
         whole = b"".join(part for part, _ in parts)
         assert (made.size, bytes(made)) == (len(whole), whole)
@@ -51,7 +45,6 @@ def test_pieces_may_be_read_in_another_order_than_they_were_put() -> None:
     assert bytes(made) == b"".join(parts[number] for number in order)
 
 
-@pytest.mark.usefixtures("short_rows")
 def test_pieces_may_be_made_after_they_have_their_places() -> None:
     @given(st.integers(1, 150), st.integers(0, 40), st.binary(max_size=60))
     def check(size: int, count: int, before: bytes) -> None:
@@ -68,7 +61,7 @@ def test_pieces_may_be_made_after_they_have_their_places() -> None:
             later.append(work)
             return lambda: results[work]
 
-        shelf = Shelf(promise)
+        shelf = Shelf(promise, ROW)
         first = shelf.put(before)
         reserved = shelf.reserve(size, count, make)
         last = shelf.put(before)
@@ -77,7 +70,7 @@ def test_pieces_may_be_made_after_they_have_their_places() -> None:
         results = {work: work() for work in later}
         assert bytes(made) == before + b"".join(parts) + before
         assert asked == sorted(asked)
-        assert all(last - first <= max(1, 100 // 4 // size) for first, last in asked)
+        assert all(last - first <= max(1, ROW // 4 // size) for first, last in asked)
 
     check()
 
