@@ -4,6 +4,7 @@ The package is laid out in the order in which a request meets it, and each room 
 only from those above it (tests/pure/test_layering.py holds it to that):
 
     errors.py     what all errors have in common.
+    tuning.py     time-outs and sizes that are no options.
     arch/         what differs between machines: registers, calls, the size of a page.
     elfcore/      the format: ELF, memory maps, notes, layout.  No process, no clock.
     option.py     one option: its name, what it may be, its default; the table of them all.

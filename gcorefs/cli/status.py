@@ -15,12 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gcorefs import tuning
 from gcorefs.cli.printable import printable
 from gcorefs.mount import names, server
 from gcorefs.mount.server import MountError
-
-_MOST_TEXT = 64 << 20
-"""Characters.  A thousand stops take less than one MiB."""
 
 # Any user may mount something of this type, and write what they like.
 _NO_STATUS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -78,7 +76,7 @@ def status(mountpoint: str | None, as_json: bool) -> None:
         cause: Exception
         try:
             with open(_open(place, names.STATUS, os.O_RDONLY), encoding="ascii") as file:
-                text = _parsed(file.read(_MOST_TEXT))
+                text = _parsed(file.read(tuning.now().most_status))
                 found, is_denied = text["stops"], text.get("process_vm_readv") == "denied"
                 for stop in found:
                     _cells(stop)
@@ -137,7 +135,7 @@ def _cells(stop: dict[str, Any]) -> list[str]:
 
 
 def _parsed(text: str) -> Any:
-    if len(text) == _MOST_TEXT:
+    if len(text) == tuning.now().most_status:
         raise ValueError("it is too long")
     return json.loads(text)
 

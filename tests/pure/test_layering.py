@@ -15,6 +15,7 @@ PACKAGE = "gcorefs"
 
 ROOMS = (
     "errors",
+    "tuning",
     "arch",
     "elfcore",
     "option",

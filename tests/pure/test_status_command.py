@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from gcorefs.cli import status as command
 from gcorefs.mount import server
+from gcorefs.tuning import Tuning
+from tests.tuned import tuned
 
 STOP: dict[str, Any] = {
     "pid": 7,
@@ -74,8 +76,8 @@ def test_what_is_no_status_is_told(
 def test_a_status_without_end_takes_no_memory_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_MOST_TEXT", 1000)
-    code, output = status(json.dumps({"stops": [STOP] * 100}), tmp_path, monkeypatch)
+    with tuned(Tuning(most_status=1000)):
+        code, output = status(json.dumps({"stops": [STOP] * 100}), tmp_path, monkeypatch)
     assert (code, output) == (1, f"Error: {tmp_path}: not the status of a gcorefs\n")
 
 
