@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 
-from gcorefs import __version__
+from gcorefs import __version__, tuning
 from gcorefs.core import Core
 from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.provenance import Origin
@@ -47,9 +47,6 @@ thread that does not stop holds a lock of the process."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
-
-MANY_THREADS = 100
-"""With this many threads or more, their CPU times are read after the header is made."""
 
 
 class Stop:
@@ -218,7 +215,7 @@ class Stop:
         # To read the CPU times of a thread takes 8 us, as long as all else that is recorded of it,
         # and they do not change while the thread stands still.  So they are read later.  But a
         # thread that did not stop may be gone later.
-        is_later = len(evidence.threads.regsets) >= MANY_THREADS and not seen.late
+        is_later = len(evidence.threads.regsets) >= tuning.now().many_threads and not seen.late
         later = Postponed() if is_later else None
         shelf = Shelf(later.promise) if later is not None else None
         plan = plan_core(evidence, load_plan, policy, holder.facts(), shelf)

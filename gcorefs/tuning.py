@@ -13,6 +13,22 @@ from dataclasses import dataclass
 class Tuning:
     """All of them, with the values that gcorefs has."""
 
+    last_look: float = 0.5
+    """Seconds that all wait at the end for threads that were interrupted and have not stopped.
+    Then the OS thread of the tracer waits alone, and only for those that process/late.py names."""
+
+    many_tables: int = 1024
+    """KiB of page tables from which on it is asked how full they are."""
+
+    many_threads: int = 100
+    """With this many threads or more, their CPU times are read after the header is made."""
+
+    copy_piece: int = 16 << 20
+    """Bytes that one thread copies, or makes room for, at a time."""
+
+    copy_timeout: float = 10.0
+    """Seconds in which a thread must copy a piece."""
+
     most_status: int = 64 << 20
     """Characters of a status file that are read.  A thousand stops take less than one MiB."""
 

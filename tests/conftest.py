@@ -31,6 +31,8 @@ import pytest
 
 from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
 from gcorefs.mount.server import FSTYPE
+from gcorefs.tuning import Tuning
+from tests.tuned import tuned
 
 TARGETS = Path(__file__).parent / "targets"
 GCOREFS = Path(sys.executable).with_name("gcorefs")
@@ -240,6 +242,13 @@ def at_least(name: str, number: int) -> Iterator[None]:
             yield
         finally:
             path.write_text(before)
+
+
+@pytest.fixture
+def tune() -> Iterator[Callable[[Tuning], None]]:
+    """Have this process use another tuning until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda values: stack.enter_context(tuned(values))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from gcorefs import tuning
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
@@ -30,16 +31,12 @@ from gcorefs.process.page_providers import MayWait, NotBrought
 from gcorefs.process.threads import NoThread, start_thread
 
 _RESERVED_SHARE = 16
-_RESERVE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // _RESERVED_SHARE
+RESERVE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // _RESERVED_SHARE
 """Bytes that a copy leaves to others.  It leaves the same share of the limit of a cgroup."""
-
-_PIECE = 16 << 20
-"""Bytes that one thread copies, or makes room for, at a time."""
 
 _MOST_THREADS = 16
 _PREPARE_TIMEOUT = 5.0
-_READ_TIMEOUT = 10.0
-"""Seconds in which a thread must finish a piece."""
+"""Seconds in which a thread must make room for a piece."""
 
 
 class NotCopied(Exception):
@@ -56,7 +53,7 @@ class Room:
         """Take `amount` bytes in total, of which `more` are not taken yet.  NotCopied."""
         if amount > self._limit:
             raise NotCopied(f"its {_mebibytes(amount)} are over copy_limit")
-        if more + _RESERVE > system_files.available_memory():
+        if more + RESERVE > system_files.available_memory():
             raise NotCopied(f"memory is short for its {_mebibytes(amount)}")
         for cgroup in cgroups.memory_limits():
             if more + cgroup.size // _RESERVED_SHARE > cgroup.left:
@@ -83,14 +80,15 @@ class Copy:
         self.fit(size)
         buffer = memoryview(self._map)
         deadline = time.monotonic() + _PREPARE_TIMEOUT
-        pieces = deque(range(0, len(buffer), _PIECE))
+        piece = tuning.now().copy_piece
+        pieces = deque(range(0, len(buffer), piece))
 
         def populate() -> Iterator[None]:
             for start in _each(pieces):
                 if time.monotonic() > deadline:
                     return
                 # If there is no memory now, the copy itself meets that again.
-                own_memory.populate(buffer[start : start + _PIECE])
+                own_memory.populate(buffer[start : start + piece])
                 yield
 
         try:
@@ -124,7 +122,8 @@ class Copy:
         """
         buffer = memoryview(self._map)
         size = layout.zeros_offset - layout.memory_offset
-        pieces = deque(range(0, size, _PIECE))
+        piece = tuning.now().copy_piece
+        pieces = deque(range(0, size, piece))
         late: list[tuple[int, int, str]] = []
 
         def copy(start: int, end: int, sources: tuple[str, ...]) -> None:
@@ -133,7 +132,7 @@ class Copy:
 
         def work() -> Iterator[None]:
             for start in _each(pieces):
-                end = min(start + _PIECE, size)
+                end = min(start + piece, size)
                 try:
                     copy(start, end, ())
                 except MayWait as wait:
@@ -156,7 +155,7 @@ class Copy:
             raise NotCopied(f"a page of it has to be brought, and is not there yet ({source})")
 
         try:
-            _by_all_cores(work, len(pieces), _READ_TIMEOUT)
+            _by_all_cores(work, len(pieces), tuning.now().copy_timeout)
         finally:
             pieces.clear()
         questions = [(source, partial(bring, start, end, source)) for start, end, source in late]

@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 
+from gcorefs import tuning
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.kernel import ptrace, robust_list, wait4
@@ -45,9 +46,6 @@ from gcorefs.process.threads import start_thread
 _SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
 _LONGEST_NAP = 1e-3
-# How long threads that were interrupted and have not stopped are waited for at the end by all;
-# then by nobody but the OS thread, and only those that late.py says.
-_LAST_LOOK = 0.5
 # How often that is tried where there is no memory for it.
 _MOST_TRIES = 10
 # The threads of a process that is killed die one after another.
@@ -504,7 +502,7 @@ class Tracer:
             try:
                 self._let_go()
             except MemoryError:
-                time.sleep(_LAST_LOOK / _MOST_TRIES)
+                time.sleep(tuning.now().last_look / _MOST_TRIES)
             else:
                 return
         # What is left is let go by the kernel, when this OS thread ends.
@@ -519,7 +517,7 @@ class Tracer:
         self._detach_stopped()
         self.progress.released_at = time.monotonic()
         nap = _SHORTEST_NAP
-        deadline = time.monotonic() + min(self._stop_timeout, _LAST_LOOK)
+        deadline = time.monotonic() + min(self._stop_timeout, tuning.now().last_look)
         while self._running & self._interrupted and self._successor is None:
             before = len(self._running)
             for tid in tuple(self._running):

@@ -20,6 +20,7 @@ from gcorefs.kernel.proc import address_space, current_call, task_stat, tasks
 from gcorefs.process import admission
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.tracer import Tracer
+from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.live.accounts import assert_free, held
 from tests.live.test_tracer import await_stopped, notes
@@ -199,10 +200,10 @@ def test_a_thread_of_a_64_bit_process_that_is_half_a_32_bit_one(spawn: Spawn, mo
 
 
 def test_a_32_bit_process_that_runs_64_bit_code_is_refused_and_let_go_at_once(
-    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+    spawn: Spawn, tune: Callable[[Tuning], None]
 ) -> None:
     """No 32-bit register set is to be had of it (ptrace.c, task_user_regset_view)."""
-    monkeypatch.setattr("gcorefs.process.tracer._LAST_LOOK", 3600)
+    tune(Tuning(last_look=3600))
     target = spawn("mixed32", "segment")
     tracer = Tracer(find(target.pid), stop_timeout=3600)
     tracer.start()

@@ -23,14 +23,15 @@ from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.vma import VmFlag, parse_smaps
 from gcorefs.kernel.proc import address_space, system_files, task_stat, task_status
 from gcorefs.policy import Policy
-from gcorefs.process import copy
-from gcorefs.process.copy import Copy, Room
+from gcorefs.process.copy import RESERVE, Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
 from gcorefs.process.page_providers import MayWait
+from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.mounted.conftest import AS_NOBODY
 from tests.snapshot import Snapshot, find
+from tests.tuned import tuned
 
 Spawn = Callable[..., Target]
 
@@ -92,10 +93,10 @@ def any_target(request: pytest.FixtureRequest, spawn: Spawn, tmp_path: Path) -> 
 
 
 def test_what_is_copied_is_what_would_have_been_read(
-    any_target: Target, monkeypatch: pytest.MonkeyPatch
+    any_target: Target, tune: Callable[[Tuning], None]
 ) -> None:
     # In many pieces, few of which end where a mapping does.
-    monkeypatch.setattr(copy, "_PIECE", 5 * PAGE)
+    tune(Tuning(copy_piece=5 * PAGE))
     Path(f"/proc/{any_target.pid}/coredump_filter").write_text("0x7f")
     with held(any_target) as snapshot:
         before = whole(snapshot)
@@ -226,9 +227,9 @@ class Brake:
 
 
 def test_a_death_during_the_copy_is_the_error_that_it_is_without(
-    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tune: Callable[[Tuning], None]
 ) -> None:
-    monkeypatch.setattr(copy, "_PIECE", 64 * PAGE)
+    tune(Tuning(copy_piece=64 * PAGE))
     target = spawn("bulk", 16)
     with held(target) as snapshot:
         brake = Brake(monkeypatch, 4)
@@ -306,7 +307,7 @@ def test_a_core_just_within_the_limit_is_copied(spawn: Spawn) -> None:
 
 def test_memory_is_left_to_others(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
     target = spawn("bulk", 16)
-    available = copy._RESERVE + 16 * MEBIBYTE
+    available = RESERVE + 16 * MEBIBYTE
     monkeypatch.setattr(system_files, "available_memory", lambda: available)
     with held(target) as snapshot:
         snapshot.copy()
@@ -339,8 +340,7 @@ def test_a_copy_that_fails_half_way_is_a_process_that_is_held(
                 raise OSError(number, os.strerror(number))
             original(memory, *arguments)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(copy, "_PIECE", 1 << 20)
+        with monkeypatch.context() as patch, tuned(Tuning(copy_piece=1 << 20)):
             patch.setattr(Memory, "read_ranges", read_ranges)
             snapshot.copy()
         assert_held(target, snapshot, os.strerror(number))
@@ -357,9 +357,8 @@ def test_a_copy_that_does_not_come_on_is_given_up_and_its_memory_free(
     with held(target) as snapshot:
         before = whole(snapshot)
         resident = resident_memory()
-        with monkeypatch.context() as patch:
-            patch.setattr(copy, "_PIECE", 1 << 20)
-            patch.setattr(copy, "_READ_TIMEOUT", 0.3)
+        sooner = Tuning(copy_piece=1 << 20, copy_timeout=0.3)
+        with monkeypatch.context() as patch, tuned(sooner):
             brake = Brake(patch, 3)
             snapshot.copy()
         try:
@@ -474,9 +473,13 @@ def test_room_is_made_as_large_as_it_turns_out_to_be(
 @pytest.mark.usefixtures("nothing_is_collected")
 @pytest.mark.parametrize(("piece", "nth"), [(64, 1), (2, 1), (2, 8)])
 def test_a_copy_that_is_given_up_is_no_copy(
-    piece: int, nth: int, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+    piece: int,
+    nth: int,
+    spawn: Spawn,
+    monkeypatch: pytest.MonkeyPatch,
+    tune: Callable[[Tuning], None],
 ) -> None:
-    monkeypatch.setattr(copy, "_PIECE", piece * MEBIBYTE)
+    tune(Tuning(copy_piece=piece * MEBIBYTE))
     target = spawn("bulk", 16)
     room = Counting(ALL)
     snapshot = Snapshot(find(target.pid), room=room)

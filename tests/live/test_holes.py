@@ -12,6 +12,7 @@ from gcorefs.kernel.proc import address_space, system_files, task_status
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
 from gcorefs.process.shmem import Shmem
+from gcorefs.tuning import Tuning
 from tests.conftest import Target
 
 PAGE = 4096
@@ -191,11 +192,11 @@ def test_page_tables_that_are_many_and_hardly_filled(spawn: Callable[..., Target
 
 
 def test_page_tables_that_are_many_and_nearly_full(
-    spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+    spawn: Callable[..., Target], tune: Callable[[Tuning], None]
 ) -> None:
     full, half = spawn("bulk", 300).pid, spawn("mappings", 5000).pid
     assert not address_space.has_few_runs(full)  # not many
-    monkeypatch.setattr(address_space, "_MANY_TABLES", 100)
+    tune(Tuning(many_tables=100))
     assert address_space.has_few_runs(full)
     assert not address_space.has_few_runs(half)
 

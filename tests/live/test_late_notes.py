@@ -9,7 +9,6 @@ import pytest
 import trio
 import trio.testing
 
-from gcorefs import stopped
 from gcorefs.kernel.proc import task_stat
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.errands import Errands
@@ -17,13 +16,14 @@ from gcorefs.mount.limits import Limiters
 from gcorefs.mount.reading import Reading
 from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.live.accounts import held
 from tests.snapshot import Snapshot
 
 Spawn = Callable[..., Target]
 
-MANY = 2 * stopped.MANY_THREADS
+MANY = 2 * Tuning().many_threads
 
 
 class Held:
@@ -56,10 +56,13 @@ def statuses(snapshot: Snapshot) -> tuple[int, int]:
 
 @pytest.mark.parametrize("is_late", [True, False], ids=["late", "early"])
 def test_every_status_has_its_place(
-    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, is_late: bool
+    spawn: Spawn,
+    monkeypatch: pytest.MonkeyPatch,
+    tune: Callable[[Tuning], None],
+    is_late: bool,
 ) -> None:
     if not is_late:
-        monkeypatch.setattr(stopped, "MANY_THREADS", MANY + 2)
+        tune(Tuning(many_threads=MANY + 2))
     target = spawn("threads", MANY)
     asked: list[threading.Thread] = []
     task_times = task_stat.task_times

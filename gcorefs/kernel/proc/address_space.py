@@ -3,6 +3,7 @@
 proc_pid_auxv(5), core(5), proc_pid_status(5).
 """
 
+from gcorefs import tuning
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.filter import DEFAULT
 from gcorefs.kernel.proc import procfile, task_stat, task_status
@@ -55,12 +56,11 @@ def has_few_runs(tid: int) -> bool:
     if "VmPTE" not in found:  # killed: whoever reads its memory will be told
         return False
     tables, resident = (int(found[key].split()[0]) for key in ("VmPTE", "VmRSS"))  # in kB
-    if tables <= _MANY_TABLES:
+    if tables <= tuning.now().many_tables:
         return False
     return resident < tables * _HARDLY_FILLED or resident > tables * _NEARLY_FULL
 
 
-_MANY_TABLES = 1024
 _ENTRIES = PAGE_SIZE // 8
 _HARDLY_FILLED = _ENTRIES // 4
 _NEARLY_FULL = _ENTRIES * 7 // 8
