@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from gcorefs import core as cores
-from gcorefs.core import READ_TIMEOUT
+from gcorefs import tuning
 from gcorefs.errors import GcorefsError
 from gcorefs.export.sink import Sink, SinkError, open_sink
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
@@ -30,7 +30,7 @@ from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.mark import mark
 from gcorefs.process.worker_threads import Worker
-from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT
+from gcorefs.stopped import CLOSE_TIMEOUT
 from gcorefs.stopped import Stop as StoppedProcess
 
 __all__ = [
@@ -80,7 +80,7 @@ class Stop:
         assert self._holder is not None
         try:
             taking = self._worker.submit(self._stop.take, self._holder)
-            timeout = self._policy.stop_timeout + TAKE_TIMEOUT
+            timeout = self._policy.stop_timeout + tuning.now().take_timeout
             _within(timeout, taking, self.pid, "it could not be recorded in time")
         except BaseException:
             self._close()
@@ -101,7 +101,9 @@ class Stop:
         if policy is self._policy:
             holder, self._holder = self._holder, None
         making = self._worker.submit(self._stop.core, policy, holder or _holder(policy))
-        core = _within(TAKE_TIMEOUT, making, self.pid, "it could not be recorded in time")
+        core = _within(
+            tuning.now().take_timeout, making, self.pid, "it could not be recorded in time"
+        )
         # The copy itself gives up if it makes no progress (process/copy.py).
         if self._worker.submit(self._stop.copy, core).result():
             self._stop.run_on()
@@ -168,7 +170,7 @@ class Core:
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`; fewer only at the end.  ProcessError: EIO."""
         reading = self._worker.submit(self._core.read, offset, length)
-        return _within(READ_TIMEOUT, reading, self._core.pid)
+        return _within(tuning.now().read_timeout, reading, self._core.pid)
 
     def write_to(self, sink: Sink, progress: Progress = lambda done, size: None) -> None:
         """Write the whole core to `sink`, without a commit.  ProcessError: EIO; SinkError.
@@ -180,7 +182,7 @@ class Core:
         filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
         offset = 0
         reading = self._worker.submit(self._core.read_into, offset, filling)
-        while count := _within(READ_TIMEOUT, reading, self._core.pid):
+        while count := _within(tuning.now().read_timeout, reading, self._core.pid):
             offset += count
             filling, full = full, filling
             reading = self._worker.submit(self._core.read_into, offset, filling)

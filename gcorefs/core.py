@@ -20,10 +20,6 @@ from gcorefs.process.page_providers import MayWait
 from gcorefs.process.program import Program, program_of
 from gcorefs.process.ranges import clear
 
-READ_TIMEOUT = 10.0
-"""Seconds that a caller should wait for one read.  A page that userfaultfd(2) must supply never
-comes while its handler is stopped."""
-
 # Measured while a core is made.  A mapping: Vma, Segment and references to them, of which at most
 # a third stays.  A piece of a mapping that holes divide: a few columns (elfcore/segments.py).
 _BYTES_PER_MAPPING = 700

@@ -41,10 +41,6 @@ from gcorefs.process.tracer import Tracer
 from gcorefs.process.unreadable_pages import UnreadablePages
 from gcorefs.process.worker_threads import Postponed, Worker
 
-TAKE_TIMEOUT = 20.0
-"""Seconds beyond stop_timeout that a caller should wait for `take`.  /proc may never answer if a
-thread that does not stop holds a lock of the process."""
-
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
 

@@ -13,6 +13,14 @@ from dataclasses import dataclass
 class Tuning:
     """All of them, with the values that gcorefs has."""
 
+    take_timeout: float = 20.0
+    """Seconds beyond stop_timeout that a caller waits for a stop, or for a core of it.  /proc may
+    never answer if a thread that does not stop holds a lock of the process."""
+
+    read_timeout: float = 10.0
+    """Seconds that a caller waits for one read.  A page that userfaultfd(2) must supply never comes
+    while its handler is stopped."""
+
     last_look: float = 0.5
     """Seconds that all wait at the end for threads that were interrupted and have not stopped.
     Then the OS thread of the tracer waits alone, and only for those that process/late.py names."""

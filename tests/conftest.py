@@ -278,12 +278,14 @@ class Mount:
         self.log = log
         self.expected: list[str] = []
         self.allowed: list[str] = []
+        self.program = GCOREFS
+        """Another one serves with another tuning (tests/tuned.py)."""
         self.prefix: list[str] = []
         """Words that run what stands behind them: the server is to run under a condition."""
 
     def make(self, *options: str) -> None:
         words = [word for option in options for word in ("-o", option)]
-        command = [*self.prefix, GCOREFS, "mount", "--log-file", self.log, *words, self.path]
+        command = [*self.prefix, self.program, "mount", "--log-file", self.log, *words, self.path]
         subprocess.run(text_of(command), check=True, timeout=100)
 
     def __truediv__(self, pid: int) -> Path:
@@ -356,8 +358,9 @@ class SharedMount:
     a test that has ended the mount the next one has a new one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Path = GCOREFS) -> None:
         self._folder = folder
+        self._program = program
         self._count = 0
         self._mount: Mount | None = None
 
@@ -381,6 +384,7 @@ class SharedMount:
         path = self._folder / f"mnt{self._count}"
         path.mkdir()
         self._mount = Mount(path, self._folder / f"log{self._count}")
+        self._mount.program = self._program
         self._mount.make()
         return self._mount
 

@@ -1,10 +1,23 @@
-"""gcorefs with other time-outs and sizes than its users'."""
+"""gcorefs with other time-outs and sizes than its users': in this process, or as a program."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from gcorefs import tuning
 from gcorefs.tuning import Tuning
+
+PROGRAM = """#!{python}
+from gcorefs import tuning
+from gcorefs.tuning import Tuning
+
+tuning.use({tuning!r})
+
+from gcorefs.cli import main
+
+main()
+"""
 
 
 @contextlib.contextmanager
@@ -16,3 +29,12 @@ def tuned(values: Tuning) -> Iterator[None]:
         yield
     finally:
         tuning.use(before)
+
+
+def program(folder: Path, values: Tuning) -> Path:
+    """The command line, as a program in `folder`.  It has the name of the real one: people find a
+    server by that."""
+    path = folder / "gcorefs"
+    path.write_text(PROGRAM.format(python=sys.executable, tuning=values))
+    path.chmod(0o755)
+    return path

@@ -14,7 +14,8 @@ from functools import partial
 
 import trio
 
-from gcorefs.core import READ_TIMEOUT, Core
+from gcorefs import tuning
+from gcorefs.core import Core
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.errands import Errand, Errands
 from gcorefs.mount.in_thread import in_thread
@@ -98,13 +99,13 @@ class Reading:
         return await self._straight(offset, length) if data is None else data
 
     async def _late_arrival(self, errand: Errand) -> memoryview | None:
-        with trio.move_on_after(READ_TIMEOUT):
+        with trio.move_on_after(tuning.now().read_timeout):
             await errand.arrival()
             return errand.take()
         raise self._not_in_time()
 
     async def _arrival(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
-        with trio.move_on_after(READ_TIMEOUT):
+        with trio.move_on_after(tuning.now().read_timeout):
             return await reader.arrival(offset, length)
         reader.close()  # its thread hangs
         raise self._not_in_time()
@@ -123,7 +124,7 @@ class Reading:
         done = 0
         sources: frozenset[str] = frozenset()
         limiter = self._reads
-        with trio.move_on_after(READ_TIMEOUT), contextlib.ExitStack() as stack:
+        with trio.move_on_after(tuning.now().read_timeout), contextlib.ExitStack() as stack:
             while True:
                 try:
                     await in_thread(
@@ -144,7 +145,7 @@ class Reading:
         raise self._not_in_time()
 
     def _not_in_time(self) -> ProcessError:
-        return ProcessError(Reason.STUCK, self._core.pid, f"{READ_TIMEOUT:g} s")
+        return ProcessError(Reason.STUCK, self._core.pid, f"{tuning.now().read_timeout:g} s")
 
     # In threads.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from gcorefs import tuning
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
 from gcorefs.kernel.proc.task_stat import Process
@@ -28,7 +29,7 @@ from gcorefs.mount.workers import Workers
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.stopped import CLOSE_TIMEOUT, TAKE_TIMEOUT
+from gcorefs.stopped import CLOSE_TIMEOUT
 
 _NO_THREAD_NAP = 0.05
 
@@ -171,7 +172,7 @@ class SharedStop:
         a file may never come."""
         await self._prepare(first)
         self._stop.begin(self._options.max_stop)
-        return await self._made(first, self._options.stop_timeout + TAKE_TIMEOUT)
+        return await self._made(first, self._options.stop_timeout + tuning.now().take_timeout)
 
     async def _prepare(self, core: SharedCore) -> None:
         """Slow work before the stop: a copy makes room for the memory."""
@@ -193,7 +194,7 @@ class SharedStop:
         made = None
         with self._refusals_told(partial(self._fail_one, core)):
             await self._prepare(core)
-            made = await self._made(core, TAKE_TIMEOUT)
+            made = await self._made(core, tuning.now().take_timeout)
         if made is not None and await self._settle(core, made):
             await self._copy(core)
 

@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status, tasks
+from gcorefs.tuning import Tuning
 from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
 from tests.mounted import faultpoints
 from tests.mounted.faultpoints import Hold, Point
+from tests.tuned import program
 
 if TYPE_CHECKING:
     from tests.mounted.parties import Ledger
@@ -313,14 +315,19 @@ class Pause:
 
 @pytest.fixture
 def paused(
-    mount_with: Callable[..., Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mount_with: Callable[..., Mount],
+    unmounted: Mount,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., Mount]]:
-    """Make a mount, with options, whose server waits in places, and runs `first` at its start."""
+    """Make a mount, with options and a tuning, whose server waits in places."""
     made: list[Pause] = []
 
-    def make(*pauses: Pause, options: str = "allow_other", first: str = "") -> Mount:
+    def make(*pauses: Pause, options: str = "allow_other", tuning: Tuning | None = None) -> Mount:
         made.extend(pauses)
-        code = first + PAUSE + "".join(pause.code(tmp_path) for pause in pauses)
+        if tuning is not None:
+            unmounted.program = program(tmp_path, tuning)
+        code = PAUSE + "".join(pause.code(tmp_path) for pause in pauses)
         (tmp_path / "sitecustomize.py").write_text(code)
         with monkeypatch.context() as patch:
             patch.setenv("PYTHONPATH", str(tmp_path))

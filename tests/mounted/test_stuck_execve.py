@@ -16,6 +16,7 @@ from threading import Timer
 import pytest
 
 from gcorefs.kernel.proc import procfile, tasks
+from gcorefs.tuning import Tuning
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
     PAGE,
@@ -31,7 +32,7 @@ from tests.mounted.conftest import (
 from tests.mounted.test_meanwhile import AS_USER
 from tests.mounted.test_stuck_reads import Server
 
-SOONER = "import gcorefs.stopped\n\ngcorefs.stopped.TAKE_TIMEOUT = 5.0\n"
+SOONER = Tuning(take_timeout=5.0)
 """Twenty seconds for a stop that cannot end are more than a test needs."""
 
 WAITS = {b"futex_get_robust_list_common", b"ptrace_attach"}
@@ -80,7 +81,7 @@ def test_an_execve_that_waits_for_a_file_server_holds_up_nobody_else(
     build: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    mount = paused(stop, first=SOONER)
+    mount = paused(stop, tuning=SOONER)
     daemon = mount.server
     target, other = spawn("identity", *AS_USER), spawn("mapper")
     start = int(other.ask(f"map /dev/zero {PAGE} 0")["start"], 16)

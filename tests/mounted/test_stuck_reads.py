@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from elftools.elf.elffile import ELFFile
 
 from gcorefs.kernel.proc import procfile, task_stat, tasks
 from gcorefs.process import mappings
-from tests.conftest import Mount, Target, wait_until_gone
+from gcorefs.tuning import Tuning
+from tests.conftest import Mount, SharedMount, Target, wait_until_gone
 from tests.mounted.conftest import (
     assert_refused,
     end,
@@ -25,9 +27,11 @@ from tests.mounted.conftest import (
     is_free,
     is_held,
     opened,
+    run,
     stops,
     whole,
 )
+from tests.tuned import program
 from tests.workloads.hanging import PAGE, PAGES, content
 
 SERVER = Path(__file__).parents[1] / "workloads" / "hanging.py"
@@ -76,13 +80,25 @@ class Server:
         subprocess.run(["umount", "--lazy", self.path], check=True)
 
 
-@pytest.fixture(autouse=True)
-def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten seconds for each read that cannot end are more than a test needs."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import gcorefs.core\n\ngcorefs.core.READ_TIMEOUT = 2.0\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Path]:
+    """The command line.  Ten seconds for each read that cannot end are more than a test needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield program(Path(folder), Tuning(read_timeout=2.0))
+
+
+@pytest.fixture(scope="module")
+def shared_mount(impatient: Path) -> Iterator[SharedMount]:
+    shared = SharedMount(impatient.parent, impatient)
+    yield shared
+    shared.end()
+
+
+@pytest.fixture
+def unmounted(unmounted: Mount, impatient: Path) -> Mount:
+    unmounted.program = impatient
+    return unmounted
 
 
 @pytest.fixture
@@ -212,6 +228,7 @@ def test_an_elf_header_that_nobody_brings_is_left_out(
     mount: Mount,
     server: Server,
     silence: Callable[[Server], None],
+    impatient: Path,
     tmp_path: Path,
 ) -> None:
     """The kernel would look at the first page of each mapped file; the rest of the core goes on."""
@@ -223,7 +240,7 @@ def test_an_elf_header_that_nobody_brings_is_left_out(
         assert len(whole(fd)) == os.fstat(fd).st_size
     eventually(lambda: stops(mount, target.pid) == 1)
     assert mount.log.read_text().count("3 pages unreadable") == 1
-    result = gcorefs("dump", target.pid, "-o", tmp_path / "core")
+    result = run(impatient, "dump", target.pid, "-o", tmp_path / "core")
     assert (result.returncode, result.stderr) == (0, b"3 pages could not be read and are zeros\n")
     assert is_free(target.pid)
     assert target.ask("map /dev/zero 4096 0")
@@ -259,6 +276,7 @@ def test_a_page_that_nobody_brings_is_one_readers_error(
     server: Server,
     half_there: tuple[Target, int],
     silence: Callable[[Server], None],
+    impatient: Path,
     tmp_path: Path,
 ) -> None:
     target, start = half_there
@@ -278,7 +296,7 @@ def test_a_page_that_nobody_brings_is_one_readers_error(
     eventually(lambda: is_free(target.pid))
     # Although threads of the server still wait for the page, the process can map and be dumped.
     assert target.ask("map /dev/zero 4096 0")
-    assert_refused(gcorefs("dump", target.pid, "-o", tmp_path / "core"), IN_TIME)
+    assert_refused(run(impatient, "dump", target.pid, "-o", tmp_path / "core"), IN_TIME)
     assert not (tmp_path / "core").exists()
     assert is_free(target.pid)
 
@@ -335,7 +353,7 @@ def test_sendfile_fails_there_and_does_not_end(
 
 
 def test_a_thread_that_waits_for_such_a_page_holds_nobody_up(
-    mount: Mount, server: Server, half_there: tuple[Target, int], tmp_path: Path
+    mount: Mount, server: Server, half_there: tuple[Target, int], impatient: Path, tmp_path: Path
 ) -> None:
     target, start = half_there
     server.silent()
@@ -351,7 +369,7 @@ def test_a_thread_that_waits_for_such_a_page_holds_nobody_up(
     eventually(lambda: is_free(target.pid))
     assert target.ask("map /dev/zero 4096 0")  # takes mmap_lock
     eventually(lambda: "2 threads (1 did not stop)" in mount.log.read_text())
-    assert_refused(gcorefs("dump", target.pid, "-o", tmp_path / "core"), IN_TIME)
+    assert_refused(run(impatient, "dump", target.pid, "-o", tmp_path / "core"), IN_TIME)
     assert is_free(target.pid)
     assert target.ask("map /dev/zero 4096 0")
 
@@ -403,7 +421,7 @@ def test_the_server_ends_although_a_thread_of_it_waits(
 
 
 def test_a_process_may_map_a_file_of_this_very_mount(
-    spawn: Callable[..., Target], mount: Mount, tmp_path: Path
+    spawn: Callable[..., Target], mount: Mount, impatient: Path, tmp_path: Path
 ) -> None:
     target, other = spawn("mapper"), spawn("threads", 3)
     with opened(mount / other.pid) as other_fd:
@@ -425,7 +443,7 @@ def test_a_process_may_map_a_file_of_this_very_mount(
             assert data[:-PAGE] == expected[:-PAGE]
             assert data[-PAGE : -PAGE + 8] == word(last)
         eventually(lambda: is_free(target.pid))
-        assert gcorefs("dump", target.pid, "-o", tmp_path / "core").returncode == 0
+        assert run(impatient, "dump", target.pid, "-o", tmp_path / "core").returncode == 0
         assert is_held(other.pid)
     # The mappings keep it: they are open files.
     assert is_held(other.pid)
@@ -434,7 +452,7 @@ def test_a_process_may_map_a_file_of_this_very_mount(
 
 
 def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
-    spawn: Callable[..., Target], mount_with: Callable[..., Mount], tmp_path: Path
+    spawn: Callable[..., Target], mount_with: Callable[..., Mount], impatient: Path, tmp_path: Path
 ) -> None:
     mount = mount_with("stop_timeout=60")
     target, other = spawn("mapper"), spawn("vforker")  # not ready before its child ends
@@ -446,7 +464,7 @@ def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
     eventually(lambda: is_free(target.pid))
     assert wchan.read_text() == "request_wait_answer"
     # stop_timeout=60 is the mount's; this one waits for a thread no longer than a second.
-    result = gcorefs("dump", target.pid, "-o", tmp_path / "core")
+    result = run(impatient, "dump", target.pid, "-o", tmp_path / "core")
     assert (result.returncode, result.stderr) == (0, b"1 pages could not be read and are zeros\n")
     with (tmp_path / "core").open("rb") as core:
         assert segment(core.fileno(), start)[1] == 0
@@ -460,7 +478,7 @@ def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
 
 
 def test_a_process_may_map_its_own_file(
-    spawn: Callable[..., Target], mount_with: Callable[..., Mount], tmp_path: Path
+    spawn: Callable[..., Target], mount_with: Callable[..., Mount], impatient: Path, tmp_path: Path
 ) -> None:
     """Opened by somebody else, who hands it over once the process has been let go."""
     mount = mount_with("idle_timeout=0.2")
@@ -484,7 +502,7 @@ def test_a_process_may_map_its_own_file(
         # Its memory is not that of the old stop any more: SIGBUS for itself, a hole in the core.
         assert os.pread(fd, PAGE, offset + length - PAGE) == bytes(PAGE)
     eventually(lambda: is_free(target.pid))
-    assert gcorefs("dump", target.pid, "-o", tmp_path / "core").returncode == 0
+    assert run(impatient, "dump", target.pid, "-o", tmp_path / "core").returncode == 0
     assert target.ask(f"peek {untouched:x}") == {
         "word": f"0x{int.from_bytes(header[:8], 'little'):x}"
     }
