@@ -11,9 +11,14 @@ Everything blocks.  A call that may hang (a page that never comes, a file of /pr
 answers) runs in a thread of its own with a time limit, so that a signal always gets through and the
 process is always let go.  The first stop marks the calling process as a process that stops others:
 from then on no gcorefs stops it (mark.py).
+
+A child of fork(2) has none of these threads, and is no tracer.  So it reads nothing of a stop of
+its parent, and the end of a `with` block in it does nothing.
 """
 
 import concurrent.futures
+import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -74,8 +79,10 @@ class Stop:
         # Prepared before the stop, because that may take long.
         self._holder: Holder | None = _holder(policy)
         self._worker = Worker()
+        self._home = _Home(pid)
 
     def __enter__(self) -> "Stop":
+        self._home.check()
         mark()
         assert self._holder is not None
         try:
@@ -88,7 +95,8 @@ class Stop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        if self._home.is_here:
+            self._close()
 
     def core(self, policy: Policy | None = None) -> "Core":
         """A core of the process, with the policy of the stop or another.
@@ -96,6 +104,7 @@ class Stop:
         With `hold="copy"` this copies the memory of the core, and lets the process go unless
         another core needs it.  If the copy fails, `Core.not_copied` says why.  ProcessError.
         """
+        self._home.check()
         policy = policy or self._policy
         holder = None
         if policy is self._policy:
@@ -107,7 +116,7 @@ class Stop:
         # The copy itself gives up if it makes no progress (process/copy.py).
         if self._worker.submit(self._stop.copy, core).result():
             self._stop.run_on()
-        return Core(core, self._worker)
+        return Core(core, self._worker, self._home)
 
     @property
     def late(self) -> Sequence[int]:
@@ -134,13 +143,32 @@ class Stop:
             closing.result()
 
 
+class _Home:
+    """The process that has stopped process `pid`: it has the threads that read."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._home = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        """False in a child of fork(2), which has only the thread that called fork(2)."""
+        return os.getpid() == self._home
+
+    def check(self) -> None:
+        """EIO (FORKED)."""
+        if not self.is_here:
+            raise ProcessError(Reason.FORKED, self._pid)
+
+
 class Core:
     """One ELF core.  The header stays readable after the block of its stop has ended; the memory
     is readable only before that."""
 
-    def __init__(self, core: cores.Core, worker: Worker) -> None:
+    def __init__(self, core: cores.Core, worker: Worker, home: _Home) -> None:
         self._core = core
         self._worker = worker
+        self._home = home
 
     @property
     def size(self) -> int:
@@ -149,8 +177,12 @@ class Core:
 
     @property
     def header(self) -> bytes:
-        """Everything before the memory: program headers and notes."""
-        return self._core.layout.header
+        """Everything before the memory: program headers and notes.  ProcessError: EIO."""
+        self._home.check()
+        # Another thread may still make the notes.  And after the block nobody closes `_worker`.
+        with contextlib.closing(Worker()) as worker:
+            reading = worker.submit(lambda: self._core.layout.header)
+            return _within(READ_TIMEOUT, reading, self._core.pid)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -169,6 +201,7 @@ class Core:
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`; fewer only at the end.  ProcessError: EIO."""
+        self._home.check()
         reading = self._worker.submit(self._core.read, offset, length)
         return _within(tuning.now().read_timeout, reading, self._core.pid)
 
@@ -177,6 +210,7 @@ class Core:
 
         The process stands still meanwhile.  Commit after it has been let go: that may take long.
         """
+        self._home.check()
         # One buffer is read into while the other is written out.  Both calls release the
         # interpreter lock, so the process stands still for the longer of the two, not their sum.
         filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))

@@ -35,6 +35,7 @@ class Reason(Why):
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
     STUCK = (errno.EIO, "its memory could not be read in time")
     NOT_BROUGHT = (errno.EIO, "only process_vm_readv(2), denied here, can wait for a page of it")
+    FORKED = (errno.EIO, "a child of fork(2) does not read the cores of its parent's stops")
     SURPRISE = (errno.EIO, "gcorefs itself failed: the log has the traceback")
 
 

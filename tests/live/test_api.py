@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import gcorefs
+from gcorefs.core import READ_TIMEOUT
 from tests.conftest import Target
 from tests.live.accounts import assert_free
 
@@ -177,4 +179,38 @@ def test_vector_registers_have_one_layout_in_all_cores_of_a_stop(spawn: Spawn) -
         with pytest.raises(ValueError, match="vector registers"):
             stop.core(gcorefs.Policy(xstate="raw"))
         assert stop.core().read(0, 4) == b"\x7fELF"
+    assert_free(target.pid)
+
+
+@pytest.mark.parametrize("threads", [1, 150])  # with many, a thread makes the notes later
+def test_a_child_of_fork_reads_nothing_and_lets_nobody_go(spawn: Spawn, threads: int) -> None:
+    """No thread of the parent lives on in the child (fork(2)), so nobody would answer there."""
+    target = spawn("threads", threads)
+    with gcorefs.stop(target.pid) as stop:
+        core = stop.core()
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # else it is pytest's
+            signal.alarm(int(READ_TIMEOUT) - 5)  # before any limit of a call is over
+            asked = (
+                lambda: core.header,
+                lambda: core.read(0, 4),
+                lambda: core.write_to(io.BytesIO()),  # type: ignore[arg-type]
+                stop.core,
+                stop.__enter__,
+            )
+            status = 1
+            try:
+                for ask in asked:
+                    with pytest.raises(gcorefs.ProcessError) as error:
+                        ask()
+                    assert error.value.reason is gcorefs.Reason.FORKED
+                stop.__exit__()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert len(core.header) > 0
+        assert core.read(0, 4) == b"\x7fELF"
+        assert target.state_letters() == {"t"}
     assert_free(target.pid)
