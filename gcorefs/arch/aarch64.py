@@ -6,6 +6,7 @@ write a result than PTRACE_POKEUSER, which that kernel does not have.
 """
 
 from gcorefs.arch.machine import NT_PRFPREG, Convention, Host, Machine, Regset
+from gcorefs.arch.machine import RegisterKind as Kind
 
 EM_AARCH64 = 183  # include/uapi/linux/elf-em.h
 AUDIT_ARCH_AARCH64 = 0xC00000B7  # include/uapi/linux/audit.h
@@ -63,23 +64,23 @@ AARCH64 = Machine(
     # struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
     general=(*(f"x{number}" for number in range(31)), "sp", "pc", "pstate"),
     regsets=(
-        Regset(NT_PRFPREG, b"CORE", 528),  # struct user_fpsimd_state
-        Regset(NT_ARM_TLS, _LINUX, 16),  # tpidr_el0 and tpidr2_el0
-        Regset(NT_ARM_HW_BREAK, _LINUX, 264),  # struct user_hwdebug_state
-        Regset(NT_ARM_HW_WATCH, _LINUX, 264),
-        Regset(NT_ARM_FPMR, _LINUX, 8),
-        Regset(NT_ARM_SYSTEM_CALL, _LINUX, 4),
-        Regset(NT_ARM_SVE, _LINUX, sve_size(_MOST_QUADWORDS), is_variable=True),
-        Regset(NT_ARM_SSVE, _LINUX, sve_size(_MOST_QUADWORDS), is_variable=True),
-        Regset(NT_ARM_ZA, _LINUX, za_size(_MOST_QUADWORDS), is_variable=True),
-        Regset(NT_ARM_ZT, _LINUX, 64),
-        Regset(NT_ARM_PAC_MASK, _LINUX, 16),  # struct user_pac_mask
-        Regset(NT_ARM_PAC_ENABLED_KEYS, _LINUX, 8),
-        Regset(NT_ARM_PACA_KEYS, _LINUX, 64),  # struct user_pac_address_keys
-        Regset(NT_ARM_PACG_KEYS, _LINUX, 16),  # struct user_pac_generic_keys
-        Regset(NT_ARM_TAGGED_ADDR_CTRL, _LINUX, 8),
-        Regset(NT_ARM_POE, _LINUX, 8),
-        Regset(NT_ARM_GCS, _LINUX, 24),  # struct user_gcs
+        Regset(Kind.FLOATING_POINT, NT_PRFPREG, b"CORE", 528),  # struct user_fpsimd_state
+        Regset(Kind.TLS, NT_ARM_TLS, _LINUX, 16),  # tpidr_el0 and tpidr2_el0
+        Regset(Kind.HW_BREAK, NT_ARM_HW_BREAK, _LINUX, 264),  # struct user_hwdebug_state
+        Regset(Kind.HW_WATCH, NT_ARM_HW_WATCH, _LINUX, 264),
+        Regset(Kind.FPMR, NT_ARM_FPMR, _LINUX, 8),
+        Regset(Kind.SYSTEM_CALL, NT_ARM_SYSTEM_CALL, _LINUX, 4),
+        Regset(Kind.SVE, NT_ARM_SVE, _LINUX, sve_size(_MOST_QUADWORDS), is_variable=True),
+        Regset(Kind.SSVE, NT_ARM_SSVE, _LINUX, sve_size(_MOST_QUADWORDS), is_variable=True),
+        Regset(Kind.ZA, NT_ARM_ZA, _LINUX, za_size(_MOST_QUADWORDS), is_variable=True),
+        Regset(Kind.ZT, NT_ARM_ZT, _LINUX, 64),
+        Regset(Kind.PAC_MASK, NT_ARM_PAC_MASK, _LINUX, 16),  # struct user_pac_mask
+        Regset(Kind.PAC_ENABLED_KEYS, NT_ARM_PAC_ENABLED_KEYS, _LINUX, 8),
+        Regset(Kind.PACA_KEYS, NT_ARM_PACA_KEYS, _LINUX, 64),  # struct user_pac_address_keys
+        Regset(Kind.PACG_KEYS, NT_ARM_PACG_KEYS, _LINUX, 16),  # struct user_pac_generic_keys
+        Regset(Kind.TAGGED_ADDR_CTRL, NT_ARM_TAGGED_ADDR_CTRL, _LINUX, 8),
+        Regset(Kind.POE, NT_ARM_POE, _LINUX, 8),
+        Regset(Kind.GCS, NT_ARM_GCS, _LINUX, 24),  # struct user_gcs
     ),
     # x8 by convention only: it keeps its value after a call.  What the kernel itself goes by
     # is SYSTEM_CALL, -1 outside one.
@@ -94,6 +95,7 @@ AARCH64 = Machine(
 )
 
 HOST = Host(
+    native=AARCH64,
     address_space_end=1 << 48,  # 48 bits of virtual address (Documentation/arch/arm64/memory.rst)
     calls={},
     register_bytes=lambda: sum(each.size for each in AARCH64.regsets),

@@ -3,6 +3,7 @@
 import struct
 
 from gcorefs.arch.machine import NT_PRFPREG, Convention, Machine, Regset
+from gcorefs.arch.machine import RegisterKind as Kind
 from gcorefs.arch.x86_calls import (
     AUDIT_ARCH_I386,
     AUDIT_ARCH_X86_64,
@@ -10,7 +11,7 @@ from gcorefs.arch.x86_calls import (
     I386_OPENING,
     X86_64_CALLS,
 )
-from gcorefs.arch.xsave import NT_X86_XSTATE
+from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 
 EM_386 = 3
 NT_PRXFPREG = 0x46E62B7F
@@ -40,11 +41,11 @@ I386 = Machine(
     ),
     # x86_32_regsets of arch/x86/kernel/ptrace.c.
     regsets=(
-        Regset(NT_PRFPREG, b"CORE", 108),
-        Regset(NT_PRXFPREG, b"LINUX", 512),
-        Regset(NT_X86_XSTATE, b"LINUX", 1 << 16),
-        Regset(NT_386_TLS, b"LINUX", 48, is_active=_is_tls_used),
-        Regset(NT_386_IOPERM, b"LINUX", 8192),
+        Regset(Kind.FLOATING_POINT, NT_PRFPREG, b"CORE", 108),
+        Regset(Kind.FXSAVE, NT_PRXFPREG, b"LINUX", 512),
+        Regset(Kind.XSTATE, NT_X86_XSTATE, b"LINUX", 1 << 16),
+        Regset(Kind.TLS, NT_386_TLS, b"LINUX", 48, is_active=_is_tls_used),
+        Regset(Kind.IOPERM, NT_386_IOPERM, b"LINUX", 8192),
     ),
     call_number="orig_eax",
     call_result="eax",
@@ -58,4 +59,5 @@ I386 = Machine(
     opening=I386_OPENING,
     # rax in struct user (asm/user_64.h): a 64-bit tracer knows the result of a 32-bit thread by it.
     result_in_user=80,
+    xstates=XStates.of_this_processor,
 )  # fmt: skip

@@ -5,9 +5,12 @@ ptrace.c), of which fs/binfmt_elf.c writes one note per regset and thread.  Regs
 PRSTATUS.
 """
 
+import enum
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from gcorefs.arch.xsave import XStates
 
 NT_PRSTATUS = 1
 NT_PRFPREG = 2
@@ -17,10 +20,44 @@ _WORDS = {4: "I", 8: "Q"}
 """The letters of unsigned words (struct)."""
 
 
+class RegisterKind(enum.Enum):
+    """What a register set holds, mostly in the words of include/uapi/linux/elf.h.  Each machine has
+    some of these."""
+
+    GENERAL = enum.auto()
+    FLOATING_POINT = enum.auto()
+    FXSAVE = enum.auto()
+    """x87 and SSE of a 32-bit process, in the format of FXSAVE (Intel SDM vol. 1, 10.5)."""
+    XSTATE = enum.auto()
+    """The XSAVE area, in the layout that readers know (xsave.py)."""
+    KERNEL_XSTATE = enum.auto()
+    """The XSAVE area as the kernel gives it, if XSTATE has no place for all of it."""
+    IOPERM = enum.auto()
+    TLS = enum.auto()
+    SHSTK = enum.auto()
+    """The shadow stack pointer."""
+    HW_BREAK = enum.auto()
+    HW_WATCH = enum.auto()
+    FPMR = enum.auto()
+    SYSTEM_CALL = enum.auto()
+    SVE = enum.auto()
+    SSVE = enum.auto()
+    ZA = enum.auto()
+    ZT = enum.auto()
+    PAC_MASK = enum.auto()
+    PAC_ENABLED_KEYS = enum.auto()
+    PACA_KEYS = enum.auto()
+    PACG_KEYS = enum.auto()
+    TAGGED_ADDR_CTRL = enum.auto()
+    POE = enum.auto()
+    GCS = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Regset:
     """One set beyond the general registers, as PTRACE_GETREGSET and the core know it."""
 
+    kind: RegisterKind
     note: int
     owner: bytes
     size: int
@@ -79,6 +116,9 @@ class Machine:
     result_in_user: int | None
     """Bytes from the beginning of struct user to the result of a system call, by which
     PTRACE_POKEUSER of a 64-bit tracer writes it.  None: it cannot be written in this way."""
+    xstates: Callable[[bool], XStates] | None = None
+    """Makes what takes the XSAVE areas of one process.  The argument is True if they stay in the
+    layout of the kernel.  None: there are no such areas."""
     has_getregs: bool = False
     """A thread may run code of the other word size, of which PTRACE_GETREGSET has registers of
     that size.  PTRACE_GETREGS and PTRACE_GETFPREGS then have those of this machine."""
@@ -120,6 +160,8 @@ class Machine:
 class Host:
     """What gcorefs has to know of the machine that it runs on itself."""
 
+    native: Machine
+    """Processes of its own word size."""
     address_space_end: int
     """The first address behind the largest process."""
     calls: Mapping[str, int]

@@ -5,6 +5,7 @@ import functools
 from gcorefs.arch.cpuid import cpuid
 from gcorefs.arch.i386 import NT_386_IOPERM
 from gcorefs.arch.machine import NT_PRFPREG, Convention, Host, Machine, Regset
+from gcorefs.arch.machine import RegisterKind as Kind
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.x86_calls import (
     AUDIT_ARCH_I386,
@@ -13,7 +14,7 @@ from gcorefs.arch.x86_calls import (
     X86_64_CALLS,
     X86_64_OPENING,
 )
-from gcorefs.arch.xsave import NT_X86_XSTATE
+from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 
 EM_X86_64 = 62
 NT_X86_SHSTK = 0x204
@@ -32,10 +33,10 @@ X86_64 = Machine(
     # x86_64_regsets of arch/x86/kernel/ptrace.c.  XSTATE is 11,008 bytes with AMX and may
     # grow with the processor; PTRACE_GETREGSET says how much it filled.
     regsets=(
-        Regset(NT_PRFPREG, b"CORE", 512),
-        Regset(NT_386_IOPERM, b"LINUX", 8192),
-        Regset(NT_X86_XSTATE, b"LINUX", 1 << 16),
-        Regset(NT_X86_SHSTK, b"LINUX", 8),
+        Regset(Kind.FLOATING_POINT, NT_PRFPREG, b"CORE", 512),
+        Regset(Kind.IOPERM, NT_386_IOPERM, b"LINUX", 8192),
+        Regset(Kind.XSTATE, NT_X86_XSTATE, b"LINUX", 1 << 16),
+        Regset(Kind.SHSTK, NT_X86_SHSTK, b"LINUX", 8),
     ),
     call_number="orig_rax",
     call_result="rax",
@@ -48,6 +49,7 @@ X86_64 = Machine(
     },
     opening=X86_64_OPENING,
     result_in_user=80,  # rax in struct user, asm/user_64.h
+    xstates=XStates.of_this_processor,
     has_getregs=True,
 )  # fmt: skip
 
@@ -68,6 +70,7 @@ def register_bytes() -> int:
 
 
 HOST = Host(
+    native=X86_64,
     # With four levels of page tables (asm/page_64.h, TASK_SIZE_MAX).
     address_space_end=(1 << 47) - PAGE_SIZE,
     # arch/x86/entry/syscalls/syscall_64.tbl

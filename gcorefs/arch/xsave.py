@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from gcorefs.arch import cpuid as processor
+
 NT_X86_XSTATE = 0x202
 """include/uapi/linux/elf.h"""
 
@@ -238,6 +240,10 @@ class XStates:
         self._is_known = False
         self._kernel: XsaveLayout | None = None
         self._conversion: Conversion | None = None  # None where nothing has to be moved
+
+    @classmethod
+    def of_this_processor(cls, is_raw: bool) -> "XStates":
+        return cls(is_raw, processor.cpuid)
 
     def take(self, state: bytes) -> tuple[bytes, bytes]:
         """What NT_X86_XSTATE of a thread has, and the kernel's bytes where these do not come

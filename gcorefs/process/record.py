@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from gcorefs.arch import MACHINES, cpuid, machine_of
-from gcorefs.arch.machine import NT_PRFPREG, NT_PRSTATUS, Machine, Regset
-from gcorefs.arch.x86_64 import X86_64
-from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
+from gcorefs.arch import HOST, MACHINES, machine_of
+from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind, Regset
+from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.header_store import Packed, Shelf
 from gcorefs.elfcore.notes import pack_regsets
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
@@ -24,7 +23,7 @@ from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.worker_threads import Worker
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
-_KEPT = Regset(NT_GCOREFS_XSTATE, GCOREFS, _LARGEST_REGSET)
+_KEPT = Regset(RegisterKind.KERNEL_XSTATE, NT_GCOREFS_XSTATE, GCOREFS, _LARGEST_REGSET)
 
 
 @dataclass(slots=True)
@@ -63,11 +62,11 @@ class Recorder:
     """Records the threads of one process, one after the other."""
 
     def __init__(self, pid: int, xstate: XState = DEFAULT.xstate) -> None:
-        self.xstates = XStates(xstate == "raw", cpuid.cpuid)
-        self.machine: Machine = X86_64
+        self.machine: Machine = HOST.native
         """What kind of process it is, once `learn_machine` has been asked."""
         self._pid = pid
-        self._use(X86_64)
+        self._is_raw = xstate == "raw"
+        self._use(self.machine)
         self._packer = Worker("gcorefs-packer")
         self._shelf = Shelf(self._packer.promise)
         self._buffer = ptrace.RegsetBuffer(_LARGEST_REGSET)
@@ -75,6 +74,12 @@ class Recorder:
     def close(self) -> None:
         """There are no more threads to record for now."""
         self._packer.close()
+
+    def xstate_account(self, records: Iterable[Record]) -> XsaveAccount | None:
+        """Where the vector registers lie in these records; None if that is not known."""
+        if self._xstates is None:
+            return None
+        return self._xstates.account(sum(each.is_xstate_kept for each in records))
 
     def learn_machine(self, tid: int) -> None:
         """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""
@@ -86,6 +91,7 @@ class Recorder:
     def _use(self, machine: Machine) -> None:
         """Of the machine, what is needed again and again."""
         self.machine = machine
+        self._xstates = None if machine.xstates is None else machine.xstates(self._is_raw)
         self._regsets = list(machine.regsets)
         self._general_size = machine.general_size
         word = machine.word_size
@@ -133,8 +139,8 @@ class Recorder:
         """Every set that the core has of a thread, in the order of the notes."""
         for regset in tuple(self._regsets):
             data = self._regset(tid, regset, has_other_view)
-            if data and regset.note == NT_X86_XSTATE:
-                data, kept = self.xstates.take(data)
+            if data and self._xstates is not None and regset.kind is RegisterKind.XSTATE:
+                data, kept = self._xstates.take(data)
                 yield regset, data
                 if kept:
                     yield _KEPT, kept
@@ -144,7 +150,7 @@ class Recorder:
     def _regset(self, tid: int, regset: Regset, has_other_view: bool) -> bytes:
         """One set as the core has it, empty where it does not."""
         try:
-            if has_other_view and regset.note == NT_PRFPREG:
+            if has_other_view and regset.kind is RegisterKind.FLOATING_POINT:
                 data = ptrace.get_float_registers(tid, regset.size, self._buffer)
             else:
                 data = ptrace.get_regset(tid, regset.note, self._buffer)

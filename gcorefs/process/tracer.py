@@ -118,7 +118,7 @@ class Tracer:
     @property
     def xstate(self) -> XsaveAccount | None:
         """Where the vector registers lie in the records, once `wait` has returned."""
-        return self._recorder.xstates.account(sum(each.is_xstate_kept for each in self.records))
+        return self._recorder.xstate_account(self.records)
 
     @property
     def late(self) -> Sequence[int]:

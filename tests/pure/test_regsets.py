@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gcorefs.arch import MACHINES
 from gcorefs.arch.i386 import I386, NT_386_TLS
-from gcorefs.arch.machine import Machine
+from gcorefs.arch.machine import Machine, RegisterKind
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.arch.x86_calls import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386_CALLS, X86_64_CALLS
 from gcorefs.arch.xsave import xsave_components
@@ -113,6 +113,9 @@ def test_a_machine_s_roles_are_registers_of_it() -> None:
         assert roles <= set(machine.general)
         notes = [regset.note for regset in machine.regsets]
         assert len(set(notes)) == len(notes)
+        kinds = [regset.kind for regset in machine.regsets]
+        assert len(set(kinds)) == len(kinds)
+        assert not {RegisterKind.GENERAL, RegisterKind.KERNEL_XSTATE} & set(kinds)
 
 
 word = st.integers(0, (1 << 64) - 1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gcorefs.arch.machine import NT_PRFPREG, Regset
+from gcorefs.arch.machine import NT_PRFPREG, RegisterKind, Regset
 from gcorefs.arch.x86_64 import NT_X86_SHSTK, X86_64
 from gcorefs.arch.xsave import NT_X86_XSTATE, Component, XsaveAccount, XsaveLayout, XStates
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread, pack_regsets
@@ -40,7 +40,7 @@ INFO = ProcessInfo(
     comm=b"sleep", arguments=b"",
 )  # fmt: skip
 SSP = struct.pack("<Q", 0x7F00_1234_5678)
-KEPT = Regset(NT_GCOREFS_XSTATE, GCOREFS, 1 << 16)
+KEPT = Regset(RegisterKind.KERNEL_XSTATE, NT_GCOREFS_XSTATE, GCOREFS, 1 << 16)
 TILES = (TILECFG, TILEDATA)
 
 # What gdb 13 takes for given: Intel's offsets, and sizes by feature (gdbsupport/x86-xstate.h).

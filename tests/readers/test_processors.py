@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.arch.i386 import I386, NT_PRXFPREG
-from gcorefs.arch.machine import NT_PRFPREG, Machine, Regset
+from gcorefs.arch.machine import NT_PRFPREG, Machine, RegisterKind, Regset
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 from gcorefs.elfcore.layout import Layout as FileLayout
@@ -26,7 +26,7 @@ from tests.readers.corefile import Core
 from tests.readers.debuggers import ask_bytes, bytes_shown, run
 
 TIDS = (7, 8, 9)
-KEPT = Regset(NT_GCOREFS_XSTATE, GCOREFS, 1 << 16)
+KEPT = Regset(RegisterKind.KERNEL_XSTATE, NT_GCOREFS_XSTATE, GCOREFS, 1 << 16)
 INFO = ProcessInfo(
     pid=7, ids=ProcessIds(1, 2, 3), state="S", nice=0, flags=0, uid=0, gid=0,
     comm=b"vectors", arguments=b"vectors\0",
