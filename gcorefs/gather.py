@@ -182,7 +182,7 @@ def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> Thread
     pid, late = seen.process.pid, seen.late
     partial_ = {each.tid: _partial(seen, each.tid, unresponsive) for each in late}
     own = {each.tid: _own_tid(pid, each.tid, depth) for each in late}
-    records = [each for each in seen.records if each.general or unresponsive != "omit"]
+    records = [each for each in seen.records if each.how.is_exact or unresponsive != "omit"]
     return ThreadEvidence(
         threads=_Threads(seen, records, {tid: data for tid, (data, _) in partial_.items()}, depth),
         regsets=[record.regsets for record in records],
@@ -221,7 +221,7 @@ class _Threads:
         return [
             Thread(
                 tid=tid,
-                general=record.general or self._partial[record.tid],
+                general=record.general if record.how.is_exact else self._partial[record.tid],
                 regsets=record.regsets,
                 signal=record.signal,
                 pending=record.pending,
@@ -257,7 +257,7 @@ def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
 def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[bytes, How]:
     """General registers of a thread that did not stop: from its system call, or zeros."""
     if unresponsive == "omit":
-        return b"", "omitted"
+        return b"", How.OMITTED
     call = None
     if unresponsive == "partial":
         try:
@@ -267,8 +267,8 @@ def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[by
         except OSError:  # /proc does not show it; the note says "zero"
             pass
     if call is None:
-        return bytes(seen.machine.general_size), "zero"
-    return seen.machine.partial(*call), "partial"
+        return bytes(seen.machine.general_size), How.ZERO
+    return seen.machine.partial(*call), How.PARTIAL
 
 
 # The process.

@@ -101,9 +101,9 @@ class Stop:
             self._tracer.start()
         records = self._tracer.wait()
         stop_seconds = time.monotonic() - self.progress.stopped_at
-        late = [record for record in records if not record.general]
+        late = [record for record in records if not record.how.is_exact]
         self._refuse_unresponsive(records, late, self._policy)
-        tid = next((record.tid for record in records if record.general), records[0].tid)
+        tid = next((record.tid for record in records if record.how.is_exact), records[0].tid)
         # Open the memory before the access check.  If a thread that did not stop calls execve(2)
         # between the two, the file still means the memory of the old program, which is gone.
         mem = MemFile(process.pid, tid)

@@ -7,11 +7,12 @@ the type alone (bfd/elf.c, elf_parse_notes).
 """
 
 import dataclasses
+import enum
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.elf import pack_note
@@ -23,10 +24,23 @@ NT_GCOREFS_XSTATE = int.from_bytes(b"GCXS", "big")
 """A note of one thread, behind its NT_X86_XSTATE: the kernel's bytes for that note, if they
 cannot be computed from the bytes that were written (xsave.py)."""
 
-How = Literal["stopped", "partial", "zero", "omitted"]
-"""How the registers of a thread were read: all of them at its stop ("stopped"); those of its
-system call, from /proc ("partial"); none, so they are zeros ("zero"); or the thread is not in the
-core ("omitted")."""
+
+class How(enum.StrEnum):
+    """How the registers of a thread were read."""
+
+    STOPPED = "stopped"
+    """All of them, at its stop."""
+    PARTIAL = "partial"
+    """Those of its system call, from /proc."""
+    ZERO = "zero"
+    """None.  They are zeros in the core."""
+    OMITTED = "omitted"
+    """None.  The thread is not in the core."""
+
+    @property
+    def is_exact(self) -> bool:
+        """True if every register is what the thread had."""
+        return self is How.STOPPED
 
 
 MOST_RANGES = 1000
@@ -116,14 +130,17 @@ class Provenance:
 
     def facts(self) -> dict[str, Any]:
         """The content of the note as JSON values."""
-        tids: dict[How, list[int]] = {how: [] for how in get_args(How)}
+        tids: dict[str, list[int]] = {how.value: [] for how in How}
         for tid, how in self.others.items():
-            tids[how].append(tid)
+            tids[how.value].append(tid)
         return {
             **dataclasses.asdict(self.origin),
             "stop_milliseconds": round(self.origin.stop_milliseconds, 3),
             "policy": dict(self.policy),
-            "threads": {how: len(found) for how, found in tids.items()} | {"stopped": self.stopped},
+            "threads": {
+                **{how: len(found) for how, found in tids.items()},
+                How.STOPPED.value: self.stopped,
+            },
             "tids": {how: found for how, found in tids.items() if found},
             **({"no_cpu": list(self.no_cpu)} if self.no_cpu else {}),
             **({} if self.xstate is None else {"xstate": self.xstate.facts()}),
@@ -170,7 +187,7 @@ _SHAPE_OF_XSTATE: dict[str, type] = {
     "kept": int,
 }
 _COUNTS = {
-    "threads": get_args(How),
+    "threads": tuple(how.value for how in How),
     "bytes": ("mapped", "recorded", "zeros", "left_out", "unreadable"),
     "zeros": ("area", "shared"),
     "left_out": (),

@@ -14,7 +14,7 @@ from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind, Regset
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.header_store import Packed, Shelf
 from gcorefs.elfcore.notes import pack_regsets
-from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
+from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE, How
 from gcorefs.kernel import ptrace, seccomp
 from gcorefs.kernel.proc import address_space
 from gcorefs.policy import DEFAULT, XState
@@ -28,9 +28,11 @@ _KEPT = Regset(RegisterKind.KERNEL_XSTATE, NT_GCOREFS_XSTATE, GCOREFS, _LARGEST_
 
 @dataclass(slots=True)
 class Record:
-    """What was recorded of one thread.  `general` is empty where it did not stop in time."""
+    """What was recorded of one thread."""
 
     tid: int
+    how: How = How.ZERO
+    """ZERO: it did not stop in time."""
     general: bytes = b""
     regsets: bytes | Packed = b""
     """The notes of its other registers, as they stand in the file."""
@@ -55,7 +57,7 @@ def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
     Whatever stands first is the thread that readers begin with: gdb and lldb select it, drgn
     takes it for the one that crashed.  One with a few registers only is no place to begin.
     """
-    return sorted(records, key=lambda each: (not each.general, each.tid != leader, each.tid))
+    return sorted(records, key=lambda each: (not each.how.is_exact, each.tid != leader, each.tid))
 
 
 class Recorder:
@@ -120,6 +122,7 @@ class Recorder:
         sets = list(self._sets(tid, has_other_view))
         return Record(
             tid,
+            How.STOPPED,
             general,
             self._shelf.put(pack_regsets(sets)),
             ptrace.get_signal_mask(tid),

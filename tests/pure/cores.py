@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.provenance import Account, Origin, Provenance
+from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.segments import Segment, load
 from gcorefs.elfcore.vma import Kind, Vma, VmFlag
 
@@ -49,7 +49,7 @@ def provenance(account: Account) -> Provenance:
         ),
         policy={"unresponsive": "partial"},
         stopped=1,
-        others={8: "zero"},
+        others={8: How.ZERO},
         account=account,
     )
 

@@ -10,7 +10,6 @@ from gcorefs.arch.xsave import Component, XsaveAccount, XsaveLayout
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from tests.pure.structures import unpack
 
-HOWS: list[How] = ["stopped", "partial", "zero", "omitted"]
 TIME = "2026-01-02T03:04:05.678+00:00"
 
 
@@ -24,8 +23,8 @@ def made(threads: dict[int, How], host: str = "db7") -> Provenance:
             stop_milliseconds=1.25,
         ),
         policy={"unresponsive": "partial", "stop_timeout": 1.0},
-        stopped=sum(how == "stopped" for how in threads.values()),
-        others={tid: how for tid, how in threads.items() if how != "stopped"},
+        stopped=sum(how is How.STOPPED for how in threads.values()),
+        others={tid: how for tid, how in threads.items() if how is not How.STOPPED},
     )
 
 
@@ -39,13 +38,13 @@ def read(provenance: Provenance) -> dict[str, object]:
 
 
 def test_the_note_says_who_got_no_cpu() -> None:
-    facts = read(replace(made({10: "stopped", 11: "partial", 12: "zero"}), no_cpu=[12]))
+    facts = read(replace(made({10: How.STOPPED, 11: How.PARTIAL, 12: How.ZERO}), no_cpu=[12]))
     assert facts["no_cpu"] == [12]
-    assert "no_cpu" not in read(made({10: "stopped", 11: "partial"}))
+    assert "no_cpu" not in read(made({10: How.STOPPED, 11: How.PARTIAL}))
 
 
 def test_the_note_says_who_when_and_how() -> None:
-    assert read(made({10: "stopped", 11: "partial", 12: "stopped"})) == {
+    assert read(made({10: How.STOPPED, 11: How.PARTIAL, 12: How.STOPPED})) == {
         "version": "1.2.3",
         "host": "db7",
         "pid": 4711,
@@ -82,7 +81,7 @@ ACCOUNT = Account(
 
 
 def test_the_note_accounts_for_every_byte() -> None:
-    facts = read(replace(made({10: "stopped"}), account=ACCOUNT))
+    facts = read(replace(made({10: How.STOPPED}), account=ACCOUNT))
     assert facts["bytes"] == {
         "mapped": 53248,
         "recorded": 40960,
@@ -98,7 +97,7 @@ def test_the_note_accounts_for_every_byte() -> None:
 
 
 def test_the_attributes_account_for_every_byte_and_name_no_memory() -> None:
-    attributes = replace(made({10: "stopped"}), account=ACCOUNT).attributes()
+    attributes = replace(made({10: How.STOPPED}), account=ACCOUNT).attributes()
     assert attributes["bytes.mapped"] == "53248"
     assert attributes["left_out.filter"] == "4096"
     assert attributes["unreadable"] == "1000-2000 7f0000001000-7f0000003000"
@@ -114,7 +113,7 @@ def test_of_very_many_unreadable_ranges_all_are_counted_and_the_first_listed() -
 
 
 def test_the_attributes_say_the_same_one_fact_each() -> None:
-    assert made({10: "stopped", 11: "omitted", 12: "omitted"}).attributes() == {
+    assert made({10: How.STOPPED, 11: How.OMITTED, 12: How.OMITTED}).attributes() == {
         "version": "1.2.3",
         "host": "db7",
         "pid": "4711",
@@ -147,7 +146,7 @@ XSTATE = XsaveAccount(
 
 
 def test_the_note_says_where_the_kernel_has_the_vector_registers() -> None:
-    made_there = replace(made({10: "stopped"}), xstate=XSTATE)
+    made_there = replace(made({10: How.STOPPED}), xstate=XSTATE)
     expected = {
         "layout": "standard",
         "size": 2696,
@@ -168,7 +167,7 @@ def test_the_note_says_where_the_kernel_has_the_vector_registers() -> None:
     }
 
 
-@given(st.dictionaries(st.integers(1, 1 << 22), st.sampled_from(HOWS)), st.text())
+@given(st.dictionaries(st.integers(1, 1 << 22), st.sampled_from(How)), st.text())
 def test_no_thread_is_lost(threads: dict[int, How], host: str) -> None:
     facts = read(made(threads, host))
     assert facts["host"] == host
@@ -177,5 +176,5 @@ def test_no_thread_is_lost(threads: dict[int, How], host: str) -> None:
     assert isinstance(tids, dict)
     assert sum(counts.values()) == len(threads)
     assert {tid: how for how, found in tids.items() for tid in found} == {
-        tid: how for tid, how in threads.items() if how != "stopped"
+        tid: how for tid, how in threads.items() if how is not How.STOPPED
     }

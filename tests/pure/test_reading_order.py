@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.elfcore.provenance import How
 from gcorefs.process.record import Record, in_reading_order
 
 LEADER = 50
 
 
 def record(tid: int, is_whole: bool = True) -> Record:
-    return Record(tid, b"r" * 216 if is_whole else b"")
+    return Record(tid, How.STOPPED if is_whole else How.ZERO)
 
 
 def order(*records: Record) -> list[int]:
