@@ -5,8 +5,8 @@ This happens once, after the last thread has stopped, and through a thread that 
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from gcorefs.arch.machine import Machine
@@ -16,6 +16,7 @@ from gcorefs.elfcore.elf import PF_X
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
 from gcorefs.elfcore.provenance import How, Origin
+from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel.proc import (
     address_space,
@@ -180,15 +181,16 @@ def _path(vma: Vma, tid: int) -> bytes:
 def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> ThreadEvidence:
     """`depth`: how many pid namespaces, from ours down, have a number for this process."""
     pid, late = seen.process.pid, seen.late
-    partial_ = {each.tid: _partial(seen, each.tid, unresponsive) for each in late}
+    found = {each.tid: _of_late(seen, each, unresponsive) for each in late}
     own = {each.tid: _own_tid(pid, each.tid, depth) for each in late}
-    records = [each for each in seen.records if each.how.is_exact or unresponsive != "omit"]
+    all_records = [found.get(each.tid, each) for each in seen.records]
+    records = [each for each in all_records if each.how is not How.OMITTED]
     return ThreadEvidence(
-        threads=_Threads(seen, records, {tid: data for tid, (data, _) in partial_.items()}, depth),
-        regsets=[record.regsets for record in records],
+        threads=_Threads(seen, records, depth),
+        registers=[record.registers for record in records],
         signal=records[0].signal,
         stopped=len(seen.records) - len(late),
-        others={own[tid]: how for tid, (_, how) in partial_.items()},
+        others={own[tid]: record.how for tid, record in found.items()},
         no_cpu=[own[each.tid] for each in late if each.is_starved],
         xstate=seen.xstate,
     )
@@ -197,16 +199,9 @@ def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> Thread
 class _Threads:
     """The threads of some records, each made on demand."""
 
-    def __init__(
-        self,
-        seen: Standstill,
-        records: Sequence[Record],
-        partial_: Mapping[int, bytes],
-        depth: int,
-    ) -> None:
+    def __init__(self, seen: Standstill, records: Sequence[Record], depth: int) -> None:
         self._pid = seen.process.pid
         self._records = records
-        self._partial = partial_
         self._depth = depth
         # A thread that did not stop may be gone later.  Then all times are read now.
         tids = [record.tid for record in seen.records]
@@ -221,8 +216,7 @@ class _Threads:
         return [
             Thread(
                 tid=tid,
-                general=record.general if record.how.is_exact else self._partial[record.tid],
-                regsets=record.regsets,
+                registers=record.registers,
                 signal=record.signal,
                 pending=record.pending,
                 blocked=record.blocked,
@@ -254,21 +248,21 @@ def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(count * _MICROSECONDS_PER_TICK for count in ticks)
 
 
-def _partial(seen: Standstill, tid: int, unresponsive: Unresponsive) -> tuple[bytes, How]:
-    """General registers of a thread that did not stop: from its system call, or zeros."""
+def _of_late(seen: Standstill, late: Record, unresponsive: Unresponsive) -> Record:
+    """The record of a thread that did not stop, as this core has it."""
     if unresponsive == "omit":
-        return b"", How.OMITTED
+        return replace(late, how=How.OMITTED)
     call = None
     if unresponsive == "partial":
         try:
-            call = current_call.system_call(seen.process.pid, tid)
+            call = current_call.system_call(seen.process.pid, late.tid)
         except ProcessLookupError:
             raise
         except OSError:  # /proc does not show it; the note says "zero"
             pass
     if call is None:
-        return bytes(seen.machine.general_size), How.ZERO
-    return seen.machine.partial(*call), How.PARTIAL
+        return late
+    return replace(late, how=How.PARTIAL, registers=Registers.of(seen.machine.partial(*call)))
 
 
 # The process.

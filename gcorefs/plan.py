@@ -18,10 +18,11 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.elf import CLASSES
 from gcorefs.elfcore.filter import LeftOut, Share
-from gcorefs.elfcore.header_store import Packed, Shelf
+from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessInfo, ProcessNotes, Threads
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
+from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.segments import Column, Loads, Segment, load, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.policy import Policy
@@ -39,8 +40,8 @@ class ThreadEvidence:
 
     threads: Threads
     """Their CPU times may be read from /proc only when the threads are read from here."""
-    regsets: Sequence[bytes | Packed]
-    """For each thread, the notes of its registers without the general registers."""
+    registers: Sequence[Registers]
+    """Those of each thread in the core, in the same order."""
     signal: int
     """The signal that stopped the first thread; 0 if none did."""
     stopped: int
@@ -124,7 +125,7 @@ def plan_loads(evidence: Evidence) -> LoadPlan:
             vmas, shares, evidence.memory.holes, [vmas[0], *vmas], strict=False
         )
     ]
-    header = _NOTES + len(evidence.threads.regsets) * _NOTES_OF_A_THREAD
+    header = _NOTES + len(evidence.threads.registers) * _NOTES_OF_A_THREAD
     kept = that_fit(CLASSES[evidence.machine.word_size], segments, header)
     return LoadPlan(kept, load(kept))
 
@@ -163,7 +164,7 @@ def plan_core(
         file_note_limit=evidence.file_note_limit,
         xsave_layout=() if xstate is None else xstate.written.components,
         provenance=provenance,
-        regsets=threads.regsets,
+        registers=threads.registers,
     )
     layout = Layout(evidence.machine, load_plan.loads, notes.pack(shelf))
     return CorePlan(layout, provenance, len(evidence.memory.vmas))

@@ -211,7 +211,7 @@ class Stop:
         # To read the CPU times of a thread takes 8 us, as long as all else that is recorded of it,
         # and they do not change while the thread stands still.  So they are read later.  But a
         # thread that did not stop may be gone later.
-        is_later = len(evidence.threads.regsets) >= tuning.now().many_threads and not seen.late
+        is_later = len(evidence.threads.registers) >= tuning.now().many_threads and not seen.late
         later = Postponed() if is_later else None
         shelf = Shelf(later.promise) if later is not None else None
         plan = plan_core(evidence, load_plan, policy, holder.facts(), shelf)

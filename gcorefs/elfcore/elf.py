@@ -148,11 +148,12 @@ CLASSES = {8: ELF64, 4: ELF32}
 
 def pack_note(owner: bytes, kind: int, desc: bytes) -> bytes:
     """One note: header, owner with its NUL, descriptor.  Each is padded to four bytes."""
-    return _note_header(owner, kind, len(desc)) + _padded(desc)
+    return note_header(owner, kind, len(desc)) + _padded(desc)
 
 
 @functools.lru_cache
-def _note_header(owner: bytes, kind: int, size: int) -> bytes:
+def note_header(owner: bytes, kind: int, size: int) -> bytes:
+    """What stands before a descriptor of `size` bytes."""
     name = owner + b"\0"
     return _NHDR.pack(len(name), size, kind) + _padded(name)
 

@@ -9,7 +9,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, Protocol
 
 _ROW = 1 << 20
 _SHORTER = 4
@@ -20,7 +21,7 @@ Later = Callable[[Callable[[], bytes]], Callable[[], bytes]]
 """Starts some work, possibly in another thread, and returns a function that gives its result."""
 
 
-def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
+def at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
     result = work()
     return lambda: result
 
@@ -28,7 +29,7 @@ def _at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
 class Shelf:
     """Keeps pieces of bytes, each compressed together with its neighbours."""
 
-    def __init__(self, later: Later = _at_once, length: int = _ROW) -> None:
+    def __init__(self, later: Later = at_once, length: int = _ROW) -> None:
         """`length`: bytes of a row."""
         self._later = later
         self._length = length
@@ -100,26 +101,34 @@ class Packed(NamedTuple):
         return self.shelf.row(self.row)[self.start : self.stop]
 
 
+class Unmade(Protocol):
+    """A piece that is made each time that it is read."""
+
+    @property
+    def size(self) -> int: ...
+
+    def unpack(self) -> bytes: ...
+
+
 class Pieces:
     """Pieces of bytes, one behind the other."""
 
-    def __init__(self, pieces: Iterable[bytes | Packed] = ()) -> None:
-        self._pieces: list[bytes | Packed] = []
+    def __init__(self, pieces: Iterable[bytes | Unmade] = ()) -> None:
+        self._pieces: list[bytes | Unmade] = []
         self._offsets = array("Q", [0])  # piece i is from _offsets[i] to _offsets[i + 1]
         self.extend(pieces)
 
-    def extend(self, pieces: Iterable[bytes | Packed]) -> None:
-        offset = self.size
-        for piece in pieces:
-            offset += piece.size if isinstance(piece, Packed) else len(piece)
-            self._pieces.append(piece)
-            self._offsets.append(offset)
+    def extend(self, pieces: Iterable[bytes | Unmade]) -> None:
+        added = [*pieces]
+        sizes = [len(each) if isinstance(each, bytes) else each.size for each in added]
+        self._pieces += added
+        self._offsets.extend(accumulate(sizes, initial=self._offsets.pop()))
 
     @property
     def size(self) -> int:
         return self._offsets[-1]
 
-    def __iter__(self) -> Iterator[bytes | Packed]:
+    def __iter__(self) -> Iterator[bytes | Unmade]:
         return iter(self._pieces)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -128,7 +137,7 @@ class Pieces:
         done = 0
         while done < len(buffer):
             piece = self._pieces[index]
-            data = piece.unpack() if isinstance(piece, Packed) else piece
+            data = piece if isinstance(piece, bytes) else piece.unpack()
             start = offset + done - self._offsets[index]
             found = data[start : start + len(buffer) - done]
             buffer[done : done + len(found)] = found

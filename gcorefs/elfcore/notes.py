@@ -6,16 +6,18 @@ and the process-wide notes stand in the part of the first thread.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
-from gcorefs.arch.machine import NT_PRSTATUS, Machine, Regset
+from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import CLASSES, ELF32, ELF64, ElfClass, pack_note
-from gcorefs.elfcore.header_store import Packed, Pieces, Shelf
+from gcorefs.elfcore.header_store import Pieces, Shelf, Unmade
 from gcorefs.elfcore.provenance import Provenance
+from gcorefs.elfcore.register_notes import regset_notes
+from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.vma import Vma
 
 NT_PRPSINFO = 3
@@ -58,12 +60,11 @@ _NOBODY = ProcessIds(0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One thread: the content of its PRSTATUS and regset notes."""
+    """One thread: the content of its notes."""
 
     tid: int
-    general: bytes
-    regsets: bytes | Packed = b""
-    """The notes of its other registers; empty if the thread did not stop."""
+    registers: Registers
+    """General registers that are not known are zeros in the core."""
     signal: int = 0
     """The signal that stopped the thread; 0 if no signal did."""
     pending: int = 0
@@ -111,17 +112,18 @@ class ProcessNotes:
     xsave_layout: Sequence[tuple[int, int, int]] = field(default=())
     """Feature number, size and offset in the XSTATE note."""
     provenance: Provenance | None = None
-    regsets: Sequence[bytes | Packed] = ()
-    """The regset notes of each thread, if it is expensive to take them from `threads`."""
+    registers: Sequence[Registers] = ()
+    """The registers of each thread, if it is expensive to take them from `threads`."""
 
     def pack(self, shelf: Shelf | None = None) -> Pieces:
         """All notes in the kernel's order (fs/binfmt_elf.c, write_note_info), then our own.  The
         PRSTATUS notes are put on `shelf`."""
-        regsets = self.regsets or [thread.regsets for thread in self.threads[:]]
-        size = len(
-            pack_prstatus(self.machine, Thread(0, bytes(self.machine.general_size)), _NOBODY)
+        registers = self.registers or [thread.registers for thread in self.threads[:]]
+        size = len(pack_prstatus(self.machine, Thread(0, Registers()), _NOBODY))
+        statuses: Sequence[Unmade] = (shelf or Shelf()).reserve(
+            size, len(registers), self._statuses
         )
-        statuses = (shelf or Shelf()).reserve(size, len(regsets), self._statuses)
+        regsets: Sequence[Unmade] = regset_notes(self.machine, registers)
         process = [
             pack_prpsinfo(self.machine, self.info),
             pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")),
@@ -142,11 +144,6 @@ class ProcessNotes:
             pack_prstatus(self.machine, thread, self.info.ids)
             for thread in self.threads[first:last]
         )
-
-
-def pack_regsets(sets: Iterable[tuple[Regset, bytes]]) -> bytes:
-    """The notes of one thread's registers, without the general registers."""
-    return b"".join(pack_note(regset.owner, regset.note, data) for regset, data in sets)
 
 
 def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
@@ -170,8 +167,11 @@ def pack_prstatus(machine: Machine, thread: Thread, ids: ProcessIds) -> bytes:
                 ids.sid,
                 *times,
             ),
-            thread.general,
-            struct.pack(f"<i{form.word_size - 4}x", thread.regsets != b""),  # pr_fpvalid
+            thread.registers.general or bytes(machine.general_size),
+            # pr_fpvalid: fs/binfmt_elf.c, fill_thread_core_info
+            struct.pack(
+                f"<i{form.word_size - 4}x", RegisterKind.FLOATING_POINT in thread.registers
+            ),
         )
     )
     return pack_note(CORE, NT_PRSTATUS, desc)

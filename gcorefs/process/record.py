@@ -5,16 +5,15 @@ Everything here is called by the tracer's own thread, for a tracee that stands (
 
 import errno
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from gcorefs.arch import HOST, MACHINES, machine_of
 from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind, Regset
 from gcorefs.arch.xsave import XsaveAccount
-from gcorefs.elfcore.header_store import Packed, Shelf
-from gcorefs.elfcore.notes import pack_regsets
-from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE, How
+from gcorefs.elfcore.provenance import How
+from gcorefs.elfcore.registers import Registers, RegisterStore, Sets
 from gcorefs.kernel import ptrace, seccomp
 from gcorefs.kernel.proc import address_space
 from gcorefs.policy import DEFAULT, XState
@@ -22,8 +21,8 @@ from gcorefs.process import restart
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.worker_threads import Worker
 
+_UNKNOWN = Registers()
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
-_KEPT = Regset(RegisterKind.KERNEL_XSTATE, NT_GCOREFS_XSTATE, GCOREFS, _LARGEST_REGSET)
 
 
 @dataclass(slots=True)
@@ -33,9 +32,7 @@ class Record:
     tid: int
     how: How = How.ZERO
     """ZERO: it did not stop in time."""
-    general: bytes = b""
-    regsets: bytes | Packed = b""
-    """The notes of its other registers, as they stand in the file."""
+    registers: Registers = _UNKNOWN
     blocked: int = 0
     pending: int = 0
     signal: int = 0
@@ -45,8 +42,6 @@ class Record:
     stop's own, si_code the event and si_pid the thread itself (kernel/signal.c,
     ptrace_do_notify), and says nothing of who sent it.
     """
-    is_xstate_kept: bool = False
-    """`regsets` has the kernel's own XSTATE too: what is written has no place for all of it."""
     is_starved: bool = False
     """It did not stop because it got no CPU."""
 
@@ -70,7 +65,7 @@ class Recorder:
         self._is_raw = xstate == "raw"
         self._use(self.machine)
         self._packer = Worker("gcorefs-packer")
-        self._shelf = Shelf(self._packer.promise)
+        self._store = RegisterStore(self._packer.promise)
         self._buffer = ptrace.RegsetBuffer(_LARGEST_REGSET)
 
     def close(self) -> None:
@@ -81,7 +76,9 @@ class Recorder:
         """Where the vector registers lie in these records; None if that is not known."""
         if self._xstates is None:
             return None
-        return self._xstates.account(sum(each.is_xstate_kept for each in records))
+        return self._xstates.account(
+            sum(RegisterKind.KERNEL_XSTATE in each.registers for each in records)
+        )
 
     def learn_machine(self, tid: int) -> None:
         """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""
@@ -119,16 +116,13 @@ class Recorder:
         ):
             # The record keeps the register as it was found.
             self._write_result(tid, -restart.ERESTARTNOHAND)
-        sets = list(self._sets(tid, has_other_view))
         return Record(
             tid,
             How.STOPPED,
-            general,
-            self._shelf.put(pack_regsets(sets)),
+            self._store.put(general, self._sets(tid, has_other_view)),
             ptrace.get_signal_mask(tid),
             ptrace.get_pending(tid),
             signal_number,
-            any(regset is _KEPT for regset, _ in sets),
         )
 
     def _write_result(self, tid: int, value: int) -> None:
@@ -138,17 +132,19 @@ class Recorder:
             raise ProcessError(Reason.FOREIGN, self._pid)
         ptrace.poke_user(tid, offset, value)
 
-    def _sets(self, tid: int, has_other_view: bool) -> Iterator[tuple[Regset, bytes]]:
-        """Every set that the core has of a thread, in the order of the notes."""
+    def _sets(self, tid: int, has_other_view: bool) -> Sets:
+        """Every set that a core has of a thread, but the general registers."""
+        found = []
         for regset in tuple(self._regsets):
             data = self._regset(tid, regset, has_other_view)
-            if data and self._xstates is not None and regset.kind is RegisterKind.XSTATE:
+            if not data:
+                continue
+            if self._xstates is not None and regset.kind is RegisterKind.XSTATE:
                 data, kept = self._xstates.take(data)
-                yield regset, data
                 if kept:
-                    yield _KEPT, kept
-            elif data:
-                yield regset, data
+                    found.append((RegisterKind.KERNEL_XSTATE, kept))
+            found.append((regset.kind, data))
+        return found
 
     def _regset(self, tid: int, regset: Regset, has_other_view: bool) -> bytes:
         """One set as the core has it, empty where it does not."""

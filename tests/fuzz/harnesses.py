@@ -28,6 +28,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore.elf import CLASSES
     from gcorefs.elfcore.header_store import Pieces
     from gcorefs.elfcore.layout import Layout, Source
+    from gcorefs.elfcore.registers import Registers
     from gcorefs.elfcore.segments import Segment, load, that_fit
     from gcorefs.elfcore.vma import MapsError, parse_smaps
     from gcorefs.kernel.proc import (
@@ -280,12 +281,18 @@ def packers(data: bytes) -> None:
     # Of 32 bits the seconds of struct old_timeval32 have 31.
     pid, microseconds = 31, 50
     ids = notes.ProcessIds(number(pid), number(pid), number(pid))
-    sets = [[machine.regsets[0]] * provider.ConsumeBool() for _ in range(number(2) + 1)]
+    sets = [
+        [
+            (regset.kind, provider.ConsumeBytes(512))
+            for regset in machine.regsets
+            if provider.ConsumeBool()
+        ]
+        for _ in range(number(2) + 1)
+    ]
     threads = [
         notes.Thread(
             tid=number(pid),
-            general=bytes(machine.general_size),
-            regsets=notes.pack_regsets((each, provider.ConsumeBytes(512)) for each in mine),
+            registers=Registers.of(bytes(machine.general_size), mine),
             signal=provider.ConsumeIntInRange(0, 64),
             pending=number(64),
             blocked=number(64),

@@ -80,7 +80,7 @@ def test_every_status_has_its_place(
     for status, record, times in zip(found, snapshot.records, expected, strict=True):
         assert int.from_bytes(status[32:36], "little") == record.tid
         assert status[48:112] == timevals(times)
-        assert status[112:328] == record.general
+        assert status[112:328] == record.registers.general
 
 
 def descriptors(snapshot: Snapshot) -> Iterator[bytes]:

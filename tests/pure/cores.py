@@ -6,6 +6,7 @@ from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
+from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.segments import Segment, load
 from gcorefs.elfcore.vma import Kind, Vma, VmFlag
 
@@ -65,7 +66,7 @@ def made(
     notes = ProcessNotes(
         machine=X86_64,
         info=INFO,
-        threads=[Thread(tid=tid, general=bytes(27 * 8), signal=signal) for tid in (7, 8)],
+        threads=[Thread(tid, Registers(bytes(27 * 8)), signal) for tid in (7, 8)],
         siginfo=b"",
         auxv=auxv,
         files=files,

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from gcorefs.arch import MACHINES
 from gcorefs.arch.aarch64 import AARCH64
-from gcorefs.arch.machine import Regset
+from gcorefs.arch.machine import RegisterKind, Regset
 from gcorefs.elfcore import notes
 from gcorefs.elfcore.elf import ELF64
 from gcorefs.elfcore.notes import ProcessIds, Thread
+from gcorefs.elfcore.registers import Registers
 from tests.pure.structures import Siginfo, Timeval, unpack
 
 Quadword = ctypes.c_uint64 * 2
@@ -183,8 +184,8 @@ word = st.integers(0, (1 << 64) - 1)
 
 @given(st.lists(word, min_size=34, max_size=34))
 def test_prstatus_holds_every_register(values: list[int]) -> None:
-    regsets = notes.pack_regsets([(AARCH64.regsets[0], b"f" * 528)])
-    thread = Thread(14, struct.pack("<34Q", *values), regsets, 19, 5, 6)
+    sets = [(RegisterKind.FLOATING_POINT, b"f" * 528)]
+    thread = Thread(14, Registers.of(struct.pack("<34Q", *values), sets), 19, 5, 6)
     ((owner, kind, desc),) = unpack(notes.pack_prstatus(AARCH64, thread, ProcessIds(11, 12, 13)))
     assert (owner, kind, len(desc)) == (b"CORE", 1, 392)
     seen = Prstatus.from_buffer_copy(desc)

@@ -14,11 +14,13 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.arch.machine import RegisterKind
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore import notes
 from gcorefs.elfcore.elf import pack_note
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.registers import Registers, Sets
 from gcorefs.elfcore.segments import Loads
 from gcorefs.elfcore.vma import Vma
 from tests.pure.smaps import make_vma
@@ -41,15 +43,13 @@ INFO = ProcessInfo(
     pid=14, ids=IDS, state="S", nice=0, flags=0x400040, uid=1000, gid=1001, comm=b"sleep",
     arguments=b"sleep\x0010\0",
 )  # fmt: skip
-FPREG, _, XSAVE, _ = X86_64.regsets
 AUXV = struct.pack("<4Q", 6, 4096, 0, 0)
 XSTATE = bytes(range(256)) * 4
-REGSETS = notes.pack_regsets(zip((FPREG, XSAVE), (b"f" * 512, XSTATE), strict=True))
+SETS = (RegisterKind.FLOATING_POINT, b"f" * 512), (RegisterKind.XSTATE, XSTATE)
 
 
-def _thread(tid: int = 14, **fields: object) -> Thread:
-    general = struct.pack("<27Q", *range(tid, tid + 27))
-    return Thread(tid, general, **{"regsets": REGSETS, **fields})  # type: ignore[arg-type]
+def _thread(tid: int = 14, sets: Sets = SETS) -> Thread:
+    return Thread(tid, Registers.of(struct.pack("<27Q", *range(tid, tid + 27)), sets))
 
 
 def _process(**fields: object) -> ProcessNotes:
@@ -101,9 +101,8 @@ time = st.integers(0, 10**15)
 def test_prstatus_holds_every_field_of_a_thread(
     registers: list[int], ids: list[int], times: list[int], signal: int, pending: int, blocked: int
 ) -> None:
-    thread = Thread(
-        ids[0], struct.pack("<27Q", *registers), REGSETS, signal, pending, blocked, times
-    )
+    found = Registers.of(struct.pack("<27Q", *registers), SETS)
+    thread = Thread(ids[0], found, signal, pending, blocked, times)
     seen = prstatus(thread, ProcessIds(*ids[1:]))
     assert list(seen.reg) == registers
     assert [seen.pid, seen.ppid, seen.pgrp, seen.sid] == ids
@@ -116,7 +115,7 @@ def test_prstatus_holds_every_field_of_a_thread(
 
 
 def test_a_thread_that_did_not_stop_has_no_valid_floating_point() -> None:
-    assert prstatus(_thread(regsets=b"")).fpvalid == 0
+    assert prstatus(_thread(sets=())).fpvalid == 0
 
 
 @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ def test_siginfo_is_128_bytes() -> None:
 
 
 def _whole_process() -> ProcessNotes:
-    threads = [_thread(14), _thread(15), _thread(16, regsets=b""), _thread(17)]
+    threads = [_thread(14), _thread(15), _thread(16, ()), _thread(17)]
     files = [_file(0x1000, b"/bin/a b", 3), _file(0x3000, b"/l\xff\n (deleted)")]
     return _process(threads=threads, files=files, xsave_layout=[(2, 256, 576)])
 
@@ -249,7 +248,7 @@ def test_each_thread_s_notes_hold_its_own_bytes() -> None:
 
 
 def test_what_there_is_not_has_no_note() -> None:
-    kinds = [kind for _, kind, _ in unpack(bytes(_process(threads=[_thread(regsets=b"")]).pack()))]
+    kinds = [kind for _, kind, _ in unpack(bytes(_process(threads=[_thread(sets=())]).pack()))]
     assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_FILE]
 
 

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.arch.i386 import I386
+from gcorefs.arch.machine import RegisterKind
 from gcorefs.elfcore import notes
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.segments import Loads
 from tests.pure.smaps import make_vma
 from tests.pure.structures import (
@@ -32,7 +34,7 @@ INFO = ProcessInfo(
     pid=14, ids=IDS, state="S", nice=0, flags=0x400040, uid=1000, gid=1001, comm=b"sleep",
     arguments=b"sleep\x0010\0",
 )  # fmt: skip
-REGSETS = notes.pack_regsets([(I386.regsets[0], b"f" * 108)])
+SETS = [(RegisterKind.FLOATING_POINT, b"f" * 108)]
 # AT_SYSINFO and AT_PAGESZ, each with its value, and AT_NULL.
 AUXV = struct.pack("<6I", 32, 0xF7EEF5E0, 6, 4096, 0, 0)
 
@@ -74,10 +76,8 @@ def test_prstatus_holds_every_field_of_a_thread(
     blocked: int,
     is_stopped: bool,
 ) -> None:
-    regsets = REGSETS if is_stopped else b""
-    thread = Thread(
-        ids[0], struct.pack("<17I", *registers), regsets, signal, pending, blocked, times
-    )
+    found = Registers.of(struct.pack("<17I", *registers), SETS if is_stopped else ())
+    thread = Thread(ids[0], found, signal, pending, blocked, times)
     owner, kind, desc = one(notes.pack_prstatus(I386, thread, ProcessIds(*ids[1:])))
     assert (owner, kind, len(desc)) == (b"CORE", NT_PRSTATUS, 144)
     seen = Prstatus32.from_buffer_copy(desc)
@@ -136,7 +136,7 @@ def test_pyelftools_reads_process_and_files_as_we_meant_them() -> None:
     process = ProcessNotes(
         machine=I386,
         info=INFO,
-        threads=[Thread(14, bytes(68), REGSETS), Thread(15, bytes(68), REGSETS)],
+        threads=[Thread(tid, Registers.of(bytes(68), SETS)) for tid in (14, 15)],
         siginfo=b"",
         auxv=AUXV,
         files=[(vma, b"/bin/a")],

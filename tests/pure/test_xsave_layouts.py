@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gcorefs.arch.machine import NT_PRFPREG, RegisterKind, Regset
+from gcorefs.arch.machine import NT_PRFPREG, RegisterKind
 from gcorefs.arch.x86_64 import NT_X86_SHSTK, X86_64
 from gcorefs.arch.xsave import NT_X86_XSTATE, Component, XsaveAccount, XsaveLayout, XStates
-from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread, pack_regsets
-from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
+from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.provenance import NT_GCOREFS_XSTATE
+from gcorefs.elfcore.registers import Registers
 from tests.pure.processors import (
     APX,
     AVX,
@@ -40,7 +41,6 @@ INFO = ProcessInfo(
     comm=b"sleep", arguments=b"",
 )  # fmt: skip
 SSP = struct.pack("<Q", 0x7F00_1234_5678)
-KEPT = Regset(RegisterKind.KERNEL_XSTATE, NT_GCOREFS_XSTATE, GCOREFS, 1 << 16)
 TILES = (TILECFG, TILEDATA)
 
 # What gdb 13 takes for given: Intel's offsets, and sizes by feature (gdbsupport/x86-xstate.h).
@@ -90,15 +90,18 @@ def notes(machine: Machine, threads: list[Thread]) -> list[tuple[bytes, int, byt
 def whole(tid: int, machine: Machine, unused: tuple[int, ...] = TILES) -> Thread:
     state = full(machine.layout, tid, unused)
     written, kept = machine.xstates.take(state.xstate)
-    sets = {NT_PRFPREG: state.legacy, NT_X86_XSTATE: written, NT_X86_SHSTK: SSP}
-    found = [(each, sets[each.note]) for each in X86_64.regsets if each.note in sets]
+    sets = [
+        (RegisterKind.FLOATING_POINT, state.legacy),
+        (RegisterKind.XSTATE, written),
+        (RegisterKind.SHSTK, SSP),
+    ]
     if kept:
-        found.insert(2, (KEPT, kept))
-    return Thread(tid, bytes(216), pack_regsets(found))
+        sets.append((RegisterKind.KERNEL_XSTATE, kept))
+    return Thread(tid, Registers.of(bytes(216), sets))
 
 
 def late(tid: int, machine: Machine) -> Thread:
-    return Thread(tid, bytes(216))
+    return Thread(tid, Registers())
 
 
 def rows_of(found: list[tuple[bytes, int, bytes]]) -> list[tuple[int, int, int, int]]:

@@ -13,20 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.arch.i386 import I386, NT_PRXFPREG
-from gcorefs.arch.machine import NT_PRFPREG, Machine, RegisterKind, Regset
+from gcorefs.arch.i386 import I386
+from gcorefs.arch.machine import Machine, RegisterKind
 from gcorefs.arch.x86_64 import X86_64
-from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
+from gcorefs.arch.xsave import XStates
 from gcorefs.elfcore.layout import Layout as FileLayout
-from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread, pack_regsets
-from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS_XSTATE
+from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
+from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.segments import load
 from tests.pure.processors import LAYOUTS, Layout, State, cpuid_of, full
 from tests.readers.corefile import Core
 from tests.readers.debuggers import ask_bytes, bytes_shown, run
 
 TIDS = (7, 8, 9)
-KEPT = Regset(RegisterKind.KERNEL_XSTATE, NT_GCOREFS_XSTATE, GCOREFS, 1 << 16)
 INFO = ProcessInfo(
     pid=7, ids=ProcessIds(1, 2, 3), state="S", nice=0, flags=0, uid=0, gid=0,
     comm=b"vectors", arguments=b"vectors\0",
@@ -57,13 +56,13 @@ def write_core(path: Path, machine: Machine, layout: Layout, is_raw: bool = Fals
     threads = []
     for tid, state in zip(TIDS, states, strict=True):
         written, kept = xstates.take(state.xstate)
-        sets = {NT_PRFPREG: state.legacy, NT_X86_XSTATE: written}
+        sets = {RegisterKind.FLOATING_POINT: state.legacy, RegisterKind.XSTATE: written}
         if machine is I386:
-            sets |= {NT_PRFPREG: i387(state), NT_PRXFPREG: state.legacy}
-        notes = [(each, sets[each.note]) for each in machine.regsets if each.note in sets]
+            sets[RegisterKind.FLOATING_POINT] = i387(state)
+            sets[RegisterKind.FXSAVE] = state.legacy
         if kept:
-            notes.append((KEPT, kept))
-        threads.append(Thread(tid, bytes(machine.general_size), pack_regsets(notes)))
+            sets[RegisterKind.KERNEL_XSTATE] = kept
+        threads.append(Thread(tid, Registers.of(b"", [*sets.items()])))
     account = xstates.account(0)
     assert account is not None
     notes_of_all = ProcessNotes(
