@@ -16,11 +16,9 @@ from gcorefs.elfcore.elf import PF_X
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
 from gcorefs.elfcore.provenance import How, Origin
-from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel.proc import (
     address_space,
-    current_call,
     map_files,
     system_files,
     task_stat,
@@ -37,8 +35,10 @@ from gcorefs.process.holes import find_holes
 from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
 from gcorefs.process.memory import Memory
 from gcorefs.process.page_providers import MayWait, NotBrought, source_of
-from gcorefs.process.record import Record
 from gcorefs.process.unreadable import unreadable
+from gcorefs.sources.procfs import ProcRegisters
+from gcorefs.sources.protocols import RegisterSource
+from gcorefs.sources.thread_record import ThreadRecord
 
 _MICROSECONDS_PER_TICK = 1_000_000 // task_stat.TICKS
 _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
@@ -60,9 +60,9 @@ class Standstill:
     xstate: XsaveAccount | None
     before: Stat
     """The leader's stat before the stop: what the leader was doing then."""
-    records: Sequence[Record]
+    records: Sequence[ThreadRecord]
     """The record of each thread, in the order of the notes."""
-    late: Sequence[Record]
+    late: Sequence[ThreadRecord]
     """Of these, the threads that did not stop."""
     memory: Memory
     vmas: Sequence[Vma]
@@ -199,7 +199,7 @@ def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> Thread
 class _Threads:
     """The threads of some records, each made on demand."""
 
-    def __init__(self, seen: Standstill, records: Sequence[Record], depth: int) -> None:
+    def __init__(self, seen: Standstill, records: Sequence[ThreadRecord], depth: int) -> None:
         self._pid = seen.process.pid
         self._records = records
         self._depth = depth
@@ -248,21 +248,15 @@ def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(count * _MICROSECONDS_PER_TICK for count in ticks)
 
 
-def _of_late(seen: Standstill, late: Record, unresponsive: Unresponsive) -> Record:
+def _of_late(seen: Standstill, late: ThreadRecord, unresponsive: Unresponsive) -> ThreadRecord:
     """The record of a thread that did not stop, as this core has it."""
     if unresponsive == "omit":
         return replace(late, how=How.OMITTED)
-    call = None
-    if unresponsive == "partial":
-        try:
-            call = current_call.system_call(seen.process.pid, late.tid)
-        except ProcessLookupError:
-            raise
-        except OSError:  # /proc does not show it; the note says "zero"
-            pass
-    if call is None:
+    if unresponsive != "partial":
         return late
-    return replace(late, how=How.PARTIAL, registers=Registers.of(seen.machine.partial(*call)))
+    source: RegisterSource = ProcRegisters(seen.process.pid, seen.machine)
+    found = source.record(late.tid)
+    return replace(late, how=found.how, registers=found.registers)
 
 
 # The process.

@@ -25,7 +25,7 @@ from gcorefs.kernel.proc.task_stat import Process, Stat
 from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.plan import plan_core, plan_loads
 from gcorefs.policy import DEFAULT, Policy
-from gcorefs.process import access, mappings
+from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import refuse_early
 from gcorefs.process.copy_on_write import CopyOnWrite
@@ -35,11 +35,13 @@ from gcorefs.process.memory import Memory, Ways
 from gcorefs.process.page_providers import PageProviders
 from gcorefs.process.pagemap import open_pagemap
 from gcorefs.process.progress import Progress
-from gcorefs.process.record import Record
 from gcorefs.process.shmem import Shmem
-from gcorefs.process.tracer import Tracer
 from gcorefs.process.unreadable_pages import UnreadablePages
 from gcorefs.process.worker_threads import Postponed, Worker
+from gcorefs.sources.procfs import ProcMappings
+from gcorefs.sources.protocols import MappingSource
+from gcorefs.sources.thread_record import ThreadRecord
+from gcorefs.sources.tracer import Tracer
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
@@ -126,8 +128,8 @@ class Stop:
         self,
         mem: MemFile,
         before: Stat,
-        records: Sequence[Record],
-        late: Sequence[Record],
+        records: Sequence[ThreadRecord],
+        late: Sequence[ThreadRecord],
         stop_seconds: float,
     ) -> Standstill:
         """Find out what is mapped, and how each page of it is read."""
@@ -135,7 +137,8 @@ class Stop:
         pagemap = open_pagemap(tid)
         if address_space.has_few_runs(tid):
             pagemap.look_ahead()
-        vmas = mappings.mappings(tid)
+        source: MappingSource = ProcMappings(tid)
+        vmas = source.mappings()
         others = [vma for vma in vmas if not vma.kind.is_plain]
         ways = Ways(
             Shmem(tid, others),
@@ -160,7 +163,7 @@ class Stop:
         )
 
     def _refuse_unresponsive(
-        self, records: Sequence[Record], late: Sequence[Record], policy: Policy
+        self, records: Sequence[ThreadRecord], late: Sequence[ThreadRecord], policy: Policy
     ) -> None:
         """EBUSY if the policy does not accept `late`, the threads that did not stop."""
         pid = self.process.pid
@@ -241,7 +244,7 @@ class Stop:
     # State.
 
     @property
-    def records(self) -> Sequence[Record]:
+    def records(self) -> Sequence[ThreadRecord]:
         """The record of each thread, in the order of the notes; empty before `take` and after
         `forget`."""
         return self._seen.records if self._seen is not None else ()

@@ -10,7 +10,7 @@ from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
 from gcorefs.process.copy import Room
-from gcorefs.process.record import Record
+from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.stopped import Stop
 
 __all__ = ["Snapshot", "find"]
@@ -30,7 +30,7 @@ class Snapshot:
         self.holder: Holder = HoldProcess() if room is None else HoldCopy(room)
         self.stop = Stop(process, opener, policy, on_end)
         self._core: Core | None = None
-        self._records: Sequence[Record] = ()
+        self._records: Sequence[ThreadRecord] = ()
 
     def take(self) -> None:
         self.stop.take(self.holder)
@@ -43,7 +43,7 @@ class Snapshot:
         return self._core
 
     @property
-    def records(self) -> Sequence[Record]:
+    def records(self) -> Sequence[ThreadRecord]:
         return self._records
 
     def copy(self) -> None:

@@ -86,7 +86,7 @@ class Convention:
 
     restarted: Mapping[int, str]
     """Numbers and names of the calls that return a plain EINTR after a stop, and may be made
-    again (process/restart.py says which these are)."""
+    again (sources/restart.py says which these are)."""
     arguments: tuple[str, ...]
     """The registers in which the arguments come."""
 

@@ -27,8 +27,8 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
-from gcorefs.process import mappings
 from gcorefs.process.errors import ProcessError, Reason, told
+from gcorefs.sources.procfs import maps
 
 T = TypeVar("T")
 
@@ -168,7 +168,7 @@ def estimate(found: Look, keeps_lost_files: bool) -> int:
             tells_leases=_is_told("locks"),
         )
         estimate_ = Estimate(found.mask, found.counters, surroundings, _files_of(found.tid))
-        return estimate_.of(mappings.maps(found.tid))
+        return estimate_.of(maps(found.tid))
     except (OSError, MapsError) as error:  # it ends, or no core of it is to be had
         logger.debug("process %d: its size is a rough guess: %s", found.process.pid, error)
         return rough_estimate(found)

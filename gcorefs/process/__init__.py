@@ -7,12 +7,8 @@ admission which processes may be stopped at all
 access    may this opener see that process?  The kernel decides
 hidepid   what /proc shows to somebody else
 mark      processes that stop others, and are never stopped themselves
-restart   which interrupted calls the kernel would not restart by itself
-record    what is recorded of a thread in its stop
-tracer    stops the threads, has them recorded, holds them, lets them go
 progress  how far a stop is, for readers in other threads and processes
 late      threads that have not stopped yet when all others are let go
-mappings  what is mapped, read as it comes
 filter_facts  what the kernel's filter has to know of a mapping
 mapped_files  the files behind mappings
 pagemap   which pages are in the page tables

@@ -43,7 +43,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.mount.options import Options, parse
     from gcorefs.mount.server import MountError, mounts_in
     from gcorefs.option import OptionError
-    from gcorefs.process import restart
+    from gcorefs.sources import restart
     from tests.pure.cores import account_of, made, mapped
 
 LONGEST = 4096

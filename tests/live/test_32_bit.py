@@ -19,7 +19,7 @@ from gcorefs.kernel import robust_list
 from gcorefs.kernel.proc import address_space, current_call, task_stat, tasks
 from gcorefs.process import admission
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.tracer import Tracer
+from gcorefs.sources.tracer import Tracer
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.live.accounts import assert_free, held

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.process.tracer import Tracer
+from gcorefs.sources.tracer import Tracer
 from tests.conftest import TARGETS, Target
 from tests.snapshot import find
 

@@ -8,7 +8,7 @@ import pytest
 from gcorefs.kernel import wait4
 from gcorefs.process.admission import find
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.tracer import Tracer
+from gcorefs.sources.tracer import Tracer
 from gcorefs.stopped import Stop
 from tests.conftest import Target
 

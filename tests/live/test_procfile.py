@@ -21,9 +21,9 @@ from gcorefs.kernel.proc import (
     tasks,
     user_namespaces,
 )
-from gcorefs.process import mappings
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.pagemap import Pagemap, Unknown, open_pagemap
+from gcorefs.sources.procfs import ProcMappings
 from tests.conftest import Target
 
 Spawn = Callable[..., Target]
@@ -67,7 +67,7 @@ def zombie() -> Iterator[int]:
 ASKED: list[Callable[[int], object]] = [
     task_stat.stat,
     task_status.status,
-    mappings.mappings,
+    lambda pid: ProcMappings(pid).mappings(),
     tasks.tids,
     tasks.thread_count,
     tasks.children,
@@ -98,7 +98,7 @@ def test_a_zombie_has_no_memory_to_tell_of(zombie: int) -> None:
         with pytest.raises(ProcessLookupError):
             address_space.read_mm(zombie, name)
     with pytest.raises(ProcessLookupError):
-        mappings.mappings(zombie)
+        ProcMappings(zombie).mappings()
     with pytest.raises(ProcessLookupError):
         open_pagemap(zombie)
 
@@ -142,7 +142,7 @@ def test_an_empty_file_of_one_that_lives_is_no_death(spawn: Spawn, empty: str, n
     pid = spawn("threads", 2).pid
     path = f"/proc/{pid}/{name}"
     ask: dict[str, Callable[[int], object]] = {
-        "smaps": mappings.mappings,
+        "smaps": lambda pid: ProcMappings(pid).mappings(),
         "auxv": address_space.is_32_bit,
         "coredump_filter": address_space.coredump_filter,
         "pagemap": Pagemap,
@@ -197,8 +197,8 @@ def test_without_a_pagemap_nothing_is_known_of_any_page(spawn: Spawn, empty: str
 HIDDEN = """
 import errno, os, sys
 from gcorefs.kernel.proc import address_space, current_call, task_stat, task_status, tasks
-from gcorefs.process import mappings
 from gcorefs.process.errors import ProcessError
+from gcorefs.sources.procfs import ProcMappings
 from tests.snapshot import find
 from gcorefs.mount.listing import look
 
@@ -210,7 +210,7 @@ for ask in (
     task_stat.stat,
     task_status.status,
     tasks.tids,
-    mappings.mappings,
+    lambda tid: ProcMappings(tid).mappings(),
     address_space.is_32_bit,
 ):
     try:

@@ -13,7 +13,7 @@ from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.policy import Policy
 from gcorefs.process import late
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.tracer import Tracer
+from gcorefs.sources.tracer import Tracer
 from tests.conftest import GCOREFS, Target, text_of
 from tests.live.accounts import held
 from tests.live.test_tracer import hows

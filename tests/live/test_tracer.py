@@ -22,8 +22,8 @@ from gcorefs.elfcore.layout import Source
 from gcorefs.kernel import ptrace, wait4
 from gcorefs.kernel.proc import current_call, procfile, task_stat, task_status, tasks
 from gcorefs.policy import Policy
-from gcorefs.process import tracer
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.sources import tracer
 from tests.conftest import Target
 from tests.snapshot import Snapshot, find
 

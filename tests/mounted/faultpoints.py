@@ -43,7 +43,7 @@ class Point:
         return f"\0gcorefs-{token}-{self.name}-{pid}"
 
 
-_TRACER = "gcorefs.process.tracer"
+_TRACER = "gcorefs.sources.tracer"
 _CALLS = "gcorefs.kernel.ptrace"
 
 LOOKUP = Point("lookup", "gcorefs.mount.sight", "look", "before")
@@ -66,7 +66,7 @@ PINNED = Point("pinned", "gcorefs.stopped", "MemFile.__init__", "after")
 # The opener was judged by the first door, once more by the thread that takes the snapshot,
 # and is judged now that everything stands still.
 SECOND_DOOR = Point("second-door", "gcorefs.process.access", "_open_memory", "before", 3)
-SMAPS = Point("smaps", "gcorefs.process.mappings", "mappings", "after")
+SMAPS = Point("smaps", "gcorefs.sources.procfs", "ProcMappings.mappings", "after")
 ASSEMBLED = Point("assembled", "gcorefs.stopped", "gather", "after")
 TAKEN = Point("taken", "gcorefs.stopped", "Stop.core", "after")
 COPYING = Point("copying", "gcorefs.process.copy", "Copy.fill", "before")
@@ -131,9 +131,9 @@ def _process(arguments: tuple[Any, ...]) -> int:
         return int(name.rpartition("-")[2])
     for argument in arguments:
         process = getattr(argument, "process", getattr(argument, "mem", argument))
-        pid = getattr(process, "pid", getattr(process, "_pid", process))
-        if type(pid) is int:
-            return pid  # a thread's id, where it is the leader's
+        for name in ("pid", "_pid", "_tid"):
+            if type(pid := getattr(process, name, process)) is int:
+                return pid  # a thread's id, where it is the leader's
     return 0
 
 

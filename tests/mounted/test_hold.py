@@ -287,8 +287,8 @@ def test_what_fails_when_the_note_is_made_is_said_everywhere_else(
 def test_a_death_between_the_copy_and_letting_go_does_not_matter(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    pause = Pause("gcorefs.process.tracer", "Tracer.release")
-    seen = Pause("gcorefs.process.tracer", "Tracer._die", is_after=True)
+    pause = Pause("gcorefs.sources.tracer", "Tracer.release")
+    seen = Pause("gcorefs.sources.tracer", "Tracer._die", is_after=True)
     mount = paused(pause, seen, options="hold=copy")
     target = spawn("bulk", SIZE)
     with opened(mount / target.pid) as fd:

@@ -34,7 +34,7 @@ def set_uid(build: Callable[[str], Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def stop() -> Pause:
     """Everything has been asked, and nobody is stopped yet."""
-    return Pause("gcorefs.process.tracer", "Tracer.start")
+    return Pause("gcorefs.sources.tracer", "Tracer.start")
 
 
 def become_set_uid(target: Target, program: Path) -> None:
@@ -82,7 +82,7 @@ def test_of_one_who_joined_before_it_began_neither(
 def test_of_one_who_looked_it_up_before_it_began_neither(
     paused: Callable[..., Mount], spawn: Callable[..., Target], set_uid: Path
 ) -> None:
-    stop = Pause("gcorefs.process.tracer", "Tracer.start", nth=2)
+    stop = Pause("gcorefs.sources.tracer", "Tracer.start", nth=2)
     mount = paused(stop)
     target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
     mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
@@ -162,7 +162,7 @@ def test_a_name_looked_up_is_never_a_later_process_of_that_pid(
     [
         ("gcorefs.process.access", "identify"),  # its attributes have been asked
         ("gcorefs.process.access", "check", 2),  # it has been let in
-        ("gcorefs.process.tracer", "Tracer.start"),  # it is about to be stopped
+        ("gcorefs.sources.tracer", "Tracer.start"),  # it is about to be stopped
     ],
 )
 def test_nor_does_a_later_process_take_its_place_while_it_is_opened(

@@ -53,7 +53,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def stop() -> Pause:
     """Everything has been asked, and nobody is stopped yet."""
-    return Pause("gcorefs.process.tracer", "Tracer.start")
+    return Pause("gcorefs.sources.tracer", "Tracer.start")
 
 
 @contextlib.contextmanager

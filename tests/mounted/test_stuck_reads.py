@@ -15,7 +15,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from gcorefs.kernel.proc import procfile, task_stat, tasks
-from gcorefs.process import mappings
+from gcorefs.sources.procfs import maps
 from gcorefs.tuning import Tuning
 from tests.conftest import Mount, SharedMount, Target, wait_until_gone
 from tests.mounted.conftest import (
@@ -194,7 +194,7 @@ def test_a_process_whose_mmap_lock_is_never_free_holds_up_its_own_readers_alone(
     that, and everybody else behind the write."""
     target, other = spawn("mapper"), spawn("threads", 1)
     hanging = address_of(target.ask(f"map {server.library} {LENGTH} 0"))
-    lines = mappings.maps(target.pid).splitlines()
+    lines = maps(target.pid).splitlines()
     start = next(int(line.split(b"-")[0], 16) for line in lines if line.endswith(b"[heap]"))
     target.ask(f"poke {start:x}")
     mount.expect(f"process {target.pid}: its memory {IN_TIME}")

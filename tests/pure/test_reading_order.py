@@ -5,16 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.provenance import How
-from gcorefs.process.record import Record, in_reading_order
+from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 
 LEADER = 50
 
 
-def record(tid: int, is_whole: bool = True) -> Record:
-    return Record(tid, How.STOPPED if is_whole else How.ZERO)
+def record(tid: int, is_whole: bool = True) -> ThreadRecord:
+    return ThreadRecord(tid, How.STOPPED if is_whole else How.ZERO)
 
 
-def order(*records: Record) -> list[int]:
+def order(*records: ThreadRecord) -> list[int]:
     return [each.tid for each in in_reading_order(records, LEADER)]
 
 
@@ -31,7 +31,7 @@ def order(*records: Record) -> list[int]:
     ids=["leader", "dead leader", "late leader", "late thread", "none stopped", "none, dead"],
 )
 def test_the_leader_stands_first_where_it_is_whole(
-    records: list[Record], expected: list[int]
+    records: list[ThreadRecord], expected: list[int]
 ) -> None:
     assert order(*records) == expected
 

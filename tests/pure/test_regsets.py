@@ -13,8 +13,8 @@ from gcorefs.arch.machine import Machine, RegisterKind
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.arch.x86_calls import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386_CALLS, X86_64_CALLS
 from gcorefs.arch.xsave import xsave_components
-from gcorefs.process import restart
-from gcorefs.process.restart import needs_restart
+from gcorefs.sources import restart
+from gcorefs.sources.restart import needs_restart
 
 # struct user_regs_struct of sys/user.h: byte offsets that debuggers have by heart.
 OFFSETS = {

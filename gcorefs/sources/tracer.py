@@ -8,7 +8,7 @@ Rules of this file:
 - Every thread is let go, whatever happens: by DETACH here, by the kernel if we die.  So no
   PTRACE_O_EXITKILL, and no PTRACE_ATTACH, whose SIGSTOP outlives a tracer that dies between
   sending it and taking it back.
-- One register is written, as a thread is recorded (record.py), for the reason that restart.py
+- One register is written, as a thread is recorded (ptrace.py), for the reason that restart.py
   gives; nothing else.
 - A tracee that dies is reaped at once: its parent hears of it only after its tracer has.
 
@@ -40,8 +40,9 @@ from gcorefs.policy import DEFAULT, XState
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.late import LATE, Starved, may_stop
 from gcorefs.process.progress import Progress
-from gcorefs.process.record import Record, Recorder, in_reading_order
 from gcorefs.process.threads import start_thread
+from gcorefs.sources.ptrace import PtraceRegisters
+from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 
 _SEIZE_PATIENCE = 0.01
 _SHORTEST_NAP = 50e-6
@@ -85,7 +86,7 @@ class Tracer:
         progress: Progress | None = None,
     ) -> None:
         self.process = process
-        self.records: list[Record] = []
+        self.records: list[ThreadRecord] = []
         self.progress = progress or Progress()
         self._stop_timeout = stop_timeout
         self._on_end = on_end
@@ -99,13 +100,13 @@ class Tracer:
         self._successor: Tracer | None = None
         self._running: set[int] = set()  # seized, not stopped yet
         self._interrupted: set[int] = set()  # of these, and of those that are stopped
-        self._stopped: dict[int, Record] = {}
+        self._stopped: dict[int, ThreadRecord] = {}
         self._taken: dict[int, int] = {}  # wait statuses that there was no memory to act on
         self._left_out: set[int] = set()  # stand in the task list and are not to be traced
         self._seizing_since = inf  # when the seize under way began
         self._refusals = 0
         self._has_reaped = False  # _reap_for_seize has, and the tracer does not know whom
-        self._recorder = Recorder(process.pid, xstate)
+        self._registers = PtraceRegisters(process.pid, xstate)
         self._starved = Starved(process.pid)
         self._patience = min(_STARVED_TIMES * stop_timeout, _STARVED_SECONDS)  # is left for them
         self._thread: threading.Thread | None = None
@@ -113,12 +114,12 @@ class Tracer:
     @property
     def machine(self) -> Machine:
         """What kind of process it is, once `wait` has returned."""
-        return self._recorder.machine
+        return self._registers.machine
 
     @property
     def xstate(self) -> XsaveAccount | None:
         """Where the vector registers lie in the records, once `wait` has returned."""
-        return self._recorder.xstate_account(self.records)
+        return self._registers.xstate_account(self.records)
 
     @property
     def late(self) -> Sequence[int]:
@@ -139,7 +140,7 @@ class Tracer:
     def hand_over(self, successor: "Tracer") -> None:
         self._successor = successor
 
-    def wait(self) -> list[Record]:
+    def wait(self) -> list[ThreadRecord]:
         """Block until every thread is recorded.
 
         ProcessError: GONE, TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
@@ -208,7 +209,7 @@ class Tracer:
         finally:
             self.progress.end()
             self.progress.disown()
-            self._recorder.close()  # once more, for those that stopped late
+            self._registers.close()  # once more, for those that stopped late
             self._is_free.set()
             self._has_ended.set()
 
@@ -220,7 +221,7 @@ class Tracer:
             self._failure = error
             return
         finally:
-            self._recorder.close()
+            self._registers.close()
             self._ready.set()
         try:
             self._hold()
@@ -248,11 +249,11 @@ class Tracer:
             if not self._stopped and not self._running:
                 raise ProcessError(Reason.GONE, pid)
             if not self._stopped:
-                self._recorder.learn_machine(next(iter(self._running)))
+                self._registers.learn_machine(next(iter(self._running)))
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, pid) from error
         late = [
-            Record(tid, is_starved=tid in self._starved.tids)
+            ThreadRecord(tid, is_starved=tid in self._starved.tids)
             for tid in self._running
             if tid not in self._stopped
         ]
@@ -446,14 +447,14 @@ class Tracer:
         """Record one thread in its stop.  A thread that is killed meanwhile is forgotten."""
         try:
             if not self._stopped:  # until then it may turn into another, by execve(2)
-                self._recorder.learn_machine(tid)
-            record = self._recorder.record(tid, stop_signal)
+                self._registers.learn_machine(tid)
+            record = self._registers.record(tid, stop_signal)
         except ProcessLookupError:
             return  # killed: its wait status is on the way
         except ProcessError:
             # It has stopped, and will not say so again: it is let go like the others.
             self._running.discard(tid)
-            self._stopped[tid] = Record(tid)
+            self._stopped[tid] = ThreadRecord(tid)
             raise
         self._running.discard(tid)
         self._stopped[tid] = record

@@ -1,62 +1,31 @@
-"""What is recorded of one thread in its stop: its registers, its signals.
+"""Records a thread that stands in its stop: its registers, its signals.
 
-Everything here is called by the tracer's own thread, for a tracee that stands (tracer.py).
+The tracer's own thread makes every call (tracer.py).
 """
 
 import errno
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 
 from gcorefs.arch import HOST, MACHINES, machine_of
 from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind, Regset
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.provenance import How
-from gcorefs.elfcore.registers import Registers, RegisterStore, Sets
+from gcorefs.elfcore.registers import RegisterStore, Sets
 from gcorefs.kernel import ptrace, seccomp
 from gcorefs.kernel.proc import address_space
 from gcorefs.policy import DEFAULT, XState
-from gcorefs.process import restart
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.worker_threads import Worker
+from gcorefs.sources import restart
+from gcorefs.sources.thread_record import ThreadRecord
 
-_UNKNOWN = Registers()
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
 
 
-@dataclass(slots=True)
-class Record:
-    """What was recorded of one thread."""
-
-    tid: int
-    how: How = How.ZERO
-    """ZERO: it did not stop in time."""
-    registers: Registers = _UNKNOWN
-    blocked: int = 0
-    pending: int = 0
-    signal: int = 0
-    """The job control signal in whose group-stop the thread stands, 0 where none.
-
-    Its number is all that is left of it: what PTRACE_GETSIGINFO has in such a stop is the
-    stop's own, si_code the event and si_pid the thread itself (kernel/signal.c,
-    ptrace_do_notify), and says nothing of who sent it.
-    """
-    is_starved: bool = False
-    """It did not stop because it got no CPU."""
-
-
-def in_reading_order(records: Iterable[Record], leader: int) -> list[Record]:
-    """Those recorded in full, then those that did not stop; the leader first in its part.
-
-    Whatever stands first is the thread that readers begin with: gdb and lldb select it, drgn
-    takes it for the one that crashed.  One with a few registers only is no place to begin.
-    """
-    return sorted(records, key=lambda each: (not each.how.is_exact, each.tid != leader, each.tid))
-
-
-class Recorder:
-    """Records the threads of one process, one after the other."""
+class PtraceRegisters:
+    """A RegisterSource of the threads that stand in a stop of ptrace(2)."""
 
     def __init__(self, pid: int, xstate: XState = DEFAULT.xstate) -> None:
         self.machine: Machine = HOST.native
@@ -72,7 +41,7 @@ class Recorder:
         """There are no more threads to record for now."""
         self._packer.close()
 
-    def xstate_account(self, records: Iterable[Record]) -> XsaveAccount | None:
+    def xstate_account(self, records: Iterable[ThreadRecord]) -> XsaveAccount | None:
         """Where the vector registers lie in these records; None if that is not known."""
         if self._xstates is None:
             return None
@@ -99,8 +68,11 @@ class Recorder:
         suspects = restart.SUSPECT_RESULTS
         self._suspects = {number.to_bytes(word, "little", signed=True) for number in suspects}
 
-    def record(self, tid: int, stop_signal: int) -> Record:
-        """One thread in its stop, made ready to go on as if it had not been.  FOREIGN, ESRCH."""
+    def record(self, tid: int, stop_signal: int = signal.SIGTRAP) -> ThreadRecord:
+        """Record one thread, and make it ready to go on as if it had not been stopped.
+
+        `stop_signal`: as its wait status says.  FOREIGN, ESRCH.
+        """
         general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer)
         has_other_view = len(general) != self._general_size
         if has_other_view:
@@ -116,7 +88,7 @@ class Recorder:
         ):
             # The record keeps the register as it was found.
             self._write_result(tid, -restart.ERESTARTNOHAND)
-        return Record(
+        return ThreadRecord(
             tid,
             How.STOPPED,
             self._store.put(general, self._sets(tid, has_other_view)),
