@@ -182,7 +182,7 @@ class Core:
         # Another thread may still make the notes.  And after the block nobody closes `_worker`.
         with contextlib.closing(Worker()) as worker:
             reading = worker.submit(lambda: self._core.layout.header)
-            return _within(READ_TIMEOUT, reading, self._core.pid)
+            return _within(tuning.now().read_timeout, reading, self._core.pid)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import gcorefs
-from gcorefs.core import READ_TIMEOUT
+from gcorefs import tuning
 from tests.conftest import Target
 from tests.live.accounts import assert_free
 
@@ -191,7 +191,7 @@ def test_a_child_of_fork_reads_nothing_and_lets_nobody_go(spawn: Spawn, threads:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # else it is pytest's
-            signal.alarm(int(READ_TIMEOUT) - 5)  # before any limit of a call is over
+            signal.alarm(int(tuning.now().read_timeout) - 5)  # before any limit of a call is over
             asked = (
                 lambda: core.header,
                 lambda: core.read(0, 4),
