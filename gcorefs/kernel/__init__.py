@@ -1,19 +1,19 @@
-"""What the kernel is asked by: the system calls that Python lacks, and /proc.
+"""The interface to the kernel: the system calls that Python lacks, and /proc.
 
-A module is a topic.  Each function does one thing, raises OSError with the errno of the call, and
-knows nothing of stops, cores and policies.
+Each module has one topic.  Each function does one thing, raises OSError with the errno of the
+call, and knows nothing of stops, cores and policies.
 
-libc      which call lets go of the interpreter lock, and why
-ptrace    stopping a thread, and what it tells of one that stands
-wait4     what became of a tracee, and waking a thread of ours that waits for it
-siginfo   the structure that both fill
+libc      which calls release the interpreter lock, and why
+ptrace    stops a thread, and reads the state of a stopped one
+wait4     the wait status of a tracee; wakes one of our threads that waits for it
+siginfo   the structure that both use
 robust_list  whether a thread belongs to a program
-seccomp   whether a filter judges the calls of a thread
+seccomp   whether a filter judges the system calls of a thread
 process_vm  the memory of another process
-pagemap_scan  runs of pages in page tables, by what they are
-own_memory  our own memory, where mmap of Python is not enough
-statx     what the kernel has of a file
-stdio     a long file of /proc, read with few calls
-credentials  whom the kernel takes a thread of ours for
-proc      what /proc says, one module a topic
+pagemap_scan  runs of pages with given properties, from the page tables
+own_memory  our own memory, beyond what Python's mmap can do
+statx     the attributes of a file that the kernel has cached
+stdio     reads a long file of /proc with few calls
+credentials  changes the credentials of one of our threads
+proc      /proc, one module for each topic
 """

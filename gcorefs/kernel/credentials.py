@@ -25,20 +25,21 @@ def _raw(number: int, *arguments: object) -> None:
 
 
 def set_thread_groups(groups: Sequence[int]) -> None:
-    """Supplementary groups of this thread.  EPERM."""
+    """Set the supplementary groups of this thread.  EPERM."""
     array = (ctypes.c_uint32 * len(groups))(*groups)
     _raw(_SYS_SETGROUPS, ctypes.c_long(len(groups)), array)
 
 
 def set_thread_effective_ids(uid: int, gid: int) -> None:
-    """Effective and file-system ids of this thread; real and saved ones stay.  EPERM."""
+    """Set the effective and file-system ids of this thread; real and saved ids stay.  EPERM."""
     unchanged = ctypes.c_uint32(_UNCHANGED)
     _raw(_SYS_SETRESGID, unchanged, ctypes.c_uint32(gid), unchanged)
     _raw(_SYS_SETRESUID, unchanged, ctypes.c_uint32(uid), unchanged)
 
 
 def set_thread_capabilities(effective: int) -> None:
-    """Effective and permitted capabilities of this thread; nothing is inherited.  EPERM."""
+    """Set the effective and permitted capabilities of this thread, and clear the inheritable
+    ones.  EPERM."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     low, high = effective & 0xFFFFFFFF, effective >> 32
     data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)

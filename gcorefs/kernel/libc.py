@@ -1,45 +1,45 @@
-"""The two ways into libc, and which call goes which way.
+"""The two ways into libc, and which way each call goes.
 
-A call through CDLL (`sleeping`) lets go of the interpreter lock and must win it back: 1,000
-threads took 16 ms to stop alone and 11 s beside one busy Python thread.  A call through PyDLL
-(`quick`) keeps it.  A call that keeps it and sleeps stops every thread of ours, the event loop
-among them.  So a call goes through PyDLL only where it sleeps on nothing that another user
-can hold.  What each call sleeps on, by the function of the kernel:
+A call through CDLL (`sleeping`) releases the interpreter lock and must get it back: 1,000 threads
+took 16 ms to stop alone and 11 s beside one busy Python thread.  A call through PyDLL (`quick`)
+keeps the lock.  If such a call sleeps, it stops all our threads, the event loop too.  So a call
+goes through PyDLL only if it never sleeps on something that another user can hold.  These lists
+say what each call sleeps on, with the function of the kernel.
 
-These let go of the interpreter lock.  Whoever makes them waits for the answer under a bound
+These calls release the interpreter lock.  The caller waits for the answer under a bound
 (mount/listing.py, mount/stops.py, cli/stopping.py), and a thread that hangs stays counted:
-- PTRACE_SEIZE: cred_guard_mutex of the process, which an execve(2) of it holds for as long as a
-  file server likes (kernel/ptrace.c, ptrace_attach; fs/exec.c, begin_new_exec).
+- PTRACE_SEIZE: cred_guard_mutex of the process, which its execve(2) holds for as long as a file
+  server likes (kernel/ptrace.c, ptrace_attach; fs/exec.c, begin_new_exec).
 - get_robust_list(2): exec_update_lock, in the same way (kernel/futex/syscalls.c,
   futex_get_robust_list_common, since Linux 6.18).
 - process_vm_readv(2): exec_update_lock (kernel/fork.c, mm_access), mmap_lock of the process, and
-  the pages that somebody has to bring (mm/process_vm_access.c, process_vm_rw_single_vec).
+  pages that somebody must supply (mm/process_vm_access.c, process_vm_rw_single_vec).
 - statx(2) of a link in map_files: exec_update_lock and mmap_lock (fs/proc/base.c,
   map_files_d_revalidate).
-- open(2) and read(2) of a file of /proc: the lock of the directory, which a reader of it holds
-  while its own buffer is brought (fs/readdir.c, iterate_dir); exec_update_lock and mmap_lock
-  (fs/proc/task_mmu.c, m_start); and the last user of an address space frees it and its files
-  (kernel/fork.c, mmput).  status takes neither lock.
-- fopen(3) and its like: as open(2) and read(2).
+- open(2) and read(2) of a file of /proc: the lock of the directory, which another reader of it
+  holds while a page of its own buffer is supplied (fs/readdir.c, iterate_dir); exec_update_lock
+  and mmap_lock (fs/proc/task_mmu.c, m_start); and the last user of an address space frees it and
+  its files (kernel/fork.c, mmput).  status takes neither lock.
+- fopen(3) and similar functions: as open(2) and read(2).
 - madvise(2), MADV_POPULATE_WRITE: our own memory, but it takes long.
 
-These keep it, and sleep on our own memory at most, which nobody else holds:
+These calls keep the lock, and sleep at most on our own memory, which nobody else holds:
 - PTRACE_INTERRUPT: a spin lock (kernel/ptrace.c, ptrace_request, lock_task_sighand).
-- Every other request of ptrace(2): until a tracee that has stopped has left its processor
+- Every other request of ptrace(2): until a stopped tracee has left its processor
   (ptrace_check_attach, wait_task_inactive).  Register sets, signal masks, queued signals and a
-  word of struct user are in the kernel's own memory; no request here reads the tracee's.
+  word of struct user are in the kernel's own memory; no request here reads the tracee's memory.
 - PTRACE_DETACH: tasklist_lock, a spin lock (ptrace_detach).
-- wait4(2) and waitid(2) with WNOHANG: tasklist_lock, and what is left of a thread that is dead
+- wait4(2) and waitid(2) with WNOHANG: tasklist_lock, and the rest of a dead thread
   (kernel/exit.c, wait_consider_task, release_task).  Its memory and files went before.
 - close(2) of a file of /proc: nothing (fs/proc/base.c has no flush; fs/seq_file.c,
   single_release).
 - setgroups(2), setresuid(2), setresgid(2), capset(2): nothing (kernel/cred.c, commit_creds).
 - memfd_secret(2), mmap(2), munmap(2): our own mmap_lock.
 
-Python's own calls let go of it as well: os.open, os.read, os.preadv, os.stat, os.listdir,
+Python's own calls release the lock too: os.open, os.read, os.preadv, os.stat, os.listdir,
 os.readlink, os.lseek, os.close, os.waitid, fcntl.ioctl.  os.getpgid keeps it, and does not sleep
-(kernel/sys.c, do_getpgid).  The event loop of a mount asks nothing about another process, by any
-of these (tests/mounted/test_event_loop.py).
+(kernel/sys.c, do_getpgid).  The event loop of a mount uses none of these calls to ask about
+another process (tests/mounted/test_event_loop.py).
 """
 
 import ctypes
@@ -50,6 +50,6 @@ sleeping = ctypes.CDLL(None, use_errno=True)
 
 
 def failure() -> OSError:
-    """The error of the call just made, to be raised."""
+    """The error of the last call, for `raise`."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""A file descriptor that may be handed to another process (unix(7), SCM_RIGHTS)."""
+"""A file descriptor that may be passed to another process (unix(7), SCM_RIGHTS)."""
 
 import os
 

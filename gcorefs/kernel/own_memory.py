@@ -1,4 +1,4 @@
-"""Memory of our own, beyond what mmap of Python can do: madvise(2), memfd_secret(2), mmap(2)."""
+"""Our own memory, beyond what Python's mmap can do: madvise(2), memfd_secret(2), mmap(2)."""
 
 import ctypes
 import mmap
@@ -14,7 +14,8 @@ _MADV_POPULATE_WRITE = 23
 
 
 def populate(buffer: memoryview) -> None:
-    """Have pages put under `buffer`, of a mapping of ours (madvise(2), MADV_POPULATE_WRITE).
+    """Allocate the pages of `buffer`, which is a mapping of ours (madvise(2),
+    MADV_POPULATE_WRITE).
 
     ENOMEM, EFAULT.  mmap.madvise would keep the interpreter lock.
     """
@@ -29,7 +30,7 @@ _SYS_MEMFD_SECRET = HOST.call("memfd_secret")
 
 
 def memfd_secret() -> int:
-    """A file of memory that nobody else can read (memfd_secret(2)).  ENOSYS, EPERM."""
+    """A memory file that nobody else can read (memfd_secret(2)).  ENOSYS, EPERM."""
     fd = int(_syscall(ctypes.c_long(_SYS_MEMFD_SECRET), ctypes.c_long(os.O_CLOEXEC)))
     if fd < 0:
         raise failure()
@@ -48,8 +49,8 @@ _MAP_FIXED_NOREPLACE = 0x100000
 
 
 def map_at(address: int, fd: int, length: int) -> None:
-    """The beginning of a file at an address of our choice, not to be read or written.  EEXIST:
-    something is there."""
+    """Map the beginning of a file at `address`, without read or write access.  EEXIST: something
+    is mapped there."""
     flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
     found = _mmap(address, length, _PROT_NONE, flags, fd, 0)
     if found is None or found == _MAP_FAILED:

@@ -1,4 +1,4 @@
-"""PAGEMAP_SCAN of ioctl(2), since Linux 6.7: runs of pages, by what they are
+"""PAGEMAP_SCAN of ioctl(2), since Linux 6.7: runs of pages that have given properties
 (Documentation/admin-guide/mm/pagemap.rst)."""
 
 import errno
@@ -14,10 +14,10 @@ _PAGEMAP_SCAN = 3 << 30 | _SCAN_ARGUMENT.size << 16 | ord("f") << 8 | 16
 PRESENT = 1 << 3
 SWAPPED = 1 << 4
 PFNZERO = 1 << 5
-"""The kernel's page of zeros."""
+"""The kernel's zero page."""
 HUGE = 1 << 6
 GUARD = 1 << 8
-"""Linux 6.15."""
+"""Since Linux 6.15."""
 _REGIONS_AT_ONCE = 4096
 _WORDS_OF_REGION = 3
 
@@ -25,9 +25,9 @@ _WORDS_OF_REGION = 3
 def scan(
     pagemap: int, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0
 ) -> tuple[Column, Column] | None:
-    """Starts and ends of the runs of pages that are what these bits say, in order.
+    """Starts and ends of the runs of pages that have the given category bits, in order.
 
-    `pagemap`: a descriptor of /proc/PID/pagemap.  None where this kernel does not tell.
+    `pagemap`: a descriptor of /proc/PID/pagemap.  None if this kernel does not support it.
     """
     try:
         return _scan(pagemap, start, end, all_of, any_of, none_of)
@@ -57,7 +57,7 @@ def _scan(
                 none_of,  # category_inverted
                 none_of | all_of,  # category_mask
                 any_of,  # category_anyof_mask
-                0,  # return_mask: runs alone
+                0,  # return_mask: only runs, no categories
             )
         )
         count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
@@ -65,13 +65,13 @@ def _scan(
         join_runs(starts, ends, words[::_WORDS_OF_REGION], words[1::_WORDS_OF_REGION])
         if count < _REGIONS_AT_ONCE:
             return starts, ends
-        # Not walk_end: past the first 512 regions of a call it may be an old one
+        # Do not use walk_end: after the first 512 regions of a call it may be out of date
         # (fs/proc/task_mmu.c, do_pagemap_scan).
         start = ends[-1]
 
 
 def join_runs(starts: Column, ends: Column, more_starts: Column, more_ends: Column) -> None:
-    """Add runs behind others: one that the last of these touches is part of it."""
+    """Append runs.  If the last run touches the first new one, both become one run."""
     if ends and more_starts and ends[-1] == more_starts[0]:
         ends.pop()
         more_starts = more_starts[1:]

@@ -18,10 +18,10 @@ _readv.restype = ctypes.c_ssize_t
 
 
 def read_memory(tid: int, address: int, buffer: memoryview) -> int:
-    """process_vm_readv(2) into `buffer`; the count may be short at a page that cannot be had.
+    """process_vm_readv(2) into `buffer`.  The count is short if a page cannot be read.
 
-    EFAULT: not even the first page; ESRCH: the process is gone; EPERM.  Sleeps while pages
-    come in.
+    EFAULT: not even the first page; ESRCH: the process is gone; EPERM.  Sleeps while pages are
+    supplied.
     """
     return read_memory_vector(tid, array("Q", (address,)), array("Q", (len(buffer),)), buffer)
 
@@ -33,9 +33,9 @@ def read_memory_vector(
     buffer: memoryview,
     places: "array[int] | None" = None,
 ) -> int:
-    """The same from several ranges, 1,024 at most, each to its place in `buffer` (an offset;
-    None: one after the other)."""
-    # Not an array of that length: ctypes remembers the type of every length for ever.
+    """Read several ranges, at most 1,024, each to its place in `buffer` (an offset; None: one
+    after the other).  Else as `read_memory`."""
+    # No ctypes array of that length: ctypes keeps the type of every length for ever.
     base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     if places is None:
         local = array("Q", (base, len(buffer)))
@@ -51,7 +51,7 @@ def read_memory_vector(
 
 
 def _iovecs(addresses: "array[int]", lengths: "array[int]") -> "array[int]":
-    """struct iovec each."""
+    """An array of struct iovec."""
     words = array("Q", bytes(2 * addresses.itemsize * len(addresses)))
     words[::2] = addresses
     words[1::2] = lengths

@@ -1,4 +1,4 @@
-"""ptrace(2): stopping a thread, and what it tells of one that stands.
+"""ptrace(2): stops a thread, and reads the state of a stopped one.
 
 Each function raises OSError with the errno of the call.
 """
@@ -37,8 +37,8 @@ _PTRACE_ARGUMENTS = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void
 _ptrace = quick["ptrace"]
 _ptrace.argtypes = _PTRACE_ARGUMENTS
 _ptrace.restype = ctypes.c_long
-# For what is asked of each of many threads: without argtypes a call takes a third less time.
-# Then numbers are C ints, and an address must come as a ctypes object.
+# For calls that are made once for each of many threads: without argtypes a call takes a third less
+# time.  Numbers are then C ints, and an address must be a ctypes object.
 _ptrace_quick = quick["ptrace"]
 _ptrace_sleeping = sleeping["ptrace"]
 _ptrace_sleeping.argtypes = _PTRACE_ARGUMENTS
@@ -46,7 +46,7 @@ _ptrace_sleeping.restype = ctypes.c_long
 
 
 def seize(tid: int) -> None:
-    """PTRACE_SEIZE without options: the thread runs on, and is let go when we die.
+    """PTRACE_SEIZE without options: the thread runs on, and the kernel detaches it when we die.
 
     Sleeps while the thread is in execve(2) (cred_guard_mutex).  EPERM, ESRCH.
     """
@@ -61,13 +61,13 @@ def interrupt(tid: int) -> None:
 
 
 def resume(tid: int, signal: int) -> None:
-    """Let a stopped thread run on, with the signal that it stopped for (0: none).  ESRCH."""
+    """Let a stopped thread run on, with the signal for which it stopped (0: none).  ESRCH."""
     if _ptrace(PTRACE_CONT, tid, None, signal) < 0:
         raise failure()
 
 
 def detach(tid: int) -> None:
-    """Let a stopped thread go as it was before it was seized.  ESRCH."""
+    """Detach a stopped thread: it goes on as before PTRACE_SEIZE.  ESRCH."""
     if _ptrace_quick(PTRACE_DETACH, tid, None, None) < 0:
         raise failure()
 
@@ -82,10 +82,10 @@ _WIDEST_REGISTER = 64
 
 
 class RegsetBuffer:
-    """Room for register sets of up to `size` bytes; one serves a whole stop."""
+    """Room for register sets of up to `size` bytes.  A whole stop uses one buffer."""
 
     def __init__(self, size: int) -> None:
-        # The kernel refuses a length that is no multiple of one register of the set.
+        # The kernel refuses a length that is not a multiple of one register of the set.
         self.size = -(-size // _WIDEST_REGISTER) * _WIDEST_REGISTER
         self._bytes = ctypes.create_string_buffer(self.size)
         self.address = ctypes.addressof(self._bytes)
@@ -95,9 +95,9 @@ class RegsetBuffer:
 
 
 def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:
-    """One register set of a stopped thread, empty where this thread has none.
+    """One register set of a stopped thread, empty if this thread has none.
 
-    EINVAL: this kernel does not have it; ESRCH.
+    EINVAL: this kernel does not have the set; ESRCH.
     """
     vector = buffer.vector
     vector.length = buffer.size
@@ -109,10 +109,11 @@ def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:
 
 
 def get_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
-    """struct user_regs_struct of a stopped thread, `size` bytes, as a program like ours has it.
+    """struct user_regs_struct of a stopped thread, `size` bytes, in the format of our own machine.
 
-    PTRACE_GETREGSET goes by the code segment in which the thread runs just now, this and the
-    next by who asks (arch/x86/kernel/ptrace.c, arch_ptrace and task_user_regset_view).  ESRCH.
+    PTRACE_GETREGSET chooses the format by the code segment in which the thread runs now.  This
+    request and the next choose it by the caller (arch/x86/kernel/ptrace.c, arch_ptrace and
+    task_user_regset_view).  ESRCH.
     """
     if _ptrace(PTRACE_GETREGS, tid, None, buffer.address) < 0:
         raise failure()
@@ -120,7 +121,7 @@ def get_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
 
 
 def get_float_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
-    """struct user_fpregs_struct, in the same way.  ESRCH."""
+    """struct user_fpregs_struct, with the format chosen in the same way.  ESRCH."""
     if _ptrace(PTRACE_GETFPREGS, tid, None, buffer.address) < 0:
         raise failure()
     return buffer.view[:size].tobytes()
@@ -133,7 +134,7 @@ class _SyscallInfo(ctypes.Structure):
 
 
 def get_call_architecture(tid: int) -> int:
-    """By whose numbers a stopped thread makes its system call: AUDIT_ARCH_*.  ESRCH."""
+    """The architecture whose call numbers a stopped thread uses now: AUDIT_ARCH_*.  ESRCH."""
     info = _SyscallInfo()
     size = ctypes.sizeof(info)
     if _ptrace(PTRACE_GET_SYSCALL_INFO, tid, size, ctypes.addressof(info)) < 0:
@@ -142,9 +143,9 @@ def get_call_architecture(tid: int) -> int:
 
 
 class _Answers(threading.local):
-    """What the kernel writes its short answers to, made once for each thread that asks.
+    """Buffers for short answers of the kernel, made once for each calling thread.
 
-    To make one takes about as long as a call, and there are many calls for each tracee.
+    Making one takes about as long as a call, and there are many calls for each tracee.
     """
 
     def __init__(self) -> None:
@@ -168,12 +169,12 @@ def get_signal_mask(tid: int) -> int:
 
 
 def get_pending(tid: int) -> int:
-    """Signals queued for this stopped thread alone: bit n - 1 for signal n.  ESRCH."""
+    """Signals that are queued for this stopped thread alone: bit n - 1 for signal n.  ESRCH."""
     found = 0
     answers = _answers
     which = answers.which
     which.offset = 0
-    # One at a time: nearly every thread has none.
+    # One signal at a time: nearly every thread has none.
     while count := _ptrace_quick(PTRACE_PEEKSIGINFO, tid, answers.to_which, answers.to_siginfo):
         if count < 0:
             raise failure()

@@ -1,4 +1,4 @@
-"""get_robust_list(2), by which a thread of a program is told from a worker of the kernel."""
+"""get_robust_list(2): distinguishes a thread of a program from a worker of the kernel."""
 
 import ctypes
 import threading
@@ -11,7 +11,7 @@ _get_robust_list = sleeping["syscall"]
 
 
 class _Answers(threading.local):
-    """What the kernel writes its answer to, made once for each thread that asks."""
+    """Buffers for the kernel's answer, made once for each calling thread."""
 
     def __init__(self) -> None:
         self.head, self.length = ctypes.c_void_p(), ctypes.c_size_t()
@@ -22,10 +22,10 @@ _answers = _Answers()
 
 
 def has_robust_list(tid: int) -> bool:
-    """True where a thread has told the kernel of its robust locks, as libc does for each.
+    """True if a thread has registered a list of robust locks, as libc does for each thread.
 
-    A worker of the kernel's never has (get_robust_list(2)).  False where we may not know.  Sleeps
-    while the process is in execve(2) (exec_update_lock).
+    A worker of the kernel never has one (get_robust_list(2)).  False also if we may not know.
+    Sleeps while the process is in execve(2) (exec_update_lock).
     """
     answers = _answers
     result = _get_robust_list(_SYS_GET_ROBUST_LIST, tid, answers.to_head, answers.to_length)

@@ -16,10 +16,11 @@ _close = quick["close"]
 
 
 def has_seccomp_filter(tid: int) -> bool:
-    """True where a filter judges the system calls of this thread.  ESRCH.
+    """True if a filter judges the system calls of this thread.  ESRCH.
 
-    From /proc/TID/status, which takes no lock of the process: PTRACE_SECCOMP_GET_FILTER refuses a
-    tracer that has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service has.
+    This reads /proc/TID/status, which takes no lock of the process.  PTRACE_SECCOMP_GET_FILTER
+    refuses a tracer that has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service
+    has.
     """
     buffer = ctypes.create_string_buffer(8192)
     fd = _open(f"/proc/{tid}/status".encode(), os.O_RDONLY | os.O_CLOEXEC)
@@ -27,13 +28,13 @@ def has_seccomp_filter(tid: int) -> bool:
         number = ctypes.get_errno()
         if number in (errno.ENOENT, errno.ESRCH):
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
-        return True  # not known: as if it had one is what hurts nobody
+        return True  # not known: to assume a filter hurts nobody
     text = b""
     try:
-        # In pieces: the groups stand before it, and may be tens of thousands.
+        # In pieces: the groups come before this line, and there may be tens of thousands.
         while (count := _read(fd, buffer, len(buffer))) > 0:
             text += ctypes.string_at(buffer, count)
-            if _SECCOMP.search(text):  # the next read would only say that this is the end
+            if _SECCOMP.search(text):  # another read would give nothing more that we need
                 break
     finally:
         _close(fd)

@@ -1,4 +1,4 @@
-"""siginfo_t, as ptrace(2) and waitid(2) fill it."""
+"""siginfo_t, for ptrace(2) and waitid(2)."""
 
 import ctypes
 

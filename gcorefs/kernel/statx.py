@@ -1,4 +1,4 @@
-"""statx(2): what the kernel has of a file, without asking whatever serves it."""
+"""statx(2): the attributes of a file that the kernel has cached, without asking a file server."""
 
 import ctypes
 import os
@@ -29,19 +29,19 @@ class FileStat(NamedTuple):
     links: int
     size: int
     is_dax: bool
-    """Accessed past the page cache."""
+    """True if accesses bypass the page cache."""
     identity: tuple[int, int, int]
-    """Major and minor number of its device, and its inode."""
+    """Major and minor number of the device, and the inode number."""
     modified: int
-    """When its content changed last, in whole seconds since the epoch."""
+    """The last change of the content, in whole seconds since the epoch."""
     allocated: int
-    """Bytes that it takes where it is kept."""
+    """The bytes that the file takes on its device."""
 
 
 def cached_stat(path: str | bytes, follow: bool = True) -> FileStat:
-    """What the kernel has of a file, without asking whatever serves it (statx(2)).
+    """The attributes that the kernel has cached, without asking a file server (statx(2)).
 
-    `follow`: through a symbolic link at the end of the path.
+    `follow`: follow a symbolic link at the end of the path.
     """
     buffer = ctypes.create_string_buffer(256)
     flags = _AT_STATX_DONT_SYNC | (0 if follow else _AT_SYMLINK_NOFOLLOW)

@@ -1,11 +1,11 @@
-"""stdio(3): a long file of /proc, read with few calls."""
+"""stdio(3): reads a long file of /proc with few calls."""
 
 import ctypes
 import os
 
 from gcorefs.kernel.libc import failure, quick, sleeping
 
-# A FILE of stdio(3), by its address.
+# A FILE of stdio(3) is a pointer.
 _fdopen = sleeping["fdopen"]
 _fdopen.argtypes = (ctypes.c_int, ctypes.c_char_p)
 _fdopen.restype = ctypes.c_void_p
@@ -19,11 +19,11 @@ _fclose.argtypes = (ctypes.c_void_p,)
 
 
 class Stream:
-    """A file that is read to its end, so many bytes with one call.
+    """A file that is read to its end, many bytes with one call.
 
-    /proc gives out its longer files a page at a time (fs/seq_file.c, seq_read_iter), whatever is
-    asked for.  fread(3) asks until it has enough, and keeps the interpreter lock out of it: a
-    thread that had to win it back for each page would wait beside a busy one as often.
+    /proc returns its longer files one page for each read(2) (fs/seq_file.c, seq_read_iter).
+    fread(3) reads until it has enough, without the interpreter lock.  A thread that had to get the
+    lock back after each page would wait once for each page beside a busy thread.
     """
 
     def __init__(self, path: str) -> None:
@@ -34,7 +34,7 @@ class Stream:
             raise failure()
 
     def read(self, length: int) -> bytes:
-        """Fewer bytes only at the end."""
+        """`length` bytes, or fewer at the end."""
         buffer = ctypes.create_string_buffer(length)
         count = _fread(buffer, 1, length, self._file)
         if count < length and _ferror(self._file):

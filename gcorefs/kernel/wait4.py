@@ -1,6 +1,6 @@
-"""wait4(2) and waitid(2): what became of a tracee, and waking a thread of ours that waits for it.
+"""wait4(2) and waitid(2): the wait status of a tracee; wakes one of our threads that waits for it.
 
-tgkill(2) and signal(7) for the latter.  Each function raises OSError with the errno of the call.
+The latter uses tgkill(2) and signal(7).  Each function raises OSError with the errno of the call.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _P_ALL, _P_PID = int(os.P_ALL), int(os.P_PID)
 
 
 class _Answers(threading.local):
-    """What the kernel writes its short answers to, made once for each thread that asks."""
+    """Buffers for short answers of the kernel, made once for each calling thread."""
 
     def __init__(self) -> None:
         self.siginfo = Siginfo()
@@ -36,14 +36,14 @@ _answers = _Answers()
 
 
 def poll_status(tid: int) -> int | None:
-    """The wait status of one tracee of the calling thread, None while it has none.
+    """The wait status of one tracee of the calling thread, or None while it has none.
 
-    Reaps the dead.  ECHILD: no longer ours.  Asked by tid because waiting for any child
-    (-1) walks all of them each time: 10,000 threads took 2.3 s against 9 ms.
+    Reaps a dead tracee.  ECHILD: no longer our tracee.  It waits for one tid because a wait for
+    any child (-1) walks all of them each time: 10,000 threads took 2.3 s instead of 9 ms.
 
-    A thread that stands with a signal in hand is only looked at, and says the same again
-    until it is resumed: the kernel keeps the signal in the very status that waiting takes
-    away (kernel/exit.c, wait_task_stopped), so that if we died next, the signal was lost.
+    A signal-delivery-stop is only peeked at, and reported again until the thread is resumed.  The
+    kernel keeps the signal in the status that a wait takes away (kernel/exit.c,
+    wait_task_stopped): if we died after that, the signal would be lost.
     """
     answers = _answers
     info = answers.siginfo
@@ -60,8 +60,8 @@ def poll_status(tid: int) -> int | None:
 
 
 def has_status() -> bool:
-    """True where any tracee of the calling thread has a wait status to be taken, or none is
-    left.  One walk over all of them."""
+    """True if any tracee of the calling thread has a wait status, or if no tracee is left.  Walks
+    all of them once."""
     answers = _answers
     return bool(_waitid(_P_ALL, 0, answers.to_siginfo, _PEEK) < 0 or answers.siginfo.pid)
 
@@ -71,16 +71,16 @@ _AWAIT = _PEEK & ~os.WNOHANG
 
 
 def await_status() -> None:
-    """Sleep until a tracee of the calling thread has a wait status to be taken.
+    """Sleep until a tracee of the calling thread has a wait status.
 
-    Returns at once where one has it, or none is left, and early after `ring`.  The kernel wakes
-    the thread for its own tracees only (kernel/exit.c, child_wait_callback).
+    Returns at once if one has it or if no tracee is left, and early after `ring`.  The kernel wakes
+    a thread only for its own tracees (kernel/exit.c, child_wait_callback).
     """
     _waitid_sleeping(_P_ALL, 0, _answers.to_siginfo, _AWAIT)
 
 
 _BELL = int(SIGURG)
-"""Ignored by default, so one that comes at a wrong time does nothing."""
+"""Ignored by default, so a late one does nothing."""
 _tgkill = quick["tgkill"]
 _signal = quick["signal"]
 _signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -89,21 +89,21 @@ _signal.restype = ctypes.c_void_p
 
 @functools.cache
 def hang_bell() -> None:
-    """Have `ring` interrupt what a thread sleeps in.
+    """Make `ring` interrupt a sleeping call.
 
-    Only a signal with a handler interrupts a wait, and abs(3) is one that does nothing.  Python
-    is not told, or its main thread would have to wake for each.  execve(2) takes it away.
+    Only a signal with a handler interrupts a wait.  abs(3) is a handler that does nothing.  Python
+    has no handler for it, because that would wake its main thread each time.  execve(2) resets it.
     """
     _signal(_BELL, ctypes.cast(quick["abs"], ctypes.c_void_p))
     quick["siginterrupt"](_BELL, 1)
 
 
 def hear_bell() -> None:
-    """The calling thread is one that `ring` wakes, whatever signals it was started with blocked."""
+    """Let `ring` wake the calling thread, whatever signals were blocked when it started."""
     pthread_sigmask(SIG_UNBLOCK, {_BELL})
 
 
 def ring(tid: int) -> None:
-    """Wake a thread of ours from `await_status`.  One that is just about to sleep there does
-    not hear it: repeat until it has done what it is woken for."""
+    """Wake one of our threads from `await_status`.  A thread that is only about to sleep there
+    misses it: repeat until it has reacted."""
     _tgkill(os.getpid(), tid, _BELL)

@@ -1,17 +1,17 @@
-"""What /proc says of a process (proc(5)), one module a topic.
+"""Reads what /proc shows about a process (proc(5)).  Each module has one topic.
 
-procfile  one file of /proc, and what it means when it cannot be read
-tasks     which processes and threads there are
+procfile  one file of /proc, and the meaning of an error
+tasks     the processes and threads that exist
 task_stat  state, times and flags of a thread
-task_status  whose a thread is, and who traces it
+task_status  the owner and the tracer of a thread
 address_space  the address space of a process as a whole
 map_files  the file behind a mapping
 current_call  the system call in which a thread sleeps
-mountinfo  what is mounted where
-user_namespaces  one id as two namespaces number it
-system_files  what belongs to no process
+mountinfo  the mounts that a process sees
+user_namespaces  one id, as two namespaces number it
+system_files  the files that belong to no process
 
-A missing process or thread raises ProcessLookupError (ESRCH), whichever of ENOENT and ESRCH the
-kernel chose to say it with.  A file of a process that lives may be refused or missing as well:
-those are other errors (procfile.py).
+If a process or thread is gone, ProcessLookupError (ESRCH) is raised, whether the kernel gave ENOENT
+or ESRCH.  A file of a living process may be refused or missing too: those are other errors
+(procfile.py).
 """

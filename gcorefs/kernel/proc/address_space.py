@@ -1,4 +1,4 @@
-"""What /proc says of the address space of a process as a whole: auxv, coredump_filter, VmPTE.
+"""The address space of a process as a whole, from /proc: auxv, coredump_filter, VmPTE.
 
 proc_pid_auxv(5), core(5), proc_pid_status(5).
 """
@@ -10,7 +10,7 @@ from gcorefs.kernel.proc import procfile, task_stat, task_status
 
 
 def read_mm(tid: int, name: str) -> bytes:
-    """A file of /proc/TID that tells of its memory, and is empty once that is gone.  ESRCH."""
+    """A file of /proc/TID about its memory.  Empty files are errors.  ESRCH."""
     text = procfile.read(f"{tid}/{name}")
     if not text:
         raise without_text(tid, name)
@@ -18,9 +18,10 @@ def read_mm(tid: int, name: str) -> bytes:
 
 
 def without_text(tid: int, name: str) -> OSError:
-    """Why a file of /proc/TID that tells of its memory was empty: ESRCH or ENODATA.
+    """Why a file of /proc/TID about its memory was empty: ESRCH or ENODATA.
 
-    It is once that memory is gone, which execve(2) does too; then a second look finds text again.
+    Such a file is empty when the memory is gone.  execve(2) frees the memory too; a second read
+    then finds text again.
     """
     path = f"{tid}/{name}"
     if task_stat.stat(tid).is_exiting or procfile.has_text(path):
@@ -29,9 +30,9 @@ def without_text(tid: int, name: str) -> OSError:
 
 
 def coredump_filter(tid: int) -> int:
-    """Which mappings a core is to have (core(5)).  ESRCH.
+    """The kinds of mappings that a core should have (core(5)).  ESRCH.
 
-    The kernel's default where it is built without core dumps, and nobody can set another.
+    The kernel's default if the kernel is built without core dumps: then nobody can change it.
     """
     try:
         return int(read_mm(tid, "coredump_filter"), 16)
@@ -40,20 +41,20 @@ def coredump_filter(tid: int) -> int:
 
 
 def is_32_bit(tid: int) -> bool:
-    """True where the program is a 32-bit one, as the auxiliary vector that it was given shows.
+    """True if the program is a 32-bit program.  Its auxiliary vector shows that.
 
-    Pairs of words: in 64-bit ones a type fills the lower half of its word only.  ESRCH.
+    The vector has pairs of words.  In 64-bit words, a type fills only the lower half.  ESRCH.
     """
     first = read_mm(tid, "auxv")[:8]
     return int.from_bytes(first, "little") >> 32 != 0
 
 
 def has_few_runs(tid: int) -> bool:
-    """True where page tables are many, and hardly filled or nearly full: there is much to be
-    looked through for few runs of pages.  Each table is a page, and has an
-    entry for each page under it."""
+    """True if the page tables are many, and nearly empty or nearly full: a walk of them is long
+    and finds few runs of pages.  Each table is one page, and has an entry for each page below
+    it."""
     found = task_status.status(tid)
-    if "VmPTE" not in found:  # killed: whoever reads its memory will be told
+    if "VmPTE" not in found:  # killed: a read of its memory will report that
         return False
     tables, resident = (int(found[key].split()[0]) for key in ("VmPTE", "VmRSS"))  # in kB
     if tables <= tuning.now().many_tables:

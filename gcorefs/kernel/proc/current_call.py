@@ -6,7 +6,7 @@ from gcorefs.kernel.proc.procfile import FormatError
 
 
 def parse_system_call(text: bytes) -> tuple[int, list[int], int, int] | None:
-    """FormatError where it is neither "running" nor a number and two words or more."""
+    """FormatError if the text is neither "running" nor a number and at least two words."""
     try:
         number, *words = text.split()
         if number == b"running":
@@ -20,16 +20,16 @@ def parse_system_call(text: bytes) -> tuple[int, list[int], int, int] | None:
 def system_call(pid: int, tid: int) -> tuple[int, list[int], int, int] | None:
     """/proc/TID/syscall: number, arguments, stack pointer, program counter.
 
-    None while the thread runs.  The number is -1 for a thread that sleeps outside a call.
+    None while the thread runs.  The number is -1 if the thread sleeps outside a system call.
     """
     return parse_system_call(procfile.read_of(pid, tid, "syscall"))
 
 
 def is_opening(tid: int) -> bool:
-    """True where a thread that waits in a request of FUSE does so in open(2).
+    """True if a thread that waits for a FUSE request waits in open(2).
 
-    False also where /proc does not say: the thread is in no pid namespace of ours, or we may not
-    trace it.  Such a thread is no opener that could be identified (access.py).
+    False also if /proc does not show it: the thread is not in our pid namespace, or we may not
+    trace it.  Such a thread is not an opener that could be identified (access.py).
     """
     try:
         call = system_call(tid, tid)

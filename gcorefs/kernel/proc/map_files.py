@@ -1,5 +1,5 @@
-"""/proc/PID/map_files (proc_pid_map_files(5)): the file behind a mapping; and the devices of memory
-that has no file."""
+"""The file behind a mapping, from /proc/PID/map_files (proc_pid_map_files(5)), and the devices of
+memory that has no file."""
 
 import functools
 import os
@@ -13,16 +13,16 @@ _ESCAPED_NEWLINE = b"\\012"
 def map_file(tid: int, start: int, end: int) -> str:
     """The link to the file that is mapped from `start` to `end` (proc(5), map_files).
 
-    Without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE it cannot be followed.
+    Without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE the link cannot be followed.
     """
     return f"/proc/{tid}/map_files/{start:x}-{end:x}"
 
 
 def mapped_path(tid: int, start: int, end: int, shown: bytes) -> bytes:
-    """The true path of a mapped file, of which maps shows `shown`.
+    """The true path of a mapped file that maps shows as `shown`.
 
-    maps writes a newline as \\012 and leaves a backslash alone (fs/seq_file.c, mangle_path),
-    so a name with \\012 in it can be either; the link in map_files has it as it is.
+    maps writes a newline as \\012 and does not escape a backslash (fs/seq_file.c, mangle_path),
+    so \\012 in a name can be either.  The link in map_files has the name without escapes.
     """
     if _ESCAPED_NEWLINE not in shown:
         return shown
@@ -35,8 +35,9 @@ def mapped_path(tid: int, start: int, end: int, shown: bytes) -> bytes:
 def mapped_file(tid: int, start: int, end: int) -> FileStat | None:
     """The file behind a mapping, whatever name it has or had.
 
-    As the kernel has them: a file server that does not answer is not asked.  None where the
-    kernel does not show it: without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
+    The attributes are the ones that the kernel has cached: a file server that does not answer is
+    not asked.  None if the kernel does not show the file: without CAP_SYS_ADMIN or
+    CAP_CHECKPOINT_RESTORE.
     """
     try:
         return statx.cached_stat(map_file(tid, start, end))
@@ -46,16 +47,16 @@ def mapped_file(tid: int, start: int, end: int) -> FileStat | None:
 
 @functools.cache
 def shmem_device() -> str:
-    """The device of memory without a name, as maps writes it: memfd, System V, /dev/zero.
+    """The device of memory without a name (memfd, System V, /dev/zero), as maps writes it.
 
-    They share one mount of the kernel's own (mm/shmem.c, shm_mnt).
+    All of these are on one internal mount of the kernel (mm/shmem.c, shm_mnt).
     """
     return _device(os.memfd_create("gcorefs", os.MFD_CLOEXEC))
 
 
 @functools.cache
 def secretmem_device() -> str | None:
-    """The device of memfd_secret(2), as maps writes it; None where that is not to be had."""
+    """The device of memfd_secret(2), as maps writes it; None if this kernel does not allow it."""
     try:
         return _device(own_memory.memfd_secret())
     except OSError:
@@ -63,7 +64,7 @@ def secretmem_device() -> str | None:
 
 
 def _device(fd: int) -> str:
-    """Of an open file, which is closed."""
+    """The device of an open file.  Closes the file."""
     try:
         device = os.fstat(fd).st_dev
     finally:

@@ -1,4 +1,4 @@
-"""/proc/PID/mountinfo (proc_pid_mountinfo(5)): what is mounted where, as a process sees it."""
+"""The mounts that a process sees, from /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
 
 import re
 from collections.abc import Iterator
@@ -10,32 +10,32 @@ from gcorefs.kernel.proc.procfile import FormatError
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line.  Names have no escapes any more."""
+    """One line, with names without escapes."""
 
     number: int
-    """The mount id, as fdinfo of an open file has it too (mnt_id)."""
+    """The mount id; fdinfo of an open file has the same number (mnt_id)."""
     device: tuple[int, int]
     """Major and minor number."""
     root: bytes
-    """The folder of the file system that is mounted."""
+    """The directory of the file system that is mounted."""
     place: bytes
     """The mount point."""
     kind: bytes
     """The type of the file system."""
     options: bytes
-    """Those of the file system (super options), with commas between them."""
+    """The options of the file system (super options), separated by commas."""
 
 
 def parse_mounts(text: bytes) -> Iterator[Mount]:
-    """In the order in which they were mounted: of several at one place the last is on top.
+    """The mounts, in the order in which they were mounted: at one mount point the last is on top.
 
-    FormatError at the first line that is not one that the kernel writes.
+    FormatError at the first line that the kernel would not write.
     """
-    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
+    # Only a newline ends a line: the kernel escapes it in a name, but does not escape \r.
     for line in filter(None, text.split(b"\n")):
         fields = line.split(b" ")
         try:
-            # A varying number of fields stands before the hyphen.
+            # The number of fields before the hyphen varies.
             kind, _, options, *_ = fields[fields.index(b"-", 6) + 1 :]
             number = int(fields[0])
             major, minor = (int(word) for word in fields[2].split(b":"))
@@ -54,8 +54,8 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 
 
 def file_system(tid: int, device: str) -> bytes:
-    """The type of the file system on `device`, as maps writes that; empty where it is mounted
-    nowhere that the process sees.  ESRCH, FormatError."""
+    """The type of the file system on `device`, in the format of maps; empty if it is not mounted
+    anywhere that the process sees.  ESRCH, FormatError."""
     major, minor = (int(number, 16) for number in device.split(":"))
     for mount in parse_mounts(procfile.read(f"{tid}/mountinfo")):
         if mount.device == (major, minor):

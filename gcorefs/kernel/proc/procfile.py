@@ -1,15 +1,15 @@
-"""One file of /proc, read to its end, and what it means when it cannot be read (proc(5)).
+"""Reads one file of /proc to its end, and says what an error means (proc(5)).
 
-A file that is missing looks the same in three cases, and only the first is the end of a process:
+A file can be missing for three reasons.  Only the first one is the end of a process:
 
-- The process or thread is gone: ProcessLookupError (ESRCH).  Nothing else is told by it.
-- The process lives and /proc does not show it to us, or refuses the file: PermissionError.
-  hidepid=, an access check of ptrace(2), or a security module does so.
-- The process lives and has no such file, as the kernel is built without it: FileNotFoundError.
-  Or another file, with nothing in it, is mounted over it: OSError, ENODATA.
+- The process or thread is gone: ProcessLookupError (ESRCH).  This error has no other meaning.
+- The process lives, but /proc does not show it to us, or refuses the file: PermissionError.
+  The cause is hidepid=, an access check of ptrace(2), or a security module.
+- The process lives, but the kernel is built without this file: FileNotFoundError.  Or another,
+  empty file is mounted over it: OSError, ENODATA.
 
-Every error names the file.  A file that belongs to no process (read_system) says nothing of any
-process: with subset=pid /proc has none of those.
+Every error names the file.  A file that belongs to no process (read_system) says nothing about any
+process: with subset=pid, /proc has no such files.
 """
 
 import errno
@@ -19,7 +19,7 @@ from gcorefs.errors import GcorefsError
 
 
 class FormatError(GcorefsError, ValueError):
-    """The text is not one that the kernel writes: refused, never guessed at."""
+    """The kernel does not write such text.  It is refused, never guessed at."""
 
 
 _CHUNK = 1 << 16
@@ -27,7 +27,7 @@ _HIDDEN = "/proc does not show this process, see hidepid= in proc(5)"
 
 
 def open_file(path: str) -> int:
-    """A descriptor of /proc/`path`, a file of a process.  Errors: see above."""
+    """A descriptor of /proc/`path`, a file of a process.  Errors: see the module."""
     try:
         return os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -35,11 +35,12 @@ def open_file(path: str) -> int:
 
 
 def read(path: str, is_record: bool = False) -> bytes:
-    """All of /proc/`path`, a file of a process, in as few reads as it takes.  Errors: see above.
+    """All of /proc/`path`, a file of a process, with as few calls as possible.  Errors: see the
+    module.
 
-    `is_record`: it tells of one thing, as stat does, and not of one after the other, as maps
-    does; then a read gives as much as there is (fs/seq_file.c, single_open), and what is short
-    is the end.  Between two calls another thread may hold the interpreter lock.
+    `is_record`: the file has one record, as stat has, and not a list, as maps has.  Then one read
+    gives all that there is (fs/seq_file.c, single_open), and a short read is the end.  Between two
+    calls another thread may take the interpreter lock.
     """
     try:
         return _slurp(path, is_record)
@@ -48,7 +49,7 @@ def read(path: str, is_record: bool = False) -> bytes:
 
 
 def has_text(path: str) -> bool:
-    """True where /proc/`path`, a file of a process, has anything in it.  Errors: see above."""
+    """True if /proc/`path`, a file of a process, is not empty.  Errors: see the module."""
     fd = open_file(path)
     try:
         return bool(os.read(fd, _CHUNK))
@@ -59,7 +60,7 @@ def has_text(path: str) -> bool:
 
 
 def read_system(path: str) -> bytes:
-    """All of /proc/`path`, a file that belongs to no process.  OSError, and never ESRCH."""
+    """All of /proc/`path`, a file that belongs to no process.  OSError, but never ESRCH."""
     return _slurp(path, is_record=False)
 
 
@@ -75,22 +76,22 @@ def _slurp(path: str, is_record: bool) -> bytes:
 
 
 def is_kernels_own(path: str) -> bool:
-    """True where /proc/`path` is a file of the proc file system, and nothing is mounted over it."""
+    """True if /proc/`path` is a file of the proc file system, and nothing is mounted over it."""
     return os.stat(f"/proc/{path}").st_dev == os.stat("/proc").st_dev
 
 
 def gone(what: object) -> ProcessLookupError:
-    """A process or thread is no more, or what /proc told of it."""
+    """The error for a process or thread that is gone."""
     return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(what))
 
 
 def empty(path: str) -> OSError:
-    """/proc/`path` has no text, of a process that lives."""
+    """The error for an empty /proc/`path` of a living process."""
     return OSError(errno.ENODATA, "it is empty", f"/proc/{path}")
 
 
 def explained(error: OSError, path: str) -> OSError:
-    """The error of a call on /proc/`path`, a file of a process, as it is to be told."""
+    """The error to raise for a failed call on /proc/`path`, a file of a process."""
     if error.errno == errno.ENOENT:
         return _missing(path)
     # read(2) and others do not name the file.
@@ -98,7 +99,7 @@ def explained(error: OSError, path: str) -> OSError:
 
 
 def _missing(path: str) -> OSError:
-    """Why there is no /proc/`path`: of the three cases, the one that it is."""
+    """Which of the three reasons holds if there is no /proc/`path`."""
     process, *words = path.split("/")
     folder = f"/proc/{process}"
     is_threads = words[:1] == ["task"] and len(words) > 1
@@ -110,23 +111,23 @@ def _missing(path: str) -> OSError:
 
 
 def _exists(tid: int) -> bool:
-    """True where there is such a process or thread, also one that /proc does not show.
+    """True if there is such a process or thread, even if /proc does not show it.
 
-    getpgid(2) asks for no permission; only a security module may refuse it.  0 is nobody here,
-    and the caller there.
+    getpgid(2) needs no permission; only a security module may refuse it.  To getpgid(2), 0 means
+    the caller; here it is no process.
     """
     try:
         return tid != 0 and os.getpgid(tid) >= 0
-    except (ProcessLookupError, OverflowError):  # the latter: it is no pid_t
+    except (ProcessLookupError, OverflowError):  # the latter: the number is not a pid_t
         return False
     except PermissionError:
         return True
 
 
 def read_of(pid: int, tid: int | None, name: str) -> bytes:
-    """What /proc has of a process, or of one of its threads."""
+    """The file `name` of a process, or of one of its threads."""
     path = f"{pid}/{name}" if tid is None else f"{pid}/task/{tid}/{name}"
     text = read(path, is_record=True)
-    if not text:  # of one that is gone, a read would have failed
+    if not text:  # if it were gone, the read would have failed
         raise empty(path)
     return text

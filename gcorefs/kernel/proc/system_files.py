@@ -11,8 +11,8 @@ from gcorefs.kernel.proc.procfile import FormatError
 
 
 def file_note_limit() -> int | None:
-    """How large the kernel would make NT_FILE (Documentation/admin-guide/sysctl/kernel.rst,
-    core_file_note_size_limit); None where it cannot be set, or /proc does not say."""
+    """The size limit of NT_FILE in the kernel's cores (Documentation/admin-guide/sysctl/kernel.rst,
+    core_file_note_size_limit); None if there is no such sysctl, or /proc does not show it."""
     try:
         return int(procfile.read_system("sys/kernel/core_file_note_size_limit"))
     except (OSError, ValueError):
@@ -20,10 +20,10 @@ def file_note_limit() -> int | None:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping (proc(5), MemAvailable).
+    """Bytes that can be allocated without swapping (proc(5), MemAvailable).
 
-    Where /proc does not say, the bytes that nobody uses just now (sysinfo(2), freeram): fewer, for
-    what is cached of files is not among them.
+    If /proc does not show it, the bytes that are unused now (sysinfo(2), freeram).  These are
+    fewer, because they do not include the page cache.
     """
     try:
         found = task_status.parse_status(procfile.read_system("meminfo"))
@@ -33,7 +33,7 @@ def available_memory() -> int:
 
 
 def parse_leases(text: bytes) -> set[int]:
-    """The inodes of /proc/locks on which somebody holds a lease.  FormatError."""
+    """The inodes in /proc/locks on which somebody holds a lease.  FormatError."""
     try:
         return {
             int(fields[5].split(b":")[2])
@@ -45,11 +45,11 @@ def parse_leases(text: bytes) -> set[int]:
 
 
 def leased_inodes() -> set[int] | None:
-    """Inodes on which somebody holds a lease: opening such a file sends a signal (fcntl(2)).
+    """Inodes on which somebody holds a lease: an open of such a file sends a signal (fcntl(2)).
 
-    None where nobody tells: the kernel's list is not there, not ours to read, or hidden behind
-    another file.  A lease of a process outside of this pid namespace is not in it (fs/locks.c,
-    locks_show).
+    None if this cannot be known: /proc/locks does not exist, we may not read it, or another file
+    is mounted over it.  It does not show a lease of a process outside of this pid namespace
+    (fs/locks.c, locks_show).
     """
     try:
         if not procfile.is_kernels_own("locks"):

@@ -1,4 +1,4 @@
-"""/proc/PID/task/TID/stat (proc_pid_stat(5)) and schedstat: state, times and flags of a thread."""
+"""State, times and flags of a thread: /proc/PID/task/TID/stat (proc_pid_stat(5)) and schedstat."""
 
 import os
 import time
@@ -19,7 +19,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process, told from a later one of the same pid by when it started."""
+    """One process.  Its start time distinguishes it from a later process with the same pid."""
 
     pid: int
     start_time: int
@@ -50,7 +50,7 @@ class Stat:
 
     @property
     def is_worker(self) -> bool:
-        """An io_uring or vhost worker: a kernel thread in the process's clothes."""
+        """True for an io_uring or vhost worker: a kernel thread inside a process."""
         return bool(self.flags & (PF_IO_WORKER | PF_USER_WORKER))
 
     @property
@@ -59,7 +59,7 @@ class Stat:
 
     @property
     def is_exiting(self) -> bool:
-        """True for a thread without memory, or about to have none (kernel/exit.c, do_exit)."""
+        """True if a thread has no memory, or will soon have none (kernel/exit.c, do_exit)."""
         return self.is_dead or bool(self.flags & PF_EXITING)
 
 
@@ -70,9 +70,9 @@ def started(process: Process) -> float:
 
 
 def parse_stat(text: bytes) -> Stat:
-    """FormatError where a field is missing or no number."""
+    """FormatError if a field is missing or is not a number."""
     try:
-        # The name stands in parentheses and may hold any byte, parentheses and newlines too.
+        # The name is in parentheses and may have any byte, also parentheses and newlines.
         opening, closing = text.index(b"("), text.rindex(b")")
         fields = text[closing + 2 :].split()
         number = [int(field) for field in fields[1:]]
@@ -97,19 +97,19 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def stat(pid: int, tid: int | None = None) -> Stat:
-    """Of the thread `tid` of a process, or of `pid` itself, a leader or not.  ESRCH.
+    """The stat of thread `tid` of a process, or of thread `pid` itself.  ESRCH.
 
-    Not the process's own, for whose times the kernel looks at each of its threads
-    (fs/proc/array.c, do_task_stat): 4 ms where there are 10,000.
+    This is not /proc/PID/stat: for the times in that file the kernel looks at each thread
+    (fs/proc/array.c, do_task_stat), which takes 4 ms for 10,000 threads.
     """
     return parse_stat(procfile.read_of(pid, pid if tid is None else tid, "stat"))
 
 
 def run_time(pid: int, tid: int) -> int | None:
-    """Nanoseconds that a thread has had a CPU.  ESRCH.
+    """Nanoseconds that a thread has run on a CPU.  ESRCH.
 
-    None where the kernel does not count them (Documentation/scheduler/sched-stats.rst; without
-    CONFIG_SCHED_INFO there is no such file, with it switched off there are only zeros).
+    None if the kernel does not count them (Documentation/scheduler/sched-stats.rst).  Without
+    CONFIG_SCHED_INFO the file does not exist; if it is switched off, the file has only zeros.
     """
     try:
         nanoseconds = int(procfile.read_of(pid, tid, "schedstat").split()[0])
@@ -119,9 +119,9 @@ def run_time(pid: int, tid: int) -> int | None:
 
 
 def parse_times(text: bytes) -> tuple[int, int, int, int]:
-    """utime, stime, cutime and cstime of a stat, as parse_stat has them, and nothing else."""
+    """utime, stime, cutime and cstime as in parse_stat, and no other field."""
     try:
-        # Field 14 of proc(5) and three more; the name, as far as it goes, is field 2.
+        # Field 14 of proc(5) and the next three.  The rest of the name counts as field 2.
         _, *fields, _ = text[text.rindex(b")") :].split(None, 16)
         utime, stime, cutime, cstime = map(int, fields[11:])
     except ValueError as error:
@@ -130,9 +130,9 @@ def parse_times(text: bytes) -> tuple[int, int, int, int]:
 
 
 def task_times(pid: int, tids: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """Times of each of these threads, in clock ticks, as parse_times has them.  ESRCH.
+    """The times of each of these threads, in clock ticks, in the order of parse_times.  ESRCH.
 
-    Those of a leader are the whole process's (fs/binfmt_elf.c, fill_prstatus).
+    The times of the leader are those of the whole process (fs/binfmt_elf.c, fill_prstatus).
     """
     try:
         folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""/proc/PID/task/TID/status (proc_pid_status(5)): whose a thread is, who traces it."""
+"""The owner and the tracer of a thread: /proc/PID/task/TID/status (proc_pid_status(5))."""
 
 import os
 
@@ -6,8 +6,8 @@ from gcorefs.kernel.proc import procfile, tasks
 
 
 def parse_status(text: bytes) -> dict[str, bytes]:
-    """/proc/TID/status as its keys and the text behind them."""
-    # Only a newline ends a line: the kernel escapes it in a name, and leaves \r as it is.
+    """The keys of /proc/TID/status, and the text after each key."""
+    # Only a newline ends a line: the kernel escapes it in a name, but does not escape \r.
     pairs = (line.split(b":", 1) for line in text.split(b"\n") if b":" in line)
     return {key.decode("ascii", "replace"): value.strip() for key, value in pairs}
 
@@ -17,17 +17,17 @@ def status(pid: int, tid: int | None = None) -> dict[str, bytes]:
 
 
 def tracer(pid: int, tid: int) -> int:
-    """The process that traces this thread, 0 where none does.
+    """The process that traces this thread; 0 if none does.
 
-    Of a tracer that /proc does not show, as with hidepid=, it is the id of the thread that traces.
+    If /proc does not show the tracer (hidepid=), the id of the tracing thread.
     """
-    holder = int(status(pid, tid)["TracerPid"])  # a thread id, for all its name
+    holder = int(status(pid, tid)["TracerPid"])  # a thread id, in spite of its name
     if not holder:
         return 0
     try:
         return int(status(holder)["Tgid"])
     except ProcessLookupError:
-        return 0  # it ended just now, and with it the tracing
+        return 0  # the tracer has just ended, and so does the tracing
     except PermissionError:
         return holder
 
@@ -35,24 +35,24 @@ def tracer(pid: int, tid: int) -> int:
 def is_dumping_core(pid: int) -> bool:
     """True while a process writes its own core (proc(5), CoreDumping).  ESRCH.
 
-    Asked of a thread that lives: a dead leader has no memory and no such line
-    (fs/proc/array.c, proc_pid_status).
+    Asks a living thread: a dead leader has no memory and no such line (fs/proc/array.c,
+    proc_pid_status).
     """
     found = tasks.ask_live_thread(pid, lambda tid: status(pid, tid))
     return found.get("CoreDumping") == b"1"
 
 
 def owner(pid: int, tid: int) -> tuple[bytes, ...]:
-    """Whose a process is: by what the kernel decides who may trace it (ptrace(2)).  ESRCH."""
+    """The facts by which the kernel decides who may trace a process (ptrace(2)).  ESRCH."""
     found = status(pid, tid)
-    # Root's while the process is not dumpable, as all of its files but the folder itself
+    # While a process is not dumpable, root owns all its files except the directory itself
     # (fs/proc/base.c, task_dump_owner).
     ids = b"%d %d" % owner_of(f"{pid}/task/{tid}/mem")
     return found["Uid"], found["Gid"], found["CapPrm"], ids
 
 
 def owner_of(path: str) -> tuple[int, int]:
-    """The uid and gid to whom /proc/`path`, a file or folder of a process, belongs.  ESRCH."""
+    """The uid and gid that own /proc/`path`, a file or directory of a process.  ESRCH."""
     try:
         found = os.stat(f"/proc/{path}")
     except OSError as error:

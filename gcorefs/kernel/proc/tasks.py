@@ -1,8 +1,8 @@
-"""Which processes and threads there are: the folders /proc and /proc/PID/task (proc(5)).
+"""The processes and threads that exist: the directories /proc and /proc/PID/task (proc(5)).
 
-A process whose leader has called pthread_exit(3) reads empty or not at all through /proc/PID, but
-well through /proc/PID/task/LIVE.  So every file is read through a live thread: that is what the
-`tid` of the functions of this folder is.
+If the leader of a process has called pthread_exit(3), files of /proc/PID are empty or missing, but
+files of /proc/PID/task/LIVE are good.  So every file is read through a living thread: that is the
+`tid` in the functions of this package.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 def is_ours() -> bool:
-    """True where /proc names processes as system calls do (pid_namespaces(7)).
+    """True if /proc numbers processes as system calls do (pid_namespaces(7)).
 
-    One mounted in another pid namespace has other processes under the same numbers.
+    A /proc of another pid namespace has other processes under the same numbers.
     """
     try:
         return os.readlink("/proc/self") == str(os.getpid())
@@ -29,7 +29,7 @@ def is_ours() -> bool:
 
 
 NOT_OURS = "/proc is not mounted, or is that of another pid namespace"
-"""What to say where it is not."""
+"""The message if `is_ours` is false."""
 
 
 def pids() -> list[int]:
@@ -37,22 +37,22 @@ def pids() -> list[int]:
 
 
 def user_pids() -> list[int]:
-    """Every process that is no kernel thread, without a look at any of them.
+    """Every process that is not a kernel thread, without a look at each of them.
 
-    Kernel threads are the children of kthreadd, which makes them (kernel/kthread.c).  It has
-    pid 2, and in no other pid namespace than its own are there any.  Its other children are
-    programs that the kernel starts, such as that of core_pattern (kernel/umh.c).
+    Kernel threads are children of kthreadd, which creates them (kernel/kthread.c).  kthreadd has
+    pid 2, and only its own pid namespace has kernel threads.  Its other children are programs that
+    the kernel starts, such as the program of core_pattern (kernel/umh.c).
     """
     try:
         if not task_stat.stat(_KTHREADD).is_kernel_thread:
             return pids()
     except ProcessLookupError:
         return pids()
-    except PermissionError:  # hidepid=: what we may not look at has no file
+    except PermissionError:  # hidepid=: a process that we may not look at has no file
         return [pid for pid in pids() if not _is_kernel_thread(pid)]
     try:
-        # Before and after, for those that begin meanwhile; and one that ends while its siblings
-        # are read can make the kernel leave out another (fs/proc/array.c, get_children_pid).
+        # Before and after, for children that begin meanwhile.  And if a child ends while its
+        # siblings are read, the kernel can skip another one (fs/proc/array.c, get_children_pid).
         before = children(_KTHREADD)
         found = pids()
         threads = {_KTHREADD, *_kernel_threads.among({*before, *children(_KTHREADD)})}
@@ -66,7 +66,7 @@ _KTHREADD = 2
 
 class _KernelThreads:
     """The children of kthreadd that are kernel threads.  Each is looked at once, and again after
-    ten seconds, as its pid may be another's by then."""
+    ten seconds, because another process may have its pid then."""
 
     def __init__(self) -> None:
         self._known: set[int] = set()
@@ -86,12 +86,12 @@ _kernel_threads = _KernelThreads()
 
 
 def children(pid: int) -> list[int]:
-    """Children of a process's leader, nearly all (proc(5), children).  ESRCH."""
+    """The children of a process's leader; a few may be missing (proc(5), children).  ESRCH."""
     return [int(child) for child in procfile.read(f"{pid}/task/{pid}/children").split()]
 
 
 def _is_kernel_thread(pid: int) -> bool:
-    """As far as a listing goes, one that is gone or not shown is none of the others."""
+    """True also for a process that is gone or not shown: a listing leaves it out as well."""
     try:
         return task_stat.stat(pid).is_kernel_thread
     except (ProcessLookupError, PermissionError):
@@ -99,21 +99,22 @@ def _is_kernel_thread(pid: int) -> bool:
 
 
 def tids(pid: int) -> list[int]:
-    """Every thread of a process, the leader first where it is still there."""
+    """Every thread of a process, with the leader first if it still exists."""
     try:
         found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
     except OSError as error:
         raise procfile.explained(error, f"{pid}/task") from error
-    if pid in found:  # not always the lowest: thread ids begin anew at pid_max
+    if pid in found:  # it need not be the lowest: thread ids wrap around at pid_max
         found.remove(pid)
         found.insert(0, pid)
     return found
 
 
 def thread_count(pid: int) -> int:
-    """How many threads `tids` would list, at once.
+    """The number of threads that `tids` would list, with one call.
 
-    The directory has a link for each, and two of its own (fs/proc/base.c, proc_task_getattr).
+    The directory has one link for each thread, and two for itself (fs/proc/base.c,
+    proc_task_getattr).
     """
     try:
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
@@ -122,12 +123,12 @@ def thread_count(pid: int) -> int:
 
 
 def ask_live_thread(pid: int, ask: Callable[[int], T]) -> T:
-    """`ask(tid)` of the first thread that has not exited, and does not meanwhile.
+    """`ask(tid)` for the first thread that has not exited, and does not exit meanwhile.
 
-    ESRCH: there is none.
+    ESRCH: there is no such thread.
     """
-    # Nearly always the leader, and the list of 10,000 takes 9 ms.  Again where all seem dead:
-    # execve(2) gives the thread that calls it the leader's id.
+    # Nearly always the leader, and a list of 10,000 threads takes 9 ms.  Try again if all seem
+    # dead: execve(2) gives the id of the leader to the thread that calls it.
     for list_some in (lambda _: [pid], tids, tids, tids):
         for tid in list_some(pid):
             with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""uid_map and gid_map (user_namespaces(7)): one id as two namespaces number it."""
+"""One id, as two user namespaces number it: uid_map and gid_map (user_namespaces(7))."""
 
 import os
 import re
@@ -7,9 +7,9 @@ from gcorefs.kernel.proc import procfile
 
 
 def user_namespace(tid: int) -> int:
-    """A number that tells the user namespace of a thread from others (namespaces(7)).  ESRCH.
+    """A number that identifies the user namespace of a thread (namespaces(7)).  ESRCH.
 
-    0 where the kernel is built without user namespaces: there all share one.
+    0 if the kernel is built without user namespaces: then all threads share one.
     """
     path = f"{tid}/ns/user"
     try:
@@ -27,7 +27,8 @@ _ID_MAP = re.compile(rb"^ *(\d+) +(\d+) +(\d+)$", re.MULTILINE)
 
 
 def id_inside(text: bytes, number: int) -> int:
-    """A uid or gid of outside as a uid_map or gid_map turns it; 65534 where it does not."""
+    """The inside uid or gid for an outside one (`number`) in a uid_map or gid_map; 65534 if the map
+    has none."""
     for inside, outside, count in _ID_MAP.findall(text):
         if 0 <= number - int(outside) < int(count):
             return int(inside) + number - int(outside)
@@ -35,10 +36,10 @@ def id_inside(text: bytes, number: int) -> int:
 
 
 def own_id(pid: int, kind: str, number: int) -> int:
-    """A uid or gid (`kind`) as the user namespace of `pid` numbers it; 65534 where it has none.
+    """A uid or gid (`kind`) as the user namespace of `pid` numbers it; 65534 if it has none.
 
-    user_namespaces(7): the map's second column is in the reader's namespace, or in the
-    parent's where the reader shares the namespace.
+    user_namespaces(7): the second column of the map is in the reader's namespace, or in the parent
+    namespace if the reader is in the same namespace.
     """
     if user_namespace(pid) == user_namespace(os.getpid()):
         return number
