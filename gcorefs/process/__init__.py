@@ -1,10 +1,10 @@
 """One live process, seen from outside: blocking system calls, no event loop.
 
-errors    what can be wrong, with its errno and what to do about it
-worker_threads  work that another thread does, or that is done later
-bounded_questions  questions that may never be answered, each given a moment
+errors    why a process has no core: errno, and what to do about it
+worker_threads  work for other threads, and work for later
+bounded_questions  questions that may never be answered, each with a time limit
 admission which processes may be stopped at all
-access    may this opener see that process?  The kernel decides
+access    whether an opener may see a process; the kernel decides
 hidepid   what /proc shows to somebody else
 mark      processes that stop others, and are never stopped themselves
 progress  how far a stop is, for readers in other threads and processes
@@ -12,13 +12,13 @@ late      threads that have not stopped yet when all others are let go
 filter_facts  what the kernel's filter has to know of a mapping
 mapped_files  the files behind mappings
 pagemap   which pages are in the page tables
-holes     what was never populated, found without touching it
-unreadable  which pages cannot be had, before any is read
-unreadable_pages  which pages could not be had
-page_providers  which pages somebody else has to bring, who may never answer
-shmem     shared memory without a name, by way of its file
+holes     memory that was never populated, found without touching it
+unreadable  which pages cannot be read, found before any is read
+unreadable_pages  which pages could not be read
+page_providers  which pages somebody else must supply, who may never answer
+shmem     shared memory without a name, read from its file
 copy_on_write  which pages a pin would copy
-memory    bytes out of the process: mem and readv are two of its ways
-copy      all of them at once, so that the process need not be held
-program   which program a process runs, told from what it becomes later
+memory    the memory of the process; mem and readv are two ways to read it
+copy      a copy of all its memory, so that the process can run on
+program   which program a process runs, to see later whether it is still the same
 """

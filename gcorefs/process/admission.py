@@ -1,6 +1,7 @@
-"""Which processes may be stopped at all, asked before anything is.
+"""Which processes may be stopped at all.
 
-What can be known beforehand is said beforehand: a process that is refused is never touched.
+All that can be known beforehand is checked before the stop: a process that is refused is never
+touched.
 """
 
 import os
@@ -16,7 +17,7 @@ from gcorefs.process.mark import is_marked
 
 
 def find(pid: int) -> Process:
-    """The process `pid`, if it is one that can have a core at all.  ESRCH, EINVAL, EACCES."""
+    """The process `pid`, if it can have a core at all.  ESRCH, EINVAL, EACCES."""
     with told(pid, Reason.GONE):
         stat = task_stat.stat(pid)
         leader = int(task_status.status(pid)["Tgid"])
@@ -28,11 +29,12 @@ def find(pid: int) -> Process:
 
 
 def refuse_early(process: Process, opener: Opener | None, tracers: Container[int] = ()) -> None:
-    """Raise what can be known before anything is stopped.
+    """Raise if it is known before the stop that there can be no core.
 
-    EDEADLK: ourselves, the opener's own process, another gcorefs; ESRCH: gone; EBUSY: another
-    tracer has it, or it writes its core; EACCES: the kernel says no to `opener` (None: it will
-    judge ourselves, at the seize).  `tracers`: processes that trace for us.
+    EDEADLK: gcorefs itself, the opener's own process, another gcorefs; ESRCH: gone; EBUSY: another
+    tracer has it, or it writes its core; EACCES: the kernel says no to `opener` (None: the opener
+    is this process, and the kernel judges it at the seize).  `tracers`: processes that trace for
+    us.
     """
     pid = process.pid
     if pid == os.getpid():
@@ -49,12 +51,12 @@ def refuse_early(process: Process, opener: Opener | None, tracers: Container[int
             raise ProcessError(Reason.SERVER, pid)
         try:
             is_32_bit = tasks.ask_live_thread(pid, address_space.is_32_bit)
-        except PermissionError as error:  # whom it is not shown to may not trace either
+        except PermissionError as error:  # if /proc does not show it, we may not trace it either
             raise ProcessError(Reason.DENIED, pid, named(error)) from error
         if task_status.is_dumping_core(pid):
             raise ProcessError(Reason.DUMPING, pid)
     if machine_of(is_32_bit) is None:
         raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)
-    # Ours is a stop that the opener is about to join.
+    # Our own stop is one that the opener is about to join.
     if holder and holder != os.getpid() and holder not in tracers:
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")

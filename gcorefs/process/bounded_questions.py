@@ -1,10 +1,9 @@
-"""Questions that may never be answered, each given a moment while a process stands still.
+"""Questions that may never be answered, each with a time limit, while a process stands still.
 
-Only the server of a mapped file knows what the file holds and whether it has a name left, and the
-server may hang (page_providers.py).  So a thread of its own asks each such question.  A question
-without an answer stays behind with its thread, and nobody asks its source anything more until it
-has answered.  So neither ten mappings of one hanging file system nor ten stops of one process
-cost ten times as much.
+Only the server of a mapped file knows the content of the file and whether it still has a name.  The
+server may hang (page_providers.py), so a separate thread asks.  If there is no answer in time, the
+thread is abandoned with its question, and nobody asks that source again until it has answered.  So
+ten mappings of one hanging file system, or ten stops of one process, do not take ten times as long.
 """
 
 import threading
@@ -17,15 +16,15 @@ from gcorefs.process.threads import start_thread
 T = TypeVar("T")
 
 PATIENCE = 0.5
-"""Seconds that an answer may take."""
+"""Seconds in which an answer must come."""
 
 Question = tuple[str, Callable[[bool], T]]
-"""Whom it may have to wait for, and the question, which is told whether it may wait.  Where it
-may not and would have to, it says so itself (False: MayWait, or what it knows without)."""
+"""The source of the answer, and the question.  The question is told whether it may wait (True).  If
+it may not, it answers without waiting: with MayWait, or with what it knows."""
 
 _lock = threading.Condition()
 _silent: Counter[str] = Counter()
-"""How many threads wait for an answer of each source that let one wait for too long."""
+"""How many threads wait for each source that did not answer in time."""
 
 
 _avoided: set[str] = set()
@@ -51,9 +50,10 @@ def wait_for_answers() -> None:
 
 
 def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) -> list[T]:
-    """The answers in order; `otherwise(n)` for question n where it was not answered.
+    """The answers in order.  `otherwise(n)` stands in for the answer to question n if there is
+    none.
 
-    Raises what a question raises.
+    Raises the exception of a question.
     """
     answers: list[T] = []
     while len(answers) < len(questions):
@@ -65,14 +65,14 @@ def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) ->
             try:
                 raise error
             finally:
-                del error  # this frame is in its traceback: nothing is to go in a circle
+                del error  # its traceback refers to this frame, which makes a cycle
         if len(answers) < len(questions):
             answers.append(otherwise(len(answers)))
     return answers
 
 
 class _Asker(Generic[T]):
-    """One thread that asks one question after the other."""
+    """A thread that asks questions one after the other."""
 
     def __init__(self, questions: Sequence[Question[T]]) -> None:
         self.error: BaseException | None = None
@@ -88,7 +88,7 @@ class _Asker(Generic[T]):
                 self._answers.append(question(source not in _avoided and not _silent[source]))
                 if self._left_at is not None:
                     break
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # handed to the waiting thread
             self.error = error
         finally:
             with _lock:
@@ -100,7 +100,7 @@ class _Asker(Generic[T]):
                         _lock.notify_all()
 
     def wait(self) -> list[T]:
-        """All answers, or those before one that takes too long."""
+        """All answers, or the answers before one that takes too long."""
         count = -1
         while not self._is_done.wait(PATIENCE):
             if len(self._answers) > count:

@@ -1,7 +1,7 @@
-"""The limits of memory of the cgroups that we are in: cgroups(7).
+"""The memory limits of the cgroups that we are in: cgroups(7).
 
-Of version 2 (Documentation/admin-guide/cgroup-v2.rst) or 1 (cgroup-v1/memory.rst), whichever has
-the memory controller.  Every group up to the top may have a limit, and each counts its children.
+The memory controller is in version 2 (Documentation/admin-guide/cgroup-v2.rst) or in version 1
+(cgroup-v1/memory.rst).  Every group up to the top may have a limit, and counts its children too.
 """
 
 import contextlib
@@ -14,29 +14,29 @@ from gcorefs.kernel.proc.mountinfo import parse_mounts
 
 
 class Limit(NamedTuple):
-    """One group's: all values in bytes."""
+    """The limit of one group, in bytes."""
 
     size: int
     left: int
-    """What can still be had: file pages that were not used lately are given up for it."""
+    """The bytes that can still be allocated; the kernel reclaims inactive file pages for that."""
 
 
 class _Names(NamedTuple):
-    """Files of a group."""
+    """The names of a group's files."""
 
     limits: tuple[str, ...]
     usage: str
     inactive: str
-    """In memory.stat, of the group and its children."""
+    """A key in memory.stat; counts the group and its children."""
 
 
-# Above memory.high nobody is killed, but whoever takes memory is made to wait for it to be freed.
+# Above memory.high the kernel kills nobody, but makes a process that allocates wait for reclaim.
 _V2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
 _V1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def memory_limits() -> list[Limit]:
-    """The limits that hold for us, of our own group first; none where they cannot be read."""
+    """The limits that hold for us, our own group first; none if they cannot be read."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         path, is_v1 = _own_group(procfile.read("self/cgroup"))
         root, place = _mounted(procfile.read("self/mountinfo"), is_v1)
@@ -73,10 +73,11 @@ def _own_group(text: bytes) -> tuple[bytes, bool]:
 
 
 def _mounted(text: bytes, is_v1: bool) -> tuple[bytes, bytes]:
-    """Which group is mounted where, of the hierarchy that has the memory controller.
+    """The group that is the root of the mount, and the mount point, of the hierarchy that has the
+    memory controller.
 
-    `text` is /proc/PID/mountinfo (proc_pid_mountinfo(5)).  In a container the group is often not
-    the first one.  ValueError.
+    `text` is /proc/PID/mountinfo (proc_pid_mountinfo(5)).  In a container the root is often not
+    the top group.  ValueError.
     """
     kind = b"cgroup" if is_v1 else b"cgroup2"
     for mount in parse_mounts(text):
@@ -86,13 +87,13 @@ def _mounted(text: bytes, is_v1: bool) -> tuple[bytes, bytes]:
 
 
 def _limits_of(folder: str, names: _Names) -> Iterator[Limit]:
-    # The top has no such files, and of what is mounted over we see nothing.
+    # The top group has no such files, and another mount may hide them.
     with contextlib.suppress(OSError, ValueError):
         usage = int(_text(folder, names.usage))
         stat = dict(line.split(" ", 1) for line in _text(folder, "memory.stat").splitlines())
         used = usage - int(stat.get(names.inactive, 0))
         for name in names.limits:
-            with contextlib.suppress(OSError, ValueError):  # "max": none
+            with contextlib.suppress(OSError, ValueError):  # "max": no limit
                 size = int(_text(folder, name))
                 yield Limit(size, size - used)
 

@@ -1,7 +1,7 @@
-"""Every way in which a process has no core: one reason, one errno, one clear line.
+"""Why a process has no core: each reason has one errno and one clear line.
 
-docs/errors.md has the same table for people (tests/pure/test_errors.py compares the two), with
-those of a mount (mount/errors.py).
+docs/errors.md has the same table (tests/pure/test_errors.py compares the two), together with the
+reasons of a mount (mount/errors.py).
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from gcorefs.errors import Refusal, Why
 
 
 class Reason(Why):
-    """Why not."""
+    """Why there is no core."""
 
     OURSELVES = (errno.EDEADLK, "this is gcorefs itself: stopped, it could not serve the file")
     SERVER = (errno.EDEADLK, "it stops processes for gcorefs: two could wait for each other")
@@ -40,11 +40,11 @@ class Reason(Why):
 
 
 class ProcessError(Refusal):
-    """A core that cannot be had, because of what the process is or does."""
+    """There is no core, because of what the process is or does."""
 
 
 def is_no_memory(error: BaseException) -> bool:
-    """True for ENOMEM, whether the kernel says so or the interpreter."""
+    """True if the kernel or the interpreter is out of memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, OSError) and error.errno == errno.ENOMEM
     )
@@ -52,9 +52,9 @@ def is_no_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def told(pid: int, gone: Reason | None) -> Iterator[None]:
-    """What /proc did not tell of a process, as the reason why there is no core.
+    """Turn errors of /proc into the reason why there is no core.
 
-    `gone`: what it means that the process is no more (None: ProcessLookupError stays one).
+    `gone`: the reason if the process is gone (None: ProcessLookupError is passed on).
     procfile.py has the errors.
     """
     try:
@@ -74,6 +74,6 @@ def told(pid: int, gone: Reason | None) -> Iterator[None]:
 
 
 def named(error: OSError) -> str:
-    """What failed, and how; the file where there was one."""
+    """What failed and how, with the file if there is one."""
     file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return f"{file}{error.strerror}"

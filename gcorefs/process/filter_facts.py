@@ -1,4 +1,4 @@
-"""What the filter has to know of a mapping beyond smaps (elfcore/filter.py, Facts)."""
+"""Facts about a mapping, beyond smaps, that the kernel's filter uses (elfcore/filter.py, Facts)."""
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import notes_end
@@ -13,7 +13,7 @@ from gcorefs.process.pagemap import Pagemap
 _ELF_MAGIC = b"\x7fELF"
 
 _MOST_NOTES = 1 << 20
-"""Bytes of an ELF file's notes that the core takes at the most: any program may claim more."""
+"""The most bytes of an ELF file's notes in the core: a program may claim any number."""
 
 
 class MappingFacts:
@@ -27,7 +27,7 @@ class MappingFacts:
         lost: LostFiles,
         may_wait: bool,
     ) -> None:
-        """`may_wait`: files may be asked, whose servers may not answer (bounded_questions.py)."""
+        """`may_wait`: ask also files whose servers may not answer (bounded_questions.py)."""
         self._memory = memory
         self._pagemap = pagemap
         self._files = files
@@ -59,8 +59,8 @@ class MappingFacts:
         return end if end <= _MOST_NOTES else 0
 
     def is_program(self, vma: Vma) -> bool:
-        # Asked first, and of executable files too: whoever copies the core wants no page of
-        # it that cannot be had.
+        # This question comes first, and for executable files too: a page that cannot be read is
+        # not put into the core.
         try:
             sources = None if self._may_wait else ()
             beginning = self._memory.read_bytes(vma.start, len(_ELF_MAGIC), sources)

@@ -1,7 +1,7 @@
 """/proc/PID/mem, opened once and kept (proc(5), fs/proc/base.c).
 
-It stays a way into the address space that it was opened for, whatever the process executes
-later, and needs no permission after the open.
+The open file stays connected to the address space at the open, whatever the process executes later,
+and needs no permission after the open.
 """
 
 import errno
@@ -13,27 +13,27 @@ from gcorefs.process.errors import ProcessError, Reason
 
 _UPPER_HALF = 1 << 63
 # The first address that no process can map, with four or five levels of page tables
-# (arch/x86/include/asm/page_64.h, TASK_SIZE_MAX).  mem_rw (fs/proc/base.c) says EIO there, and
-# reads nothing without an error where the address space is gone.
+# (arch/x86/include/asm/page_64.h, TASK_SIZE_MAX).  A read there gives EIO, or 0 bytes without an
+# error if the address space is gone (fs/proc/base.c, mem_rw).
 _NOWHERE = 1 << 56
 
 
 class MemFile:
-    """Of the process `pid`, opened through its thread `tid`."""
+    """The memory of process `pid`, opened through its thread `tid`."""
 
     def __init__(self, pid: int, tid: int) -> None:
-        """ESRCH, and whatever else procfile.py has."""
+        """ESRCH, and the other errors of procfile.py."""
         self.pid = pid
         self.tid = tid
         self._file = OpenFile(procfile.open_file(f"{pid}/task/{tid}/mem"))
 
     def read(self, address: int, buffer: memoryview) -> int:
-        """Bytes from `address` on, fewer before a page that cannot be read, 0 at such a page.
+        """Read from `address`; fewer bytes before a page that cannot be read, 0 at such a page.
 
-        Waits uninterruptibly, and holds mmap_lock, where a page has to be brought.
+        If somebody must supply a page, the read waits uninterruptibly and holds mmap_lock.
         ProcessError DIED: the address space is gone.
         """
-        # pread(2) takes no offset in the upper half; only [vsyscall] is there.
+        # pread(2) takes no offset in the upper half, where only [vsyscall] lies.
         if address >= _UPPER_HALF:
             return 0
         try:
@@ -49,9 +49,9 @@ class MemFile:
         return count
 
     def check(self) -> None:
-        """Raise where the process has another program by now than when this was opened.  EIO."""
+        """EIO if the process has another program now than when this was opened."""
         try:
             os.pread(self._file.number, 1, _NOWHERE)
-        except OSError:  # nothing is there, in an address space that still is
+        except OSError:  # nothing is mapped there, but the address space still exists
             return
         raise ProcessError(Reason.DIED, self.pid, "or called execve")

@@ -1,14 +1,14 @@
-"""Pages that somebody else has to bring, who may never answer.
+"""Pages that somebody else must supply, who may never answer.
 
-A page of a mapped file that is not in the page tables is asked of the file's server, which
-may hang (FUSE, network file systems) or be ourselves; a missing page under userfaultfd(2) is
-asked of its handler, which is stopped.  process_vm_readv(2) then waits, and can be killed
-meanwhile.  /proc/PID/mem waits too, but cannot be killed, and holds the process's mmap_lock
-as long (mm/memory.c, __access_remote_vm: get_user_pages_remote without `locked`): the
-process, let go, would hang in its next mmap(2).  So whoever reads asks here first.
+If a page of a mapped file is not in the page tables, the kernel asks the server of the file, which
+may hang (FUSE, network file systems) or may be gcorefs itself.  If a page is missing under
+userfaultfd(2), the kernel asks its handler, which is stopped.  process_vm_readv(2) then waits, but
+can be killed.  /proc/PID/mem waits too, cannot be killed, and holds the process's mmap_lock
+meanwhile (mm/memory.c, __access_remote_vm: get_user_pages_remote without `locked`): the process,
+after it was let go, would hang in its next mmap(2).  So every reader checks here first.
 
-/proc/PID/pagemap tells what is in the page tables.  What is there may be reclaimed before it
-is read; the pages of a process that has just been stopped seldom are.
+/proc/PID/pagemap shows which pages are in the page tables.  A page may be reclaimed before it is
+read, but the pages of a process that has just been stopped seldom are.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from gcorefs.process.pagemap import Pagemap
 
 
 class MayWait(Exception):
-    """What was to be read without waiting has to be brought by `source`, but for `done` bytes."""
+    """A read that must not wait needs a page that `source` must supply.  `done` bytes were read."""
 
     def __init__(self, source: str, done: int = 0) -> None:
         super().__init__(source)
@@ -35,8 +35,7 @@ class MayWait(Exception):
 
 
 class NotBrought(ProcessError):
-    """What was to be read has to be brought by `source`, and the only way left to read it could
-    wait for that without an end."""
+    """A page that `source` must supply, and the only way left to read it could wait for ever."""
 
     def __init__(self, pid: int, source: str) -> None:
         super().__init__(Reason.NOT_BROUGHT, pid, source)
@@ -44,12 +43,12 @@ class NotBrought(ProcessError):
 
 
 class PageProviders:
-    """The pages of a process, seen through its thread `tid`, that somebody has to bring."""
+    """The pages of a process, through its thread `tid`, that somebody else must supply."""
 
     def __init__(self, tid: int, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
         shmem = map_files.shmem_device()
         found = [(vma, source) for vma in vmas if (source := source_of(vma, tid, shmem))]
-        # Columns, and no Vma: another process may read this memory (worker/messages.py).
+        # Columns, not Vma: this memory may be read by another process (worker/messages.py).
         self._starts = array("Q", [vma.start for vma, _ in found])
         self._ends = array("Q", [vma.end for vma, _ in found])
         self._sources = [source for _, source in found]
@@ -60,8 +59,8 @@ class PageProviders:
     def first(
         self, address: int, length: int, sources: Container[str] = ()
     ) -> tuple[int, str] | None:
-        """Where in this range the first page begins that others than `sources` have to bring,
-        and who: a device as maps writes it, or a handler.  None where there is no such page."""
+        """The address of the first page in this range that a source not in `sources` must supply,
+        and that source: a device as maps writes it, or a handler.  None if there is none."""
         for start, end, source in self._within(address, address + length):
             if source not in sources:
                 index = self._pagemap.populated(start, end - start).find(0)
@@ -71,12 +70,13 @@ class PageProviders:
 
     @functools.cached_property
     def disks(self) -> frozenset[str]:
-        """Sources that are file systems of this machine's own: a page of theirs comes, or an error.
+        """The sources that are local file systems: their pages come, or an error comes.
 
-        Asked only where /proc/PID/mem has to wait for it.  One that nobody shows mounted is none.
+        Only /proc/PID/mem needs this answer, because it cannot be killed.  A source that no mount
+        shows is not one.
         """
         found: set[str] = set()
-        # Each process is shown only what is mounted below its own root.
+        # mountinfo shows each process only the mounts below its own root.
         for tid in (self._tid, os.getpid()):
             with contextlib.suppress(OSError):
                 found |= {
@@ -87,7 +87,7 @@ class PageProviders:
         return frozenset(found)
 
     def overlaps(self, start: int, end: int) -> bool:
-        """True where anything between the two addresses is somebody's to bring."""
+        """True if somebody must supply pages between the two addresses."""
         return next(self._within(start, end), None) is not None
 
     def _within(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
@@ -98,22 +98,22 @@ class PageProviders:
 
 
 def _is_disk(device: str, kind: bytes) -> bool:
-    if kind.startswith(b"fuse"):  # fuseblk has a device, and yet a server
+    if kind.startswith(b"fuse"):  # fuseblk has a block device, but also a server
         return False
     return kind in _LOCAL or (bool(kind) and not device.startswith("00:"))
 
 
-# Those that have no block device of their own to be told by (fs/super.c, get_anon_bdev).
+# Local file systems that have no block device (fs/super.c, get_anon_bdev).
 _LOCAL = {
     b"bcachefs", b"btrfs", b"hugetlbfs", b"overlay", b"ramfs", b"rootfs", b"tmpfs", b"zfs"
 }  # fmt: skip
 
 
 def source_of(vma: Vma, tid: int, shmem_device: str) -> str | None:
-    """Who has to bring pages of this mapping, None where nobody else has to."""
+    """Who must supply pages of this mapping; None if nobody must."""
     if vma.vm_flags & (VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR):
         return f"userfaultfd of {tid}"
-    # Huge pages have no server, nor has memory without a name.
+    # Huge pages and memory without a name have no server.
     if vma.kind.is_hugetlb or not vma.has_file or vma.dev == shmem_device:
         return None
     return vma.dev

@@ -22,19 +22,19 @@ class Progress:
         self._times = self._page[_TIMES].cast("d")
 
     def own(self) -> None:
-        """The calling thread is the tracer."""
+        """Make the calling thread the tracer."""
 
     def disown(self) -> None:
         """The tracer is about to end."""
 
     @property
     def is_tracer_gone(self) -> bool:
-        """True if the tracer ended without a word, so that the kernel let the process go."""
+        """True if the tracer ended without a word: the kernel then lets the process go."""
         return False
 
     @property
     def is_dead(self) -> bool:
-        """The process died while it was held."""
+        """True if the process died while it was held."""
         return bool(self._page[_DEAD])
 
     def die(self) -> None:
@@ -42,7 +42,7 @@ class Progress:
 
     @property
     def is_over(self) -> bool:
-        """Threads are being let go, or have been."""
+        """True if threads are being let go, or have been."""
         return bool(self._page[_OVER])
 
     def end(self) -> None:

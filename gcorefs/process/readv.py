@@ -1,7 +1,7 @@
-"""process_vm_readv(2), where it may be called at all.
+"""process_vm_readv(2), if we may call it.
 
-A seccomp filter around gcorefs may deny it, as those of containers do, with EPERM or ENOSYS.
-Then there is no error, but nothing is had in this way, and everything is read in another.
+A seccomp filter around gcorefs may deny it with EPERM or ENOSYS, as the filters of containers do.
+That is not an error here: this way reads nothing then, and another way reads everything.
 """
 
 import errno
@@ -19,7 +19,7 @@ _DENIED = (errno.EPERM, errno.ENOSYS)
 
 @functools.cache
 def is_denied() -> bool:
-    """True where gcorefs may not even read its own memory in this way."""
+    """True if gcorefs may not read even its own memory in this way."""
     word = array("Q", (0,))
     address, _ = word.buffer_info()
     try:
@@ -30,24 +30,24 @@ def is_denied() -> bool:
 
 
 def way() -> str:
-    """How memory is read where nothing is known of its process."""
+    """How memory is read, while nothing is known about its process."""
     return "/proc/PID/mem" if is_denied() else "process_vm_readv(2)"
 
 
 class Readv:
-    """Of the process `pid`, read through its thread `tid`."""
+    """The memory of process `pid`, read through its thread `tid`."""
 
     def __init__(self, pid: int, tid: int) -> None:
         self._pid = pid
         self._tid = tid
         self.is_denied = is_denied()
-        """No byte is had in this way, of this process at least."""
+        """True if this way reads nothing, at least of this process."""
 
     def read(self, address: int, buffer: memoryview) -> int:
-        """Bytes from `address` on, fewer before a page that cannot be had, 0 at such a page or
-        where all is denied.
+        """Read from `address`; fewer bytes before a page that cannot be read, 0 at such a page or
+        if the call is denied.
 
-        Waits, and can be killed, where a page has to be brought.  ProcessError DIED.
+        Waits, and can be killed, if somebody must supply a page.  ProcessError DIED.
         """
         try:
             return process_vm.read_memory(self._tid, address, buffer)
@@ -55,7 +55,7 @@ class Readv:
             return self._nothing(error)
 
     def read_ranges(self, ranges: Ranges, buffer: memoryview) -> int:
-        """The same of 1,024 ranges at most, one after the other."""
+        """Read at most 1,024 ranges, one after the other.  Else as `read`."""
         places: Column | None = ranges.places
         if ranges.is_in_a_row:
             buffer, places = buffer[ranges.places[0] :][: sum(ranges.lengths)], None

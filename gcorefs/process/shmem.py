@@ -1,13 +1,13 @@
-"""Shared memory without a name (memfd, System V, /dev/zero), read by way of its file.
+"""Shared memory without a name (memfd, System V, /dev/zero), read from its file.
 
-Read through the process, a hole in such a file becomes a page of zeros that stays.  And
-pagemap tells of this process's page tables only: what another process wrote into a memfd is
-not in them.  But the mapped file can be opened, and asked and read as it is.
+A read through the process turns a hole in such a file into a page of zeros that stays.  And pagemap
+shows only the page tables of this process, not what another process wrote into a memfd.  So we open
+the mapped file itself, find its holes and read it.
 
-Not so a file on a tmpfs, which others may watch by its name (inotify(7)), nor one under a
-lease, whose holder would be sent SIGIO for our open(2).  These are read as any memory is, and
-holes are filled in.  So is all of it where /proc/locks is not to be read, for then nobody knows
-which files are under a lease.
+This is not possible for a file on a tmpfs, because others may watch it by its name (inotify(7)).
+Nor for a file under a lease, because our open(2) would send SIGIO to the holder of the lease.
+These files are read like any other memory, and their holes are filled.  If /proc/locks cannot be
+read, we do not know which files are under a lease, and treat all of them so.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from gcorefs.kernel.proc import map_files, system_files
 
 
 class Shmem:
-    """The mappings of such files of a process, seen through its thread `tid`."""
+    """The mappings of such files in a process, through its thread `tid`."""
 
     def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
         self.why_unknown = ""
-        """Why its holes are not known, empty where they are, or where there is no such memory."""
+        """Why the holes are not known; empty if they are known, or if there is no such memory."""
         self._tid = tid
         device = map_files.shmem_device()
         found = [vma for vma in vmas if _is_shared_memory(vma, device)]
         if found:
-            # Only then: the first to read /proc/locks waits some 10 ms for all processors
-            # (fs/locks.c, locks_start; percpu_down_write), and here a process stands still.
+            # Only then: the first reader of /proc/locks waits some 10 ms for all processors
+            # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
             leased = system_files.leased_inodes()
             if leased is None:
-                self.why_unknown = "/proc/locks does not tell what is under a lease"
+                self.why_unknown = "/proc/locks does not show which files are under a lease"
                 found = []
             else:
                 found = [vma for vma in found if vma.inode not in leased]
@@ -46,7 +46,7 @@ class Shmem:
         self._starts = [vma.start for vma in found]
 
     def overlaps(self, start: int, end: int) -> bool:
-        """True where any of it lies between the two addresses."""
+        """True if such memory lies between the two addresses."""
         index = bisect_right(self._starts, start)
         before = index and self._vmas[index - 1].end > start
         return bool(before) or (index < len(self._starts) and self._starts[index] < end)
@@ -54,8 +54,8 @@ class Shmem:
     def read_into(self, address: int, buffer: memoryview) -> int:
         """Fill `buffer` from the file that is mapped at `address`.
 
-        Returns how many bytes it had: fewer at the end of the file, none where there is no
-        such file or it is not shown to us.
+        Returns the number of bytes: fewer at the end of the file, 0 if there is no such file or
+        the kernel does not show it to us.
         """
         vma = self._vma(address)
         if vma is None:
@@ -68,13 +68,13 @@ class Shmem:
             return done
 
     def holes(self, vma: Vma) -> tuple[Column, Column]:
-        """Starts and ends of what is mapped of each hole in the file, in order."""
+        """Starts and ends of the mapped parts of the holes in the file, in order."""
         starts, ends = array("Q"), array("Q")
         if self._vma(vma.start) is not vma:
             return starts, ends
         base = vma.start - vma.offset
         with self._opened(vma) as fd:
-            # Past its end there are no zeros, but nothing.
+            # Behind the end of the file there is nothing, not even zeros.
             end = min(vma.offset + vma.size, page_up(os.fstat(fd).st_size)) if fd >= 0 else 0
             at = vma.offset
             while at < end:
@@ -87,7 +87,7 @@ class Shmem:
 
     @contextlib.contextmanager
     def _opened(self, vma: Vma) -> Iterator[int]:
-        # Opened for each use: a process may map thousands of files.
+        # Open it for each use: a process may map thousands of files.
         try:
             path = map_files.map_file(self._tid, vma.start, vma.end)
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -107,7 +107,7 @@ class Shmem:
 
 
 def _next_data(fd: int, offset: int) -> int:
-    """Where the next bytes are that were written, far behind the end where there are none."""
+    """The offset of the next data in the file; far behind the end if there is none."""
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:
@@ -117,8 +117,8 @@ def _next_data(fd: int, offset: int) -> int:
 
 
 def _is_shared_memory(vma: Vma, device: str) -> bool:
-    # One of a file that is open for reading only has VM_MAYSHARE without VM_SHARED (mm/mmap.c,
-    # do_mmap), and the same holes.
+    # A mapping of a file that is open for reading only has VM_MAYSHARE without VM_SHARED
+    # (mm/mmap.c, do_mmap), and the same holes.
     if VmFlag.MAYSHARE not in vma.vm_flags or VmFlag.UFFD_MISSING in vma.vm_flags:
         return False
     return vma.name == HUGE_PAGES if vma.kind.is_hugetlb else vma.dev == device

@@ -1,6 +1,6 @@
-"""Pages that could not be had and are zeros in the core.
+"""Pages that could not be read and are zeros in the core.
 
-As ranges: of a file that was truncated under its mapping there are millions in a row.
+They are kept as ranges: a file that was truncated under its mapping has millions in a row.
 """
 
 import threading
@@ -13,11 +13,11 @@ _MOST_RANGES = 100_000
 
 
 class UnreadablePages:
-    """Counts each page once, however often it is asked for."""
+    """Counts each page once, however often it is added."""
 
     def __init__(self, no_loss: Sequence[range] = ()) -> None:
-        """`no_loss`: where [vvar], [vsyscall] and the like lie, which nobody can read from
-        outside: that these are zeros is no loss, and the same in the kernel's cores."""
+        """`no_loss`: the places of [vvar], [vsyscall] and similar mappings, which nobody can read
+        from outside.  Zeros there are no loss, and the kernel's cores have them too."""
         self.count = 0
         self.no_loss = no_loss
         self._lock = threading.Lock()
@@ -25,7 +25,7 @@ class UnreadablePages:
         self._ends: list[int] = []
 
     def add(self, address: int) -> None:
-        """The page in which `address` lies."""
+        """Add the page in which `address` lies."""
         page = address - address % PAGE_SIZE
         if any(page in own for own in self.no_loss):
             return
@@ -33,7 +33,7 @@ class UnreadablePages:
             self._add(page)
 
     def add_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Whole pages, from start to end, of any order."""
+        """Add ranges of whole pages (start, end), in any order."""
         with self._lock:
             starts: list[int] = []
             ends: list[int] = []
@@ -48,7 +48,7 @@ class UnreadablePages:
             self.count = (sum(ends) - sum(starts)) // PAGE_SIZE
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Start and end of each, in order."""
+        """Start and end of each range, in order."""
         with self._lock:
             return [*zip(self._starts, self._ends, strict=True)]
 
@@ -65,6 +65,6 @@ class UnreadablePages:
                 starts.pop(after)
         elif after < len(starts) and starts[after] == page + PAGE_SIZE:
             starts[after] = page
-        elif len(starts) < _MOST_RANGES:  # past that a page may count twice
+        elif len(starts) < _MOST_RANGES:  # beyond that, a page may count twice
             starts.insert(after, page)
             ends.insert(after, page + PAGE_SIZE)

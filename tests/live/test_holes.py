@@ -123,7 +123,7 @@ def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
     vmas = mappings(target.pid)
     monkeypatch.setattr(system_files, "leased_inodes", lambda: None)
     shared = Shmem(target.pid, vmas)
-    assert shared.why_unknown == "/proc/locks does not tell what is under a lease"
+    assert shared.why_unknown == "/proc/locks does not show which files are under a lease"
     assert not any(in_pairs(shared.holes(vma)) for vma in vmas)
     buffer = memoryview(bytearray(PAGE))
     assert not any(shared.read_into(vma.start, buffer) for vma in vmas)
