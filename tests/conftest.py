@@ -270,7 +270,7 @@ def sysctl() -> Iterator[Callable[[str, int], None]]:
 class Mount:
     """A mount made by the command line, with its log."""
 
-    MARK = "what was written to .gcorefs/release is no pid (uid 0)"
+    MARK = "the text written to .gcorefs/release is not a pid (uid 0)"
     """A refusal that each test makes at its end, to know that the log is written so far."""
 
     def __init__(self, path: Path, log: Path) -> None:

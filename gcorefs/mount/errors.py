@@ -12,17 +12,17 @@ from gcorefs.errors import Refusal, Why
 class RequestReason(Why):
     """Why not."""
 
-    USER_FILES = (errno.EMFILE, "its opener has as many files open as a user may (user_files=)")
-    USER_STOPS = (errno.EMFILE, "its opener holds as many processes as a user may (user_stops=)")
-    USER_MEMORY = (errno.EMFILE, "the headers of its opener take all their memory (user_memory=)")
-    USER_REQUESTS = (errno.EAGAIN, "too many requests of its opener wait already")
-    ALL_FILES = (errno.EAGAIN, "as many files are open as may be in all (max_files=)")
-    ALL_STOPS = (errno.EAGAIN, "as many processes are held as may be in all (max_stops=)")
-    ALL_MEMORY = (errno.EAGAIN, "the headers of all open files take all memory (max_memory=)")
-    ALL_REQUESTS = (errno.EAGAIN, "too many requests wait already")
-    NO_PID = (errno.EINVAL, "what was written to .gcorefs/release is no pid")
+    USER_FILES = (errno.EMFILE, "its opener has too many open files (user_files=)")
+    USER_STOPS = (errno.EMFILE, "its opener holds too many processes (user_stops=)")
+    USER_MEMORY = (errno.EMFILE, "the headers of its opener need too much memory (user_memory=)")
+    USER_REQUESTS = (errno.EAGAIN, "too many requests of its opener are waiting")
+    ALL_FILES = (errno.EAGAIN, "too many files are open (max_files=)")
+    ALL_STOPS = (errno.EAGAIN, "too many processes are held (max_stops=)")
+    ALL_MEMORY = (errno.EAGAIN, "the headers of all open files need too much memory (max_memory=)")
+    ALL_REQUESTS = (errno.EAGAIN, "too many requests are waiting")
+    NO_PID = (errno.EINVAL, "the text written to .gcorefs/release is not a pid")
     NOT_HELD = (errno.ESRCH, "it is not held")
-    NOT_YOURS = (errno.EPERM, "somebody else holds it, and only root lets go for others")
+    NOT_YOURS = (errno.EPERM, "another user holds it, and only root may release it")
 
 
 class RequestError(Refusal):

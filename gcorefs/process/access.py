@@ -67,14 +67,14 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
     # An io_uring worker opens with the credentials of the submitter, but shows the credentials of
     # its creation (io_uring/io_uring.c, io_issue_sqe).  The kernel's NFS server does the same.
     if stat.is_worker or stat.is_kernel_thread:
-        raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is a thread of the kernel's own")
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is a thread of the kernel")
     # The four ids are real, effective, saved and file system; FUSE gives the file system id
     # (fs/fuse/dev.c, fuse_get_req).
     uids, gids = status["Uid"].split(), status["Gid"].split()
     if (int(uids[3]), int(gids[3])) != (uid, gid):
         raise ProcessError(Reason.UNKNOWN_OPENER, target, "its ids changed")
     if uids[1] != uids[3] or gids[1] != gids[3]:
-        raise ProcessError(Reason.UNKNOWN_OPENER, target, "its effective ids are not these")
+        raise ProcessError(Reason.UNKNOWN_OPENER, target, "its effective ids do not match")
     return Opener(
         pid=int(status["Tgid"]),
         uid=uid,

@@ -152,7 +152,7 @@ class Copy:
             give_up(source)
 
         def give_up(source: str) -> None:
-            raise NotCopied(f"a page of it has to be brought, and is not there yet ({source})")
+            raise NotCopied(f"a page is not in memory, and somebody must supply it ({source})")
 
         try:
             _by_all_cores(work, len(pieces), tuning.now().copy_timeout)

@@ -402,7 +402,7 @@ def test_a_page_that_its_handler_has_to_bring_is_not_waited_for(spawn: Spawn) ->
     with held(target) as snapshot:
         offset = data_offset(snapshot, target.truth["start"])
         snapshot.copy()
-        assert_held(target, snapshot, "a page of it has to be brought")
+        assert_held(target, snapshot, "a page is not in memory, and somebody must supply it")
         # What is there is read as ever.
         start = int(target.truth["start"], 16)
         assert int.from_bytes(snapshot.read(offset, 8), "little") == start

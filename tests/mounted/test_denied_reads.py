@@ -35,7 +35,7 @@ SIZE = 16 * MIB
 # Not dumped, or nowhere to be read.
 LEFT_OUT = {"dontdump", "guard", "file_short_past_eof", "reserved"}
 DENIED = "process_vm_readv(2) is denied"
-ONLY = "only process_vm_readv(2), denied here, can wait for a page of it"
+ONLY = "process_vm_readv(2), the only way to wait for a page, is denied"
 
 pytestmark = pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
 
@@ -255,4 +255,4 @@ def test_what_cannot_be_brought_is_not_copied(
         assert os.pread(fd, PAGE, offset) == word(start) + content(0)[8:]
         (stop,) = json.loads(gcorefs("status", "--json", "-m", mount.path).stdout)
         assert (stop["state"], stop["held"]) == ("stopped", "stop")
-        assert "a page of it has to be brought" in stop["held_why"]
+        assert "a page is not in memory, and somebody must supply it" in stop["held_why"]

@@ -138,7 +138,7 @@ OPENERS = {
 # where we are stricter than the kernel.
 STRICTER = {
     "n": ("it is in another user namespace", "in another user namespace"),
-    "f": ("its effective ids are not these", "file-system ids differ"),
+    "f": ("its effective ids do not match", "file-system ids differ"),
     "c": ("the kernel does not allow the opener", "a capability that gcorefs itself lacks"),
     "m": ("", "not dumpable"),
 }

@@ -361,7 +361,7 @@ def test_to_trace_is_not_enough_where_the_mode_says_no(everybodys: Mount, spawn:
 def test_who_waits_counts_as_who_holds(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
     mount = mount_with("user_stops=1")
     target, other = spawn("threads", 1), spawn("threads", 1)
-    mount.expect("its opener holds as many processes as a user may")
+    mount.expect("its opener holds too many processes")
     exact(mount, target.pid).stat()
     assert errno_of(exact(mount, other.pid).stat) == errno.EMFILE
     assert is_free(other.pid)
@@ -375,7 +375,7 @@ def test_it_is_let_go_by_hand_by_whoever_looked_it_up(everybodys: Mount) -> None
     mount = everybodys
     with running(*AS_NOBODY, "sh", "-c", "echo ready; read line; :") as pid:
         assert stat_errno(exact(mount, pid), *AS_NOBODY) == 0
-        mount.expect("somebody else holds it")
+        mount.expect("another user holds it")
         assert release_errno(mount, b"%d" % pid, *user(4321)) == errno.EPERM
         assert is_held(pid)
         assert [stop["pid"] for stop in status(mount, *AS_NOBODY)] == [pid]
@@ -430,7 +430,7 @@ def test_a_look_up_waits_for_the_core_and_no_longer(
 ) -> None:
     mount = mount_with("stop_timeout=0.5,unresponsive=fail")
     target = spawn("vforker")
-    mount.expect("a thread of it does not stop, and unresponsive= rules that out")
+    mount.expect("one of its threads does not stop, and unresponsive= forbids that")
     assert errno_of(exact(mount, target.pid).stat) == errno.EBUSY
     assert target.ask("release") == {"released": True}
     eventually(lambda: is_free(target.pid))

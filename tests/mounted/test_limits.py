@@ -86,7 +86,7 @@ def test_a_user_has_so_many_files(
     mount = mount_with("allow_other,user_files=3")
     target = nobodys("threads", 1)
     file = mount / target.pid
-    mount.expect(f"process {target.pid}: its opener has as many files open as a user may")
+    mount.expect(f"process {target.pid}: its opener has too many open files")
     with Nobody(*[file] * 5) as nobody:
         assert nobody.errnos == [0, 0, 0, errno.EMFILE, errno.EMFILE]
         with opened(file) as fd:
@@ -97,7 +97,7 @@ def test_a_user_has_so_many_files(
 
 def test_a_user_has_so_many_directories(mount_with: Callable[..., Mount]) -> None:
     mount = mount_with("allow_other,user_files=3")
-    mount.expect("the mount: its opener has as many files open as a user may")
+    mount.expect("the mount: its opener has too many open files")
     with Nobody(*[mount.path] * 5) as nobody:
         assert nobody.errnos == [errno.EISDIR] * 3 + [errno.EMFILE] * 2
         assert os.listdir(mount.path)
@@ -109,7 +109,7 @@ def test_all_users_together_have_so_many_files_and_root_gets_in(
     mount = mount_with("allow_other,max_files=3")
     target = nobodys("threads", 1)
     file = mount / target.pid
-    mount.expect(f"process {target.pid}: as many files are open as may be in all")
+    mount.expect(f"process {target.pid}: too many files are open")
     with Nobody(*[file] * 4) as nobody:
         assert nobody.errnos == [0, 0, 0, errno.EAGAIN]
         with opened(file) as fd:
@@ -119,8 +119,8 @@ def test_all_users_together_have_so_many_files_and_root_gets_in(
 @pytest.mark.parametrize(
     ("option", "expected", "words"),
     [
-        ("user_stops=2", errno.EMFILE, "its opener holds as many processes as a user may"),
-        ("max_stops=2", errno.EAGAIN, "as many processes are held as may be in all"),
+        ("user_stops=2", errno.EMFILE, "its opener holds too many processes"),
+        ("max_stops=2", errno.EAGAIN, "too many processes are held"),
     ],
 )
 def test_a_user_holds_so_many_processes(
@@ -149,7 +149,7 @@ def test_a_stop_that_is_over_counts_as_long_as_its_header_can_be_read(
     mount = mount_with("allow_other,user_stops=1,idle_timeout=0.1")
     target, other = nobodys("threads", 1), nobodys("threads", 1)
     mount.expect("its file was not read for 0.1 s")
-    mount.expect(f"process {other.pid}: its opener holds as many processes as a user may")
+    mount.expect(f"process {other.pid}: its opener holds too many processes")
     with Nobody(mount / target.pid) as first:
         assert first.errnos == [0]
         eventually(lambda: is_free(target.pid))
@@ -162,7 +162,7 @@ def test_a_header_that_is_too_large_for_its_user_is_refused(
 ) -> None:
     mount = mount_with("allow_other,user_memory=4")
     small, large = nobodys("threads", 1), nobodys("mappings", 30_000)
-    mount.expect(f"process {large.pid}: the headers of its opener take all their memory")
+    mount.expect(f"process {large.pid}: the headers of its opener need too much memory")
     with Nobody(mount / large.pid, mount / small.pid) as nobody:
         assert nobody.errnos == [errno.EMFILE, 0]
         eventually(lambda: is_free(large.pid))
@@ -180,7 +180,7 @@ def test_a_header_that_was_refused_is_not_kept(
     mount = mount_with("allow_other,user_memory=4")
     server = mount.server
     targets = [nobodys("mappings", 30_000) for _ in range(25)]
-    mount.expect("the headers of its opener take all their memory")
+    mount.expect("the headers of its opener need too much memory")
     for target in targets[:5]:  # what is needed for one at a time
         with Nobody(mount / target.pid):
             pass
@@ -228,7 +228,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
     # Not ready for as long as we like: who reads it waits.
     target, other = nobodys("vforker"), spawn("threads", 3)
     server = mount.server
-    mount.expect(f"process {target.pid}: too many requests of its opener wait already")
+    mount.expect(f"process {target.pid}: too many requests of its opener are waiting")
     mount.allow(" times more")
     before, descriptors = resident(server), len(os.listdir(f"/proc/{server}/fd"))
     crowd = nobodys("crowd", mount / target.pid, OPENERS, 20, 4)
@@ -243,7 +243,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
 
     eventually(all_have_opened_and_read, 900)
     if str(errno.EMFILE) in report["open"]:
-        mount.expect(f"process {target.pid}: its opener has as many files open as a user may")
+        mount.expect(f"process {target.pid}: its opener has too many open files")
     refused = {int(number) for number in report["open"]}
     assert refused <= {errno.EMFILE, errno.EAGAIN}
     assert report["opened"] + sum(report["open"].values()) == OPENERS * 20

@@ -181,7 +181,7 @@ def test_a_user_sees_only_what_they_opened(
             both = next(stop for stop in status(mount) if stop["pid"] == nobodys.pid)
             assert [each["uid"] for each in both["openers"]] == [NOBODY, 0]
             # To let go what root has open as well is root's.
-            mount.expect("somebody else holds it, and only root lets go for others")
+            mount.expect("another user holds it, and only root may release it")
             pid = b"%d\n" % nobodys.pid
             assert release_errno(mount, pid, *user(NOBODY)) == errno.EPERM
             assert release_errno(mount, pid, *user(OTHER)) == errno.EPERM
@@ -212,7 +212,7 @@ def test_a_status_that_is_being_made_holds_up_nobody(
 
 def test_nobody_has_any_number_of_status_files_open(mount: Mount) -> None:
     file = mount.path / ".gcorefs" / "status"
-    mount.expect("the mount: its opener has as many files open as a user may (user_files=) (uid 0)")
+    mount.expect("the mount: its opener has too many open files (user_files=) (uid 0)")
     with ExitStack() as stack:
         for _ in range(32):
             stack.enter_context(opened(file))
@@ -272,12 +272,12 @@ def test_a_process_is_let_go_while_it_is_being_stopped(
 @pytest.mark.parametrize("data", [b"", b"\n", b"0", b"-1", b"x", b"1 2", b"1\n2\n", b"9" * 4096])
 def test_what_is_no_pid_lets_nobody_go(mount: Mount, data: bytes) -> None:
     if data:  # nothing is written, nothing is asked
-        mount.expect("what was written to .gcorefs/release is no pid")
+        mount.expect("the text written to .gcorefs/release is not a pid")
     before = mount.log.read_bytes().count(b"\n")
     assert release_errno(mount, data) == (errno.EINVAL if data else 0)
     # What was written is the writer's choice, and not for the log.
     lines = mount.log.read_bytes().splitlines()[before:]
-    assert all(line.endswith(b"is no pid (uid 0)") for line in lines)
+    assert all(line.endswith(b"is not a pid (uid 0)") for line in lines)
 
 
 def test_who_is_not_held_is_not_let_go(mount: Mount, spawn: Callable[..., Target]) -> None:

@@ -54,7 +54,7 @@ def test_all_of_a_user_s_uids_have_one_share(
     subuid: None, mount_with: Callable[..., Mount]
 ) -> None:
     mount = mount_with("allow_other,user_files=3")
-    mount.expect("the mount: its opener has as many files open as a user may")
+    mount.expect("the mount: its opener has too many open files")
     command = [*user(OWNER), "/usr/bin/python3", "-c", MANY, str(mount.path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
