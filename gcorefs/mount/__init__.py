@@ -1,29 +1,29 @@
-"""FUSE: the same cores behind open, read, poll and release.
+"""FUSE: open, read, poll and release of the same cores.
 
-options  what may stand behind -o
-names    what anybody may write to us: names, a pid
-interpreter  set for threads that must not wait long for each other
+options  the options after -o
+names    bytes that anybody may send us: names, a pid
+interpreter  settings of the interpreter for an event loop beside threads
 errors   why a request is refused, whatever process it is about
-limits   what one user may have, and what all may have
-log      a log that never waits for whoever reads it
-refusals  what the log has of those whom nobody lets in
-inodes   one inode is one process under one policy, as long as its bytes do not change under it
-listing  what ls shows of a process, without stopping it
-sight    what a user is shown of it, as of /proc
+limits   what one user may have, and what all users may have together
+log      a log that never waits for its reader
+refusals  the log lines about refused requests
+inodes   one inode is one process with one policy, as long as its bytes do not change
+listing  what ls shows of a process, without a stop
+sight    what a user may see, as in /proc
 door     who may open
-errands  what the event loop has another thread do, and waits for in place
-buffers  what replies are made in
-readahead  so that a reader that goes forward finds its bytes waiting
-reading  the ways in which bytes come: they lie here, are an errand, or read by a thread
-workers  the threads in which the blocking work is done, and their buffers
-windows  memory that is read ahead into, on the account of each user
+errands  work that another thread does while the event loop waits in place
+buffers  the memory for replies
+readahead  reads ahead of a reader that goes forward
+reading  the ways to get bytes: from memory here, by an errand, or by a thread
+workers  the threads for blocking work, and their buffers
+windows  the memory for reading ahead, and which user has how much of it
 holders  who has a file open, and who has looked it up
 cores    one core of a stop, shared by every handle of its inode
 stops    one stop of one process, and its cores; lets forgotten processes go
-held     every stop of the mount: who begins one, who joins it, what becomes of it
+held     every stop of the mount: who begins it, who joins it, when it is forgotten
 control  the mount's own files: what is held, and a way to let it go
 entries  what stat shows
-readonly  what no file takes
-fs       the protocol adapter: translates, decides nothing
+readonly  requests that every file refuses
+fs       the protocol adapter: it translates and decides nothing
 server   mounts, serves, lets everything go, unmounts
 """

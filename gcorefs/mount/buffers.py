@@ -1,7 +1,7 @@
-"""Memory that replies are made in, used again and again.
+"""The memory for replies, used again and again.
 
-A fresh megabyte for each read costs as much as filling it: the kernel has to find and clear
-256 pages first.
+New memory for each read would cost as much as filling it: for a megabyte the kernel must find and
+clear 256 pages first.
 """
 
 import contextlib
@@ -9,23 +9,23 @@ import mmap
 from collections import defaultdict
 
 LARGEST_REQUEST = 1 << 20
-"""Bytes; the most that FUSE carries in one request."""
+"""The most bytes of one FUSE request."""
 
 _HUGE_PAGE = 2 << 20
 
 _MOST_KEPT = 32 << 20
-"""Bytes that wait to be used again."""
+"""Bytes that are kept for reuse."""
 
 
 class Buffers:
-    """On page borders, with whatever was in them before.
+    """Page-aligned buffers; they still have their old content.
 
-    One that is not given back is no loss but its own: it goes when nobody refers to it.
+    A buffer that is not given back is not lost: it is freed when nobody refers to it.
     """
 
     def __init__(self) -> None:
         self.desk = memoryview(mmap.mmap(-1, LARGEST_REQUEST))
-        """For the reply that is made just now: it is gone when the event loop turns again."""
+        """For the reply that is being made now.  Its content is lost when the event loop turns."""
         self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
         self._kept = 0
 
@@ -37,17 +37,17 @@ class Buffers:
         return fresh(size)
 
     def give_back(self, store: mmap.mmap) -> None:
-        """Nobody writes into it any more."""
+        """Take back a buffer into which nobody writes any more."""
         if self._kept + len(store) <= _MOST_KEPT:
             self._kept += len(store)
             self._free[len(store)].append(store)
 
 
 def fresh(size: int) -> mmap.mmap:
-    """So many bytes on page borders, zeros."""
+    """`size` bytes of zeros, page-aligned."""
     store = mmap.mmap(-1, size)
     if size >= _HUGE_PAGE:
-        # A seventh faster to fill and to send, where the kernel has any to spare.
-        with contextlib.suppress(OSError):  # EINVAL: it was built without
+        # With huge pages it is a seventh faster to fill and to send.
+        with contextlib.suppress(OSError):  # EINVAL: the kernel is built without them
             store.madvise(mmap.MADV_HUGEPAGE)
     return store

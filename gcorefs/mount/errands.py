@@ -1,16 +1,16 @@
-"""Short pieces of work that the event loop has another thread do, and waits for in place.
+"""Short work that another thread does while the event loop waits in place.
 
-A page of another process is there within microseconds, nearly always, and a reader waits for it.
-But whoever asks the kernel for it takes mmap_lock of that process, which others may hold for as
-long as they like (mm/process_vm_access.c, process_vm_rw_single_vec), so the event loop never asks.
-It hands the read over to a thread that is always there, and waits for the answer for a millisecond
-at most.  What is not done by then is late: it goes on, a task may wait for it, and the loop turns.
+A page of another process is nearly always read within microseconds, and a reader waits for it.  But
+the read takes mmap_lock of that process, which others may hold for as long as they like
+(mm/process_vm_access.c, process_vm_rw_single_vec).  So the event loop never reads it itself.  It
+gives the read to a thread that is always there, and waits at most a millisecond for the answer.  If
+the read is not done by then, it is late: it goes on, a task may wait for it, and the loop turns.
 
 Measured with 4 KiB of another process, in microseconds (medians, two cores): 7 in the event loop
 itself; 23 with a pair of eventfd(2) and a wait in place; 50 to 65 with locks, with queues, or with
 an eventfd that trio waits for; 70 with a busy wait; 110 with trio's run_sync_soon; 190 with trio's
-threads.  A write to an eventfd lets go of the interpreter lock before the other thread wakes; a
-lock or a queue wakes it first, and it then waits for the interpreter.
+threads.  A write to an eventfd releases the interpreter lock before the other thread wakes.  A lock
+or a queue wakes the thread first, and it then waits for the interpreter lock.
 """
 
 import contextlib
@@ -25,31 +25,31 @@ from gcorefs.mount.buffers import LARGEST_REQUEST, fresh
 from gcorefs.process.threads import start_thread
 
 _PATIENCE = 0.001
-"""Seconds that the event loop waits in place: the least that epoll_wait(2) knows."""
+"""Seconds that the event loop waits in place: the shortest time-out of epoll_wait(2)."""
 
 _BACK_OFF = 0.1
-"""Seconds for which nothing of a user is waited for in place once something was late: one who
-has everything come late wastes a hundredth of the event loop's time."""
+"""Seconds without a wait in place for a user after something of theirs was late.  So a user whose
+reads are always late wastes a hundredth of the event loop's time."""
 
 _MOST_IDLE = 4
 
 _ONE = (1).to_bytes(8, "little")
 
 Work = Callable[[memoryview], bool]
-"""Fills a buffer, in a thread.  False where that would take waiting.  OSError."""
+"""Fills a buffer, in a thread.  False if it would have to wait.  OSError."""
 
 
 class Errand:
-    """One piece of work, from when it is handed over until its runner is given back."""
+    """One piece of work.  It begins with the handover and ends when its runner is given back."""
 
     def __init__(self, runner: "_Runner", work: Work, length: int) -> None:
         self.is_done = False
         self.is_over = False
-        """Its runner is at work for somebody else, or will be."""
+        """True if its runner works for somebody else, or will."""
         self.is_awaited = False
-        """Somebody will take the result: one at a time."""
+        """True if a task will take the result.  Only one task may."""
         self.token: trio.lowlevel.TrioToken | None = None
-        """Of the event loop that is to be told; None while it waits in place."""
+        """The event loop that is told the end; None while the event loop waits in place."""
         self._runner = runner
         self._work = work
         self._length = length
@@ -58,23 +58,23 @@ class Errand:
         self._arrived: trio.Event | None = None
 
     def run(self, buffer: memoryview) -> None:
-        """In the runner's thread."""
+        """Do the work, in the runner's thread."""
         try:
             self._is_filled = self._work(buffer[: self._length])
-        except BaseException as error:  # handed to whoever takes the result
+        except BaseException as error:  # handed to the caller of `take`
             self._error = error
         finally:
             self.is_done = True
 
     def arrive(self) -> None:
-        """In the event loop, once it is done."""
+        """It is done.  Called in the event loop."""
         if self._arrived is not None:
             self._arrived.set()
         if not self.is_awaited:
             self._give_back()
 
     async def arrival(self) -> None:
-        """Until it is done.  One who gives up leaves it to itself."""
+        """Wait until it is done.  It goes on if the caller gives up."""
         self.is_awaited = True
         self._arrived = trio.Event()
         try:
@@ -86,9 +86,9 @@ class Errand:
             raise
 
     def take(self) -> memoryview | None:
-        """What was read, good until the event loop turns; None where that would take waiting.
+        """The bytes, good until the event loop turns; None if the work would have to wait.
 
-        Once it is done, and at most once.  Raises what the work raised.
+        Call it once, after the work is done.  Raises the exception of the work.
         """
         self._give_back()
         error, self._error = self._error, None
@@ -96,7 +96,7 @@ class Errand:
             try:
                 raise error.with_traceback(None)
             finally:
-                del error  # this frame is in its traceback: nothing is to go in a circle
+                del error  # its traceback refers to this frame, which makes a cycle
         return self._runner.buffer[: self._length] if self._is_filled else None
 
     def _give_back(self) -> None:
@@ -116,7 +116,7 @@ class _Runner:
         self._errand: Errand | None = None
         self._go = os.eventfd(0)
         self._done = os.eventfd(0)
-        # Edge-triggered: nobody has to read the counter.
+        # Edge-triggered: nobody needs to read the counter.
         self._epoll = select.epoll(1)
         self._epoll.register(self._done, select.EPOLLIN | select.EPOLLET)
         start_thread("gcorefs-errands", self._run)
@@ -132,8 +132,8 @@ class _Runner:
         return errand
 
     def wait(self, errand: Errand) -> None:
-        """Until it is done, or for a moment."""
-        while not errand.is_done:  # the edge may be that of the errand before
+        """Wait until it is done, but only for a moment."""
+        while not errand.is_done:  # the edge may be from the previous errand
             if not self._epoll.poll(_PATIENCE, 1):
                 return
 
@@ -142,29 +142,29 @@ class _Runner:
         self._give_back(self)
 
     def end(self) -> None:
-        os.write(self._go, _ONE)  # and no errand
+        os.write(self._go, _ONE)  # without an errand: the thread ends
 
     def _run(self) -> None:
         while os.read(self._go, len(_ONE)) and (errand := self._errand) is not None:
             errand.run(self.buffer)
             os.write(self._done, _ONE)
-            # In this order, and the reverse in Errands: one of the two sees the other.
+            # In this order; Errands has the reverse order.  So one of the two sees the other.
             if errand.token is not None:
                 with contextlib.suppress(trio.RunFinishedError):
                     errand.token.run_sync_soon(errand.arrive)
-            del errand  # and what it holds
+            del errand  # frees what it refers to
 
 
 class Errands:
-    """The runners of one mount: as many as there are errands under way, and a few."""
+    """The runners of one mount: one for each errand that is under way, and a few spare ones."""
 
     def __init__(self) -> None:
         self._idle: list[_Runner] = []
         self._late_until: dict[int, float] = {}
 
     def begin(self, uid: int, work: Work, length: int) -> Errand:
-        """Hand `work` over for the user `uid`, and wait for a moment, if nothing of theirs was late
-        just before.  Where that is too short it is not `is_done`.  NoThread, EMFILE.
+        """Give `work` to a thread for the user `uid`, and wait a moment for it, unless work of that
+        user was late a moment ago.  `is_done` is False if that was too short.  NoThread, EMFILE.
         """
         runner = self._idle.pop() if self._idle else _Runner(self._take_back)
         errand = runner.begin(work, length)

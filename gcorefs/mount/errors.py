@@ -1,7 +1,7 @@
-"""Every way in which a mount refuses a request: what its users may have, and .gcorefs/release.
+"""Why a mount refuses a request: the limits of its users, and .gcorefs/release.
 
-docs/errors.md has the same table for people (tests/pure/test_errors.py compares the two), with
-those of a process (process/errors.py).
+docs/errors.md has the same table (tests/pure/test_errors.py compares the two), together with the
+reasons of a process (process/errors.py).
 """
 
 import errno
@@ -10,7 +10,7 @@ from gcorefs.errors import Refusal, Why
 
 
 class RequestReason(Why):
-    """Why not."""
+    """Why the request is refused."""
 
     USER_FILES = (errno.EMFILE, "its opener has too many open files (user_files=)")
     USER_STOPS = (errno.EMFILE, "its opener holds too many processes (user_stops=)")

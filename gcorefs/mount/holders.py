@@ -1,6 +1,6 @@
 """Who has the file of a stop open, and who has looked it up to open it.
 
-A look-up asks it for every caller, so no answer takes longer with the number of open files.
+A look-up asks this for every caller, so no answer takes longer if more files are open.
 """
 
 from collections import Counter
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 class Holders:
-    """Changed by the event loop; other threads may read it: each look takes one step of the
+    """The event loop changes it, and other threads may read it: each access is one step of the
     interpreter."""
 
     def __init__(self) -> None:
         self._files: Counter[Opener] = Counter()
-        self._users: Counter[int] = Counter()  # the same by uid
+        self._users: Counter[int] = Counter()  # the same, by uid
         self._askers: dict[Opener, None] = {}
 
     @property
@@ -38,16 +38,17 @@ class Holders:
         self._askers[opener] = None
 
     def include(self, uid: int) -> bool:
-        """True where one of them is `uid`."""
+        """True if one of them has the uid `uid`."""
         return uid in self._users or any(each.uid == uid for each in [*self._askers])
 
     def of(self, uid: int | None) -> list[Opener]:
-        """Each of them once, in the order in which they came, or those who are `uid`."""
+        """Each of them once, in the order in which they came; with `uid`, only those of that
+        user."""
         found = dict.fromkeys([*self._files, *self._askers])
         return [each for each in found if uid in (None, each.uid)]
 
     def files(self, uid: int | None) -> int:
-        """How many open files there are, or how many of `uid`."""
+        """The number of open files, or of those of `uid`."""
         counts = [*self._files.items()]
         return sum(count for opener, count in counts if uid in (None, opener.uid))
 

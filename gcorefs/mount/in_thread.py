@@ -1,4 +1,4 @@
-"""Blocking calls, out of the event loop."""
+"""Blocking calls outside of the event loop."""
 
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
@@ -19,20 +19,20 @@ async def in_thread(
     call: Callable[[*Arguments], T],
     *arguments: *Arguments,
 ) -> T:
-    """The result of a blocking call on account of process `pid`, or what it raises.
+    """The result of a blocking call for process `pid`; raises its exception.
 
-    A caller that is cancelled leaves the thread behind.  EAGAIN: there is none.  ENOMEM.
+    If the caller is cancelled, the thread is abandoned.  EAGAIN: no thread can be started.  ENOMEM.
 
-    An exception goes past trio, in whose threads it is part of a reference cycle
-    (trio/_threads.py, report_back_in_trio_thread_fn and worker_fn): all that its traceback refers
-    to, buffers, descriptors and copies, would live until the next collection.
+    An exception does not pass through trio.  In trio's threads an exception becomes part of a
+    reference cycle (trio/_threads.py, report_back_in_trio_thread_fn and worker_fn), and all that
+    its traceback refers to (buffers, descriptors, copies) would live until the next collection.
     """
     answers: list[outcome.Outcome[T]] = []
     is_awaited = True
 
     def answer() -> None:
         answers.append(outcome.capture(call, *arguments))
-        # In this order, and the reverse below: one of the two sees the other.
+        # In this order; the code below has the reverse order.  So one of the two sees the other.
         if not is_awaited:
             answers.clear()
 
@@ -46,7 +46,7 @@ async def in_thread(
             raise ProcessError(Reason.NO_THREAD, pid) from error
         raise
     except MemoryError as error:
-        # Without its traceback, which keeps what took the memory.
+        # Without its traceback, which refers to the memory that was taken.
         raise ProcessError(Reason.NO_MEMORY, pid) from error.with_traceback(None)
     finally:
         is_awaited = False

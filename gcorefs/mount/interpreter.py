@@ -1,14 +1,14 @@
-"""The interpreter, set for an event loop that shares it with threads."""
+"""Settings of the interpreter for an event loop that shares it with threads."""
 
 import gc
 import sys
 
 _SWITCH_INTERVAL = 1e-4
-"""Seconds that a thread may go on while another waits for the interpreter lock (5 ms by default).
-A thread that looks through the mappings of a large process must not delay the event loop."""
+"""Seconds that a thread may run while another waits for the interpreter lock (default: 5 ms).  A
+thread that reads the mappings of a large process must not delay the event loop."""
 
 
 def settle() -> None:
-    """Call it when everything is imported: the garbage collector never looks at that again."""
+    """Call this after all imports: the garbage collector then ignores all that exists now."""
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.freeze()

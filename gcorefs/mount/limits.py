@@ -1,8 +1,8 @@
-"""What one user may have of the mount, and what all may have together.
+"""What one user may have of the mount, and what all users may have together.
 
-One who opens everything, or opens and never reads, uses up his own share and nobody else's.
-Root has a share like everybody's, and what is kept for it: it is not held to what all may
-have together, so that whoever is called to the machine gets in.
+A user who opens everything, or opens and never reads, uses up only their own share.  Root has a
+share like every user.  The limits for all users together do not hold for root, so that an
+administrator can always get in.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from gcorefs.process.copy import NotCopied, Room
 
 _USER_REQUESTS = 256
 _REQUESTS = 9_000
-"""Requests that wait at one time, each a task.  A request that finds none free waits unread
-(server.py), and with it all that come behind it; so a user may not have them all.  Nor so
-many that the last one's answer comes too late (listing.py, LOOK_TIMEOUT)."""
+"""Requests that may wait at one time, each in a task.  If all are taken, further requests stay
+unread (server.py), and block all requests behind them.  So one user may not have all of them, and
+not so many that the last answer comes too late (listing.py, LOOK_TIMEOUT)."""
 
 _MEBIBYTE = 1 << 20
 _ROOT = 0
 
 
 class Budget:
-    """So much of one thing for each user, so much for all."""
+    """An amount of one thing for each user, and an amount for all users together."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Budget:
         total_over: RequestReason,
         owner: Callable[[int], int] = int,
     ) -> None:
-        """`owner`: the user on whose account a uid is, by default itself."""
+        """`owner`: the user who is charged for a uid; by default, that uid."""
         self._owner = owner
         self._each, self._total = each, total
         self._each_over, self._total_over = each_over, total_over
@@ -48,7 +48,7 @@ class Budget:
         self._sum = 0
 
     def take(self, uid: int, pid: int, amount: int = 1) -> None:
-        """RequestError where that is too much; `pid` is the process that it is wanted for."""
+        """RequestError if it is too much.  `pid`: the process that needs it."""
         owner = self._owner(uid)
         if self._used[owner] + amount > self._each:
             raise RequestError(self._each_over, pid, f"uid {uid}")
@@ -58,14 +58,14 @@ class Budget:
         self._sum += amount
 
     def left(self, uid: int, users: int = 1) -> int:
-        """The most that `take` would give to `uid` now, where what all may have is divided among so
-        many users."""
+        """The most that `take` would give to `uid` now, if `users` users divide the total amount
+        equally."""
         owner = self._owner(uid)
         left = self.share(uid, users) - self._used[owner]
         return left if owner == _ROOT else min(left, self._total - self._sum)
 
     def share(self, uid: int, users: int) -> int:
-        """What `uid` may have, where what all may have is divided among so many users."""
+        """The share of `uid`, if `users` users divide the total amount equally."""
         return self._each if self._owner(uid) == _ROOT else min(self._each, self._total // users)
 
     def give_back(self, uid: int, amount: int = 1) -> None:
@@ -106,22 +106,23 @@ class Kept:
 
 
 class Copies:
-    """Memory that copies take, by who was the first to open: `each` bytes for a user, twice that
-    for all but root together.  Whose do not fit are held instead (snapshot.py)."""
+    """The memory that copies take, charged to the first opener: `each` bytes for a user, and twice
+    that for all users but root together.  A process whose copy has no room is held instead
+    (holder.py)."""
 
     def __init__(self, each: int) -> None:
         self.each = each
         self._lock = threading.Lock()
         self._used: Counter[int] = Counter()
-        # What was freed, and is not taken off yet: memory is freed in the middle of anything,
-        # of what the lock is held for as well.
+        # Freed, but not subtracted yet.  Memory can be freed at any point of the program, also
+        # while the lock is held.
         self._freed: deque[tuple[int, int]] = deque()
 
     def room(self, uid: int) -> Room:
         return _UsersRoom(self, uid)
 
     def take(self, uid: int, amount: int) -> bool:
-        """False where that is too much."""
+        """False if that is too much."""
         with self._lock:
             while self._freed:
                 owner, freed = self._freed.popleft()
@@ -146,17 +147,17 @@ class _UsersRoom(Room):
     def take(self, amount: int, more: int) -> None:
         super().take(amount, more)
         if not self._copies.take(self._uid, more):
-            raise NotCopied(f"uid {self._uid} has too little left of copy_limit")
+            raise NotCopied(f"uid {self._uid} has not enough of its copy_limit left")
 
     def give_back(self, amount: int) -> None:
         self._copies.give_back(self._uid, amount)
 
 
 class Limiters:
-    """So many threads for each key: a user, a process, a server of files.
+    """A number of threads for each key: a user, a process, a file server.
 
-    A thread that was given up holds its place until it ends (trio.to_thread.run_sync), so
-    what does not answer can have no more of them than these.
+    A thread that was abandoned keeps its place until it ends (trio.to_thread.run_sync).  So a
+    process or server that does not answer blocks no more threads than this.
     """
 
     def __init__(self, each: int) -> None:
@@ -177,7 +178,7 @@ class Limiters:
                 self._forget_idle()
 
     def _forget_idle(self) -> None:
-        """Those that nobody uses or waits for; not only ours, whose last thread may end later."""
+        """Forget limiters that nobody uses or waits for.  A limiter's last thread may end later."""
         idle = [
             key
             for key, limiter in self._by_key.items()
@@ -188,7 +189,7 @@ class Limiters:
 
 
 class Both:
-    """Two limiters that a thread needs a place of, as trio.to_thread.run_sync wants them."""
+    """Two limiters in one, as trio.to_thread.run_sync needs: a thread needs a place in both."""
 
     def __init__(self, first: trio.CapacityLimiter, second: trio.CapacityLimiter) -> None:
         self._first, self._second = first, second
@@ -207,8 +208,8 @@ class Both:
 
 
 class Limits:
-    """The budgets of one mount.  Subordinate uids are on their owner's account in those that are
-    asked before an opener is judged; afterwards nobody has any (access.identify)."""
+    """The budgets of one mount.  Before an opener is judged, a subordinate uid is charged to its
+    owner.  After that there are no subordinate uids (access.identify)."""
 
     def __init__(self, options: Options) -> None:
         owner = subordinate.of_this_host().owner
@@ -219,7 +220,7 @@ class Limits:
             RequestReason.ALL_FILES,
             owner,
         )
-        """Open cores, by who opened them."""
+        """Open cores, charged to their openers."""
         self.others = Budget(
             options.user_files,
             sys.maxsize,
@@ -231,22 +232,22 @@ class Limits:
         self.stops = Budget(
             options.user_stops, options.max_stops, RequestReason.USER_STOPS, RequestReason.ALL_STOPS
         )
-        """Stops that are under way or have a file open still, by who was the first to open."""
+        """Stops that are under way or still have an open file, charged to the first opener."""
         self.memory = Budget(
             options.user_memory * _MEBIBYTE,
             options.max_memory * _MEBIBYTE,
             RequestReason.USER_MEMORY,
             RequestReason.ALL_MEMORY,
         )
-        """Bytes that the headers of these take here."""
+        """Bytes of memory that the headers of these take."""
         self.read_ahead = Budget(
             options.user_read_ahead * _MEBIBYTE,
             options.max_read_ahead * _MEBIBYTE,
             RequestReason.USER_MEMORY,
             RequestReason.ALL_MEMORY,
         )
-        """Bytes that are read ahead into, by who opened; what does not fit is not read ahead
-        (windows.py)."""
+        """Bytes of memory for reading ahead, charged to the opener.  A file without room is not
+        read ahead (windows.py)."""
         self.copies = Copies(options.copy_limit * _MEBIBYTE)
         self.requests = Budget(
             _USER_REQUESTS,

@@ -1,12 +1,12 @@
-"""A log that never waits for whoever reads it.
+"""A log that never waits for its reader.
 
-The process that we hold may be the one that reads our messages: the log daemon, or the far
-end of the pipe that is our stderr.  So a message goes into a queue, another thread writes
-it, and when the queue is full messages are dropped and counted, not waited for.
+The process that we hold may be the one that reads our messages: the log daemon, or the other end of
+the pipe that is our stderr.  So a message goes into a queue, and another thread writes it.  If the
+queue is full, messages are dropped and counted.
 
-Nor does anybody wait for that thread without a bound, at the end least of all.  So it holds no
-lock while it writes: neither a handler's, which logging.shutdown takes, nor that of a stream
-of Python's, without which the interpreter does not end.
+Nobody waits for that thread without a bound either, above all not at the end.  So it holds no lock
+while it writes: no handler's lock, which logging.shutdown takes, and no lock of a Python stream,
+without which the interpreter does not end.
 """
 
 import atexit
@@ -25,18 +25,18 @@ from gcorefs.export.sink import SinkError, duplicate
 _MOST_WAITING = 10_000
 
 _END_TIMEOUT = 1.0
-"""Seconds that whoever reads the log has at the end for what still waits."""
+"""Seconds at the end in which the reader of the log may take the messages that are left."""
 
 logger = logging.getLogger("gcorefs")
 
 
 class _Unlocked(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
-        self.emit(record)  # only one thread does
+        self.emit(record)  # without a lock: only one thread does this
         return True
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing: standard error may be read by whoever does not read this."""
+        """Do nothing: the reader of stderr may be the one that does not read the log."""
 
 
 class _Descriptor(_Unlocked):
@@ -45,7 +45,7 @@ class _Descriptor(_Unlocked):
         self._fd = fd
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+        with contextlib.suppress(OSError):  # the reader is gone, or the disk is full
             data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
             while data:
                 data = data[os.write(self._fd, data) :]
@@ -80,10 +80,10 @@ def to_stderr() -> logging.Handler:
 
 
 def to_file(path: str) -> logging.Handler:
-    """A log at the end of that file, which is made where there is none.
+    """A log that appends to that file, which is created if it does not exist.
 
-    SinkError; EACCES: another user may have put the file there, in a directory that all may write
-    to, so that our messages end up in a file of somebody else's (gcorefs/export/lookup.py).
+    SinkError.  EACCES: another user may have created the file, in a directory that everybody may
+    write to, so that our messages go to that user's file (gcorefs/export/lookup.py).
     """
     try:
         handler = _Descriptor(_open_file(path))
@@ -107,7 +107,7 @@ def _open_file(path: str) -> int:
 
 
 def to_syslog(socket: str = "/dev/log") -> logging.Handler:
-    """The system's log; nowhere while there is none: the next message tries again."""
+    """The system's log.  While there is none, messages are lost; each new message tries again."""
     handler = _Syslog(socket, SysLogHandler.LOG_DAEMON)
     handler.setFormatter(logging.Formatter("gcorefs: %(message)s"))
     return handler
@@ -134,7 +134,7 @@ class _Writer:
 
 
 def start(handler: logging.Handler, verbose: bool = False) -> None:
-    """Send the log of this package and of pyfuse3 to `handler`, from a thread of its own."""
+    """Send the log of this package and of pyfuse3 to `handler`, from a separate thread."""
     writer = _Writer(handler)
     root = logging.getLogger()
     root.addHandler(writer.entrance)
@@ -144,7 +144,7 @@ def start(handler: logging.Handler, verbose: bool = False) -> None:
 
 
 def stop() -> None:
-    """Write what still waits, within a bound, and end the thread."""
+    """Write the messages that are left, within a bound, and end the thread."""
     while _writers:
         _writers.pop().stop()
 

@@ -1,4 +1,4 @@
-"""What may stand behind -o: our own options, checked, and those of FUSE, passed on."""
+"""The options after -o: our own, which are checked, and those of FUSE, which are passed on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,34 +11,34 @@ from gcorefs.policy import Policy
 
 @dataclass(frozen=True, slots=True)
 class Options(Policy):
-    """How cores are taken, when their processes are let go, and how much users may have."""
+    """How cores are taken, when processes are let go, and how much users may have."""
 
     idle_timeout: float = option(
-        60.0, "SECONDS", "A process is let go this long after the last read of its file; 0: never."
+        60.0, "SECONDS", "Let a process go this long after the last read of its file; 0: never."
     )
     max_stop: float = option(
-        0.0, "SECONDS", "A process is let go this long after it was stopped, read or not; 0: never."
+        0.0, "SECONDS", "Let a process go this long after the stop, read or not; 0: never."
     )
     open_timeout: float = option(
         5.0, "SECONDS",
-        "A process that was stopped by a look-up below .gcorefs/exact is let go where nobody opens "
-        "its file for so long; 0: no look-up stops anybody.",
+        "Let a process go that a look-up below .gcorefs/exact has stopped, if nobody opens its "
+        "file within this time; 0: no look-up stops a process.",
     )  # fmt: skip
     user_files: int = option(
-        4096, "N", "Files that one user may have open, directories among them."
+        4096, "N", "How many files one user may have open, including directories."
     )
-    max_files: int = option(16384, "N", "Files that all but root may have open together.")
-    user_stops: int = option(256, "N", "Processes that one user may hold.")
-    max_stops: int = option(1024, "N", "Processes that all but root may hold together.")
+    max_files: int = option(16384, "N", "How many files all users but root may have open together.")
+    user_stops: int = option(256, "N", "How many processes one user may hold.")
+    max_stops: int = option(1024, "N", "How many processes all users but root may hold together.")
     user_memory: int = option(
-        512, "MIB", "Memory that the headers of one user's files may take in the server."
+        512, "MIB", "How much memory the headers of one user's files may take in the server."
     )
     max_memory: int = option(
-        2048, "MIB", "Memory that the headers of all but root's files may take in the server."
+        2048, "MIB", "How much memory the headers of all users' files but root's may take."
     )
-    user_read_ahead: int = option(64, "MIB", "Memory that one user's files may be read ahead into.")
+    user_read_ahead: int = option(64, "MIB", "How much memory one user has for reading ahead.")
     max_read_ahead: int = option(
-        256, "MIB", "Memory that the files of all but root may be read ahead into together."
+        256, "MIB", "How much memory all users but root have together for reading ahead."
     )
 
     @property
@@ -49,22 +49,22 @@ class Options(Policy):
 
 OPTIONS = options_of(Options)
 
-# mount.fuse3(8).  What would let a core be cached, or change what a reader sees, is not here.
+# mount.fuse3(8), without the options that would cache a core or change what a reader sees.
 _FUSE_FLAGS = frozenset(
     ("allow_other", "allow_root", "auto_unmount", "default_permissions", "debug", "ro",
      "nodev", "nosuid", "noexec", "noatime", "atime", "sync", "async", "dirsync"),
 )  # fmt: skip
 _FUSE_VALUES = frozenset(("fsname", "context", "fscontext", "rootcontext", "defcontext"))
 
-# default_permissions: the kernel holds every opener to owner and mode before we hear of it.
-# Not ro: there is one file to write to, that lets a process go (names.py).
+# default_permissions: the kernel checks owner and mode of every open before we hear of it.
+# No ro: a process is let go by a write to a file (names.py).
 _ALWAYS = frozenset(("default_permissions", "nodev", "nosuid", "noexec"))
 
 
 def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
-    """The values of one or more -o, each a list with commas: ours, and those for FUSE.
+    """The values in one or more -o, each a list with commas: our options, and those for FUSE.
 
-    OptionError where one is unknown or wrong.
+    OptionError if an option is unknown or has a wrong value.
     """
     ours: dict[str, Any] = {}
     fuse: dict[str, str] = dict.fromkeys(_ALWAYS, "")
@@ -77,5 +77,5 @@ def parse(words: Sequence[str]) -> tuple[Options, set[str]]:
             fuse[name] = value
         else:
             known = ", ".join(sorted((*OPTIONS, *_FUSE_FLAGS, *_FUSE_VALUES)))
-            raise OptionError(f"unknown option {word!r}; known are {known}")
+            raise OptionError(f"unknown option {word!r}; the known options are {known}")
     return Options(**ours), {f"{name}={value}" if value else name for name, value in fuse.items()}

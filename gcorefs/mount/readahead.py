@@ -1,18 +1,17 @@
-"""Reads ahead of a reader that goes forward, so that it finds its bytes waiting.
+"""Reads ahead of a reader that goes forward, so that its next bytes are ready.
 
-The copy out of the process lets go of the interpreter lock and the reply to the kernel does
-not.  So the two overlap only where a long read is already under way while replies are made:
-windows of several requests, filled one after the other in a thread of the reader's own, one
-being served while the next ones come.
+A copy from the process releases the interpreter lock; a reply to the kernel does not.  So the two
+overlap only if a long read is under way while replies are made.  For this there are windows of
+several requests.  A thread of the reader fills them one after the other, and one window is served
+while the next ones are filled.
 
-First and random reads go straight: a debugger that wants a page gets a page.
+First reads and random reads use no window: a debugger that asks for a page gets one page.
 
-Nobody counts who still looks into a window.  A reply is made as soon as a handler returns,
-before the event loop turns again, and a window is filled anew only when a later read has gone
-beyond it.
+There is no count of who still uses a window.  A reply is made as soon as a handler returns, before
+the event loop turns again, and a window is filled anew only after a later read has gone past it.
 
-The windows are on the account of whoever opened the file (windows.py).  The thread ends when there
-is no window for it to fill, so there are no more threads than windows.
+The windows are charged to the user who opened the file (windows.py).  The thread ends when it has
+no window to fill, so there are no more threads than windows.
 """
 
 import contextlib
@@ -28,17 +27,17 @@ from gcorefs.mount.windows import WINDOWS, Windows
 from gcorefs.process.threads import NoThread, start_thread
 
 _RUN = 1 << 20
-"""Bytes read in a row before anybody reads ahead."""
+"""Bytes that must be read in a row before we read ahead."""
 
 Fill = Callable[[int, memoryview], int]
-"""Fills a buffer from an offset of the file, in a thread, and says how many bytes could be had.
-Raises nothing: why there are no more, whoever asks for those is to see."""
+"""Fills a buffer from an offset of the file, in a thread, and returns the number of bytes.  Raises
+nothing: the reader that asks for the missing bytes meets the error itself."""
 
 GiveBack = Callable[[mmap.mmap], None]
 
 
 class _Window:
-    """Part of the file, from `start` to `end`, that is being read or is there up to `good`."""
+    """A part of the file, from `start` to `end`.  It is being read, or is ready up to `good`."""
 
     def __init__(self, start: int, end: int, store: mmap.mmap, give_back: GiveBack) -> None:
         self.start = start
@@ -54,10 +53,10 @@ class _Window:
         self._token = trio.lowlevel.current_trio_token()
 
     def fill(self, fill: Fill) -> None:
-        """In the reader's thread."""
+        """Called in the reader's thread."""
         if self.is_wanted:
             self.good += fill(self.start, self.view[: self.end - self.start])
-        # In this order, and the reverse in `arrival` and `drop`: one of the two sees the other.
+        # In this order; `arrival` and `drop` have the reverse.  So one of the two sees the other.
         self.is_done = True
         if self._arrived is not None:
             self._tell(self._arrived.set)
@@ -65,24 +64,24 @@ class _Window:
             self._tell(self.drop)
 
     def _tell(self, call: Callable[[], object]) -> None:
-        with contextlib.suppress(trio.RunFinishedError):  # gone, with whoever waited
+        with contextlib.suppress(trio.RunFinishedError):  # the event loop is gone
             self._token.run_sync_soon(call)
 
     def drop(self) -> None:
-        """Nobody wants it.  Its memory is free once the thread does not write into it."""
+        """Nobody wants it.  Its memory is free when the thread no longer writes into it."""
         self.is_wanted = False
         if self.is_done and not self._is_given_back:
             self._is_given_back = True
             self._give_back(self.store)
 
     def cut(self, offset: int, end: int) -> memoryview | None:
-        """What is there from `offset` to `end`; None where that is not all, or not yet."""
+        """The bytes from `offset` to `end`; None if not all of them are ready."""
         if self.start <= offset and end <= self.good and self.is_done:
             return self.view[offset - self.start : end - self.start]
         return None
 
     async def arrival(self) -> None:
-        """Until it is as full as it will be."""
+        """Wait until it is as full as it will get."""
         if self._arrived is None:
             self._arrived = trio.Event()
         if not self.is_done:
@@ -95,7 +94,7 @@ class ReadAhead:
     def __init__(
         self, fill: Fill, size: int, windows: Windows, uid: int = 0, name: str = ""
     ) -> None:
-        """`windows`: where its memory is from; `uid`: on whose account; `name`: of its thread."""
+        """`windows`: the source of memory; `uid`: who is charged; `name`: of the thread."""
         self.uid = uid
         self._fill = fill
         self._size = size
@@ -103,21 +102,21 @@ class ReadAhead:
         self._name = name
         self._next = 0
         self._run = 0
-        self._windows: deque[_Window] = deque()  # each begins where the one before it ends
+        self._windows: deque[_Window] = deque()  # each begins at the end of the previous one
         self._to_fill: SimpleQueue[_Window | None] | None = None
         self._is_read = False
         self._is_closed = False
 
     def piece(self, offset: int, length: int) -> memoryview | None:
-        """These bytes where they have been read ahead, good until the event loop turns.
+        """These bytes if they have been read ahead, good until the event loop turns; else None.
 
-        None where they have not, or not yet.  Every read is to be told of here, once.
+        Call it once for every read.
         """
         windows = self._windows
         end = offset + length
         self._is_read = True
         if offset == self._next and len(windows) == WINDOWS:
-            # As nearly always: it goes on in the first one, and there are enough behind that.
+            # The usual case: the read goes on in the first window, and enough windows follow.
             data = windows[0].cut(offset, end)
             if data is not None:
                 self._run += length
@@ -138,11 +137,11 @@ class ReadAhead:
         return self._cut(offset, length)
 
     def is_coming(self, offset: int, length: int) -> bool:
-        """True where it is worth to wait for `arrival` of these bytes."""
+        """True if `arrival` of these bytes is worth waiting for."""
         return any(not each.is_done for each in self._of(offset, length))
 
     async def arrival(self, offset: int, length: int) -> memoryview | None:
-        """The same as `piece` once they have been read; None where they could not be had."""
+        """Wait until these bytes have been read.  None if they could not be read."""
         for each in self._of(offset, length):
             await each.arrival()
         return self._cut(offset, length)
@@ -156,7 +155,7 @@ class ReadAhead:
         self._is_read = False
 
     def close(self) -> None:
-        """Read ahead no more.  The thread ends when it returns from the window that it is at."""
+        """Stop reading ahead.  The thread ends after its current window."""
         self._is_closed = True
         self._drop_all()
         self._end_thread()
@@ -185,8 +184,8 @@ class ReadAhead:
         return memoryview(b"".join(pieces))
 
     def _look_ahead(self, offset: int) -> None:
-        """Have windows filled behind those that are there, or from `offset` on, where there is
-        memory and a thread for that."""
+        """Have windows filled behind the existing ones, or from `offset` on, if there is memory
+        and a thread for them."""
         self._account.enter(self)
         while len(self._windows) < WINDOWS:
             start = self._windows[-1].end if self._windows else offset
@@ -205,7 +204,7 @@ class ReadAhead:
             self._windows.append(window)
 
     def _filler(self) -> "SimpleQueue[_Window | None]":
-        """What the thread takes windows from.  NoThread."""
+        """The queue from which the thread takes windows.  NoThread."""
         if self._to_fill is None:
             to_fill: SimpleQueue[_Window | None] = SimpleQueue()
             start_thread(self._name, _fill_each, to_fill, self._fill)
@@ -213,7 +212,7 @@ class ReadAhead:
         return self._to_fill
 
     def _end_thread(self) -> None:
-        """Once it has been through its windows."""
+        """End the thread when it has filled its windows."""
         if self._to_fill is not None:
             self._to_fill.put(None)
             self._to_fill = None

@@ -1,12 +1,12 @@
-"""The ways in which bytes of one stop come: they lie here, are an errand, or read by a thread.
+"""The ways to get bytes of one stop: from memory here, by an errand, or by a thread.
 
 Rules of this file:
 - A read never waits without a bound.
-- The event loop has what lies here, and asks nothing of another process.  One random page is an
-  errand (errands.py), for which it waits in place.
-- What is given is good until the event loop turns: a reply is made as soon as a handler
-  returns, and most of them in one place.
-- A thread that is given up goes on writing, so it writes where nobody looks.
+- The event loop uses bytes that lie here, and asks nothing of another process.  One random page is
+  an errand (errands.py), for which the event loop waits in place.
+- A result is good until the event loop turns: a reply is made as soon as a handler returns, and
+  most replies are made in the same buffer.
+- A thread that was abandoned goes on writing, so it writes into a buffer that nobody uses.
 """
 
 import contextlib
@@ -25,8 +25,7 @@ from gcorefs.mount.windows import Windows
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.page_providers import MayWait
 
-# Threads that read what is there of one process.  A call that was given up keeps its thread
-# until it ends.
+# Threads that read from one process.  An abandoned call keeps its thread until the call ends.
 _MOST_READS = 8
 
 
@@ -36,7 +35,7 @@ class Reading:
     def __init__(
         self, core: Core, uid: int, buffers: Buffers, errands: Errands, waits: Limiters
     ) -> None:
-        """`uid`: who began it; `waits`: threads that wait for one server of mapped files."""
+        """`uid`: the user who began the stop; `waits`: threads that wait for one file server."""
         self._core = core
         self._uid = uid
         self._buffers = buffers
@@ -46,17 +45,17 @@ class Reading:
         self._waiting: set[object] = set()
         """Threads that may hold mmap_lock of the process for as long as somebody else likes."""
         self._late: tuple[int, int, Errand] | None = None
-        """The last errand that was not done in a moment."""
+        """The last errand that was not done within the moment."""
 
     def reader(self, windows: Windows, uid: int) -> ReadAhead:
-        """For one handle, that `uid` has opened."""
+        """A reader for one handle, opened by `uid`."""
         name = f"gcorefs-ahead-{self._core.pid}"
         return ReadAhead(self._read_ahead, self._core.size, windows, uid, name)
 
     def at_hand(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:
-        """These bytes, where that takes no waiting for more than a moment.  EIO: died, or let go.
+        """These bytes, if they take only a moment.  EIO: died, or let go.
 
-        None: `fetch` has them.
+        None: call `fetch`.
         """
         data = self._core.view(offset, length) or reader.piece(offset, length)
         if data is not None:
@@ -69,7 +68,7 @@ class Reading:
         return self._run_errand(offset, length)
 
     def _late_errand(self) -> tuple[int, int, Errand] | None:
-        """The one that is under way, with its offset and length."""
+        """The late errand that is still under way, with its offset and length."""
         if self._late is not None and self._late[-1].is_over:
             self._late = None
         return self._late
@@ -78,7 +77,7 @@ class Reading:
         work = partial(self._core.read_at_once, offset)
         try:
             errand = self._errands.begin(self._uid, work, length)
-        except OSError:  # no further thread or descriptor: `fetch` says so, or does without
+        except OSError:  # no thread or descriptor is left: `fetch` fails too, or needs none
             return None
         if errand.is_done:
             return errand.take()
@@ -86,8 +85,8 @@ class Reading:
         return None
 
     async def fetch(self, reader: ReadAhead | None, offset: int, length: int) -> memoryview:
-        """These bytes, or EIO: a short reply is the end of the file for whoever reads through
-        the page cache (fs/fuse/file.c, fuse_short_read), sendfile(2) for one.
+        """These bytes, or EIO.  Never fewer: a reader that uses the page cache (sendfile(2), for
+        one) takes a short reply for the end of the file (fs/fuse/file.c, fuse_short_read).
         """
         data = self._core.view(offset, length)
         if data is None and (late := self._late_errand()) is not None:
@@ -137,7 +136,7 @@ class Reading:
                     )
                 except MayWait as wait:
                     done += wait.done
-                    # That one alone: what is waited for is the place that is held.
+                    # That source alone: its place among the waiting threads is taken.
                     sources = frozenset((wait.source,))
                     limiter = stack.enter_context(self._waits.of(wait.source))
                 else:
@@ -147,7 +146,7 @@ class Reading:
     def _not_in_time(self) -> ProcessError:
         return ProcessError(Reason.STUCK, self._core.pid, f"{tuning.now().read_timeout:g} s")
 
-    # In threads.
+    # These run in threads.
 
     def _wait_and_read(self, offset: int, buffer: memoryview, sources: frozenset[str]) -> None:
         token = object()

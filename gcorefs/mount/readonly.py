@@ -1,4 +1,4 @@
-"""What no file of ours takes: to be made, moved, or changed in anything."""
+"""Requests that every file refuses: to create, move or change anything."""
 
 import errno
 from typing import Any, NoReturn
@@ -11,7 +11,7 @@ async def _refuse(*_: object) -> NoReturn:
 
 
 class ReadOnly(pyfuse3.Operations):
-    """EROFS for every request of that kind; pyfuse3 itself would say ENOSYS."""
+    """EROFS for every such request; pyfuse3 itself would answer ENOSYS."""
 
     _never: Any = _refuse
     create = mknod = mkdir = symlink = link = _never

@@ -1,4 +1,4 @@
-"""What the log has of refusals, which anybody may provoke as often as they like."""
+"""The log lines about refused requests, which anybody may cause as often as they like."""
 
 import time
 
@@ -11,7 +11,7 @@ _MOST_KINDS = 1_000
 
 
 class Refusals:
-    """Logs refusals, and of many that are alike the first ones and their number."""
+    """Logs refusals.  Of many refusals with one reason, it logs the first ones and a count."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[Why, str], tuple[float, int]] = {}
@@ -21,7 +21,7 @@ class Refusals:
         begun, count = self._seen.get(kind, (now, 0))
         if now - begun >= _WINDOW:
             if count > _MOST_ALIKE:
-                logger.warning("%s: %d times more", error.reason.text, count - _MOST_ALIKE)
+                logger.warning("%s: %d more times", error.reason.text, count - _MOST_ALIKE)
             begun, count = now, 0
         if len(self._seen) >= _MOST_KINDS:
             self._seen.clear()

@@ -1,6 +1,6 @@
-"""What each user is shown of the processes: what /proc shows them, and what they may open.
+"""What each user may see of the processes: what /proc shows them, and what they may open.
 
-All but is_known_open runs in a thread: it asks /proc, and the kernel may make it wait.
+All functions but is_known_open run in a thread: they ask /proc, and the kernel may make them wait.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.hidepid import ProcOptions, Shown
 
 _STAYS_TRUE = 1.0
-"""Seconds that the mount options of /proc may be old: mountinfo grows with the mounts, and an
-administrator remounts /proc once."""
+"""Seconds for which the mount options of /proc are not read again: mountinfo grows with the mounts,
+and an administrator remounts /proc rarely."""
 
 _UNKNOWN = ProcOptions(hidepid="unknown")
-"""Options that cannot be read: everybody is asked for."""
+"""Used if the options cannot be read: then every user is checked."""
 
 _ROOT = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is behind a request: a thread, and its ids for file systems, as FUSE gives them."""
+    """The caller of a request: a thread, and the file system ids that FUSE gives."""
 
     tid: int
     uid: int
@@ -51,12 +51,12 @@ class Sight:
         self._device = device
 
     def is_known_open(self, uid: int) -> bool:
-        """True where /proc hid nothing from `uid` a moment ago; asks nobody."""
+        """True if /proc hid nothing from `uid` a moment ago.  Asks nobody."""
         is_recent = time.monotonic() - self._read_at < _STAYS_TRUE
         return is_recent and (not self._options.hides or _is_server_for(uid))
 
     def viewer(self, caller: Caller) -> Opener | None:
-        """Whose eyes count; None where /proc hides nothing from the caller.  EACCES."""
+        """The caller, if /proc may hide processes from it; else None.  EACCES."""
         if not self._hides_from(caller.uid):
             return None
         try:
@@ -69,25 +69,27 @@ class Sight:
     def pids(self, viewer: Opener | None, uid: int) -> list[int]:
         """The processes that a directory lists, in order.  `viewer` has opened it, as `uid`.
 
-        EACCES where it was opened before /proc was remounted with hidepid=.
+        EACCES if it was opened before /proc was remounted with hidepid=.
         """
         if viewer is not None:
             return sorted(hidepid.shown_pids(self._now(), viewer))
         if self._hides_from(uid):
-            raise ProcessError(Reason.UNKNOWN_OPENER, 0, "hidepid= has come since")
+            raise ProcessError(
+                Reason.UNKNOWN_OPENER, 0, "/proc was remounted with hidepid= meanwhile"
+            )
         return sorted(tasks.user_pids())
 
     def shows(self, viewer: Opener | None, uid: int, pid: int) -> bool:
-        """True where /proc shows all of a process to `viewer`, who is `uid`."""
+        """True if /proc shows all of a process to `viewer`, who has the uid `uid`."""
         if viewer is None:
             return not self._hides_from(uid)
         return self._shown(viewer, pid) is Shown.ALL
 
     def look(self, pid: int, caller: Caller, number: int = 0) -> Look | None:
-        """The process as the caller may see it; None where there is none for them.
+        """The process as the caller may see it; None if there is none for them.
 
-        Whoever has the file open (inode `number`) sees it, whoever they are.  EACCES: see `viewer`,
-        and listing.look.
+        A caller that has the file open (inode `number`) always sees it.  EACCES: see `viewer` and
+        listing.look.
         """
         viewer = self.viewer(caller)
         shown = Shown.ALL if viewer is None else self._shown(viewer, pid)
@@ -102,7 +104,7 @@ class Sight:
         return found if shown is Shown.ALL else found.name_only()
 
     def opener(self, pid: int, caller: Caller) -> Opener | None:
-        """The caller, where the kernel allows them the core of a process; None where not."""
+        """The caller, if the kernel allows it the core of a process; else None."""
         try:
             opener = access.identify(caller.tid, caller.uid, caller.gid, pid)
             access.check(opener, pid)
@@ -113,13 +115,14 @@ class Sight:
         return opener
 
     def has_open(self, caller: Caller, number: int) -> bool:
-        """True where the caller has the file of inode `number` open, itself or handed to it."""
+        """True if the caller has the file of inode `number` open, by its own open(2) or passed
+        to it."""
         return _has_open(caller.tid, self._device, number)
 
     def _shown(self, viewer: Opener, pid: int) -> Shown:
         try:
             return hidepid.shown(self._now(), viewer, pid)
-        except PermissionError:  # we are not root, and cannot ask for another user
+        except PermissionError:  # without root we cannot ask for another user
             return Shown.NOTHING
 
     def _hides_from(self, uid: int) -> bool:
@@ -137,7 +140,8 @@ class Sight:
 
 
 def _is_server_for(uid: int) -> bool:
-    """True where a server without root shows its own user, and root, what /proc shows itself."""
+    """True if a server without root may show `uid` what /proc shows to the server itself: the
+    server's own user, or root."""
     return os.geteuid() != _ROOT and uid in (_ROOT, os.geteuid())
 
 
@@ -145,10 +149,10 @@ _MOST_DESCRIPTORS = 4096
 
 
 def _has_open(tid: int, device: int, number: int) -> bool:
-    """True where thread `tid` has a descriptor that reads inode `number` of file system `device`.
+    """True if thread `tid` has a descriptor that reads inode `number` of file system `device`.
 
-    Of its first 4096.  fstat(2) does not tell us which descriptor it is about (fs/fuse/dir.c,
-    fuse_getattr).
+    Only its first 4096 descriptors are checked.  For fstat(2), FUSE does not tell us which
+    descriptor it is about (fs/fuse/dir.c, fuse_getattr).
     """
     wanted = os.major(device), os.minor(device), number
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Whose a uid is: subordinate uids belong to the user to whom subuid(5) gives them.
+"""Subordinate uids: they belong to the user to whom subuid(5) gives them.
 
-Such a user may be 65,536 others at a time, in a user namespace (newuidmap(1)).  Asked of the
-table, and not of the namespace of whoever calls: the answer is wanted before anything may wait,
-and /proc may make its reader wait.
+In a user namespace, such a user may be 65,536 other users (newuidmap(1)).  We ask the table and not
+the namespace of the caller: the answer is needed before anything may wait, and a read of /proc may
+wait.
 """
 
 import pwd
@@ -18,23 +18,23 @@ _LINE = re.compile(r"^([^:#\s][^:\n]*):(\d{1,10}):(\d{1,10})$", re.MULTILINE)
 
 
 class Subordinates:
-    """The ranges of one table, as `text`; `uid_of` knows users by name, None for nobody."""
+    """The ranges of one table, `text`.  `uid_of` gives the uid of a user name, or None."""
 
     def __init__(self, text: str, uid_of: Callable[[str], int | None]) -> None:
         found = []
         for name, start, count in _LINE.findall(text):
             owner = int(name) if name.isdecimal() else uid_of(name)
-            # Root's are those of whoever runs in its containers, and not to use up its own share.
+            # Root's ranges are for the users in its containers.  They must not use root's share.
             if owner and int(count):
                 found.append((int(start), int(start) + int(count), owner))
-        # Where ranges overlap, which nothing forbids, the one that begins last has it.
+        # Ranges may overlap: then the range that begins last decides.
         self._ranges = sorted(found)
         self._starts = [start for start, _, _ in self._ranges]
         self._reach = list(accumulate((end for _, end, _ in self._ranges), max))
-        """How far each of them, and all before it, reach."""
+        """For each range, the highest end of this range and all ranges before it."""
 
     def owner(self, uid: int) -> int:
-        """The user to whom `uid` was given, or `uid` itself where it was given to nobody."""
+        """The user to whom `uid` was given; else `uid` itself."""
         index = bisect_right(self._starts, uid) - 1
         while index >= 0 and self._reach[index] > uid:
             _, end, owner = self._ranges[index]
@@ -45,7 +45,7 @@ class Subordinates:
 
 
 def of_this_host() -> Subordinates:
-    """Those of /etc/subuid as it is now; none where it cannot be read."""
+    """The table in /etc/subuid as it is now; empty if it cannot be read."""
     try:
         text = _TABLE.read_text(encoding="utf-8", errors="replace")
     except OSError:

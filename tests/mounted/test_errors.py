@@ -134,7 +134,7 @@ def test_a_failed_file_costs_the_server_nothing_however_often_it_is_read(
 ) -> None:
     target = spawn("threads", 1)
     mount.expect(f"TracerPid {strace(target.truth['threads'][0]['tid'])}")
-    mount.allow(" times more")
+    mount.allow(" more times")
     server = mount.server
     with opened(mount / target.pid) as fd:
         reads = 0

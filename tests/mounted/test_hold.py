@@ -308,7 +308,9 @@ def test_the_copies_of_a_user_have_a_share_together(
 ) -> None:
     mount = mount_with("hold=copy,copy_limit=40")
     first, second = spawn("bulk", 24), spawn("bulk", 24)
-    mount.expect(f"process {second.pid}: held, not copied: uid 0 has too little left of copy_limit")
+    mount.expect(
+        f"process {second.pid}: held, not copied: uid 0 has not enough of its copy_limit left"
+    )
     with opened(mount / first.pid) as fd:
         os.read(fd, 1)
         await_copied(mount, first.pid)

@@ -229,7 +229,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
     target, other = nobodys("vforker"), spawn("threads", 3)
     server = mount.server
     mount.expect(f"process {target.pid}: too many requests of its opener are waiting")
-    mount.allow(" times more")
+    mount.allow(" more times")
     before, descriptors = resident(server), len(os.listdir(f"/proc/{server}/fd"))
     crowd = nobodys("crowd", mount / target.pid, OPENERS, 20, 4)
     report: dict[str, Any] = {}

@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(NotCopied, match="over copy_limit"):
         room.take(EACH + 1, 1)
     room.take(EACH, EACH)
-    with pytest.raises(NotCopied, match="uid 7 has too little left of copy_limit"):
+    with pytest.raises(NotCopied, match="uid 7 has not enough of its copy_limit left"):
         room.take(EACH, 1)
     room.give_back(1)
     room.take(EACH, 1)

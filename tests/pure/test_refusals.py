@@ -31,7 +31,7 @@ def test_of_many_alike_the_first_are_told_and_then_how_many(
     assert caplog.messages[1_000:] == [str(other) for other in others]
     clock[0] = 10.0
     refusals.log(denied)
-    assert caplog.messages[1_002:] == [f"{Reason.DENIED.text}: 4000 times more", str(denied)]
+    assert caplog.messages[1_002:] == [f"{Reason.DENIED.text}: 4000 more times", str(denied)]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
