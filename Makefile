@@ -2,19 +2,19 @@
 #   make run    set up, mount, dump a sample process and read its core with gdb
 #   make test   set up, all tests
 # While you work:
-#   make check  lint and the pure tests: a minute, and no tool of the system beside a compiler
+#   make check  lint and the pure tests: takes a minute, needs no system tool but a compiler
 #   make docs   the manual, as HTML and man pages, in build/docs
-# Two more take longer:
-#   make test-full   all tests, those of large processes at their full size
-#   make fuzz        FUZZ_RUNS cases for the parsers, led by what they reach
-# And one measures: make bench, BENCH_ROUNDS rounds with a process of BENCH_SIZE MiB
+# These take longer:
+#   make test-full   all tests, with large processes at their full size
+#   make fuzz        FUZZ_RUNS cases for the parsers, guided by the code that they reach
+#   make bench       measures: BENCH_ROUNDS rounds with a process of BENCH_SIZE MiB
 
 MOUNT ?= /mnt/gcore
 VENV := .venv
 PYTHON := /usr/bin/python3
 FUZZ_RUNS ?= 1000000
-# How many tests run side by side.  With auto they take half the time, and on a busy machine one in a
-# thousand is disturbed by its neighbour.
+# How many tests run side by side.  With auto they take half the time, but on a busy machine another
+# test disturbs one in a thousand.
 PYTEST_WORKERS ?= 0
 BENCH_ROUNDS ?= 7
 BENCH_SIZE ?= 1024
@@ -48,7 +48,7 @@ lint: $(VENV)/check
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-# A stamp for each set-up, made anew when what it installs changes.
+# A stamp for each set-up, which is repeated if its packages may have changed.
 $(VENV)/run: pyproject.toml Makefile setup/constraints.txt
 	setup/packages $(RUN_PACKAGES)
 	setup/venv "$(VENV)" "$(PYTHON)" .
@@ -72,11 +72,11 @@ $(VENV)/docs: pyproject.toml Makefile setup/constraints.txt
 	setup/venv "$(VENV)" "$(PYTHON)" '.[docs]'
 	touch $@
 
-# Also by name: make fuzz FUZZ_RUNS=10000000 FUZZ=smaps
+# By name: make fuzz FUZZ_RUNS=10000000 FUZZ=smaps
 fuzz: $(VENV)/test
 	$(VENV)/bin/python -m tests.fuzz --runs $(FUZZ_RUNS) $(FUZZ)
 
-# Also by name: make bench BENCH='reading threads' BENCH_OPTIONS=--full
+# By name: make bench BENCH='reading threads' BENCH_OPTIONS=--full
 bench: $(VENV)/bench
 	$(VENV)/bin/python -m tests.benchmarks --rounds $(BENCH_ROUNDS) --size $(BENCH_SIZE) \
 		--out "$(BENCH_OUT)" $(BENCH_OPTIONS) $(BENCH)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Copy the core of a process without ever blocking on a process that is slow to stop.
+"""Copy the core of a process without blocking, even if the process is slow to stop.
 
-open(2) with O_NONBLOCK returns at once and sets the stop in motion.  poll(2) then tells
-when every thread is stopped and recorded; until then a read would fail with EAGAIN.
+open(2) with O_NONBLOCK starts the stop and returns at once.  poll(2) reports when every
+thread is stopped and recorded; before that, a read would fail with EAGAIN.
 """
 
 import argparse
@@ -10,11 +10,11 @@ import os
 import select
 import sys
 
-CHUNK = 1 << 20  # what the file system carries in one request
+CHUNK = 1 << 20  # the largest request of the file system
 
 
 def wait_until_ready(fd: int, seconds: float) -> bool:
-    """True once the core can be read, or can never be: then reading says why."""
+    """True if the core can be read, or if it failed: then a read gives the error."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(seconds * 1000))
@@ -28,7 +28,7 @@ def copy(source: int, destination: int) -> None:
 
 
 def main() -> str | None:
-    """None, or what went wrong."""
+    """None, or an error message."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("pid", type=int)
     parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")

@@ -1,6 +1,6 @@
 /*
- * A small process to look into: four threads, each asleep in a chain of calls of its own,
- * and a counter that shows that the process goes on.
+ * A small process for a first core: four threads, each asleep in its own chain of calls, and a
+ * counter that shows that the process goes on.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
