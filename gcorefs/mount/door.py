@@ -1,6 +1,6 @@
-"""Who may open: the questions that are asked before a file is given out.
+"""Who may open: the checks before gcorefs gives anybody a file.
 
-They run in a thread: they read /proc, and the kernel may make them wait.
+They run in a thread, because they read /proc, and the kernel may make them wait.
 """
 
 from collections.abc import Callable, Container
@@ -21,7 +21,7 @@ _CAP_DAC_READ_SEARCH = 1 << 2
 
 
 def first_door(tracers: Container[int], process: Process, tid: int, uid: int, gid: int) -> Opener:
-    """The opener (thread `tid`), where it may have the process stopped.  `tracers`: our workers.
+    """The opener (thread `tid`), if it may stop the process.  `tracers`: our workers.
 
     EINVAL, EDEADLK, ESRCH, EBUSY, EACCES: see errors.Reason.
     """
@@ -34,7 +34,7 @@ def first_door(tracers: Container[int], process: Process, tid: int, uid: int, gi
 
 
 def joiners_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
-    """The opener, where it may see a process that is stopped already.  EDEADLK, ESRCH, EACCES."""
+    """The opener, if it may see a process that is already stopped.  EDEADLK, ESRCH, EACCES."""
     opener = access.identify(tid, uid, gid, process.pid)
     if process.pid == opener.pid:
         raise ProcessError(Reason.CALLER, process.pid)
@@ -43,10 +43,10 @@ def joiners_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
 
 
 def asked(door: Door) -> Door:
-    """The same door for a look-up that stops a process.
+    """The same door, for a look-up that stops a process.
 
-    Of open(2) the kernel has judged owner and mode before anybody asks here
-    (default_permissions); a look-up takes the right to search the directory, which all have.
+    Before an open(2) reaches us, the kernel has checked owner and mode (default_permissions).  For
+    a look-up it has checked only search permission for the directory, which everybody has.
     """
 
     def asked_door(process: Process, tid: int, uid: int, gid: int) -> Opener:

@@ -1,4 +1,4 @@
-"""Every stop of the mount: who begins one, who joins it, what becomes of it."""
+"""Every stop of the mount: who begins it, who joins it, when it is forgotten."""
 
 import errno
 import os
@@ -40,20 +40,20 @@ class Held:
         self._is_closing = False
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Stops run in `nursery`."""
+        """Run the stops in `nursery`."""
         self._nursery = nursery
         self._workers.crew.start(nursery)
 
     def all(self) -> Sequence[SharedStop]:
-        """Those under way, and those that are over and have a file open still."""
+        """The stops that are under way, and those that are over but still have an open file."""
         return tuple(self._stops)
 
     def cores(self) -> Sequence[SharedCore]:
-        """The cores of all these.  Also for other threads."""
+        """The cores of all these stops.  Other threads may call this too."""
         return tuple(self._cores)
 
     async def let_all_go(self) -> None:
-        """No further stops, and an end to those that are."""
+        """Begin no more stops, and end all stops."""
         self._is_closing = True
         stops = self.all()
         for stop in stops:
@@ -62,21 +62,21 @@ class Held:
             await stop.finished()
 
     async def open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle:
-        """A handle of the core of `inode`, which is begun where there is none."""
+        """A handle of the core of `inode`.  The core is begun if there is none."""
         core, opener = await self._enter(inode, ctx, self._to_open)
         return core.join(opener, bool(flags & os.O_NONBLOCK))
 
     async def request(self, inode: Inode, ctx: pyfuse3.RequestContext) -> SharedCore:
-        """The core of `inode`, begun where there is none, once its size is known.
+        """The core of `inode`, when its size is known.  The core is begun if there is none.
 
-        It is held for whoever opens its file next, within open_timeout.  What open(2) and the
-        first read(2) can fail with.
+        The process is held until somebody opens the file, within open_timeout.  Raises all errors
+        of open(2) and of the first read(2).
         """
-        for _ in range(_MOST_TRIES):  # once more where the last of others closed it meanwhile
+        for _ in range(_MOST_TRIES):  # again if others closed their last handle meanwhile
             core, opener = await self._enter(inode, ctx, self._to_ask)
             core.await_open(opener, self._options.open_timeout)
             if await core.is_taken():
-                # From now on, for it may have taken long.
+                # The time counts from now, because the wait may have been long.
                 core.await_open(opener, self._options.open_timeout)
                 return core
         raise FUSEError(errno.ESTALE)
@@ -90,8 +90,8 @@ class Held:
     async def _enter(
         self, inode: Inode, ctx: pyfuse3.RequestContext, doors: tuple[Door, Door]
     ) -> tuple[SharedCore, Opener]:
-        """The core of `inode` and who is to join it, alive until the next await."""
-        for _ in range(_MOST_TRIES):  # once more where a stop ended while the door was asked
+        """The core of `inode` and its new opener.  The core stays alive until the next await."""
+        for _ in range(_MOST_TRIES):  # again if a stop ended while the door was asked
             found = await self._try(inode, ctx, doors)
             if found is not None:
                 return found
@@ -106,36 +106,36 @@ class Held:
         door = doors[0 if core is None and not inode.is_outsiders else 1]
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
         opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
-        if inode.is_outsiders:  # by now they may: the kernel looks the name up again
+        if inode.is_outsiders:  # the opener may see it by now: the kernel looks the name up again
             await self._part_with_copies(process, opener)
             raise FUSEError(errno.ESTALE)
         if core is not None and not await core.is_joinable(opener):
-            if not core.is_open:  # nobody has bytes of it: the inode may have others
+            if not core.is_open:  # nobody has bytes of it: the inode may get other bytes
                 core.keeper.let_go()
             return None
-        # No await from here to the join: a stop that is alive now is joined alive.
+        # No await from here to the join: a stop that is alive now is still alive at the join.
         if self._is_closing:
             raise FUSEError(errno.ENODEV)
         if inode.core is not core and inode.core is not None:
-            return None  # somebody else's, begun meanwhile: ask again, as one who joins
+            return None  # somebody else has begun a stop meanwhile: ask again, to join it
         if core is None or inode.core is None:
             stop = self._tracing(process)
             if stop is not None and stop.is_over:
-                return None  # once more, when nobody is traced
+                return None  # again, when no thread is traced any more
             if stop is not None and inode.policy in stop.cores:
-                raise FUSEError(errno.ESTALE)  # under another number by now: look the name up
+                raise FUSEError(errno.ESTALE)  # it has another inode now: look the name up again
             core = self._begin(stop or self._begin_stop(process, opener), inode, opener)
         elif core.is_ready and not was_ready:
-            return None  # judged while threads could still run: the stop does not judge again
+            return None  # judged while threads could still run; the stop does not judge again
         return None if core.is_over else (core, opener)
 
     async def _part_with_copies(self, process: Process, opener: Opener) -> None:
-        """Where there is a copy that is not for `opener`, its inode is theirs alone who have it."""
+        """If there is a copy that `opener` may not see, its inode goes to those who have it open."""
         for core in [each for each in self._cores if each.process == process]:
             await core.is_joinable(opener)
 
     async def _settle(self, inode: Inode) -> None:
-        """Wait out a stop that is being let go, so that a new one does not meet its tracer."""
+        """Wait for the end of a stop that is being let go: a new stop must not meet its tracer."""
         process = inode.process
         stop = self._tracing(process)
         if stop is not None and stop.is_over:
@@ -149,7 +149,7 @@ class Held:
             inode.core = None
 
     def _tracing(self, process: Process) -> SharedStop | None:
-        """The stop whose tracer holds a process, or still lets it go.  There is one at the most."""
+        """The stop whose tracer holds a process, or still lets it go.  There is at most one."""
         stops = (each for each in self._stops if each.process == process)
         return next((each for each in stops if each.is_tracing), None)
 
@@ -158,7 +158,7 @@ class Held:
         stop = SharedStop(process, opener, self._options, self._workers, self._limits)
         self._stops[stop] = None
         assert self._nursery is not None
-        self._nursery.start_soon(self._run, stop)  # when this task has begun its first core
+        self._nursery.start_soon(self._run, stop)  # runs after this task has begun its first core
         return stop
 
     def _begin(self, stop: SharedStop, inode: Inode, opener: Opener) -> SharedCore:
@@ -169,15 +169,15 @@ class Held:
     async def _run(self, stop: SharedStop) -> None:
         try:
             await stop.run()
-        except Exception:  # one stop's surprise is not the end of the mount
+        except Exception:  # a surprise in one stop must not end the mount
             logger.exception("process %d: the stop ended", stop.process.pid)
         finally:
             self._drop(stop)
 
     def _drop(self, stop: SharedStop) -> None:
-        """Forget a stop that is over once nobody can read a header of it any more.
+        """Forget a stop that is over if nobody can read a header of it any more.
 
-        The kernel may remember the inodes for as long as it has memory to spare.
+        The kernel may remember the inodes as long as it has free memory.
         """
         if not stop.is_finished or stop.is_open or stop not in self._stops:
             return

@@ -1,4 +1,4 @@
-"""The threads in which the blocking work of a mount is done, and their buffers: one set a mount."""
+"""The threads that do the blocking work of a mount, and their buffers: one set for each mount."""
 
 from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.crew import Crew
@@ -7,9 +7,9 @@ from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
 from gcorefs.mount.windows import Windows
 
-# Threads that stop processes for one user at one time, and that wait for one server of mapped
-# files.  A call that was given up keeps its thread until it ends, and so takes only from its
-# own user, or from those that would wait for the same server.
+# Threads that stop processes for one user at one time, and threads that wait for one file server.
+# An abandoned call keeps its thread until it ends, so it takes threads only from its own user, or
+# from calls that would wait for the same server.
 _MOST_TAKES = 50
 _MOST_WAITS = 8
 
