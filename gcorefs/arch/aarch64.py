@@ -1,8 +1,8 @@
-"""Processes of 64 bits on aarch64.  NOT YET RUN on such a machine, which is refused like any other.
+"""64-bit processes on aarch64.  NOT YET RUN on such a machine: gcorefs refuses its processes.
 
-Written from the kernel's sources and held against its structures by the tests, nothing more.
-Beside this table a first run there needs the numbers of system calls, and another way to
-write a result than PTRACE_POKEUSER, which that kernel does not have.
+This is written from the kernel's sources, and the tests compare it with the kernel's structures.  A
+first run there also needs the numbers of the system calls, and another way to write a result than
+PTRACE_POKEUSER, which that kernel does not have.
 """
 
 from gcorefs.arch.machine import NT_PRFPREG, Convention, Host, Machine, Regset
@@ -32,7 +32,7 @@ NT_ARM_GCS = 0x410
 _LINUX = b"LINUX"
 _ARGUMENTS = ("x0", "x1", "x2", "x3", "x4", "x5")
 
-# Vector lengths are counted in quadwords of 16 bytes; the architecture has room for 16 of them
+# Vector lengths are counted in quadwords of 16 bytes.  The architecture allows up to 16 of them
 # (arch/arm64/include/asm/fpsimd.h, ARCH_SVE_VQ_MAX and SME_VQ_MAX).
 _QUADWORD = 16
 _MOST_QUADWORDS = 16
@@ -42,8 +42,8 @@ _VECTOR_HEADER = 16  # struct user_sve_header and user_za_header
 def sve_size(quadwords: int) -> int:
     """Bytes of the SVE and SSVE sets with all registers (asm/ptrace.h, SVE_PT_SIZE).
 
-    The header, 32 vectors, 16 predicates and the first fault register, one bit for each byte
-    of a vector, then FPSR and FPCR; both parts end at a quadword.
+    They are: the header; 32 vectors, 16 predicates and the first fault register, with one bit for
+    each byte of a vector; then FPSR and FPCR.  Both parts end at a quadword.
     """
     vectors = _VECTOR_HEADER + quadwords * (32 * 16 + 17 * 2)
     return -(-vectors // _QUADWORD) * _QUADWORD + _QUADWORD
@@ -54,10 +54,10 @@ def za_size(quadwords: int) -> int:
     return _VECTOR_HEADER + (quadwords * _QUADWORD) ** 2
 
 
-# In the order of enum aarch64_regset (arch/arm64/kernel/ptrace.c), which decides the order of
-# the notes.  All of them have a core_note_type, so the kernel's cores have the system call,
-# the debug registers and, where it is built with CONFIG_CHECKPOINT_RESTORE, the keys too
-# (fs/binfmt_elf.c, fill_thread_core_info).  What a processor lacks gives EINVAL.
+# In the order of enum aarch64_regset (arch/arm64/kernel/ptrace.c), which is the order of the notes.
+# All of them have a core_note_type.  So the kernel's cores also have the system call, the debug
+# registers and, if it is built with CONFIG_CHECKPOINT_RESTORE, the keys (fs/binfmt_elf.c,
+# fill_thread_core_info).  A set that the processor lacks gives EINVAL.
 AARCH64 = Machine(
     elf_machine=EM_AARCH64,
     word_size=8,
@@ -82,8 +82,8 @@ AARCH64 = Machine(
         Regset(Kind.POE, NT_ARM_POE, _LINUX, 8),
         Regset(Kind.GCS, NT_ARM_GCS, _LINUX, 24),  # struct user_gcs
     ),
-    # x8 by convention only: it keeps its value after a call.  What the kernel itself goes by
-    # is SYSTEM_CALL, -1 outside one.
+    # x8 only by convention: it keeps its value after a call.  The kernel itself uses SYSTEM_CALL,
+    # which is -1 outside of a call.
     call_number="x8",
     call_result="x0",
     call_arguments=_ARGUMENTS,

@@ -1,4 +1,4 @@
-"""The instruction CPUID of x86 (Intel SDM vol. 2, CPUID)."""
+"""The CPUID instruction of x86 (Intel SDM vol. 2, CPUID)."""
 
 import ctypes
 import functools
@@ -25,9 +25,9 @@ _CPUID_CODE = bytes.fromhex("4989f8 89f0 89d1 53 0fa2 418900 41895804 41894808 4
 def cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
     """eax, ebx, ecx and edx of CPUID.
 
-    The XSAVE layout stands nowhere in /proc, and /dev/cpu/*/cpuid is rarely there.  The code
-    lies in a memfd, mapped without write permission, so that systemd's
-    MemoryDenyWriteExecute= has nothing against it.  OSError where executing is not allowed.
+    /proc does not show the XSAVE layout, and /dev/cpu/*/cpuid rarely exists.  The code is in a
+    memfd that is mapped without write permission, so systemd's MemoryDenyWriteExecute= allows it.
+    OSError if the system does not allow us to execute it.
     """
     fd = os.memfd_create("gcorefs-cpuid", os.MFD_CLOEXEC)
     try:
@@ -45,7 +45,7 @@ def cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
 
 
 def _map_code(fd: int, length: int) -> int:
-    # mmap.mmap gives no address of a mapping that cannot be written.
+    # mmap.mmap does not give the address of a read-only mapping.
     address = _mmap(None, length, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, fd, 0)
     if address is None or address == _MAP_FAILED:
         number = ctypes.get_errno()

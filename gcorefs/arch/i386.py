@@ -1,4 +1,4 @@
-"""Processes of 32 bits on x86-64."""
+"""32-bit processes on x86-64."""
 
 import struct
 
@@ -22,10 +22,10 @@ _ARGUMENTS = ("ebx", "ecx", "edx", "esi", "edi", "ebp")
 
 
 def _is_tls_used(entries: bytes) -> bool:
-    """False where none of the thread's own descriptors is set (tls.c, regset_tls_active).
+    """False if the thread has set none of its own descriptors (tls.c, regset_tls_active).
 
-    Each is a struct user_desc: number, base, limit and flags.  One that is not set is "read
-    only" and "not present" (fill_user_desc).
+    Each descriptor is a struct user_desc: number, base, limit and flags.  A descriptor that is not
+    set is "read only" and "not present" (fill_user_desc).
     """
     unset = (0, 0, 0x28)
     return any(entry[1:] != unset for entry in struct.iter_unpack("<4I", entries))
@@ -57,7 +57,7 @@ I386 = Machine(
         AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, _ARGUMENTS),
     },
     opening=I386_OPENING,
-    # rax in struct user (asm/user_64.h): a 64-bit tracer knows the result of a 32-bit thread by it.
+    # rax in struct user (asm/user_64.h): a 64-bit tracer writes a 32-bit thread's result there.
     result_in_user=80,
     xstates=XStates.of_this_processor,
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""What a machine is, to those who record its registers and restart its system calls.
+"""A machine, for code that records registers and restarts system calls.
 
 A machine is a table: the kernel's user_regset_view of one kind of process (arch/*/kernel/
-ptrace.c), of which fs/binfmt_elf.c writes one note per regset and thread.  Regset 0 is inside
+ptrace.c).  fs/binfmt_elf.c writes one note for each regset and thread.  Regset 0 is inside
 PRSTATUS.
 """
 
@@ -14,10 +14,10 @@ from gcorefs.arch.xsave import XStates
 
 NT_PRSTATUS = 1
 NT_PRFPREG = 2
-"""include/uapi/linux/elf.h: the two that every machine has."""
+"""include/uapi/linux/elf.h: the two notes that every machine has."""
 
 _WORDS = {4: "I", 8: "Q"}
-"""The letters of unsigned words (struct)."""
+"""The letters of unsigned words in struct."""
 
 
 class RegisterKind(enum.Enum):
@@ -55,7 +55,7 @@ class RegisterKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Regset:
-    """One set beyond the general registers, as PTRACE_GETREGSET and the core know it."""
+    """One set beyond the general registers, as in PTRACE_GETREGSET and in the core."""
 
     kind: RegisterKind
     note: int
@@ -63,16 +63,16 @@ class Regset:
     size: int
     """The most bytes that it can have."""
     is_variable: bool = False
-    """Its first word says how many bytes it has."""
+    """True if its first word says how many bytes it has."""
 
     is_active: Callable[[bytes], bool] | None = None
-    """False of bytes that the kernel leaves out of a core, though PTRACE_GETREGSET has them."""
+    """False for bytes that PTRACE_GETREGSET returns but the kernel leaves out of a core."""
 
     def cut(self, data: bytes) -> bytes:
-        """The set itself, out of what PTRACE_GETREGSET says that it gave.
+        """The set itself, from the bytes that PTRACE_GETREGSET returned.
 
-        Of a variable one the kernel tells the most that it could have been, and leaves the
-        rest of the buffer as it was (kernel/ptrace.c, ptrace_regset).
+        For a variable set, the kernel reports the largest possible size, and does not write the
+        rest of the buffer (kernel/ptrace.c, ptrace_regset).
         """
         if not self.is_variable:
             return data
@@ -103,14 +103,15 @@ class Machine:
     """Names of the words of elf_gregset_t, in order."""
     regsets: tuple[Regset, ...]
     call_number: str
-    """The word that holds the system call in which a thread sleeps, negative outside one."""
+    """The word with the number of the system call in which a thread sleeps; negative outside of a
+    call."""
     call_result: str
     call_arguments: tuple[str, ...]
     stack_pointer: str
     program_counter: str
     conventions: Mapping[int, Convention]
-    """By AUDIT_ARCH_*, as PTRACE_GET_SYSCALL_INFO says it of a thread: a 64-bit program may call
-    by i386's numbers, and its registers do not tell."""
+    """By AUDIT_ARCH_*, as PTRACE_GET_SYSCALL_INFO reports it for a thread: a 64-bit program may use
+    i386's numbers, and its registers do not show that."""
     opening: frozenset[int]
     """The numbers of the calls that open a file."""
     result_in_user: int | None
@@ -120,8 +121,8 @@ class Machine:
     """Makes what takes the XSAVE areas of one process.  The argument is True if they stay in the
     layout of the kernel.  None: there are no such areas."""
     has_getregs: bool = False
-    """A thread may run code of the other word size, of which PTRACE_GETREGSET has registers of
-    that size.  PTRACE_GETREGS and PTRACE_GETFPREGS then have those of this machine."""
+    """True if a thread may run code of the other word size.  PTRACE_GETREGSET then has registers of
+    that size, but PTRACE_GETREGS and PTRACE_GETFPREGS have registers of this machine."""
 
     @property
     def most(self) -> int:
@@ -133,7 +134,7 @@ class Machine:
         return self.word_size * len(self.general)
 
     def offset(self, name: str) -> int:
-        """Of the word `name` in elf_gregset_t, in bytes."""
+        """The offset of the word `name` in elf_gregset_t, in bytes."""
         return self.word_size * self.general.index(name)
 
     def word(self, general: bytes, name: str) -> int:
@@ -142,9 +143,9 @@ class Machine:
         return int.from_bytes(general[at : at + self.word_size], "little", signed=True)
 
     def partial(self, number: int, arguments: Sequence[int], sp: int, pc: int) -> bytes:
-        """General registers of a thread of which only its system call is known.
+        """General registers of a thread of which only the system call is known.
 
-        These are what /proc/TID/syscall tells (fs/proc/base.c, proc_pid_syscall); every other
+        /proc/TID/syscall shows only these values (fs/proc/base.c, proc_pid_syscall); every other
         word is 0.
         """
         words = dict.fromkeys(self.general, 0)
@@ -158,7 +159,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Host:
-    """What gcorefs has to know of the machine that it runs on itself."""
+    """The facts about the machine on which gcorefs itself runs."""
 
     native: Machine
     """Processes of its own word size."""
@@ -167,8 +168,8 @@ class Host:
     calls: Mapping[str, int]
     """Numbers of the system calls that gcorefs makes without libc."""
     register_bytes: Callable[[], int]
-    """The most bytes that the registers of a thread take beyond the general ones."""
+    """The most bytes that the registers of a thread take, without the general registers."""
 
     def call(self, name: str) -> int:
-        """The number of a system call; -1 of one that is not known, which gives ENOSYS."""
+        """The number of a system call; -1 if it is not known, which gives ENOSYS."""
         return self.calls.get(name, -1)

@@ -1,4 +1,4 @@
-"""Pages: the one place that knows how large they are."""
+"""The page size.  No other place knows it."""
 
 import os
 
@@ -7,5 +7,5 @@ PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 4, 16 or 64 KiB on aarch64, whichever the kernel is built for."""
 
 HUGE_PAGE_SIZE = PAGE_SIZE // 8 * PAGE_SIZE
-"""Bytes of a transparent huge page: what one table of page table entries, 8 bytes each, has room
-for (include/linux/huge_mm.h, HPAGE_PMD_SIZE)."""
+"""Bytes of a transparent huge page: all pages in one table of page table entries, 8 bytes each
+(include/linux/huge_mm.h, HPAGE_PMD_SIZE)."""

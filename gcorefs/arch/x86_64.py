@@ -1,4 +1,4 @@
-"""Processes of 64 bits on x86-64, and what gcorefs has to know of that machine itself."""
+"""64-bit processes on x86-64, and the facts about that machine as a host."""
 
 import functools
 
@@ -30,8 +30,8 @@ X86_64 = Machine(
         "rdx", "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base",
         "gs_base", "ds", "es", "fs", "gs",
     ),
-    # x86_64_regsets of arch/x86/kernel/ptrace.c.  XSTATE is 11,008 bytes with AMX and may
-    # grow with the processor; PTRACE_GETREGSET says how much it filled.
+    # x86_64_regsets of arch/x86/kernel/ptrace.c.  XSTATE has 11,008 bytes with AMX and may be
+    # larger on later processors; PTRACE_GETREGSET says how much it filled.
     regsets=(
         Regset(Kind.FLOATING_POINT, NT_PRFPREG, b"CORE", 512),
         Regset(Kind.IOPERM, NT_386_IOPERM, b"LINUX", 8192),
@@ -54,17 +54,17 @@ X86_64 = Machine(
 )  # fmt: skip
 
 _FPREGSET = 512
-_XSTATE_AT_LEAST = 2704  # of the layouts that gdb knows (policy.py, XState)
-_XSTATE_AT_MOST = 11008  # where the processor does not tell: with AMX
+_XSTATE_AT_LEAST = 2704  # for the layouts that gdb knows (policy.py, XState)
+_XSTATE_AT_MOST = 11008  # with AMX; used if the processor cannot be asked
 
 
 @functools.cache
 def register_bytes() -> int:
-    """Bytes of the floating point and vector registers of a thread, at the most: cpuid tells what
-    XSAVE needs for those that are enabled."""
+    """The most bytes of the floating point and vector registers of a thread.  CPUID says what XSAVE
+    needs for the enabled features."""
     try:
         xstate = max(cpuid(0xD, 0)[1], _XSTATE_AT_LEAST)
-    except OSError:  # executing from a memfd is not allowed here
+    except OSError:  # the system does not allow us to execute code from a memfd
         xstate = _XSTATE_AT_MOST
     return _FPREGSET + xstate
 

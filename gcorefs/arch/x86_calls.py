@@ -1,16 +1,16 @@
-"""System calls of x86 by their numbers: those that something is known of.
+"""The numbers of the x86 system calls that gcorefs must know.
 
-A process may call by the numbers of either: a 64-bit one by those of i386 with int $0x80.
+A process may use the numbers of both tables: a 64-bit process uses those of i386 with int $0x80.
 """
 
 # include/uapi/linux/audit.h
 AUDIT_ARCH_X86_64 = 0xC000003E
 AUDIT_ARCH_I386 = 0x40000003
 
-# arch/x86/entry/syscalls/syscall_64.tbl.  Each was seen to return EINTR after a stop without
-# any signal (tests/targets/eintr.c has them all).  Those of sockets do with SO_RCVTIMEO or
-# SO_SNDTIMEO only (include/net/sock.h, sock_intr_errno): without a time-out the kernel
-# restarts them itself.
+# arch/x86/entry/syscalls/syscall_64.tbl.  Each call was seen to return EINTR after a stop without
+# any signal (tests/targets/eintr.c has all of them).  Calls on sockets do so only with SO_RCVTIMEO
+# or SO_SNDTIMEO (include/net/sock.h, sock_intr_errno): without a time-out the kernel itself
+# restarts them.
 X86_64_CALLS = {
     # Waits and transfers.
     0: "read",
@@ -38,18 +38,18 @@ X86_64_CALLS = {
     328: "pwritev2",
     426: "io_uring_enter",
     441: "epoll_pwait2",
-    # A time-out that is not written back.
+    # Calls with a time-out that is not written back.
     23: "select",
     270: "pselect6",
     271: "ppoll",
-    # Files of a FUSE server: transfers at a place that the call names.
+    # Files of a FUSE server: transfers at an offset that the call names.
     17: "pread64",
     18: "pwrite64",
     285: "fallocate",
     295: "preadv",
     296: "pwritev",
     326: "copy_file_range",
-    # The same: questions, and what may be done twice.
+    # Files of a FUSE server: queries, and calls that may be made twice.
     2: "open",
     4: "stat",
     5: "fstat",
@@ -80,8 +80,8 @@ X86_64_CALLS = {
     439: "faccessat2",
 }
 
-# arch/x86/entry/syscalls/syscall_32.tbl: the same calls, most of those that take a time in two
-# forms (32-bit and 64-bit), and two numbers behind which many stand.
+# arch/x86/entry/syscalls/syscall_32.tbl: the same calls.  Most calls with a time have two forms
+# (32-bit and 64-bit), and two numbers stand for many calls.
 I386_CALLS = {
     3: "read",
     4: "write",

@@ -1,17 +1,17 @@
-"""Where the registers of a thread lie in NT_X86_XSTATE, and how they are moved for gdb.
+"""The place of a thread's registers in NT_X86_XSTATE, and how they are moved for gdb.
 
 NT_X86_XSTATE is an XSAVE area in standard format (Intel SDM vol. 1, 13.4): 512 bytes of x87 and
-SSE, 64 bytes of header, and behind them each further component at the offset that CPUID leaf 0xD
-tells.  Processors differ in these offsets.  gdb does not read NT_X86_XSAVE_LAYOUT.  It guesses:
+SSE, 64 bytes of header, and then each further component at the offset that CPUID leaf 0xD gives.
+Processors differ in these offsets.  gdb does not read NT_X86_XSAVE_LAYOUT.  It guesses:
 
-- gdb 12 and 13 take Intel's offsets, and the size that Intel's processors without AMX have
-  (gdbsupport/x86-xstate.h, X86_XSTATE_SIZE).  A smaller note is not read at all
+- gdb 12 and 13 assume Intel's offsets, and the size on Intel's processors without AMX
+  (gdbsupport/x86-xstate.h, X86_XSTATE_SIZE).  They do not read a smaller note at all
   (gdb/corelow.c, get_core_register_section); 32-bit cores then have no x87 and SSE either.
 - gdb 14 to 18 know the same sizes, and AMD's 2,440 bytes with PKRU (gdb/i387-tdep.c,
-  i387_guess_xsave_layout).  Of any other size they read SSE alone.
+  i387_guess_xsave_layout).  With any other size they read only SSE.
 
-So `standard` is the one layout that all of them read right: Intel's, of the size that gdb 13
-expects.  AMD's processors have another one, and so has every processor with AMX.
+So `standard` is the one layout that all of them read correctly: Intel's layout, with the size that
+gdb 13 expects.  AMD's processors have another layout, and so has every processor with AMX.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,10 +26,10 @@ NT_X86_XSTATE = 0x202
 
 _LEGACY_AND_HEADER = 576
 _SW_RESERVED = slice(464, 472)
-"""The features that the kernel saves, as XCR0 has them; the other 40 bytes up to 512 are zeros
+"""The features that the kernel saves, as in XCR0.  The other 40 bytes up to 512 are zeros
 (arch/x86/kernel/ptrace.c, update_regset_xstate_info)."""
 _XSTATE_BV = slice(512, 520)
-"""The features of which the thread has something else than the initial state."""
+"""The features that are not in their initial state in this thread."""
 _X87_AND_SSE = 0b11
 
 
@@ -47,7 +47,7 @@ class Component(NamedTuple):
 
 _AVX, _BNDREGS, _BNDCSR, _OPMASK, _ZMM_HI256, _HI16_ZMM, _PKRU, _APX = 2, 3, 4, 5, 6, 7, 9, 19
 _MPX = (_BNDREGS, _BNDCSR)
-# APX has the place of MPX, and no processor has both (Intel APX specification, 3.1.4.2).
+# APX uses the place of MPX, and no processor has both (Intel APX specification, 3.1.4.2).
 _INTEL = (
     Component(_AVX, 256, 576),
     Component(_BNDREGS, 64, 960),
@@ -64,7 +64,7 @@ _SIZES = (
     (_MPX, 1088),
     ((_AVX,), 832),
 )
-"""gdb's X86_XSTATE_SIZE: the first of which any feature is there."""
+"""gdb's X86_XSTATE_SIZE: the first row with any existing feature gives the size."""
 
 
 def _bits(numbers: Iterable[int]) -> int:
@@ -72,9 +72,9 @@ def _bits(numbers: Iterable[int]) -> int:
 
 
 def xsave_components(xstate: bytes) -> list[int]:
-    """The extended features whose place in `xstate` the XSAVE_LAYOUT note describes.
+    """The extended features in `xstate`, which the XSAVE_LAYOUT note describes.
 
-    Features 0 and 1, x87 and SSE, lie in the legacy area and are not described.
+    Features 0 and 1, x87 and SSE, are in the legacy area, and the note does not describe them.
     """
     if len(xstate) < _LEGACY_AND_HEADER:
         return []
@@ -84,19 +84,19 @@ def xsave_components(xstate: bytes) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class XsaveLayout:
-    """One way in which the registers of a thread lie in its state."""
+    """One layout of the registers of a thread in its state."""
 
     size: int
     """Bytes of the whole state."""
     features: int
-    """Those that it has a place for, as bytes 464..471 say."""
+    """The features that have a place in it, as in bytes 464..471."""
     components: tuple[Component, ...]
-    """Their places, in the order of their numbers."""
+    """The places of the features, in the order of their numbers."""
 
     @classmethod
     def of(cls, state: bytes, cpuid: Callable[[int, int], Sequence[int]]) -> "XsaveLayout | None":
-        """The kernel's, of a state as it came from PTRACE_GETREGSET; None where it is no XSAVE
-        area.  Raises what `cpuid` does, which tells eax to edx of a leaf and a subleaf."""
+        """The kernel's layout, from a state that PTRACE_GETREGSET returned; None if that is not an
+        XSAVE area.  `cpuid` gives eax to edx of a leaf and a subleaf; its errors are passed on."""
         if len(state) < _LEGACY_AND_HEADER:
             return None
         numbers = xsave_components(state)
@@ -107,7 +107,7 @@ class XsaveLayout:
         )
 
     def standard(self) -> "XsaveLayout":
-        """The layout that every gdb knows, for as many of these features as it has room for."""
+        """The layout that every gdb knows, with those of these features that have a place in it."""
         held = {
             component.number: component.size
             for component in self.components
@@ -126,7 +126,7 @@ class XsaveLayout:
 
 
 def _between(taken: Iterable[slice], size: int) -> Iterator[slice]:
-    """What is left of `size` bytes."""
+    """The rest of `size` bytes."""
     end = 0
     for each in sorted(taken, key=lambda each: each.start):
         if end < each.start:
@@ -137,7 +137,8 @@ def _between(taken: Iterable[slice], size: int) -> Iterator[slice]:
 
 
 def _moves(kernel: XsaveLayout, written: XsaveLayout) -> Iterator[tuple[slice, slice]]:
-    """From where to where, in the order of `written`: what lies together in both is one move."""
+    """Sources and targets, in the order of `written`.  Parts that lie together in both layouts are
+    one move."""
     offsets = {component.number: component.offset for component in kernel.components}
     source, to, length = 0, 0, _LEGACY_AND_HEADER
     for component in sorted(written.components, key=lambda component: component.offset):
@@ -153,17 +154,17 @@ def _moves(kernel: XsaveLayout, written: XsaveLayout) -> Iterator[tuple[slice, s
 class Conversion:
     """Moves the components of states from the kernel's layout to another one.
 
-    Whoever wants the kernel's bytes back moves them the other way: XsaveAccount has all of it.
+    A reader that wants the kernel's bytes can move them back: XsaveAccount has all facts for that.
     """
 
     def __init__(self, kernel: XsaveLayout, written: XsaveLayout) -> None:
-        """`written` has no component that `kernel` has not, and each as long as there."""
+        """Every component of `written` is also in `kernel`, with the same size."""
         self.kernel = kernel
         self.written = written
         self._kernel_features = kernel.features.to_bytes(8, "little")
         self._written_features = written.features.to_bytes(8, "little")
         self._moves = [*_moves(kernel, written)]
-        # A state as it is written: parts of it as it came, and zeros between them.
+        # A state in the layout `written`: parts of the original, and zeros between them.
         self._pieces: list[slice | bytes] = []
         end = 0
         for source, to in self._moves:
@@ -174,18 +175,18 @@ class Conversion:
         self._left = [(each, bytes(each.stop - each.start)) for each in left]
 
     def fits(self, state: bytes) -> bool:
-        """True where `state` is in the kernel's layout."""
+        """True if `state` is in the kernel's layout."""
         return len(state) == self.kernel.size and state[_SW_RESERVED] == self._kernel_features
 
     def holds(self, state: bytes) -> bool:
-        """True where nothing of a state in the kernel's layout is lost by moving it."""
+        """True if the move of a state in the kernel's layout loses nothing."""
         return all(state[each] == zeros for each, zeros in self._left) and (
             self.written.features == self.kernel.features
             or state[_XSTATE_BV] == self._in_use(state)
         )
 
     def apply(self, state: bytes) -> bytes:
-        """A state in the kernel's layout as it is written."""
+        """A state in the kernel's layout, moved to the other layout."""
         pieces = [piece if isinstance(piece, bytes) else state[piece] for piece in self._pieces]
         moved = b"".join(pieces)
         if self.written.features == self.kernel.features:
@@ -195,19 +196,19 @@ class Conversion:
         )
 
     def _in_use(self, state: bytes) -> bytes:
-        """XSTATE_BV without what is not written."""
+        """XSTATE_BV without the features that are not written."""
         in_use = int.from_bytes(state[_XSTATE_BV], "little") & self.written.features
         return in_use.to_bytes(8, "little")
 
 
 @dataclass(frozen=True, slots=True)
 class XsaveAccount:
-    """What the core's note says of its NT_X86_XSTATE notes."""
+    """The facts in the core's note about its NT_X86_XSTATE notes."""
 
     kernel: XsaveLayout
     written: XsaveLayout
     kept: int = 0
-    """Threads that have the kernel's bytes too, in a note of their own."""
+    """The number of threads that have the kernel's bytes too, in a separate note."""
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -222,32 +223,32 @@ class XsaveAccount:
 
 @lru_cache
 def _to_standard(kernel: XsaveLayout) -> Conversion | None:
-    """None where nothing has to be moved."""
+    """None if nothing must be moved."""
     standard = kernel.standard()
     return None if standard == kernel else Conversion(kernel, standard)
 
 
 class XStates:
-    """Takes the states of the threads of one process, and says how they are written.
+    """Takes the states of the threads of one process, and decides how they are written.
 
     All have one layout: the kernel fixes its size and features when it boots.
     """
 
     def __init__(self, is_raw: bool, cpuid: Callable[[int, int], Sequence[int]]) -> None:
-        """`is_raw`: they are written as the kernel gives them.  `cpuid`: XsaveLayout.of."""
+        """`is_raw`: the states stay in the kernel's layout.  `cpuid`: see XsaveLayout.of."""
         self._is_raw = is_raw
         self._cpuid = cpuid
         self._is_known = False
         self._kernel: XsaveLayout | None = None
-        self._conversion: Conversion | None = None  # None where nothing has to be moved
+        self._conversion: Conversion | None = None  # None if nothing must be moved
 
     @classmethod
     def of_this_processor(cls, is_raw: bool) -> "XStates":
         return cls(is_raw, processor.cpuid)
 
     def take(self, state: bytes) -> tuple[bytes, bytes]:
-        """What NT_X86_XSTATE of a thread has, and the kernel's bytes where these do not come
-        back from it, else none: AMX tiles, for one, have no place in the standard layout."""
+        """The bytes for NT_X86_XSTATE of a thread.  Also the kernel's bytes if these cannot be made
+        again from the former, else nothing: AMX tiles have no place in the standard layout."""
         if not self._is_known:
             self._learn(state)
         conversion = self._conversion
@@ -259,13 +260,13 @@ class XStates:
         self._is_known = True
         try:
             self._kernel = kernel = XsaveLayout.of(state, self._cpuid)
-        except OSError:  # executing from a memfd is not allowed here
+        except OSError:  # the system does not allow us to execute code from a memfd
             return
         if kernel is not None and not self._is_raw:
             self._conversion = _to_standard(kernel)
 
     def account(self, kept: int) -> XsaveAccount | None:
-        """None where no state was taken, or its layout is not known."""
+        """None if no state was taken, or if the layout is not known."""
         if self._kernel is None:
             return None
         conversion = self._conversion

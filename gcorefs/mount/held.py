@@ -130,7 +130,7 @@ class Held:
         return None if core.is_over else (core, opener)
 
     async def _part_with_copies(self, process: Process, opener: Opener) -> None:
-        """If there is a copy that `opener` may not see, its inode goes to those who have it open."""
+        """If `opener` may not see a copy, only those who have the copy open keep its inode."""
         for core in [each for each in self._cores if each.process == process]:
             await core.is_joinable(opener)
 
