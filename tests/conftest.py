@@ -1,13 +1,12 @@
-"""What every test stands on: targets that print their own truth, a mount made by the command
-line, and a look round afterwards: nothing stopped, nothing traced, nothing mounted, no
-warning logged.
+"""Shared by all tests: targets that print their own truth, a mount made by the command line, and
+a check after each test that nothing is stopped, traced or mounted, and that no warning was logged.
 
-Levels, each in its folder:
+Levels, each in its own folder:
     pure     no process
-    fuzz     the same, with inputs led by what they reach
+    fuzz     the same, with inputs that are guided by coverage
     live     real processes, no FUSE
-    mounted  through the command line, with the tools that people use
-    readers  what debuggers and the kernel itself say of the same process
+    mounted  through the command line, with everyday tools
+    readers  what debuggers and the kernel itself say about the same process
 """
 
 import contextlib
@@ -37,19 +36,19 @@ from tests.tuned import tuned
 TARGETS = Path(__file__).parent / "targets"
 GCOREFS = Path(sys.executable).with_name("gcorefs")
 PURE = {Path(__file__).parent / name for name in ("pure", "fuzz")}
-"""Levels that need no tool of the system."""
+"""Levels that need no system tool."""
 
 MACHINE_WIDE = {"sysctl", "core_pattern", "slow_reader", "huge_pages", "stop_merging", "swap"}
 """Fixtures that change a setting of the whole machine."""
 
 in_one_worker = pytest.mark.xdist_group("machine")
-"""For a test that does so by itself."""
+"""For a test that itself changes such a setting."""
 
 CFLAGS = ["-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror", "-pthread"]
 
 
 class Target:
-    """A program that has printed one line of truth about itself and answers commands."""
+    """A program that has printed one line of truth about itself, and that answers commands."""
 
     def __init__(self, argv: list[str]) -> None:
         self.argv = argv
@@ -75,21 +74,21 @@ class Target:
         return self.line()
 
     def tell(self, command: str) -> None:
-        """A command whose answer is to come later, by line()."""
+        """Send a command.  `line` reads its answer later."""
         assert self.popen.stdin is not None
         self.popen.stdin.write(command + "\n")
         self.popen.stdin.flush()
 
     def kill(self) -> None:
-        # Not by Popen.kill(), which asks waitpid(2) first: that would take the stop of a tracee
-        # of this process for its end.
+        # Not Popen.kill(): it calls waitpid(2) first, and would take the stop of a tracee of this
+        # process for its end.
         if self.popen.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # its tracer has reaped it
                 os.kill(self.popen.pid, signal.SIGKILL)
         self.popen.communicate(timeout=60)
 
     def states(self) -> dict[int, tuple[str, int]]:
-        """State letter of every thread, and the process that traces it (0: none)."""
+        """The state letter of every thread, and the process that traces it (0: none)."""
         states = {}
         for tid in tasks.tids(self.pid):
             with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
@@ -97,20 +96,20 @@ class Target:
         return states
 
     def state_letters(self) -> set[str]:
-        """Those of all its threads."""
+        """The state letters of all its threads."""
         return {state for state, _ in self.states().values()}
 
 
 def text_of(command: Iterable[object]) -> list[str | bytes]:
-    """The words of a command, as subprocess wants them: paths and numbers among them."""
+    """The words of a command as subprocess wants them.  Paths and numbers are allowed."""
     return [word if isinstance(word, bytes) else str(word) for word in command]
 
 
 @pytest.fixture(scope="session")
 def build(pytestconfig: pytest.Config) -> Callable[[str], Path]:
-    """The path of a target, compiled at its first use: `threads32` is threads for 32 bits.
+    """The path of a target, compiled when it is first used.  `threads32` is threads for 32 bits.
 
-    Programs are kept from run to run, each in a folder named after all that it is made of.
+    Programs are kept from run to run, each in a folder named after the hash of all its inputs.
     """
     folder = pytestconfig.cache.mkdir("targets")
     compiler = subprocess.run(["gcc", "-v"], check=True, capture_output=True).stderr
@@ -125,7 +124,7 @@ def build(pytestconfig: pytest.Config) -> Callable[[str], Path]:
         program = folder / hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16] / name
         if not program.exists():
             program.parent.mkdir(exist_ok=True)
-            # Another worker may be at the same: a program has its name when it is whole.
+            # Another worker may compile it too: a program gets its name when it is complete.
             part = program.with_suffix(f".{os.getpid()}")
             subprocess.run(["gcc", *words, "-o", part, source], check=True)
             part.rename(program)
@@ -136,10 +135,11 @@ def build(pytestconfig: pytest.Config) -> Callable[[str], Path]:
 
 @pytest.fixture
 def spawn(build: Callable[[str], Path]) -> Iterator[Callable[..., Target]]:
-    """Start a target by name; it is ended after the test, and must be free to run then.
+    """Start a target by name.  After the test it must be neither stopped nor traced; then it is
+    killed.
 
-    With parent=True it is not our own child, and its parent says in further lines what it
-    is told of it: {"wait": STATUS}.
+    With parent=True it is a child of another process, which prints a line for each status that it
+    gets: {"wait": STATUS}.
     """
     targets: list[Target] = []
 
@@ -152,7 +152,7 @@ def spawn(build: Callable[[str], Path]) -> Iterator[Callable[..., Target]]:
     yield start
     hurt = []
     for target in targets:
-        with contextlib.suppress(ProcessLookupError):  # it ended: nothing is left to be hurt
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             for tid, (state, tracer) in target.states().items():
                 if state in "Tt" or tracer:
                     hurt.append((target.argv, tid, state, tracer))
@@ -162,7 +162,7 @@ def spawn(build: Callable[[str], Path]) -> Iterator[Callable[..., Target]]:
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a tmpfs of its own."""
+    """A folder on its own tmpfs."""
     path = tmp_path / "tmpfs"
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
@@ -175,9 +175,9 @@ NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 
 @contextlib.contextmanager
 def more_huge_pages(count: int) -> Iterator[None]:
-    """Beside those that there are, which others may use at the same time."""
+    """Add huge pages to those that exist, which others may use at the same time."""
     added = _change_huge_pages(count)
-    if added < count:  # memory is in small pieces
+    if added < count:  # memory is fragmented
         Path("/proc/sys/vm/compact_memory").write_text("1")
         added += _change_huge_pages(count - added)
     try:
@@ -188,7 +188,7 @@ def more_huge_pages(count: int) -> Iterator[None]:
 
 
 def _change_huge_pages(by: int) -> int:
-    """By how many it is."""
+    """Returns by how many the number has changed."""
     with NR_HUGEPAGES.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = int(NR_HUGEPAGES.read_text())
@@ -198,8 +198,8 @@ def _change_huge_pages(by: int) -> int:
 
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
-    # Twice as many as it takes: those of a process that has ended come back a moment later,
-    # where somebody is just asking /proc about its memory.
+    # Twice as many as needed: the pages of a process that has ended come back a moment later if
+    # somebody is reading /proc about its memory.
     with more_huge_pages(4):
         yield
 
@@ -212,7 +212,7 @@ def kinds(huge_pages: None, tmpfs: Path, spawn: Callable[..., Target]) -> Callab
 
 @pytest.fixture
 def swap(tmp_path: Path) -> Iterator[None]:
-    """Room to swap to.  Where the file system cannot have it, as overlay cannot: a loop device."""
+    """Swap space.  On a file system that cannot have it, such as overlay, it is a loop device."""
     path = tmp_path / "swap"
     path.write_bytes(bytes(16 << 20))
     path.chmod(0o600)
@@ -231,9 +231,9 @@ def swap(tmp_path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_least(name: str, number: int) -> Iterator[None]:
-    """A setting of the kernel below /proc/sys raised to a number, and as it was afterwards."""
+    """Raise a kernel setting below /proc/sys to a number, and restore it afterwards."""
     path = Path("/proc/sys") / name
-    # There is one for the whole machine, where other tests may run.
+    # The whole machine has one such setting, and other tests may run there.
     with path.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = path.read_text()
@@ -253,7 +253,7 @@ def tune() -> Iterator[Callable[[Tuning], None]]:
 
 @pytest.fixture
 def nothing_is_collected() -> Iterator[None]:
-    """What is in a circle stays, as in a server, whose collector of garbage runs rarely."""
+    """Reference cycles stay, as in a server, whose garbage collector runs rarely."""
     gc.collect()
     gc.disable()
     yield
@@ -262,7 +262,7 @@ def nothing_is_collected() -> Iterator[None]:
 
 @pytest.fixture
 def sysctl() -> Iterator[Callable[[str, int], None]]:
-    """Raise settings of the kernel for one test."""
+    """Raise kernel settings for one test."""
     with contextlib.ExitStack() as stack:
         yield lambda name, number: stack.enter_context(at_least(name, number))
 
@@ -271,7 +271,7 @@ class Mount:
     """A mount made by the command line, with its log."""
 
     MARK = "the text written to .gcorefs/release is not a pid (uid 0)"
-    """A refusal that each test makes at its end, to know that the log is written so far."""
+    """A refusal that each test causes at its end: when it is logged, all earlier lines are."""
 
     def __init__(self, path: Path, log: Path) -> None:
         self.path = path
@@ -281,7 +281,7 @@ class Mount:
         self.program = GCOREFS
         """Another one serves with another tuning (tests/tuned.py)."""
         self.prefix: list[str] = []
-        """Words that run what stands behind them: the server is to run under a condition."""
+        """Words before the command that runs the server under some condition."""
 
     def make(self, *options: str) -> None:
         words = [word for option in options for word in ("-o", option)]
@@ -292,19 +292,19 @@ class Mount:
         return self.path / str(pid)
 
     def expect(self, text: str) -> None:
-        """A warning that the test provokes, and so must be logged."""
+        """Expect a warning that the test causes: it must be logged."""
         self.expected.append(text)
 
     def allow(self, text: str) -> None:
-        """A warning that may be logged, or not, as things fall."""
+        """Allow a warning that may or may not be logged."""
         self.allowed.append(text)
 
     @property
     def server(self) -> int:
-        """The daemon's pid: the one that holds our log open and is not us.
+        """The pid of the server: the process that has our log open, and is not this process.
 
-        Only those of its name are looked at: another may be in an execve(2) that hangs, and
-        /proc waits for it.
+        Only processes of that name are checked: another one may be in an execve(2) that hangs, and
+        a read of its /proc would wait for that.
         """
         for pid in tasks.pids():
             with contextlib.suppress(OSError):
@@ -337,7 +337,7 @@ class Mount:
 
 @pytest.fixture
 def unmounted(tmp_path: Path) -> Iterator[Mount]:
-    """A place to mount at; whatever is there after the test is taken away."""
+    """A mount point.  If something is mounted there after the test, it is unmounted."""
     path = tmp_path / "mnt"
     path.mkdir()
     mount = Mount(path, tmp_path / "log")
@@ -352,10 +352,10 @@ def take_away(mount: Mount) -> None:
 
 
 class SharedMount:
-    """A mount with the options that people get, which serves one test after the other.
+    """A mount with the default options, for one test after the other.
 
-    Each test has the log from its own beginning on, and leaves a mount that holds nobody.  After
-    a test that has ended the mount the next one has a new one.
+    Each test sees the log from its own beginning on, and must leave a mount that holds no process.
+    If a test has ended the mount, the next test gets a new one.
     """
 
     def __init__(self, folder: Path, program: Path = GCOREFS) -> None:
@@ -389,7 +389,7 @@ class SharedMount:
         return self._mount
 
     def end(self) -> None:
-        """End its server in good order, with which the mount goes."""
+        """End its server in good order; the mount goes with it."""
         mount, self._mount = self._mount, None
         if mount is None:
             return
@@ -403,13 +403,13 @@ class SharedMount:
 
 
 def wait_until_idle(mount: Mount) -> None:
-    """Until the server holds nobody, and its log has been written so far."""
+    """Wait until the server holds no process, and its log is written up to now."""
     control = mount.path / ".gcorefs"
     deadline = time.monotonic() + 60
     while json.loads((control / "status").read_bytes())["stops"]:
         assert time.monotonic() < deadline, "a process is held"
         time.sleep(0.002)
-    # Lines are written in their order, by a thread: what this test did stands before this one.
+    # A thread writes the lines in order: all lines of this test come before this one.
     before = mount.log.read_text().count(Mount.MARK)
     with contextlib.suppress(OSError), (control / "release").open("w") as file:
         file.write("nobody\n")
@@ -420,7 +420,7 @@ def wait_until_idle(mount: Mount) -> None:
 
 @pytest.fixture(scope="session")
 def shared_mount() -> Iterator[SharedMount]:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are for us alone
+    with tempfile.TemporaryDirectory() as folder:  # only we can reach pytest's own folders
         os.chmod(folder, 0o755)
         shared = SharedMount(Path(folder))
         yield shared
@@ -429,20 +429,20 @@ def shared_mount() -> Iterator[SharedMount]:
 
 @pytest.fixture
 def mount(shared_mount: SharedMount) -> Iterator[Mount]:
-    """A mount with the options that people get; `mount / pid` is a file."""
+    """A mount with the default options; `mount / pid` is a file."""
     with shared_mount.for_a_test() as mount:
         yield mount
 
 
 def mounts() -> list[tuple[str, str]]:
-    """Mount point and type of every mount of ours."""
-    # Bytes: a mount point may have any in its name, and others mount too.
+    """Mount point and type of every mount of gcorefs."""
+    # As bytes: a mount point may have any byte in its name, and others mount too.
     rows = [line.split(b" ") for line in Path("/proc/self/mounts").read_bytes().split(b"\n")[:-1]]
     return [(os.fsdecode(row[1]), FSTYPE) for row in rows if row[2] == FSTYPE.encode()]
 
 
 def wait_until_gone(pid: int, seconds: float = 60) -> None:
-    """Until a process has ended, as its pidfd tells (pidfd_open(2))."""
+    """Wait until a process has ended, by its pidfd (pidfd_open(2))."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -455,7 +455,7 @@ def wait_until_gone(pid: int, seconds: float = 60) -> None:
 
 
 def wait_until_asleep(pid: int) -> None:
-    """Until every thread sleeps in a system call, as before it was stopped."""
+    """Wait until every thread sleeps in a system call, as before the stop."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         calls = [current_call.system_call(pid, tid) for tid in tasks.tids(pid)]
@@ -468,7 +468,7 @@ def wait_until_asleep(pid: int) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def tools(request: pytest.FixtureRequest) -> None:
-    """Nothing needed may be missing: a missing tool fails the run, but for the pure levels."""
+    """Fails the run if a needed tool is missing, except at the pure levels."""
     folders = {item.path.parent for item in request.session.items}
     if folders <= PURE:
         return
@@ -481,9 +481,9 @@ def tools(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that change one setting of the whole machine run in one worker, one after another.
+    """Tests that change one setting of the whole machine run in one worker, one after the other.
 
-    Each takes a lock beside that (flock(2)), for a second run on the same machine.
+    In addition each takes a lock (flock(2)), in case of a second run on the same machine.
     """
     for item in items:
         if MACHINE_WIDE.intersection(getattr(item, "fixturenames", ())):
@@ -492,7 +492,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """After every test: nothing is mounted where tests mount."""
+    """After every test, nothing may be mounted where tests mount."""
     yield
     base = str(tmp_path_factory.getbasetemp())
     assert [place for place, _ in mounts() if place.startswith(base)] == []

@@ -1,7 +1,7 @@
-"""A parent and a child that share memory (targets/family.c), and what each has of it.
+"""A parent and a child that share memory (targets/family.c), and how much each of them has.
 
-Beside what the target counts itself, /proc/PID/smaps says how much of a range is shared.  The
-sum of Pss over both is what the machine has spent (proc(5)).
+The target itself counts, and /proc/PID/smaps shows how much of a range is shared.  The sum of Pss
+over both is the memory that the machine uses for them (proc(5)).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _SIZE = re.compile(r"(\w+): +(\d+) kB")
 
 
 class Family:
-    """`keys` of smaps are what matters: for all of it, sums in kB by process."""
+    """`keys`: the fields of smaps that are checked, as sums in kB for each process."""
 
     def __init__(self, spawn: Callable[..., Target], memory: str, parent: str, size: int) -> None:
         self.target = spawn("family", memory, parent, size // MIB)
@@ -37,9 +37,9 @@ class Family:
             self._await_merged()
 
     def _await_merged(self) -> None:
-        """Until ksmd has found every page that is there twice.
+        """Wait until ksmd has found every page that exists twice.
 
-        Nobody is told when it has: smaps is looked at.
+        Nothing reports when it has finished, so this reads smaps.
         """
         deadline = time.monotonic() + 60
         while any(sizes["KSM"] < sizes["Rss"] for sizes in self.sizes()):
@@ -47,16 +47,16 @@ class Family:
             time.sleep(0.01)
 
     def sizes(self) -> list[Counter[str]]:
-        """What smaps says of the memory, in kB, for the child and its parent."""
+        """The fields of smaps for the memory, in kB, for the child and its parent."""
         return [_sizes(pid, self.start, self.end) for pid in self.pids]
 
     def counts(self) -> tuple[object, ...]:
-        """All that reading must leave as it is."""
+        """All values that a read must leave unchanged."""
         unchanging = [{**sizes, "Referenced": 0} for sizes in self.sizes()]
         return unchanging, self.target.ask("pages")
 
     def expected(self) -> bytes:
-        """What its memory holds."""
+        """The content of its memory."""
         size = self.end - self.start
         if self.memory == "ksm":
             return array("Q", range(1, size // 2, 8)).tobytes() * 2
@@ -76,7 +76,7 @@ def _sizes(pid: int, start: int, end: int) -> Counter[str]:
 
 @contextlib.contextmanager
 def ksmd() -> Iterator[Callable[[], object]]:
-    """The kernel merges pages that may be merged, as fast as it can, until told to stop."""
+    """The kernel merges mergeable pages as fast as it can, until the function is called."""
     settings = {"pages_to_scan": "100000", "sleep_millisecs": "1", "run": "1"}
     with (_KSM / "run").open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A control group that gets next to no CPU: a starved container, and worse (cgroups(7))."""
+"""A control group that gets almost no CPU, like a starved container, or worse (cgroups(7))."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ from tests.conftest import Target
 
 PERIOD = 1_000_000
 QUOTA = 1_000
-"""Microseconds of CPU in each period: the least that the kernel takes (kernel/sched/core.c)."""
+"""Microseconds of CPU in each period: the least that the kernel allows (kernel/sched/core.c)."""
 HOG = ("sh", "-c", "echo; while :; do :; done")
 SHARES = {"cpu.shares": (1024, 262_144), "cpu.weight": (100, 10_000)}
-"""What a group has by default and the most that it can have: of version 1 and of version 2."""
+"""The default weight of a group, and the highest one: of version 1 and of version 2."""
 
 
 class Quota:
-    """A control group whose threads get next to no CPU, beside others that want it as well."""
+    """A control group whose threads get almost no CPU, beside others that want CPU too."""
 
     def __init__(self) -> None:
         root = Path("/sys/fs/cgroup")
@@ -36,7 +36,7 @@ class Quota:
         self.path.mkdir()
 
     def limit(self) -> None:
-        """On a busy machine, too, a hog runs up to the tick that ends its time: into debt."""
+        """Even on a busy machine a hog runs up to the tick that ends its time: into debt."""
         self._share(1)
         if self.is_v1:
             (self.path / "cpu.cfs_period_us").write_text(str(PERIOD))
@@ -56,7 +56,7 @@ class Quota:
         (self.path / name).write_text(str(SHARES[name][which]))
 
     def take(self, pid: int) -> None:
-        """A process with all of its threads."""
+        """Move a process with all of its threads into the group."""
         (self.path / "cgroup.procs").write_text(str(pid))
 
     def remove(self) -> None:
@@ -71,35 +71,35 @@ class Quota:
 
 @contextlib.contextmanager
 def hogged() -> Iterator[Quota]:
-    """A group in which others want every CPU at any time."""
+    """A group in which other processes want every CPU all the time."""
     quota = Quota()
     quota.make()
     with contextlib.ExitStack() as stack:
         stack.callback(quota.remove)
-        # Each CPU has a part of the quota: what is left on one that no hog wants, a target gets.
+        # Each CPU has a part of the quota: a target gets what no hog wants on a CPU.
         for cpu in os.sched_getaffinity(0):
             hog = stack.enter_context(
                 subprocess.Popen(["taskset", "-c", str(cpu), *HOG], stdout=subprocess.PIPE)
             )
             stack.callback(hog.kill)
             assert hog.stdout is not None
-            assert hog.stdout.readline() == b"\n"  # it hogs: below the quota it would never begin
+            assert hog.stdout.readline() == b"\n"  # it runs: below the quota it would never start
             quota.take(hog.pid)
-        stack.callback(quota.lift)  # first of all: who is to end needs a CPU
+        stack.callback(quota.lift)  # this runs first: a process needs a CPU to end
         yield quota
 
 
 def starve(quota: Quota, target: Target) -> None:
-    """Have a program (targets/eintr.c) sleep in its call, and get no CPU as soon as it wakes."""
+    """Make a program (targets/eintr.c) sleep in its call, and get no CPU as soon as it wakes."""
     assert target.ask("blocked") == {"blocked": True}
     quota.take(target.pid)
     quota.limit()
     before = _throttled(quota)
-    while _throttled(quota) < before + 2:  # in debt from here on, as nobody else runs
+    while _throttled(quota) < before + 2:  # in debt from now on, because nobody else runs
         time.sleep(0.01)
 
 
 def _throttled(quota: Quota) -> int:
-    """In how many periods somebody was kept from running."""
+    """The number of periods in which a thread was kept from running."""
     words = (quota.path / "cpu.stat").read_text().split()
     return int(words[words.index("nr_throttled") + 1])

@@ -1,4 +1,4 @@
-"""A stop and its one core, which is what most tests look at."""
+"""A stop and its one core, which is what most tests use."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,5 +58,5 @@ class Snapshot:
         return self.core.read(offset, length)
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the stop's or the core's."""
+        """All other attributes are those of the stop or of the core."""
         return getattr(self.stop if hasattr(self.stop, name) else self.core, name)

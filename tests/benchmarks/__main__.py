@@ -1,9 +1,9 @@
-"""Measures what the manual says of speed, and draws it.
+"""Measures the figures in the manual about speed, and draws them.
 
     python -m tests.benchmarks [--rounds N] [--size MIB] [--full] [--out FOLDER] [TOPIC...]
 
-Each topic leaves a file TOPIC.json with every value of every round, and plots beside it.
-Nothing here fails for being slow.
+Each topic writes a file TOPIC.json with every value of every round, and plots beside it.
+Nothing here fails because it is slow.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What every topic stands on: rounds with a measure of their noise, programs, targets, mounts.
+"""Shared by all topics: rounds with a measurement of their noise, programs, targets, mounts.
 
-Ways are taken in turn, round after round, in one run: machines drift, ratios less.  Cores go
-to /dev/shm, so that no disk has a say.
+The ways are measured in turn, round after round, in one run: a machine drifts, but ratios drift
+less.  Cores go to /dev/shm, so that no disk has an influence.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ _NOISE = bytes(16 * MIB)
 class Options:
     rounds: int
     size: int
-    """Mebibytes of a large process."""
+    """The size of a large process, in mebibytes."""
     full: bool
-    """Also the sizes that take minutes each."""
+    """True: also the sizes that take minutes each."""
 
 
 class Bench:
-    """One run; whatever it starts is ended with it."""
+    """One run.  All that it starts ends with it."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -51,7 +51,8 @@ class Bench:
         self._stack.close()
 
     def rounds(self) -> Iterator[int]:
-        """Numbers of rounds.  Before each a fixed piece of work is timed, as a measure of noise."""
+        """The numbers of the rounds.  Before each, a fixed piece of work is timed, as a measure of
+        noise."""
         for number in range(self.options.rounds):
             begin = time.monotonic()
             zlib.crc32(_NOISE)
@@ -61,7 +62,7 @@ class Bench:
             yield number
 
     def program(self, source: Path) -> Path:
-        """Compiled at its first use."""
+        """The path of a program, compiled when it is first used."""
         path = self.folder / source.stem
         if not path.exists():
             subprocess.run(["gcc", *CFLAGS, "-O2", "-o", path, source], check=True)
@@ -71,7 +72,7 @@ class Bench:
         return self.program(HERE / f"{name}.c")
 
     def command(self, name: str, *words: object) -> list[str]:
-        """To start a target."""
+        """The command that starts a target."""
         return [str(self.program(TARGETS / f"{name}.c")), *map(str, words)]
 
     def target(self, name: str, *words: object) -> Target:
@@ -83,11 +84,11 @@ class Bench:
         return target
 
     def keep(self, context: contextlib.AbstractContextManager[Any]) -> None:
-        """Until the end of the run."""
+        """Keep it until the end of the run."""
         self._stack.enter_context(context)
 
     def mount(self, *options: str) -> Mount:
-        """The mount with these options, made at its first use."""
+        """The mount with these options, made when it is first used."""
         if options not in self._mounts:
             self._mounts[options] = self._stack.enter_context(self.fresh_mount(*options))
         return self._mounts[options]
@@ -104,7 +105,7 @@ class Bench:
                 run(GCOREFS, "umount", "--lazy", mount.path)
 
     def static(self, size: int) -> Path:
-        """A file of so many MiB that comes from one buffer, in a mount like ours (static.py)."""
+        """A file of `size` MiB that comes from one buffer, in a mount like ours (static.py)."""
         mountpoint = Path(tempfile.mkdtemp(dir=self.folder))
         command = [sys.executable, "-m", "tests.benchmarks.static", mountpoint, size]
         target = Target([str(word) for word in command])
@@ -115,18 +116,18 @@ class Bench:
 
 
 def _steal() -> int:
-    """Ticks that the machine under us gave to others (proc(5), /proc/stat)."""
+    """Ticks that the hypervisor gave to others (proc(5), /proc/stat)."""
     return int(Path("/proc/stat").read_text().split()[8])
 
 
 def say(text: str) -> None:
-    """To whoever waits."""
+    """Show progress on a terminal."""
     if sys.stderr.isatty():
         print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
 
 
 def run(*command: object) -> str:
-    """A command to its end, with what it wrote."""
+    """Run a command to its end.  Returns its output."""
     words = [str(word) for word in command]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=600)
     if done.returncode:
@@ -141,7 +142,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def await_release(pid: int) -> None:
-    """Until every thread runs again, a moment after the last close(2) of the file."""
+    """Wait until every thread runs again, a moment after the last close(2) of the file."""
     for tid in tasks.tids(pid):
         while task_status.tracer(pid, tid):
             time.sleep(0.0001)

@@ -1,4 +1,4 @@
-"""What a mount costs: memory while it serves, processor time while it does not, a listing."""
+"""The costs of a mount: memory while it serves, processor time while it is idle, a listing."""
 
 import itertools
 import re
@@ -52,7 +52,7 @@ def memory(bench: Bench) -> Topic:
 
 
 def most_resident(bench: Bench, targets: Sequence[Target]) -> float:
-    """MiB of a fresh server that has been read from by so many at once."""
+    """MiB of a new server after all `targets` were read at once."""
     with bench.fresh_mount() as mount:
         server = mount.server
         together([["dd", f"if={mount / each.pid}", "of=/dev/null", "bs=1M"] for each in targets])
@@ -76,7 +76,7 @@ def idle(bench: Bench, topic: Topic, target: Target) -> None:
 
 def busy(pid: int) -> float:
     """Milliseconds of processor time in each second."""
-    clock = ~pid << 3 | 2  # clock_getcpuclockid(3): what it makes of a pid
+    clock = ~pid << 3 | 2  # as clock_getcpuclockid(3) makes it from a pid
     begin = time.clock_gettime_ns(clock)
     time.sleep(IDLE_SECONDS)
     return (time.clock_gettime_ns(clock) - begin) / 1e6 / IDLE_SECONDS
@@ -99,13 +99,13 @@ def listing(bench: Bench) -> Topic:
 
 
 def opens(bench: Bench, mount: Mount) -> dict[str, int]:
-    """How many of each, by strace(1)."""
+    """How many of each file are opened, by strace(1)."""
     log = bench.folder / "strace"
     command = ["strace", "-f", "-e", "trace=%file", "-o", log, "-p", str(mount.server)]
     tracer = subprocess.Popen(text_of(command), stderr=subprocess.PIPE)
     assert tracer.stderr is not None
     try:
-        tracer.stderr.readline()  # that it has attached
+        tracer.stderr.readline()  # the line that it has attached
         run("ls", "-f", mount.path)
     finally:
         tracer.terminate()

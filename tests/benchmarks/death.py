@@ -1,8 +1,8 @@
-"""How long after SIGKILL the parent of a process hears of its death.
+"""The time from SIGKILL until the parent of a process hears of its death.
 
-A tracee is its parent's to wait for only once its tracer has reaped it (ptrace(2)), so
-whoever holds a process can hold up that news.  Nobody holds it, as the control; the mount
-holds it, its core ready; and SIGKILL comes at some moment of the stop itself.
+The parent of a tracee can wait for it only after its tracer has reaped it (ptrace(2)), so a tracer
+can delay that news.  Three cases: nobody holds the process, as the control; the mount holds it and
+its core is ready; SIGKILL comes at some moment of the stop itself.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ def measure(bench: Bench) -> Topic:
 
 
 def news(mount: Mount, argv: list[str], way: Way) -> float:
-    """Milliseconds from SIGKILL to the parent's word."""
+    """Milliseconds from SIGKILL until the parent reports the death."""
     target = Target(argv)
     try:
         with way(mount, target.pid):

@@ -1,4 +1,4 @@
-"""What was measured: every value of every round, how it is shown, how it is kept."""
+"""The measured values: every value of every round, how it is shown, how it is stored."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ from rich.table import Table
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, least to most."""
+    """Median, minimum and maximum."""
     middle = statistics.median(values)
     return f"{number(middle)} ({number(min(values))} to {number(max(values))})"
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all before the point."""
+    """Three significant digits, or all digits before the point."""
     size = abs(value)
     places = 0 if size >= 100 or size == 0 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{places}f}"
@@ -24,15 +24,15 @@ def number(value: float) -> str:
 
 @dataclass
 class Figure:
-    """One quantity, measured of several ways in turn, and it may be at several sizes."""
+    """One quantity, measured for several ways in turn, and perhaps at several sizes."""
 
     name: str
     title: str
     unit: str
     size: str = ""
-    """What grows from one size to the next, "" where there is only one."""
+    """What grows from size to size; "" if there is only one size."""
     values: dict[str, dict[int, list[float]]] = field(default_factory=dict)
-    """By way and size, a value a round."""
+    """By way and size: one value for each round."""
 
     def add(self, way: str, value: float, size: int = 0) -> None:
         self.values.setdefault(way, {}).setdefault(size, []).append(value)
@@ -44,12 +44,12 @@ class Figure:
         return sorted({size for by_size in self.values.values() for size in by_size})
 
     def points(self, way: str) -> Iterator[tuple[int, float, float, float]]:
-        """Size, median, least and most."""
+        """Size, median, minimum and maximum."""
         for size, values in sorted(self.values[way].items()):
             yield size, statistics.median(values), min(values), max(values)
 
     def over(self, way: str, other: str, size: int = 0, aim: str = "") -> "Relation":
-        """One way by another, round by round: what disturbed a round disturbed both."""
+        """One way divided by another, round by round: a disturbance of a round affects both."""
         return ratio(
             f"{way} / {other}" + (f", {size:,} {self.size}" if self.size else ""),
             self.of(way, size),
@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass
 class Relation:
-    """What two figures say of each other, a value a round, and what is aimed at."""
+    """A relation of two figures, with one value for each round, and its aim."""
 
     title: str
     values: list[float]
@@ -73,14 +73,14 @@ def ratio(title: str, above: Sequence[float], below: Sequence[float], aim: str =
 
 @dataclass
 class Topic:
-    """Everything that one script has measured."""
+    """All that one script has measured."""
 
     name: str
     title: str
     figures: list[Figure] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    """What is counted once and has no spread."""
+    """Values that are counted once and have no spread."""
 
     def figure(self, name: str, title: str, unit: str, size: str = "") -> Figure:
         self.figures.append(Figure(name, title, unit, size))
@@ -126,7 +126,7 @@ def _table(figure: Figure) -> Table:
 
 
 def restored(plain: dict[str, Any]) -> Topic:
-    """A topic as it was before it was kept as JSON, which knows only strings as keys."""
+    """A topic from its JSON, which has only strings as keys."""
     figures = []
     for each in plain["figures"]:
         values = {

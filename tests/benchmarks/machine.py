@@ -1,4 +1,4 @@
-"""Where and with what something was measured."""
+"""The machine and the versions with which something was measured."""
 
 import os
 import platform
@@ -41,7 +41,7 @@ def _of(path: str, key: str) -> str:
 
 
 def _selected(path: str) -> str:
-    """Of a setting that shows all it could be, the one in brackets."""
+    """A setting that shows all possible values has the current one in brackets."""
     try:
         found = re.search(r"\[(\w+)\]", Path(path).read_text())
     except FileNotFoundError:

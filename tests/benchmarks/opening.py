@@ -1,7 +1,7 @@
-"""From open(2) until the core is ready, by threads and by mappings, beside the barest C program.
+"""From open(2) until the core is ready, by threads and by mappings, beside a minimal C program.
 
 That program (seize.c) seizes, interrupts and awaits the same threads, fetches the same register
-sets and detaches: what the kernel takes of any stop.  It is timed from within.
+sets and detaches: what the kernel needs for any stop.  It measures its own time.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ THREADS = (1, 10, 100, 1_000, 5_000, 10_000)
 MAPPINGS = (10, 100, 1_000, 10_000, 70_000)
 MORE_THREADS, MORE_MAPPINGS = 20_000, 200_000
 MOST_FOR_GCORE = 1_000
-"""Threads; gdb 13 takes minutes for ten times as many."""
+"""Threads.  gdb 13 takes minutes for ten times as many."""
 
 OPENS_A_ROUND = 10
 
@@ -86,7 +86,7 @@ def threads(bench: Bench) -> Topic:
 
 
 def growth(figure: Figure, counts: Sequence[int]) -> list[Relation]:
-    """A step that is quadratic shows as a ratio that grows with the sizes it is taken of."""
+    """A quadratic step shows as a ratio that grows with the sizes."""
     pairs = [pair for pair in itertools.pairwise(counts) if pair[0] >= 100]
     return [
         ratio(
@@ -132,7 +132,8 @@ def mappings(bench: Bench) -> Topic:
 
 
 def meanwhile(bench: Bench, topic: Topic, many: Target) -> None:
-    """What another handle's opening does to the stop of a small process, by its own account."""
+    """The effect of another handle's open on the stop of a small process, as that process sees
+    it."""
     target = bench.target("bulk", 1)
     alone, beside = "alone", f"while another opens {MAPPINGS[-1]:,} mappings"
     figure = topic.figure("meanwhile", "A small process, open to ready", "ms")
@@ -167,13 +168,13 @@ def nobody() -> Iterator[None]:
 
 @contextlib.contextmanager
 def again_and_again(file: Path) -> Iterator[None]:
-    """Another process opens a file, reads its first byte and closes it, without end."""
+    """Another process opens a file, reads its first byte and closes it, in an endless loop."""
     loop = 'while :; do head -c 1 "$0"; done'
     command = ["sh", "-c", loop, str(file)]
     other = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert other.stdout is not None
     try:
-        other.stdout.read(1)  # from here on it is at work
+        other.stdout.read(1)  # from now on it is at work
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
-"""What the manual shows: throughput, time stopped by size, open to ready by threads and mappings.
+"""The plots in the manual: throughput, time stopped by size, open to ready by threads and mappings.
 
-Every plot brings its own white ground, for pages that are dark.
+Every plot has a white background, also on dark pages.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from tests.benchmarks import opening, reading, stopped
 from tests.benchmarks.figures import Figure, Topic
 
-# Colours that the colour-blind tell apart (Okabe and Ito), gcorefs always the first.
+# Colours that colour-blind readers can distinguish (Okabe and Ito); gcorefs always has the first.
 OURS, RIVAL, CEILING, OTHER, LAST = "#0072b2", "#d55e00", "#7f7f7f", "#009e73", "#cc79a7"
 SPARE = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442")
 MARKERS = "osDv^x"
@@ -24,7 +24,7 @@ MARKERS = "osDv^x"
 STYLE = partial(
     mpl.rc_context,
     {
-        "svg.fonttype": "none",  # words stay words
+        "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": "gcorefs",  # the same values make the same file
         "font.size": 10,
         "axes.spines.top": False,
@@ -36,7 +36,7 @@ STYLE = partial(
 
 
 def draw(topic: Topic, kept: dict[str, Any], folder: Path) -> None:
-    """The plot of a topic, where it has one, beside its figures."""
+    """Draw the plot of a topic beside its figures, if it has one."""
     if topic.name not in PLOTS:
         return
     with STYLE():
@@ -134,7 +134,7 @@ def _lines(figure: Figure, axes: Axes, colours: dict[str, str]) -> None:
 
 
 def _straight(figure: Figure, axes: Axes) -> None:
-    """What a time that grows as the size does looks like, through the last point of ours."""
+    """A line for a time that grows in proportion to the size, through our last point."""
     size, middle, _, _ = [*figure.points(opening.READY)][-1]
     sizes = [size / 100, size]
     axes.plot(sizes, [middle / 100, middle], ":", color="black", linewidth=1, label="linear")

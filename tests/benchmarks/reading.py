@@ -1,4 +1,4 @@
-"""How fast the bytes of a core come, beside the ceilings of the machine and of FUSE."""
+"""How fast the bytes of a core come, compared with the limits of the machine and of FUSE."""
 
 import contextlib
 import json
@@ -21,8 +21,8 @@ PREADS = 2_000
 
 @contextlib.contextmanager
 def standing(target: Target) -> Iterator[None]:
-    """Hold it, so that it takes no processor time from a reader whom it has nothing to do with:
-    it takes none from one who has stopped it."""
+    """Hold it, so that it takes no processor time from a reader of something else.  From a reader
+    that has stopped it, it takes none either."""
     target.popen.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -65,7 +65,7 @@ def whole(bench: Bench, topic: Topic) -> None:
     warm_up(bench.shm, 3 * bench.options.size)
     for _ in bench.rounds():
         for way, take in ways.items():
-            core.unlink(missing_ok=True)  # nobody is to pay for another's old core
+            core.unlink(missing_ok=True)  # no way must pay for the old core of another way
             with standing(target) if way.endswith(STATIC) else contextlib.nullcontext():
                 figure.add(way, size / GIB / seconds(take))
             await_release(target.pid)
@@ -97,7 +97,7 @@ def at_random(bench: Bench, topic: Topic) -> None:
 
 
 def four_at_once(bench: Bench, topic: Topic) -> None:
-    """Each of a process of its own, a quarter of the size; beside the same without FUSE."""
+    """Each reads its own process, a quarter of the size; compared with the same without FUSE."""
     each = max(1, bench.options.size // 4)
     targets = [bench.target("bulk", each) for _ in range(4)]
     own = bench.own("raw")
@@ -133,6 +133,6 @@ def together(commands: Sequence[Sequence[object]]) -> None:
         for command in commands
     ]
     for each in running:
-        # With a timeout it would look every now and then, and up to 50 ms late.
+        # With a timeout, wait would poll, and return up to 50 ms late.
         if each.wait():
             raise RuntimeError(f"{each.args!r} ended with {each.returncode}")

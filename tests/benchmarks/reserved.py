@@ -1,7 +1,7 @@
-"""What reserved and hardly touched memory costs: time to copy, and size of the file.
+"""The cost of memory that is reserved and hardly touched: time to copy, and size of the file.
 
-Several processes have written as many pages: one in one piece, others at random places of
-100 GiB, or with small gaps between them.
+Several processes have written the same number of pages: one process in one piece, the others at
+random places of 100 GiB, or with small gaps between them.
 """
 
 from functools import partial

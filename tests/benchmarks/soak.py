@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.soak [--dumps N]
 
-Every dump opens the file, reads its header and some memory, and closes it; every tenth time a
+Every dump opens the file, reads its header and some memory, and closes it.  Every tenth time a
 target is replaced, often while it is held.  Prints the server's memory, descriptors and threads
-every tenth of the way; fails where a target is left stopped or traced.
+ten times.  Fails if a target is left stopped or traced.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""A mount of one file, every read of which is answered out of one buffer that never changes.
+"""A mount of one file.  Every read is answered from one buffer that never changes.
 
     python -m tests.benchmarks.static MOUNTPOINT MIB
 
-What pyfuse3 and the kernel take of a read, and nothing else: the ceiling of any file system of
-this kind.  Its options are gcorefs' own.  Prints {"pid": P} once the mount answers.
+This is the time that pyfuse3 and the kernel need for a read, and nothing else: the upper limit for
+any file system of this kind.  Its options are those of gcorefs.  Prints {"pid": P} when the mount
+answers.
 """
 
 import json
@@ -61,7 +62,7 @@ class Static(ReadOnly):
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         data = self._buffer[: max(0, min(size, self._size - off))]
-        return cast(bytes, data)  # pyfuse3 takes any buffer and says bytes
+        return cast(bytes, data)  # pyfuse3 takes any buffer, but its type says bytes
 
     async def release(self, fh: FileHandleT) -> None:
         pass
@@ -81,7 +82,7 @@ async def report(mountpoint: str) -> None:
 def main() -> None:
     _, mountpoint, mebibytes = sys.argv
     _, fuse_options = parse(["fsname=static"])
-    fuse_options ^= {"subtype=gcorefs", "subtype=static"}  # nobody is to take it for ours
+    fuse_options ^= {"subtype=gcorefs", "subtype=static"}  # nobody must take it for ours
     pyfuse3.init(Static(int(mebibytes) << 20), mountpoint, fuse_options)
     try:
         trio.run(serve, mountpoint)

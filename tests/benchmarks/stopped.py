@@ -1,7 +1,7 @@
-"""How long a process stands still while its core is written, by its own account.
+"""How long a process stands still while its core is written, as the process itself sees it.
 
-What it saw is the longest gap in a thread that looks at the clock every 0.1 ms (bulk.c).  The
-kernel's own dump is the end of the process; there it is the time until its parent hears.
+The process sees the longest gap in a thread that looks at the clock every 0.1 ms (bulk.c).  The
+kernel's own dump ends the process; its figure is the time until the parent hears of the death.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ def createdump(bench: Bench, pid: int, core: Path) -> None:
 
 
 def _createdump() -> Path:
-    """.NET's, where the package of the runtime is installed (pyproject.toml, bench)."""
+    """.NET's createdump, if the package of the runtime is installed (pyproject.toml, bench)."""
     found = importlib.util.find_spec("dotnetcore2")
     if found is None or found.origin is None:
         raise RuntimeError("dotnetcore2 is not installed: run 'make bench'")
@@ -67,7 +67,7 @@ def measure(bench: Bench) -> Topic:
     targets = {size: bench.target("bulk", size) for size in sizes}
     core = bench.shm / "core"
     warm_up(bench.shm, 2 * sizes[-1])
-    for take in WAYS.values():  # mounts are made, programs come from the disk
+    for take in WAYS.values():  # a first time: mounts are made, programs come from the disk
         take(bench, targets[sizes[0]].pid, core)
         core.unlink(missing_ok=True)
     for _ in bench.rounds():
@@ -107,7 +107,7 @@ def dying(bench: Bench, size: int) -> float:
 
 
 def take_away(core: Path, size: int) -> None:
-    """Whoever writes less than all would be quick for nothing."""
+    """Delete a core that must be complete: a way that writes less would be fast for no reason."""
     if core.stat().st_size < size << 20:
         raise RuntimeError(f"{core} has only {core.stat().st_size} bytes")
     core.unlink()

@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of whatever parses: make fuzz."""
+"""Coverage-guided fuzzing of all parsers: make fuzz."""

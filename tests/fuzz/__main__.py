@@ -1,6 +1,6 @@
-"""python -m tests.fuzz [--runs N] [NAME ...]: so many cases in all, for each harness its share.
+"""python -m tests.fuzz [--runs N] [NAME ...]: N cases in total, divided among the harnesses.
 
-Each harness has a process of its own, for libFuzzer ends the one that it runs in.
+Each harness runs in its own process, because libFuzzer ends the process in which it runs.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atheris
 
-# On standard error atheris names each module that it instruments.
+# atheris prints the name of each module that it instruments to standard error.
 with contextlib.redirect_stderr(io.StringIO()):
     from tests.fuzz.harnesses import HARNESSES, LONGEST
 
@@ -21,8 +21,8 @@ _FOUND = "found-"
 
 
 def fuzz(name: str, runs: int, folder: str) -> None:
-    """Does not return: libFuzzer ends the process, with 0 where it found nothing."""
-    # No len_control: texts of /proc are long from the start.
+    """Does not return: libFuzzer ends the process, with status 0 if it found nothing."""
+    # No len_control: texts of /proc are long from the beginning.
     limits = [f"-runs={runs}", f"-max_len={LONGEST}", "-len_control=0", "-timeout=10"]
     places = [f"-artifact_prefix={folder}/{_FOUND}", f"{folder}/corpus"]
     atheris.Setup([name, *limits, *places], HARNESSES[name])
@@ -30,7 +30,7 @@ def fuzz(name: str, runs: int, folder: str) -> None:
 
 
 def start(name: str, runs: int) -> bool:
-    """True where nothing was found; what was is shown."""
+    """True if nothing was found.  Prints a finding."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "corpus")
         corpus.mkdir()

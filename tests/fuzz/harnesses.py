@@ -1,8 +1,8 @@
-"""One harness for each parser: what it is given, and the one error that may leave it.
+"""One harness for each parser: its input, and the one error that it may raise.
 
-A harness is a function of the bytes that the fuzzer has made.  Another error, or an
-assertion that does not hold, is a finding.  Seeds are what /proc has of this very process:
-to ask about others may mean to wait for them.
+A harness is a function of the bytes that the fuzzer has made.  Another error or a failed assertion
+is a finding.  The seeds are files of /proc of this process itself: to read those of others could
+mean to wait for them.
 """
 
 import io
@@ -47,7 +47,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from tests.pure.cores import account_of, made, mapped
 
 LONGEST = 4096
-"""More than that no parser makes more of, and the fuzzer less."""
+"""Longer inputs reach no more code in any parser, and slow the fuzzer down."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Harness:
     name: str
     function: Callable[[bytes], object]
     error: type[Exception] | tuple[()]
-    """What may leave it; nothing: ()."""
+    """The error that it may raise; none: ()."""
     seeds: tuple[str | bytes, ...]
-    """Patterns of paths below /proc, and bytes as they are."""
+    """Glob patterns of paths below /proc, and literal bytes."""
     entry: bytes
-    """How each whole entry of a long text ends: a pattern."""
+    """The end of each whole entry of a long text, as a pattern."""
 
     def __call__(self, data: bytes) -> None:
         try:
@@ -103,7 +103,7 @@ def harness(
     OptionError, b"idle_timeout=5,allow_other", b"stop_timeout=1e3", b"unresponsive=omit,fsname=a"
 )
 def options(data: bytes) -> None:
-    # As sys.argv has them: what is no UTF-8 are lone surrogates (PEP 383).
+    # As in sys.argv: bytes that are not UTF-8 are lone surrogates (PEP 383).
     words = [word.decode("utf-8", "surrogateescape") for word in data.split(b"\0")]
     ours, fuse = parse(words)
     assert 0 <= ours.idle_timeout <= 1e9
@@ -175,14 +175,14 @@ def xsave(data: bytes) -> None:
 @harness((), b"\0" * 216, struct.pack("<27q", *([-4] * 27)), struct.pack("<17i", *([-4] * 17)))
 def registers(data: bytes) -> None:
     for machine, calls in product(MACHINES.values(), X86_64.conventions):
-        # What is no whole set of registers is refused before (tracer.py, _record).
+        # An incomplete register set is refused earlier (tracer.py, _record).
         general = data[: machine.general_size].ljust(machine.general_size, b"\0")
         result = machine.word(general, machine.call_result)
         ask_calls = partial(int, calls)
         if restart.needs_restart(machine, general, ask_calls, lambda: False):
             assert result == -4
         if restart.needs_restart(machine, general, ask_calls, lambda: True):
-            assert result in (-4, -516)  # restart.py says why
+            assert result in (-4, -516)  # see restart.py
 
 
 _CORE = made(
@@ -197,7 +197,7 @@ _CORE_32 = struct.pack(
 
 @harness(CoreError, _CORE, _CORE.rstrip(b"\0"), _CORE_32)
 def core(data: bytes) -> None:
-    """Whatever is read as a core can be shown, with every byte that its segments have."""
+    """Every file that can be read as a core can be shown, with every byte of its segments."""
     found = read_core(io.BytesIO(data))
     rows = space.mappings(found)
     whole = space.total(rows)
@@ -239,7 +239,7 @@ def _segments(provider: atheris.FuzzedDataProvider, machine: Machine) -> list[Se
 
 @harness((), bytes(64), bytes(range(256)))
 def extents(data: bytes) -> None:
-    """Any piece of the file is tiled, in order, by pieces of segments, zeros and header."""
+    """Pieces of segments, zeros and header tile any piece of the file, in order."""
     provider = atheris.FuzzedDataProvider(data)
     machine = _machine(provider)
     segments = _segments(provider, machine)
@@ -271,14 +271,14 @@ def extents(data: bytes) -> None:
 
 @harness((), bytes(300), bytes(range(256)) * 2)
 def packers(data: bytes) -> None:
-    """Notes of any process that there can be are notes that a reader can walk through."""
+    """A reader can walk through the notes of every possible process."""
     provider = atheris.FuzzedDataProvider(data)
 
     def number(bits: int) -> int:
         return int(provider.ConsumeIntInRange(0, (1 << bits) - 1))
 
     machine = _machine(provider)
-    # Of 32 bits the seconds of struct old_timeval32 have 31.
+    # In 32-bit processes, seconds have 31 bits (struct old_timeval32).
     pid, microseconds = 31, 50
     ids = notes.ProcessIds(number(pid), number(pid), number(pid))
     sets = [

@@ -1,4 +1,4 @@
-"""A short round of every harness, and proof that a finding would be seen."""
+"""A short run of every harness, and proof that a finding is seen."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ RUNS = 24_000
 
 
 def fuzz(*words: str, plant: str = "") -> "subprocess.CompletedProcess[str]":
-    """A process of its own that fuzzes, with `plant` run before."""
+    """A separate process that fuzzes.  `plant` is run first."""
     code = f"{plant}\nimport runpy; runpy.run_module('tests.fuzz', None, '__main__')"
     command = [sys.executable, "-c", code, *words]
     return subprocess.run(

@@ -1,6 +1,6 @@
-"""A program's account of itself, of a run in which nobody dumps it and of one with stops.
+"""A program's own report of two runs: one without a dump, and one with stops.
 
-What the programs are asked and say stands in tests/targets/account.h.
+tests/targets/account.h has the commands and the reports of the programs.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ from tests.conftest import Target
 from tests.snapshot import Snapshot, find
 
 Account = dict[str, set[str]]
-"""For each work of a program, the outcomes that its rounds had."""
+"""For each work of a program, the outcomes of its rounds."""
 
 STOPS = 100
 PATIENCE = 30.0
-"""Seconds after which a work that does not go on hangs."""
+"""Seconds after which a work without progress counts as hanging."""
 
 
 @contextlib.contextmanager
 def held(
     pid: int, opener: Opener | None = None, room: Room | None = None, **options: Any
 ) -> Iterator[Snapshot]:
-    """A process that stands still, whose core can be had.  `options`: of the policy."""
+    """A process that stands still, and whose core can be read.  `options`: of the policy."""
     policy = Policy(**{"stop_timeout": 5.0, **options})
     snapshot = Snapshot(find(pid), opener, policy, room=room)
     try:
@@ -39,11 +39,11 @@ def held(
 
 
 def stop_often(target: Target, stops: int = STOPS, **options: Any) -> None:
-    """Stop it again and again, and see every work go on in between."""
+    """Stop it again and again, and see that every work goes on between two stops."""
     for number in range(stops):
         with held(target.pid, **options) as snapshot:
             assert snapshot.unresponsive_threads == 0
-            # Half of the stops last longer than some of the waits that they meet.
+            # Half of the stops last longer than some of the waits of the program.
             if number % 2:
                 time.sleep(0.004)
         if number % 20 == 19:
@@ -51,7 +51,7 @@ def stop_often(target: Target, stops: int = STOPS, **options: Any) -> None:
 
 
 def await_rounds(target: Target) -> None:
-    """Until every work whose rounds are short has ended one that began after the last stop."""
+    """Wait until every work with short rounds has ended a round that began after the last stop."""
     before = target.ask("rounds")["rounds"]
     deadline = time.monotonic() + PATIENCE
     while waiting := {
@@ -67,7 +67,7 @@ def report(target: Target) -> Account:
 def compare(
     start: Callable[[], Target], trouble: Callable[[Target], None] = stop_often
 ) -> tuple[Account, Account]:
-    """The accounts of a control run and of one with `trouble`; both must go on to their end."""
+    """The reports of a control run and of a run with `trouble`; both must go on to their end."""
     control = start()
     await_rounds(control)
     expected = report(control)

@@ -1,8 +1,8 @@
-"""silent MOUNTPOINT: a file system of one file, whose reads are answered when we are told to.
+"""silent MOUNTPOINT: a file system with one file, which answers reads on command.
 
-Prints {"pid": PID} when it is mounted, {"asked": N} to "asked" (how many reads there were) and
-{"answered": N} to "answer" (how many of them it has answered now); ends with its standard
-input.  The file is 4 KiB of the letter A.
+Prints {"pid": PID} when it is mounted, {"asked": N} for "asked" (the number of reads so far) and
+{"answered": N} for "answer" (the number of reads that it has answered now).  Ends when its standard
+input ends.  The file has 4 KiB of the letter A.
 """
 
 import errno

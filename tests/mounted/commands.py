@@ -1,9 +1,9 @@
-"""The command line many times over, without the imports: python -m tests.mounted.commands.
+"""Runs many commands without importing each time: python -m tests.mounted.commands.
 
-Each command is a process of its own, as by execve(2), forked off one that has imported all.  A
-line of JSON, [FOLDER, FILE, WORDS], says where it starts, what its standard output and error
-go to, and what it is given, with surrogates for bytes that are no UTF-8 (PEP 383).  The answer is
-its exit status.
+Each command runs in its own process, as after execve(2), forked from a process that has imported
+everything.  A line of JSON, [FOLDER, FILE, WORDS], gives its working directory, the file for its
+standard output and error, and its arguments, with surrogates for bytes that are not UTF-8
+(PEP 383).  The answer is its exit status.
 """
 
 import importlib
@@ -26,7 +26,7 @@ def run(folder: str, said: str, words: list[str]) -> None:
 
 
 def serve() -> None:
-    for name in ("dump", "mount"):  # what each command imports only when it runs
+    for name in ("dump", "mount"):  # the imports that each command does only when it runs
         importlib.import_module(f"gcorefs.cli.{name}")
     for line in sys.stdin:
         child = os.fork()

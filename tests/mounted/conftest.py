@@ -1,7 +1,7 @@
-"""What the tests through a mount share: the command line, open files, waiting for what comes.
+"""Shared by the tests through a mount: the command line, open files, waiting for a condition.
 
-A target is let go only after close(2) has returned (FUSE_RELEASE is not waited for), so
-whoever asks whether it runs again waits until it does.
+A target is let go only after close(2) has returned, because the kernel does not wait for
+FUSE_RELEASE.  So a test that asks whether a target runs again must wait until it does.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ NOBODY = 65534
 
 
 def user(uid: int) -> tuple[str, ...]:
-    """Words that run what stands behind them as another user, in the group of that number."""
+    """Words that run the command after them as another user, in the group of that number."""
     return ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
 
 
 AS_NOBODY = user(NOBODY)
 UNIT = Path(__file__).parents[2] / "systemd" / "gcorefs.service"
 CUT_OFF = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
-"""What files of a mount that is gone fail with (fs/fuse/dev.c, fuse_abort_conn)."""
+"""The errors of files of a mount that is gone (fs/fuse/dev.c, fuse_abort_conn)."""
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -56,12 +56,12 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def is_held(pid: int) -> bool:
-    """Every thread is stopped by a tracer."""
+    """True if a tracer has stopped every thread."""
     return all(task_stat.stat(pid, tid).state == "t" for tid in tasks.tids(pid))
 
 
 def is_free(pid: int) -> bool:
-    """No thread is stopped or traced, or there is none."""
+    """True if no thread is stopped or traced, or if there is none."""
     try:
         return all(
             task_stat.stat(pid, tid).state not in "tT" and task_status.tracer(pid, tid) == 0
@@ -73,7 +73,7 @@ def is_free(pid: int) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """An open file, in our hands alone."""
+    """An open file that no other process has."""
     fd = os.open(path, flags | os.O_CLOEXEC)
     try:
         yield fd
@@ -81,14 +81,14 @@ def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
         try:
             os.close(fd)
         except OSError as error:
-            # Of a mount that is gone it is closed nevertheless (close(2), "Dealing with error
+            # If the mount is gone, the file is closed nevertheless (close(2), "Dealing with error
             # returns from close()").
             if error.errno not in CUT_OFF:
                 raise
 
 
 def whole(fd: int) -> bytes:
-    """All bytes of an open file, from its beginning, whatever its size is said to be."""
+    """All bytes of an open file, from its beginning, whatever size stat(2) shows."""
     pieces = []
     offset = 0
     while piece := os.pread(fd, 1 << 20, offset):
@@ -98,7 +98,7 @@ def whole(fd: int) -> bytes:
 
 
 def memory_offset(header: bytes) -> int:
-    """Where memory begins in a core: p_offset of the first PT_LOAD (elf(5)).
+    """Where the memory begins in a core: p_offset of the first PT_LOAD (elf(5)).
 
     The first program header is PT_NOTE.
     """
@@ -106,7 +106,7 @@ def memory_offset(header: bytes) -> int:
 
 
 def offset_of(header: bytes, address: int) -> int:
-    """Where the byte at `address` lies in a core (elf(5), Elf64_Phdr)."""
+    """The offset of the byte at `address` in a core (elf(5), Elf64_Phdr)."""
     (count,) = struct.unpack_from("<H", header, 56)
     for number in range(count):
         kind, _, offset, start, _, size = struct.unpack_from("<IIQQQQ", header, 64 + 56 * number)
@@ -116,7 +116,7 @@ def offset_of(header: bytes, address: int) -> int:
 
 
 def errno_of(call: Callable[[], object]) -> int:
-    """The errno with which a call fails, 0 where it does not."""
+    """The errno with which a call fails; 0 if it succeeds."""
     try:
         call()
     except OSError as error:
@@ -125,7 +125,7 @@ def errno_of(call: Callable[[], object]) -> int:
 
 
 def run(*command: object, **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
-    """A command to its end, with what it wrote."""
+    """Run a command to its end.  The result has its output."""
     return subprocess.run(
         [str(word) for word in command], capture_output=True, timeout=120, check=False, **kwargs
     )
@@ -136,7 +136,7 @@ def gcorefs(*words: object, **kwargs: Any) -> "subprocess.CompletedProcess[bytes
 
 
 def assert_refused(result: "subprocess.CompletedProcess[bytes]", *words: str) -> None:
-    """Status 1 and one line for people, in which `words` stand."""
+    """Status 1, and one line of text that has `words`."""
     lines = result.stderr.decode().splitlines()
     assert (result.returncode, len(lines)) == (1, 1), result
     assert lines[0].startswith("Error: ")
@@ -162,7 +162,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def start_as(pid: int) -> int:
-    """A process under a pid of our choice: clone3(2), set_tid."""
+    """Start a process with a pid of our choice: clone3(2), set_tid."""
     wanted = (ctypes.c_int * 1)(pid)
     arguments = struct.pack(
         "<11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1, 0
@@ -170,7 +170,7 @@ def start_as(pid: int) -> int:
     child: int = _libc.syscall(CLONE3, arguments, len(arguments))
     if child == 0:
         try:
-            # Not closed by the exec itself: that waits for the mount with a lock held.
+            # Do not leave this to the exec: it would wait for the mount with a lock held.
             os.closerange(3, 1024)
             os.execvp("sleep", ["sleep", "1000"])
         finally:
@@ -181,10 +181,10 @@ def start_as(pid: int) -> int:
 
 
 def replace(target: Target) -> int:
-    """Another process under the pid of a target, which dies."""
+    """Kill a target, and start another process with its pid."""
     start = task_stat.stat(target.pid).start_time
     target.kill()
-    # A process is told from a later one by the clock tick of its start.
+    # The clock tick of its start distinguishes a process from a later one.
     eventually(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * task_stat.TICKS > start + 1)
     assert start_as(target.pid) == target.pid
     return target.pid
@@ -192,7 +192,7 @@ def replace(target: Target) -> int:
 
 @contextlib.contextmanager
 def replaced(target: Target) -> Iterator[int]:
-    """The same, which ends with the block."""
+    """The same; the new process ends with the block."""
     later = replace(target)
     try:
         yield later
@@ -202,18 +202,18 @@ def replaced(target: Target) -> Iterator[int]:
 
 
 def has_stopped(mount: Mount, pid: int, times: int) -> bool:
-    """The log tells of so many stops of a process."""
+    """True if the log has so many stops of a process."""
     return stops(mount, pid) == times
 
 
 def stops(mount: Mount, pid: int) -> int:
-    """How many stops of a process the log tells of; each is logged when it has ended."""
+    """The number of stops of a process in the log; each is logged when it has ended."""
     return mount.log.read_text().count(f"process {pid}: opened by")
 
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A folder that every user can reach; pytest's own is for us alone."""
+    """A folder that every user can reach; only we can reach pytest's own folder."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -221,7 +221,7 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture
 def spawn(spawn: Callable[..., Target]) -> Iterator[Callable[..., Target]]:
-    """Targets that are let go, if only a moment after the test's last close(2)."""
+    """Targets that must be let go, at the latest a moment after the test's last close(2)."""
     targets: list[Target] = []
 
     def start(name: str, *arguments: object) -> Target:
@@ -248,23 +248,23 @@ def mount_with(unmounted: Mount) -> Iterator[Callable[..., Mount]]:
         end(server)
 
 
-# Loaded by the server's interpreter at its start (site, "sitecustomize").
+# The server's interpreter loads this at its start (site, "sitecustomize").
 PAUSE = """
 import os, time
 
 def wait(reached, go):
     os.close(os.open(reached, os.O_CREAT))
-    end = time.monotonic() + 60  # should the test not live to tell
+    end = time.monotonic() + 60  # in case the test dies first
     while not os.path.exists(go) and time.monotonic() < end:
         time.sleep(0.002)
 
 def is_zygote():
-    # It carries out a stop of its own, so that each worker begins with what that computes.
+    # It carries out a stop itself, so that each worker starts with the results of that.
     with open("/proc/self/comm") as file:
         return file.read() == "gcorefs-zygote\\n"
 
 def count(reached):
-    # Of the calls in all processes: each stop may have another.
+    # Counts the calls in all processes, because each stop may have its own process.
     number = 1
     while True:
         try:
@@ -292,8 +292,8 @@ def pause(owner, name, nth, is_after, *files):
 
 
 class Pause:
-    """A place where the server waits until it is told to go on: a function (module, and name
-    within it) at its nth call, before it or just after."""
+    """A place where the server waits until it may go on: the nth call of a function (module, and
+    name within it), before the call or just after it."""
 
     def __init__(self, module: str, name: str, nth: int = 1, is_after: bool = False) -> None:
         self.module = module
@@ -363,7 +363,7 @@ def everybodys(mount_with: Callable[..., Mount]) -> Mount:
 def held_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Point, int], AbstractContextManager[Hold]]:
-    """Hold a server at a fault point, for one process.  Only one that is started after this."""
+    """Hold a server at a fault point, for one process.  The server must be started after this."""
     token = uuid.uuid4().hex
     code = "from tests.mounted import faultpoints\n\nfaultpoints.install()\n"
     (tmp_path / "sitecustomize.py").write_text(code)
@@ -384,14 +384,14 @@ def family(server: int) -> list[int]:
 
 
 def end(server: int) -> None:
-    """End a server in good order, if it is still there."""
+    """End a server in good order, if it still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(server, signal.SIGTERM)
     wait_until_gone(server)
 
 
 def service_bounds() -> str:
-    """The capabilities that the unit grants, as setpriv --bounding-set= takes them."""
+    """The capabilities that the unit grants, in the format of setpriv --bounding-set=."""
     line = next(
         line for line in UNIT.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
     )
@@ -401,7 +401,7 @@ def service_bounds() -> str:
 
 @pytest.fixture
 def strace() -> Iterator[Callable[[int], int]]:
-    """Have a thread traced by strace(1), which holds it without stopping it."""
+    """Let strace(1) trace a thread, which holds the thread without stopping it."""
     tracers: list[subprocess.Popen[bytes]] = []
 
     def trace(tid: int) -> int:
@@ -417,7 +417,7 @@ def strace() -> Iterator[Callable[[int], int]]:
 
 
 def note_of(data: bytes) -> dict[str, Any]:
-    """What the GCOREFS note of a core says."""
+    """The GCOREFS note of a core."""
     text = data[data.index(b'{"version":') :].decode("ascii", "replace")
     facts: dict[str, Any]
     facts, _ = json.JSONDecoder().raw_decode(text)

@@ -1,8 +1,8 @@
-"""What the service must not be able to do, tried from where it runs.
+"""Things that the service must not be able to do, tried in its place.
 
-One JSON object tells of each deed the name of the errno that it failed with, or "done".
-System calls are given nothing that they could do harm with: where the filter lets one
-through it fails with another errno than the filter's.
+Prints one JSON object: for each deed, the name of the errno with which it failed, or "done".
+System calls get arguments with which they cannot do any harm: if the filter lets a call through,
+it fails with another errno than the filter's.
 """
 
 import ctypes
@@ -69,7 +69,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "a plain file": lambda: create("/run/tmp/plain", 0o755),
     "/dev/fuse": lambda: open_device("/dev/fuse"),
     "/dev/null": lambda: open_device("/dev/null"),
-    # Nobody's: ENXIO for whoever may open it.
+    # A device without a driver: ENXIO if the open is allowed.
     "a device": lambda: open_device("/dev/other"),
     **{name: lambda name=name: call(name) for name in CALLS},  # type: ignore[misc]
 }

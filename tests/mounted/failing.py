@@ -1,8 +1,8 @@
 """failing MOUNTPOINT CALL ERRNO: a file system in which one call fails.
 
-Files can be made, written, renamed and unlinked, in one directory and in memory.  CALL is write,
-fsync, flush (what close(2) asks) or rename.  Prints {"pid": PID} when it is mounted; ends with its
-standard input.
+Files can be created, written, renamed and unlinked, in one directory and in memory.  CALL is write,
+fsync, flush (the request of close(2)) or rename.  Prints {"pid": PID} when it is mounted; ends when
+its standard input ends.
 """
 
 import errno

@@ -1,10 +1,10 @@
-"""Fault points: named steps of the corridor at which a test can hold the server.
+"""Fault points: named steps of a stop at which a test can hold the server.
 
-The product knows nothing of them.  The server's interpreter loads this file at its start
-(site, "sitecustomize"; the fixture `held_at` in conftest.py sees to that) and wraps the
-function of each point.  A thread that comes by tries to connect to a socket named after the
-point and the process; where a test listens there, that thread waits until the test lets it
-go on, and no other thread does.
+The product does not know them.  The server's interpreter loads this file at its start (site,
+"sitecustomize"; the fixture `held_at` in conftest.py arranges that) and wraps the function of each
+point.  A thread that reaches a point tries to connect to a socket named after the point and the
+process.  If a test listens there, that thread waits until the test lets it go on, and no other
+thread does.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 TOKEN = "GCOREFS_FAULTPOINTS"
-"""The environment variable that tells one test's sockets from another's."""
+"""The environment variable that separates the sockets of different tests."""
 
 PATIENCE = 20.0
-"""Seconds for the server to come by; a bound against hanging, no measure of anything."""
+"""Seconds for the server to reach the point: a bound against hanging, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Before or after the `nth` call of a function on account of one process."""
+    """Before or after the `nth` call of a function for one process."""
 
     name: str
     module: str
     function: str
-    """As the module calls it: an attribute, or one of a class of it."""
+    """As the module calls it: an attribute, or an attribute of a class."""
     when: Literal["before", "after"]
     nth: int = 1
 
@@ -63,8 +63,8 @@ REPAIRED_ONE = Point("repaired-one", _CALLS, "poke_user", "after")
 RECORDED_ONE = Point("recorded-one", _TRACER, "Tracer._record", "after")
 RECORDED_ALL = Point("recorded-all", _TRACER, "Tracer._stop_all", "after")
 PINNED = Point("pinned", "gcorefs.stopped", "MemFile.__init__", "after")
-# The opener was judged by the first door, once more by the thread that takes the snapshot,
-# and is judged now that everything stands still.
+# The first door has judged the opener, then the thread that takes the snapshot has judged it again.
+# This is the judgement when everything stands still.
 SECOND_DOOR = Point("second-door", "gcorefs.process.access", "_open_memory", "before", 3)
 SMAPS = Point("smaps", "gcorefs.sources.procfs", "ProcMappings.mappings", "after")
 ASSEMBLED = Point("assembled", "gcorefs.stopped", "gather", "after")
@@ -73,7 +73,7 @@ COPYING = Point("copying", "gcorefs.process.copy", "Copy.fill", "before")
 FILLED = Point("filled", "gcorefs.process.copy", "Copy.fill", "after")
 COPIED = Point("copied", "gcorefs.core", "Core.fill", "after")
 READING = Point("reading", "gcorefs.kernel.process_vm", "read_memory", "before")
-# Of the windows, the reader waits for the first.
+# The reader waits for the first window; this is the second.
 READING_AHEAD = Point("reading-ahead", "gcorefs.core", "Core.read_into", "before", 2)
 RELEASED = Point("released", _TRACER, "Tracer._let_go", "before")
 BEFORE_DETACH = Point("before-detach", _CALLS, "detach", "before")
@@ -83,7 +83,7 @@ DETACHED_ALL = Point("detached-all", _TRACER, "Tracer._let_go", "after")
 POINTS = [value for value in tuple(globals().values()) if isinstance(value, Point)]
 
 
-# In the server.
+# These run in the server.
 
 
 def install() -> None:
@@ -118,14 +118,14 @@ def _come_by(point: Point, arguments: tuple[Any, ...]) -> None:
         except ConnectionRefusedError:  # nobody listens
             return
         is_to_fail = b""
-        with contextlib.suppress(ConnectionResetError):  # one too many: the test has its own
+        with contextlib.suppress(ConnectionResetError):  # one too many: the test has its thread
             is_to_fail = sock.recv(1)
         if is_to_fail:
             raise MemoryError
 
 
 def _process(arguments: tuple[Any, ...]) -> int:
-    """The process on whose account a call is made, 0 where that cannot be told."""
+    """The process for which a call is made; 0 if that is not known."""
     name = threading.current_thread().name
     if name.startswith("gcorefs-tracer-"):
         return int(name.rpartition("-")[2])
@@ -137,7 +137,7 @@ def _process(arguments: tuple[Any, ...]) -> int:
     return 0
 
 
-# In the test.
+# These run in the test.
 
 
 class Hold:
@@ -152,21 +152,21 @@ class Hold:
         self._held: socket.socket | None = None
 
     def wait(self) -> None:
-        """Until the server stands at the point."""
+        """Wait until the server is at the point."""
         for number in range(1, self._nth + 1):
             sock, _ = self._listener.accept()
             if number < self._nth:
                 sock.close()
         self._held = sock
-        self._listener.close()  # whoever comes by later goes on
+        self._listener.close()  # later threads pass the point
 
     def fail(self) -> None:
-        """Have the server find no memory there."""
+        """Let the server find no memory there."""
         assert self._held is not None
         self._held.send(b"\1")
 
     def go_on(self) -> None:
-        """Let the server go on, if it is still there."""
+        """Let the server go on, if it still exists."""
         self._listener.close()
         if self._held is not None:
             self._held.close()

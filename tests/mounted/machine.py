@@ -1,9 +1,9 @@
-"""A machine inside this one: systemd as pid 1 of namespaces of its own.
+"""A machine inside this one: systemd as pid 1 in its own namespaces.
 
-Nothing that it does is seen outside: it has its own mounts, processes, network and names,
-everything but /run, /mnt and /dev is read-only, and it knows no units but ours.  Its cgroups
-are below one that is made for it and taken away with it.  When its first process is killed
-the kernel kills all others of its pid namespace (pid_namespaces(7)).
+Nothing that it does is visible outside.  It has its own mounts, processes, network and names;
+everything but /run, /mnt and /dev is read-only; it knows only our units.  Its cgroups are below one
+that is made and removed with it.  When its first process is killed, the kernel kills all others of
+its pid namespace (pid_namespaces(7)).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.conftest import GCOREFS
 from tests.mounted.conftest import eventually, run
 
-# What is there from the start (bootup(7)), so that our unit's own dependencies are met.
+# Units that exist from the start (bootup(7)), for the dependencies of our unit.
 TARGETS = ("basic", "local-fs", "multi-user", "shutdown", "sysinit")
 
 ENTER = 'echo $$ >"$1/cgroup.procs"; shift; exec unshare --fork --kill-child "$@"'
@@ -48,16 +48,16 @@ exec /lib/systemd/systemd --system --unit=multi-user.target \
 class Machine:
     def __init__(self, init: int, cgroup: Path) -> None:
         self.init = init
-        """The pid, as we number it, of its first process."""
+        """The pid of its first process, as we number it."""
         self.cgroup = cgroup
         self.root = Path(f"/proc/{init}/root")
 
     def words(self, *words: object) -> list[str]:
-        """A command as it is to be started from outside."""
+        """The words that run a command in the machine, from outside."""
         return ["nsenter", "--target", str(self.init), "--all", "--", *map(str, words)]
 
     def run(self, *words: object) -> "subprocess.CompletedProcess[bytes]":
-        """A command in the machine, to its end."""
+        """Run a command in the machine to its end."""
         environment = os.environ | {"TMPDIR": "/run/tmp"}
         return run(*self.words(*words), env=environment)
 
@@ -73,7 +73,7 @@ class Machine:
 
 @contextlib.contextmanager
 def boot(units: Path, log: Path) -> Iterator[Machine]:
-    """The machine, up, with our `units`; what systemd itself complains of goes to `log`."""
+    """The booted machine, with our `units`.  `log` gets the messages of systemd itself."""
     for name in TARGETS:
         (units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
     with cgroup() as group, log.open("wb") as output:
@@ -93,7 +93,7 @@ def boot(units: Path, log: Path) -> Iterator[Machine]:
 
 @contextlib.contextmanager
 def cgroup() -> Iterator[Path]:
-    """An empty cgroup of the second version, wherever that is mounted."""
+    """An empty cgroup of version 2, wherever that is mounted."""
     rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     top = Path(next(row[1] for row in rows if row[2] == "cgroup2"))
     group = top / f"gcorefs-test-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""The two that a stop lies between: a target with a ledger, and a reader that can be killed."""
+"""The two sides of a stop: a target with a ledger, and a reader that can be killed."""
 
 import contextlib
 import mmap
@@ -13,17 +13,17 @@ from tests.mounted.conftest import errno_of, eventually, is_free, offset_of
 
 STOPPED = signal.SIGSTOP << 8 | 0x7F
 CONTINUED = 0xFFFF
-"""Wait statuses (wait(2), WIFSTOPPED and WIFCONTINUED)."""
+"""A wait status (wait(2), WIFSTOPPED and WIFCONTINUED)."""
 
 LISTED = ("epoll_wait", "rt_sigtimedwait")
-"""The sleepers whose calls a stop ends with an EINTR that needs repair."""
+"""The sleepers in calls that a stop ends with an EINTR, which must be repaired."""
 
 MOST_HEADER = 1 << 16
 PIECE = 1 << 20
 
 
 class Ledger(Target):
-    """tests/targets/ledger.c below a parent that says what it is told of it."""
+    """tests/targets/ledger.c below a parent that reports each status that it gets."""
 
     def __init__(self, argv: list[str]) -> None:
         self._told: list[dict[str, Any]] = []
@@ -38,12 +38,12 @@ class Ledger(Target):
         return line
 
     def hear(self, status: int) -> None:
-        """The next thing that the parent is told, if need be by waiting for it."""
+        """The next report of the parent; waits for it if necessary."""
         told = self._told.pop(0) if self._told else super().line()
         self._changes += 1
         assert told["wait"] == status
-        # No SIGCHLD that nobody can explain.  Fewer there may be: the parent may ask just
-        # after SIGCONT has been sent and before it is woken on account of it.
+        # No SIGCHLD without a cause.  There may be fewer: the parent may wait just after SIGCONT
+        # was sent and before the signal wakes it.
         assert told["sigchld"] <= self._changes
 
     def stop(self) -> None:
@@ -51,7 +51,7 @@ class Ledger(Target):
         self.hear(STOPPED)
 
     def resume(self) -> None:
-        """Of a process that stands as SIGSTOP left it, and that nobody traces."""
+        """Continue it after SIGSTOP, while nobody traces it."""
         eventually(lambda: set(self.states().values()) == {("T", 0)})
         os.kill(self.pid, signal.SIGCONT)
         self.hear(CONTINUED)
@@ -62,7 +62,7 @@ class Ledger(Target):
         self._signals += count
 
     def assert_unhurt(self, eintr: int = 0) -> None:
-        """Nobody traces it, it runs, and its ledger balances; `eintr`: so many were due."""
+        """Nobody traces it, it runs, and its ledger balances.  `eintr`: the expected number."""
         eventually(lambda: is_free(self.pid))
         assert self.ask("wake") == {"woken": 3}
         self._wakes += 1
@@ -86,7 +86,7 @@ class Ledger(Target):
 
 
 class Reader:
-    """A process that reads a core step by step, as it is told.
+    """A process that reads a core step by step, on command.
 
     Steps: open; read (the header, which waits for the core), or poll, or map; memory; ahead
     (read forward until the server reads ahead); close.
@@ -96,7 +96,7 @@ class Reader:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         self.asked: list[str] = []
-        """The steps that are not answered yet."""
+        """The steps without an answer yet."""
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -112,7 +112,7 @@ class Reader:
         self.asked.append(step)
 
     def answer(self) -> int:
-        """The errno of the step that was asked for, 0 where it came off."""
+        """The errno of the step; 0 if it succeeded."""
         ready, _, _ = select.select([self._answers], [], [], 20)
         assert ready, f"the reader hangs in {self.asked[0]}"
         self.asked.pop(0)
@@ -127,7 +127,7 @@ class Reader:
             os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Once it is dead, or has nothing to do any more."""
+        """Wait for its end; it is dead, or has nothing more to do."""
         os.close(self._commands)
         fd = os.pidfd_open(self.pid)
         try:
@@ -168,7 +168,7 @@ class _Steps:
     def ahead(self) -> None:
         start = offset = self._offset()
         while offset < start + 8 * PIECE:
-            # The kernel may cut a read in two, and answer with the half that came off.
+            # The kernel may divide a read, and return only the half that succeeded.
             piece = os.pread(self._fd, PIECE, offset)
             assert piece
             offset += len(piece)
@@ -181,10 +181,10 @@ class _Steps:
 
 
 def _close_all_but(*wanted: int) -> None:
-    """What a test has open it must be able to close for good."""
+    """Close the files of the test in this process: when the test closes one, it must be closed."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in (0, 1, 2, *wanted):
-            with contextlib.suppress(OSError):  # that of the listing itself
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(int(name))
 
 

@@ -1,9 +1,8 @@
-"""What a service does for people, done for real: python uses.py MOUNT [NAME ...]
+"""The uses of a service, done for real: python uses.py MOUNT [NAME ...]
 
-Each use dumps a process of another kind and looks for the bytes that only its memory has.
-One JSON object tells what came of each: null, or what went wrong.  The mount is one with
-allow_other; whoever runs this is root.  Python's own modules are all that it needs, so that
-it runs wherever the service does.
+Each use dumps a process of another kind and looks for bytes that only its memory has.  Prints one
+JSON object: for each use null, or an error message.  The mount must have allow_other, and root must
+run this.  It needs only Python's own modules, so it runs wherever the service runs.
 """
 
 import contextlib
@@ -38,12 +37,12 @@ print("ready", flush=True)
 signal.pause()
 """
 
-PYTHON = os.path.realpath(sys.executable)  # where nobody may execute it
+PYTHON = os.path.realpath(sys.executable)  # it may be where nobody else may execute it
 
 
 @contextlib.contextmanager
 def running(*words: str) -> Iterator[int]:
-    """The pid of a program that has said that it is ready, with the canary in its memory."""
+    """The pid of a program that has printed that it is ready, with the canary in its memory."""
     environment = os.environ | {"CANARY": CANARY}
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as process:
         try:
@@ -56,7 +55,7 @@ def running(*words: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def asleep(*words: str, program: str = "sleep") -> Iterator[int]:
-    """The pid of sleep(1), behind words that change who runs it."""
+    """The pid of sleep(1), behind words that change its user or namespace."""
     environment = os.environ | {"CANARY": CANARY}
     with subprocess.Popen([*words, program, "1000"], env=environment) as process:
         try:
@@ -70,7 +69,7 @@ def asleep(*words: str, program: str = "sleep") -> Iterator[int]:
 
 
 def dump(path: Path, *reader: str) -> None:
-    """Read a whole core as people do; AssertionError with what cat(1) says where it fails."""
+    """Read a whole core with cat(1); AssertionError with the message of cat if that fails."""
     result = subprocess.run([*reader, "cat", path], capture_output=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr.decode().strip()
     assert result.stdout[:4] == b"\x7fELF"
@@ -111,7 +110,7 @@ def set_uid(mount: Path) -> None:
         subprocess.run(["cp", "/usr/bin/sleep", program], check=True)
         os.chmod(program, 0o4755)
         with asleep(*AS_NOBODY, program=program) as pid:
-            # execve(2) names the program before it gives it another user.
+            # execve(2) changes the name before it changes the user.
             while os.stat(f"/proc/{pid}").st_uid:
                 pass
             dump(mount / str(pid))
@@ -119,7 +118,7 @@ def set_uid(mount: Path) -> None:
 
 def non_dumpable(mount: Path) -> None:
     with running(*AS_NOBODY, PYTHON, "-c", NON_DUMPABLE) as pid:
-        # proc(5), /proc/PID: what is inside is root's then.
+        # proc(5), /proc/PID: root owns the files in it then.
         assert (os.stat(f"/proc/{pid}").st_uid, os.stat(f"/proc/{pid}/auxv").st_uid) == (65534, 0)
         dump(mount / str(pid))
 

@@ -1,4 +1,4 @@
-"""Hypothesis as these tests want it: the same examples in every run, and no clock."""
+"""Settings of Hypothesis for these tests: the same examples in every run, and no clock."""
 
 from hypothesis import HealthCheck, settings
 

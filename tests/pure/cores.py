@@ -1,4 +1,4 @@
-"""Cores of processes that there never were, and what is in them."""
+"""Cores of processes that never existed, and their contents."""
 
 from collections.abc import Mapping, Sequence
 
@@ -62,7 +62,7 @@ def made(
     auxv: bytes = b"",
     signal: int = 0,
 ) -> Layout:
-    """Without an account it is a core that has no GCOREFS note."""
+    """A core; without an account it has no GCOREFS note."""
     notes = ProcessNotes(
         machine=X86_64,
         info=INFO,

@@ -1,7 +1,7 @@
-"""Processors that are not here: where each lays its registers, and states full of them.
+"""Other processors: where each puts its registers, and states full of register values.
 
-A processor's own CPUID decides (leaf 0xD: size and offset of each feature, Intel SDM vol. 1,
-13.2), never a table of ours; those below are made up from such answers.
+The offsets and sizes come from the CPUID of a processor (leaf 0xD: size and offset of each feature,
+Intel SDM vol. 1, 13.2), never from a table of ours.  The ones below are made up from such answers.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Layout = dict[int, tuple[int, int]]
-"""Offset and size by feature."""
+"""Offset and size, by feature."""
 
 AVX, OPMASK, ZMM_HI256, HI16_ZMM, PKRU, TILECFG, TILEDATA, APX = 2, 5, 6, 7, 9, 17, 18, 19
 BNDREGS, BNDCSR = 3, 4
@@ -46,7 +46,7 @@ KNOWN = {
     "Intel with AVX-512 and protection keys", "Intel with AVX-512", "Intel with AVX-512 and MPX",
     "Intel with MPX", "Intel without AVX-512", "AVX alone", "SSE alone",
 }  # fmt: skip
-"""Those whose own layout every gdb knows."""
+"""The processors whose own layout every gdb knows."""
 
 
 def features(layout: Layout) -> int:
@@ -61,16 +61,17 @@ def cpuid_of(layout: Mapping[int, tuple[int, int]], leaf: int, subleaf: int) -> 
 
 @dataclass(frozen=True)
 class State:
-    """What one thread has, as PTRACE_GETREGSET gives it, and what a debugger should say of it."""
+    """The registers of one thread, as PTRACE_GETREGSET returns them and a debugger should show
+    them."""
 
     xstate: bytes
     legacy: bytes
-    """NT_PRFPREG of a 64-bit process, NT_PRXFPREG of a 32-bit one."""
+    """NT_PRFPREG of a 64-bit process, NT_PRXFPREG of a 32-bit process."""
     parts: Mapping[int, bytes]
-    """Registers by feature."""
+    """Registers, by feature."""
 
     def vector(self, number: int) -> bytes:
-        """zmm0 to zmm31, as far as there is something of it."""
+        """The parts of zmm0 to zmm31 that exist."""
         if number >= 16:
             return self.parts[HI16_ZMM][64 * (number - 16) : 64 * (number - 15)]
         pieces = [self.legacy[160 + 16 * number : 176 + 16 * number]]
@@ -89,12 +90,12 @@ class State:
 
 
 def full(layout: Layout, seed: int, unused: tuple[int, ...] = ()) -> State:
-    """Every register has a value of its own, but those of `unused` features, in their initial
-    state: zeros (arch/x86/kernel/fpu/xstate.c, __copy_xstate_to_uabi_buf)."""
+    """Every register has a different value.  Only the registers of `unused` features are in their
+    initial state: zeros (arch/x86/kernel/fpu/xstate.c, __copy_xstate_to_uabi_buf)."""
     some = random.Random(seed)
     legacy = bytearray(512)
     struct.pack_into("<HHBxHQQII", legacy, 0, 0x37F, 0, 0xFF, 0, 0, 0, 0x1F80, 0xFFFF)
-    for number in range(8):  # x87: numbers as they are normal
+    for number in range(8):  # x87: normal numbers
         at = 32 + 16 * number
         legacy[at : at + 10] = some.randbytes(7) + b"\x80" + struct.pack("<H", 0x3FFF + number)
     legacy[160:416] = some.randbytes(256)
@@ -103,7 +104,7 @@ def full(layout: Layout, seed: int, unused: tuple[int, ...] = ()) -> State:
         feature: bytes(size) if feature in unused else some.randbytes(size)
         for feature, (_, size) in layout.items()
     }
-    if PKRU in parts:  # 32 bits, and 32 that are reserved
+    if PKRU in parts:  # 32 bits, and 32 reserved bits
         parts[PKRU] = parts[PKRU][:4] + bytes(4)
     in_use = features(layout) & ~sum(1 << feature for feature in unused)
     size = max((offset + size for offset, size in layout.values()), default=576)
@@ -115,8 +116,8 @@ def full(layout: Layout, seed: int, unused: tuple[int, ...] = ()) -> State:
 
 
 def moved_back(facts: Mapping[str, Any], written: Layout, xstate: bytes) -> bytes:
-    """NT_X86_XSTATE as PTRACE_GETREGSET gives it, of one that lies as `written` says: each
-    component is moved to the place that the note of gcorefs (`facts`) names."""
+    """NT_X86_XSTATE as PTRACE_GETREGSET returns it, made from one in the layout `written`: each
+    component moves to the place in the note of gcorefs (`facts`)."""
     if facts["layout"] == "kernel":
         return xstate
     assert (facts["layout"], facts["size"]) == ("standard", len(xstate))

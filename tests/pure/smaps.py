@@ -1,7 +1,7 @@
-"""Texts of /proc/PID/smaps, written from a model as the kernel writes them.
+"""Texts of /proc/PID/smaps, made from a model, as the kernel writes them.
 
-fs/proc/task_mmu.c: show_map_vma, show_smap.  Keys come and go with versions; these are the
-keys of 6.1 and of 6.18, and some of a kernel that is not out yet.
+fs/proc/task_mmu.c: show_map_vma, show_smap.  The keys differ between versions.  These are the keys
+of 6.1 and of 6.18, and some of a future kernel.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ KEYS = {
     ),
 }  # fmt: skip
 
-# proc(5), VmFlags; "??" is a bit that the kernel has no letters for.
+# proc(5), VmFlags; "??" is a bit without letters in the kernel.
 FLAGS = [
     "rd", "wr", "ex", "sh", "mr", "mw", "me", "ms", "gd", "pf", "lo", "io", "sr", "rr", "dc", "de",
     "ac", "nr", "ht", "sf", "nl", "ar", "wf", "dd", "sd", "mm", "hg", "nh", "mg", "bt", "mt", "um",
@@ -45,14 +45,14 @@ def permissions(vma: Vma, shared: bool) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a text may have without its mappings being others."""
+    """The variations of a text that describes the same mappings."""
 
     keys: str = "6.18"
     shared: bool = False
 
 
 def entry(vma: Vma, shape: Shape = Shape()) -> bytes:
-    """One mapping, byte for byte as show_smap has it."""
+    """One mapping, byte for byte as show_smap writes it."""
     head = b"%08x-%08x %s %08x %s %d " % (
         vma.start, vma.end, permissions(vma, shape.shared).encode(), vma.offset,
         vma.dev.encode(), vma.inode,
@@ -92,7 +92,7 @@ def make_vma(start: int = 0x1000, end: int = 0x3000, **fields: object) -> Vma:
     return Vma(start, end, kind, **values)
 
 
-# What seq_path leaves of a path: any byte but NUL, a newline as \012.
+# seq_path leaves any byte of a path but NUL, and writes a newline as \012.
 _path_bytes = st.binary(max_size=60).map(
     lambda name: name.replace(b"\0", b"").replace(b"\n", b"\\012")
 )
@@ -111,7 +111,7 @@ _kilobytes = st.integers(0, 1 << 52).map(lambda count: count * 1024)
 
 @st.composite
 def vma_lists(draw: st.DrawFn, max_size: int = 6) -> list[Vma]:
-    """Mappings in order, some side by side, up to the last page border that %lx can tell."""
+    """Mappings in order, some adjacent, up to the last page boundary that %lx can print."""
     borders = draw(st.lists(st.integers(0, _HIGHEST_PAGE), max_size=2 * max_size, unique=True))
     borders.sort()
     vmas = []

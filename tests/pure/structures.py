@@ -1,7 +1,8 @@
-"""The kernel's structures of a core's notes, written down once more, and a reader of notes.
+"""The kernel's structures of a core's notes, written independently, and a reader of notes.
 
-include/uapi/linux/elfcore.h for 64-bit x86, its compat_ forms of include/linux/elfcore-compat.h
-and arch/x86/include/asm/compat.h for 32-bit; note types of include/uapi/linux/elf.h.
+include/uapi/linux/elfcore.h for 64-bit x86; the compat_ structures of
+include/linux/elfcore-compat.h and arch/x86/include/asm/compat.h for 32-bit; note types of
+include/uapi/linux/elf.h.
 """
 
 import ctypes
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 
 class Siginfo(ctypes.Structure):
-    """struct elf_siginfo: not the order of siginfo_t."""
+    """struct elf_siginfo: the order differs from siginfo_t."""
 
     _fields_ = (("signo", ctypes.c_int), ("code", ctypes.c_int), ("errno", ctypes.c_int))
 
@@ -103,7 +104,8 @@ NT_X86_XSTATE, NT_X86_XSAVE_LAYOUT = 0x202, 0x205
 
 
 def unpack(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """Owner, type and descriptor of each note; the padding must be zeros, and no more of it."""
+    """Owner, type and descriptor of each note.  The padding must be zeros, and as short as
+    possible."""
     at = 0
 
     def take(size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A core of a live process, as a file, and the kernel's own."""
+"""The core of a live process, as a file, and the kernel's own core."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ from tests.snapshot import Snapshot, find
 
 @pytest.fixture
 def dump(tmp_path: Path) -> Callable[..., Path]:
-    """Write the core of a process, which runs on when this returns."""
+    """Write the core of a process.  The process runs on when this returns."""
 
     def write(pid: int, memory: MemoryRule = "filter", xstate: XState = "standard") -> Path:
         path = tmp_path / f"ours.{pid}"
@@ -42,8 +42,8 @@ def kernel_dumps_to(path: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def core_pattern_is(pattern: str) -> Iterator[None]:
-    """What core(5) says of /proc/sys/kernel/core_pattern."""
-    # There is one pattern for the whole machine, where other tests may run.
+    """Set /proc/sys/kernel/core_pattern (core(5)), and restore it afterwards."""
+    # The whole machine has one pattern, and other tests may run there.
     with CORE_PATTERN.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = CORE_PATTERN.read_text()
@@ -67,7 +67,7 @@ def core_file(
 ) -> Iterator[Callable[[int], Path]]:
     """The core of a process, as a copy and as the file in the mount.
 
-    While a reader has the latter open the process stands still; after the test it must run.
+    While a reader has the latter open, the process stands still.  After the test it must run.
     """
     pids: list[int] = []
 
@@ -86,7 +86,7 @@ def core_file(
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Target]]:
-    """Start a target that is no C program, by its command; it is ended after the test."""
+    """Start a target that is not a C program, by its command.  It is killed after the test."""
     targets: list[Target] = []
 
     def run(*command: object) -> Target:

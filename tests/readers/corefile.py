@@ -1,8 +1,8 @@
-"""A core as pyelftools reads it, and its notes as the kernel's headers lay them out.
+"""A core as pyelftools reads it, with its notes unpacked by the kernel's structures.
 
-Nothing of gcorefs is used here: what the tests compare must not come from the code under
-test.  Structures: struct elf_prstatus and elf_prpsinfo of include/linux/elfcore.h, and
-struct user_regs_struct of arch/x86/include/asm/user_64.h; of a 32-bit process their fellows of
+This uses nothing of gcorefs: the expected values of a test must not come from the code under test.
+Structures: struct elf_prstatus and elf_prpsinfo of include/linux/elfcore.h, and struct
+user_regs_struct of arch/x86/include/asm/user_64.h; for a 32-bit process the same structures of
 include/linux/elfcore-compat.h and arch/x86/include/asm/user32.h.
 """
 
@@ -25,7 +25,7 @@ X86_TLS = 0x200
 X86_XSTATE = 0x202
 X86_XSAVE_LAYOUT = 0x205
 
-# Names of the words of each structure, in order; by the number of bits of a word.
+# The names of the words of each structure, in order, by the number of bits of a word.
 _GREGS = {
     64: """r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp
     ss fs_base gs_base ds es fs gs""",
@@ -69,12 +69,12 @@ class Segment:
 @dataclass(frozen=True)
 class Thread:
     status: Mapping[str, int]
-    """Every field of PRSTATUS, the registers among them."""
+    """Every field of PRSTATUS, including the registers."""
     regsets: dict[str | int, bytes] = field(default_factory=dict)
 
     @property
     def pointer(self) -> int:
-        """Where the thread's control block is: behind fs, or gs of a 32-bit program."""
+        """The address of the thread's control block: behind fs, or gs in a 32-bit program."""
         if "fs_base" in self.status:
             return self.status["fs_base"]
         entries = struct.iter_unpack("<4I", self.regsets[X86_TLS])  # struct user_desc
@@ -83,11 +83,11 @@ class Thread:
 
 
 class Core:
-    """All of a core but its memory, which is read when it is asked for."""
+    """A whole core; memory is read only on demand."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Kept open: what is opened again below a mount is another stop, and another file.
+        # Keep it open: below a mount, another open is another stop and another file.
         self._fd = os.open(path, os.O_RDONLY)
         with open(self._fd, "rb", closefd=False) as file:
             elf = ELFFile(file)
@@ -103,7 +103,7 @@ class Core:
             ]
         self.all_notes = notes
         self.own_notes = [note for note in notes if note.owner == "GCOREFS"]
-        """What no other dumper writes."""
+        """Notes that no other dumper writes."""
         self.notes = [note for note in notes if note.owner != "GCOREFS"]
         self.order = [segment["p_type"] for segment in segments]
         self.loads = [
@@ -144,12 +144,12 @@ class Core:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What gcorefs says of it, in its last note."""
+        """The facts in its last note, by gcorefs."""
         found: dict[str, Any] = json.loads(self.own_notes[-1].desc)
         return found
 
     def as_the_kernel_has_it(self, xstate: bytes) -> bytes:
-        """NT_X86_XSTATE of a thread that has no note of its own with the kernel's bytes."""
+        """The kernel's NT_X86_XSTATE of a thread without a separate note for it."""
         return moved_back(self.facts["xstate"], self.xsave_layout, xstate)
 
     def segment(self, address: int) -> Segment:
@@ -157,7 +157,7 @@ class Core:
         return found
 
     def read(self, start: int, end: int) -> bytes:
-        """Memory that must be in the file; it may span segments."""
+        """Memory that must be in the file; it may span several segments."""
         return b"".join(_pieces(self._fd, self, start, end))
 
     def __del__(self) -> None:

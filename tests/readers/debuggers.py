@@ -1,7 +1,7 @@
-"""gdb, lldb and elfutils on a core, their words taken apart by thread.
+"""gdb, lldb and elfutils on a core, with their output divided by thread.
 
-lldb's stderr is not looked at: Debian's lldb 14 complains there of a Python module that it
-does not bring.
+lldb's stderr is ignored: Debian's lldb 14 complains there about a Python module that its package
+lacks.
 """
 
 import re
@@ -28,7 +28,7 @@ def run(*command: object) -> tuple[str, str]:
 
 
 def gdb(*where_and_commands: object) -> str:
-    """Words of `where` (a program and a core, or -p PID), "--", then one command each."""
+    """The arguments: a program and a core, or -p PID; then "--"; then one command each."""
     border = where_and_commands.index("--")
     where, commands = where_and_commands[:border], where_and_commands[border + 1 :]
     options = ["-nx", "-batch", "-iex", "set debuginfod enabled off"]
@@ -38,10 +38,10 @@ def gdb(*where_and_commands: object) -> str:
 
 
 def gdb_threads(*where_and_commands: object) -> dict[int, str]:
-    """What `thread apply all` says under each thread, all such commands together.
+    """The output of `thread apply all` for each thread, for all commands together.
 
-    The heading is left out but for the LWP: gdb numbers and names threads otherwise in a live
-    process (a core has one name, in PRPSINFO), and lists them in its own order.
+    Of the heading only the LWP counts: in a live process gdb numbers and names threads differently
+    (a core has one name, in PRPSINFO), and lists them in its own order.
     """
     text = "\n".join(
         line
@@ -55,15 +55,15 @@ _SHAPES = {"x": "v2_int64", "y": "v4_int64", "z": "v8_int64"}
 
 
 def ask_bytes(name: str) -> tuple[str, str]:
-    """Two commands of gdb that print one of st0, xmm0, ymm0, zmm0, k0 and the like, and pkru."""
+    """Two gdb commands that print a register: st0, xmm0, ymm0, zmm0, k0 and similar ones, pkru."""
     shape = f".{_SHAPES[name[0]]}" if re.match("[xyz]mm", name) else ""
     what = f"info registers {name}" if name.startswith("st") else f"p/x ${name}{shape}"
     return f"echo {name}:\\n", what
 
 
 def bytes_shown(text: str) -> dict[str, str]:
-    """What these have printed: the bytes of each register in hex, the lowest first; none where
-    gdb says that it has not got them."""
+    """The output of these commands: the bytes of each register in hex, the lowest first; empty if
+    gdb does not have them."""
     found = {}
     for name, value in re.findall(r"^(\w+):\n(.*)$", text, re.MULTILINE):
         if name.startswith("st"):
@@ -78,13 +78,13 @@ def bytes_shown(text: str) -> dict[str, str]:
 def lldb(program: Path, core: Path, *commands: str) -> str:
     words = [word for command in commands for word in ("-o", command)]
     load = f"target create --core {core} {program}"
-    # It opens the file several times: below a mount each is a stop of its own, unless it is open.
+    # lldb opens the file several times: below a mount each open is a stop, unless it is open.
     with core.open("rb"):
         return run("lldb", "--batch", "--no-lldbinit", "-o", load, *words)[0]
 
 
 def lldb_threads(program: Path, core: Path, threads: int, command: str) -> dict[int, str]:
-    """What one command says in each thread."""
+    """The output of one command in each thread."""
     commands: list[str] = []
     for number in range(1, threads + 1):
         commands += [f"thread select {number}", f"thread info {number}", command]

@@ -1,7 +1,7 @@
-"""For drgn to run on a core: one line of JSON of what it sees.
+"""Runs in drgn on a core: prints one line of JSON.
 
-Of each thread its frames, each with its function and the variables there whose names end with
-_canary; and the bytes at the addresses that are given (ADDRESS:LENGTH ...).
+For each thread its frames, with the function and the variables there whose names end with _canary;
+and the bytes at given addresses (ADDRESS:LENGTH ...).
 """
 
 import json

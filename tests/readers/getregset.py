@@ -1,7 +1,7 @@
-"""What PTRACE_GETREGSET gives of the threads of a process, asked without anything of gcorefs.
+"""The answers of PTRACE_GETREGSET for the threads of a process, without any code of gcorefs.
 
-Run with a pid: every thread is seized, stopped, asked for every type of note that there may
-be, and let go.  Prints a line of JSON: for each tid the sets by type, in hex.
+Takes a pid.  Every thread is seized, stopped, asked for every possible note type, and detached.
+Prints a line of JSON: for each tid the register sets by type, in hex.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from pathlib import Path
 # include/uapi/linux/ptrace.h
 GETREGSET, SEIZE, INTERRUPT, DETACH = 0x4204, 0x4206, 0x4207, 17
 WALL = 0x40000000
-# Types of include/uapi/linux/elf.h that a machine's register sets have.
+# The range of include/uapi/linux/elf.h that has the types of register sets.
 TYPES = range(1, 0x1000)
 ROOM = 1 << 17
 
