@@ -1,4 +1,4 @@
-"""Processes of 32 bits, by way of the same stops, and threads that are of both kinds."""
+"""32-bit processes, stopped in the same way, and threads that run code of both sizes."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ SYS_VFORK = 190  # arch/x86/entry/syscalls/syscall_32.tbl
 
 
 def prstatus(snapshot: Snapshot) -> dict[int, bytes]:
-    """By thread id, which stands 24 bytes into a 32-bit PRSTATUS and 32 into a 64-bit one."""
+    """By thread id, which is at byte 24 of a 32-bit PRSTATUS and at byte 32 of a 64-bit one."""
     at = 24 if snapshot.layout.header[4] == 1 else 32
     found = [desc for _, kind, desc in notes(snapshot) if kind == "NT_PRSTATUS"]
     return {int.from_bytes(desc[at : at + 4], "little"): desc for desc in found}
@@ -43,7 +43,7 @@ def prstatus(snapshot: Snapshot) -> dict[int, bytes]:
 
 @contextmanager
 def asleep(*argv: str | Path) -> Iterator[int]:
-    """A program that says nothing, once it sleeps in pause(2) of 32 bits."""
+    """A program that prints nothing, when it sleeps in the pause(2) of 32 bits."""
     process = subprocess.Popen(argv)
     try:
         while (call := current_call.system_call(process.pid, process.pid)) is None or call[0] != 29:
@@ -125,7 +125,7 @@ def test_a_32_bit_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) ->
 
 
 def test_where_no_thread_stops_the_program_tells_the_kind(spawn: Spawn) -> None:
-    """As where the only thread of it sleeps in state D: it has no registers to show."""
+    """For example if its only thread sleeps in state D: there are no registers to look at."""
     target = spawn("vforker32")
     process = find(target.pid)
     tracer = Tracer(process, stop_timeout=0)
@@ -154,7 +154,7 @@ def test_a_program_without_thread_local_storage_has_no_note_of_it(
 def test_who_becomes_a_32_bit_program_before_it_stops_has_a_core_of_that(
     build: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """execve(2) after it was looked at: what stops it is what it is then."""
+    """It calls execve(2) after the first checks: the core is of the program at the stop."""
     ask_before = admission.refuse_early
 
     def refuse_early(*arguments: Any) -> None:
@@ -178,8 +178,8 @@ def test_who_becomes_a_32_bit_program_before_it_stops_has_a_core_of_that(
 
 @pytest.mark.parametrize("mode", ["segment", "number"])
 def test_a_thread_of_a_64_bit_process_that_is_half_a_32_bit_one(spawn: Spawn, mode: str) -> None:
-    """In a 32-bit code segment, or calling by i386's numbers: its registers have 64 bits as
-    those of the others have, and its calls are restarted."""
+    """It runs in a 32-bit code segment, or uses i386's call numbers.  Its registers have 64 bits
+    like those of the others, and its calls are restarted."""
     target = spawn("mixed", mode)
     tid = target.truth["tid"]
     for number in range(STOPS):
@@ -236,7 +236,7 @@ def test_an_open_is_known_by_the_numbers_of_the_program(
 def test_libc_of_32_bits_tells_the_kernel_of_locks_in_another_list(
     spawn: Spawn, program: str, is_32_bit: bool
 ) -> None:
-    """task->compat_robust_list, which is not ours to ask for: so stat is asked of each thread."""
+    """It is in task->compat_robust_list, which we cannot ask for.  We read stat instead."""
     target = spawn(program, 2)
     for tid in tasks.tids(target.pid):
         assert address_space.is_32_bit(tid) is is_32_bit

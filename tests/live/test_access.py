@@ -1,4 +1,4 @@
-"""An opener that cannot be looked at is not known; one that is what we are is judged at once."""
+"""An opener that we cannot look at is unknown; one with our own credentials needs no thread."""
 
 import contextlib
 import os
@@ -21,9 +21,9 @@ AS_USER = ("groups=", f"gid={USER},{USER},{USER}", f"uid={USER},{USER},{USER}")
 
 
 def test_a_thread_of_the_kernels_own_is_nobody_to_judge() -> None:
-    """It acts for others, as the NFS server does, and shows its own credentials."""
+    """It acts for others, as the NFS server does, but shows its own credentials."""
     kthreadd = 2
-    with pytest.raises(ProcessError, match="the kernel's own") as caught:
+    with pytest.raises(ProcessError, match="a thread of the kernel") as caught:
         access.identify(kthreadd, 0, 0, os.getpid())
     assert caught.value.reason is Reason.UNKNOWN_OPENER
 
@@ -31,7 +31,7 @@ def test_a_thread_of_the_kernels_own_is_nobody_to_judge() -> None:
 def test_without_root_an_opener_that_is_not_dumpable_is_not_known(
     spawn: Callable[..., Target],
 ) -> None:
-    """Its user namespace is not shown to us (proc(5), /proc/PID/ns)."""
+    """The kernel does not show us its user namespace (proc(5), /proc/PID/ns)."""
     opener = spawn("identity", *AS_USER)
     pid = os.fork()
     if pid == 0:
@@ -91,7 +91,7 @@ def test_who_is_what_we_are_is_judged_at_once(
 
 
 def own_capabilities() -> str:
-    """Of this thread, and what stands behind them in its status."""
+    """The capabilities of this thread, and the text after them in its status."""
     return Path("/proc/thread-self/status").read_text().split("\nCapPrm")[1].split("Cpus")[0]
 
 

@@ -32,7 +32,7 @@ def test_the_manual_s_example_runs(
 
 
 def words_at(data: bytes, address: int) -> bytes:
-    """The 16 bytes that a core has at an address."""
+    """The 16 bytes at an address in a core."""
     elf = ELFFile(io.BytesIO(data))
     for segment in elf.iter_segments("PT_LOAD"):
         if segment["p_vaddr"] <= address < segment["p_vaddr"] + segment["p_filesz"]:
@@ -60,7 +60,7 @@ def test_a_process_stands_still_in_the_block_and_runs_on_behind_it(spawn: Spawn)
         assert core.read(core.size - 3, 100) == data[-3:]
     assert_free(target.pid)
     header = core.header
-    assert header == data[: len(header)]  # it stays
+    assert header == data[: len(header)]  # it does not change
     with pytest.raises(gcorefs.ProcessError) as caught:
         core.read(len(header), 1)
     assert (caught.value.errno, caught.value.reason) == (errno.EIO, gcorefs.Reason.LET_GO)
@@ -77,7 +77,7 @@ def test_one_stop_has_cores_of_several_policies(spawn: Spawn, tmp_path: Path) ->
     assert [core.facts["policy"]["memory"] for core in (first, second)] == ["filter", "kernel"]
     assert first.facts["bytes"]["beyond_kernel"] > 0 == second.facts["bytes"]["beyond_kernel"]
     assert first.size > second.size
-    # Each is what it would have been alone, and both are of one instant.
+    # Each is as it would be alone, and both are of one instant.
     with gcorefs.stop(target.pid, kernel) as stop:
         assert stop.core().size == second.size
     stack = int(target.truth["regions"][0]["start"], 16)
@@ -129,7 +129,7 @@ def test_a_core_is_written_to_a_sink(spawn: Spawn, tmp_path: Path) -> None:
         core = stop.core()
         core.write_to(sink, lambda done, size: seen.append((done, size)))
         data = core.read(0, core.size)
-        assert os.listdir(tmp_path) == []  # it has its name when it is whole
+        assert os.listdir(tmp_path) == []  # it gets its name when it is complete
     sink.commit()
     assert (tmp_path / "core").read_bytes() == data
     assert seen[-1] == (core.size, core.size)
@@ -167,7 +167,7 @@ def test_whatever_ends_the_block_lets_the_process_go(spawn: Spawn) -> None:
     ("pid", "number"), [(1 << 22, errno.ESRCH), (2, errno.EINVAL), (0, errno.EDEADLK)]
 )
 def test_what_cannot_be_stopped_is_refused(pid: int, number: int) -> None:
-    """0: this very process."""
+    """0: this process itself."""
     with pytest.raises(gcorefs.ProcessError) as caught, gcorefs.stop(pid or os.getpid()):
         pass
     assert caught.value.errno == number

@@ -1,4 +1,4 @@
-"""Processes under conditions that a stop must neither break nor need broken."""
+"""Processes under conditions that a stop must not break, and need not break."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_confined_process_goes_on(spawn: Spawn, program: str, condition: str) 
 
 
 def test_a_filter_is_seen_behind_many_groups(build: Callable[[str], Path]) -> None:
-    """/proc/PID/status names them before it tells of the filter."""
+    """/proc/PID/status lists the groups before the line about the filter."""
     groups = ",".join(str(4_000_000_000 + number) for number in range(1_000))
     target = Target(["setpriv", f"--groups={groups}", str(build("confined")), "seccomp"])
     try:

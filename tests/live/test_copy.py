@@ -43,7 +43,7 @@ MEBIBYTE = 1 << 20
 
 @contextlib.contextmanager
 def held(target: Target, limit: int = ALL) -> Iterator[Snapshot]:
-    """A process that is stopped, and is to be copied."""
+    """A stopped process whose memory will be copied."""
     snapshot = Snapshot(find(target.pid), policy=Policy(stop_timeout=5.0), room=Room(limit))
     try:
         snapshot.take()
@@ -57,7 +57,7 @@ def whole(snapshot: Snapshot) -> bytes:
 
 
 def policy(snapshot: Snapshot) -> dict[str, Any]:
-    """What the note says of it."""
+    """What the note says about the hold."""
     header = snapshot.layout.header
     start = header.index(b'{"version":')
     facts, _ = json.JSONDecoder().raw_decode(header[start:].decode("ascii", "replace"))
@@ -65,7 +65,7 @@ def policy(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def assert_held(target: Target, snapshot: Snapshot, why: str) -> None:
-    """It is hold=stop, and says so."""
+    """The process is held as with hold=stop, and the note says so."""
     assert why in snapshot.not_copied
     assert not snapshot.is_copied
     assert snapshot.hold == {"hold": "copy", "held": "stop", "held_why": snapshot.not_copied}
@@ -115,7 +115,7 @@ def test_what_is_copied_is_what_would_have_been_read(
 def test_pages_that_cannot_be_read_are_counted_by_the_copy(
     spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "unreadable", lambda *_: [])  # nothing is known before
+    monkeypatch.setattr(gather, "unreadable", lambda *_: [])  # no page is known beforehand
     target = spawn("memory", tmp_path)
     Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
     regions = {region["name"]: region for region in target.truth["regions"]}
@@ -131,7 +131,7 @@ def test_pages_that_cannot_be_read_are_counted_by_the_copy(
 
 
 def word(snapshot: Snapshot, address: str) -> int:
-    """The word at an address, as the file has it."""
+    """The word at an address, in the file."""
     layout = snapshot.layout
     for extent in layout.extents(0, layout.size):
         if extent.source is Source.MEMORY and 0 <= int(address, 16) - extent.at < extent.length:
@@ -154,7 +154,7 @@ def test_the_process_runs_while_it_is_read(spawn: Spawn) -> None:
         assert word(snapshot, target.truth["finished"]) == then < later["iterations"]
         a, b = target.truth["a"], target.truth["b"]
         pairs = target.truth["pairs"]
-        # One instant: what is in the copy is as it was (targets/counter.c).
+        # One instant: the copy has the old content (targets/counter.c).
         data = whole(snapshot)
         start = data_offset(snapshot, a)
         words = struct.unpack_from(f"<{2 * pairs}Q", data, start)
@@ -211,7 +211,7 @@ def test_a_death_between_the_copy_and_letting_go_does_not_matter(
 
 
 class Brake:
-    """Memory.read_ranges, held at its nth call until it is let go."""
+    """Stops Memory.read_ranges at its nth call until the test lets it go on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
         self.reached, self.go = threading.Event(), threading.Event()
@@ -277,7 +277,7 @@ def test_a_read_that_the_copy_overtakes_has_its_bytes_from_there(
         await_running(target, snapshot)
         before = target.ask("report")["iterations"]
         while target.ask("report")["iterations"] < before + 100_000:
-            pass  # other bytes are there by now
+            pass  # the memory has other bytes now
         brake.go.set()
         thread.join(20)
         assert errors == []
@@ -347,7 +347,7 @@ def test_a_copy_that_fails_half_way_is_a_process_that_is_held(
         # The header was made before.
         assert policy(snapshot) == {"hold": "copy", "held": "copy"}
         assert whole(snapshot) == before
-        assert resident_memory() < resident  # what was made ready for it is free again
+        assert resident_memory() < resident  # the room for the copy is free again
 
 
 def test_a_copy_that_does_not_come_on_is_given_up_and_its_memory_free(
@@ -373,7 +373,7 @@ def test_a_copy_that_does_not_come_on_is_given_up_and_its_memory_free(
 
 
 def resident_memory() -> int:
-    """Bytes that are ours alone and in use: what is free on the heap may be given back any time."""
+    """Bytes that only we have and use; free bytes on the heap may be given back at any time."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return int(task_status.status(os.getpid())["RssAnon"].split()[0]) * 1024
@@ -386,7 +386,7 @@ def test_there_may_be_no_address_space_for_it(
     status = task_status.status(os.getpid())
     used = int(status["VmSize"].split()[0]) * 1024
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    # Threads have stacks of their own.
+    # Threads need address space for their stacks.
     resource.setrlimit(resource.RLIMIT_AS, (used + 48 * MEBIBYTE, limits[1]))
     monkeypatch.setattr(threading, "stack_size", lambda *_: 0)
     try:
@@ -403,12 +403,12 @@ def test_a_page_that_its_handler_has_to_bring_is_not_waited_for(spawn: Spawn) ->
         offset = data_offset(snapshot, target.truth["start"])
         snapshot.copy()
         assert_held(target, snapshot, "a page is not in memory, and somebody must supply it")
-        # What is there is read as ever.
+        # Pages that are in memory can be read.
         start = int(target.truth["start"], 16)
         assert int.from_bytes(snapshot.read(offset, 8), "little") == start
         with pytest.raises(MayWait):
             snapshot.read_into(offset, memoryview(bytearray(2 * PAGE)), ())
-    # Asked for by then, in vain; brought as soon as its handler runs.
+    # The read asked for the page in vain; now its handler runs and supplies it at once.
     assert target.ask("touch 1") == {"word": hex(start + PAGE)}
 
 
@@ -560,7 +560,7 @@ def test_a_copy_knows_when_it_is_of_another_program(change: str) -> None:
 def test_a_copy_is_not_of_the_program_that_follows_where_the_memory_lives_on(
     spawn: Callable[..., Target],
 ) -> None:
-    """A child shares the old memory, and keeps it alive past the execve(2) of its parent."""
+    """A child shares the old memory, and keeps it alive after the execve(2) of its parent."""
     target = spawn("sharer")
     with held(target) as snapshot:
         snapshot.copy()

@@ -1,4 +1,4 @@
-"""Memory that processes share stays shared, to the page, whichever way it is read."""
+"""Memory that processes share stays shared, to the page, however it is read."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -21,7 +21,7 @@ def in_windows(snapshot: Snapshot, offset: int, length: int) -> bytes:
 
 
 def in_odd_pieces(snapshot: Snapshot, offset: int, length: int) -> bytes:
-    """None of which begins or ends with a page."""
+    """Pieces that neither begin nor end at a page boundary."""
     step = 3 * PAGE + 100
     borders = [*range(offset, offset + length, step), offset + length]
     return b"".join(snapshot.read(start, end - start) for start, end in pairwise(borders))
@@ -43,13 +43,13 @@ def copied(snapshot: Snapshot, offset: int, length: int) -> bytes:
 
 _ALL = [in_windows, in_odd_pieces, at_once, copied]
 READS = pytest.mark.parametrize("read", _ALL)
-# What its file has to bring is not read at once.
+# Pages that a file must supply are not read at once.
 WAYS = [(memory, read) for memory in ("small", "data", "thp", "moved") for read in _ALL]
 WAYS.remove(("data", at_once))
 
 
 def dumped(family: Family, read: Read) -> bytes:
-    """The family's memory, as a core of the child has it."""
+    """The family's memory in a core of the child."""
     snapshot = Snapshot(find(family.target.pid), room=Room(4 << 30) if read is copied else None)
     try:
         snapshot.take()
@@ -72,7 +72,7 @@ def assert_unhurt(family: Family, read: Read) -> None:
 
 
 def shared(family: Family, key: str) -> list[int]:
-    """Bytes of it that smaps counts as shared, by process."""
+    """Its bytes that smaps counts as shared, by process."""
     return [sizes[key] << 10 for sizes in family.sizes()]
 
 
@@ -94,7 +94,7 @@ def test_what_is_the_childs_own_is_read_beside_it(spawn: Spawn, memory: str, rea
 @READS
 @pytest.mark.parametrize("memory", ["thp", "moved"])
 def test_huge_pages_of_which_the_parent_has_one_half(spawn: Spawn, memory: str, read: Read) -> None:
-    # Each is one folio.  The half that only the child maps would be copied as well.
+    # Each huge page is one folio.  A read of the half that only the child maps would copy it too.
     family = Family(spawn, memory, "halves", SIZE)
     assert shared(family, "Shared_Dirty") == [SIZE // 2, SIZE // 2]
     assert shared(family, "Private_Dirty") == [SIZE // 2, 0]
@@ -112,7 +112,7 @@ def test_what_only_the_child_has_left_costs_nothing(spawn: Spawn, memory: str, r
 @in_one_worker
 @READS
 def test_huge_pages_that_were_set_aside_stay_shared(spawn: Spawn, read: Read) -> None:
-    with more_huge_pages(2 * SIZE // (2 * MIB)):  # there is room for a copy
+    with more_huge_pages(2 * SIZE // (2 * MIB)):  # with room for a copy
         family = Family(spawn, "hugetlb", "keeps", SIZE)
         assert shared(family, "Shared_Hugetlb") == [SIZE, SIZE]
         assert_unhurt(family, read)
@@ -143,7 +143,7 @@ def test_a_merged_page_that_nobody_else_has_any_more(
     family = Family(spawn, "ksm", "alone", SIZE)
     stop_merging()
     family.target.ask("write")
-    # pagemap shows the second half as if it were the process's own.
+    # pagemap shows the second half as if only the process had it.
     assert family.target.ask("pages")["exclusive"] == SIZE // PAGE
     assert shared(family, "KSM") == [SIZE // 2]
     assert_unhurt(family, read)
@@ -156,7 +156,7 @@ def test_what_is_swapped_out_is_read_and_stays_shared(spawn: Spawn, swap: None, 
     assert family.target.ask("pages")["swapped"] == size // PAGE
     assert shared(family, "SwapPss") == [size // 2, size // 2]
     assert dumped(family, read) == family.expected()
-    # The child maps what was brought in, and the parent, once it reads, the same pages.
+    # The child maps the pages that were read in.  When the parent reads, it maps the same pages.
     assert [sizes["Swap"] << 10 for sizes in family.sizes()] == [0, size]
     assert family.target.ask("parent") == {"intact": True}
     assert shared(family, "Rss") == [size, size]

@@ -1,4 +1,4 @@
-"""What is over is freed at once, for the collector of garbage runs rarely."""
+"""What is over is freed at once, because the garbage collector runs rarely."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_collected")
 
 
 class Owner:
-    """It has a snapshot, which tells it of the end."""
+    """It has a snapshot, which calls it at the end."""
 
     def __init__(self, pid: int) -> None:
         self.snapshot = Snapshot(find(pid), policy=Policy(stop_timeout=5.0), on_end=self.hear)
@@ -29,7 +29,7 @@ class Owner:
 
 
 def hold(target: Target, is_killed: bool) -> list[weakref.ref[object]]:
-    """Of what was there while it was held."""
+    """References to all objects that existed while it was held."""
     owner = Owner(target.pid)
     owner.snapshot.take()
     layout = owner.snapshot.layout

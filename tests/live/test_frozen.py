@@ -1,4 +1,4 @@
-"""A frozen cgroup (cgroups(7)): what is frozen stays so, and thaws as if nothing had been."""
+"""A frozen cgroup (cgroups(7)): it stays frozen, and thaws as if there had been no stop."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ class Freezer:
         (self.group / "cgroup.procs").write_text(str(pid))
 
     def set(self, is_frozen: bool) -> None:
-        """Ask for it, and wait until it is so."""
+        """Ask for it, and wait until it has happened."""
         if self.is_v1:
             (self.group / "freezer.state").write_text("FROZEN" if is_frozen else "THAWED")
         else:
@@ -49,7 +49,7 @@ class Freezer:
 
     def remove(self) -> None:
         self.set(False)
-        # rmdir(2) waits for nobody to leave.
+        # rmdir(2) does not wait until the group is empty.
         deadline = time.monotonic() + 20
         while True:
             with contextlib.suppress(OSError):
@@ -68,7 +68,7 @@ def freezer(request: pytest.FixtureRequest) -> Iterator[Freezer]:
 
 @pytest.fixture
 def sleeper(freezer: Freezer, spawn: Spawn) -> Iterator[Target]:
-    """In a call that a stop would end with EINTR; it is sound when it is let go and thawed."""
+    """It is in a call that a stop would end with EINTR.  After release and thaw it is unhurt."""
     target = spawn("eintr", CALL)
     assert target.ask("blocked") == {"blocked": True}
     freezer.add(target.pid)
@@ -85,8 +85,8 @@ def test_what_is_frozen_has_a_core_and_stays_frozen(freezer: Freezer, sleeper: T
     freezer.set(True)
     threads = len(tasks.tids(sleeper.pid))
     with held(sleeper.pid, stop_timeout=0.5) as snapshot:
-        # In a freezer of version 1 a thread sleeps where no stop reaches it, and has what /proc
-        # tells; in one of version 2 it stops (kernel/signal.c, do_freezer_trap).
+        # In a freezer of version 1 a thread sleeps where no stop reaches it, and its record has
+        # what /proc shows; in one of version 2 it stops (kernel/signal.c, do_freezer_trap).
         assert snapshot.unresponsive_threads == (threads if freezer.is_v1 else 0)
         assert len(snapshot.read(0, snapshot.size)) == snapshot.size
         assert freezer.is_frozen

@@ -1,4 +1,4 @@
-"""What the page tables say of a process, in two ways, and what is asked without touching it."""
+"""The page tables of a process, read in two ways, and its holes, found without touching them."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ class ByEntries(Pagemap):
 
 
 class Ahead(Pagemap):
-    """Asked for everything in a thread of its own first."""
+    """Everything is read in a separate thread first."""
 
     def __init__(self, tid: int) -> None:
         super().__init__(tid)
@@ -91,7 +91,7 @@ def in_runs(pages: list[int]) -> Iterator[tuple[int, int]]:
 def test_memory_of_every_kind_has_the_holes_that_the_program_says(
     spawn: Callable[..., Target], way: type[Pagemap]
 ) -> None:
-    # tests/targets/holes.c: private, shared, memfd, System V, and one that another wrote into.
+    # tests/targets/holes.c: private, shared, memfd, System V, and one that another process wrote.
     target = spawn("holes")
     vmas = mappings(target.pid)
     found = find_holes(vmas, [vma.size for vma in vmas], way(target.pid), Shmem(target.pid, vmas))
@@ -179,7 +179,7 @@ def test_a_hole_at_the_end_of_a_file_goes_to_the_end_of_its_page() -> None:
         start = int(target.truth["start"], 16)
         vmas = mappings(target.pid)
         (vma,) = (vma for vma in vmas if vma.start == start)
-        # The fourth page is past the end of the file: no zeros, but nothing.
+        # The fourth page is past the end of the file: it is not even zeros.
         holes = Shmem(target.pid, vmas).holes(vma)
         assert in_pairs(holes) == [(start + PAGE, start + 3 * PAGE)]
     finally:
@@ -202,7 +202,7 @@ def test_page_tables_that_are_many_and_nearly_full(
 
 
 class Asked(Pagemap):
-    """Remembers from where to where."""
+    """Remembers the ranges of all calls."""
 
     def __init__(self, tid: int) -> None:
         super().__init__(tid)

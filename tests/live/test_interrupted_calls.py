@@ -1,7 +1,7 @@
-"""A stop is never seen by the program as an EINTR, and never takes away one that is due.
+"""The program never sees a stop as an EINTR, and a stop never takes away an EINTR that is due.
 
-Every blocking call that we know stands in tests/targets/eintr.c, with its own account of
-what came of it; that file's head comment says what its counters mean.
+tests/targets/eintr.c has every blocking call that we know, and counts the results.  The comment at
+the top of that file explains its counters.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ EVERY = pytest.mark.parametrize(
 STOPS = 1_000
 FEWER_STOPS = 100
 REPAIRS = [200, pytest.param(STOPS, marks=pytest.mark.full)]
-"""Stops of a thread whose EINTR is to be repaired, at whatever moment each of them meets it."""
+"""Stops of a thread whose EINTR must be repaired.  Each stop meets it at some other moment."""
 
 
 @contextmanager
@@ -57,12 +57,12 @@ def test_no_stop_is_seen_as_eintr(
     program: str, name: str, repairs: int, spawn: Callable[..., Target]
 ) -> None:
     case = spawn(program, name)
-    # A FUSE server is asked, and so there is nothing to be hit or missed by a hair.
+    # A FUSE server gets the request in any case, so timing does not matter.
     is_rare = case.truth["repair"] and not name.startswith("fuse_")
     stops = repairs if is_rare else FEWER_STOPS
     for number in range(stops):
-        # Half of the stops find the thread asleep in the call for certain, the others
-        # wherever it is just then, often on its way back into it.
+        # Half of the stops certainly find the thread asleep in the call; the others find it
+        # anywhere, often on its way back into the call.
         if number % 2:
             assert case.ask("blocked") == {"blocked": True}
         with stopped(case):
@@ -81,7 +81,7 @@ def test_a_stop_that_is_given_up_is_not_seen_either(
         assert case.ask("blocked") == {"blocked": True}
         tracer = Tracer(find(case.pid), stop_timeout=5)
         tracer.start()
-        # Let go at every point of the stop: at once, or so much later.
+        # Let it go at every point of the stop: at once, or after a delay.
         for _ in range(number % 50 * 20):
             pass
         tracer.release()
@@ -116,8 +116,8 @@ def test_a_signal_gives_the_eintr_that_is_due(
     counts = case.ask("counts")
     assert (counts["spurious"], counts["other"], counts["handled"]) == (0, 0, signals), counts
     if due:
-        # A signal right after the stop may meet a thread on its way back into the call, as
-        # it may in a call that the kernel restarts by itself; no EINTR is due then.
+        # A signal right after the stop may meet a thread on its way back into the call, as with
+        # a call that the kernel restarts by itself; no EINTR is due then.
         assert counts["restarted"] + counts["outside"] <= 2, counts
         assert counts["genuine"] + counts["restarted"] + counts["outside"] == signals, counts
     else:
@@ -142,6 +142,6 @@ def await_handlers(case: Target, count: int) -> None:
 
 
 def signal_held(case: Target) -> None:
-    """SIGUSR1 to the worker, from outside: all of the target stands still."""
+    """Send SIGUSR1 to the worker from outside: the whole target stands still."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.tgkill(case.pid, case.truth["tid"], signal.SIGUSR1) == 0

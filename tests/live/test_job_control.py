@@ -1,4 +1,4 @@
-"""A parent is told of its child what it would be told if nobody had stopped it for a core."""
+"""A parent hears of its child what it would hear if nobody had stopped the child for a core."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def test_a_parent_has_no_signal_more_and_none_less(
     build: Callable[[str], Path], while_held: bool
 ) -> None:
     def life(dumps: int) -> list[dict[str, Any]]:
-        """Every SIGCHLD of a life with many stops by job control."""
+        """Every SIGCHLD in a life with many stops by job control."""
         target = Target([str(build("sigchld")), str(build("confined"))])
         told = []
         try:

@@ -1,4 +1,4 @@
-"""The last of the header is made once the core is ready, and is what it would have been before."""
+"""The end of the header is made after the core is ready, with the same bytes as if made before."""
 
 import errno
 import threading
@@ -27,7 +27,7 @@ MANY = 2 * Tuning().many_threads
 
 
 class Held:
-    """Times of threads are told when the test says so."""
+    """The times of threads become available when the test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = threading.Event()
@@ -84,7 +84,7 @@ def test_every_status_has_its_place(
 
 
 def descriptors(snapshot: Snapshot) -> Iterator[bytes]:
-    """Of the PRSTATUS notes, one for each thread."""
+    """The descriptors of the PRSTATUS notes, one for each thread."""
     mark = b"\x05\0\0\0\x50\x01\0\0\x01\0\0\0CORE\0\0\0\0"
     header = snapshot.layout.header
     for status in header.split(mark)[1:]:
@@ -102,7 +102,7 @@ def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: He
         assert times.asked.wait(20)
         offset, length = statuses(snapshot)
         buffer = memoryview(bytearray(length))
-        # In the event loop nobody may wait.
+        # The event loop must never wait.
         assert snapshot.read_here(0, buffer[:offset])
         assert bytes(buffer[:4]) == b"\x7fELF"
         assert not snapshot.read_here(offset, buffer)

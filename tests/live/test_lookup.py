@@ -1,4 +1,4 @@
-"""Names of outputs in directories where others may have been first."""
+"""Names of outputs in directories where another user may have created a file first."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ def refusal(path: object, is_chosen: bool = True) -> int:
 
 @pytest.fixture
 def sticky(tmp_path: Path) -> Path:
-    """A directory of ours like /tmp."""
+    """A directory like /tmp that belongs to us."""
     path = tmp_path / "sticky"
     path.mkdir()
     path.chmod(0o1777)
@@ -43,11 +43,11 @@ def sticky(tmp_path: Path) -> Path:
 def open_below(folder: Path) -> list[str]:
     """Files below a folder, and the folder itself, that this process has open.
 
-    Other tests' descriptors come and go with the garbage collector, so only these are counted.
+    Descriptors of other tests come and go with the garbage collector, so only these are counted.
     """
     found = []
     for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             found.append(os.readlink(f"/proc/self/fd/{number}"))
     return [path for path in found if path.startswith(str(folder))]
 
@@ -64,7 +64,7 @@ def link(path: Path, target: object, owner: int) -> Path:
         (0o1777, 0, OTHER, errno.EACCES),
         (0o1777, THIRD, OTHER, errno.EACCES),
         (0o1777, 0, 0, 0),
-        (0o1777, OTHER, OTHER, 0),  # whose directory it is may do as they like in it
+        (0o1777, OTHER, OTHER, 0),  # the owner of the directory may do anything in it
         (0o0777, 0, OTHER, 0),
         (0o1775, 0, OTHER, 0),
     ],
@@ -206,7 +206,7 @@ def test_a_descriptor_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
 
 
 def test_a_link_of_proc_leads_to_the_file_itself(tmp_path: Path) -> None:
-    """Its text is no name: that of a file without one ends in " (deleted)"."""
+    """The text of the link is not a name: for a file without a name, it ends in " (deleted)"."""
     reading, writing = os.pipe()
     try:
         write(f"/proc/thread-self/fd/{writing}", b"core")

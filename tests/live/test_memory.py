@@ -1,4 +1,4 @@
-"""Pages that cannot be had cost one page each and are told; untouched pages stay so."""
+"""Unreadable pages are lost one by one and reported; untouched pages stay untouched."""
 
 import errno
 import os
@@ -45,7 +45,7 @@ def unreadable_after_reading_all(target: Target) -> int:
 
 
 def test_what_only_the_kernel_can_read_is_no_loss(spawn: Callable[..., Target]) -> None:
-    # [vvar] and [vsyscall] are in every core, and zeros in every core.
+    # [vvar] and [vsyscall] are zeros in every core.
     assert unreadable_after_reading_all(spawn("threads", 1)) == 0
 
 
@@ -62,15 +62,15 @@ def test_unreadable_pages_are_counted(spawn: Callable[..., Target], tmp_path: Pa
 
 
 def footprint(pid: int) -> dict[str, bytes]:
-    """Without what is mapped of files: their ELF headers are read."""
+    """Without the pages of mapped files: their ELF headers are read."""
     status = task_status.status(pid)
     return {key: status[key] for key in ("VmPTE", "RssAnon", "RssShmem", "VmSwap")}
 
 
 def test_untouched_memory_stays_untouched(spawn: Callable[..., Target], tmp_path: Path) -> None:
     target = spawn("holes")
-    Path(f"/proc/{target.pid}/coredump_filter").write_text("0x37")  # what is open for reading only
-    target.ask("ping")  # whatever it needs to read a line, it has from here on
+    Path(f"/proc/{target.pid}/coredump_filter").write_text("0x37")  # also read-only shared memory
+    target.ask("ping")  # from now on it has all the memory that it needs to read a line
     before = footprint(target.pid)
     path = tmp_path / "core"
     snapshot = Snapshot(find(target.pid))
@@ -107,14 +107,14 @@ def test_what_is_read_at_once_is_what_is_read_otherwise(
                 assert buffer == snapshot.read(offset, PAGE)
                 for extent in snapshot.layout.extents(offset, PAGE):
                     at_once.add(extent.at)
-        # Not across a border, where two pieces of the file meet.
+        # Not across the boundary of two pieces of the file.
         first = snapshot.layout.memory_offset
         for read in (snapshot.read_here, snapshot.read_at_once):
             assert not read(first - 1, memoryview(bytearray(2)))
             assert not read(snapshot.size - 1, memoryview(bytearray(2)))
     finally:
         snapshot.close()
-    assert 0 in at_once  # zeros, which are nowhere
+    assert 0 in at_once  # zeros, which are at no address
     starts = {name: int(region["start"], 16) for name, region in regions.items()}
     assert {name for name in AT_ONCE if starts[name] not in at_once} == set()
     assert {name for name in NOT_AT_ONCE if starts[name] in at_once} == set()
@@ -125,7 +125,7 @@ NOT_AT_ONCE = ("prot_none", "anon_shared", *UNREADABLE)
 
 
 def plain_memory(pid: int, only_pinned: bool = False) -> Memory:
-    """As of a process with nothing but private memory that it shares with nobody."""
+    """The memory of a process that has only private memory, shared with nobody."""
     pagemap = Pagemap(pid)
     ways = Ways(
         Shmem(pid, []),
@@ -158,7 +158,7 @@ def test_nothing_is_brought_by_reading_at_once(spawn: Callable[..., Target]) -> 
 
 
 def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
-    """A thread that did not stop may yet exec, a set-uid program for one."""
+    """A thread that did not stop may still call execve, for example of a set-uid program."""
     process = subprocess.Popen(["sh", "-c", "read line; exec sleep 100"], stdin=subprocess.PIPE)
     try:
         while current_call.system_call(process.pid, process.pid) is None:
@@ -173,7 +173,7 @@ def test_the_memory_of_a_program_is_not_that_of_the_next() -> None:
         while task_stat.stat(process.pid).comm != b"sleep":
             pass
         while current_call.system_call(process.pid, process.pid) is None:
-            pass  # the new program is there in full
+            pass  # until the new program is complete
         new = parse_smaps(address_space.read_mm(process.pid, "smaps"))[0].start
         for address in (start, new):
             with pytest.raises(ProcessError) as caught:
@@ -200,7 +200,7 @@ signal.pause()
 
 
 def test_a_file_under_a_lease_is_not_opened() -> None:
-    # Opening it would send the process SIGIO, of which it would die once it is let go.
+    # An open would send SIGIO to the process, which would kill it after the release.
     target = Target([sys.executable, "-c", LEASED])
     try:
         assert unreadable_after_reading_all(target) == 0
@@ -220,7 +220,7 @@ def test_what_the_kernel_refuses_to_read_is_refused_and_no_surprise(
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    # Both ways: where only the first is refused, the second has it.
+    # In both ways: if only the first is refused, the second reads the memory.
 
     room = Room(1 << 30) if is_copied else None
     snapshot = Snapshot(find(target.pid), room=room)

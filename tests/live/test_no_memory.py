@@ -1,4 +1,4 @@
-"""A tracer that finds no memory while it holds a process, or lets it go, leaves nobody behind."""
+"""If a tracer is out of memory while it holds a process or lets it go, no thread stays stopped."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ Spawn = Callable[..., Target]
 
 
 def fail(owner: Any, name: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many calls find no memory; those after them do what they did."""
+    """Let so many calls fail for lack of memory; later calls work as before."""
     call, left = getattr(owner, name), [None] * times
 
     def failing(*arguments: Any) -> Any:
@@ -43,7 +43,7 @@ def test_a_hold_that_fails_is_no_hold(spawn: Spawn, monkeypatch: pytest.MonkeyPa
         stop.take()
         stop.wait_untraced()
         assert ended == [True]
-        # What is read from here on would be of a process that runs.
+        # A read from now on would be of a process that runs.
         with pytest.raises(ProcessError) as caught:
             stop.check()
         assert caught.value.reason is Reason.LET_GO

@@ -1,9 +1,9 @@
 """A thread whose system call a supervisor answers (seccomp_unotify(2)).
 
-A stop ends its wait, and the call begins anew: the supervisor hears of it twice, and does twice
-what it asks for.  Nothing mends that from outside: the kernel takes the first notification back
-before the tracer hears of the stop (kernel/seccomp.c, seccomp_do_user_notification).  A filter
-that waits killably is not touched.
+A stop ends its wait, and the call starts again: the supervisor gets the call twice, and does twice
+what it asks for.  Nothing can repair that from outside: the kernel withdraws the first notification
+before the tracer hears of the stop (kernel/seccomp.c, seccomp_do_user_notification).  A filter that
+waits killably has no such effect.
 """
 
 from collections.abc import Callable
@@ -30,5 +30,5 @@ def test_a_call_that_waits_killably_is_asked_for_once(spawn: Callable[..., Targe
     with held(target.pid, stop_timeout=0.1) as snapshot:
         assert snapshot.unresponsive_threads == 1
     eventually(lambda: is_free(target.pid))
-    # Whoever asks for it again would be heard before the reply.
+    # If the call were made again, its notification would come before the reply.
     assert target.ask("reply") == {"replied": 0}

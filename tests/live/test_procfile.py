@@ -1,4 +1,4 @@
-"""Why a file of /proc cannot be read.  A process is said to be gone where it is, and only there."""
+"""Why a file of /proc cannot be read.  A process is called gone only if it is gone."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ NOBODY_HAS_IT = 1 << 22  # PID_MAX_LIMIT
 
 @contextlib.contextmanager
 def mounted_over(path: str, what: str) -> Iterator[None]:
-    """Another file over one of /proc, as container runtimes mask some."""
+    """Mount another file over one of /proc, as container runtimes do to mask some."""
     subprocess.run(["mount", "--bind", what, path], check=True)
     try:
         yield
@@ -50,7 +50,7 @@ def empty(tmp_path: Path) -> str:
 
 @pytest.fixture
 def ended() -> int:
-    """The pid of a process that is no more."""
+    """The pid of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -157,7 +157,7 @@ def test_an_empty_file_of_one_that_lives_is_no_death(spawn: Spawn, empty: str, n
 
 
 def test_memory_that_execve_has_replaced_is_gone_and_not_empty() -> None:
-    """The old smaps reads empty, and the process lives."""
+    """The old smaps is empty, but the process lives."""
     script = "import os; os.read(0, 1); os.execvp('cat', ['cat'])"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -168,7 +168,7 @@ def test_memory_that_execve_has_replaced_is_gone_and_not_empty() -> None:
             with open(f"/proc/{process.pid}/smaps", "rb") as smaps:
                 process.stdin.write(b"\nready\n")
                 process.stdin.flush()
-                assert process.stdout.read(6) == b"ready\n"  # cat(1) is there
+                assert process.stdout.read(6) == b"ready\n"  # cat(1) has started
                 assert smaps.read() == b""
                 assert isinstance(
                     address_space.without_text(process.pid, "smaps"), ProcessLookupError
@@ -192,8 +192,8 @@ def test_without_a_pagemap_nothing_is_known_of_any_page(spawn: Spawn, empty: str
     assert pagemap.poisoned(4096, 8192) == []
 
 
-# unshare(2) and mount(2) change our own view, so these run in a child.  Its exit status is 0,
-# or 1 with what went wrong on standard error.
+# unshare(2) and mount(2) change our own view, so these tests run in a child.  Its exit status is 0,
+# or 1 with an error message on standard error.
 HIDDEN = """
 import errno, os, sys
 from gcorefs.kernel.proc import address_space, current_call, task_stat, task_status, tasks
@@ -256,7 +256,7 @@ def test_what_hidepid_does_not_show_is_refused_and_not_gone(spawn: Spawn, hidepi
 
 
 def test_a_tracer_that_is_not_shown_is_a_tracer(spawn: Spawn) -> None:
-    """Of another user's tracer hidepid= leaves the id of the thread that traces."""
+    """For another user's tracer, hidepid= leaves only the id of the tracing thread."""
     target = Target([*AS_USER, *spawn("threads", 1).argv])
     tracer = subprocess.Popen(["strace", "-q", "-o", "/dev/null", "-p", str(target.pid)])
     script = "from gcorefs.kernel.proc.task_status import tracer; "

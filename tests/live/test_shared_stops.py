@@ -1,4 +1,4 @@
-"""One stop of a mount with several cores, as it is without FUSE."""
+"""One stop of a mount with several cores, without FUSE."""
 
 import os
 from collections.abc import AsyncIterator, Callable
@@ -78,7 +78,7 @@ async def test_two_policies_share_a_stop(spawn: Spawn, is_later: bool) -> None:
         assert second is stop.core(KERNEL, OPENER) is not first
         data = await whole(second)
         assert b'"memory":"kernel"' in data
-        assert (second.size, stop.is_over) == (len(data), False)  # the first is open still
+        assert (second.size, stop.is_over) == (len(data), False)  # the first is still open
         assert target.state_letters() == {"t"}
         first.leave(keeping, 0.0)
         assert stop.is_over

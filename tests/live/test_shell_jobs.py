@@ -16,12 +16,12 @@ PROMPT = b"ready> "
 CTRL_Z, CTRL_C = b"\x1a", b"\x03"
 JOB = b"sleep 1000"
 SAID = JOB + b"\r\n"
-"""The echo of its command, and what fg says.  It is to be read before a key is struck that sends a
-signal: the terminal forgets what has not been read (drivers/tty/n_tty.c, isig)."""
+"""The echo of its command, and the output of fg.  Read it before you send a key that causes a
+signal: the terminal forgets unread output then (drivers/tty/n_tty.c, isig)."""
 
 
 class Shell:
-    """An interactive bash on a terminal of its own."""
+    """An interactive bash on its own terminal."""
 
     def __init__(self) -> None:
         self.pid, self._terminal = pty.fork()
@@ -34,7 +34,7 @@ class Shell:
         os.write(self._terminal, text)
 
     def says(self, end: bytes = PROMPT) -> bytes:
-        """What is said until the next prompt, or another end, without it."""
+        """The output until the next prompt, or another end, without it."""
         said = b""
         while not said.endswith(end):
             ready, _, _ = select.select([self._terminal], [], [], 60)
@@ -43,7 +43,8 @@ class Shell:
         return said.removesuffix(end)
 
     def await_job(self, state: str, is_in_foreground: bool) -> int:
-        """The pid of its child once that runs sleep, has a state, and the terminal or not."""
+        """The pid of its child, when the child runs sleep, has this state, and has the terminal or
+        not."""
         deadline = time.monotonic() + 20
         while True:
             for pid in tasks.children(self.pid):
@@ -60,7 +61,7 @@ class Shell:
 
 
 def life(dumps: int) -> list[bytes]:
-    """All that a shell says to a job that is stopped, sent on and ended."""
+    """The whole output of a shell whose job is stopped, continued and ended."""
     shell = Shell()
     said = []
 
@@ -136,7 +137,7 @@ def test_a_key_that_is_struck_while_the_job_is_held_counts_when_it_is_let_go(key
 
 
 def await_pending(pid: int) -> None:
-    """Until a signal waits for a process: the terminal sends it when it gets to it."""
+    """Wait until a signal is pending for a process: the terminal sends it after some time."""
     status = Path(f"/proc/{pid}/status")
     deadline = time.monotonic() + 20
     while "ShdPnd:\t0000000000000000" in status.read_text():

@@ -1,4 +1,4 @@
-"""Memory with holes of every size is read with one call a window, and to the byte."""
+"""Memory with holes of every size is read with one call for each window, exact to the byte."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ PATTERNS = pytest.mark.parametrize(
 
 
 def expected(snapshot: Snapshot, target: Target) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of each piece of the file that has a piece of the reserved memory."""
+    """Offset and bytes of each piece of the file that has a part of the reserved memory."""
     truth = target.truth
     start = int(truth["start"], 16)
     written = {
@@ -33,7 +33,7 @@ def expected(snapshot: Snapshot, target: Target) -> Iterator[tuple[int, bytes]]:
     assert len(written) == truth["pages"] == PAGES
     at, end = start, start + truth["size"]
     seen = 0
-    # In the order of the file, and of the memory; zeros between two pieces are part of it.
+    # In the order of the file and of the memory.  Zeros between two pieces are part of it.
     extents = iter(snapshot.layout.extents(0, snapshot.layout.zeros_offset))
     for extent in extents:
         if extent.source is Source.MEMORY and start <= extent.at < end:
@@ -52,7 +52,7 @@ def expected(snapshot: Snapshot, target: Target) -> Iterator[tuple[int, bytes]]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each process_vm_readv(2) was to read."""
+    """The number of bytes that each process_vm_readv(2) should read."""
     found: list[int] = []
     original = process_vm.read_memory_vector
 
@@ -73,7 +73,7 @@ def test_one_call_reads_a_window(
     try:
         snapshot.take()
         pieces = list(expected(snapshot, target))
-        # Windows with nothing but the reserved memory in them.
+        # Windows that have only the reserved memory in them.
         written = [offset for offset, image in pieces if image.strip(b"\0")]
         low, high = -(-written[0] // MIB) * MIB, written[-1] // MIB * MIB
         del calls[:]
@@ -82,7 +82,7 @@ def test_one_call_reads_a_window(
         for offset, image in pieces:
             if low <= offset and offset + len(image) <= high:
                 assert data[offset - low : offset - low + len(image)] == image
-        # Literal zeros are there, and are not read.
+        # Literal zeros are in the file, but are not read.
         assert 0 < sum(calls) < len(data)
     finally:
         snapshot.close()
@@ -100,7 +100,7 @@ def test_every_byte_is_what_it_was(
         pieces = list(expected(snapshot, target))
         snapshot.copy()
         assert snapshot.is_copied == is_copied
-        # What was in the buffer before shows nowhere.
+        # The old content of the buffer appears nowhere.
         buffer = bytearray(b"\xa5" * snapshot.size)
         view, step = memoryview(buffer), 3 * MIB // 2 + 123
         for at in range(0, snapshot.size, step):

@@ -1,4 +1,4 @@
-"""Threads that get no CPU: interrupted, and stopped much later than their process is let go."""
+"""Threads that get no CPU: interrupted, and stopped long after their process is let go."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def test_a_thread_that_gets_no_cpu_never_sees_the_stop(
     snapshot = Snapshot(find(target.pid), policy=Policy(stop_timeout=0.05))
     snapshot.take()
     snapshot.close()
-    # Nobody else is traced, and nobody waits here for what is left.
+    # No other thread is traced, and nobody waits here for the rest.
     assert snapshot.unresponsive_threads == snapshot.starved_threads > 0
     assert set(snapshot.late) <= set(tasks.tids(target.pid))
     quota.lift()
@@ -76,7 +76,7 @@ def test_the_next_stop_takes_over_a_thread_that_is_late(spawn: Spawn, quota: Quo
         assert target.truth["tid"] in tasks.tids(target.pid)
         snapshot.close()
         earlier.append(snapshot)
-    # It has never been out of our hands, and so nobody else was.
+    # It was always traced by us, so nobody else could trace it.
     assert task_status.tracer(target.pid, target.truth["tid"]) == os.getpid()
     quota.lift()
     with held(target.pid) as last:
@@ -139,7 +139,7 @@ def test_the_core_says_who_got_no_cpu(spawn: Spawn, quota: Quota) -> None:
 def test_time_without_a_cpu_does_not_count(
     spawn: Spawn, quota: Quota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stops after stop_timeout, which would have run out: the quota is lifted only then."""
+    """It stops after stop_timeout has run out: the quota is lifted only then."""
     target = spawn("eintr", "semop")
     starve(quota, target)
     ask = late.Starved.seconds

@@ -1,4 +1,4 @@
-"""Threads that cannot stop, and whole processes that are frozen: bounded, and unhurt by it."""
+"""Threads that cannot stop, and frozen processes: the stop is bounded, and they are unhurt."""
 
 import os
 import subprocess
@@ -24,14 +24,14 @@ FREEZES = 10
 
 @pytest.fixture
 def silent(tmp_path: Path) -> Iterator[tuple[Target, Path]]:
-    """A file system whose one file is not read before its server is told to answer."""
+    """A file system with one file, whose reads wait until its server is told to answer."""
     path = tmp_path / "silent"
     path.mkdir()
     server = Target([sys.executable, "-m", "tests.live.silent", str(path)])
     try:
         yield server, path / "file"
     finally:
-        # With its server a FUSE connection ends, and so does every wait for it.
+        # When the server ends, its FUSE connection ends, and so does every wait for it.
         server.kill()
         subprocess.run(["umount", "--lazy", path], check=False, timeout=10)
 
@@ -63,7 +63,7 @@ def test_a_thread_that_waits_for_a_file_server_is_recorded_in_part(
 
 
 class Freezer:
-    """A cgroup of one process that stops and goes as the kernel's freezer says."""
+    """A cgroup with one process, which the kernel's freezer freezes and thaws."""
 
     def __init__(self, version: str) -> None:
         self.is_v1 = version == "v1"
@@ -96,7 +96,7 @@ def freezer(request: pytest.FixtureRequest, spawn: Spawn) -> Iterator[Freezer]:
     freezer.path.mkdir()
     yield freezer
     freezer.thaw()
-    # Whoever is in it goes back where it came from, or the directory cannot go.
+    # The processes in it move back to the parent; only then can the directory be removed.
     root = freezer.path.parent / "cgroup.procs"
     for pid in (freezer.path / "cgroup.procs").read_text().split():
         root.write_text(pid)
@@ -119,7 +119,7 @@ def test_a_frozen_process_stays_frozen_and_thaws_as_it_would_have(
         threads = len(tasks.tids(target.pid))
         with held(target.pid, stop_timeout=0.05) as snapshot:
             assert snapshot.threads == threads
-            # The freezer of v1 is deaf to a tracer (kernel/freezer.c); that of v2 is not.
+            # The freezer of v1 ignores a tracer (kernel/freezer.c); that of v2 does not.
             assert snapshot.unresponsive_threads == (threads if freezer.is_v1 else 0)
             assert len(snapshot.read(0, snapshot.size)) == snapshot.size
         assert_free(target.pid)
@@ -130,6 +130,6 @@ def test_a_frozen_process_stays_frozen_and_thaws_as_it_would_have(
     freeze_and_thaw(control, 0)
     freeze_and_thaw(target, 1)
     expected, account = report(control), report(target)
-    # A thaw ends some calls with EINTR by itself, and we may repair that.
+    # A thaw itself ends some calls with EINTR, and we may repair that.
     assert all("ok" in outcomes for outcomes in account.values())
     assert {work for work in expected if not account[work] <= expected[work]} == set()

@@ -40,7 +40,7 @@ def started(*argv: str | Path) -> Iterator[Target]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where every user may run a program."""
+    """A folder in which every user may run a program."""
     path = Path(tempfile.mkdtemp(prefix="gcorefs-test-", dir="/tmp"))
     path.chmod(0o755)
     yield path
@@ -48,7 +48,7 @@ def folder() -> Iterator[Path]:
 
 
 def owner_of(pid: int) -> int:
-    """The directory itself says nothing of dumpability (fs/proc/base.c, task_dump_owner)."""
+    """The directory does not depend on dumpability (fs/proc/base.c, task_dump_owner)."""
     return os.stat(f"/proc/{pid}/status").st_uid
 
 
@@ -126,7 +126,7 @@ def test_a_process_that_is_not_dumpable_is_root_s_alone_and_stays_so(
     program.chmod(0o755)
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     with started(*user, program, "undumpable") as target:
-        # What is not dumpable belongs to root (proc(5)).
+        # Files of a process that is not dumpable belong to root (proc(5)).
         assert owner_of(target.pid) == 0
         refused(target.pid, USER)
         stop_often(target, STOPS, opener=ROOT)

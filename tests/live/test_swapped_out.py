@@ -1,4 +1,4 @@
-"""What is swapped out while a process is held is read all the same."""
+"""Memory that is swapped out while a process is held can be read."""
 
 import ctypes
 import os
@@ -34,12 +34,12 @@ def page_out(pid: int, start: int, size: int) -> None:
 
 
 def swapped(pid: int) -> int:
-    """Bytes."""
+    """The number of bytes that are swapped out."""
     return int(task_status.status(pid)["VmSwap"].split()[0]) << 10
 
 
 def written(size: int) -> bytes:
-    """What the target has in its memory (targets/target.h, canary)."""
+    """The content of the target's memory (targets/target.h, canary)."""
     words = (0x9E3779B97F4A7C15 * (place + 1) % (1 << 64) for place in range(0, size, 8))
     return struct.pack(f"<{size // 8}Q", *words)
 

@@ -1,4 +1,4 @@
-"""Stops of processes that do not stand still for it, and what is left of them afterwards."""
+"""Stops of processes that change during the stop, and their state afterwards."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ from tests.snapshot import Snapshot, find
 Spawn = Callable[..., Target]
 
 CONTINUED = 0xFFFF
-"""The wait status of a process that SIGCONT has set going (wait(2), WIFCONTINUED)."""
+"""The wait status of a process that SIGCONT has continued (wait(2), WIFCONTINUED)."""
 
 
 @contextlib.contextmanager
@@ -50,7 +50,8 @@ def assert_free(target: Target) -> None:
 
 
 def await_stopped(target: Target) -> None:
-    """Until every thread is in a group-stop: those let go walk back into it by themselves."""
+    """Wait until every thread is in a group-stop: after the release they return to it by
+    themselves."""
     while set(target.states().values()) != {("T", 0)}:
         assert target.state_letters() <= set("RT")
 
@@ -71,7 +72,7 @@ def test_threads_may_come_and_go(spawn: Spawn) -> None:
         with held(target) as snapshot:
             states = target.states()
             stopped = [tid for tid, state in states.items() if state == ("t", os.getpid())]
-            # Whoever is not stopped is on its way out for good.
+            # A thread that is not stopped is about to exit.
             assert {state for state, _ in states.values()} <= set("tZX")
             assert len(stopped) == snapshot.threads >= 5
     assert_free(target)
@@ -92,7 +93,7 @@ def test_threads_are_counted_and_timed_as_they_are_listed(spawn: Spawn, program:
     with held(target):
         tids = tasks.tids(target.pid)
         assert tasks.thread_count(target.pid) == len(tids) >= 4
-        # A leader's are those of all.
+        # The leader has the times of all threads.
         files = ["stat" if tid == target.pid else f"task/{tid}/stat" for tid in tids]
         stats = [task_stat.parse_stat(procfile.read(f"{target.pid}/{file}")) for file in files]
         assert task_stat.task_times(target.pid, tids) == [
@@ -188,7 +189,7 @@ def test_a_death_is_told_where_no_thread_had_stopped(
 def test_a_death_is_not_held_up_by_each_that_is_gone(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after the first seize: that thread is ours to reap, and the parent waits for it."""
+    """Killed after the first seize: we must reap that thread, and the parent waits for it."""
     target = spawn("threads", 500, parent=True)
     seize, sleep = ptrace.seize, time.sleep
     naps = []
@@ -196,7 +197,7 @@ def test_a_death_is_not_held_up_by_each_that_is_gone(
     def seize_and_kill(tid: int) -> None:
         seize(tid)
         os.kill(target.pid, signal.SIGKILL)
-        while len(tasks.tids(target.pid)) > 2:  # the leader, and the one that is ours
+        while len(tasks.tids(target.pid)) > 2:  # the leader, and our tracee
             pass
 
     def nap(seconds: float) -> None:
@@ -276,7 +277,7 @@ def tracer_of(target: Target) -> int:
 
 
 def await_call(tid: int, number: int) -> None:
-    """Until a thread of ours sleeps in a system call."""
+    """Wait until a thread of ours sleeps in a system call."""
     while (call := current_call.system_call(os.getpid(), tid)) is None or call[0] != number:
         time.sleep(0.001)
 
@@ -293,7 +294,7 @@ def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def seize_slowly(tid: int) -> None:
         seize(tid)
-        # One look that comes after the patience has run out, at the least.
+        # At least one look comes after the patience has run out.
         begin = time.monotonic()
         while not looks or looks[-1] < begin + 3 * tracer._SEIZE_PATIENCE:
             time.sleep(0.001)
@@ -419,7 +420,7 @@ def prstatus_notes(snapshot: Snapshot) -> list[bytes]:
 
 
 def hows(snapshot: Snapshot) -> dict[int, str]:
-    """How each thread was recorded, as the core itself says: its last note."""
+    """How each thread was recorded, by the core itself: its last note."""
     owner, _, desc = notes(snapshot)[-1]
     assert owner == "GCOREFS"
     facts = json.loads(desc)
@@ -444,7 +445,7 @@ def test_a_stopped_process_stays_stopped(spawn: Spawn, number: signal.Signals) -
             assert {record.signal for record in snapshot.records} == {number}
     await_stopped(target)
     os.kill(target.pid, signal.SIGCONT)
-    # The next thing that its parent is told, after one stop: no second one in between.
+    # The next status that its parent gets, after one stop: there was no second stop.
     assert target.line() == {"wait": CONTINUED}
     assert target.ask("ping") == {"pong": 1}
 
@@ -493,7 +494,7 @@ def test_what_was_let_go_is_an_error_and_never_zeros(spawn: Spawn) -> None:
 
 
 def test_zeros_are_not_to_be_had_either_once_the_process_is_let_go(spawn: Spawn) -> None:
-    # They are at the end of the file, and known; but what is read of a core is of its stop.
+    # They are at the end of the file, and known.  But a read of a core must be of its stop.
     target = spawn("reserve", 1, 10)
     with held(target) as snapshot:
         assert snapshot.read(snapshot.size - 4096, 4096) == bytes(4096)

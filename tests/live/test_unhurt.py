@@ -1,7 +1,7 @@
-"""Whatever a process does when it is stopped, it goes on as if nothing had been.
+"""Whatever a process does when it is stopped, it goes on as if there had been no stop.
 
-Each program keeps an account of what came of its calls (tests/targets/account.h); that of a
-run with many stops must be that of a run with none.
+Each program records the results of its calls (tests/targets/account.h).  The record of a run with
+many stops must equal that of a run without stops.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def test_children_are_nobodys_business(spawn: Spawn) -> None:
     def stop_and_look_at_the_children(target: Target) -> None:
         seen = set()
         for _ in range(STOPS):
-            # In vfork(2) a thread waits for its child, which runs on: the stop is soon had.
+            # In vfork(2) a thread waits for its child, which runs on, so it stops soon.
             with held(target.pid) as snapshot:
                 assert snapshot.unresponsive_threads == 0
                 for child in children(target.pid):
@@ -54,7 +54,7 @@ def test_children_are_nobodys_business(spawn: Spawn) -> None:
 
 
 def test_a_process_that_shares_the_memory_is_another_one(spawn: Spawn) -> None:
-    """CLONE_VM without CLONE_THREAD: it is not stopped, and its writes show in what is read."""
+    """CLONE_VM without CLONE_THREAD: it is not stopped, and a read shows its writes."""
     target = spawn("children")
     sibling, beats = target.truth["sibling"], int(target.truth["beats"], 16)
 
@@ -73,7 +73,7 @@ def test_a_process_that_shares_the_memory_is_another_one(spawn: Spawn) -> None:
 
 @pytest.mark.parametrize("kind", [[], ["sqpoll"]], ids=["worker", "sqpoll"])
 def test_a_worker_of_io_uring_is_no_thread_of_the_program(spawn: Spawn, kind: list[str]) -> None:
-    """It stands in the task list, runs none of the program's code, and cannot be traced."""
+    """It is in the task list, but runs no code of the program, and cannot be traced."""
     target = spawn("workers", *kind)
     with held(target.pid) as snapshot:
         workers = [
@@ -105,7 +105,7 @@ def test_who_is_traced_is_refused_and_who_traces_is_not(spawn: Spawn) -> None:
 
 @pytest.mark.parametrize("delay", range(0, 4000, 100))
 def test_an_exit_at_any_moment_is_an_error_or_a_whole_core(spawn: Spawn, delay: int) -> None:
-    """exit(3) `delay` microseconds before the stop; the parent has its status whatever we do."""
+    """exit(3) `delay` microseconds before the stop; the parent gets its status in any case."""
     target = spawn("confined", parent=True)
     target.tell("exit")
     time.sleep(delay / 1e6)

@@ -1,4 +1,4 @@
-"""What cannot be read is known before anything is, costs a page each, and is counted."""
+"""Unreadable memory is known before any read, is lost page by page, and is counted."""
 
 import os
 import stat
@@ -39,7 +39,7 @@ def start(
             target = request.getfixturevalue("kinds")()
         else:
             target = spawn(program, tmp_path)
-        # All but what is marked dontdump.
+        # All memory that is not marked dontdump.
         Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
         return target
 
@@ -59,7 +59,7 @@ def mappings(target: Target) -> list[Vma]:
 
 
 def taken(target: Target) -> list[tuple[Vma, int]]:
-    """The mappings, as a core with every bit of the filter has them."""
+    """The mappings, with their sizes in a core with every bit of the filter."""
     return [(vma, 0 if VmFlag.DONTDUMP in vma.vm_flags else vma.size) for vma in mappings(target)]
 
 
@@ -69,7 +69,7 @@ def found(target: Target, wanted: list[tuple[Vma, int]]) -> list[tuple[int, int]
 
 def expected(target: Target, program: str) -> list[tuple[int, int]]:
     by_name = regions(target)
-    # An old kernel has not every kind.
+    # An old kernel does not have every kind.
     return sorted(bounds(by_name[name]) for name in UNREADABLE[program] & by_name.keys())
 
 
@@ -105,7 +105,7 @@ def test_to_know_it_touches_nothing(start: Callable[[str], Target], program: str
         status = task_status.status(target.pid)
         return [status[key] for key in keys]
 
-    # Until it waits for its next command, it may touch memory itself.
+    # Until it waits for its next command, the program may touch memory itself.
     while (call := current_call.system_call(target.pid, target.pid)) is None or call[0] != READ:
         pass
     before = footprint()
@@ -117,7 +117,7 @@ def test_only_what_is_in_the_core_counts(start: Callable[[str], Target]) -> None
     target = start("kinds")
     by_name = regions(target)
     first, last = bounds(by_name["shrunk_shared_past_eof"])
-    # One page of it, as of an ELF file; all but the last page; nothing.
+    # One page of it, as for an ELF file; all but the last page; nothing.
     (vma,) = (vma for vma in mappings(target) if vma.start <= first < vma.end)
     assert found(target, [(vma, PAGE)]) == []
     assert found(target, [(vma, vma.size - PAGE)]) == [(first, last - PAGE)]
@@ -127,7 +127,7 @@ def test_only_what_is_in_the_core_counts(start: Callable[[str], Target]) -> None
 
 
 def test_neighbours_of_a_page_that_cannot_be_read_are_read(start: Callable[[str], Target]) -> None:
-    # Half of the ranges touch another mapping, or a page that is well: these are not theirs.
+    # Half of the ranges touch another mapping, or a readable page: these do not belong to them.
     target = start("kinds")
     by_name = regions(target)
     known = found(target, taken(target))
@@ -145,7 +145,7 @@ def test_neighbours_of_a_page_that_cannot_be_read_are_read(start: Callable[[str]
 def test_what_is_mapped_past_the_end_of_a_file_can_be_read(
     start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A file of tracefs has no size, and pages that its driver put into the mapping.
+    # A file of tracefs has no size, but pages that its driver put into the mapping.
     target = start("kinds")
     first, last = bounds(regions(target)["shrunk_shared_past_eof"])
     (vma,) = (vma for vma in mappings(target) if vma.start <= first < vma.end)
@@ -235,8 +235,8 @@ signal.pause()
 
 @in_one_worker
 def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
-    # Four huge pages: three are touched, one is set aside for the mapping that reserves.  Of the
-    # others' second halves there is none to be had, and they are zeros all the same.
+    # Four huge pages: three are touched, and one is reserved for the mapping that reserves.  The
+    # second halves of the others have no page left, and are zeros too.
     with more_huge_pages(4):
         target = Target([sys.executable, "-c", HUGE])
         try:

@@ -1,4 +1,4 @@
-"""What a server and a worker have in common: messages with files, a header, a page."""
+"""Shared by a server and a worker: messages with files, a header, a page."""
 
 import os
 import select
@@ -22,7 +22,7 @@ from gcorefs.worker.header import HeaderWriter, SharedHeader
 from gcorefs.worker.page import SharedProgress, new_page
 
 LONG = 10 << 20
-"""Bytes: longer than any socket's buffer."""
+"""Bytes.  Longer than the buffer of any socket."""
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_what_a_worker_tells_is_seen_at_once() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_tracer_that_is_killed_is_seen_to_be_gone(number: signal.Signals) -> None:
-    """Also where it was a thread among others, and not the first."""
+    """Also if it was one thread among others, and not the first one."""
     page = new_page()
     reading, writing = os.pipe()
     pid = os.fork()
