@@ -1,7 +1,7 @@
-"""The table of aarch64 against the kernel's structures, written down once more.
+"""The table of aarch64, compared with the kernel's structures, which are written here again.
 
 arch/arm64/include/uapi/asm/ptrace.h and sigcontext.h, include/uapi/linux/elf.h, and
-include/linux/elfcore.h for struct elf_prstatus.  No such machine has run any of it.
+include/linux/elfcore.h for struct elf_prstatus.  None of this has run on such a machine.
 """
 
 import ctypes
@@ -123,8 +123,8 @@ class Prstatus(ctypes.Structure):
     )
 
 
-# enum aarch64_regset of arch/arm64/kernel/ptrace.c, all that can be built in, each with the
-# name of its note, the note's type, and the most that the set may be.
+# All sets of enum aarch64_regset (arch/arm64/kernel/ptrace.c) that can be built in: the name of the
+# note, its type, and its largest content.
 REGSETS = (
     ("NT_PRFPREG", 2, UserFpsimdState),
     ("NT_ARM_TLS", 0x401, ctypes.c_uint64 * 2),
@@ -215,7 +215,7 @@ def test_the_header_names_the_machine() -> None:
 def test_a_variable_set_is_as_long_as_it_says(note: int, state: type, length: int) -> None:
     size = ctypes.sizeof(state(length))
     header = bytes(UserSveHeader(size, regset(note).size, length, 256, 1, 0))
-    # What another thread left in the buffer is behind it.
+    # The rest of the buffer has bytes of another thread.
     given_by_ptrace = (header + b"r" * (size - 16)).ljust(regset(note).size, b"\xee")
     assert regset(note).cut(given_by_ptrace) == given_by_ptrace[:size]
     assert b"\xee" not in regset(note).cut(given_by_ptrace)

@@ -1,4 +1,4 @@
-"""The limits of our cgroups, from files as the kernel has them, of both versions."""
+"""The limits of our cgroups, from files as the kernel writes them, in both versions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ Proc = Callable[[str, str], None]
 
 @pytest.fixture
 def proc(monkeypatch: pytest.MonkeyPatch) -> Proc:
-    """Have /proc/self/cgroup and /proc/self/mountinfo say this."""
+    """Replace /proc/self/cgroup and /proc/self/mountinfo."""
 
     def say(cgroup: str, mountinfo: str) -> None:
         texts = {"self/cgroup": cgroup, "self/mountinfo": mountinfo}
@@ -50,7 +50,7 @@ def v1(root: str, place: Path) -> str:
 
 def test_every_group_up_to_the_top_has_its_limit(proc: Proc, tmp_path: Path) -> None:
     proc("0::/a/b\n", v2("/", tmp_path))
-    group(tmp_path, stat="inactive_file 1")  # the top has no limit and no usage
+    group(tmp_path, stat="inactive_file 1")  # the top group has no limit and no usage
     stat = f"anon 5\ninactive_anon 7\ninactive_file {8 * MIB}\nactive_file 9"
     group(tmp_path / "a", max=100 * MIB, high="max", current=60 * MIB, stat=stat)
     group(tmp_path / "a/b", max="max", high=40 * MIB, current=30 * MIB, stat="inactive_file 0")

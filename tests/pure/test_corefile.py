@@ -1,4 +1,4 @@
-"""A core as it is read: the numbers that it was made of, or one error."""
+"""A core that is read back: the numbers from which it was made, or one error."""
 
 import io
 import json
@@ -77,7 +77,7 @@ def test_any_number_of_program_headers_is_read(count: int) -> None:
 
 @pytest.mark.parametrize("order", "<>")
 def test_a_core_of_32_bits_and_either_byte_order_is_read(order: str) -> None:
-    # elf(5): Elf32_Ehdr, and Elf32_Phdr, whose p_flags stands behind the sizes.
+    # elf(5): Elf32_Ehdr, and Elf32_Phdr, whose p_flags comes after the sizes.
     ident = b"\x7fELF" + bytes((1, 1 if order == "<" else 2, 1)) + bytes(9)
     machine = 3 if order == "<" else 20  # EM_386, EM_PPC
     status = struct.pack(order + "12xh58x", 11)  # cursig
@@ -110,7 +110,7 @@ def test_only_the_headers_are_read() -> None:
         furthest = 0
 
         def read(self, size: int | None = -1, /) -> bytes:
-            data = super().read(min(size or 0, 100))  # as little as a raw file may
+            data = super().read(min(size or 0, 100))  # short reads, as a raw file may give
             self.furthest = max(self.furthest, self.tell())
             return data
 
@@ -157,7 +157,7 @@ WRONG = {
     "cut off: its headers end at byte 18446744073709551615": (32, "<Q", (1 << 64) - 1 - 168),
     "bytes of notes, which no core has": (64 + 32, "<Q", 1 << 31),
     "segment at 0x10000 cannot be": (64 + 56 + 32, "<Q", 5 * PAGE_SIZE),  # filesz > memsz
-    "segment at 0x400000 cannot be": (64 + 56 + 40, "<Q", 1 << 40),  # one over the other
+    "segment at 0x400000 cannot be": (64 + 56 + 40, "<Q", 1 << 40),  # it overlaps another one
     "behind the end of memory": (64 + 112 + 40, "<Q", (1 << 64) - 1),
     "notes end in the middle": (64 + 56 * 3 + 4, "<I", 1 << 20),
 }
@@ -169,7 +169,7 @@ def test_what_cannot_be_is_refused(reason: str) -> None:
 
 
 def test_more_headers_than_fit_into_memory_are_not_even_asked_for() -> None:
-    # PN_XNUM, with a section header that tells of four thousand million program headers.
+    # PN_XNUM, with a section header that claims four thousand million program headers.
     header = bytearray(made(MEMORY, None).header)
     struct.pack_into("<Q", header, 40, len(header))
     struct.pack_into("<H", header, 56, 0xFFFF)

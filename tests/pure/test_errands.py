@@ -39,7 +39,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def result(errand: Errand) -> bytes | None:
-    """However long it takes."""
+    """The result, however long it takes."""
     if not errand.is_done:
         await errand.arrival()
     data = errand.take()
@@ -101,7 +101,7 @@ async def give_up(errand: Errand) -> None:
 
 
 async def leave_alone(errand: Errand) -> None:
-    """Nobody ever asks for the result."""
+    """Never take the result."""
 
 
 @pytest.mark.parametrize("leave", [give_up, leave_alone])
@@ -119,7 +119,7 @@ def test_one_that_nobody_waits_for_gives_its_thread_back(
             assert not slow.is_over
             go.set()
             await until(partial(getattr, slow, "is_over"))
-        assert runners() <= before + 1  # those of earlier tests may end meanwhile
+        assert runners() <= before + 1  # runners of earlier tests may end meanwhile
 
     trio.run(main)
 

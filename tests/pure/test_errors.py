@@ -15,13 +15,13 @@ REASONS = pytest.mark.parametrize("reason", ALL, ids=lambda reason: reason.name)
 
 
 def refusal(reason: Why, pid: int, detail: str = "") -> Refusal:
-    """The error of the layer that the reason belongs to."""
+    """The error of the layer to which the reason belongs."""
     kind = ProcessError if isinstance(reason, Reason) else RequestError
     return kind(reason, pid, detail)
 
 
 def test_no_reason_is_another_under_a_second_name() -> None:
-    # An enum makes members of equal value one: two reasons of one text would be lost.
+    # An enum merges members of equal value: two reasons with the same text would become one.
     names = [*Reason.__members__, *RequestReason.__members__]
     assert names == [reason.name for reason in ALL]
     assert len({reason.text for reason in ALL}) == len({*names}) == len(names)
@@ -52,13 +52,13 @@ def test_what_more_is_known_stands_in_parentheses(reason: Why) -> None:
 
 @REASONS
 def test_an_error_is_of_our_class_whatever_its_errno(reason: Why) -> None:
-    # OSError(errno, text) makes PermissionError and the like of itself; a subclass does not.
+    # OSError(errno, text) turns itself into PermissionError and others; a subclass does not.
     assert type(ProcessError(reason, 1)) is ProcessError
     assert type(RequestError(reason, 1)) is RequestError
 
 
 def _name(number: int) -> str:
-    # Linux has two names for 35, and Python shows the one that nobody writes.
+    # Linux has two names for 35, and Python shows the unusual one.
     return "EDEADLK" if number == errno.EDEADLK else errno.errorcode[number]
 
 

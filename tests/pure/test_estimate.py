@@ -1,4 +1,4 @@
-"""How large a core can be, by the lines of /proc/PID/maps and a few counters."""
+"""How large a core can be, from the lines of /proc/PID/maps and a few counters."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class File:
 
 
 class Parts:
-    """What an estimate is made of: the arguments of most_bytes, and what is beside it."""
+    """The inputs of an estimate: the arguments of most_bytes, and other facts."""
 
     def __init__(self, sums: tuple[int, int, int, int, int], most: int) -> None:
         self.populated, self.sparse, self.whole, self.mappings, self.undivided = sums
@@ -77,8 +77,8 @@ class Reckon:
 
 
 def test_of_a_program_what_was_written_and_a_page_of_text_are_in_it(reckon: Reckon) -> None:
-    # .data in whole, and what the dynamic linker wrote and protected of it.  Not the read-only
-    # data in front of it, which looks the same and never was one mapping with it.
+    # All of .data, and the part of it that the dynamic linker wrote and then protected.  Not the
+    # read-only data before it, which looks the same but never was one mapping with it.
     parts = reckon(PROGRAM, mapped=ALL_OF_IT)
     assert (parts.whole, parts.sparse, parts.mappings) == (HEADER + RELRO_AND_DATA, 0, 5)
 
@@ -90,7 +90,7 @@ def test_of_a_program_what_was_written_and_a_page_of_text_are_in_it(reckon: Reck
         (rules.ELF_HEADERS, HEADER),
         (rules.ANON_PRIVATE, RELRO_AND_DATA),
         (rules.MAPPED_PRIVATE, ALL_OF_IT),
-        (rules.DAX_PRIVATE, ALL_OF_IT),  # it may be such a file
+        (rules.DAX_PRIVATE, ALL_OF_IT),  # the file may be of this kind
         (rules.MAPPED_SHARED | rules.ANON_SHARED | rules.DAX_SHARED, 0),
     ],
 )
@@ -163,7 +163,7 @@ def test_of_plain_memory_what_is_populated_is_in_it(reckon: Reckon) -> None:
         b"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0            [vsyscall]\n"
     )
     plain = 0x10000 + 0x60000
-    # What the kernel keeps outside of a process is not in VmSize.
+    # VmSize does not count memory that the kernel keeps outside of the process.
     parts = reckon(maps, mapped=plain + 3 * PAGE + 0x2000, anonymous=5 * PAGE)
     assert (parts.sparse, parts.populated) == (plain + 3 * PAGE, 5 * PAGE)
     assert (parts.whole, parts.undivided, parts.mappings) == (0x2000 + PAGE, 0, 7)
@@ -255,7 +255,7 @@ def test_huge_pages_go_by_their_own_bits(
 
 
 def test_what_may_be_a_file_of_huge_pages_is_in_it(reckon: Reckon) -> None:
-    # Whether it is one maps does not say.  A disk has another number.
+    # maps does not say whether it is one.  A disk has another device number.
     maps = b"40000000-80000000 r--p 00000000 %s 5       /huge/file\n"
     assert reckon(maps % b"00:2f", rules.HUGETLB_PRIVATE, mapped=GIB).whole == GIB
     assert reckon(maps % b"fe:00", rules.HUGETLB_PRIVATE, mapped=GIB).whole == 0

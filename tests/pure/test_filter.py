@@ -1,4 +1,4 @@
-"""How much of a mapping is dumped, against a table of fs/coredump.c, vma_dump_size()."""
+"""How much of a mapping is dumped, compared with a table of fs/coredump.c, vma_dump_size()."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ SIZE = 5 * PAGE_SIZE
 
 @dataclass
 class Answers:
-    """The facts of one mapping, and which of them were asked for."""
+    """The facts of one mapping; remembers which facts were asked for."""
 
     dax: bool = False
     unlinked: bool = False
@@ -64,8 +64,8 @@ QUESTIONS = ("dax", "unlinked", "program", "swapped_out", "huge_zero_page")
 
 @dataclass(frozen=True)
 class Kind:
-    """A mapping, the bits of coredump_filter of which any one brings it, and why it is not
-    there where none is set."""
+    """A mapping, the bits of coredump_filter (any one of them takes it), and the reason why it is
+    left out if no bit is set."""
 
     vma: Vma
     unlinked: bool = False
@@ -97,7 +97,7 @@ SWAPPED = {"swapped": 4096}
 
 
 def _kinds() -> Iterator[Kind]:
-    """Each rule, with everything beside it that the rules behind it would have asked for."""
+    """Each rule, with all properties that the later rules would ask about."""
     any_flags = [flags for n in range(16) if (flags := _chosen(n, "sh", "ht", "io", "rd"))]
     for name, flags in product((b"[vdso]", b"[vvar]", b"[vsyscall]"), any_flags):
         yield Kind(_vma("dd", *flags, name=name, **WRITTEN), always=True)
@@ -137,15 +137,15 @@ def _kinds() -> Iterator[Kind]:
             yield Kind(at_start, unlinked, False, **rest)
         yield Kind(_vma(offset=PAGE_SIZE, **FILE, **pages), program=True, **rest)
         yield Kind(_vma(flags=PF_W, **FILE, **pages), program=True, **rest)
-    # Guards in a mapping of a file: whether they make an anon_vma is another thing on each kernel.
+    # Guards in a mapping of a file: kernels differ in whether these make an anon_vma.
     yield Kind(_vma("gu", **FILE), whole=1 << 2)
 
-    # Opened for reading only and mapped MAP_SHARED: VM_MAYSHARE ("ms"), and not VM_SHARED.
+    # Opened read-only and mapped MAP_SHARED: VM_MAYSHARE ("ms"), but not VM_SHARED.
     yield Kind(_vma("ms", flags=PF_R, **FILE), whole=1 << 2)
 
 
 def _dax() -> Iterator[Kind]:
-    """Files that are accessed past the page cache; VM_IO is asked after that."""
+    """Files whose accesses bypass the page cache.  VM_IO is checked after that."""
     for flags, pages in product(((), ("io",)), ({}, WRITTEN, SWAPPED)):
         for unlinked, swapped_out in product((False, True), repeat=2):
             why = LeftOut.IO if flags else LeftOut.FILTER
@@ -207,7 +207,7 @@ def test_a_fact_is_asked_only_where_it_matters(question: str) -> None:
             found.add(rules.dump_size(kind.vma, mask, answers))
             seen |= answers.asked
         if question in seen:
-            # Whether it is DAX is asked last, where what was found may be overruled.
+            # DAX is asked last, if it may change the result so far.
             assert len(found) == 2 or kind.dax, (kind, mask)
             asked += 1
     assert asked

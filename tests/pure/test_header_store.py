@@ -1,4 +1,4 @@
-"""A header in pieces is the bytes that it is made of, however it is read."""
+"""A header in pieces has the bytes from which it was made, however it is read."""
 
 import random
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_pieces_may_be_read_in_another_order_than_they_were_put() -> None:
     parts = [chance.randbytes(300) for _ in range(10_000)]
     shelf = Shelf()
     packed = [shelf.put(part) for part in parts]
-    assert packed[-1].row == 2  # of a mebibyte each
+    assert packed[-1].row == 2  # rows of a mebibyte
     order = [*range(3000, 3100), *range(9000, 9100), *range(100), 9999]
     made = Pieces(packed[number] for number in order)
     assert bytes(made) == b"".join(parts[number] for number in order)

@@ -1,4 +1,4 @@
-"""What mountinfo says of /proc, and whom its options exempt."""
+"""The options of /proc in mountinfo, and the users that they exempt."""
 
 import contextlib
 

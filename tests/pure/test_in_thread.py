@@ -1,4 +1,4 @@
-"""A blocking call out of the event loop leaves nothing behind, whatever becomes of it."""
+"""A blocking call outside of the event loop leaves nothing behind, however it ends."""
 
 import threading
 import weakref
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_collected")
 
 
 class Piece:
-    """What a failing call has in a local variable."""
+    """A local variable of a failing call."""
 
 
 def failing(pieces: list["weakref.ref[Piece]"], go: threading.Event) -> None:

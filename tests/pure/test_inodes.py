@@ -1,4 +1,4 @@
-"""One inode is one process and one stop: numbers are never used for other bytes."""
+"""One inode is one process and one stop: a number is never used again for other bytes."""
 
 import errno
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ HIGHEST_PID = (1 << 22) - 1  # PID_MAX_LIMIT, include/linux/threads.h
 
 @dataclass
 class FakeStop:
-    """A stop, as far as an inode asks about it."""
+    """A stop, with all that an inode uses."""
 
     is_over: bool = False
     is_open: bool = True
@@ -135,7 +135,7 @@ def test_what_the_kernel_never_held_is_no_inode_of_its(inodes: Inodes) -> None:
 def test_an_inode_forgotten_while_a_reply_is_made_is_still_the_process_s_only_one(
     inodes: Inodes,
 ) -> None:
-    # A look-up waits for the size, and a FORGET may come in just then.
+    # A look-up waits for the size, and a FORGET may come meanwhile.
     process = Process(14, 100)
     inode = look_up(inodes, process)
     with inodes.view(DEFAULT).held(process) as reference:

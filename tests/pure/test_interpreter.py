@@ -1,4 +1,4 @@
-"""The interpreter of a server is set before it serves."""
+"""The interpreter of a server is configured before it serves."""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""The file of a core: every byte in one place, headers that two readers agree on."""
+"""The file of a core: every byte in one place, and headers on which two readers agree."""
 
 import io
 import random
@@ -25,11 +25,11 @@ from gcorefs.elfcore.segments import load as load_segments
 
 NOTES = pack_note(b"CORE", 1, b"desc") + pack_note(b"LINUX", 0x202, b"xstate")
 
-# Elf64_Ehdr, Elf64_Phdr and Elf64_Shdr (elf(5)), written here once more on purpose.
+# Elf64_Ehdr, Elf64_Phdr and Elf64_Shdr (elf(5)), written here again on purpose.
 EHDR = struct.Struct("<4sBBBBB7xHHIQQQIHHHHHH")
 PHDR = struct.Struct("<IIQQQQQQ")
 SHDR = struct.Struct("<IIQQQQIIQQ")
-# Elf32_Ehdr, Elf32_Phdr (its flags stand elsewhere) and Elf32_Shdr.
+# Elf32_Ehdr, Elf32_Phdr (with its flags in another place) and Elf32_Shdr.
 EHDR_32 = struct.Struct("<4sBBBBB7xHHIIIIIHHHHHH")
 PHDR_32 = struct.Struct("<IIIIIIII")
 SHDR_32 = struct.Struct("<IIIIIIIIII")
@@ -39,7 +39,7 @@ NOISE = random.Random(1).randbytes(1 << 20)
 
 
 def memory(address: int, length: int) -> bytes:
-    """The memory of no process: a page's number tells its bytes, and no two look alike."""
+    """The memory of an imaginary process: the number of a page gives its bytes, all different."""
     pages = range(address // PAGE_SIZE, -(-(address + length) // PAGE_SIZE))
     starts = (page * 4099 % (len(NOISE) - PAGE_SIZE) for page in pages)
     data = b"".join(NOISE[start : start + PAGE_SIZE] for start in starts)
@@ -59,20 +59,20 @@ def read(layout: Layout, offset: int, length: int) -> bytes:
 
 @dataclass(frozen=True)
 class Made:
-    """A layout and the mappings of which it was made."""
+    """A layout and the mappings from which it was made."""
 
     layout: Layout
     mappings: Sequence[Segment]
 
     def contents(self, mapping: Segment) -> bytes:
-        """What the core has of a mapping."""
+        """The bytes of a mapping in the core."""
         data = bytearray(memory(mapping.vaddr, mapping.filesz))
         for start, end in zip(mapping.hole_starts, mapping.hole_ends, strict=True):
             data[start - mapping.vaddr : end - mapping.vaddr] = bytes(end - start)
         return bytes(data)
 
     def whole(self) -> bytes:
-        """The file as its program headers say it, without its extents."""
+        """The file according to its program headers, without its extents."""
         file = bytearray(self.layout.header.ljust(self.layout.size, b"\0"))
         at = {m.vaddr + i: p for m in self.mappings for i, p in _pages(self.contents(m))}
         for load in loads(self.layout):
@@ -109,7 +109,7 @@ def _segments(draw: st.DrawFn) -> list[Segment]:
     address = draw(st.integers(1, 1 << 50)) * PAGE_SIZE
     for _ in range(draw(st.integers(0, 8))):
         address += draw(st.integers(0, 3)) * PAGE_SIZE
-        # Some so large that not all holes can be zeros between other bytes.
+        # Some are so large that not all holes can be zeros between other bytes.
         pages = draw(st.integers(1, 4) | st.integers(300, 600))
         kept = draw(st.integers(0, pages) if pages < 5 else st.just(pages))
         flags = draw(st.integers(0, 7))
@@ -153,7 +153,7 @@ def test_any_read_is_a_slice_of_the_file(made: Made, data: st.DataObject) -> Non
 
 
 def test_reads_that_begin_and_end_at_and_around_every_border() -> None:
-    sizes = (3, 0, 1, 2, 0, 1)  # pages kept of four, with one unmapped page behind each
+    sizes = (3, 0, 1, 2, 0, 1)  # pages kept of four; one unmapped page follows each
     made = _made(
         [
             Segment(i * 5 * PAGE_SIZE, 4 * PAGE_SIZE, n * PAGE_SIZE, 6)
@@ -400,7 +400,7 @@ def test_the_headers_of_a_32_bit_core(count: int) -> None:
 
 
 def test_what_lies_behind_four_gibibytes_of_a_32_bit_file_is_not_in_it() -> None:
-    """p_offset cannot say where it is; a process that has so much is full to the last page."""
+    """p_offset cannot give its place.  A process with so much memory has none left."""
     low = Segment(PAGE_SIZE, 0xFFF00000, 0xFFF00000, 6)
     stack = Segment(0xFFF7E000, 0x80000, 0x80000, 6)
     high = Segment(0xFFFFE000, PAGE_SIZE, PAGE_SIZE, 6)

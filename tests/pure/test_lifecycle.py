@@ -1,4 +1,4 @@
-"""The phases of a stop: every step that there is, and none besides."""
+"""The phases of a stop: every permitted step, and no other."""
 
 import itertools
 import threading
@@ -19,7 +19,7 @@ ROADS: dict[Phase, list[Phase]] = {
     Phase.LET_GO: [Phase.LET_GO],
     Phase.ENDED: [Phase.LET_GO, Phase.ENDED],
 }
-"""One way to each phase."""
+"""One way to reach each phase."""
 
 STEPS = {
     (Phase.NEW, Phase.STOPPING),

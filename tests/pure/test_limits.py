@@ -1,4 +1,4 @@
-"""Shares: what one user has is his own affair, what all have is bounded, root gets in."""
+"""Shares: each user has their own, all together are bounded, and root can always get in."""
 
 import contextlib
 import threading
@@ -57,7 +57,7 @@ def test_nobody_has_more_than_a_share_and_all_but_root_no_more_than_all(
     for uid, amount in held:
         shares.give_back(uid, amount)
     for uid in range(5):
-        shares.take(uid, PID, 1)  # nothing was lost on the way
+        shares.take(uid, PID, 1)  # nothing was lost
 
 
 def test_what_is_lent_comes_back_whatever_happens() -> None:
@@ -95,7 +95,7 @@ async def test_a_thread_that_does_not_end_keeps_its_place_and_nobody_else_s() ->
 
 
 async def test_a_limiter_is_the_same_for_all_who_use_it_at_one_time() -> None:
-    """Also for one who has no place of it yet, as whoever waits for another limiter first."""
+    """Also for a user without a place in it yet, because they wait for another limiter first."""
     limiters = Limiters(2)
     with limiters.of(1) as first:
         with limiters.of(1) as second:
@@ -142,11 +142,11 @@ def test_copies_of_a_user_have_a_share_and_all_but_root_s_two(
     for uid, amount in held:
         copies.give_back(uid, amount)
     for uid in range(2):
-        assert copies.take(uid, EACH)  # nothing was lost on the way
+        assert copies.take(uid, EACH)  # nothing was lost
 
 
 def test_memory_may_be_freed_while_it_is_counted() -> None:
-    # By the collector, that is, in the middle of a call of the same thread.
+    # By the garbage collector, so in the middle of a call of the same thread.
     copies = Copies(EACH)
     assert copies.take(1, EACH)
     with copies._lock:
@@ -204,7 +204,7 @@ async def test_questions_that_are_not_answered_take_no_thread_from_others(
         if processes == 1:
             assert await questions.ask(processes + 1, 1000, lambda: 7) == 7
             return
-        # Who waits for a place of their own holds none of the process that they ask about.
+        # A caller that waits for a place in its own limiter holds no place of the process.
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(ask, processes + 1)

@@ -1,4 +1,4 @@
-"""The log never hurts whoever writes it."""
+"""The log never hurts its writer."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The manual says of each option what the program does."""
+"""The manual describes each option as the program defines it."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is mounted where, of mounts that others have named to mislead a reader."""
+"""The list of mounts, with names that are meant to mislead a reader."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gcorefs.mount.server import MountError, mounts_in
 
-# What a path may have: any byte but NUL.
+# A path may have any byte but NUL.
 paths = st.one_of(
     st.sampled_from(
         [b"/a b", b"/a\nb", b"/a\rb", b"/\\040", b"/#", b"/-", b"/ - tmpfs x", b"/\xff"]

@@ -1,4 +1,4 @@
-"""What anybody may send as a name or write as a pid: a pid as /proc writes it, or none."""
+"""Names and pids that anybody may send: a pid as /proc writes it, or none."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What counts as shared because it is near a page that is: against the plain definition."""
+"""The pages that count as shared because they are near a shared page, against the definition."""
 
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ def test_all_that_is_within_reach_and_nothing_else(shared: bytes) -> None:
     runs = list(_neighbourhoods(shared))
     found = [number for low, high in runs for number in range(low, high)]
     assert found == sorted(set(found))
-    # A gap of one page between two reaches is no run of its own.
+    # A gap of one page between two reaches is not a separate run.
     assert {number for number in found if 0 <= number < len(shared)} == near
 
 

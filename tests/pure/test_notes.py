@@ -1,6 +1,6 @@
-"""The notes of a core: every field, the order, and what pyelftools makes of them.
+"""The notes of a core: every field, the order, and how pyelftools reads them.
 
-What stands in them is fs/binfmt_elf.c's affair; structures.py reads them back.
+fs/binfmt_elf.c defines their content; structures.py reads them back.
 """
 
 import ctypes
@@ -156,7 +156,7 @@ def test_the_name_is_cut_at_fifteen_bytes(comm: bytes) -> None:
 
 @given(st.binary(max_size=10) | st.binary(min_size=76, max_size=90))
 def test_arguments_are_79_bytes_with_blanks_for_nuls(arguments: bytes) -> None:
-    # fill_psinfo: each NUL of the area becomes a blank, the one behind the last word too.
+    # fill_psinfo: each NUL of the area becomes a blank, also the one after the last word.
     desc = one(notes.pack_prpsinfo(X86_64, replace(INFO, arguments=arguments)))[2]
     kept = bytes(byte or 0x20 for byte in arguments[:79])
     assert desc[56:136] == kept.ljust(80, b"\0")
@@ -183,7 +183,7 @@ def test_every_mapped_file_is_listed(files: list[tuple[bytes, int]]) -> None:
 
 
 def _files_of(size: int) -> list[tuple[Vma, bytes]]:
-    """Two files whose descriptor is `size` bytes."""
+    """Two files whose descriptor has `size` bytes."""
     return [_file(0x1000, b"/a"), _file(0x3000, b"/" * (size - 16 - 48 - 3 - 1))]
 
 
@@ -194,7 +194,7 @@ def test_a_list_of_files_below_four_mebibytes_is_whole() -> None:
 
 @pytest.mark.parametrize("size", [4 << 20, (4 << 20) + 1])
 def test_a_list_of_files_that_the_kernel_would_not_write_is_left_out(size: int) -> None:
-    # fill_files_note refuses a buffer of the limit itself, so the list must be below it.
+    # fill_files_note refuses a buffer of exactly the limit, so the list must be smaller.
     assert notes.pack_files(X86_64, _files_of(size)) == b""
     kinds = [kind for _, kind, _ in unpack(bytes(_process(files=_files_of(size)).pack()))]
     assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_PRFPREG, NT_X86_XSTATE]

@@ -87,7 +87,7 @@ def test_prstatus_holds_every_field_of_a_thread(
         t.sec * 10**6 + t.usec for t in (seen.utime, seen.stime, seen.cutime, seen.cstime)
     ] == times
     assert (seen.info.signo, seen.info.code, seen.info.errno, seen.cursig) == (signal, 0, 0, signal)
-    # compat_ulong_t: the real-time signals have no place.
+    # compat_ulong_t has no room for the real-time signals.
     assert (seen.sigpend, seen.sighold) == (pending & 0xFFFFFFFF, blocked & 0xFFFFFFFF)
     assert seen.fpvalid == is_stopped
 
@@ -127,7 +127,7 @@ def test_the_auxiliary_vector_ends_with_at_null(behind: int) -> None:
 
 @pytest.mark.parametrize("length", range(0, 24))
 def test_an_auxiliary_vector_without_an_end_is_kept_as_it_is(length: int) -> None:
-    # As long as there is no whole AT_NULL; prctl(2), PR_SET_MM_AUXV may have written anything.
+    # Until there is a whole AT_NULL; prctl(2), PR_SET_MM_AUXV may have written anything.
     assert one(notes.pack_auxv(I386, AUXV[:length])) == (b"CORE", NT_AUXV, AUXV[:length])
 
 

@@ -1,4 +1,4 @@
-"""What may stand behind -o; whatever it is, the answer is options or one line for people."""
+"""The words after -o.  Whatever they are, the result is options or one line of text."""
 
 import math
 import os
@@ -24,7 +24,7 @@ WITH_VALUE = ["context", "fscontext", "rootcontext", "defcontext"]
 
 
 def refusal(*words: str) -> str:
-    """The one line with which these are refused."""
+    """The one line with which these words are refused."""
     with pytest.raises(OptionError) as caught:
         parse(words)
     message = str(caught.value)
@@ -138,11 +138,11 @@ def test_of_an_option_told_twice_the_last_counts() -> None:
 
 
 def test_of_a_fuse_option_told_twice_the_last_counts() -> None:
-    # What is passed on is a set, whose order changes from run to run.
+    # Options for FUSE are a set, whose order changes from run to run.
     assert parse(["fsname=a", "fsname=b"])[1] == ALWAYS | {"fsname=b"}
 
 
-# An argument that is not UTF-8 comes with lone surrogates (PEP 383).
+# An argument that is not UTF-8 has lone surrogates (PEP 383).
 letters = st.characters() | st.sampled_from("\udc80\udcff")
 pieces = st.one_of(
     st.sampled_from([*OURS, *FLAGS, *WITH_VALUE, "fsname", "=", ",", *WRONG]),

@@ -1,4 +1,4 @@
-"""The size of a page is the kernel's: one value, in one place."""
+"""The page size comes from the kernel: one value, in one place."""
 
 import re
 import struct
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What a kernel with larger pages says; then two mappings of one page each, laid out.
+# Simulates a kernel with larger pages; then lays out two mappings of one page each.
 LARGER_PAGES = """
 import os, sys
 size, sysconf = int(sys.argv[1]), os.sysconf

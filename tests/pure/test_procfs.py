@@ -1,4 +1,4 @@
-"""/proc/PID/stat and status, of processes that name themselves to mislead a reader."""
+"""/proc/PID/stat and status, of processes whose names are meant to mislead a reader."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ HOSTILE = [
     b"\xff\xfe", b"%s", b"1 (2) S 3", b"\\n", b"\r", b"a\rPid:\t1",
 ]  # fmt: skip
 
-# Up to fifteen bytes without a NUL (prctl(2), PR_SET_NAME); a kernel worker's may be longer.
+# Up to fifteen bytes without NUL (prctl(2), PR_SET_NAME); names of kernel workers may be longer.
 comms = st.one_of(
     st.sampled_from(HOSTILE),
     st.text("() \n\r\t:ZRS019", max_size=15).map(str.encode),
@@ -41,7 +41,7 @@ TIMES = "utime", "stime", "cutime", "cstime"
 
 
 def stat_line(comm: bytes, state: str = "S", **fields: int) -> bytes:
-    """Every field that is not told holds its own number, so that a neighbour shows."""
+    """Every other field has its own number as its value, so that a mix-up shows."""
     numbers = {number: number for number in range(4, 53)}
     numbers |= {FIELDS[name]: value for name, value in fields.items()}
     tail = " ".join(str(numbers[number]) for number in sorted(numbers))
@@ -127,7 +127,7 @@ def test_an_empty_value_is_there_and_empty() -> None:
 
 @pytest.fixture
 def comm() -> Iterator[Path]:
-    """The name of this very thread, given back afterwards."""
+    """The name of this thread, which is restored afterwards."""
     path = Path("/proc/thread-self/comm")
     before = path.read_bytes().removesuffix(b"\n")
     with contextlib.ExitStack() as stack:
@@ -207,7 +207,7 @@ def test_an_id_is_turned_by_the_map(number: int, inside: int) -> None:
 
 
 def system_file(monkeypatch: pytest.MonkeyPatch, content: bytes | OSError) -> None:
-    """What any file of /proc that belongs to no process has, or fails with."""
+    """Replace the content of every file of /proc that belongs to no process, or make it fail."""
 
     def read_system(path: str) -> bytes:
         if isinstance(content, OSError):
@@ -279,7 +279,7 @@ FLAGS = {1: USER, 2: KERNEL, 3: KERNEL, 4: KERNEL, 50: USER, 51: KERNEL, 52: USE
 
 @pytest.fixture
 def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """A /proc of these processes, of which some files can be read, once each."""
+    """A /proc with these processes.  Some of their files can be read, once each."""
     files = {"2/task/2/stat": stat_line(b"kthreadd", flags=FLAGS[2])}
 
     def read(path: str, is_record: bool = False) -> bytes:
@@ -296,7 +296,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 
 def test_kernel_threads_are_told_without_a_look_at_any(proc: dict[str, bytes]) -> None:
-    # One of them is seen before only, one after only.
+    # One of them is seen only before, one only after.
     proc["2/task/2/children"] = b"3 51 |3 4 "
     assert tasks.user_pids() == [1, 50, 52]
     assert not any(proc.values())
@@ -342,7 +342,7 @@ def test_a_kernel_without_lists_of_children_is_asked_for_each(proc: dict[str, by
 def test_what_hidepid_does_not_show_is_not_listed(
     proc: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With hidepid=1 every name is in /proc, and only our own processes can be looked at."""
+    """With hidepid=1 every name is in /proc, but we may look only at our own processes."""
     shown = {50: stat_line(b"ours", flags=USER), 52: stat_line(b"ours", flags=USER)}
 
     def read(path: str, is_record: bool = False) -> bytes:

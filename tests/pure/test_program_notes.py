@@ -1,4 +1,4 @@
-"""Where the notes of a mapped program end, by its first page."""
+"""The end of the notes of a mapped program, from its first page."""
 
 import struct
 from itertools import pairwise
@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("form", [ELF64, ELF32])
 
 
 def program(form: ElfClass, *segments: tuple[int, int, int]) -> bytes:
-    """The first page of a file whose program headers are these: type, offset, size."""
+    """The first page of a file with these program headers: type, offset, size."""
     headers = b"".join(
         form.pack_phdr(ProgramHeader(kind, 4, offset, offset, size, size, 4))
         for kind, offset, size in segments

@@ -1,4 +1,4 @@
-"""The note that says how a core was had, as it is written and as it is read."""
+"""The note that says how a core was made, as it is written and as it is read."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Ranges of memory and their places in a buffer, against the bytes that they mean."""
+"""Ranges of memory and their places in a buffer, compared with single bytes."""
 
 from array import array
 
@@ -11,7 +11,7 @@ from gcorefs.process.ranges import Ranges, divide
 
 PAGE = 4096
 
-# Gaps in memory and lengths, in pages; True where it is zeros.
+# Gaps in memory and lengths, in pages; True for zeros.
 rows = st.lists(st.tuples(st.integers(0, 99), st.integers(1, 200), st.booleans()), max_size=12)
 
 

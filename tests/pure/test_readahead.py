@@ -1,4 +1,4 @@
-"""Reading ahead changes when bytes are fetched and never which."""
+"""Reading ahead changes when bytes are fetched, but not which bytes."""
 
 import threading
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def account() -> Windows:
 
 
 class Source:
-    """A file to read from, up to a place that is bad, with an account of what was asked of it."""
+    """A file that can be read up to a bad place.  It remembers all reads."""
 
     def __init__(self, bad: int = SIZE) -> None:
         self.bad = bad
@@ -61,12 +61,12 @@ def reader(source: Source) -> Iterator[ReadAhead]:
 
 
 async def read(reader: ReadAhead, offset: int, length: int) -> bytes | None:
-    """What has been read ahead of these bytes, once it has; None where that is for others."""
+    """These bytes, when they have been read ahead; None if they are not read ahead."""
     piece = reader.piece(offset, length)
     if piece is None and reader.is_coming(offset, length):
         with trio.fail_after(30):
             piece = await reader.arrival(offset, length)
-    # At once: it is not to be looked at later.
+    # Copy it now: it is not valid later.
     return None if piece is None else bytes(piece)
 
 
@@ -137,7 +137,7 @@ async def test_a_jump_leaves_what_was_read_ahead(reader: ReadAhead) -> None:
         await read(reader, offset, MIB)
     assert await read(reader, SIZE - 4096, 4096) is None
     assert await read(reader, 3 * MIB, 4096) is None
-    # From there on it goes forward again.
+    # From here it goes forward again.
     pieces = []
     for offset in range(3 * MIB + 4096, SIZE, MIB):
         length = min(MIB, SIZE - offset)
@@ -175,7 +175,7 @@ async def test_whoever_waits_for_what_is_dropped_is_told(reader: ReadAhead, sour
         reader.close()
         source.may_fill.set()
     assert answers == [None]
-    assert [offset for offset, _ in source.fills] == [2 * MIB]  # the others are not wanted
+    assert [offset for offset, _ in source.fills] == [2 * MIB]  # the others are not needed
 
 
 def test_a_closed_reader_has_nothing(reader: ReadAhead, source: Source) -> None:

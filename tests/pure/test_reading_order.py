@@ -1,4 +1,4 @@
-"""The order of the threads in the notes: readers take the first for the current one."""
+"""The order of the threads in the notes: readers take the first thread for the current one."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The log tells of every kind of refusal, and is not filled by one."""
+"""The log reports every kind of refusal, and no kind fills it."""
 
 import logging
 
@@ -24,7 +24,7 @@ def test_of_many_alike_the_first_are_told_and_then_how_many(
     for _ in range(5_000):
         refusals.log(denied)
     assert caplog.messages == [str(denied)] * 1_000
-    # Another's, and another kind, are told meanwhile.
+    # Refusals of another process and of another kind are logged meanwhile.
     others = [ProcessError(Reason.DENIED, 7, "uid 1001"), ProcessError(Reason.GONE, 7)]
     for other in others:
         refusals.log(other)

@@ -1,4 +1,4 @@
-"""Registers by name, and which of them tell that a call must be restarted."""
+"""Registers by name, and which of their values mean that a call must be restarted."""
 
 import errno
 import struct
@@ -16,7 +16,7 @@ from gcorefs.arch.xsave import xsave_components
 from gcorefs.sources import restart
 from gcorefs.sources.restart import needs_restart
 
-# struct user_regs_struct of sys/user.h: byte offsets that debuggers have by heart.
+# struct user_regs_struct of sys/user.h: byte offsets on which debuggers rely.
 OFFSETS = {
     "r15": 0, "r14": 8, "r13": 16, "r12": 24, "rbp": 32, "rbx": 40, "r11": 48, "r10": 56,
     "r9": 64, "r8": 72, "rax": 80, "rcx": 88, "rdx": 96, "rsi": 104, "rdi": 112,
@@ -39,7 +39,7 @@ RESTARTED = {
     "getdents64": 217, "openat": 257, "newfstatat": 262, "readlinkat": 267, "faccessat": 269,
     "execveat": 322, "statx": 332, "faccessat2": 439,
 }  # fmt: skip
-# close(2) has closed, and an EINTR from these is an answer or the kernel's own affair.
+# close(2) has already closed; an EINTR of the others is a result, or the kernel handles it.
 NEVER = {
     "close": 3, "poll": 7, "pause": 34, "nanosleep": 35, "exit": 60, "wait4": 61,
     "rt_sigsuspend": 130, "futex": 202, "restart_syscall": 219, "clock_nanosleep": 230,
@@ -236,7 +236,7 @@ def test_any_other_result_is_left_alone(call: str) -> None:
 
 
 def test_no_filter_is_asked_for_a_call_by_another_number() -> None:
-    """restart_syscall(2) is what follows -516 alone, whatever the call was."""
+    """restart_syscall(2) follows only -516, whatever the call was."""
     filtered = {result for result in range(-600, 600) if needs(result, 35, is_filtered=True)}
     assert filtered == {-516}
     assert not needs(-516, 35)
@@ -255,7 +255,7 @@ def test_a_thread_outside_a_call_is_never_repaired(result: int) -> None:
 
 @pytest.mark.parametrize("call", RESTARTED)
 def test_a_call_number_is_all_64_bits(call: str) -> None:
-    # A 32-bit program's numbers are others; x32's have bit 30.
+    # A 32-bit program has other numbers; x32's numbers have bit 30.
     assert not needs(-errno.EINTR, RESTARTED[call] | 1 << 30)
     assert not needs(-errno.EINTR, RESTARTED[call] | 1 << 32)
 
@@ -265,7 +265,7 @@ def test_a_call_number_is_all_64_bits(call: str) -> None:
 def test_a_call_is_looked_for_among_the_numbers_by_which_it_was_made(
     machine: Machine, architecture: int
 ) -> None:
-    """A 64-bit program may call by int $0x80; who calls by neither is not known."""
+    """A 64-bit program may call by int $0x80.  A caller with neither convention is unknown."""
     lists = {AUDIT_ARCH_I386: RESTARTED_32, AUDIT_ARCH_X86_64: RESTARTED}
     repaired = {
         number

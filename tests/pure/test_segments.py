@@ -1,4 +1,4 @@
-"""Never-populated memory costs program headers, and few bytes of the file."""
+"""Never-populated memory takes program headers, and few bytes of the file."""
 
 import random
 from array import array
@@ -17,7 +17,7 @@ BASE = 0x7F0000000000
 
 
 def mapping(size: int, populated: Sequence[tuple[int, int]], at: int = BASE) -> Segment:
-    """`size` bytes, all in the core, of which these runs are populated, from start to end."""
+    """`size` bytes, all in the core.  `populated`: start and end of the populated runs."""
     starts, ends = array("Q"), array("Q")
     border = 0
     for start, end in [*populated, (size, size)]:
@@ -34,7 +34,7 @@ def literal_zeros(loads: Loads) -> int:
 
 
 def file_size(loads: Loads) -> int:
-    """Without the notes."""
+    """The size without the notes."""
     return loads.area + sum(loads.lengths) + ELF64.phdr_size * len(loads.vaddr)
 
 
@@ -43,7 +43,7 @@ def scattered(size: int, pages: int) -> Segment:
 
 
 def scattered_runs(of: int, pages: int, seed: int) -> list[tuple[int, int]]:
-    """Some of so many pages, from start to end."""
+    """Some runs (start, end) in so many pages."""
     runs: list[tuple[int, int]] = []
     for number in sorted(random.Random(seed).sample(range(of), pages)):
         start = number * PAGE_SIZE
@@ -60,7 +60,7 @@ def test_a_mapping_without_holes_is_one_segment() -> None:
 
 
 def test_a_small_process_has_one_segment_for_each_mapping() -> None:
-    # The stack and the heap of a program that does little.
+    # The stack and the heap of a small program.
     heap = mapping(132 * KIB, [(0, 8 * KIB)])
     stack = mapping(132 * KIB, [(120 * KIB, 132 * KIB)], at=BASE + GIB)
     loads = load([heap, stack])
@@ -78,13 +78,13 @@ def test_a_large_hole_is_many_segments_of_one_area() -> None:
 
 
 def test_a_mapping_that_is_all_hole_never_lies_in_the_file() -> None:
-    # It needs a program header anyway, however small it is.
+    # It needs a program header in any case, however small it is.
     loads = load([mapping(PAGE_SIZE, [])])
     assert (loads.area, list(loads.is_zero), list(loads.lengths)) == (PAGE_SIZE, [1], [])
 
 
 def test_a_bss_is_not_divided_but_for_what_is_large() -> None:
-    # Of 40 MiB of .bss 4 KiB are written, and 16 MiB behind.
+    # Of 40 MiB of .bss, 4 KiB are written, and 16 MiB at the end.
     whole = mapping(40 * MIB, [(900 * KIB, 904 * KIB), (24 * MIB, 40 * MIB)])
     bss = replace(whole, is_bss=True)
     assert list(load([whole]).is_zero) == [1, 0] + [1] * 24 + [0]
@@ -104,8 +104,8 @@ def test_what_the_core_does_not_have_is_at_the_end_of_the_last_segment() -> None
 
 
 def test_the_smallest_holes_are_zeros_between_other_bytes() -> None:
-    # Populated: some 40 MiB.  Holes of 4 KiB come first; a quarter of 40 MiB has room for all
-    # of them and for some of 12 KiB.
+    # Some 40 MiB are populated.  Holes of 4 KiB are filled first; a quarter of 40 MiB has room for
+    # all of them and for some of 12 KiB.
     runs = []
     at = 0
     sizes = [4 * KIB] * 1024 + [12 * KIB] * 1024 + [128 * KIB] * 8
@@ -135,7 +135,7 @@ def test_a_terabyte_that_is_all_but_untouched_is_a_small_file() -> None:
 
 
 def test_a_large_process_has_no_large_area_of_zeros() -> None:
-    # 64 GiB, and 10 GiB that wait to be used.
+    # 64 GiB, and 10 GiB that are not used yet.
     loads = load([mapping(74 * GIB, [(0, 64 * GIB)])])
     assert loads.area == 10 * MIB
     assert len(loads.vaddr) == 1 + 1024
@@ -202,8 +202,8 @@ def test_nor_has_one_of_many_mappings(
 
 
 def test_of_much_that_is_populated_a_smaller_share_is_zeros() -> None:
-    # A GiB, and a hole of 4 KiB behind every 16: there is room for a quarter of 64 MiB and a 64th
-    # of the rest.
+    # 1 GiB, with a hole of 4 KiB after every 16 KiB.  There is room for a quarter of 64 MiB and a
+    # 64th of the rest.
     whole = mapping(GIB // 4 * 5, [(n * 20 * KIB, n * 20 * KIB + 16 * KIB) for n in range(1 << 16)])
     assert whole.populated == GIB
     kept = literal_zeros(load([whole]))
@@ -211,7 +211,7 @@ def test_of_much_that_is_populated_a_smaller_share_is_zeros() -> None:
 
 
 def test_far_from_its_start_a_bss_is_divided_as_any_memory_is() -> None:
-    # Beyond what small holes there may be in any memory, 512 KiB.
+    # More than the small holes that any memory may have, 512 KiB.
     runs = [(n * 512 * KIB, n * 512 * KIB + 4 * KIB) for n in range(32)]
     bss = replace(mapping(16 * MIB, runs), is_bss=True)
     zeros = [

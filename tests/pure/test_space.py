@@ -1,4 +1,4 @@
-"""The address space of a core: no byte is lost, however its mappings are put together."""
+"""The address space of a core: no byte is lost, however its mappings are combined."""
 
 import io
 from array import array
@@ -42,7 +42,7 @@ def sums(rows: Sequence[Row]) -> tuple[int, int, int, int, int]:
 
 @st.composite
 def _unreadable(draw: st.DrawFn, segments: Sequence[Segment]) -> list[Range]:
-    """Some pages of what is mapped, as ranges that do not touch."""
+    """Some mapped pages, as ranges that do not touch."""
     pages = [
         segment.vaddr + number * PAGE_SIZE
         for segment in segments
@@ -71,7 +71,7 @@ def test_every_byte_of_a_core_of_ours_is_where_the_note_counts_it(
     assert whole.size == counted["mapped"] == sum(segment.memsz for segment in segments)
     assert whole.in_file + whole.zeros == counted["recorded"] + counted["zeros"]
     assert (whole.left_out, whole.unreadable) == (counted["left_out"], counted["unreadable"])
-    # Each mapping by itself: what the program headers within it are.
+    # Each mapping by itself: the program headers within it.
     loads = load(segments)
     for row in rows:
         within = [row.start <= vaddr < row.end for vaddr in loads.vaddr]
@@ -83,7 +83,7 @@ def test_every_byte_of_a_core_of_ours_is_where_the_note_counts_it(
         assert row.unreadable == sum(
             max(0, min(end, row.end) - max(start, row.start)) for start, end in unreadable
         )
-    # No mapping is two rows, and two are one only where nothing tells them apart.
+    # No mapping is in two rows, and two mappings are in one row only if nothing separates them.
     borders = [segments[0].vaddr] if segments else []
     is_zero = dict(zip(loads.vaddr, loads.is_zero, strict=True))
     for before, after in pairwise(segments):
@@ -115,7 +115,7 @@ HOLES = ("hole_starts", "hole_ends")
 
 
 def test_what_has_a_name_is_a_mapping_of_its_own() -> None:
-    # All in a row, with the same permissions, and zeros: only the notes tell them apart.
+    # Adjacent, with the same permissions, and zeros: only the notes separate them.
     many = 1 << 12
     segments = [reserved(number * many, many) for number in range(1, 9)]
     files = [file(2 * many, b"/a", 2 * many), file(4 * many, b"/b", many), file(7 * many, b"/a", 5)]
@@ -147,7 +147,7 @@ def test_a_mapping_of_many_program_headers_is_one_row() -> None:
 
 
 def test_a_single_segment_of_zeros_is_seen_to_be_one() -> None:
-    # The last of all: only the note tells it from memory.
+    # At the very end: only the note distinguishes it from memory.
     hole = Segment(
         PAGE_SIZE, 1 << 30, 1 << 30, 6, array("Q", [2 * PAGE_SIZE]), array("Q", [1 << 30])
     )
@@ -211,7 +211,7 @@ def test_where_there_are_too_many_the_largest_stay_and_no_byte_is_lost(
     kept = [row for row in found if not row.is_rest]
     assert all(row in rows for row in kept)
     assert all(row.mappings > 1 for row in found if row.is_rest)
-    # Of those that are together none alone is larger than the largest that has its own row.
+    # None of the combined mappings is larger than the largest with its own row.
     hidden = [row for row in rows if row not in kept]
     if kept:
         assert max(row.in_file for row in hidden) <= max(row.in_file for row in kept)
@@ -261,7 +261,7 @@ def test_a_picture_fits_its_paper(segments: Sequence[Segment], data: st.DataObje
 
 
 def space_lines(lines: Sequence[str]) -> list[str]:
-    """What stands above the table."""
+    """The lines above the table."""
     blank = [at for at, line in enumerate(lines) if not line]
     return list(lines if len(blank) < 2 else lines[: blank[1]])
 

@@ -1,4 +1,4 @@
-"""Whatever a mount says that calls itself a gcorefs, the command has one line for people."""
+"""Whatever a mount says that calls itself a gcorefs, the command prints one line of text."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_one_that_lies_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_release_writes_to_nothing_else(
     is_gcorefs: bool, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mount of another user's may have symbolic links in it, or be a directory by now."""
+    """A mount of another user may have symbolic links in it, or may now be a directory."""
     place, other = tmp_path / "mount", tmp_path / "other"
     place.mkdir()
     other.mkdir()

@@ -1,4 +1,4 @@
-"""The texts of status files: one at a time for each user, and new for whoever asks."""
+"""The texts of status files: one at a time for each user, and a new one for each reader."""
 
 import json
 from typing import Any, cast
@@ -10,7 +10,7 @@ from gcorefs.mount.held import Held
 
 
 class Nothing:
-    """Holds nobody, and counts who asks."""
+    """Holds no process, and counts the questions."""
 
     def __init__(self) -> None:
         self.asked = 0

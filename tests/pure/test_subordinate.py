@@ -1,4 +1,4 @@
-"""Subordinate uids are on the account of the user to whom they were given (subuid(5))."""
+"""Subordinate uids are charged to the user to whom they were given (subuid(5))."""
 
 import pytest
 
@@ -63,5 +63,5 @@ def test_whoever_has_many_uids_has_one_share() -> None:
     assert "uid 100003" in str(caught.value)
     with budget.lent(165_536, PID), budget.kept(165_537, PID):
         pass
-    budget.give_back(1000)  # what one of them gives back another one has
+    budget.give_back(1000)  # what one uid gives back, another may have
     budget.take(100_003, PID)

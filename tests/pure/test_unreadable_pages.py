@@ -1,4 +1,4 @@
-"""Every page that could not be had counts once."""
+"""Every page that could not be read counts once."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ def test_a_page_counts_once(pages: list[int], offset: int) -> None:
     for page in pages:
         lost.add(page * PAGE + offset)
     assert lost.count == len(set(pages))
-    # Neighbours are one range.
+    # Adjacent pages are one range.
     assert lost.ranges() == in_runs(set(pages))
 
 

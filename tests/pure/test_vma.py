@@ -1,4 +1,4 @@
-"""smaps as mappings: every field as the kernel wrote it, or MapsError and nothing else."""
+"""smaps as mappings: every field as the kernel wrote it, or a MapsError and no other error."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.pure.smaps import FLAGS, KEYS, Shape, entry, make_vma, permissions, s
 
 
 def parse_or_refuse(text: bytes) -> list[Vma] | None:
-    """None for what is refused; any other exception is the test's failure."""
+    """None for refused text; any other exception fails the test."""
     try:
         return parse_smaps(text)
     except MapsError as error:
@@ -67,7 +67,7 @@ def test_a_process_without_memory_has_no_mappings() -> None:
 
 
 def test_the_vsyscall_page_of_a_real_text() -> None:
-    # As 6.18 writes it: no file, only the right to execute, close to the top of memory.
+    # As 6.18 writes it: no file, only permission to execute, near the top of memory.
     text = entry(make_vma(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, flags=PF_X, name=b"[vsyscall]"))
     (vma,) = parse_smaps(text.replace(b"VmFlags: ", b"VmFlags: ex "))
     assert (vma.flags, vma.vm_flags, vma.is_special) == (PF_X, VmFlag.EXEC, True)
@@ -146,7 +146,7 @@ def test_a_mutated_text_is_refused_or_is_in_order(
 
 
 def _plain(line: str) -> tuple[int, int, str, int, str, int, bytes]:
-    """One line of maps, taken apart by its columns."""
+    """One line of maps, divided at its columns."""
     addresses, perms, offset, dev, inode, *name = line.split(maxsplit=5)
     start, end = (int(word, 16) for word in addresses.split("-"))
     path = name[0].encode("utf-8", "surrogateescape") if name else b""
@@ -155,7 +155,7 @@ def _plain(line: str) -> tuple[int, int, str, int, str, int, bytes]:
 
 def test_our_own_mappings_are_those_of_maps() -> None:
     maps = Path("/proc/self/maps")
-    while True:  # until nothing was mapped between the two looks
+    while True:  # until nothing was mapped between the two reads
         before = maps.read_text("utf-8", "surrogateescape")
         text = Path("/proc/self/smaps").read_bytes()
         if maps.read_text("utf-8", "surrogateescape") == before:
@@ -207,7 +207,7 @@ def test_our_own_mappings_are_named_as_we_know_them() -> None:
         (b"[vvar_vclock]", 0, False, True),
         (b"[vsyscall]", 0, False, True),
         (b"[uprobes]", 0, False, True),
-        # A file's path begins with a slash, whatever it tries.
+        # The path of a file begins with a slash, whatever its name is.
         (b"/[vdso]", 12, True, False),
         (b"/[heap]", 12, True, False),
         (b"/[aio] (deleted)", 12, True, False),

@@ -1,4 +1,4 @@
-"""Every byte that is read ahead into is on somebody's account, and comes back to it."""
+"""Every byte of memory for reading ahead is charged to somebody, and given back."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ class Account:
 
 
 class Forward:
-    """A reader that goes on by a MiB at a time."""
+    """A reader that goes forward by 1 MiB at a time."""
 
     def __init__(self, reader: ReadAhead) -> None:
         self.reader = reader
@@ -47,7 +47,7 @@ class Forward:
 
 
 async def filled(reader: Forward) -> None:
-    """Until no thread is at work for it."""
+    """Wait until no thread works for it."""
     with trio.fail_after(30):
         while reader.reader.is_coming(reader.offset, MIB):
             await reader.reader.arrival(reader.offset, MIB)
@@ -60,7 +60,7 @@ async def forward(account: Account, uid: int) -> Forward:
 
 
 def wait_for_its_thread(reader: ReadAhead) -> None:
-    """In place, while the clock stands."""
+    """Wait in place; no time passes for trio."""
     while any(reader.is_coming(offset, MIB) for offset in range(2 * MIB, 14 * MIB, MIB)):
         time.sleep(0.001)
 
@@ -119,11 +119,11 @@ async def test_no_number_of_files_has_more_than_its_user_may() -> None:
 async def test_users_who_read_at_the_same_time_have_equal_parts() -> None:
     account = Account()
     first = [await forward(account, uid) for uid in (1, 2, 3) for _ in range(5)]
-    # 160 MiB for all: two users have 60 of their 64, the third what is left.
+    # 160 MiB for all: two users have 60 of their 64, the third has the rest.
     for _ in range(60):
         for each in first:
             await each.read()
-    # A share is 53 MiB: files of 10 each have three windows of 2 MiB.
+    # A share is 53 MiB: each of 10 files has three windows of 2 MiB.
     assert [account.used(uid) for uid in (1, 2, 3)] == [30 * MIB] * 3
     late = await forward(account, 4)
     assert account.used(4) == 12 * MIB
@@ -157,12 +157,12 @@ async def test_a_file_that_is_not_read_gives_its_windows_back() -> None:
     account = Account()
     idle, busy = await forward(account, 7), await forward(account, 7)
     await filled(idle)
-    account.windows.tidy()  # both have read since the last time
+    account.windows.tidy()  # both have read since the last call
     assert account.used(7) == 24 * MIB
     await busy.read()
     account.windows.tidy()
     await until(lambda: account.used(7) == 12 * MIB)
-    # It is read ahead again as soon as it goes on.
+    # It is read ahead again as soon as its reader goes on.
     await idle.read(2)
     assert account.used(7) == 24 * MIB
     end(idle, busy)

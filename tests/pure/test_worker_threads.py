@@ -1,4 +1,4 @@
-"""Work that is done later has the result that it would have had at once."""
+"""Work that is done later has the same result as work that is done at once."""
 
 import contextlib
 import threading
@@ -85,7 +85,7 @@ def test_a_worker_hands_over_what_went_wrong() -> None:
 
 
 class Heavy:
-    """Something that an error should not keep."""
+    """An object that an error should not keep alive."""
 
 
 def fail() -> None:

@@ -1,5 +1,5 @@
-"""Where a core says that each feature's registers lie, for processors that are not here, and
-what becomes of their bytes where every gdb is to find them.
+"""The places of each feature's registers that a core gives, for many processors, and the fate of
+the registers' bytes when they are moved for gdb.
 """
 
 import struct
@@ -43,7 +43,7 @@ INFO = ProcessInfo(
 SSP = struct.pack("<Q", 0x7F00_1234_5678)
 TILES = (TILECFG, TILEDATA)
 
-# What gdb 13 takes for given: Intel's offsets, and sizes by feature (gdbsupport/x86-xstate.h).
+# gdb 13 assumes these: Intel's offsets, and sizes by feature (gdbsupport/x86-xstate.h).
 GDBS_OFFSETS = {2: 576, 3: 960, 4: 1024, 5: 1088, 6: 1152, 7: 1664, 9: 2688}
 
 
@@ -54,7 +54,7 @@ def gdbs_size(mask: int) -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor, and what writes the states of one process on it."""
+    """A processor, and the object that writes the states of one process on it."""
 
     layout: Layout
     xstates: XStates
@@ -105,7 +105,7 @@ def late(tid: int, machine: Machine) -> Thread:
 
 
 def rows_of(found: list[tuple[bytes, int, bytes]]) -> list[tuple[int, int, int, int]]:
-    """Number, size, offset and flags, as the only layout note has them."""
+    """Number, size, offset and flags in the only layout note."""
     (desc,) = [desc for _, kind, desc in found if kind == NT_X86_XSAVE_LAYOUT] or [b""]
     return list(struct.iter_unpack("<IIII", desc))
 
@@ -129,7 +129,7 @@ def test_a_reader_finds_every_feature_by_the_layout_note(
         assert state[offset : offset + size] == truth.parts[feature]
         if machine.is_raw:
             assert offset == layout[feature][0]
-    # The rest of the state, and what the kernel put there, is the same.
+    # The rest of the state, and the kernel's own part of it, is the same.
     assert state[:464] == truth.xstate[:464]
     assert state[472:512] == truth.xstate[472:512]
     assert state[520:576] == truth.xstate[520:576]
@@ -149,7 +149,7 @@ def test_gdb_13_takes_the_size_and_the_places_for_given(layout: Layout) -> None:
     assert {n: places[n] for n in places if n != APX} == {
         n: GDBS_OFFSETS[n] for n in layout if n not in (*TILES, APX)
     }
-    if APX in layout:  # Intel's own place of it
+    if APX in layout:  # Intel's own place for it
         assert places[APX] == 960
 
 
@@ -212,7 +212,7 @@ def test_tiles_in_use_are_kept_beside_the_state(name: str) -> None:
     mine = [(kind, desc) for _, kind, desc in found if kind in (NT_X86_XSTATE, NT_GCOREFS_XSTATE)]
     assert [kind for kind, _ in mine] == [NT_X86_XSTATE, NT_GCOREFS_XSTATE, NT_X86_XSTATE]
     assert mine[1][1] == with_tiles.xstate
-    # What is written says that it has no tiles, in both.
+    # Both written states say that they have no tiles.
     for truth, (_, desc) in zip((with_tiles, without), (mine[0], mine[2]), strict=True):
         assert struct.unpack_from("<Q", desc, 512)[0] >> TILECFG & 0b11 == 0
         assert desc[1088:2688] == truth.xstate[1088:2688]
@@ -256,7 +256,7 @@ SIZES = {2: 256, 3: 64, 4: 64, 5: 64, 6: 512, 7: 1024, 9: 8, 17: 64, 18: 8192, 1
 
 @st.composite
 def layouts(draw: st.DrawFn) -> XsaveLayout:
-    """Anything that a CPUID may say, one component over another too."""
+    """Everything that a CPUID may say, even components that overlap."""
     numbers = sorted(draw(st.sets(st.sampled_from(sorted(SIZES)))))
     places = st.integers(0, 400).map(lambda n: 576 + 8 * n)
     sizes = st.sampled_from(sorted(SIZES.values()))
@@ -299,7 +299,7 @@ def test_the_kernel_s_bytes_come_back_or_are_kept(data: st.DataObject) -> None:
     account = xstates.account(0)
     assert account is not None
     assert account.kernel == kernel
-    # Whatever that is, gdb finds a size that it knows, and every component in its place.
+    # In any case gdb finds a size that it knows, and every component in its place.
     (mask,) = struct.unpack_from("<Q", written, 464)
     assert mask == account.written.features
     assert len(written) == account.written.size
