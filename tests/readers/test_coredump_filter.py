@@ -1,7 +1,7 @@
-"""All 512 values of coredump_filter's nine bits, against what the kernel's own core holds.
+"""All 512 values of coredump_filter's nine bits, compared with the kernel's own core.
 
-Compared are the ranges of which the core has the bytes.  The kernel writes the program headers
-first, so that RLIMIT_CORE may cut off the rest (fs/coredump.c, dump_emit): only these are read.
+The tests compare the ranges whose bytes are in the core.  The kernel writes the program headers
+first, so RLIMIT_CORE may cut off the rest (fs/coredump.c, dump_emit): only the headers are read.
 """
 
 import os
@@ -20,19 +20,19 @@ from tests.readers.corefile import Core
 from tests.readers.test_memory import bounds
 from tests.snapshot import Snapshot, find
 
-HEADERS = 1 << 20  # more than the headers and notes of these programs take
+HEADERS = 1 << 20  # more than the headers and notes of these programs
 
-# What the kernel takes with bit 0 though nothing outside it shows that it would.
+# Mappings that the kernel takes with bit 0, although nothing outside it shows that.
 NOT_SEEN = {
     "emptied": "MADV_DONTNEED leaves vma->anon_vma as it was (mm/madvise.c)",
     "split_rest": "the halves of a mapping that was split share it (mm/vma.c, __split_vma)",
 }
-# Bits 7 and 8 are for DAX, which needs memory that is a device; what STATX_ATTR_DAX brings is
-# in tests/pure/test_filter.py.
+# Bits 7 and 8 are for DAX, which needs memory that is a device; tests/pure/test_filter.py has the
+# effect of STATX_ATTR_DAX.
 
 
 def held(core: Core) -> set[int]:
-    """The pages of which the core has the bytes."""
+    """The pages whose bytes are in the core."""
     return {
         page for load in core.loads for page in range(load.vaddr, load.vaddr + load.filesz, 4096)
     }
@@ -70,7 +70,7 @@ def not_seen_of(pid: int) -> set[str]:
 
 
 def spans(pages: set[int]) -> list[str]:
-    """For people: where the pages lie."""
+    """The places of the pages, as text."""
     ordered = sorted(pages)
     starts = ordered[:1] + [b for a, b in pairwise(ordered) if b != a + 4096]
     return [f"{start:#x}" for start in starts]
@@ -101,7 +101,7 @@ def test_the_kernel_holds_the_same_under_every_mask(
     program: str,
 ) -> None:
     for mask in range(512):
-        # A fresh one each time, since it dies of it.
+        # A new process each time, because the dump kills it.
         target = kinds() if program == "kinds" else spawn("memory", tmp_path)
         assert_the_same_is_held(target, mask, core_pattern, tmp_path / "ours")
         target.kill()

@@ -1,5 +1,5 @@
-"""pyelftools, lief, readelf, objdump, file(1) and strings(1): what they list is what /proc lists,
-and what they read is what the process wrote."""
+"""pyelftools, lief, readelf, objdump, file(1) and strings(1) list what /proc lists, and read what
+the process wrote."""
 
 import re
 import struct
@@ -18,11 +18,11 @@ from tests.readers.debuggers import run
 
 READ, WRITE, EXECUTE = 4, 2, 1
 Mapping = tuple[int, int, int]
-"""Start, end, and flags as p_flags has them (elf(5))."""
+"""Start, end, and flags as in p_flags (elf(5))."""
 
 
 def joined(rows: Iterable[tuple[int, int, int]]) -> list[Mapping]:
-    """Rows that touch and have the same flags as one: a mapping may be several segments."""
+    """Merges rows that touch and have the same flags: a mapping may be several segments."""
     found: list[Mapping] = []
     for start, end, flags in rows:
         touches = bool(found) and found[-1][1:] == (start, flags)
@@ -37,7 +37,7 @@ def mappings(pid: int) -> list[Mapping]:
 
 
 def flags_of(text: str) -> int:
-    """Of "r-x", "R E" and the like."""
+    """The flags in "r-x", "R E" and similar texts."""
     values = {"r": READ, "w": WRITE, "x": EXECUTE, "e": EXECUTE}
     return sum(values.get(letter, 0) for letter in text.lower())
 
@@ -56,7 +56,7 @@ def tids(target: Target) -> list[int]:
 
 
 def stack_pointers_and_program_counters(target: Target) -> dict[int, tuple[int, int]]:
-    """Of every thread, as soon as each sleeps in its call."""
+    """Those of every thread, when all threads sleep in their calls."""
     found: dict[int, tuple[int, int]] = {}
 
     def are_all_there() -> bool:
@@ -150,7 +150,7 @@ def test_objdump_makes_a_section_of_each_segment_and_thread(
         (int(address, 16), int(address, 16) + int(size, 16), int("CONTENTS" in words))
         for size, address, words in rows
     ]
-    # Two sections where a part of a segment is in the file.
+    # Two sections if only a part of a segment is in the file.
     expected = []
     for load in core.loads:
         border = load.vaddr + load.filesz

@@ -1,4 +1,4 @@
-"""eu-readelf and readelf read the file without a word of complaint."""
+"""eu-readelf and readelf read the file without a complaint."""
 
 import re
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_eu_readelf_lists_the_threads_of_the_process(
 ) -> None:
     target = spawn(program, 5)
     out, _ = run("eu-readelf", "-n", core_file(target.pid))
-    # A heading of PRSTATUS, then signal lines, then the ids (PRPSINFO has a pid line too).
+    # The heading of PRSTATUS, then signal lines, then the ids (PRPSINFO has a pid line too).
     found = re.findall(r"PRSTATUS\n(?:.*\n){3} +pid: (\d+), ppid: (\d+)", out)
     parent = task_stat.stat(target.pid).ppid
     assert found == [(str(tid), str(parent)) for tid in tasks.tids(target.pid)]
@@ -61,13 +61,13 @@ def test_program_headers_are_the_mappings_of_the_process(
         (int(start, 16), int(end, 16), flags.upper().replace("X", "x"))
         for start, end, flags in re.findall(r"^(\w+)-(\w+) (...)", maps, re.MULTILINE)
     ]
-    # A mapping is several where never-populated parts of it are zeros that the file holds once.
+    # A mapping is several if its never-populated parts are zeros that the file has only once.
     assert {start for start, _, _ in expected} <= {start for start, _, _ in found}
     assert joined(found) == joined(expected)
 
 
 def joined(ranges: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """The same without the borders between neighbours of equal flags."""
+    """The same, with adjacent ranges of equal flags merged."""
     whole: list[tuple[int, int, str]] = []
     for start, end, flags in ranges:
         begin = start

@@ -1,5 +1,5 @@
-"""delve on the core of a Go program: its threads, the stacks and variables of its goroutines,
-its memory."""
+"""delve on the core of a Go program: its threads, the stacks and variables of its goroutines, its
+memory."""
 
 import os
 import re
@@ -16,9 +16,9 @@ from tests.readers.debuggers import run
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """goroutines.go, with its variables where delve looks for them (-N -l)."""
+    """goroutines.go, compiled so that delve finds its variables (-N -l)."""
     folder = tmp_path_factory.mktemp("go")
-    # One file and the standard library: no module, nothing is looked for elsewhere.
+    # One file and the standard library: no module, and no download.
     settings = {"GO111MODULE": "off", "GOPROXY": "off", "GOFLAGS": "", "GOCACHE": str(folder)}
     subprocess.run(
         ["go", "build", "-gcflags=-N -l", "-o", folder / "goroutines", TARGETS / "goroutines.go"],

@@ -1,4 +1,4 @@
-"""`gcorefs info` of cores that are not ours: the kernel's and gdb's."""
+"""`gcorefs info` of cores by other dumpers: the kernel's and gdb's."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def info(*words: object) -> str:
 
 
 def assert_says_what_is_in_it(path: Path, target: Target) -> dict[str, Any]:
-    """Of every segment, as pyelftools has them, what the file holds and what it does not."""
+    """For every segment of pyelftools: how much of it is in the file, and how much is not."""
     core = Core(path)
     facts: dict[str, Any] = json.loads(info("--json", path))
     assert facts["gcorefs"] is None

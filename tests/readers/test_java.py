@@ -1,6 +1,6 @@
 """jhsdb on the core of a JVM: the stacks of its threads, the objects on its heap.
 
-It needs the JDK that the process ran on, and reads its structures by the symbols in libjvm.so.
+It needs the JDK on which the process ran, and finds its structures by the symbols in libjvm.so.
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.conftest import TARGETS, Target
 from tests.readers.debuggers import run
 
 THREADS = 4
-CANARY_BYTES = 24  # a header of 16 bytes (12 where class pointers are compressed), and a long
+CANARY_BYTES = 24  # a header of 16 bytes (12 with compressed class pointers), and a long
 
 _THREAD = re.compile(r'^"([^"]+)" #\d+ .*nid=(0x[0-9a-f]+) ', re.MULTILINE)
 
@@ -41,7 +41,7 @@ def test_jstack_shows_the_stack_of_every_thread(
     stacks = dict(zip(names, texts, strict=True))
     tids = {name: int(number, 16) for name, number in zip(names, numbers, strict=True)}
     for name in program.truth["threads"]:
-        # The JVM gives the kernel the names of its threads.
+        # The JVM tells the kernel the names of its threads.
         assert task_stat.stat(program.pid, tids[name]).comm == name.encode()
         frames = re.findall(r"^ - Monitors\.(inner|middle|outer)\(", stacks[name], re.MULTILINE)
         assert frames == program.truth["functions"]
@@ -53,7 +53,7 @@ def test_jstack_shows_the_stack_of_every_thread(
 def test_jstack_has_a_native_frame_of_every_thread(
     program: Target, core_file: Callable[[int], Path]
 ) -> None:
-    # JDK 17 goes no further than a frame or two, in the kernel's own core neither.
+    # JDK 17 shows only one or two frames, also in the kernel's own core.
     out = jhsdb(program, core_file(program.pid), "jstack", "--mixed")
     _, *pieces = re.split(r"^-+ (\d+) -+$", out, flags=re.MULTILINE)
     stacks = {int(tid): text for tid, text in zip(pieces[::2], pieces[1::2], strict=True)}

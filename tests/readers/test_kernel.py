@@ -1,9 +1,9 @@
-"""The kernel's own core of the very same process, field by field.
+"""The kernel's own core of the same process, compared field by field.
 
-We take ours and let the process go; when every thread is back in its call, SIGABRT makes the
-kernel dump it (fs/coredump.c).  Ours is taken with xstate=raw: gdb wants another layout of the
-vector registers than the kernel writes (test_regsets.py moves them back).  What may differ is
-named below with its reason; everything else is equal to the byte.
+We take our core and let the process go.  When every thread is back in its call, SIGABRT makes the
+kernel dump it (fs/coredump.c).  Our core is taken with xstate=raw, because gdb needs another layout
+of the vector registers than the kernel's (test_regsets.py moves them back).  The permitted
+differences are listed below with their reasons; everything else is equal to the byte.
 """
 
 import os
@@ -24,7 +24,7 @@ from tests.conftest import Target, wait_until_asleep, wait_until_gone
 from tests.readers.corefile import X86_XSTATE, Core, Note, Segment, Thread
 from tests.readers.debuggers import eu_stack, gdb_threads, lldb_threads
 
-CLOCK_NANOSLEEP, RESTART_SYSCALL = 230, 219  # of x86-64: what sleeps here has 64 bits
+CLOCK_NANOSLEEP, RESTART_SYSCALL = 230, 219  # of x86-64: the programs that sleep have 64 bits
 ERESTART_RESTARTBLOCK = 516
 
 ALLOWED_IN_PRSTATUS = {
@@ -42,10 +42,10 @@ ALLOWED_IN_PRPSINFO = {
 }
 PF_DUMPCORE, PF_SIGNALED = 0x200, 0x400
 XSTATE_SSE = 2
-# SIGINFO is the signal that killed; the others are compared field by field.
+# SIGINFO is the signal that killed it; the others are compared field by field.
 NOT_COMPARED_AS_BYTES = ("NT_SIGINFO", "NT_PRSTATUS", "NT_PRPSINFO")
 
-# mm/mprotect.c: memory that may only be executed has a protection key, where there are such keys.
+# mm/mprotect.c: execute-only memory has a protection key, if the processor has such keys.
 HAS_PROTECTION_KEYS = " ospke " in Path("/proc/cpuinfo").read_text()
 
 # include/uapi/linux/rseq.h: cpu_id_start and cpu_id; node_id and mm_cid.  The kernel writes
@@ -59,7 +59,7 @@ class Both:
     ours: Core
     kernels: Core
     rseq_offset: int
-    """Of struct rseq from the thread pointer, as the libc of the program has it."""
+    """Offset of struct rseq from the thread pointer, according to the libc of the program."""
 
 
 Compare = Callable[..., Both]
@@ -69,7 +69,7 @@ Compare = Callable[..., Both]
 def both(
     core_pattern: Path, dump: Callable[..., Path], build: Callable[[str], Path]
 ) -> Iterator[Compare]:
-    """Start a program, under `prefix` where it takes one, and have both cores of it."""
+    """Start a program, with the command `prefix` before it, and take both cores of it."""
     targets: list[Target] = []
 
     def make(*argv: object, prefix: tuple[str, ...] = (), mask: str = "0x33") -> Both:
@@ -93,7 +93,7 @@ def both(
 
 
 def youngest(pid: int) -> int:
-    """The last of a line of only children."""
+    """The last process of a chain of only children."""
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         (child,) = children
         pid = int(child)
@@ -113,7 +113,7 @@ def assert_headers_equal(ours: Core, kernels: Core) -> None:
     assert ours.order == ["PT_NOTE"] + ["PT_LOAD"] * len(ours.loads)
 
     def facts(segment: Segment) -> tuple[str, ...]:
-        # Not the offset: how large the notes are decides where memory begins.
+        # Not the offset: the size of the notes decides where memory begins.
         names = ("vaddr", "memsz", "filesz", "flags", "align")
         return tuple(f"{name} {getattr(segment, name):#x}" for name in names)
 
@@ -123,9 +123,9 @@ def assert_headers_equal(ours: Core, kernels: Core) -> None:
 
 
 def in_one_piece(ours: Core, kernels: Core) -> list[Segment]:
-    """Our segments, those together that are one of the kernel's.
+    """Our segments, merged if they are one segment in the kernel's core.
 
-    Where never-populated memory is zeros that the file holds once, a mapping is several.
+    If never-populated memory is zeros that the file has only once, a mapping has several segments.
     """
     borders = {load.vaddr for load in kernels.loads}
     found: list[Segment] = []
@@ -154,7 +154,7 @@ def assert_notes_equal(ours: Core, kernels: Core) -> None:
     for tid, thread in ours.threads.items():
         status, wanted_status = dict(thread.status), dict(kernels.threads[tid].status)
         if sleeps(thread) and signed(status["rax"]) == -ERESTART_RESTARTBLOCK:
-            # We interrupted it first, and restart_syscall(2) took its place.
+            # Our interrupt came first, and restart_syscall(2) took the place of the call.
             assert wanted_status.pop("orig_rax") == RESTART_SYSCALL
             del status["orig_rax"]
         for name in ALLOWED_IN_PRSTATUS:
@@ -170,11 +170,11 @@ def assert_notes_equal(ours: Core, kernels: Core) -> None:
 
 
 def comparable(note: Note) -> bytes:
-    """The descriptor, without one bit of XSTATE where it is as it happens.
+    """The descriptor, without one bit of XSTATE that varies.
 
-    XSTATE_BV says of zeros in the xmm registers that they are in use or in their initial state,
-    now so and now so in the same sleeping thread: the processor may (Intel SDM vol. 1, 13.6).
-    Only 32-bit programs come by without these registers.
+    For zeros in the xmm registers, XSTATE_BV may say "in use" or "initial state", and may change in
+    the same sleeping thread: the processor may choose (Intel SDM vol. 1, 13.6).  Only 32-bit
+    programs run without these registers.
     """
     if note.kind != X86_XSTATE or any(note.desc[160:416]):
         return note.desc
@@ -182,12 +182,12 @@ def comparable(note: Note) -> bytes:
 
 
 def parts(core: Core) -> list[list[Note]]:
-    """The notes from one PRSTATUS to the next: the first thread's, then the others' by id.
+    """The notes from one PRSTATUS to the next: those of the first thread, then the others by id.
 
-    The kernel lists the others in the order in which they came to die.
+    The kernel lists the others in the order in which they died.
     """
     starts = [at for at, note in enumerate(core.notes) if note.kind == "NT_PRSTATUS"]
-    # The layout note, the last, belongs to nobody.
+    # The layout note, the last one, belongs to no thread.
     spans = [core.notes[a:b] for a, b in pairwise([*starts, len(core.notes) - 1])]
     by_tid = dict(zip(core.threads, spans, strict=True))
     first, *others = by_tid
@@ -203,12 +203,12 @@ def signed(word: int) -> int:
 
 
 def written_by_the_kernel(both: Both) -> Iterator[tuple[int, int]]:
-    """Where the kernel writes into the memory of a process that goes on."""
+    """The places where the kernel writes into the memory of a process that goes on."""
     for thread in both.ours.threads.values():
         area = thread.pointer + both.rseq_offset
         yield from ((area + first, area + last) for first, last in RSEQ_FIELDS)
         if sleeps(thread):
-            # What was left to sleep, written at each interruption (clock_nanosleep(2)).
+            # The rest of the sleep, written at each interruption (clock_nanosleep(2)).
             yield thread.status["r10"], thread.status["r10"] + 16
 
 
@@ -223,7 +223,7 @@ def assert_memory_equal(both: Both) -> None:
                 found[first - start : last - start] = bytes(last - first)
                 wanted[first - start : last - start] = bytes(last - first)
         if load.flags == PF_X and HAS_PROTECTION_KEYS and not any(wanted):
-            continue  # its protection key keeps even the kernel's dumper, not us, from reading it
+            continue  # its protection key stops even the kernel's dumper, but not us
         if found != wanted:
             at = next(
                 i for i, pair in enumerate(zip(found, wanted, strict=True)) if len({*pair}) > 1
@@ -270,7 +270,7 @@ def test_a_32_bit_program_without_thread_local_storage(
 def test_a_32_bit_process_of_a_user_with_a_high_number(
     both: Compare, build: Callable[[str], Path]
 ) -> None:
-    # Of ids with more than sixteen bits struct elf_prpsinfo has 65534 (linux/highuid.h).
+    # If an id has more than sixteen bits, struct elf_prpsinfo has 65534 (linux/highuid.h).
     words = ("unshare", "--user", "--map-user=100000", "--map-group=65535")
     cores = both(build("threads32"), 2, prefix=words)
     assert (cores.ours.info["uid"], cores.ours.info["gid"]) == (65534, 65535)
@@ -278,13 +278,13 @@ def test_a_32_bit_process_of_a_user_with_a_high_number(
 
 
 def test_a_program_without_threads(both: Compare) -> None:
-    # The shell says one line of truth, as every target does, and becomes sleep(1).
+    # The shell prints one line of truth, as every target does, and becomes sleep(1).
     prefix = ("sh", "-c", """echo '{"pid": '$$'}'; exec "$@\"""", "sh")
     assert_equal_but_for_the_signal(both("/bin/sleep", 1000, prefix=prefix))
 
 
 def test_a_process_in_a_child_pid_namespace(both: Compare, build: Callable[[str], Path]) -> None:
-    # Not as the namespace's init, which SIGABRT does not kill (pid_namespaces(7)).
+    # Not as the init of the namespace, because SIGABRT does not kill that (pid_namespaces(7)).
     words = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     cores = both(build("threads"), 2, prefix=(*words, "sh", "-c", '"$@"; exit', "sh"))
     assert cores.ours.info["pid"] == 2
@@ -312,9 +312,9 @@ signal.pause()
 
 
 def test_what_only_the_kernel_takes_of_a_split_mapping_is_zeros(both: Compare) -> None:
-    # Both halves keep vma->anon_vma, which the kernel's filter asks for (mm/vma.c,
-    # __split_vma), though nothing in the second was ever written; nothing outside the kernel
-    # shows that, and it is left out of ours.
+    # Both halves keep vma->anon_vma, which the kernel's filter checks (mm/vma.c, __split_vma),
+    # although nothing in the second half was ever written.  Nothing outside the kernel shows
+    # that, so our core does not have it.
     cores = both(os.path.realpath(sys.executable), "-c", SPLIT)
     assert_notes_equal(cores.ours, cores.kernels)
     differing = []
@@ -342,8 +342,8 @@ def test_debuggers_say_the_same_of_both_cores(
 
 def lldb_says(program: Path, core: Path) -> dict[int, list[str]]:
     """Registers of each thread, and its frames."""
-    # The rest is headings and code: why each thread stopped, the number it goes by, and its
-    # first frame, of the next thread as well.
+    # The rest is headings and code: why each thread stopped, its number, and its first frame,
+    # also of the next thread.
     wanted = re.compile(r"^ *\w+ = .*|^ +frame #[1-9].*", re.MULTILINE)
     found = lldb_threads(program, core, 6, "register read --all")
     frames = lldb_threads(program, core, 6, "bt")

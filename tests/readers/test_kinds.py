@@ -17,9 +17,9 @@ from tests.readers.test_memory import bounds, known, regions
 
 ALWAYS_LEFT_OUT = {
     "droppable",  # the kernel marks it so (mm/mmap.c, do_mmap: VM_DROPPABLE)
-    "perf_ring",  # pages of the kernel's (VM_IO), and marked
+    "perf_ring",  # pages of the kernel (VM_IO), and marked
     "secret",  # mm/secretmem.c, secretmem_mmap marks it
-    "emptied",  # nothing written is left in these
+    "emptied",  # these have no written page left
     "split_rest",
 }
 LEFT_OUT = {
@@ -43,7 +43,7 @@ LEFT_OUT = {
     },
     "0x7f": ALWAYS_LEFT_OUT,
 }
-# Nobody can read these, and the process itself only some.
+# Nobody can read these, and the process itself can read only some.
 BAD = {
     "guard_alone",
     "guard_in_file",
@@ -57,7 +57,7 @@ BAD = {
 
 
 def is_in_file(core: Core, start: int, end: int) -> bool:
-    """True where the file holds all of the range; it must hold all or nothing."""
+    """True if the whole range is in the file; the file must have all or nothing of it."""
     held = 0
     for load in core.loads:
         held += max(0, min(end, load.vaddr + load.filesz) - max(start, load.vaddr))
@@ -68,7 +68,7 @@ def is_in_file(core: Core, start: int, end: int) -> bool:
 def assert_every_byte(core: Core, target: Target, left_out: set[str]) -> None:
     everything = {region["name"]: region for region in target.truth["regions"]}
     found = {name for name, region in everything.items() if not is_in_file(core, *bounds(region))}
-    # An old kernel has not every kind.
+    # An old kernel does not have every kind.
     assert found == left_out & everything.keys()
     for name, (region, expected) in regions(target).items():
         if name not in left_out:
@@ -145,7 +145,7 @@ def test_a_child_has_zeros_where_it_was_wiped(
     by_name = regions(target)
     region, _ = by_name["wipe_on_fork"]
     start, end = bounds(region)
-    # Nothing is written in it, so it is left out as the kernel does: zeros to a debugger.
+    # No page of it is written, so it is left out as in the kernel's core: zeros to a debugger.
     assert not is_in_file(core, start, end)
     assert any(load.vaddr <= start and end <= load.end for load in core.loads)
     region, expected = by_name["swapped"]
@@ -182,19 +182,19 @@ def test_the_swap_of_a_tmpfs_file_is_not_that_of_its_private_mapping(
 ) -> None:
     target = kinds()
     target.ask("swap")
-    # Not by regions(), which would read the file and so bring it in again.
+    # Not by regions(), which would read the file and so load it again.
     (region,) = (r for r in target.truth["regions"] if r["name"] == "swapped_file")
     start, end = bounds(region)
     (vma,) = (
         vma for vma in parse_smaps(address_space.read_mm(target.pid, "smaps")) if vma.start == start
     )
     assert (vma.anonymous, vma.swapped) == (0, 4 * 4096)
-    # coredump_filter is 0x33: private memory that was written is wanted, and this was not.
+    # coredump_filter is 0x33: it takes private memory that was written, but this was not.
     assert not is_in_file(Core(dump(target.pid)), start, end)
 
 
 def mappings(pid: int) -> dict[str, tuple[int, int]]:
-    """The first of each name."""
+    """The first mapping of each name."""
     found: dict[str, tuple[int, int]] = {}
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         span, *_, name = line.split(maxsplit=5)
@@ -210,7 +210,7 @@ def test_what_every_process_has_is_there_in_whole(
     Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
     wait_until_asleep(target.pid)
     core = Core(dump(target.pid))
-    # It sleeps in read(2), before and after: what it has now it had then.
+    # It sleeps in read(2) before and after: its memory does not change.
     names = mappings(target.pid)
     with Path(f"/proc/{target.pid}/mem").open("rb", buffering=0) as memory:
         for name in ("[stack]", "[heap]", "[vdso]", "anon_inode:[io_uring]"):

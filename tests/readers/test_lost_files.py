@@ -1,5 +1,5 @@
-"""A library that its process has mapped, and that nobody finds any more by its path: a core has
-it in whole, and debuggers unwind through it.
+"""A mapped library whose path no longer leads to it: the core has all of it, and debuggers unwind
+through it.
 """
 
 import json
@@ -25,7 +25,7 @@ Lose = Callable[[Path], None]
 
 
 def build_library(path: Path, *words: str) -> Path:
-    # Unwound by its .eh_frame alone, as the libraries that people have are.
+    # It can be unwound only by its .eh_frame, like ordinary libraries.
     flags = ["-O1", "-fomit-frame-pointer", "-shared", "-fPIC", *words]
     subprocess.run(["gcc", *flags, "-o", path, TARGETS / "library.c"], check=True)
     return path
@@ -44,7 +44,7 @@ def start(spawn: Callable[..., Target], library: Path) -> Target:
 
 
 def code_of(pid: int, library: Path) -> tuple[int, int]:
-    """Where its code is mapped."""
+    """The place where its code is mapped."""
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         span, permissions, *_ = line.split()
         if str(library.name) in line and "x" in permissions:
@@ -59,7 +59,7 @@ def memory_rule(core: Core) -> str:
 
 
 def addresses(stack: str) -> list[str]:
-    """Of the frames, from the innermost one out; names take a file."""
+    """The addresses of the frames, the innermost first; only frames in a file have names."""
     return [line.split()[1] for line in stack.splitlines() if line.startswith("#")]
 
 
@@ -68,13 +68,13 @@ def unlink(library: Path) -> None:
 
 
 def replace(library: Path) -> None:
-    """As a package manager does."""
+    """Replace it as a package manager does."""
     other = build_library(library.with_name("other.so"), "-DOTHER", "-Wl,--build-id=sha1", "-O0")
     other.rename(library)
 
 
 def move_away(library: Path) -> None:
-    """To a place that a path no longer leads to: below another mount."""
+    """Move it to a place to which no path leads: below another mount."""
     folder = library.with_name("folder")
     folder.mkdir()
     library.rename(folder / library.name)
@@ -124,7 +124,7 @@ def test_its_code_is_in_the_core_and_is_unwound(
     (stack,) = eu_stack(program, path).values()
     assert addresses(stack) == alive
     assert " main" in stack
-    # gdb opens what it finds by the name; without a file it unwinds by what the core has.
+    # gdb opens the file that it finds by name; without a file it unwinds by the bytes in the core.
     if lose is unlink:
         assert " main (" in gdb(program, path, "--", "backtrace")
 
@@ -153,7 +153,7 @@ def test_a_library_that_is_there_is_left_to_its_file(
 def test_a_hard_link_elsewhere_does_not_make_it_found(
     spawn: Callable[..., Target], dump: Callable[..., Path], library: Path, tmp_path: Path
 ) -> None:
-    """Its link count is not 0, and its path leads nowhere."""
+    """Its link count is not 0, but its path leads nowhere."""
     target = start(spawn, library)
     span = code_of(target.pid, library)
     os.link(library, tmp_path / "link.so")
@@ -187,7 +187,7 @@ def test_a_process_in_a_chroot_finds_its_files_by_the_path_that_maps_shows(
 def test_data_that_was_changed_in_place_is_left_to_its_file(
     spawn: Callable[..., Target], dump: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A database maps its file, and others write to it: the file has every byte."""
+    """A database maps its file, and other processes write to it: the file has every byte."""
     target = spawn("memory", tmp_path)
     (region,) = [r for r in target.truth["regions"] if r["name"] == "file_short"]
     later = time.time() + 3600
@@ -199,7 +199,7 @@ def test_data_that_was_changed_in_place_is_left_to_its_file(
 def test_the_build_id_of_a_program_whose_notes_are_not_in_its_first_page(
     dump: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The path of its interpreter is long, and stands before them."""
+    """The path of its interpreter is long, and comes before the notes."""
     program = tmp_path / "program"
     linker = "/lib64/" + "./" * 1900 + "ld-linux-x86-64.so.2"
     words = ["-Wl,--build-id=sha1", f"-Wl,--dynamic-linker={linker}", "-g", "-pthread"]

@@ -1,5 +1,5 @@
-"""Thousands of mapped files with names that are long, odd and no UTF-8: NT_FILE has each as the
-kernel has it, to the byte, and as far as the kernel goes."""
+"""Thousands of mapped files with long and odd names, not all UTF-8: NT_FILE has each name as in the
+kernel's core, to the byte, and ends where the kernel's ends."""
 
 import itertools
 import os
@@ -44,7 +44,7 @@ ODD = [
 def map_files(
     tmpfs: Path, tmp_path: Path, spawn: Callable[..., Target]
 ) -> Callable[[list[bytes], set[int]], tuple[Target, list[bytes]]]:
-    """Map files of these names below a folder, then remove those with these numbers."""
+    """Map files with these names below a folder, then remove some, given by their numbers."""
 
     def make(names: list[bytes], removed: set[int]) -> tuple[Target, list[bytes]]:
         words: list[bytes] = []
@@ -80,7 +80,7 @@ def try_mkdir(part: bytes, at: int) -> None:
 
 
 def walk(start: bytes, name: bytes) -> Iterator[bytes]:
-    """What files.c is told: a path that it can open, or folders to go to and a name."""
+    """The commands for files.c: a path that it can open, or directories to enter and a name."""
     whole = start + b"/" + name
     if len(whole) < PATH_MAX:
         yield whole
@@ -96,7 +96,7 @@ def padded(name: bytes, size: int = NAME_MAX) -> bytes:
 
 
 def short_names(count: int) -> list[bytes]:
-    """Odd folders with odd files, of 500 bytes or so each."""
+    """Odd directories with odd files, of about 500 bytes each."""
     pairs = itertools.cycle(itertools.product(ODD, ODD))
     return [
         padded(folder) + b"/" + padded(b"%d" % number + file)
@@ -105,9 +105,9 @@ def short_names(count: int) -> list[bytes]:
 
 
 def long_names(count: int, start: int) -> list[bytes]:
-    """Names whose paths, below a folder with a path of `start` bytes, are as long as can be."""
+    """Names whose paths, below a folder with a path of `start` bytes, have the maximum length."""
     folders = b"/".join(padded(word) for word in ODD[:14])
-    rest = PATH_MAX - 1 - start - 1 - len(folders) - 1  # with a slash before and behind
+    rest = PATH_MAX - 1 - start - 1 - len(folders) - 1  # with a slash before and after
     parts = [padded(b"%d" % n, rest - NAME_MAX - 1) for n in range(4)]
     return [
         folders + b"/" + parts[n % 4] + b"/" + padded(b"%d" % n + ODD[n % len(ODD)])
@@ -155,7 +155,7 @@ def test_names_are_those_of_the_kernels_own_core(
     core_pattern: Path,
     dump: Callable[[int], Path],
 ) -> None:
-    """4,000 files, one of seven removed."""
+    """4,000 files; one of seven is removed."""
     target, paths = map_files(short_names(4000), set(range(0, 4000, 7)))
     ours = Core(dump(target.pid))
     (desc,) = file_notes(ours)

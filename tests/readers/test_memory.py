@@ -1,4 +1,4 @@
-"""Every byte of every kind of memory, and what coredump_filter leaves out of the file."""
+"""Every byte of every kind of memory, and the memory that coredump_filter leaves out."""
 
 import struct
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from tests.conftest import Target
 from tests.readers.corefile import Core
 from tests.readers.debuggers import gdb, lldb
 
-# core(5): the default filter takes private and shared anonymous memory, and the first page of
-# ELF files.  Shared memory whose file has no name counts as anonymous.
+# core(5): the default filter takes private and shared anonymous memory, and the first page of ELF
+# files.  Shared memory counts as anonymous if its file has no name.
 LEFT_OUT_BY_DEFAULT = {
-    "dontdump",  # madvise(2), MADV_DONTDUMP: left out whatever the filter says
+    "dontdump",  # madvise(2), MADV_DONTDUMP: always left out
     "reserved",  # never touched
     "file_shared_written",
     "file_shared",
@@ -23,7 +23,7 @@ LEFT_OUT_BY_DEFAULT = {
     "file_short_past_eof",
     "exe_text",
 }
-# By coredump_filter, and by whether the bytes of a lost file are kept.
+# By coredump_filter, and by the option: are the bytes of a lost file kept?
 LEFT_OUT = {
     ("0x33", "filter"): LEFT_OUT_BY_DEFAULT,
     ("0x33", "kernel"): LEFT_OUT_BY_DEFAULT | {"file_deleted"},  # private, and never written
@@ -40,7 +40,7 @@ def bounds(region: dict[str, Any]) -> tuple[int, int]:
 
 
 def known(region: dict[str, Any], seed: int, page: int) -> bytes:
-    """The bytes that the program says it put there (tests/targets/memory.c)."""
+    """The bytes that the program wrote there, as it says (tests/targets/memory.c)."""
     start, end = bounds(region)
 
     def addresses(first: int, last: int) -> bytes:
@@ -64,7 +64,7 @@ def known(region: dict[str, Any], seed: int, page: int) -> bytes:
 
 
 def regions(target: Target) -> dict[str, tuple[dict[str, Any], bytes]]:
-    """By name, each with its bytes; without those of which nothing is known."""
+    """By name, each with its bytes; without those whose bytes are not known."""
     seed, page = int(target.truth["seed"], 16), target.truth["page_size"]
     return {
         region["name"]: (region, known(region, seed, page))

@@ -1,5 +1,5 @@
-"""What debuggers make of the process as a whole: its mapped files, its auxiliary vector, and the
-libraries that they find by the dynamic linker's own list (r_debug), which lies on the heap."""
+"""The process as a whole in debuggers: its mapped files, its auxiliary vector, and the libraries
+that they find by the dynamic linker's own list (r_debug), which lies on the heap."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def libraries(pid: int) -> dict[str, int]:
 
 
 def by_true_path(rows: Iterable[tuple[str, str]]) -> dict[str, int]:
-    """Addresses by the names that a debugger gives, which go through links."""
+    """Addresses by true path, from the names that a debugger gives, which go through links."""
     return {
         "vdso" if "vdso" in name else os.path.realpath(name): int(address, 16)
         for address, name in rows
@@ -74,8 +74,8 @@ def test_lldb_finds_the_libraries(threads: Target, core_file: Callable[[int], Pa
 def test_elfutils_find_the_libraries(threads: Target, core_file: Callable[[int], Path]) -> None:
     out, err = run("eu-unstrip", "-n", "--core", core_file(threads.pid), "-e", threads.argv[0])
     assert err == ""
-    # Address and size, build id, the library's file, that of its symbols, the name.  Where the
-    # dynamic linker's list is not found there is no file, as there is none for the vDSO.
+    # Address and size, build id, file of the library, file of its symbols, name.  If drgn does not
+    # find the list of the dynamic linker, there is no file; the vDSO never has one.
     rows = re.findall(r"^(0x\w+)\+0x\w+ \w+@0x\w+ (\S+) \S+ (\S+)$", out, re.MULTILINE)
     found = [(start, name if "vdso" in name else file) for start, file, name in rows]
     assert by_true_path(found) == libraries(threads.pid)

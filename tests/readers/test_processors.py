@@ -1,7 +1,7 @@
-"""Cores of processors that are not here: what gdb and lldb show of every vector register.
+"""Cores of many processors: how gdb and lldb show every vector register.
 
-The states are made up (tests/pure/processors.py), the cores are packed as all are.  gdb 13 is
-Debian's; what it took for given changed with gdb 14, so a newer one looks as well.
+The states are made up (tests/pure/processors.py), but the cores are packed like all others.  gdb 13
+is Debian's.  gdb 14 changed its assumptions, so a newer gdb is tested too.
 """
 
 import re
@@ -50,7 +50,7 @@ def i387(state: State) -> bytes:
 
 
 def write_core(path: Path, machine: Machine, layout: Layout, is_raw: bool = False) -> list[State]:
-    """A core of three threads; what each has."""
+    """Write a core with three threads; returns the registers of each."""
     xstates = XStates(is_raw, partial(cpuid_of, layout))
     states = [full(layout, tid) for tid in TIDS]
     threads = []
@@ -79,7 +79,7 @@ def write_core(path: Path, machine: Machine, layout: Layout, is_raw: bool = Fals
 
 
 def expected(machine: Machine, state: State) -> dict[str, str]:
-    """By register, what each has in hex, the first byte first."""
+    """The bytes of each register in hex, the first byte first."""
     count = 8 if machine is I386 else 16
     wide = 8 if machine is I386 else 32
     length = len(state.vector(0))
@@ -98,7 +98,7 @@ def expected(machine: Machine, state: State) -> dict[str, str]:
 
 
 def gdb_says(gdb: Path, core: Path, names: list[str], script: Path) -> dict[int, dict[str, str]]:
-    """Registers by thread; nothing else may be said."""
+    """Registers by thread; gdb may print nothing else."""
     lines = ["set debuginfod enabled off", "set print repeats unlimited", f"core-file {core}"]
     for number, _ in enumerate(TIDS, 1):
         lines += [f"thread {number}", "echo @\\n", *chain.from_iterable(map(ask_bytes, names))]
@@ -139,8 +139,8 @@ def test_of_the_processor_s_own_layout_gdb_13_shows_no_more_than_sse(tmp_path: P
 def test_lldb_shows_what_it_takes_from_the_other_notes(
     tmp_path: Path, layout: Layout, machine: Machine
 ) -> None:
-    """It reads x87 and SSE from NT_PRFPREG or NT_PRXFPREG, and NT_X86_XSTATE not at all
-    (RegisterContextPOSIXCore_x86_64): of any core it has no more of a vector than xmm."""
+    """It reads x87 and SSE from NT_PRFPREG or NT_PRXFPREG, but does not read NT_X86_XSTATE
+    (RegisterContextPOSIXCore_x86_64): from any core it has only the xmm part of a vector."""
     core = tmp_path / "core"
     states = write_core(core, machine, layout)
     count = 8 if machine is I386 else 16

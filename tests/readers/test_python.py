@@ -1,9 +1,10 @@
-"""pystack and py-spy on the core of a Python program, as it comes with Debian: no debug symbols.
+"""pystack and py-spy on the core of a Python program as in Debian: without debug symbols.
 
-They find the interpreter by the ELF headers in the core, the mapped files by NT_FILE, and what
-is left out of the core (text, read-only data) in these files.  py-spy alone does not look there:
-it takes a segment that is not in the file for what follows in it.  Names of types are such data,
-so values (--locals) need private file mappings in the core: bit 2 of coredump_filter, core(5).
+They find the interpreter by the ELF headers in the core and the mapped files by NT_FILE, and read
+the bytes that are not in the core (text, read-only data) from these files.  Only py-spy does not do
+the latter: if a segment is not in the file, it takes the bytes that follow instead.  Names of types
+are such data, so values (--locals) need private file mappings in the core: bit 2 of
+coredump_filter, core(5).
 """
 
 import json
@@ -19,7 +20,7 @@ from gcorefs.kernel.proc import tasks
 from tests.conftest import TARGETS, Target
 from tests.readers.debuggers import run
 
-# The name that people use; the file is python3.11.
+# The usual name; the file is python3.11.
 INTERPRETER = "/usr/bin/python3"
 PYSTACK = Path(sys.executable).with_name("pystack")
 PY_SPY = Path(sys.executable).with_name("py-spy")
@@ -30,19 +31,19 @@ _PYSTACK_THREAD = re.compile(r"^Traceback for thread (\d+) .*:$", re.MULTILINE)
 
 
 def pystack(core: Path, *options: str) -> dict[int, str]:
-    """What it says of each thread; the executable is what the core says."""
+    """Its output for each thread; it takes the executable from the core."""
     out, _ = run(PYSTACK, "core", "--no-color", *options, core)
     _, *pieces = _PYSTACK_THREAD.split(out)
     return {int(tid): text for tid, text in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 def python_functions(text: str) -> list[str]:
-    """Of one thread, the innermost first."""
+    """The functions of one thread, the innermost first."""
     return re.findall(r'^ +\(Python\) File ".*", line \d+, in (\S+)$', text, re.MULTILINE)[::-1]
 
 
 def assert_stacks(found: dict[int, list[str]], target: Target) -> None:
-    """Of every thread, the innermost function first."""
+    """Check the stack of every thread, the innermost function first."""
     assert set(found) == set(tasks.tids(target.pid))
     assert found[target.pid] == ["<module>"]
     for thread in target.truth["threads"]:
@@ -65,7 +66,7 @@ def test_pystack_shows_stacks_and_variables(
         text = found[thread["tid"]]
         for function, value in thread["canaries"].items():
             assert f" {function}_canary: {json.dumps(value)}\n" in text
-        # The first native frame and the last, which only the libraries' symbols name.
+        # The first native frame and the last; only symbols of the libraries give their names.
         for function in ("__clone3", "PyThread_acquire_lock_timed"):
             assert (re.search(rf"\(C\) .*, in {function} \(", text) is not None) == bool(native)
 

@@ -1,7 +1,7 @@
-"""Every register of every thread is what the program put there: in the notes, and as gdb and
-lldb show it.
+"""Every register of every thread has the value that the program gave it: in the notes, and in gdb
+and lldb.
 
-Of a vector lldb has no more than xmm, in any core.
+lldb has only the xmm part of a vector, in any core.
 """
 
 import re
@@ -24,7 +24,7 @@ AVX, OPMASK, ZMM_HI256, HI16_ZMM, PKRU = 2, 5, 6, 7, 9
 # AMX tiles, which this program does not use, have no place in the layout that gdb knows.
 TILES = 0b11 << 17
 
-# PTRACE_INTERRUPT wakes pause(2), which leaves this for the kernel to restart it by.
+# PTRACE_INTERRUPT wakes pause(2), which returns this so that the kernel restarts the call.
 ERESTARTNOHAND = 514
 
 
@@ -37,7 +37,7 @@ def x87(thread: dict[str, Any]) -> list[int]:
 
 
 def vectors(xstate: bytes, layout: dict[int, tuple[int, int]]) -> Iterator[bytes]:
-    """zmm0 to zmm31, as far as the processor has them, put together from their parts."""
+    """zmm0 to zmm31, if the processor has them, put together from their parts."""
 
     def part(feature: int, number: int, size: int) -> bytes:
         if feature not in layout:
@@ -109,7 +109,7 @@ def test_notes_hold_every_floating_point_and_vector_register(
 
 
 def shown(text: str) -> dict[str, int]:
-    """gdb's `info registers`: the raw value where there is one, else the first number."""
+    """gdb's `info registers`: the raw value if there is one, else the first number."""
     found: dict[str, int] = {}
     for line in text.splitlines():
         if match := re.match(r"(\w+) .*(?:raw|uint128 =) (0x[0-9a-f]+)[)}]", line):
@@ -119,15 +119,15 @@ def shown(text: str) -> dict[str, int]:
     return found
 
 
-# `info registers` alone leaves out the bases.
+# `info registers` alone does not show the bases.
 GENERAL = ("info registers", "info registers fs_base gs_base")
 FLOAT = "info registers fctrl mxcsr " + " ".join(f"st{n}" for n in range(8))
 VECTOR = "info registers " + " ".join(f"xmm{n}" for n in range(16))
 
 
 def wide_registers(thread: dict[str, Any]) -> dict[str, str]:
-    """What AVX, AVX-512 and protection keys brought, as far as the processor has them: the bytes
-    of each in hex."""
+    """The registers of AVX, AVX-512 and protection keys, if the processor has them: the bytes of
+    each in hex."""
     found = {}
     for number, vector in enumerate(thread["vectors"]):
         for name, size in (("xmm", 16), ("ymm", 32), ("zmm", 64)):
@@ -143,7 +143,7 @@ def wide_registers(thread: dict[str, Any]) -> dict[str, str]:
 def assert_gdb_shows_wide_registers(target: Target, core: Path) -> None:
     names = list(wide_registers(target.truth["threads"][0]))
     commands = [f"thread apply all {line}" for name in names for line in ask_bytes(name)]
-    # "<repeats 4 times>" is no number.
+    # "<repeats 4 times>" is not a number.
     found = gdb_threads(target.argv[0], core, "--", "set print repeats unlimited", *commands)
     for thread in target.truth["threads"]:
         assert bytes_shown(found[thread["tid"]]) == wide_registers(thread)

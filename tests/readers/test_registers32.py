@@ -1,4 +1,4 @@
-"""Every register of every thread of a 32-bit program is what the program put there."""
+"""Every register of every thread of a 32-bit program has the value that the program gave it."""
 
 import re
 import struct
@@ -18,7 +18,7 @@ from tests.readers.test_registers import (
     x87,
 )
 
-# PTRACE_INTERRUPT wakes pause(2), which leaves this for the kernel to restart it by.
+# PTRACE_INTERRUPT wakes pause(2), which returns this so that the kernel restarts the call.
 ERESTARTNOHAND = 514
 
 

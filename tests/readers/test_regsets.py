@@ -1,5 +1,6 @@
-"""Every register set in the core is what PTRACE_GETREGSET gives, to the byte, once the vector
-registers are where the kernel has them, and gdb shows of the core what it shows of the process.
+"""Every register set in the core equals the answer of PTRACE_GETREGSET, to the byte, after the
+vector registers are moved back to the kernel's places; and gdb shows the same for the core as for
+the process.
 """
 
 import json
@@ -27,16 +28,16 @@ OF_THE_PROCESS = ("NT_PRPSINFO", "NT_SIGINFO", "NT_AUXV", "NT_FILE", X86_XSAVE_L
 
 AVX, OPMASK, PKRU = 2, 5, 9
 GDBS_PLACES = {OPMASK: (1088, r"k[0-7]|zmm\d+|[xy]mm(1[6-9]|2\d|3[01])"), PKRU: (2688, "pkru")}
-"""Offset of a feature for gdb 13, and the registers that are wrong where it is another."""
+"""The offset of a feature for gdb 13, and the registers that are wrong if it is at another one."""
 
-# What gdb leaves out of "all-registers" where zmm registers include it.
+# gdb leaves these out of "all-registers" if zmm registers include them.
 MORE = "registers orig_rax fs_base gs_base " + " ".join(
     f"{kind}mm{number}" for kind in "xy" for number in range(16)
 )
 
 
 def given_by_ptrace(pid: int) -> dict[int, dict[int, str]]:
-    """By thread and type of note.  The threads are asleep in the same calls before and after."""
+    """By thread and note type.  The threads sleep in the same calls before and after."""
     wait_until_asleep(pid)
     found = json.loads(run(sys.executable, "-m", "tests.readers.getregset", pid)[0])
     wait_until_asleep(pid)
@@ -46,7 +47,7 @@ def given_by_ptrace(pid: int) -> dict[int, dict[int, str]]:
 
 
 def in_the_notes(core: Core, is_raw: bool = False) -> dict[int, dict[int, str]]:
-    """`is_raw`: NT_X86_XSTATE is to be the kernel's as it is."""
+    """`is_raw`: NT_X86_XSTATE must have the kernel's layout."""
     found: dict[int, dict[int, str]] = {}
     tids = iter(core.threads)
     for note in core.notes:
@@ -68,7 +69,7 @@ def in_the_notes(core: Core, is_raw: bool = False) -> dict[int, dict[int, str]]:
 
 
 def assert_the_processor_s(sets: dict[int, str], target: Target) -> None:
-    """x87 and SSE, and the state of all that the processor has beyond: the sizes tell."""
+    """x87 and SSE, and the state of all other features of the processor, checked by sizes."""
     assert {PRSTATUS, PRFPREG, XSTATE} <= set(sets)
     assert [len(bytes.fromhex(sets[kind])) for kind in (PRSTATUS, PRFPREG)] == [216, 512]
     xcr0 = int.from_bytes(bytes.fromhex(sets[XSTATE])[464:472], "little")
@@ -82,7 +83,7 @@ def test_a_copy_has_every_set_that_ptrace_gives(spawn: Spawn, dump: Callable[...
     assert in_the_notes(Core(dump(target.pid))) == expected
     for thread in target.truth["threads"]:
         assert_the_processor_s(expected[thread["tid"]], target)
-        # r15 first, fs_base and gs_base 21 and 22 words on (struct user_regs_struct).
+        # r15 first; fs_base and gs_base are 21 and 22 words later (struct user_regs_struct).
         general = bytes.fromhex(expected[thread["tid"]][PRSTATUS])
         fs_base, gs_base = (general[168:176], general[176:184])
         assert int.from_bytes(fs_base, "little") == int(thread["fs_base"], 16) != 0
@@ -111,14 +112,14 @@ def test_what_does_not_fit_is_kept_as_the_kernel_has_it(
     true_cpuid = processor.cpuid
 
     def cpuid(leaf: int, subleaf: int) -> tuple[int, ...]:
-        """Of a processor whose AVX registers are larger than any that gdb knows."""
+        """CPUID of a processor whose AVX registers are larger than any that gdb knows."""
         size, offset, *rest = true_cpuid(leaf, subleaf)
         return (size + 64 if subleaf == AVX else size), offset, *rest
 
     monkeypatch.setattr(processor, "cpuid", cpuid)
     core = Core(dump(target.pid))
     found = [note for note in core.all_notes if note.kind in (XSTATE, KEPT)]
-    # The main thread may have nothing in its registers; the others have.
+    # The registers of the main thread may be empty; those of the others are not.
     filled = [note.desc for note in raw if int.from_bytes(note.desc[512:520], "little") >> AVX & 1]
     assert len(filled) >= 3
     assert [(note.owner, note.desc) for note in found if note.kind == KEPT] == [
@@ -166,8 +167,8 @@ def test_gdb_shows_of_the_core_what_it_shows_of_the_process(
     of_core = gdb_threads(target.argv[0], core, "--", *commands)
     wait_until_asleep(target.pid)
     of_process = gdb_threads("-p", target.pid, "--", *commands)
-    # gdb 13 takes Intel's offsets for given: of another processor's AVX-512 registers and PKRU it
-    # shows wrong bytes in the process.  What it shows of the core is right (test_registers.py).
+    # gdb 13 assumes Intel's offsets: in a process on another processor it shows wrong bytes for the
+    # AVX-512 registers and PKRU.  For the core it shows the right bytes (test_registers.py).
     kernels = {number: at for number, _, at in Core(core).facts["xstate"]["kernel_components"]}
     misread = [
         pattern
@@ -186,6 +187,6 @@ def test_gdb_shows_of_the_core_what_it_shows_of_the_process(
 
 
 def lines(text: str, misread: str) -> dict[str, str]:
-    """By register, without those whose whole name the pattern `misread` is."""
+    """By register, without the registers whose whole name matches `misread`."""
     found = dict(re.findall(r"^(\w+) +(.*)$", text, re.MULTILINE))
     return {name: value for name, value in found.items() if not re.fullmatch(misread, name)}

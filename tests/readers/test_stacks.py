@@ -1,5 +1,5 @@
-"""Backtraces, local variables and thread-local storage, as debuggers read them from the core
-and as gdb reads them from the process itself."""
+"""Backtraces, local variables and thread-local storage, as debuggers read them from the core and
+gdb reads them from the process itself."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def tids(target: Target) -> set[int]:
 def assert_frames_in_order(text: str, target: Target) -> None:
     """inner, middle, outer and thread_main, each called by the next."""
     names = "|".join(target.truth["functions"])
-    # Without lldb's inlined frames, which repeat the name of the function they are in.
+    # Without lldb's inlined frames, which repeat the name of their function.
     found = [
         match[1]
         for line in text.splitlines()
@@ -47,7 +47,7 @@ def test_gdb_sees_the_same_stacks_in_the_core_as_in_the_process(
     wait_until_asleep(target.pid)
     core = dump(target.pid)
     of_core = gdb_threads(target.argv[0], core, "--", EVERYTHING)
-    # The threads sleep in a call that the dump made them start anew, and so does gdb.
+    # The threads sleep in a call that the dump made them start again, and gdb does the same.
     of_process = gdb_threads("-p", target.pid, "--", EVERYTHING)
     assert set(of_core) == tids(target)
     assert of_core == of_process
@@ -104,8 +104,8 @@ def test_lldb_lists_the_frames_of_every_thread(
 def test_lldb_lists_the_frames_of_a_32_bit_program(
     spawn: Callable[..., Target], core_file: Callable[[int], Path]
 ) -> None:
-    # Of its main thread: lldb 14 does not find the way out of [vdso] of i386 where a program
-    # calls by syscall(3), which needs the frame pointer.  The kernel's core looks as bad.
+    # For the main thread only: lldb 14 cannot unwind from i386's [vdso] if a program calls by
+    # syscall(3), which needs the frame pointer.  The kernel's core has the same result.
     target = spawn("threads32", 20)
     wait_until_asleep(target.pid)
     found = lldb_threads(Path(target.argv[0]), core_file(target.pid), 21, "bt")

@@ -1,4 +1,4 @@
-"""What a core says of the signal that stopped its process, and what gdb and lldb make of it."""
+"""What a core says about the signal that stopped its process, and how gdb and lldb show it."""
 
 import os
 import re
@@ -53,7 +53,7 @@ def test_a_stopped_process_says_by_which_signal(
     for thread in core.threads.values():
         assert (thread.status["si_signo"], thread.status["cursig"]) == (number, number)
         assert (thread.status["si_code"], thread.status["si_errno"]) == (0, 0)
-    # Who sent it and how nobody can tell any more.
+    # It is no longer known who sent it and how.
     assert core.note("NT_SIGINFO") == struct.pack("<i124x", number)
     assert_readers_say(build("threads"), path, number)
     await_stopped(target)
@@ -100,7 +100,7 @@ def test_a_process_that_no_signal_stopped_names_none(
 def test_a_signal_on_its_way_is_not_what_stopped_it(
     spawn: Spawn, dump: Callable[[int], Path]
 ) -> None:
-    """Blocked ones are pending, and a handled one goes on to its handler."""
+    """Blocked signals stay pending, and a handled signal goes on to its handler."""
     target = spawn("ledger")
     taker = target.truth["taker"]
     for number in (signal.SIGRTMIN, signal.SIGRTMIN, signal.SIGRTMIN):

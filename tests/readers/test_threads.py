@@ -1,5 +1,5 @@
-"""Which thread gdb, lldb and drgn begin with, and that they list every one, where the leader is
-dead, where threads did not stop, and where threads come and go.
+"""The first thread in gdb, lldb and drgn, and their list of all threads: with a dead leader, with
+threads that did not stop, and with threads that come and go.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.readers.debuggers import gdb, lldb, run
 
 Where = Callable[[Target], Path]
 
-# drgn lists them in an order of its own, and takes the first PRSTATUS for the one that crashed.
+# drgn lists them in its own order, and takes the first PRSTATUS for the thread that crashed.
 DRGN = """
 import drgn, json, sys
 program = drgn.Program()
@@ -27,7 +27,7 @@ print(json.dumps([program.crashed_thread().tid, sorted(each.tid for each in prog
 
 @pytest.fixture(params=["copy", "mounted file"])
 def core_of(request: pytest.FixtureRequest, dump: Callable[[int], Path]) -> Where:
-    """A core to read, copied or in place."""
+    """A core to read: a copy, or the file in the mount."""
     if request.param == "copy":
         return lambda target: dump(target.pid)
     mount: Mount = request.getfixturevalue("mount")
@@ -40,9 +40,9 @@ def marked(listed: list[tuple[str, str]]) -> tuple[int, list[int]]:
 
 
 def in_gdb(program: Path, core: Path) -> tuple[int, list[int]]:
-    """The thread that it begins with, and all that it has registers of.
+    """The thread with which gdb begins, and all threads whose registers it has.
 
-    libthread_db tells it of a dead leader as well, which is "(Exiting)", and "<unavailable>".
+    libthread_db reports a dead leader too, which is "(Exiting)" and "<unavailable>".
     """
     text = gdb(program, core, "--", "info threads")
     rows = r"^([* ]) +\d+ +.*?LWP (\d+)\)(?! \(Exiting\) +<unavailable>)"
@@ -100,7 +100,7 @@ def test_a_thread_that_did_not_stop_never_comes_first(
     stopped = {truth["server_tid"], *truth["tids"]}
     core = core_of(target)
     first = min(truth["tids"]) if who == "leader" else target.pid
-    with core.open("rb"):  # the stop, a second long, is then one for all of them
+    with core.open("rb"):  # then all of them share one stop, which takes a second
         assert_all_begin_with(target, core, first, [*stopped, truth["vfork_tid"]])
     assert target.ask("release") == {"released": True}
 
@@ -114,7 +114,7 @@ def test_what_gdb_shows_of_a_thread_that_did_not_stop_is_what_is_known_of_it(
     text = gdb(target.argv[0], core, "--", "thread 5", "info registers rip xmm0 fctrl k0", "bt 1")
     assert f"(LWP {target.pid}))]" in text
     assert re.search(r"^rip .*<__libc_vfork\+\d+>$", text, re.MULTILINE)
-    # Which floating point registers it has nobody asked: gdb is told nothing of them.
+    # Nobody read its floating point registers, and the core has none for gdb.
     assert re.search(r"^xmm0 .*uint128 = <unavailable>}$", text, re.MULTILINE)
     assert re.search(r"^fctrl +<unavailable>$", text, re.MULTILINE)
     assert re.search(r"^#0 .*vfork", text, re.MULTILINE)
@@ -133,7 +133,7 @@ def test_threads_that_die_at_the_stop_are_in_no_list(
         assert others == sorted(others)
         assert len(others) >= 4  # the spawners
         tids = sorted([leader, *others])
-        # gdb's libthread_db also knows those whose end pthread_join has not yet seen.
+        # gdb's libthread_db also knows threads that have ended but that pthread_join has not seen.
         current, listed = in_gdb(program, core)
         assert current == target.pid
         assert set(listed) >= set(tids)
