@@ -55,6 +55,8 @@ class Link:
     def say(self, message: object) -> None:
         """At once: a worker always listens.  EMFILE; what a worker that has gone does not hear is
         lost."""
+        if self._socket.fileno() < 0:  # closed by `listen`
+            return
         packet = Packet(message)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendmsg([packet.data], packet.ancillary, socket.MSG_NOSIGNAL)
