@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyfuse3
 import trio
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.errors import GcorefsError
 from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.mountinfo import Mount, parse_mounts
@@ -193,21 +194,41 @@ def _remove_dead_mount(path: str) -> None:
 _DESCRIPTORS_PER_STOP = 4  # mem, pagemap, its worker, and one for whatever is being asked
 _DESCRIPTORS_BESIDE = 256
 
+_MEMORY_PER_STOP = 7 << 20
+"""Bytes of its worker.  Most are pages that it once shared with the zygote: the interpreter counts
+references in every object that it looks at."""
+_SHARE_OF_MEMORY = 4
+"""Workers may have a quarter of the machine's memory."""
+
 
 def _affordable(options: Options) -> Options:
-    """The options, with no more stops than there are file descriptors for.
+    """The options, with no more stops than there are file descriptors and memory for.
 
-    A quarter of these is for root, beside what all others have.  The soft limit is for programs
-    that use select(2) (getrlimit(2)); we take the hard one.
+    The soft limit of descriptors is for programs that use select(2) (getrlimit(2)); we take the
+    hard one.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    affordable = max(4, (hard - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_PER_STOP)
-    if affordable >= options.max_stops + options.user_stops:
+    by_files = _no_more(options, (hard - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_PER_STOP)
+    if by_files is not options:
+        counts = by_files.user_stops, by_files.max_stops
+        logger.warning("user_stops=%d, max_stops=%d: RLIMIT_NOFILE is %d", *counts, hard)
+    memory = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // _SHARE_OF_MEMORY
+    by_memory = _no_more(by_files, memory // _MEMORY_PER_STOP)
+    if by_memory is not by_files:
+        counts = by_memory.user_stops, by_memory.max_stops
+        logger.info("user_stops=%d, max_stops=%d: there is no memory for more", *counts)
+    return by_memory
+
+
+def _no_more(options: Options, stops: int) -> Options:
+    """The options with so many stops at the most.  A quarter of these is for root, beside what all
+    others have."""
+    stops = max(4, stops)
+    if stops >= options.max_stops + options.user_stops:
         return options
-    each = min(options.user_stops, affordable // 4)
-    total = min(options.max_stops, affordable - each)
-    logger.warning("user_stops=%d, max_stops=%d: RLIMIT_NOFILE is %d", each, total, hard)
+    each = min(options.user_stops, stops // 4)
+    total = min(options.max_stops, stops - each)
     return dataclasses.replace(options, user_stops=each, max_stops=total)
 
 
