@@ -8,7 +8,10 @@ from pathlib import Path
 from gcorefs import tuning
 from gcorefs.tuning import Tuning
 
+GCOREFS_HAS = Tuning()
+
 PROGRAM = """#!{python}
+{first}
 from gcorefs import tuning
 from gcorefs.tuning import Tuning
 
@@ -31,10 +34,13 @@ def tuned(values: Tuning) -> Iterator[None]:
         tuning.use(before)
 
 
-def program(folder: Path, values: Tuning) -> Path:
+def program(folder: Path, values: Tuning = GCOREFS_HAS, first: str = "") -> Path:
     """The command line, as a program in `folder`.  It has the name of the real one: people find a
-    server by that."""
+    server by that.
+
+    It runs `first` before all else, code that has a function fail or wait.
+    """
     path = folder / "gcorefs"
-    path.write_text(PROGRAM.format(python=sys.executable, tuning=values))
+    path.write_text(PROGRAM.format(python=sys.executable, first=first, tuning=values))
     path.chmod(0o755)
     return path

@@ -28,7 +28,7 @@ from gcorefs.tuning import Tuning
 from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
 from tests.mounted import faultpoints
 from tests.mounted.faultpoints import Hold, Point
-from tests.tuned import program
+from tests.tuned import GCOREFS_HAS, program
 
 if TYPE_CHECKING:
     from tests.mounted.parties import Ledger
@@ -248,7 +248,7 @@ def mount_with(unmounted: Mount) -> Iterator[Callable[..., Mount]]:
         end(server)
 
 
-# The server's interpreter loads this at its start (site, "sitecustomize").
+# The server runs this first.
 PAUSE = """
 import os, time
 
@@ -315,23 +315,16 @@ class Pause:
 
 @pytest.fixture
 def paused(
-    mount_with: Callable[..., Mount],
-    unmounted: Mount,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    mount_with: Callable[..., Mount], unmounted: Mount, tmp_path: Path
 ) -> Iterator[Callable[..., Mount]]:
     """Make a mount, with options and a tuning, whose server waits in places."""
     made: list[Pause] = []
 
-    def make(*pauses: Pause, options: str = "allow_other", tuning: Tuning | None = None) -> Mount:
+    def make(*pauses: Pause, options: str = "allow_other", tuning: Tuning = GCOREFS_HAS) -> Mount:
         made.extend(pauses)
-        if tuning is not None:
-            unmounted.program = program(tmp_path, tuning)
         code = PAUSE + "".join(pause.code(tmp_path) for pause in pauses)
-        (tmp_path / "sitecustomize.py").write_text(code)
-        with monkeypatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(tmp_path))
-            return mount_with(options)
+        unmounted.program = program(tmp_path, tuning, code)
+        return mount_with(options)
 
     yield make
     for pause in made:
@@ -359,17 +352,38 @@ def everybodys(mount_with: Callable[..., Mount]) -> Mount:
     return mount_with("allow_other")
 
 
+REPOSITORY = Path(__file__).parents[2]
+FAULTPOINTS = """
+import sys
+
+sys.path.insert(0, "{repository}")
+from tests.mounted import faultpoints
+
+faultpoints.install("{token}")
+"""
+
+
+@pytest.fixture
+def token() -> str:
+    """It separates the fault points of different tests."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def interruptible(tmp_path: Path, token: str) -> Path:
+    """The command line with fault points."""
+    return program(tmp_path, first=FAULTPOINTS.format(repository=REPOSITORY, token=token))
+
+
 @pytest.fixture
 def held_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unmounted: Mount, interruptible: Path, token: str
 ) -> Callable[[Point, int], AbstractContextManager[Hold]]:
-    """Hold a server at a fault point, for one process.  The server must be started after this."""
-    token = uuid.uuid4().hex
-    code = "from tests.mounted import faultpoints\n\nfaultpoints.install()\n"
-    (tmp_path / "sitecustomize.py").write_text(code)
-    repository = Path(__file__).parents[2]
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{repository}")
-    monkeypatch.setenv(faultpoints.TOKEN, token)
+    """Hold a server, or another `interruptible`, at a fault point, for one process.
+
+    The server must be started after this.
+    """
+    unmounted.program = interruptible
     return lambda point, pid: faultpoints.held(point, token, pid)
 
 

@@ -1,24 +1,19 @@
 """Fault points: named steps of a stop at which a test can hold the server.
 
-The product does not know them.  The server's interpreter loads this file at its start (site,
-"sitecustomize"; the fixture `held_at` in conftest.py arranges that) and wraps the function of each
-point.  A thread that reaches a point tries to connect to a socket named after the point and the
-process.  If a test listens there, that thread waits until the test lets it go on, and no other
-thread does.
+The product does not know them.  A test's server runs `install` first (the fixture `held_at` in
+conftest.py arranges that), which wraps the function of each point.  A thread that reaches a point
+tries to connect to a socket named after the point and the process.  If a test listens there, that
+thread waits until the test lets it go on, and no other thread does.
 """
 
 import contextlib
 import functools
 import importlib
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
-
-TOKEN = "GCOREFS_FAULTPOINTS"
-"""The environment variable that separates the sockets of different tests."""
 
 PATIENCE = 20.0
 """Seconds for the server to reach the point: a bound against hanging, not a measurement."""
@@ -86,35 +81,35 @@ POINTS = [value for value in tuple(globals().values()) if isinstance(value, Poin
 # These run in the server.
 
 
-def install() -> None:
-    """Wrap the function of every point."""
+def install(token: str) -> None:
+    """Wrap the function of every point.  `token` separates the sockets of different tests."""
     for point in POINTS:
         owner: Any = importlib.import_module(point.module)
         *path, name = point.function.split(".")
         for step in path:
             owner = getattr(owner, step)
-        setattr(owner, name, _wrapped(getattr(owner, name), point))
+        setattr(owner, name, _wrapped(getattr(owner, name), point, token))
 
 
-def _wrapped(function: Callable[..., Any], point: Point) -> Callable[..., Any]:
+def _wrapped(function: Callable[..., Any], point: Point, token: str) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*arguments: Any, **named: Any) -> Any:
         if point.when == "before":
-            _come_by(point, arguments)
+            _come_by(point, token, arguments)
         try:
             return function(*arguments, **named)
         finally:
             if point.when == "after":
-                _come_by(point, arguments)
+                _come_by(point, token, arguments)
 
     return wrapper
 
 
-def _come_by(point: Point, arguments: tuple[Any, ...]) -> None:
+def _come_by(point: Point, token: str, arguments: tuple[Any, ...]) -> None:
     pid = _process(arguments)
     with socket.socket(socket.AF_UNIX) as sock:
         try:
-            sock.connect(point.address(os.environ[TOKEN], pid))
+            sock.connect(point.address(token, pid))
         except ConnectionRefusedError:  # nobody listens
             return
         is_to_fail = b""

@@ -25,6 +25,7 @@ from tests.mounted.conftest import (
     run,
     whole,
 )
+from tests.tuned import program
 
 OPEN_MYSELF = """
 import os, sys, threading
@@ -158,15 +159,14 @@ def test_a_parent_hears_of_a_death_while_the_file_is_open(
         assert target.popen.wait(timeout=20) == -9
 
 
-# Loaded by the server's interpreter at its start (site, "sitecustomize").
+# What the server runs first.
 SURPRISE = """
-import os
 import {module} as module
 
 true_{name} = module.{name}
 
 def {name}(*arguments):
-    if any(getattr(a, "pid", a) == int(os.environ["SURPRISE"]) for a in arguments):
+    if any(getattr(a, "pid", a) == {pid} for a in arguments):
         raise RuntimeError("a surprise")
     return true_{name}(*arguments)
 
@@ -176,15 +176,13 @@ module.{name} = {name}
 
 @pytest.fixture
 def surprise(
-    mount_with: Callable[..., Mount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mount_with: Callable[..., Mount], unmounted: Mount, tmp_path: Path
 ) -> Callable[[str, str, int], Mount]:
     """A mount whose server fails in a function of a module for one process."""
 
     def make(module: str, name: str, pid: int) -> Mount:
-        code = SURPRISE.format(module=module, name=name)
-        (tmp_path / "sitecustomize.py").write_text(code)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.setenv("SURPRISE", str(pid))
+        code = SURPRISE.format(module=module, name=name, pid=pid)
+        unmounted.program = program(tmp_path, first=code)
         return mount_with()
 
     return make

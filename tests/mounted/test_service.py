@@ -23,6 +23,7 @@ from tests.mounted.conftest import (
     opened,
     run,
 )
+from tests.tuned import program
 
 
 def test_the_unit_has_no_faults(tmp_path: Path) -> None:
@@ -58,13 +59,12 @@ for name in ("getattr", "lookup", "opendir", "statfs"):
 def test_readiness_is_told_after_the_mount_has_answered(
     unmounted: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(ANSWERS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    answering = program(tmp_path, first=ANSWERS)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        command = [GCOREFS, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
+        command = [answering, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
         with subprocess.Popen(text_of(command)) as server:
             try:
                 heard = []
@@ -87,7 +87,8 @@ class Supervised:
             "NOTIFY_SOCKET": str(folder / "notify"),
             "WATCHDOG_USEC": str(PERIOD * 1_000_000),
         }
-        command = [GCOREFS, "mount", "--foreground", "--log-file", mount.log, *options, mount.path]
+        command = [mount.program, "mount", "--foreground", "--log-file", mount.log]
+        command += [*options, mount.path]
         self.server = subprocess.Popen(text_of(command), env=environment)
         self.wait_for(b"READY=1")
 
@@ -183,10 +184,8 @@ def test_a_process_that_is_held_too_long_keeps_the_watchdog_from_being_told(
     unmounted: Mount,
     spawn: Callable[..., Target],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(NOT_LET_GO)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    unmounted.program = program(tmp_path, first=NOT_LET_GO)
     service, target = supervised(), spawn("threads", 1)
     text = f"the watchdog is not told: process {target.pid} is held past max_stop"
     unmounted.expect(text)

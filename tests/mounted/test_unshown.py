@@ -22,6 +22,7 @@ from tests.conftest import GCOREFS, Target
 from tests.mounted.conftest import assert_refused, eventually, is_free, note_of, run
 from tests.readers.corefile import Core
 from tests.readers.test_memory import bounds, regions
+from tests.tuned import program
 
 THREADS = 3
 
@@ -52,10 +53,12 @@ UNREADABLE = b"3 pages could not be read and are zeros\n"
 CORES = ("dump", "dump-copy", "cp", "cp-copy")
 
 
-def inside(setup: str, script: str, *words: object) -> "subprocess.CompletedProcess[bytes]":
+def inside(
+    setup: str, script: str, *words: object, gcorefs: Path = GCOREFS
+) -> "subprocess.CompletedProcess[bytes]":
     """A script in a mount namespace that `setup` has changed."""
     text = f"set -e\n{PREAMBLE}\n{setup}\n{script}"
-    return run("unshare", "--mount", "sh", "-c", text, "-", GCOREFS, *words, cwd="/")
+    return run("unshare", "--mount", "sh", "-c", text, "-", gcorefs, *words, cwd="/")
 
 
 @pytest.fixture
@@ -176,12 +179,12 @@ except OSError as error:
     print(error.errno)
 """
 
-# Loaded by every interpreter at its start (site, "sitecustomize"): /proc of a kernel that is built
-# without some files, or of a security module that refuses them.
+# What gcorefs runs first: /proc of a kernel that is built without some files, or of a security
+# module that refuses them.
 FAILING = """
-import os, json
+import os
 
-failing = json.loads(os.environ["FAILING"])
+failing = {files}
 os_open = os.open
 
 def open_unless_it_fails(path, *arguments, **named):
@@ -195,13 +198,9 @@ os.open = open_unless_it_fails
 
 
 @pytest.fixture
-def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], None]:
-    def fail(files: dict[str, int]) -> None:
-        (tmp_path / "sitecustomize.py").write_text(FAILING)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.setenv("FAILING", json.dumps(files))
-
-    return fail
+def failing(tmp_path: Path) -> Callable[[dict[str, int]], Path]:
+    """The command line where the open of files fails, by their name."""
+    return lambda files: program(tmp_path, first=FAILING.format(files=files))
 
 
 # CONFIG_PROC_PAGE_MONITOR has smaps and pagemap, CONFIG_ELF_CORE coredump_filter.
@@ -221,18 +220,18 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[s
 def test_what_the_kernel_refuses_or_does_not_have_is_told_as_that(
     target: Target,
     tmp_path: Path,
-    failing: Callable[[dict[str, int]], None],
+    failing: Callable[[dict[str, int]], Path],
     files: dict[str, int],
     named: str,
     number: int,
 ) -> None:
-    failing(files)
+    gcorefs = failing(files)
     what = f"/{named}: {os.strerror(files[named])})"
     for command in ("dump $P -o $D/dump", "info $P"):
-        result = inside("", f"$G {command}", target.pid, tmp_path)
+        result = inside("", f"$G {command}", target.pid, tmp_path, gcorefs=gcorefs)
         assert_refused(result, f"process {target.pid}: ", what)
     script = f'$G mount --log-file $D/log $D/mnt; exec {sys.executable} -I -c "$4" $D/mnt/$P'
-    result = inside("", script, target.pid, tmp_path, READ)
+    result = inside("", script, target.pid, tmp_path, READ, gcorefs=gcorefs)
     assert result.stdout == b"%d\n" % number, result
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
@@ -242,10 +241,10 @@ def test_what_the_kernel_refuses_or_does_not_have_is_told_as_that(
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EPERM])
 def test_without_a_pagemap_all_is_read(
-    target: Target, tmp_path: Path, failing: Callable[[dict[str, int]], None], number: int
+    target: Target, tmp_path: Path, failing: Callable[[dict[str, int]], Path], number: int
 ) -> None:
-    failing({"pagemap": number})
-    result = inside("", "$G dump $P -o $D/dump", target.pid, tmp_path)
+    gcorefs = failing({"pagemap": number})
+    result = inside("", "$G dump $P -o $D/dump", target.pid, tmp_path, gcorefs=gcorefs)
     assert (result.returncode, result.stderr) == (0, UNREADABLE)
     policy = note_of((tmp_path / "dump").read_bytes())["policy"]
     why = f"/proc/{target.pid}/pagemap: {os.strerror(number)}"
@@ -258,9 +257,9 @@ def test_without_a_pagemap_all_is_read(
 
 
 def test_a_kernel_without_core_dumps_has_its_default_for_a_filter(
-    target: Target, tmp_path: Path, failing: Callable[[dict[str, int]], None]
+    target: Target, tmp_path: Path, failing: Callable[[dict[str, int]], Path]
 ) -> None:
-    failing({"coredump_filter": errno.ENOENT})
-    result = inside("", "$G dump $P -o $D/dump", target.pid, tmp_path)
+    gcorefs = failing({"coredump_filter": errno.ENOENT})
+    result = inside("", "$G dump $P -o $D/dump", target.pid, tmp_path, gcorefs=gcorefs)
     assert result.returncode == 0
     assert note_of((tmp_path / "dump").read_bytes())["policy"]["coredump_filter"] == "0x33"

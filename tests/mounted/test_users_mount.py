@@ -24,6 +24,7 @@ from tests.mounted.conftest import (
     is_free,
     run,
 )
+from tests.tuned import program
 
 # fusermount3 opens /dev/fuse as the user who mounts.
 SETUP = """
@@ -39,14 +40,14 @@ exec "$@"
 class UsersMount:
     """A mount of nobody's, in a mount namespace of its own."""
 
-    def __init__(self, folder: Path, hidepid: str, options: str) -> None:
+    def __init__(self, folder: Path, hidepid: str, options: str, program: Path = GCOREFS) -> None:
         self.path = folder / "mnt"
         self.log = folder / "log"
         self.path.mkdir()
         self.log.touch()
         for place in (self.path, self.log):
             os.chown(place, NOBODY, NOBODY)
-        words = [GCOREFS, "mount", "--foreground", "--log-file", self.log]
+        words = [program, "mount", "--foreground", "--log-file", self.log]
         words += ["-o", options] if options else []
         command = ["unshare", "--mount", "sh", "-c", SETUP, "-", folder, hidepid, *AS_NOBODY]
         self.server = subprocess.Popen(text_of(text_of([*command, *words, self.path])))
@@ -76,8 +77,8 @@ class UsersMount:
 def users(tmp_path: Path) -> Iterator[Callable[..., UsersMount]]:
     mounts: list[UsersMount] = []
 
-    def make(hidepid: str = "-", options: str = "") -> UsersMount:
-        mounts.append(UsersMount(tmp_path, hidepid, options))
+    def make(hidepid: str = "-", options: str = "", program: Path = GCOREFS) -> UsersMount:
+        mounts.append(UsersMount(tmp_path, hidepid, options, program))
         return mounts[-1]
 
     yield make
@@ -196,7 +197,7 @@ def test_a_process_that_cannot_be_traced_is_shown_and_refused(
 
 @pytest.fixture
 def paused_users(
-    users: Callable[..., UsersMount], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    users: Callable[..., UsersMount], tmp_path: Path
 ) -> Iterator[Callable[..., UsersMount]]:
     """The same, with a server that waits in places."""
     made: list[Pause] = []
@@ -207,10 +208,7 @@ def paused_users(
         waits.mkdir()
         waits.chmod(0o777)
         code = PAUSE + "".join(pause.code(waits) for pause in pauses)
-        (tmp_path / "sitecustomize.py").write_text(code)
-        with monkeypatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(tmp_path))
-            return users(options="allow_other")
+        return users(options="allow_other", program=program(tmp_path, first=code))
 
     yield make
     for pause in made:
