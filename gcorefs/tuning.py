@@ -31,6 +31,10 @@ class Tuning:
     many_threads: int = 100
     """With this many threads or more, their CPU times are read after the header is made."""
 
+    overdue: float = 5.0
+    """Seconds past max_stop after which a process that is still held should long have been let go:
+    the watchdog is not told any more."""
+
     copy_piece: int = 16 << 20
     """Bytes that one thread copies, or makes room for, at a time."""
 

@@ -33,9 +33,6 @@ from gcorefs.stopped import CLOSE_TIMEOUT
 
 _NO_THREAD_NAP = 0.05
 
-_OVERDUE = 5.0
-"""Seconds past max_stop after which a process that is still held should long have been let go."""
-
 
 class SharedStop:
     def __init__(
@@ -88,7 +85,8 @@ class SharedStop:
     @property
     def is_overdue(self) -> bool:
         """True where max_stop was over some time ago, and it was not let go."""
-        return not self._released.is_set() and trio.current_time() > self._held_until + _OVERDUE
+        deadline = self._held_until + tuning.now().overdue
+        return not self._released.is_set() and trio.current_time() > deadline
 
     @property
     def is_tracing(self) -> bool:

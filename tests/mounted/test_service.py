@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.mount.server import answers
+from gcorefs.tuning import Tuning
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     CUT_OFF,
@@ -166,27 +167,15 @@ def test_a_server_that_is_stopped_is_killed_and_what_it_held_never_knows(
         assert errno_of(lambda: os.close(fd)) in (0, *CUT_OFF)
 
 
-# max_stop was over long ago, and nobody sees to it.
-NOT_LET_GO = """
-import trio
-from gcorefs.mount.stops import SharedStop
-
-async def hold(self):
-    self._held_until = trio.current_time() - 1000
-    await self._released.wait()
-
-SharedStop._hold = hold
-"""
-
-
 def test_a_process_that_is_held_too_long_keeps_the_watchdog_from_being_told(
     supervised: Callable[..., Supervised],
     unmounted: Mount,
     spawn: Callable[..., Target],
     tmp_path: Path,
 ) -> None:
-    unmounted.program = program(tmp_path, first=NOT_LET_GO)
-    service, target = supervised(), spawn("threads", 1)
+    # With this a process should have been let go long before max_stop, while it is held.
+    unmounted.program = program(tmp_path, Tuning(overdue=-1000.0))
+    service, target = supervised("-o", "max_stop=1000"), spawn("threads", 1)
     text = f"the watchdog is not told: process {target.pid} is held past max_stop"
     unmounted.expect(text)
     with opened(unmounted / target.pid) as fd:
