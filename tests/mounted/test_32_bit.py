@@ -1,4 +1,4 @@
-"""A 32-bit process behind the mount, and by the command that needs none."""
+"""A 32-bit process through the mount, and by the command that needs no mount."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.readers.corefile import Core
 
 
 def facts(core: Core, tids: list[int]) -> tuple[object, ...]:
-    """What two stops of a process that sleeps have in common, of these threads of it."""
+    """The facts that two stops of a sleeping process have in common, for these threads."""
     loads = [(load.vaddr, load.memsz, load.filesz, load.flags, load.align) for load in core.loads]
     threads = [core.threads[tid] for tid in tids]
     registers = [(each.status["eip"], each.status["esp"], each.regsets) for each in threads]

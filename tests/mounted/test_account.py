@@ -26,7 +26,7 @@ def attributes(file: Path) -> dict[str, str]:
 
 
 def unreadable(target: Target) -> list[tuple[int, int]]:
-    """What the program says that nobody can read (tests/targets/memory.c)."""
+    """The memory that nobody can read, according to the program (tests/targets/memory.c)."""
     regions = {region["name"]: region for region in target.truth["regions"]}
     return sorted(
         (int(regions[name]["start"], 16), int(regions[name]["end"], 16)) for name in UNREADABLE

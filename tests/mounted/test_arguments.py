@@ -1,4 +1,4 @@
-"""Whatever the command line is given, the answer is one clear line, never a traceback."""
+"""Whatever the arguments of a command are, the answer is one clear line, never a traceback."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from gcorefs.kernel.proc import procfile
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount
 
-# In a mount namespace of its own: nobody else is to stumble over these names.
+# In a separate mount namespace: nobody else must meet these names.
 ANOTHERS_MOUNT = """
 mount -t tmpfs none "$1" || exit 99
 "$2" umount "$3"
@@ -41,7 +41,7 @@ def test_the_name_of_another_s_mount_misleads_nobody(unmounted: Mount, name: byt
     assert (result.returncode, result.stderr) == (0, refusal)
 
 
-# What execve(2) can hand over and nobody has in mind.
+# Words that execve(2) can pass on and nobody expects.
 HOSTILE = [
     b"", b" ", b"\n", b"a\nb", b"a\rb", b"\x1b[2J", b"\xff\xfe", b"/dev/null", b"/dev/null/x",
     b"/nowhere", b"-", b"--", b"x" * 5000, b"/" + b"x/" * 3000, b"\xed\xa0\x80", b"%s", b"-o",
@@ -54,7 +54,7 @@ NUMBERS = [
 
 
 def assert_one_line(status: int, said: str) -> None:
-    """Status 1 and one line, or 2 and a line behind those that tell of the usage."""
+    """Status 1 and one line, or status 2 and one line after the lines about the usage."""
     assert status in (1, 2)
     *lines, rest = said.split("\n")
     assert rest == ""
@@ -68,7 +68,7 @@ def assert_told_in_one_line(result: "subprocess.CompletedProcess[bytes]") -> Non
 
 
 class Commands:
-    """gcorefs, started again and again (commands.py)."""
+    """Runs gcorefs again and again (commands.py)."""
 
     def __init__(self) -> None:
         self._popen = subprocess.Popen(
@@ -79,7 +79,7 @@ class Commands:
         )
 
     def run(self, folder: Path, *words: str | bytes) -> tuple[int, str]:
-        """Its status, and what it says, if it is started in `folder` with words of any bytes."""
+        """Start it in `folder` with words of any bytes.  Returns its status and its output."""
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
         said = folder / "said"
@@ -121,7 +121,7 @@ def test_a_command_of_its_own_is_told_the_same(commands: Commands, tmp_path: Pat
 
 
 def gcorefs_at(folder: Path, *words: "str | bytes") -> "subprocess.CompletedProcess[bytes]":
-    """gcorefs, started in `folder` with words that may be any bytes."""
+    """Start gcorefs in `folder` with words that may have any bytes."""
     command = [GCOREFS, *words]
     return subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
 
@@ -156,7 +156,7 @@ def test_a_log_without_a_name_is_refused(tmp_path: Path) -> None:
 
 
 def invoke(*arguments: str) -> click.testing.Result:
-    """The command line in this process, whose signals and OOM score stay as they were."""
+    """Run the command line in this process, and restore its signals and OOM score."""
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
@@ -174,7 +174,7 @@ def test_a_proc_that_nobody_knows_is_told_in_one_line(monkeypatch: pytest.Monkey
     assert result.stderr == "Error: process 1: unexpected text in stat: b'nonsense'\n"
 
 
-# Bytes that are no UTF-8 come as lone surrogates (PEP 383); NUL cannot come.
+# Bytes that are not UTF-8 are lone surrogates (PEP 383); NUL is not possible.
 letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 words = st.one_of(
     st.sampled_from([
@@ -189,7 +189,7 @@ words = st.one_of(
 @settings(max_examples=500, deadline=None)
 @given(st.lists(words, min_size=1, max_size=6))
 def test_any_words_are_taken_or_refused_in_one_line(arguments: list[str]) -> None:
-    """In process, and with a stand-in for whatever would mount, stop or write."""
+    """In this process, with a replacement for everything that would mount, stop or write."""
     gone = ProcessError(Reason.GONE, 1)
     with (
         mock.patch.object(mount, "_in_background"),

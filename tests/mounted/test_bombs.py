@@ -1,4 +1,4 @@
-"""A process that makes threads or children without end is stopped, and nobody is left behind."""
+"""A process that makes threads or children without end is stopped, and none is left stopped."""
 
 import json
 import os
@@ -33,5 +33,5 @@ def test_a_bomb_is_stopped_and_goes_on(
         eventually(partial(is_free, target.pid))
         if kind != "grow":
             eventually(partial(has_made_more, target, target.ask("count")["made"]))
-    # None of its children saw anything, and none is left stopped: it waits for each.
+    # None of its children saw anything, and none is left stopped: it waits for each of them.
     assert target.ask("end") == {"ended": True, "errors": 0}

@@ -1,5 +1,5 @@
-"""The renderer of a browser in its sandbox: more than a tebibyte reserved, namespaces of its own,
-a seccomp filter; dumped while its page works and answers."""
+"""The renderer of a browser in its sandbox: more than a tebibyte reserved, its own namespaces, a
+seccomp filter.  It is dumped while its page works and answers."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(400)]
 DUMPS = 20
 MIB, TIB = 1 << 20, 1 << 40
 
-# Counts, and checks what it counts by: its own memory, and a worker's answers.
+# Counts, and checks the data that it uses: its own memory, and the answers of a worker.
 PAGE = """
 <script>
 let canary = "CANARY", count = 0, answers = 0, errors = [];
@@ -44,11 +44,11 @@ setInterval(() => {
 REPORT = "JSON.stringify({count, answers, errors})"
 
 
-_ABOVE = 100  # where no file of ours is open: the browser hears by 3 and speaks by 4
+_ABOVE = 100  # above our open files: the browser reads commands from 3 and writes answers to 4
 
 
 class Browser:
-    """Chromium without a window, told what to do through two pipes (--remote-debugging-pipe)."""
+    """Chromium without a window, controlled through two pipes (--remote-debugging-pipe)."""
 
     def __init__(self, profile: Path) -> None:
         told, said = _ABOVE, _ABOVE + 1
@@ -96,7 +96,7 @@ class Browser:
                 self._heard += piece
 
     def open(self, html: str) -> str:
-        """A page; the name that its session goes by."""
+        """Open a page.  Returns the name of its session."""
         url = "data:text/html," + urllib.parse.quote(html)
         page = self.call("Target.createTarget", url=url)["targetId"]
         session: str = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
@@ -129,14 +129,14 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 def renderer_of(browser: Browser, session: str) -> int:
-    """The process that the scripts of a page run in; a browser keeps others ready."""
+    """The process in which the scripts of a page run; a browser keeps spare ones ready."""
     before = {pid: utime(pid) for pid in browser.renderers()}
     browser.value(session, "for (let i = 0; i < 3e8; i++); 0")
     return max(before, key=lambda pid: utime(pid) - before[pid])
 
 
 def utime(pid: int) -> int:
-    """Of all its threads."""
+    """The user time of all its threads."""
     return task_stat.parse_times(procfile.read(f"{pid}/stat"))[0]
 
 
@@ -168,7 +168,7 @@ def test_a_renderer_does_not_notice(browser: Browser, mount: Mount, tmp_path: Pa
 
 
 def assert_gdb_reads_every_stack(pid: int, mount: Mount, core: Path) -> None:
-    """From the copy, straight from the mount, and from the process, where SIGSTOP keeps it."""
+    """From the copy, from the mount, and from the process, while SIGSTOP holds it."""
     program = os.readlink(f"/proc/{pid}/exe")
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -179,7 +179,7 @@ def assert_gdb_reads_every_stack(pid: int, mount: Mount, core: Path) -> None:
             from_mount = backtraces("-c", str(mount / pid), program)
         eventually(lambda: not any(task_status.tracer(pid, tid) for tid in tasks.tids(pid)))
         from_process = backtraces("-p", str(pid), program)
-        # The core has the ids that the process itself goes by, in its namespace.
+        # The core has the ids of the process in its own namespace.
         own = {
             tid: int(task_status.status(pid, tid)["NSpid"].split()[-1]) for tid in tasks.tids(pid)
         }

@@ -1,4 +1,4 @@
-"""The capabilities that the unit names: all of them suffice, and each is needed for something."""
+"""The capabilities in the unit: all together suffice, and each is needed for something."""
 
 import json
 import os
@@ -20,7 +20,7 @@ NUMBERS = {
 
 
 def granted() -> set[str]:
-    """The capabilities that the unit names."""
+    """The capabilities in the unit."""
     (line,) = (
         line for line in UNIT.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
     )
@@ -28,14 +28,14 @@ def granted() -> set[str]:
 
 
 def confined(names: set[str]) -> tuple[str, ...]:
-    """Words that leave whoever is started by them these capabilities at most."""
+    """Words that run a command with at most these capabilities."""
     bounds = ",".join(["-all", *(f"+{name}" for name in sorted(names))])
     return ("setpriv", "--bounding-set", bounds, "--no-new-privs")
 
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A folder that every user can reach; pytest's own is for us alone."""
+    """A folder that every user can reach; only we can reach pytest's own folder."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -47,7 +47,7 @@ def mount_with_only(names: set[str], mount: Mount) -> "subprocess.CompletedProce
 
 
 def not_done(names: set[str], mount: Mount) -> set[str]:
-    """What of all that it is for a server with these capabilities does not do."""
+    """The uses of a service that a server with these capabilities fails to do."""
     result = mount_with_only(names, mount)
     assert (result.returncode, result.stderr) == (0, b"")
     try:
@@ -65,7 +65,7 @@ def test_the_service_needs_no_more_than_its_unit_grants(unmounted: Mount) -> Non
 DENIED = "the kernel does not allow the opener to trace it"
 ANOTHERS = {"another_users", "opened_by_another_user", "in_a_child_namespace_of_another_user"}
 ALL = set(uses.USES) - {"listing"}
-# Any process of root has capabilities that the service has not, the opener's too.
+# Any process of root has capabilities that the service lacks, and so has an opener of root.
 NEEDED = {
     "sys_ptrace": ("the opener cannot be identified from here", ALL),
     "dac_read_search": (DENIED, ANOTHERS),
@@ -88,7 +88,7 @@ def test_without_sys_admin_nothing_is_mounted(unmounted: Mount) -> None:
 
 
 def test_without_sys_admin_holes_are_filled_in(tmp_path: Path) -> None:
-    """As for gcorefs dump, which needs no mount."""
+    """As with gcorefs dump, which needs no mount."""
     with uses.running(uses.PYTHON, "-c", uses.HOLES) as pid:
         before = uses.shared_memory(pid)
         core = tmp_path / "core"

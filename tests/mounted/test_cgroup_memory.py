@@ -1,4 +1,4 @@
-"""A dump from within the memory cgroup of its process, where what it takes could kill that one."""
+"""A dump inside the memory cgroup of its process, where its own memory could kill that process."""
 
 import contextlib
 import json
@@ -36,12 +36,12 @@ PEAK = 30
 CGROUPS = Path("/sys/fs/cgroup")
 V1 = CGROUPS / "memory"
 
-# In a group from its first byte on.
+# The command is in the group from its first byte on.
 ENTER = ("sh", "-c", 'echo $$ > "$0" && exec "$@"')
 
 
 class Group:
-    """A memory cgroup of version 1 or 2, whichever has the controller here (cgroups(7))."""
+    """A memory cgroup of version 1 or 2: the one that has the controller here (cgroups(7))."""
 
     def __init__(self, top: Path) -> None:
         self.is_v1 = top == V1
@@ -52,7 +52,7 @@ class Group:
         (self.path / ("memory.limit_in_bytes" if self.is_v1 else "memory.max")).write_text(
             str(size)
         )
-        # No way out to swap, where another test has some.
+        # No escape to swap, if another test has some.
         name, most = ("memory.memsw.limit_in_bytes", size) if self.is_v1 else ("memory.swap.max", 0)
         with contextlib.suppress(FileNotFoundError):  # a kernel without swap
             (self.path / name).write_text(str(most))
@@ -73,7 +73,7 @@ class Group:
 
     @property
     def killed(self) -> int:
-        """How many processes of it were killed for want of memory."""
+        """The number of its processes that were killed because memory was short."""
         name = "memory.oom_control" if self.is_v1 else "memory.events"
         lines = (self.path / name).read_text().splitlines()
         return int(dict(line.split() for line in lines)["oom_kill"])
@@ -141,7 +141,7 @@ def test_a_process_near_its_limit_survives_its_dump(
 def test_where_memory_runs_out_it_is_the_dump_that_dies(
     group: Group, spawn_in: Callable[..., Target], tmp_path: Path, is_there: bool
 ) -> None:
-    target = spawn_in("reserve", 1, 20_000)  # a core of so many pieces takes more
+    target = spawn_in("reserve", 1, 20_000)  # a core with so many pieces needs more memory
     if is_there:
         (tmp_path / "core").write_bytes(b"old")
     group.limit(group.usage + 13 * MIB)
@@ -165,7 +165,7 @@ def test_a_dump_needs_no_more_than_that(
     assert_whole(tmp_path / "core")
 
 
-# Written when the command is over, by the process that it was.
+# Written at the end of the command, by its own process.
 AT_THE_END = """
 import atexit, re, sys
 from gcorefs.cli import main
@@ -192,7 +192,7 @@ def test_a_dump_imports_what_it_needs(spawn: Callable[..., Target], tmp_path: Pa
     assert not {*others, "tempfile", "trio"} & set(modules)
 
 
-# What stands in /proc when the process is about to be stopped.
+# The values in /proc when the process is about to be stopped.
 AT_THE_STOP = """
 import sys
 from gcorefs.cli import main
@@ -217,7 +217,7 @@ def test_whoever_stops_a_process_goes_before_it(spawn: Callable[..., Target], co
 
 
 def test_a_server_is_judged_as_whoever_starts_it(mount: Mount) -> None:
-    """The unit says how (OOMScoreAdjust=)."""
+    """The unit sets it (OOMScoreAdjust=)."""
     assert str(mount.path) in [place for place, _ in mounts()]
     ours = Path("/proc/self/oom_score_adj").read_text()
     assert Path(f"/proc/{mount.server}/oom_score_adj").read_text() == ours
@@ -258,7 +258,7 @@ def test_a_server_that_is_killed_for_want_of_memory_hurts_nobody(
         assert gcorefs("umount", unmounted.path).returncode == 0
 
 
-# Killed when a part of the file is written.
+# It is killed when a part of the file is written.
 KILLED = """
 import os, signal
 from gcorefs.cli import main

@@ -1,8 +1,8 @@
-"""A process that is writing its core into a pipe, whose reader is slow, as systemd-coredump and
-apport are: no look at it costs a byte of that core.
+"""A process that is writing its core into a pipe with a slow reader, like systemd-coredump and
+apport: gcorefs never costs a byte of that core.
 
-PTRACE_INTERRUPT would end the write of the thread that dumps (fs/pipe.c, pipe_write), and with
-it the core.
+PTRACE_INTERRUPT would end the write of the thread that dumps (fs/pipe.c, pipe_write), and so the
+core.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ mv {core}.part {core}
 
 
 class SlowReader:
-    """Reads the kernel's core once it is told to."""
+    """Reads the kernel's core when it is told to."""
 
     def __init__(self, folder: Path) -> None:
         self.core = folder / "kernels"
@@ -47,13 +47,13 @@ class SlowReader:
         self.pattern = f"|{handler}"
 
     def end(self) -> None:
-        """Where the test has failed, nobody waits at the gate for ever."""
-        gate = os.open(self._gate, os.O_RDWR | os.O_NONBLOCK)  # fifo(7): waits for nobody
+        """If the test has failed, nobody must wait at the gate for ever."""
+        gate = os.open(self._gate, os.O_RDWR | os.O_NONBLOCK)  # fifo(7): this does not block
         os.write(gate, b"go\n")
         os.close(gate)
 
     def finish(self, target: Target) -> Core:
-        """Let the core be written, to its end."""
+        """Let the kernel write the core to its end."""
         self._gate.write_text("go\n")
         wait_until_gone(target.pid)
         eventually(self.core.exists)  # the process does not wait for its reader (core(5))
@@ -74,7 +74,7 @@ def is_dumping(pid: int) -> bool:
 
 
 def crash(target: Target, how: str) -> None:
-    """Until the core is being written."""
+    """Crash it, and wait until its core is being written."""
     target.tell(how)
     eventually(lambda: is_dumping(target.pid))
 
@@ -93,7 +93,7 @@ def test_a_look_through_the_mount(
     crash(target, how)
     for _ in range(4):
         mount.expect(WHY)
-    assert (mount / target.pid).stat().st_size > MIB << 20  # to look at its size stops nobody
+    assert (mount / target.pid).stat().st_size > MIB << 20  # stat(2) stops no process
     assert errno_of(lambda: os.open(mount / target.pid, os.O_RDONLY)) == errno.EBUSY
     for command in (["cp"], ["head", "-c", "1"]):
         words = [*command, mount / target.pid, *(["/dev/null"] if command == ["cp"] else [])]
@@ -142,8 +142,8 @@ def test_it_begins_between_the_seize_and_the_interrupt(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    """A filter's kill asks no tracer.  Any other signal stops first, and then the core begins
-    while the other threads stand."""
+    """The kill of a filter does not ask the tracer.  With any other signal the thread stops first,
+    and then the core begins while the other threads stand still."""
     target = spawn("crasher", MIB)
     tids = tasks.tids(target.pid)
     seize = ptrace.seize
@@ -180,7 +180,7 @@ def test_a_process_that_crashed_and_is_gone(
 def test_the_program_that_reads_the_core_is_listed(
     mount: Mount, spawn: Callable[..., Target], slow_reader: SlowReader
 ) -> None:
-    """It is a child of kthreadd, as kernel threads are."""
+    """It is a child of kthreadd, like kernel threads."""
     target = spawn("crasher", MIB)
     crash(target, CRASHES[0])
     kthreadd, name = 2, slow_reader.pattern.removeprefix("|").encode()

@@ -1,4 +1,4 @@
-"""gcorefs where process_vm_readv(2) is denied to it, as in some containers."""
+"""gcorefs if process_vm_readv(2) is denied to it, as in some containers."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ Spawn = Callable[..., Target]
 Deny = Callable[..., list[str]]
 
 SIZE = 16 * MIB
-# Not dumped, or nowhere to be read.
+# Regions that are not dumped, or that nobody can read.
 LEFT_OUT = {"dontdump", "guard", "file_short_past_eof", "reserved"}
 DENIED = "process_vm_readv(2) is denied"
 ONLY = "process_vm_readv(2), the only way to wait for a page, is denied"
@@ -48,7 +48,7 @@ def deny(build: Callable[[str], Path], number: int) -> Deny:
 
 @pytest.fixture
 def confined(unmounted: Mount, deny: Deny) -> Iterator[Callable[..., Mount]]:
-    """Make the mount whose server is under the filter."""
+    """Make the mount; its server is under the filter."""
     servers = []
 
     def make(*options: str, pid: int = 0) -> Mount:
@@ -101,7 +101,7 @@ def test_all_kinds_of_memory_are_as_they_are_without_the_filter(
     assert cores[0].loads and cores[0].loads == cores[1].loads
     compared = set()
     for region in target.truth["regions"]:
-        if region["pattern"] == "unknown":  # it runs on between the two
+        if region["pattern"] == "unknown":  # it changes between the two reads
             continue
         ends = int(region["start"], 16), int(region["end"], 16)
         if any(each.vaddr <= ends[0] < each.vaddr + each.filesz for each in cores[0].loads):
@@ -215,7 +215,7 @@ def test_a_page_that_a_file_server_has_to_bring_is_an_error(
         offset = offset_of(os.pread(fd, 1 << 16, 0), start)
         assert os.pread(fd, PAGE, offset) == word(start) + content(0)[8:]
         assert errno_of(lambda: os.pread(fd, PAGE, offset + BAD * PAGE)) == errno.EIO
-        # Nor was it asked for the ELF header that it would have had to bring.
+        # The source was not even asked for the ELF header.
         with pytest.raises(LookupError):
             offset_of(os.pread(fd, 1 << 16, 0), unread)
     eventually(lambda: is_free(target.pid))

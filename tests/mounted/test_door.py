@@ -1,7 +1,8 @@
 """Every kind of opener tries every kind of target, and the kernel is asked first.
 
-The reference is what open(/proc/PID/mem) answers to the very same process a moment before.  No
-pair may differ on the side of yes; where we are stricter the table says why, as the manual does.
+The reference is the answer of open(/proc/PID/mem) to the same process a moment before.  gcorefs may
+never say yes if the kernel says no.  If gcorefs is stricter, the table gives the reason, as the
+manual does.
 """
 
 import errno
@@ -50,14 +51,14 @@ def caps(effective: int, permitted: int | None = None, inheritable: int = 0) -> 
 
 NO_GROUPS = "groups="
 USERS = f"{NO_GROUPS} {gid(USER)} {uid(USER)}"
-KEEPING = f"{NO_GROUPS} {gid(USER)} keep {uid(USER)}"  # the permitted capabilities, that is
+KEEPING = f"{NO_GROUPS} {gid(USER)} keep {uid(USER)}"  # it keeps the permitted capabilities
 OTHERS = f"{NO_GROUPS} {gid(OTHER)} {uid(OTHER)}"
 OWN_NAMESPACE = f"{USERS} dumpable=1 userns=0,{USER},1 exec={{plain}}"
 IN_USERS_NAMESPACE = f"join={{user's namespace}} {gid(0)} {uid(0)} exec={{plain}}"
 PTRACE_AMBIENT = f"{caps(SYS_PTRACE, SYS_PTRACE, SYS_PTRACE)} ambient=19"
 RAW_AMBIENT = f"{caps(NET_RAW, NET_RAW, NET_RAW)} ambient=13"
 
-# Programs that targets and openers become: owner, group, mode.
+# The programs that targets and openers execute: owner, group, mode.
 PROGRAMS = {
     "plain": (0, 0, 0o755),
     "set_uid_root": (0, 0, 0o4755),
@@ -66,8 +67,8 @@ PROGRAMS = {
     "file_capability": (0, 0, 0o755),
 }
 
-# Words of tests/targets/identity.c.  A change of ids makes a process undumpable
-# (kernel/cred.c, commit_creds); dumpable=1 undoes it, as execve(2) would.
+# Commands of tests/targets/identity.c.  A change of ids makes a process undumpable
+# (kernel/cred.c, commit_creds); dumpable=1 undoes that, as execve(2) would.
 TARGETS = {
     "root": "",
     "root, no capabilities": caps(0),
@@ -134,15 +135,15 @@ OPENERS = {
     "user in their own": OWN_NAMESPACE,
 }
 
-# One column for each target, in their order: "+" both let in, "." neither does, and a letter
-# where we are stricter than the kernel.
+# One column for each target, in their order: "+" both allow it, "." both refuse it, and a letter if
+# gcorefs is stricter than the kernel.
 STRICTER = {
     "n": ("it is in another user namespace", "in another user namespace"),
     "f": ("its effective ids do not match", "file-system ids differ"),
     "c": ("the kernel does not allow the opener", "a capability that gcorefs itself lacks"),
     "m": ("", "not dumpable"),
 }
-"""What the log says (of the mode nothing: the kernel never asks us), and the manual."""
+"""The texts in the log and in the manual.  For the mode there is none: the kernel never asks us."""
 
 # fmt: off
 TABLE = {
@@ -187,7 +188,7 @@ UNDER_THE_UNIT = {
     "user, RAW":                      "...+.+...+.....c.....+++..",
 }
 # fmt: on
-"""The rows that differ where gcorefs has no more capabilities than its unit grants."""
+"""The rows that differ if gcorefs has only the capabilities that its unit grants."""
 
 
 @pytest.fixture
@@ -254,7 +255,7 @@ def test_no_opener_gets_more_than_the_kernel_gives_it(
         opener.kill()
         for target in targets.values():
             eventually(functools.partial(is_asleep, target.pid))
-        # Lines of the log come in order: this one shows that it is up to date.
+        # Lines of the log come in order: this line shows that the log is up to date.
         told = stops(unmounted, witness.pid)
         with opened(unmounted / witness.pid) as fd:
             os.read(fd, 1)

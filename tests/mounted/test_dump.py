@@ -1,4 +1,4 @@
-"""`gcorefs dump`: the core that the mount gives, in a file that is whole or not there."""
+"""`gcorefs dump`: the same core as in the mount, in a file that is complete or does not exist."""
 
 import fcntl
 import os
@@ -31,8 +31,8 @@ TIMES = slice(48, 112)
 
 
 def without_times(core: bytes) -> bytes:
-    """A core in which no thread has used any time, and which does not say when it was made:
-    all that differs between two stops of a process that sleeps."""
+    """A core in which no thread has used any time, and which does not say when it was made: only
+    that differs between two stops of a sleeping process."""
     data = bytearray(core)
     offset, _, _, size = struct.unpack_from("<4Q", core, 64 + 8)  # of PT_NOTE
     end = offset + size
@@ -53,11 +53,11 @@ def without_times(core: bytes) -> bytes:
 def before(
     mount: Mount, spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Target, bytes]:
-    """A target asleep, and its core as the mount gives it."""
-    # Else the kernel writes into each thread's memory on which processor it last ran (rseq(2)).
+    """A sleeping target, and its core through the mount."""
+    # Without this, the kernel writes the current processor into each thread's memory (rseq(2)).
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
     target = spawn("threads", 3)
-    wait_until_asleep(target.pid)  # it says its word a moment before
+    wait_until_asleep(target.pid)  # it prints its line a moment before it sleeps
     with opened(mount / target.pid) as fd:
         core = whole(fd)
     eventually(lambda: is_free(target.pid))
@@ -178,9 +178,9 @@ def test_the_shell_that_runs_it_can_be_dumped(tmp_path: Path) -> None:
 
 @pytest.fixture
 def halfway(spawn: Callable[..., Target], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A dump over an older file, itself stopped while it holds its target.
+    """A dump over an older file.  The dump itself is stopped while it holds its target.
 
-    A vforker takes as long to stop as a thread may (stop_timeout), which leaves the time.
+    A vforker takes as long to stop as a thread may (stop_timeout), so there is time for that.
     """
     target = spawn("vforker")
     (tmp_path / "core").write_bytes(b"old")
@@ -250,7 +250,7 @@ def test_a_terminal_sees_progress_and_a_file_does_not(
         try:
             while piece := os.read(terminal, 4096):
                 shown += piece
-        except OSError:  # EIO: nobody has the other end open any more (pty(7))
+        except OSError:  # EIO: the other end is closed (pty(7))
             pass
         finally:
             os.close(terminal)

@@ -1,4 +1,4 @@
-"""Two of gcorefs that are asked to stop each other: neither stands still."""
+"""Two gcorefs that are asked to stop each other: neither stands still."""
 
 import errno
 import os
@@ -28,13 +28,13 @@ OPENS = 50
 
 @pytest.fixture(params=["the same namespaces", "a container"])
 def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Mount, int]]:
-    """A second mount, and its server as we number it."""
+    """A second mount, and the pid of its server as we number it."""
     path = tmp_path / "mnt2"
     path.mkdir()
     mount = Mount(path, tmp_path / "log2")
     if request.param == "a container":
         mount.prefix = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
-        # A namespace of processes ends with its first one.
+        # A pid namespace ends with its first process.
         command = [*mount.prefix, GCOREFS, "mount", "--foreground", "--log-file", mount.log, path]
         with subprocess.Popen(text_of(command)) as container:
             eventually(lambda: mount.log.exists() and "mounted at" in mount.log.read_text())

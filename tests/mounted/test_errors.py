@@ -1,5 +1,5 @@
-"""What cannot be had fails with the errno that says why, and with a line in the log that names
-the process and the reason; the mount goes on."""
+"""If there is no core, the errno says why, the log has a line with the process and the reason, and
+the mount goes on."""
 
 import errno
 import os
@@ -139,7 +139,7 @@ def test_a_failed_file_costs_the_server_nothing_however_often_it_is_read(
     server = mount.server
     with opened(mount / target.pid) as fd:
         reads = 0
-        for _ in range(2):  # the first round is for whatever is needed once
+        for _ in range(2):  # the first round makes what is needed only once
             before = task_stat.stat(server).resident
             for _ in range(10_000):
                 reads += errno_of(lambda: os.read(fd, 1)) == errno.EBUSY
@@ -155,7 +155,7 @@ def test_a_parent_hears_of_a_death_while_the_file_is_open(
         os.read(fd, 1)
         assert is_held(target.pid)
         target.popen.kill()
-        # A tracee is its parent's to wait for only once its tracer has (ptrace(2)).
+        # The parent of a tracee can wait for it only after its tracer has (ptrace(2)).
         assert target.popen.wait(timeout=20) == -9
 
 
@@ -178,7 +178,7 @@ module.{name} = {name}
 def surprise(
     mount_with: Callable[..., Mount], unmounted: Mount, tmp_path: Path
 ) -> Callable[[str, str, int], Mount]:
-    """A mount whose server fails in a function of a module for one process."""
+    """A mount whose server fails in a function of a module, for one process."""
 
     def make(module: str, name: str, pid: int) -> Mount:
         code = SURPRISE.format(module=module, name=name, pid=pid)

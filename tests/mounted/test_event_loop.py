@@ -1,7 +1,7 @@
-"""The thread of the server that answers everybody asks nothing of another process.
+"""The thread of the server that answers all users asks nothing of another process.
 
-Whatever the kernel does for it in another process takes a lock of that process, which others may
-hold for as long as they like: mmap_lock, exec_update_lock.
+Every call about another process takes a lock of that process, which others may hold for as long as
+they like: mmap_lock, exec_update_lock.
 """
 
 import os
@@ -44,7 +44,7 @@ def traced(request: pytest.FixtureRequest, unmounted: Mount, trace: Path) -> Ite
 
 
 def calls(trace: Path) -> dict[int, list[str]]:
-    """What each thread asked of the kernel."""
+    """The system calls of each thread."""
     found: dict[int, list[str]] = {}
     for line in trace.read_text("utf-8", "replace").splitlines():
         tid, _, call = line.partition(" ")
@@ -83,6 +83,6 @@ def test_nothing_in_the_event_loop_touches_another_process(
     assert any(f"</proc/{other.pid}/" in call for call in elsewhere)
     touches = re.compile(rf"^({OF_A_PROCESS})\((?!{server},)|/proc/(?!{server}/)\d+")
     assert [call for call in loop if touches.search(call)] == []
-    # A copy is freed by another thread as well: the kernel takes long for many pages.
+    # Another thread frees a copy too: munmap of many pages takes long.
     freed = [int(size) for size in re.findall(r"munmap\(0x[0-9a-f]+, (\d+)\)", "\n".join(loop))]
     assert max(freed, default=0) < COPIED << 20

@@ -1,5 +1,5 @@
-"""Programs that ask for the size of a file, write it down and only then open it: .gcorefs/exact,
-where a look-up stops the process, and a file that is held open meanwhile."""
+"""Programs that ask for the size of a file, write it down and only then open the file:
+.gcorefs/exact, where a look-up stops the process, and a file that is held open meanwhile."""
 
 import contextlib
 import errno
@@ -38,7 +38,7 @@ from tests.mounted.test_status import release_errno, status
 
 Spawn = Callable[..., Target]
 
-# Each time that it is stopped it has as many pages as it never had before.
+# At each stop it has more pages than ever before.
 AT_WORK = """
 import itertools, mmap
 print("ready", flush=True)
@@ -59,7 +59,7 @@ def at_work() -> Iterator[int]:
         eventually(lambda: is_free(pid))
 
 
-# What is stored of the file $1, named $2 in its folder $3, on standard output.
+# Writes the content of file $1, which has the name $2 in its folder $3, to standard output.
 
 
 def from_tar(data: bytes) -> bytes:
@@ -123,7 +123,7 @@ def test_a_program_that_asks_for_the_size_first_has_it(
     core = unpack(stored(command, exact(mount, at_work), tmp_path))
     assert core[:4] == b"\x7fELF"
     assert len(core) == end_of_last_segment(core)
-    # All of it is of one stop, the one that the look-up began.
+    # All of it is from one stop, which the look-up began.
     eventually(lambda: stops(mount, at_work) == 1)
     assert status(mount) == []
 
@@ -218,7 +218,7 @@ def test_where_nobody_opens_it_is_let_go(mount_with: Callable[..., Mount], spawn
     eventually(lambda: is_free(target.pid))
     eventually(lambda: f"process {target.pid}: looked up by" in mount.log.read_text())
     eventually(lambda: status(mount) == [])
-    # And the next one is a new stop.
+    # And the next open is a new stop.
     with opened(path) as fd:
         assert os.fstat(fd).st_size == len(whole(fd))
     eventually(lambda: stops(mount, target.pid) == 1)
@@ -244,7 +244,7 @@ def test_nor_does_it_wait_for_longer_than_any_file_may(
 def test_another_look_begins_the_time_anew(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
     mount = mount_with("open_timeout=2")
     target = spawn("threads", 1)
-    mount.allow("its file was not opened for 2 s")  # on a machine that is slow
+    mount.allow("its file was not opened for 2 s")  # on a slow machine
     path = exact(mount, target.pid)
     began = path.stat().st_mtime_ns
     (first,) = status(mount)
@@ -268,7 +268,7 @@ def test_nothing_is_listed_and_nobody_stopped_by_listing(mount: Mount, spawn: Sp
     folder = mount.path / ".gcorefs"
     assert sorted(os.listdir(folder)) == ["exact", "release", "status"]
     exact(mount, target.pid).stat()
-    assert os.listdir(folder / "exact") == []  # nor what is held
+    assert os.listdir(folder / "exact") == []  # not even a held process
     assert gcorefs("release", str(target.pid), "--mount", mount.path).returncode == 0
     eventually(lambda: is_free(target.pid))
     commands = (
@@ -320,7 +320,7 @@ def test_a_look_up_fails_as_the_open_would(
 
 
 def stat_errno(path: Path, *prefix: str) -> int:
-    """The errno of a stat(2) as somebody else."""
+    """The errno of a stat(2) as another user."""
     script = "import os, sys\ntry: os.stat(sys.argv[1])\nexcept OSError as e: print(e.errno)"
     said = run(*prefix, "/usr/bin/python3", "-c", script, path)
     assert said.stderr == b""
@@ -333,7 +333,7 @@ def test_only_who_may_open_it_may_look_it_up(everybodys: Mount, spawn: Spawn) ->
     assert stat_errno(exact(mount, target.pid), *AS_NOBODY) == errno.EACCES
     assert is_free(target.pid)
     assert status(mount) == []
-    # By its plain name anybody sees it, and nobody is stopped.
+    # By its plain name everybody sees it, and no process is stopped.
     assert stat_errno(mount / target.pid, *AS_NOBODY) == 0
     assert is_free(target.pid)
     with running(*AS_NOBODY, "sh", "-c", "echo ready; read line; :") as pid:
@@ -344,7 +344,7 @@ def test_only_who_may_open_it_may_look_it_up(everybodys: Mount, spawn: Spawn) ->
 
 
 def test_to_trace_is_not_enough_where_the_mode_says_no(everybodys: Mount, spawn: Spawn) -> None:
-    """As of open(2): the file is 0400, and another user's."""
+    """As with open(2): the file is 0400 and belongs to another user."""
     mount, target = everybodys, spawn("threads", 1)
     tracer = (*AS_NOBODY, "--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace")
     mount.expect("the kernel does not allow the opener to trace it")

@@ -1,4 +1,4 @@
-"""A process that shares its memory with a parent: whoever takes its core, nothing is copied."""
+"""A process that shares its memory with a parent: however its core is taken, nothing is copied."""
 
 import subprocess
 from collections import Counter
@@ -19,7 +19,7 @@ KEYS = ("Pss_Anon", "Shared_Dirty", "Private_Dirty", "Anonymous", "Swap")
 
 
 def spent(family: Family) -> list[dict[str, int]]:
-    """All that each of them has of private memory, in kB; nothing of it is to change."""
+    """All private memory of each of them, in kB.  None of it may change."""
     found = []
     for pid in family.pids:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
@@ -32,7 +32,7 @@ def spent(family: Family) -> list[dict[str, int]]:
 @pytest.fixture
 def family(spawn: Spawn) -> Family:
     found = Family(spawn, "small", "keeps", SIZE)
-    # Whatever it needs to answer it has from here on.
+    # From now on it has all the memory that it needs to answer.
     found.target.ask("parent")
     found.target.ask("pages")
     return found
@@ -42,7 +42,7 @@ def check(family: Family, core: Path, before: list[dict[str, int]]) -> None:
     eventually(lambda: is_free(family.target.pid))
     assert spent(family) == before
     assert before[0]["Shared_Dirty"] << 10 >= SIZE
-    # All of the sharing is in the range that the truth is about, but for a few pages.
+    # Nearly all shared memory is in the range of the test.
     assert sum(each["Pss_Anon"] for each in before) << 10 < SIZE + MIB
     assert Core(core).read(family.start, family.end) == family.expected()
     assert family.target.ask("parent") == {"intact": True}

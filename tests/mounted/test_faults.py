@@ -1,10 +1,9 @@
-"""Whoever dies, and wherever in the corridor, nobody else is hurt.
+"""Whoever dies, at whatever step of a stop, nobody else is hurt.
 
-At every step a test holds the server there, has the server, the reader or the target die, or
-sends the target a signal, and lets the server go on, where it lives.  Afterwards the target,
-where it lives, is traced by nobody, runs or is stopped as it was, and its ledger balances;
-its parent has heard what there was to hear, once; the reader has an answer; the mount
-answers, or is gone and can be made again.
+At every step a test holds the server there.  Then the server, the reader or the target dies, or the
+target gets a signal, and the server goes on if it lives.  Afterwards, if the target lives, nobody
+traces it, it runs or is stopped as before, and its ledger balances.  Its parent has heard of every
+change, once.  The reader has an answer.  The mount answers, or is gone and can be made again.
 """
 
 import contextlib
@@ -40,17 +39,17 @@ MountWith = Callable[..., Mount]
 @dataclass(frozen=True, slots=True)
 class Step:
     point: Point | None
-    """Where the server is held; None: it rests, and the reader has answers to all it asked."""
+    """The point at which the server is held; None: the server is idle, and has answered all."""
     before: tuple[str, ...]
-    """What the reader has done before; and what it does while the server gets there."""
+    """The earlier steps of the reader, and its steps while the server comes to the point."""
     asked: tuple[str, ...]
     killed: tuple[int, ...]
-    """What the reader is told where the target dies here; 0 where it has all it asked for."""
+    """The reader's errno if the target dies here; 0 if the reader already has all it asked for."""
     in_tracer: bool = False
-    """The tracer itself is held, so the parent hears of a death when it goes on."""
+    """The tracer itself is held, so the parent hears of a death only when it goes on."""
     options: tuple[str, ...] = ()
     rest: str = "memory"
-    """What the reader does afterwards, with `result` where nobody died."""
+    """The later steps of the reader, with `result` if nobody died."""
     result: int = 0
     name: str = ""
 
@@ -59,7 +58,7 @@ class Step:
 
 
 def in_tracer(point: Point) -> Step:
-    # It is found dead while its threads are waited for, or once all seem recorded.
+    # The death is noticed while the tracer waits for threads, or when all seem recorded.
     killed = (errno.ESRCH, errno.EIO)
     return Step(point, (), ("open", "read"), killed, in_tracer=True)
 
@@ -113,7 +112,7 @@ every_step = pytest.mark.parametrize("step", STEPS, ids=str)
 def at_step(
     mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger, way: str = "read"
 ) -> Iterator[tuple[Reader, Callable[[], None]]]:
-    """A reader that has asked, and the server held there; call the second to let it go on."""
+    """A reader that has asked, and a server that is held there.  Call the second value to go on."""
     reader = Reader(str(mount / ledger.pid), int(ledger.truth["memory"], 16))
     hold = contextlib.nullcontext() if step.point is None else held_at(step.point, ledger.pid)
     try:
@@ -136,7 +135,7 @@ def allow_warnings(mount: Mount, ledger: Ledger, *reasons: Reason) -> None:
 
 
 def finish(reader: Reader, step: Step) -> None:
-    """The reader goes on to the end as if nothing had been."""
+    """The reader goes on to its end as if nothing had happened."""
     while reader.asked:
         assert reader.answer() == 0
     if step.rest:
@@ -145,7 +144,7 @@ def finish(reader: Reader, step: Step) -> None:
 
 
 def assert_answers(mount: Mount, ledger: Ledger) -> None:
-    """The mount has a new core of the process, whatever came of the one before."""
+    """The mount gives a new core of the process, whatever happened to the one before."""
     with opened(mount / ledger.pid) as fd:
         assert os.read(fd, 4) == b"\x7fELF"
     eventually(lambda: is_free(ledger.pid))
@@ -154,7 +153,7 @@ def assert_answers(mount: Mount, ledger: Ledger) -> None:
 # The server lives.
 
 
-@pytest.mark.timeout(60)  # before the server gives a snapshot up, and the parent hears for that
+@pytest.mark.timeout(60)  # less than the server waits for a stop: the parent hears because of that
 @every_step
 def test_the_target_or_its_reader_dies_or_is_signalled(
     step: Step, ledger: Callable[[], Ledger], held_at: HeldAt, mount_with: MountWith
@@ -180,7 +179,7 @@ def target_is_killed(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger) 
         os.kill(ledger.pid, signal.SIGKILL)
         if step.in_tracer:
             go_on()
-        ledger.hear(signal.SIGKILL)  # while the file is open, and others of ours are held
+        ledger.hear(signal.SIGKILL)  # while the file is open, and other processes are held
         go_on()
         answers = [reader.answer() for _ in step.asked]
         if step.rest:
@@ -212,7 +211,7 @@ def target_is_stopped(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger)
         finish(reader, step)
     ledger.hear(STOPPED)
     ledger.resume()
-    ledger.assert_unhurt(eintr=1)  # SIGSTOP's own (signal(7))
+    ledger.assert_unhurt(eintr=1)  # the EINTR of SIGSTOP itself (signal(7))
 
 
 def target_is_continued(mount: Mount, held_at: HeldAt, step: Step, ledger: Ledger) -> None:
@@ -249,7 +248,7 @@ def test_the_server_is_killed_or_ended(
     assert gcorefs("umount", unmounted.path).returncode == 0
     unmounted.make(*step.options)
     server_dies(unmounted, held_at, step, ledger(), ledger(), signal.SIGTERM)
-    assert os.listdir(unmounted.path) == []  # what was below the mount
+    assert os.listdir(unmounted.path) == []  # the directory below the mount
 
 
 def server_dies(
@@ -291,7 +290,7 @@ def server_dies(
 def test_a_signal_that_came_before_the_stop_outlives_the_server(
     ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
 ) -> None:
-    """A tracer that has taken in a signal-delivery-stop is killed before it passes it on."""
+    """The tracer is killed after it has seen a signal-delivery-stop and before it passes it on."""
     unmounted.make()
     target = ledger()
     step = in_tracer(at.SEIZED_ALL)

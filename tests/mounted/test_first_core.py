@@ -1,4 +1,4 @@
-"""What `make run` shows: a mount, a first core, and what gdb says of it."""
+"""`make run`: a mount, a first core, and gdb's output for it."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ def test_the_first_core_is_read_and_nothing_warns(unmounted: Mount) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "warning" not in (done.stdout + done.stderr).lower()
-    # Twice, from the copy and from the mount.
+    # Twice: from the copy and from the mount.
     assert len(re.findall(r"^Thread \d+ ", done.stdout, re.MULTILINE)) == 2 * 5
     assert len(re.findall(r"^#\d+ .* in serve_request \(", done.stdout, re.MULTILINE)) == 2 * 4
     assert unmounted.path.is_mount()

@@ -1,5 +1,5 @@
-"""An open file is a right that was given, as an open /proc/PID/mem is: whoever it is handed to
-reads, and nobody gets more by it than what was opened."""
+"""An open file is a right that can be passed on, like an open /proc/PID/mem.  Every process that
+has the file reads it, and gets only what was opened."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ from tests.mounted.conftest import (
     whole,
 )
 
-# Takes a file that is sent over the socket that is its standard input, and says what it reads
-# of the header and of memory.
+# Receives a file over the socket that is its standard input, and prints what it reads of the header
+# and of memory.
 RECEIVE = """
 import os, socket
 channel = socket.socket(fileno=0)
@@ -41,11 +41,11 @@ except OSError as error:
 
 
 class Receiver:
-    """RECEIVE, behind other words."""
+    """RECEIVE, run by a command before it."""
 
     def __init__(self, *words: str) -> None:
         self.socket, theirs = socket.socketpair()
-        # Debian's own: another interpreter may lie where not everybody may look.
+        # Debian's own: other users may not be able to reach another interpreter.
         command = [*words, "/usr/bin/python3", "-c", RECEIVE]
         self.popen = subprocess.Popen(
             text_of(command), stdin=theirs.fileno(), stdout=subprocess.PIPE
@@ -88,7 +88,7 @@ def test_sent_over_a_socket_it_is_read_by_one_who_may_not_open_it(
     start = memory_offset(data)
     assert nobody.line() == data[:4].hex().encode() + b"\n"
     assert nobody.line() == data[start : start + 4].hex().encode() + b"\n"
-    eventually(lambda: is_free(target.pid))  # with the receiver's end the last of it is closed
+    eventually(lambda: is_free(target.pid))  # the receiver's end has closed the last descriptor
     assert nobody.popen.wait(timeout=20) == 0
 
 
@@ -112,7 +112,7 @@ def test_a_set_uid_program_reads_what_its_user_opened_and_no_more(
     for pid, read in ((own.pid, b"\x7fELF"), (roots.pid, b"")):
         result = run(*AS_NOBODY, "sh", "-c", script, "-", program, everybodys / pid)
         assert result.stdout == read
-    # What it opens itself is its own affair, as with /proc/PID/mem.
+    # Its own opens are judged as its own, as with /proc/PID/mem.
     assert run(*AS_NOBODY, program, "-c", "4", everybodys / roots.pid).stdout == b"\x7fELF"
 
 
@@ -127,7 +127,7 @@ def test_to_the_process_itself_it_is_a_stop_that_the_idle_limit_ends(
     with opened(mount / pid) as fd:
         eventually(lambda: is_held(pid))
         socket.send_fds(itself.socket, [b"x"], [fd])
-    # Only it could close the file now, and it stands still.
+    # Only this process could close the file now, and it stands still.
     assert itself.line() == b"7f454c46\n"
     assert itself.line() == os.strerror(errno.EIO).encode() + b"\n"
     assert itself.popen.wait(timeout=20) == 0

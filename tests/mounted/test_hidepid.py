@@ -1,6 +1,6 @@
-"""A mount of root's shows each user what /proc, mounted with hidepid=, shows them (proc(5)).
+"""A mount of root shows each user what /proc, mounted with hidepid=, shows them (proc(5)).
 
-Each mount has a mount namespace of its own, with a /proc of its own.
+Each mount is in its own mount namespace, with its own /proc.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from tests.mounted.test_users_mount import asleep
 
 OTHER = 4002
 MEMBERS = 4003
-"""The group of gid=."""
+"""The group in gid=."""
 
 WHO = {
     "root": (),
@@ -35,7 +35,7 @@ SETUP = 'mount -t proc -o "hidepid=$1,gid=$2" proc /proc && shift 2 && exec "$@"
 
 
 class Hiding:
-    """A mount of root's, for everybody."""
+    """A mount of root, for all users."""
 
     def __init__(self, folder: Path, hidepid: str) -> None:
         self.path, self.log = folder / "mnt", folder / "log"
@@ -85,14 +85,14 @@ def hiding(tmp_path: Path) -> Iterator[Callable[[str], Hiding]]:
 
 
 LISTED_BY_ONE = 'for D in /proc "$1" /proc; do cd "$D"; echo [0-9]*; done'
-"""The same process lists both, as it sees itself, and /proc again, for whoever came or went."""
+"""One process lists both, because it sees itself, and /proc again: processes come and go."""
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_everybody_lists_what_proc_lists(hiding: Callable[[str], Hiding], mode: str) -> None:
     mount = hiding(mode)
     kernels = {pid for pid in tasks.pids() if is_kernel_thread(pid)}
-    # One with more capabilities than the server has, as the first of some machines is.
+    # Processes with more capabilities than the server, such as the first of some machines.
     unseen = set(tasks.pids()) - {
         int(pid) for pid in mount.run((), "ls", "/proc").stdout.split() if pid.isdigit()
     }
@@ -116,7 +116,7 @@ def is_kernel_thread(pid: int) -> bool:
     return False
 
 
-# What each process is, by number, owner and whether anything of its memory is told.
+# For each process: number, owner, and whether any size is shown.
 def shown(mount: Hiding, who: tuple[str, ...], *pids: int) -> list[bytes]:
     lines = []
     for pid in pids:
@@ -163,7 +163,7 @@ def test_subset_pid_hides_no_process(hiding: Callable[[str], Hiding]) -> None:
         assert shown(mount, user(OTHER), roots, own) == [b"0 all", b"65534 all"]
 
 
-# What can be told by the errno of looking, asking, opening and letting go.
+# What the errno of stat, listxattr, open and release could reveal.
 ERRNOS = """
 import os, sys
 path, pid = sys.argv[1], sys.argv[2]
@@ -197,7 +197,7 @@ def test_nobody_learns_whether_a_hidden_process_is_held_or_is(
     assert errnos(mount, user(OTHER), target.pid) == told
     with held(mount, target):
         assert errnos(mount, user(OTHER), target.pid) == told
-        # Whom /proc shows it hears that it is held.
+        # A user to whom /proc shows the process learns that it is held.
         told = errnos(mount, WHO["member of gid="], target.pid)
         assert told[-1] == (errno.EPERM if mode == "2" else errno.ESRCH)
 
@@ -233,7 +233,7 @@ def held(mount: Hiding, target: Target) -> Iterator[None]:
     eventually(lambda: is_free(target.pid))
 
 
-# An open file that is handed on is read, and its size asked, by whoever has it.
+# Every process with an open file may read it and ask for its size, even if it was passed on.
 def test_a_file_that_was_handed_on_tells_its_size(
     hiding: Callable[[str], Hiding], spawn: Callable[..., Target]
 ) -> None:
@@ -249,7 +249,7 @@ def test_a_file_that_was_handed_on_tells_its_size(
 def test_the_exact_size_is_for_those_who_may_open(
     everybodys: Mount, spawn: Callable[..., Target]
 ) -> None:
-    """Without hidepid=; others see an estimate, and what the readers see does not change by it."""
+    """Without hidepid=.  Others see an estimate, and that does not change what the readers see."""
     target = spawn("threads", 1)
     path = everybodys / target.pid
     place = os.open(path, os.O_PATH)
@@ -264,7 +264,7 @@ def test_the_exact_size_is_for_those_who_may_open(
         assert abs(size - before) < 1 << 20
         ask = "import os; print(os.fstat(0).st_size)"
         script = [*user(OTHER), "/usr/bin/python3", "-c", ask]
-        # O_PATH is no right to read: the name is to be looked up.
+        # O_PATH gives no right to read: the name must be looked up again.
         assert b"Stale" in run(*script, stdin=place).stderr
         assert int(run(*script, stdin=fd).stdout) == exact.st_size
         assert run(*user(OTHER), "cat", path).returncode == 1

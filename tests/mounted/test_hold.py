@@ -1,4 +1,4 @@
-"""hold=copy: a process runs on when its memory is copied, and its file stays what it was."""
+"""hold=copy: a process runs on when its memory is copied, and its file does not change."""
 
 import errno
 import json
@@ -36,11 +36,11 @@ from tests.mounted.test_mixing import WAYS
 
 MEBIBYTE = 1 << 20
 SIZE = 64
-"""MiB, of the large target."""
+"""The size of the large target, in MiB."""
 
 
 def report(mount: Mount, pid: int) -> dict[str, Any]:
-    """What gcorefs status says of a process, without a command for every look."""
+    """The output of gcorefs status for a process, without a command for each call."""
     stops = json.loads((mount.path / ".gcorefs" / "status").read_bytes())["stops"]
     (found,) = (stop for stop in stops if stop["pid"] == pid)
     assert isinstance(found, dict)
@@ -79,7 +79,7 @@ def test_a_process_runs_on_while_its_file_is_read(
         assert target.ask("report")["errors"] == 0
         assert os.pread(fd, 8, place) == then
         assert int.from_bytes(then, "little") <= first
-        # However often, and from wherever it is read.
+        # However often and from wherever it is read.
         data = whole(fd)
         assert (len(data), data) == (os.stat(file).st_size, whole(fd))
         assert data[place : place + 8] == then
@@ -100,7 +100,7 @@ def test_a_process_runs_on_while_its_file_is_read(
 
 
 PAGES = 1 << 20
-"""Bytes in which the header of any of these is."""
+"""More bytes than the header of any of these has."""
 
 
 def test_a_second_opener_has_the_same_bytes(copying: Mount, spawn: Callable[..., Target]) -> None:
@@ -295,7 +295,7 @@ def test_a_death_between_the_copy_and_letting_go_does_not_matter(
     with opened(mount / target.pid) as fd:
         pause.wait()
         target.popen.kill()
-        seen.wait()  # the server has been told
+        seen.wait()  # the server has heard of the death
         seen.end()
         pause.end()
         data = whole(fd)
@@ -367,7 +367,7 @@ def test_dump_lets_go_before_it_writes(spawn: Callable[..., Target], tmp_path: P
     dump = subprocess.Popen([str(word) for word in (GCOREFS, *command)])
     with dump, fifo.open("rb") as reader:
         data = reader.read(4096)
-        # It waits for us to read on, and the process for nobody.
+        # The reader waits until we go on, and the process waits for nobody.
         eventually(lambda: is_free(target.pid))
         target.ask("gap")
         data += reader.read()
@@ -431,7 +431,7 @@ def test_a_process_that_was_not_dumpable_keeps_its_secret_when_it_is(copying: Mo
 def test_a_copy_is_shared_by_one_user_and_not_by_two(
     copying: Mount, spawn: Callable[..., Target], tmp_path: Path
 ) -> None:
-    """Root may see every copy; a user that was not judged at the stop has a stop of its own."""
+    """Root may see every copy.  A user that was not judged at the stop gets a new stop."""
     target = Target([*AS_NOBODY, "sh", "-c", "echo '{\"pid\": '$$'}'; exec sleep 1000"])
     try:
         file = copying / target.pid

@@ -1,4 +1,4 @@
-"""`gcorefs info`: what a core is, of a file or of a process, and one line where it is none."""
+"""`gcorefs info` of a file or of a process: what a core is, or one line if it is not a core."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def lines_of(*words: object) -> list[str]:
 
 
 def without_times(facts: dict[str, Any]) -> dict[str, Any]:
-    """What is the same of every stop of a process that sleeps."""
+    """The facts that all stops of a sleeping process have in common."""
     own = {**facts["gcorefs"], "stopped_at": "", "stop_milliseconds": 0}
     return {**facts, "gcorefs": own}
 
@@ -64,7 +64,7 @@ def assert_the_sums_are_those_of_the_note(facts: dict[str, Any]) -> None:
 
 @pytest.fixture
 def dumped(spawn: Spawn, tmp_path: Path) -> tuple[Target, Path]:
-    """A target asleep, and its core."""
+    """A sleeping target, and its core."""
     target, file = spawn("threads", 3), tmp_path / "core"
     assert gcorefs("dump", target.pid, "-o", file).returncode == 0
     return target, file
@@ -81,7 +81,7 @@ def test_a_file_says_what_the_process_was(dumped: tuple[Target, Path]) -> None:
     assert facts["gcorefs"]["host"] == os.uname().nodename
     assert facts["missing"] == 0
     assert_the_sums_are_those_of_the_note(facts)
-    # The process itself says what is mapped, and so does the kernel.
+    # The process itself says what it has mapped, and so does the kernel.
     maps = [
         line.split(None, 5) for line in Path(f"/proc/{target.pid}/maps").read_text().splitlines()
     ]
@@ -177,7 +177,7 @@ def test_zeros_are_told_from_what_is_in_the_file(spawn: Spawn, tmp_path: Path) -
 
 
 def terminal(*words: object, columns: int, **environment: str) -> list[str]:
-    """What a terminal of so many columns is shown."""
+    """The output on a terminal with so many columns."""
     leader, follower = pty.openpty()
     with open(follower, "wb", buffering=0) as file:
         run("stty", "cols", columns, "rows", 24, stdin=file)
@@ -193,7 +193,7 @@ def terminal(*words: object, columns: int, **environment: str) -> list[str]:
     try:
         while piece := os.read(leader, 4096):
             shown += piece
-    except OSError:  # EIO: nobody has the other end open any more (pty(7))
+    except OSError:  # EIO: the other end is closed (pty(7))
         pass
     finally:
         os.close(leader)
@@ -242,7 +242,7 @@ def test_where_there_is_only_ascii_the_picture_is_too(
     assert b"/na\\xefve\n" in result.stdout
 
 
-COUNT = 60_000  # with those of the program itself fewer than max_map_count
+COUNT = 60_000  # with the program's own mappings, fewer than max_map_count
 
 
 def test_very_many_mappings_are_a_page_and_all_of_them_if_wanted(
@@ -359,7 +359,7 @@ def test_a_thread_that_does_not_stop_is_named(spawn: Spawn) -> None:
 
 def test_where_nobody_reads_there_is_no_traceback(dumped: tuple[Target, Path]) -> None:
     _, file = dumped
-    # Without a buffer each line would fail by itself.
+    # Without a buffer each line would fail separately.
     environment = {key: text for key, text in os.environ.items() if key != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)

@@ -1,4 +1,4 @@
-"""Opens of the mounted file are never seen as an EINTR; tests/live has the tracer alone."""
+"""No program sees an open of the mounted file as an EINTR; tests/live tests the tracer alone."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Mount, Target
 
-# One of each kind of call: the first that the kernel would end with EINTR.
+# One of each kind of call: the first one that the kernel would end with EINTR.
 CASES = ("epoll_wait", "semop", "rt_sigtimedwait", "io_uring_enter", "recv_rcvtimeo", "nanosleep")
 OPENS = [300, pytest.param(1_000, marks=pytest.mark.full)]
 

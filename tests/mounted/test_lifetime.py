@@ -1,4 +1,4 @@
-"""A mount from its making to its end, whichever end that is: nobody stays stopped, nobody hangs."""
+"""A mount from its beginning to its end, however it ends: no process stays stopped, none hangs."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def is_mounted(mount: Mount) -> bool:
 
 
 def test_the_command_returns_once_the_mount_answers(unmounted: Mount) -> None:
-    # Both ends of every pipe: the server that stays must not keep them open.
+    # Both ends of every pipe: the server, which stays, must not keep them open.
     result = gcorefs("mount", "--log-file", unmounted.log, unmounted.path, stdin=subprocess.PIPE)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     assert is_mounted(unmounted)
@@ -94,7 +94,7 @@ def test_told_again_and_again_it_ends_in_good_order(
         while foreground.poll() is None and time.monotonic() < deadline:
             foreground.send_signal(signal.SIGTERM)
             foreground.send_signal(signal.SIGINT)
-            time.sleep(0.001)  # or it has no time for anything else
+            time.sleep(0.001)  # otherwise it has no time for anything else
     assert foreground.returncode == 0
     assert not is_mounted(unmounted)
     eventually(lambda: is_free(target.pid))
@@ -241,7 +241,7 @@ def test_a_server_that_is_killed_leaves_nobody_stopped(
         eventually(lambda: is_free(target.pid))
         assert errno_of(lambda: os.pread(fd, 1, 0)) in CUT_OFF
     assert target.ask("ping") == {"pong": 1}
-    # What is left is a mount that answers nobody.
+    # What is left is a dead mount.
     assert errno_of(lambda: os.stat(unmounted.path)) == errno.ENOTCONN
     assert_refused(gcorefs("mount", unmounted.path), "server is gone", "gcorefs umount")
     assert gcorefs("umount", unmounted.path).returncode == 0
@@ -283,7 +283,7 @@ def test_a_reader_that_sleeps_loses_the_process(
         assert errno_of(lambda: os.pread(fd, 1, memory_offset(header))) == errno.EIO
         assert os.pread(fd, len(header), 0) == header
         assert os.fstat(fd).st_size == before.st_size
-        # A new stop is a new file: the old one's bytes never mix with it.
+        # A new stop is a new file: the bytes of the old file never mix with it.
         with opened(mount / target.pid) as new:
             assert os.fstat(new).st_ino != before.st_ino == os.fstat(fd).st_ino
             head = os.pread(new, 1 << 12, 0)
@@ -313,7 +313,7 @@ def test_a_process_is_stopped_no_longer_than_max_stop(
 def test_an_open_that_was_asked_for_long_ago_meets_no_tracer_of_a_later_stop(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    """Its file has another number by now, and another stop."""
+    """Its file has another inode by now, and another stop."""
     pause = Pause("gcorefs.mount.door", "refuse_early")
     mount = paused(pause)
     target = spawn("threads", 1)
@@ -326,7 +326,7 @@ def test_an_open_that_was_asked_for_long_ago_meets_no_tracer_of_a_later_stop(
             eventually(lambda: is_free(target.pid))
             later = os.open(file, os.O_RDONLY)
             os.read(later, 1)
-        # The first stop is forgotten, and the second one under way.
+        # The first stop is forgotten, and the second one is under way.
         eventually(lambda: stops(mount, target.pid) == 1)
         assert is_held(target.pid)
         pause.end()

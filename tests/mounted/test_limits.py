@@ -1,4 +1,4 @@
-"""One user who opens everything, or never reads, keeps nobody else out."""
+"""A user who opens everything, or never reads, blocks no other user."""
 
 import errno
 import functools
@@ -33,7 +33,7 @@ OPENERS = 500
 
 @pytest.fixture
 def nobodys(build: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[..., Target]]:
-    """Start a target that is nobody's."""
+    """Start a target that belongs to nobody."""
     targets: list[Target] = []
 
     def start(name: str, *arguments: object) -> Target:
@@ -63,7 +63,7 @@ sys.stdin.read()
 
 
 class Nobody:
-    """A process of nobody's that opens and reads files one after the other, and keeps them."""
+    """A process of nobody that opens and reads files one after the other, and keeps them open."""
 
     def __init__(self, *paths: Path) -> None:
         command = [*AS_NOBODY, "/usr/bin/python3", "-c", HOLD, *map(str, paths)]
@@ -135,7 +135,7 @@ def test_a_user_holds_so_many_processes(
     files = [mount / target.pid for target in targets]
     mount.expect(f"process {targets[2].pid}: {words}")
     with Nobody(files[0], files[1], files[2], files[0]) as nobody:
-        # A second file of a process that is held already is no further stop.
+        # A second file of a held process is not another stop.
         assert nobody.errnos == [0, 0, expected, 0]
         assert is_free(targets[2].pid)
         with opened(files[2]) as fd:
@@ -166,7 +166,7 @@ def test_a_header_that_is_too_large_for_its_user_is_refused(
     with Nobody(mount / large.pid, mount / small.pid) as nobody:
         assert nobody.errnos == [errno.EMFILE, 0]
         eventually(lambda: is_free(large.pid))
-    # Nothing of it is counted any more.
+    # Nothing of it counts any more.
     eventually(lambda: run(*AS_NOBODY, "head", "-c", "4", mount / small.pid).stdout != b"")
 
 
@@ -175,19 +175,19 @@ def test_a_header_that_was_refused_is_not_kept(
     nobodys: Callable[..., Target],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # One heap for all threads (mallopt(3)): else each keeps what it has used once.
+    # One heap for all threads (mallopt(3)): otherwise each thread keeps what it has used once.
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     mount = mount_with("allow_other,user_memory=4")
     server = mount.server
     targets = [nobodys("mappings", 30_000) for _ in range(25)]
     mount.expect("the headers of its opener need too much memory")
-    for target in targets[:5]:  # what is needed for one at a time
+    for target in targets[:5]:  # the memory that is needed for one at a time
         with Nobody(mount / target.pid):
             pass
     before = resident(server)
     with Nobody(*(mount / target.pid for target in targets)) as nobody:
         assert set(nobody.errnos) == {errno.EMFILE}
-        # Kept, they would be some 60 MiB, of which 20 were there before, for one at its largest.
+        # If kept, they would be some 60 MiB; 20 of these were there before, for the largest one.
         assert resident(server) - before < 20 << 20
 
 
@@ -217,7 +217,7 @@ def test_stops_that_do_not_come_off_keep_no_other_user_waiting(
 
 
 def resident(pid: int) -> int:
-    """Bytes."""
+    """Bytes of resident memory."""
     return task_stat.stat(pid).resident * PAGE_SIZE
 
 
@@ -225,7 +225,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
     mount_with: Callable[..., Mount], nobodys: Callable[..., Target], spawn: Callable[..., Target]
 ) -> None:
     mount = mount_with("allow_other,stop_timeout=1000")
-    # Not ready for as long as we like: who reads it waits.
+    # Not ready for as long as we like: its readers wait.
     target, other = nobodys("vforker"), spawn("threads", 3)
     server = mount.server
     mount.expect(f"process {target.pid}: too many requests of its opener are waiting")
@@ -237,7 +237,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
     def all_have_opened_and_read() -> bool:
         report.update(crowd.ask("report"))
         begun = report["reading"] + sum(report["read"].values())
-        # So many wait as one user's may; the others are told so.
+        # As many wait as one user may have; the others get an error.
         settled = begun == report["readers"] > 0 and report["reading"] <= 256
         return bool(report["done"] == OPENERS and settled)
 
@@ -250,7 +250,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
     assert 0 < report["opened"] <= 4096
     assert set(report["read"]) == {str(errno.EAGAIN)}
     assert report["reading"] > 0
-    # Everybody else goes in and out.
+    # All other users can come and go.
     for _ in range(20):
         assert (mount / other.pid).stat().st_size > 0
         with opened(mount / other.pid) as fd:
@@ -260,7 +260,7 @@ def test_ten_thousand_opens_from_five_hundred_processes_keep_nobody_out(
     assert str(other.pid) in os.listdir(mount.path)
     assert len(os.listdir(f"/proc/{server}/fd")) <= descriptors + 100
     assert resident(server) - before < 200 << 20
-    # Who waits for an answer cannot be killed before it comes (fs/fuse/dev.c, request_wait_answer).
+    # A process that waits for an answer cannot be killed (fs/fuse/dev.c, request_wait_answer).
     os.kill(target.truth["child_pid"], signal.SIGKILL)
     crowd.ask("end")
     eventually(lambda: is_free(target.pid))

@@ -1,5 +1,5 @@
-"""A directory of processes: names and attributes are had without stopping anybody, and
-nothing can be changed."""
+"""A directory of processes: names and attributes are shown without a stop, and nothing can be
+changed."""
 
 import ctypes
 import errno
@@ -51,7 +51,7 @@ def switches(pid: int) -> dict[int, tuple[bytes, bytes]]:
 
 
 def users() -> set[int]:
-    """Every process that is no kernel thread."""
+    """Every process that is not a kernel thread."""
     found = set()
     for pid in tasks.pids():
         try:
@@ -68,14 +68,14 @@ def test_listing_stops_nobody(mount: Mount, spawn: Callable[..., Target]) -> Non
     for words in LISTINGS:
         command = [word.format(mount=mount.path, file=mount / target.pid) for word in words]
         result = run(*command)
-        # Others may end between their being listed and their being looked at.
+        # Others may end between the listing and the stat.
         complaints = result.stderr.splitlines()
         assert all(line.endswith(b"No such file or directory") for line in complaints), result
         assert not any(str(target.pid).encode() in line for line in complaints)
         assert result.returncode == 0 or complaints, command
         assert str(target.pid).encode() in result.stdout or not result.stdout
     assert switches(target.pid) == before
-    # Lines of the log come in order: the one stop that there was shows it is up to date.
+    # Lines of the log come in order: the line of the only stop shows that it is up to date.
     with opened(mount / other.pid) as fd:
         os.read(fd, 1)
     eventually(lambda: stops(mount, other.pid) == 1)
@@ -98,7 +98,7 @@ def test_names_are_the_pids_of_user_processes(mount: Mount) -> None:
     listed = {int(name) for name in names}
     assert names == [str(pid) for pid in sorted(listed)]
     assert before & after <= listed
-    # One that came and went during the listing is in neither.
+    # A process that came and went during the listing is in neither.
     kernel = {pid for pid in listed - before - after if os.path.exists(f"/proc/{pid}")}
     assert not kernel
 
@@ -123,7 +123,7 @@ def test_a_file_is_for_the_owner_of_the_process_to_read(mount: Mount, uid: int) 
 def test_the_size_before_opening_is_enough_and_not_far_too_much(
     mount: Mount, spawn: Callable[..., Target], words: tuple[Any, ...]
 ) -> None:
-    # Also of a process whose leader is dead, in whose place /proc/PID/stat has zeros.
+    # Also if the leader of the process is dead: /proc/PID/stat then has zeros.
     target = spawn(*words)
     living = tasks.tids(target.pid)[-1]
     status = task_status.status(target.pid, living)
@@ -159,7 +159,7 @@ def test_a_process_that_has_ended_is_not_there(mount: Mount, spawn: Callable[...
 def test_a_thread_that_leads_no_process_is_not_there(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
-    # /proc/TID is served for every thread, though not listed (proc(5)).
+    # /proc/TID exists for every thread, although it is not listed (proc(5)).
     target = spawn("threads", 1)
     tid = target.truth["threads"][0]["tid"]
     assert errno_of((mount / tid).stat) == errno.ENOENT
@@ -193,7 +193,7 @@ def test_nothing_can_be_changed(mount: Mount, spawn: Callable[..., Target]) -> N
         "utime": lambda: os.utime(file),
     }
     found = {name: errno_of(call) for name, call in calls.items()}
-    assert found.pop("rmdir") == errno.ENOTDIR  # the kernel itself
+    assert found.pop("rmdir") == errno.ENOTDIR  # from the kernel itself
     assert set(found.values()) <= {errno.EROFS, errno.EACCES, errno.EPERM}, found
 
 
@@ -234,7 +234,7 @@ def test_a_listing_gives_the_number_that_is_found_afterwards(
 
 
 def numbers(mount: Mount) -> dict[int, int]:
-    """What a listing says the inodes are, by pid."""
+    """The inodes in a listing, by pid."""
     with os.scandir(mount.path) as entries:
         return {int(entry.name): entry.inode() for entry in entries}
 
@@ -255,7 +255,7 @@ def test_a_later_process_of_a_listed_pid_is_found(
 def test_a_listing_changes_nothing_of_an_open_file(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
-    # splice(2) goes by the size that the kernel was told last, and asks nobody.
+    # splice(2) uses the size that the kernel has heard last, and asks nobody.
     target = spawn("threads", 1)
     with opened(mount / target.pid) as fd:
         size = os.fstat(fd).st_size
@@ -304,14 +304,14 @@ def test_a_file_handle_of_what_was_only_listed_is_stale(
 def test_a_file_handle_opens_what_a_name_would_open_and_nothing_else(
     everybodys: Mount, spawn: Callable[..., Target]
 ) -> None:
-    """As the kernel's NFS server has them; it opens for others, and is refused (access.py)."""
+    """The kernel's NFS server uses them.  It opens for others, and is refused (access.py)."""
     target = spawn("threads", 1)
     path = everybodys / target.pid
     with opened(everybodys.path) as folder, opened(path) as fd:
         outsiders = int(run(*AS_NOBODY, "stat", "-c", "%i", path).stdout)
         numbers = {
             os.fstat(fd).st_ino: 0,
-            outsiders: errno.ESTALE,  # it is for those who may not open
+            outsiders: errno.ESTALE,  # it is for users who may not open
             os.stat(everybodys.path / ".gcorefs/status").st_ino: 0,
             os.stat(everybodys.path / ".gcorefs").st_ino: 0,
             1: 0,
@@ -326,7 +326,7 @@ def test_a_file_handle_opens_what_a_name_would_open_and_nothing_else(
 
 
 def open_by_handle(folder: int, number: int) -> int:
-    """The errno of opening an inode without its name (fs/fuse/inode.c, fuse_encode_fh)."""
+    """Open an inode without its name (fs/fuse/inode.c, fuse_encode_fh).  Returns the errno."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = struct.pack("<IiIII", 12, FILEID_INO64_GEN, number >> 32, number & 0xFFFFFFFF, 0)
     fd = libc.open_by_handle_at(folder, handle, os.O_RDONLY)
@@ -373,10 +373,10 @@ def test_a_later_process_of_the_same_pid_is_another_file(
 def test_a_process_in_the_middle_of_execve_hangs_nobody(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
-    """execve(2) closes files while it holds what /proc/PID/stat waits for (exec_update_lock).
+    """execve(2) closes files while it holds the lock that /proc/PID/stat needs (exec_update_lock).
 
-    A file of ours among them waits for the server (FUSE_FLUSH), so a server that waits for
-    /proc of that process waits for itself.
+    If one of them is a file of ours, the close waits for the server (FUSE_FLUSH).  So a server that
+    waits for /proc of that process waits for itself.
     """
     go, told = os.pipe()
     with opened(mount / spawn("threads", 1).pid) as fd:
@@ -387,10 +387,10 @@ def test_a_process_in_the_middle_of_execve_hangs_nobody(
                 os.execvp("true", ["true"])
             finally:
                 os._exit(127)
-    # The size alone is one request, which the server meets before the one of the execve.
+    # A request for the size alone, which the server gets before the request of the execve.
     server = mount.server
     with opened(mount / pid, os.O_PATH) as path:
-        # Should this test be killed: whoever asks /proc for that process waits for the server.
+        # If this test is killed: every reader of /proc of that process waits for the server.
         guard = subprocess.Popen(
             ["sh", "-c", f"read line; kill -KILL {server}"], stdin=subprocess.PIPE
         )

@@ -1,4 +1,4 @@
-"""Processes of more mappings than e_phnum can count: every reader finds every one of them."""
+"""Processes with more mappings than e_phnum can count: every reader finds all of them."""
 
 import json
 import mmap
@@ -42,13 +42,13 @@ def target(
 
 
 def pages(target: Target) -> range:
-    """Where each mapping of one page is (mappings.c)."""
+    """The places of the mappings of one page each (mappings.c)."""
     start, count = int(target.truth["start"], 16), target.truth["count"]
     return range(start, start + count * 2 * PAGE, 2 * PAGE)
 
 
 def some(target: Target) -> list[int]:
-    """The first, the last, and what e_phnum and 16 bits have to do with."""
+    """The first, the last, and those near the limits of e_phnum and of 16 bits."""
     numbers = (0, 1, 4711, PN_XNUM - 1, PN_XNUM, 65_536, target.truth["count"] - 1)
     return [pages(target)[number] for number in numbers]
 
@@ -77,7 +77,7 @@ def assert_every_page_is_there(target: Target, copied: Path) -> None:
         for load in found:
             page = data[load.offset : load.offset + PAGE]
             assert page == struct.pack("<Q", load.vaddr) + rest, hex(load.vaddr)
-    # The kernel would have none of more than 65,535 mappings.
+    # The kernel would write no NT_FILE for more than 65,535 mappings.
     assert target.argv[0].encode() in core.note("NT_FILE")
 
 

@@ -1,4 +1,4 @@
-"""Processes of very many threads: each is in the notes once, as it was, and runs on."""
+"""Processes with very many threads: each is in the notes once, as it was, and runs on."""
 
 import re
 import subprocess
@@ -46,7 +46,7 @@ def test_every_thread_is_in_the_core_once(target: Target, mount: Mount, tmp_path
 
 
 def assert_threads_are_as_they_were(core: Core, target: Target) -> None:
-    """Every one sleeps in futex(2), at the bottom of its own stack, with its own words in it."""
+    """Each sleeps in futex(2), at the bottom of its own stack, which has its own values."""
     threads = {thread["tid"]: thread for thread in target.truth["threads"]}
     count = sum(note.kind == "NT_PRSTATUS" for note in core.notes)
     found = core.threads

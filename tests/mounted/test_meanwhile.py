@@ -1,5 +1,5 @@
-"""What changes between look-up, open, stop and first read is noticed: the bytes are those of the
-process that was asked for, and go to nobody who may not have them now."""
+"""Changes between look-up, open, stop and first read are noticed: the bytes are those of the
+process that was asked for, and nobody gets them who may not have them now."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ def set_uid(build: Callable[[str], Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stop() -> Pause:
-    """Everything has been asked, and nobody is stopped yet."""
+    """All checks are done, and nothing is stopped yet."""
     return Pause("gcorefs.sources.tracer", "Tracer.start")
 
 
@@ -69,7 +69,7 @@ def test_of_one_who_joined_before_it_began_neither(
         assert joiner.ask(f"open {mount / target.pid}")["ours"] == 0
         become_set_uid(target, set_uid)
         stop.end()
-        # Not even the one who may: what it reads is in the page cache for the other.
+        # Not even the user who may: their reads would fill the page cache for the other.
         assert errno_of(lambda: os.pread(fd, 4, 0)) == errno.EACCES
         eventually(lambda: is_free(target.pid))
         assert joiner.ask("splice")["ours"] == errno.EACCES
@@ -87,7 +87,7 @@ def test_of_one_who_looked_it_up_before_it_began_neither(
     target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
     mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
     path = mount.path / ".gcorefs" / "exact" / str(target.pid)
-    # The kernel asks for two at a time only where it knows the name (fs/dcache.c,
+    # The kernel sends two look-ups at a time only if it knows the name (fs/dcache.c,
     # d_alloc_parallel).
     with opened(path) as fd:
         os.read(fd, 1)
@@ -102,8 +102,8 @@ def test_of_one_who_looked_it_up_before_it_began_neither(
     stop.end()
     look.join()
     assert joiner.line()["ours"] == errno.EACCES
-    # The stop ended for both, and the kernel asked once more for each (fs/fuse/dir.c,
-    # fuse_dentry_revalidate): one line of the stop, and one of each request.
+    # The stop ended for both, and the kernel asked again for each (fs/fuse/dir.c,
+    # fuse_dentry_revalidate): one line for the stop, and one for each request.
     assert found == [0]
     assert mount.log.read_text().count("does not allow the opener to trace it") >= 3
     (waiting,) = status(mount)
@@ -160,7 +160,7 @@ def test_a_name_looked_up_is_never_a_later_process_of_that_pid(
 @pytest.mark.parametrize(
     "place",
     [
-        ("gcorefs.process.access", "identify"),  # its attributes have been asked
+        ("gcorefs.process.access", "identify"),  # its attributes are known
         ("gcorefs.process.access", "check", 2),  # it has been let in
         ("gcorefs.sources.tracer", "Tracer.start"),  # it is about to be stopped
     ],

@@ -1,5 +1,5 @@
-"""A file whose process was let go, and the one that the next open makes: neither ever has a byte
-of the other's, whichever way it is read."""
+"""A file whose process was let go, and the file of the next open: neither ever has a byte of the
+other, however it is read."""
 
 import errno
 import mmap
@@ -42,7 +42,7 @@ def by_sendfile(fd: int, offset: int) -> bytes:
 
 
 def by_mmap(fd: int, offset: int) -> bytes:
-    """In a child, for SIGBUS: EIO."""
+    """In a child, because EIO is SIGBUS there."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -116,7 +116,7 @@ def test_old_and_new_never_mix(
 
 
 def assert_of_the_old_stop(way: Callable[[int, int], bytes], fd: int, offset: int) -> None:
-    """Its byte, where the page cache has it; else EIO; never zeros, never the new one."""
+    """Its byte, if the page cache has it; else EIO; never zeros, never the new byte."""
     try:
         data = way(fd, offset)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A server that may start no further thread (pids.max of its control group): an open fails with
+"""A server that may not start more threads (pids.max of its control group): an open fails with
 EAGAIN and leaves nothing behind, and the server can always be ended."""
 
 import contextlib
@@ -28,7 +28,7 @@ class Group:
         (self._path / "cgroup.procs").write_text(str(pid))
 
     def leave_room_for(self, threads: int | None) -> None:
-        """So many more than there are; None: any number."""
+        """Allow so many more threads than there are; None: any number."""
         current = int((self._path / "pids.current").read_text())
         limit = "max" if threads is None else str(current + threads)
         (self._path / "pids.max").write_text(limit)
@@ -36,7 +36,7 @@ class Group:
 
 @pytest.fixture
 def group() -> Iterator[Group]:
-    """Asked for first, so that it outlives the server that is in it."""
+    """Requested first, so that it outlives the server in it."""
     parent = V1 if V1.is_dir() else V2
     if parent is V2:
         (V2 / "cgroup.subtree_control").write_text("+pids")
@@ -66,7 +66,7 @@ def test_an_open_comes_off_or_fails_with_eagain(
     mount.allow("held, not copied")
     for pid in family(mount.server):
         group.add(pid)
-    # Each room ends at another step; the server keeps some threads for the next call.
+    # Each limit ends at another step; the server keeps some threads for the next call.
     results = []
     for room in range(8):
         target = spawn("threads", 2)

@@ -1,5 +1,5 @@
-"""A core is one instant: whatever is read twice is the same, and what busy threads keep true
-among themselves is true in it.
+"""A core is one instant: a second read gives the same bytes, and facts that busy threads keep true
+together are true in it.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ WRITERS = 4
 FULL = (pytest.mark.full, pytest.mark.timeout(600))
 MEBIBYTES = pytest.mark.parametrize("mebibytes", [64, pytest.param(512, marks=FULL)])
 
-# Not aligned to anything, larger and smaller than what is read ahead.
+# Not aligned; larger and smaller than the windows of reading ahead.
 CHUNKINGS = ((1, 4095, 4097), (65521,), (999_983, 7), (5_000_011,))
 
 
@@ -78,7 +78,7 @@ def test_cmp_finds_nothing_between_two_copies_under_one_stop(
 
 
 def test_copies_of_two_stops_differ(spawn: Spawn, mount: Mount, tmp_path: Path) -> None:
-    """That the process wrote all the while: else the above would mean nothing."""
+    """This shows that the process wrote all the time; else the tests above would mean nothing."""
     target = spawn("sums", 8, WRITERS)
     copies = tmp_path / "first", tmp_path / "second"
     for copy in copies:
@@ -96,7 +96,7 @@ class Writer:
 
 
 def torn(memory: bytes, target: Target) -> list[str]:
-    """What in the memory of a sums process was never true at one time (tests/targets/sums.c)."""
+    """The parts of the memory of a sums process that were never true together (targets/sums.c)."""
     truth = target.truth
     writers = [
         Writer(*struct.unpack_from("<5Q", memory, truth["stride"] * number))
@@ -121,7 +121,7 @@ def torn(memory: bytes, target: Target) -> list[str]:
     begun = sum((writer.seq + 1) // 2 for writer in writers)
     if not finished <= clock <= begun:
         found.append(f"{finished} changes are done and {begun} begun, the clock says {clock}")
-    # A page in another's place; not every word, for the time it takes.
+    # A page in the place of another one.  Not every word is checked, to save time.
     found += [f"word {i} is {words[i]:#x}" for i in range(0, count, 511) if words[i] % 2**32 != i]
     return found
 
@@ -154,7 +154,7 @@ def test_what_threads_keep_true_is_true_in_a_dump(
 
 @contextlib.contextmanager
 def stopped(tids: list[int]) -> Iterator[None]:
-    """These threads stand still, and no other of the process."""
+    """These threads stand still, and no other thread of the process."""
     try:
         for tid in tids:
             ptrace.seize(tid)
@@ -170,7 +170,7 @@ def stopped(tids: list[int]) -> Iterator[None]:
 
 @pytest.mark.parametrize("running", [WRITERS, 1])
 def test_where_a_thread_runs_on_it_is_not_true(spawn: Spawn, running: int) -> None:
-    """What the tests above would find, were not every thread stopped."""
+    """The tests above would find this if not every thread were stopped."""
     target = spawn("sums", 64, WRITERS)
     start, size = int(target.truth["area"], 16), target.truth["size"]
     assert set(target.truth["tids"]) == set(tasks.tids(target.pid)) - {target.pid}
@@ -181,7 +181,7 @@ def test_where_a_thread_runs_on_it_is_not_true(spawn: Spawn, running: int) -> No
         return bytes(memory)
 
     with stopped(target.truth["tids"][running:]):
-        # Not at once, where the processors are given to others.
+        # Not at once, if other processes have the processors.
         eventually(lambda: torn(read(), target) != [])
     with stopped(target.truth["tids"]):
         assert torn(read(), target) == []

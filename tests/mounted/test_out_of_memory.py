@@ -1,4 +1,4 @@
-"""Wherever the server finds no memory, one request fails, and nobody is hurt."""
+"""Wherever the server is out of memory, one request fails, and nobody is hurt."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from tests.mounted.parties import Ledger, Reader
 from tests.mounted.test_faults import STEPS, HeldAt, MountWith, Step
 
 LETTING_GO = (at.RELEASED, at.BEFORE_DETACH, at.DETACHED_ONE, at.DETACHED_ALL)
-"""Nobody waits for an answer."""
+"""Points at which nobody waits for an answer."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def ledger(build: Callable[[str], Path]) -> Iterator[Ledger]:
 def expected(step: Step) -> int:
     if step in COPYING:
         return step.result
-    if step.point in LETTING_GO or step.point is at.READING_AHEAD:  # read without reading ahead
+    if step.point in LETTING_GO or step.point is at.READING_AHEAD:  # the read needs no read-ahead
         return 0
     return errno.ENOMEM
 
@@ -76,7 +76,7 @@ def test_at_every_step(step: Step, ledger: Ledger, held_at: HeldAt, mount_with: 
             hold.fail()
             found = answers(reader, step)
         assert next(filter(None, found), 0) == expected(step)
-        if step.point is at.COPIED:  # nothing was wrong with the copy
+        if step.point is at.COPIED:  # the copy itself is good
             eventually(lambda: is_free(ledger.pid))
     finally:
         reader.kill()

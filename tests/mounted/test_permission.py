@@ -1,5 +1,5 @@
-"""Who may open which file.  The mode is the first door; behind it the kernel decides as it
-does for /proc/PID/mem, under the credentials of whoever opens."""
+"""Who may open which file.  The mode comes first; then the kernel decides as for /proc/PID/mem,
+under the credentials of the opener."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ WITHOUT_PTRACE = "caps=fffffffffff7ffff,fffffffffff7ffff,0"
 
 @pytest.fixture
 def sleeper() -> Iterator[Callable[..., int]]:
-    """Start sleep(1) behind other words, such as those that change who runs it."""
+    """Start sleep(1) after other words, such as words that change its user."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str) -> int:
@@ -119,7 +119,7 @@ def test_root_of_another_user_namespace_is_refused(
 def test_an_opener_in_another_pid_namespace_is_known(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
-    """By its number here: as pid 1, which it is there, it would be somebody else."""
+    """By its number here: by its own number, pid 1, it would be another process."""
     target = spawn("threads", 1)
     mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
     assert first_bytes(mount / target.pid, "unshare", "--pid", "--fork").stdout == b"\x7fELF"
@@ -160,13 +160,13 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_landlock_domain_is_not_seen(mount: Mount, spawn: Callable[..., Target]) -> None:
-    """The manual says so.  Nothing in /proc tells such a process from another."""
+    """The manual says so.  Nothing in /proc distinguishes such a process from another."""
     target, opener = spawn("threads", 1), spawn("identity", "landlock")
     answer = opener.ask(f"try {target.pid} {mount / target.pid}")
     assert answer == {"kernel": errno.EACCES, "ours": 0}
 
 
-# Gives up, in one thread alone and by the calls themselves, what libc gives up in all.
+# Drops in one thread, by the system calls themselves, what libc drops in all threads.
 ONE_THREAD = """
 import ctypes, os, struct, sys, threading
 libc = ctypes.CDLL(None)
@@ -207,7 +207,7 @@ attempt()
 def test_an_opener_is_judged_as_it_was_when_it_opened(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    """Its process goes on meanwhile, but not the thread that waits for the answer."""
+    """Its process goes on meanwhile, but the thread that waits for the answer does not."""
     pause = Pause("gcorefs.process.access", "identify")
     target, mount = spawn("threads", 1), paused(pause)
     script = """
@@ -241,7 +241,7 @@ def test_an_opener_that_is_killed_while_it_is_judged_leaves_nobody_stopped(
     opener.tell(f"open {mount / target.pid}")
     pause.wait()
     opener.popen.kill()
-    # It waits for the answer even so (fs/fuse/dev.c, request_wait_answer).
+    # It waits for the answer in any case (fs/fuse/dev.c, request_wait_answer).
     eventually(lambda: task_stat.stat(opener.pid).state == "D")
     pause.end()
     assert opener.popen.wait(timeout=20) == -signal.SIGKILL
@@ -253,8 +253,8 @@ def test_an_opener_that_is_killed_while_it_is_judged_leaves_nobody_stopped(
 def test_an_opener_that_works_through_io_uring_is_not_known(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
-    """A worker of the ring opens with the ids of whoever submits, but shows those that it was
-    born with: here, a capability that the process has given up since."""
+    """A worker of the ring opens with the ids of the submitter, but shows the ids of its creation:
+    here, a capability that the process has dropped since."""
     target = spawn("threads", 1)
     opener = spawn("identity", "ring", WITHOUT_PTRACE)
     mount.expect(f"process {target.pid}: the opener cannot be identified from here")
@@ -267,7 +267,7 @@ def test_an_opener_that_works_through_io_uring_is_not_known(
 def test_proc_of_another_pid_namespace_would_name_somebody_else(
     unmounted: Mount, command: str
 ) -> None:
-    """There the opener, or the process, is another by the same number."""
+    """The same number is another opener, or another process, there."""
     words = [unmounted.path] if command == "mount" else ["1"]
     result = run("unshare", "--pid", "--fork", "--kill-child", GCOREFS, command, *words)
     assert_refused(result, "/proc", "pid namespace")

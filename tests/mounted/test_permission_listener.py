@@ -1,5 +1,5 @@
-"""A process that must allow each open(2) on a file system (fanotify(7)), dumped to that very file
-system.  Stopped, it allows nothing."""
+"""A process that must allow each open(2) on a file system (fanotify(7)), dumped to that same file
+system.  While it is stopped, it allows nothing."""
 
 import errno
 import os

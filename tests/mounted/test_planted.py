@@ -1,6 +1,6 @@
-"""Names that another user made first, in a directory that all may write to.
+"""Names that another user created first, in a directory that everybody may write to.
 
-fs.protected_symlinks and its like may be 0 here (proc_sys_fs(5)): nothing of this is theirs.
+fs.protected_symlinks and similar settings may be 0 here (proc_sys_fs(5)): gcorefs itself refuses.
 """
 
 import os
@@ -26,7 +26,7 @@ def sticky(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file of root's, in the same file system."""
+    """A file of root, in the same file system."""
     path = tmp_path / "secret"
     path.write_bytes(b"old")
     return path
@@ -38,7 +38,7 @@ def plant_link(name: Path, target: Path) -> None:
 
 
 def on_a_terminal(*words: object, **kwargs: object) -> "subprocess.CompletedProcess[bytes]":
-    """A command whose standard output is a terminal."""
+    """Run a command whose standard output is a terminal."""
     terminal, other = pty.openpty()
     try:
         return subprocess.run(
@@ -112,11 +112,11 @@ def test_standard_output_that_is_closed_is_told(spawn: Callable[..., Target]) ->
 
 @pytest.fixture(params=["link", "hard link", "file", "FIFO"])
 def planted(request: pytest.FixtureRequest, sticky: Path, secret: Path) -> Path:
-    """A log file that another user made."""
+    """A log file that another user created."""
     log = sticky / "log"
     if request.param == "link":
         plant_link(log, secret)
-    elif request.param == "hard link":  # by anybody, where fs.protected_hardlinks is 0
+    elif request.param == "hard link":  # anybody can make one if fs.protected_hardlinks is 0
         log.hardlink_to(secret)
     else:
         command = "mkfifo" if request.param == "FIFO" else "touch"

@@ -1,8 +1,8 @@
-"""poll(2), select(2) and epoll(7): readable once every thread is recorded, an error when that
-will never be.
+"""poll(2), select(2) and epoll(7): a file is readable when every thread is recorded, and has an
+error if that will never happen.
 
-`vforker` has a thread that no stop reaches until its child ends, so its file is not ready
-for as long as a test likes.
+`vforker` has a thread that cannot stop until its child ends, so its file is not ready for as long
+as a test likes.
 """
 
 import errno
@@ -31,12 +31,12 @@ from tests.mounted.conftest import (
 )
 
 CLIENT = Path(__file__).parents[2] / "examples" / "poll-client.py"
-LONG = 20_000  # milliseconds: as good as for ever
+LONG = 20_000  # milliseconds; practically for ever
 READABLE = select.POLLIN | select.POLLRDNORM
 
 
 def poll(fd: int, events: int = READABLE, milliseconds: int = LONG) -> int:
-    """The events of one file, 0 after a time without any."""
+    """The events of one file; 0 after a time without any."""
     poller = select.poll()
     poller.register(fd, events)
     found = poller.poll(milliseconds)
@@ -58,7 +58,7 @@ def slow(spawn: Callable[..., Target]) -> Iterator[Target]:
 
 
 def finish(target: Target) -> None:
-    """Let the thread in vfork(2) return, and so stop."""
+    """Let the thread return from vfork(2), and so stop."""
     try:
         os.kill(target.truth["child_pid"], signal.SIGKILL)
     except ProcessLookupError:
@@ -77,7 +77,7 @@ def test_poll_tells_when_every_thread_is_recorded(patient: Mount, slow: Target) 
 
 
 def test_a_second_open_does_not_wait_either(patient: Mount, slow: Target) -> None:
-    """With more of them than would be waited for: the kernel asks for the mode in each."""
+    """With more opens than may wait at one time: the kernel asks for the mode in each."""
     with ExitStack() as stack:
         fds = [stack.enter_context(opened(patient / slow.pid, os.O_NONBLOCK)) for _ in range(30)]
         assert {poll(fd, milliseconds=0) for fd in fds} == {0}
@@ -96,7 +96,7 @@ def test_select_and_epoll_tell_the_same(patient: Mount, slow: Target) -> None:
 
 
 def is_polling(tid: int) -> bool:
-    """A thread of ours waits in poll(2), select(2) or epoll_wait(2)."""
+    """True if a thread of ours waits in poll(2), select(2) or epoll_wait(2)."""
     wchan = Path(f"/proc/self/task/{tid}/wchan").read_text()
     return "poll" in wchan or "select" in wchan
 
@@ -154,7 +154,7 @@ def test_a_thread_that_another_tracer_holds_is_an_error(
     tracer = strace(target.truth["threads"][0]["tid"])
     mount.expect(f"process {target.pid}: another tracer holds it")
     mount.expect(f"TracerPid {tracer}")
-    # Only the leader is looked at before the stop, so it is the stop that fails.
+    # Only the leader is looked at before the stop, so the stop itself fails.
     with opened(mount / target.pid, os.O_NONBLOCK) as fd:
         assert poll(fd) == select.POLLERR
         assert select.select([fd], [], [], 0) == ([fd], [], [])
