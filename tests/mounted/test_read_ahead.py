@@ -1,4 +1,4 @@
-"""What is read ahead takes so much memory and no more, however many files are read."""
+"""Reading ahead takes a limited amount of memory, however many files are read."""
 
 import subprocess
 from array import array
@@ -13,9 +13,9 @@ from tests.mounted.conftest import eventually, is_free, memory_offset, offset_of
 MIB = 1 << 20
 FILES = 80
 READ = 3
-"""MiB of each: enough that it is read ahead."""
+"""MiB to read of each: enough to start reading ahead."""
 
-# Opens a file so many times, and reads the same place of each by a MiB at a time, in turn.
+# Opens a file many times, and reads the same range of each by 1 MiB at a time, in turn.
 READ_MANY = """
 import os, sys
 path, files, offset, expected = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -33,7 +33,7 @@ sys.stdin.read()
 
 
 def resident(pid: int) -> int:
-    """Bytes."""
+    """Bytes of resident memory."""
     return task_stat.stat(pid).resident * PAGE_SIZE
 
 
@@ -59,7 +59,7 @@ def test_many_files_of_one_user_are_read_with_little_memory(
     ) as reader:
         assert reader.stdout is not None
         assert reader.stdout.readline() == b"0\n"
-        # The windows of one user, and the buffers that are kept to be used again.
+        # The windows of one user, and the buffers that are kept for reuse.
         assert resident(mount.server) - before < (64 + 32 + 32) * MIB
         reader.communicate(timeout=20)
     eventually(lambda: is_free(target.pid))

@@ -1,5 +1,5 @@
-"""While a process is held nothing waits for it, whatever it is to us: the reader of our log, of
-our terminal, of our socket."""
+"""While a process is held, nothing waits for it, even if it is the reader of our log, of our
+terminal, of our socket."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from tests.mounted.conftest import eventually, is_free, is_held, opened
 
 
 def fill(fd: int) -> None:
-    """Write lines, on an open file of our own, until nobody takes any more."""
+    """Write lines, on our own open file, until nobody takes any more."""
     own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         for size in (512, 1):
@@ -36,7 +36,7 @@ def fill(fd: int) -> None:
 def read_by_target(
     unmounted: Mount, spawn: Callable[..., Target]
 ) -> Iterator[tuple[Target, "subprocess.Popen[bytes]"]]:
-    """A target, and a server that logs into what that target reads."""
+    """A target, and a server whose log the target reads."""
     target = spawn("mapper")
     assert target.popen.stdin is not None
     fcntl.fcntl(target.popen.stdin, fcntl.F_SETPIPE_SZ, 4096)
@@ -60,7 +60,7 @@ def test_the_process_at_the_end_of_our_stderr_can_be_held(
     with opened(unmounted / target.pid) as fd:
         assert os.pread(fd, 4, 0) == b"\x7fELF"
         fill(target.popen.stdin.fileno())
-        for _ in range(30):  # each is a line of the log
+        for _ in range(30):  # each writes a line into the log
             with opened(unmounted / other.pid) as other_fd:
                 assert os.pread(other_fd, 4, 0) == b"\x7fELF"
             eventually(lambda: is_free(other.pid))
@@ -91,7 +91,7 @@ def test_a_reader_of_our_stderr_that_is_stopped_does_not_keep_us(
 
 @pytest.fixture
 def terminal(spawn: Callable[..., Target]) -> Iterator[tuple[Target, int]]:
-    """A target that holds a terminal's other end and reads nothing, and that terminal, full."""
+    """A target that holds the other end of a terminal and reads nothing; the terminal is full."""
     target = spawn("mapper")
     master, slave = pty.openpty()
     assert target.ask(f"own {os.getpid()} {master}") == {"owned": 1}
@@ -118,7 +118,7 @@ def test_the_process_that_shows_our_terminal_can_be_dumped(
 def test_in_the_background_of_a_terminal_it_is_not_stopped_itself(
     spawn: Callable[..., Target], tmp_path: Path
 ) -> None:
-    """stty tostop: whoever writes from the background gets SIGTTOU."""
+    """stty tostop: a process that writes from the background gets SIGTTOU."""
     target = spawn("mapper")
     script = 'stty tostop; set -m; "$1" dump "$2" -o core & wait %1; echo "status $?"'
     command = ["sh", "-c", script, "-", str(GCOREFS), str(target.pid)]
@@ -202,7 +202,7 @@ def test_the_process_that_reads_the_log_socket_can_be_held(
 def test_nobody_is_asked_for_names_while_a_process_is_held(
     spawn: Callable[..., Target], unmounted: Mount, tmp_path: Path
 ) -> None:
-    """Whichever process serves them (nscd, systemd, D-Bus) may be the one that is held."""
+    """A process that serves names (nscd, systemd, D-Bus) may be the one that is held."""
     target = spawn("threads", 1)
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-e", "trace=connect,sendto,openat", "-o", trace]

@@ -1,5 +1,5 @@
-"""One file, whatever reads it: the same bytes in any order and size, through any system call,
-and the process stands still exactly as long as somebody has it open."""
+"""One file, for every reader: the same bytes in any order and size, through any system call; and
+the process stands still exactly as long as the file is open."""
 
 import errno
 import io
@@ -51,7 +51,7 @@ def core(mount: Mount, spawn: Callable[..., Target], tmp_path: Path) -> Iterator
         yield Core(mount / target.pid, fd, whole(fd), target)
 
 
-# A shell command with the file as $1, and what it must write.
+# A shell command with the file as $1, and its expected output.
 COMMANDS: dict[str, Callable[[bytes], bytes]] = {
     'cat "$1"': lambda data: data,
     'cat < "$1"': lambda data: data,
@@ -101,7 +101,7 @@ def test_tar_takes_it_whole(core: Core) -> None:
 def test_copies_that_nobody_holds_are_whole_too(
     mount: Mount, spawn: Callable[..., Target], tmp_path: Path
 ) -> None:
-    # Nothing is open before: each tool meets the estimate of the size first.
+    # Nothing is open before: each tool first meets the estimate of the size.
     target = spawn("threads", 2)
     commands = (
         'cp "$1" "$2"',
@@ -119,7 +119,7 @@ def test_copies_that_nobody_holds_are_whole_too(
 
 
 def end_of_last_segment(core: bytes) -> int:
-    """Where a core says that it ends: the highest p_offset + p_filesz (elf(5))."""
+    """The end of a core, by its headers: the highest p_offset + p_filesz (elf(5))."""
     count = int.from_bytes(core[56:58], "little")
     ends = []
     for header in (core[64 + 56 * index :][:56] for index in range(count)):
@@ -154,7 +154,7 @@ def test_reads_of_any_place_and_size_are_pieces_of_the_whole(core: Core) -> None
     @given(st.lists(st.tuples(offsets, lengths), min_size=1, max_size=5))
     def check(pieces: list[tuple[int, int]]) -> None:
         for offset, length in pieces:
-            # read(2) may give less than was asked, but not at once nothing.
+            # read(2) may return less than asked, but not nothing at once.
             data = os.pread(core.fd, length, offset)
             assert data == core.data[offset : offset + len(data)]
             assert len(data) == min(length, max(0, size - offset))
@@ -208,7 +208,7 @@ def test_a_mapping_holds_the_process_after_close(
     with opened(mount / target.pid) as fd:
         data = whole(fd)
         mapping = mmap.mmap(fd, len(data), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-        # Python duplicates the descriptor; the mapping alone must do as well (mmap(2)).
+        # Python duplicates the descriptor; the mapping alone must keep the process held (mmap(2)).
     assert is_held(target.pid)
     assert mapping[:] == data
     assert is_held(target.pid)
@@ -322,7 +322,7 @@ def test_opens_and_closes_of_many_at_once_all_succeed(
 
 
 def open_again_and_again(path: Path) -> int:
-    """The errno of the first open or read that fails, 0 where none does."""
+    """The errno of the first open or read that fails; 0 if none does."""
     for _ in range(100):
         try:
             fd = os.open(path, os.O_RDONLY)

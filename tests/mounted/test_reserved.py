@@ -1,4 +1,4 @@
-"""A process that has reserved much and touched little: the file follows what it touched."""
+"""A process that has reserved much and touched little: the file depends on what it touched."""
 
 import os
 import re
@@ -23,7 +23,7 @@ PAGES = 10_000
 
 
 def number(target: Target, n: int) -> int:
-    """Which page of the reserved memory is the n-th that was written (reserve.c)."""
+    """The number, in the reserved memory, of the n-th page that was written (reserve.c)."""
     truth = target.truth
     return int(n * truth["step"] % (truth["size"] // PAGE))
 
@@ -41,7 +41,7 @@ def populated(pid: int) -> int:
 @pytest.fixture
 def target(spawn: Callable[..., Target]) -> Iterator[Target]:
     target = spawn("reserve", 100, PAGES)
-    target.ask("ping")  # whatever it needs to read a line, it has from here on
+    target.ask("ping")  # from now on it has all the memory that it needs to read a line
     yield target
 
 
@@ -71,7 +71,7 @@ def test_every_page_is_what_it_was(target: Target, copied: Path) -> None:
     start, size = int(target.truth["start"], 16), target.truth["size"]
     pages = sorted(start + number(target, n) * PAGE for n in range(PAGES))
     at = start
-    zeros = set()  # where segments without a written page lie: all in one place
+    zeros = set()  # the places of segments without a written page: all are the same
     for load in core.loads:
         if not start <= load.vaddr < start + size:
             continue
@@ -148,7 +148,7 @@ def test_of_a_tebibyte_only_what_was_touched_is_in_the_file(
     assert written < copied.stat().st_size < written * 1.5
     eventually(partial(is_free, target.pid))
     assert footprint(target) == before
-    # Each on a page of its own, and in between what was never touched.
+    # Each is on its own page, and memory between them was never touched.
     start = int(target.truth["start"], 16)
     asked = [start + number(target, n) * PAGE for n in range(0, pages, pages // 100)]
     touched = {number(target, n) for n in range(pages)}
@@ -161,7 +161,7 @@ def test_of_a_tebibyte_only_what_was_touched_is_in_the_file(
 
 
 def words(core: Path, addresses: list[int]) -> list[int]:
-    """What is at these addresses, by pyelftools.  There may be a million segments."""
+    """The words at these addresses, by pyelftools.  There may be a million segments."""
     found: list[int] = []
     with core.open("rb") as file:
         elf = ELFFile(file)

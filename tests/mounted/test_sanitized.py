@@ -1,4 +1,4 @@
-"""Programs that a sanitizer watches: terabytes of shadow memory, hardly touched."""
+"""Programs with a sanitizer: terabytes of shadow memory, hardly touched."""
 
 import os
 import subprocess
@@ -21,9 +21,9 @@ MIB, TIB = 1 << 20, 1 << 40
 PHDR_SIZE = 56
 
 IN_THE_CORE = "use_madv_dontdump=0"
-"""By default the shadow is MADV_DONTDUMP, and in no core."""
+"""By default the shadow memory is MADV_DONTDUMP, and in no core."""
 
-# gdb looks through a list of half a million segments for each word that it reads.
+# gdb searches a list of half a million segments for each word that it reads.
 slow = [pytest.mark.full, pytest.mark.timeout(400)]
 
 
@@ -41,11 +41,11 @@ def target(
 ) -> Iterator[Target]:
     kind, variable, options = request.param
     program = tmp_path / "threads"
-    # Optimised, gcc loses track of the locals of an instrumented function.
+    # With optimisation, gcc loses the locals of an instrumented function.
     command = ["gcc", *CFLAGS, "-O0", f"-fsanitize={kind}", "-o", program, TARGETS / "threads.c"]
     subprocess.run(text_of(command), check=True)
     monkeypatch.setenv(variable, options)
-    # Where the kernel scatters mappings too far for the shadow, such a program does not start.
+    # If the kernel places mappings too far away for the shadow memory, the program does not start.
     target = Target(["setarch", "--addr-no-randomize", str(program), str(THREADS)])
     yield target
     eventually(partial(is_free, target.pid))
@@ -53,7 +53,7 @@ def target(
 
 
 def test_one_does_not_notice(target: Target, mount: Mount, tmp_path: Path) -> None:
-    """It is as large as what it touched, and gdb reads its stacks with what is in them."""
+    """The core is as large as the touched memory, and gdb reads stacks and their variables."""
     core = tmp_path / "core"
     program = os.readlink(f"/proc/{target.pid}/exe")
     vmas = parse_smaps(address_space.read_mm(target.pid, "smaps"))
@@ -63,7 +63,7 @@ def test_one_does_not_notice(target: Target, mount: Mount, tmp_path: Path) -> No
     with opened(mount / target.pid):
         subprocess.run(["cp", mount / target.pid, core], check=True, timeout=60)
         straight = gdb_threads(program, mount / target.pid, "--", "thread apply all bt full")
-    # What terabytes of zeros cost (elfcore/segments.py): an area, and as much in program headers.
+    # The costs of terabytes of zeros (elfcore/segments.py): the area, and as much in headers.
     zeros = 2 * isqrt(PHDR_SIZE * dumped)
     assert populated < core.stat().st_size < populated * 1.5 + zeros + 2 * MIB
     assert target.ask("wake") == {"woken": THREADS}

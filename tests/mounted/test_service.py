@@ -1,4 +1,4 @@
-"""systemd's view: a unit without faults, and a service that is ready when its mount answers."""
+"""The service for systemd: a unit without faults, and a server that is ready when it answers."""
 
 import os
 import re
@@ -32,14 +32,14 @@ def test_the_unit_has_no_faults(tmp_path: Path) -> None:
     assert "\nType=notify\n" in text
     program = "/usr/local/bin/gcorefs"
     assert f"\nExecStart={program} mount --foreground /mnt/gcore\n" in text
-    # The program must be there for the verification; nothing else is changed.
+    # The verification needs the program to exist; nothing else is changed.
     copy = tmp_path / UNIT.name
     copy.write_text(text.replace(program, str(GCOREFS)))
     result = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", copy)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
-# Every request that is answered is reported to the socket that hears of readiness.
+# Reports every request that is answered to the socket for readiness.
 ANSWERS = """
 import functools, os, socket
 from gcorefs.mount.fs import GcoreFS
@@ -79,7 +79,7 @@ def test_readiness_is_told_after_the_mount_has_answered(
 
 
 class Supervised:
-    """A server in the foreground, and what it tells its supervisor."""
+    """A server in the foreground, and its messages to its supervisor."""
 
     def __init__(self, folder: Path, mount: Mount, *options: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -99,7 +99,7 @@ class Supervised:
             pass
 
     def watch(self) -> None:
-        """As systemd does: kill it once it has told nothing for a period (sd_notify(3))."""
+        """Kill it when it has said nothing for a period, as systemd does (sd_notify(3))."""
         self.listener.settimeout(PERIOD)
         try:
             while self.listener.recv(4096):
@@ -129,7 +129,7 @@ def supervised(tmp_path: Path, unmounted: Mount) -> Iterator[Callable[..., Super
 
 
 def unit_command(key: str, mount: Mount) -> list[str]:
-    """What the unit runs, with another place to mount at."""
+    """The command in the unit, with another mount point."""
     found = re.findall(rf"^{key}=-?(.*umount.*)$", UNIT.read_text(), re.MULTILINE)
     assert len(found) == 1
     return [str(mount.path) if word == "/mnt/gcore" else word for word in found[0].split()]
@@ -155,7 +155,7 @@ def test_a_server_that_is_stopped_is_killed_and_what_it_held_never_knows(
         assert target.ask("blocked") == {"blocked": True}
         counts = target.ask("counts")
         assert (counts["spurious"], counts["genuine"], counts["other"]) == (0, 0, 0), counts
-        # The dead mount is taken away, though a file of it is open, and another one can be made.
+        # The dead mount is unmounted, although a file of it is open, and a new one can be made.
         assert not answers(str(unmounted.path))
         for key in ("ExecStopPost", "ExecStartPre"):
             run(*unit_command(key, unmounted))

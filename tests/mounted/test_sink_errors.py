@@ -1,5 +1,5 @@
-"""What cannot be written is told as that, in one line, whatever the errno; nothing is left of it
-and the process runs on."""
+"""An error of the output is reported as such, in one line, whatever its errno; nothing of the
+file is left, and the process runs on."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ def target(spawn: Callable[..., Target]) -> Iterator[Target]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Mount a file system of which one call fails (failing.py)."""
+    """Mount a file system in which one call fails (failing.py)."""
     path = tmp_path / "served"
     path.mkdir()
     servers: list[Target] = []
@@ -159,7 +159,7 @@ def test_a_connection_that_is_reset_is_told(target: Target) -> None:
             text_of(command), stdout=ours.fileno(), stderr=subprocess.PIPE
         ) as dumper:
             assert theirs.recv(4, socket.MSG_WAITALL) == b"\x7fELF"
-            # Closed at once and with data not read, it is a reset (tcp(7), socket(7) SO_LINGER).
+            # A close with unread data is a reset (tcp(7), socket(7) SO_LINGER).
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             theirs.close()
             _, said = dumper.communicate(timeout=60)
@@ -182,7 +182,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(target: Target) -> None:
     assert len(data) == len(gcorefs("dump", target.pid).stdout)
 
 
-# The directory goes away once the sink is open.
+# The directory is removed when the sink is open.
 REMOVED = """
 import os, sys
 from gcorefs.cli import main

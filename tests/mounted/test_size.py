@@ -1,5 +1,5 @@
-"""The size before a file is opened: never less than the core has, and for programs as people run
-them not much more."""
+"""The size before a file is opened: never less than the core has, and for ordinary programs not
+much more."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def sizes(mount: Mount, pid: int) -> tuple[int, int]:
-    """The estimate, and what the core has."""
+    """The estimate, and the size of the core."""
     with frozen(pid):
         estimate = (mount / pid).stat().st_size
         with opened(mount / pid) as fd:
@@ -187,7 +187,7 @@ def postgres(tmp: Path) -> Iterator[int]:
 
 CLOCK_NANOSLEEP = 230  # arch/x86/entry/syscalls/syscall_64.tbl
 
-# And how many times the size of the core the estimate may be.
+# The number: how many times the size of the core the estimate may be.
 COMMON: dict[str, tuple[Common, float]] = {
     "sleep": (lambda tmp: running("sh", "-c", "echo ready; exec sleep 1000"), 1.3),
     "bash": (lambda tmp: running("bash", "-c", "echo ready; read line; :"), 1.3),
@@ -239,7 +239,7 @@ def test_of_many_threads_the_estimate_is_near(mount: Mount, spawn: Callable[...,
 def test_a_shared_file_that_others_filled_counts(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
-    """A child shares memory of which its parent has written all, and it has touched nothing."""
+    """A child shares memory that its parent has written, but that it has not touched itself."""
     command = ["/usr/bin/python3", "-c", SHARES]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Watching what is held, and letting go by hand; what a file tells of itself."""
+"""What is held, and how to release it; what a file says about itself."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ OTHER = 4321
 
 
 def status(mount: Mount, *prefix: str) -> list[dict[str, Any]]:
-    """What is held, as a user sees it."""
+    """The held processes, as a user sees them."""
     result = run(*prefix, "cat", mount.path / ".gcorefs" / "status")
     assert (result.returncode, result.stderr) == (0, b"")
     stops: list[dict[str, Any]] = json.loads(result.stdout)["stops"]
@@ -44,7 +44,7 @@ def status(mount: Mount, *prefix: str) -> list[dict[str, Any]]:
 
 
 def release_errno(mount: Mount, data: bytes, *prefix: str) -> int:
-    """The errno with which a write to the release file fails, 0 where it does not."""
+    """The errno with which a write to the release file fails; 0 if it succeeds."""
     script = "import os, sys; os.write(os.open(sys.argv[1], os.O_WRONLY), sys.stdin.buffer.read())"
     place = mount.path / ".gcorefs" / "release"
     result = run(*prefix, "/usr/bin/python3", "-c", script, place, input=data)
@@ -180,7 +180,7 @@ def test_a_user_sees_only_what_they_opened(
             assert {stop["pid"] for stop in status(mount)} == {roots.pid, nobodys.pid}
             both = next(stop for stop in status(mount) if stop["pid"] == nobodys.pid)
             assert [each["uid"] for each in both["openers"]] == [NOBODY, 0]
-            # To let go what root has open as well is root's.
+            # Only root may release a process that root has open too.
             mount.expect("another user holds it, and only root may release it")
             pid = b"%d\n" % nobodys.pid
             assert release_errno(mount, pid, *user(NOBODY)) == errno.EPERM
@@ -203,7 +203,7 @@ def test_a_status_that_is_being_made_holds_up_nobody(
         assert status(mount, *user(NOBODY)) == []
         fd = stack.enter_context(opened(mount / other.pid))
         assert os.pread(fd, 4, 0) == b"\x7fELF"
-        # Whoever asks later hears of what is so by then.
+        # A later question gets the state at that time.
         second = threads.submit(status, mount)
         making.end()
         assert [stop["pid"] for stop in first.result()] == [one.pid]
@@ -271,11 +271,11 @@ def test_a_process_is_let_go_while_it_is_being_stopped(
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"0", b"-1", b"x", b"1 2", b"1\n2\n", b"9" * 4096])
 def test_what_is_no_pid_lets_nobody_go(mount: Mount, data: bytes) -> None:
-    if data:  # nothing is written, nothing is asked
+    if data:  # without data, write(2) sends no request
         mount.expect("the text written to .gcorefs/release is not a pid")
     before = mount.log.read_bytes().count(b"\n")
     assert release_errno(mount, data) == (errno.EINVAL if data else 0)
-    # What was written is the writer's choice, and not for the log.
+    # Its text is the writer's choice, so it is not in the log.
     lines = mount.log.read_bytes().splitlines()[before:]
     assert all(line.endswith(b"is not a pid (uid 0)") for line in lines)
 

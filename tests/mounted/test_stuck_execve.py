@@ -1,8 +1,8 @@
-"""An execve(2) that does not end, because a file server of the same user does not answer the close
-of a file, holds up nobody but its own process.
+"""If an execve(2) does not end, because a file server of the same user does not answer the close of
+a file, it delays only its own process.
 
-The kernel closes what is close-on-exec with exec_update_lock and cred_guard_mutex held
-(fs/exec.c, begin_new_exec), and closing a file of FUSE waits for its server.
+The kernel closes close-on-exec files with exec_update_lock and cred_guard_mutex held (fs/exec.c,
+begin_new_exec), and the close of a FUSE file waits for its server.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ SOONER = Tuning(take_timeout=5.0)
 """Twenty seconds for a stop that cannot end are more than a test needs."""
 
 WAITS = {b"futex_get_robust_list_common", b"ptrace_attach"}
-"""Functions of the kernel in which the tracer waits for the execve, by version."""
+"""Functions of the kernel in which the tracer waits for the execve, in different versions."""
 
 LOOKS = 20
 PATIENCE = 60.0
-"""Seconds until a server that stands still may go on, so that the test ends: it has failed."""
+"""Seconds until a held server may go on, so that the test ends; it has failed then."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def stop() -> Pause:
-    """Everything has been asked, and nobody is stopped yet."""
+    """All checks are done, and nothing is stopped yet."""
     return Pause("gcorefs.sources.tracer", "Tracer.start")
 
 
@@ -65,7 +65,7 @@ def let_at_last(server: Server) -> Iterator[None]:
 
 
 def wchans(server: int) -> set[bytes]:
-    """In which functions of the kernel its threads sleep, and those of its workers."""
+    """The functions of the kernel in which its threads and those of its workers sleep."""
     return {
         procfile.read(f"{pid}/task/{tid}/wchan")
         for pid in family(server)
@@ -87,7 +87,7 @@ def test_an_execve_that_waits_for_a_file_server_holds_up_nobody_else(
     start = int(other.ask(f"map /dev/zero {PAGE} 0")["start"], 16)
     other.ask(f"poke {start:x}")
     mount.expect(f"process {target.pid}: its memory could not be read in time (it could not be")
-    program = shutil.copy(build("identity"), tmp_path)  # where every user reaches it
+    program = shutil.copy(build("identity"), tmp_path)  # every user can reach it there
     assert target.ask(f"open {server.library}")["ours"] == 0
     server.hold()
     with let_at_last(server), opened(mount / target.pid) as fd:

@@ -1,4 +1,4 @@
-"""A read that cannot end costs its reader an EIO, and nobody else anything."""
+"""A read that cannot end gives its reader an EIO, and affects nobody else."""
 
 import contextlib
 import errno
@@ -37,15 +37,15 @@ from tests.workloads.hanging import PAGE, PAGES, content
 SERVER = Path(__file__).parents[1] / "workloads" / "hanging.py"
 READERS = 100
 LENGTH = PAGES * PAGE
-# Written or read before the server falls silent, and so far from BAD that the kernel does not
-# read BAD ahead with them.
+# Pages that are written or read before the server becomes silent, and that are so far from BAD that
+# the kernel does not read BAD ahead with them.
 TOUCHED = (0, 512)
 BAD = 256
 IN_TIME = "could not be read in time"
 
 
 class Server:
-    """tests/workloads/hanging.py, and the ways in which it answers no more."""
+    """tests/workloads/hanging.py, and the ways in which it stops answering."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir()
@@ -61,11 +61,11 @@ class Server:
         assert self._target.ask("hold") == {"held": 1}
 
     def closing(self) -> int:
-        """How many closes of files are not answered yet."""
+        """How many closes of files have no answer yet."""
         return int(self._target.ask("closing")["closing"])
 
     def let(self) -> int:
-        """How many closes of files are answered now that were not before."""
+        """Answer the closes of files that have no answer yet.  Returns how many they were."""
         return int(self._target.ask("let")["let"])
 
     def stopped(self) -> None:
@@ -109,7 +109,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def segment(fd: int, start: int) -> tuple[int, int]:
-    """p_offset and p_filesz of what is mapped at `start`."""
+    """p_offset and p_filesz of the mapping at `start`."""
     with open(fd, "rb", buffering=0, closefd=False) as file:
         file.seek(0)
         segments = list(ELFFile(file).iter_segments())
@@ -157,7 +157,7 @@ def test_a_page_whose_handler_is_stopped_is_an_error(
         start = int(target.truth["start"], 16)
         offset, _ = segment(fd, start)
         readers = [read_in_a_child(fd, offset + PAGE) for _ in range(READERS)]
-        # While that one waits: the same process, and another.
+        # While that one waits: the same process, and another process.
         for _ in range(100):
             assert os.pread(fd, 4, 0) == b"\x7fELF"
             assert os.pread(fd, 8, offset) == word(start)
@@ -175,7 +175,7 @@ def test_a_page_whose_handler_is_stopped_is_an_error(
 def test_a_read_that_is_not_answered_yet_is_activity(
     spawn: Callable[..., Target], mount_with: Callable[..., Mount]
 ) -> None:
-    mount = mount_with("idle_timeout=1")  # less than what such a read may take
+    mount = mount_with("idle_timeout=1")  # less than such a read may take
     target = spawn("uffd")
     mount.expect(f"process {target.pid}: its memory {IN_TIME}")
     idle = f"process {target.pid}: let go, its file was not read for 1 s"
@@ -190,8 +190,8 @@ def test_a_read_that_is_not_answered_yet_is_activity(
 def test_a_process_whose_mmap_lock_is_never_free_holds_up_its_own_readers_alone(
     spawn: Callable[..., Target], mount: Mount, server: Server
 ) -> None:
-    """A read of /proc/PID/mem holds it while a page is brought, a write to clear_refs waits behind
-    that, and everybody else behind the write."""
+    """A read of /proc/PID/mem holds it while a page is supplied.  A write to clear_refs waits for
+    that read, and everybody else waits for the write."""
     target, other = spawn("mapper"), spawn("threads", 1)
     hanging = address_of(target.ask(f"map {server.library} {LENGTH} 0"))
     lines = maps(target.pid).splitlines()
@@ -231,7 +231,7 @@ def test_an_elf_header_that_nobody_brings_is_left_out(
     impatient: Path,
     tmp_path: Path,
 ) -> None:
-    """The kernel would look at the first page of each mapped file; the rest of the core goes on."""
+    """The kernel would look at the first page of each mapped file; the rest of the core is made."""
     target = spawn("mapper")
     starts = [address_of(target.ask(f"map {server.library} {LENGTH} 0")) for _ in range(3)]
     silence(server)
@@ -250,7 +250,7 @@ def test_an_elf_header_that_nobody_brings_is_left_out(
 def half_there(
     request: pytest.FixtureRequest, spawn: Callable[..., Target], server: Server
 ) -> tuple[Target, int]:
-    """A target that has the whole of a mapping in its core, and of the file only TOUCHED."""
+    """A target whose core has a whole mapping, although only TOUCHED of the file is in memory."""
     target = spawn("mapper")
     shared = request.param == "shared"
     start = address_of(target.ask(f"map {server.library} {LENGTH} {int(shared)}"))
@@ -294,7 +294,7 @@ def test_a_page_that_nobody_brings_is_one_readers_error(
             assert status_of(reader) == errno.EIO
         assert_touched_are_there(fd, start)
     eventually(lambda: is_free(target.pid))
-    # Although threads of the server still wait for the page, the process can map and be dumped.
+    # Threads of the server still wait for the page, but the process can map and be dumped.
     assert target.ask("map /dev/zero 4096 0")
     assert_refused(run(impatient, "dump", target.pid, "-o", tmp_path / "core"), IN_TIME)
     assert not (tmp_path / "core").exists()
@@ -319,8 +319,8 @@ def test_a_reader_that_goes_forward_loses_that_page_alone(
 ) -> None:
     target, start = half_there
     silence_from = BAD
-    # All but the bad page is there; the kernel reads ahead in the file, and so BAD too, unless
-    # it is dropped again: so the pages from BAD on are those that are silent.
+    # All pages but the bad one are in memory.  The kernel reads ahead in the file, and so BAD too,
+    # unless BAD is dropped again: so all pages from BAD on are silent.
     for page in range(0, silence_from - 64, 16):
         target.ask(f"peek {start + page * PAGE:x}")
     server.silent()
@@ -417,7 +417,7 @@ def test_the_server_ends_although_a_thread_of_it_waits(
         end(daemon)
 
 
-# The file that hangs is one of this very mount.
+# The file that hangs is one of this mount.
 
 
 def test_a_process_may_map_a_file_of_this_very_mount(
@@ -445,7 +445,7 @@ def test_a_process_may_map_a_file_of_this_very_mount(
         eventually(lambda: is_free(target.pid))
         assert run(impatient, "dump", target.pid, "-o", tmp_path / "core").returncode == 0
         assert is_held(other.pid)
-    # The mappings keep it: they are open files.
+    # The mappings keep it held: they count as open files.
     assert is_held(other.pid)
     target.kill()
     eventually(lambda: is_free(other.pid))
@@ -463,13 +463,13 @@ def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
         eventually(lambda: task_stat.stat(target.pid).state == "t")
     eventually(lambda: is_free(target.pid))
     assert wchan.read_text() == "request_wait_answer"
-    # stop_timeout=60 is the mount's; this one waits for a thread no longer than a second.
+    # stop_timeout=60 is the mount's; this command waits for a thread at most a second.
     result = run(impatient, "dump", target.pid, "-o", tmp_path / "core")
     assert (result.returncode, result.stderr) == (0, b"1 pages could not be read and are zeros\n")
     with (tmp_path / "core").open("rb") as core:
         assert segment(core.fileno(), start)[1] == 0
     assert is_free(target.pid)
-    # Ready now: the reader has its byte.  The mapping still holds the other one.
+    # It is ready now, and the reader has its byte.  The mapping still holds the other one.
     os.kill(other.truth["child_pid"], signal.SIGKILL)
     eventually(lambda: tid not in tasks.tids(target.pid))
     assert target.ask(f"peek {start:x}")["word"].endswith("464c457f")
@@ -480,7 +480,7 @@ def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
 def test_a_process_may_map_its_own_file(
     spawn: Callable[..., Target], mount_with: Callable[..., Mount], impatient: Path, tmp_path: Path
 ) -> None:
-    """Opened by somebody else, who hands it over once the process has been let go."""
+    """Another process opened the file, and passes it on after the process was let go."""
     mount = mount_with("idle_timeout=0.2")
     target = spawn("mapper")
     mount.expect(f"process {target.pid}: let go, its file was not read")
@@ -499,7 +499,7 @@ def test_a_process_may_map_its_own_file(
         assert size == length
         data = os.pread(fd, PAGE, offset)
         assert (data[:8], data[8:]) == (word(written), header[8:])
-        # Its memory is not that of the old stop any more: SIGBUS for itself, a hole in the core.
+        # Its memory is no longer that of the old stop: SIGBUS for itself, a hole in the core.
         assert os.pread(fd, PAGE, offset + length - PAGE) == bytes(PAGE)
     eventually(lambda: is_free(target.pid))
     assert run(impatient, "dump", target.pid, "-o", tmp_path / "core").returncode == 0

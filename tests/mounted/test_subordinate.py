@@ -1,4 +1,4 @@
-"""A user who is many others in a user namespace (subuid(5), newuidmap(1)) has one share."""
+"""A user who has many uids in a user namespace (subuid(5), newuidmap(1)) has one share."""
 
 import errno
 import json
@@ -14,9 +14,9 @@ from tests.mounted.conftest import eventually, run, user
 
 OWNER = 54_321
 FIRST = 3_000_000_000
-"""The first of their subordinate uids, which no test machine has given to anybody."""
+"""The first of their subordinate uids.  No test machine has given it to anybody."""
 
-# In a namespace of its own, whose map comes from outside: a directory for each of its users.
+# It runs in its own namespace, whose map comes from outside: a directory for each of its users.
 MANY = """
 import ctypes, json, os, sys
 assert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0  # CLONE_NEWUSER
@@ -39,7 +39,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def subuid(tmp_path: Path) -> Iterator[None]:
-    """A table of subordinate uids of ours, in the place of the machine's."""
+    """Our own table of subordinate uids, in the place of the machine's table."""
     table = tmp_path / "subuid"
     table.write_text(f"{OWNER}:{FIRST}:65536\n")
     subprocess.run(["mount", "--bind", table, "/etc/subuid"], check=True)
@@ -62,7 +62,7 @@ def test_all_of_a_user_s_uids_have_one_share(
         assert many.stdin is not None
         assert many.stdout is not None
         pid = int(many.stdout.readline())
-        # As newuidmap(1), which is set-uid root, writes it.
+        # newuidmap(1), which is set-uid root, writes the same.
         Path(f"/proc/{pid}/uid_map").write_text(f"0 {FIRST} 65536\n")
         many.stdin.write("\n")
         assert json.loads(many.stdout.readline()) == [0, 0, 0, errno.EMFILE, errno.EMFILE]

@@ -1,5 +1,5 @@
-"""A core is made when it is opened, and its times say so: programs that copy what is newer
-take it again, and programs that look for a change while they read see none."""
+"""A core is made when it is opened, and its times say so: programs that copy newer files copy it
+again, and programs that look for a change while they read see none."""
 
 import os
 import time
@@ -31,7 +31,7 @@ def test_an_open_file_is_of_its_stop(mount: Mount, spawn: Callable[..., Target])
         atime, mtime, ctime = times(os.fstat(fd))
         assert before <= mtime <= after
         assert atime == ctime == mtime
-        with opened(path):  # which joins
+        with opened(path):  # this joins the stop
             assert times(os.fstat(fd)) == times(path.stat()) == (mtime, mtime, mtime)
     closed = time.time_ns()
     eventually(lambda: path.stat().st_mtime_ns >= closed)
@@ -47,7 +47,7 @@ def test_a_file_whose_process_was_let_go_keeps_its_time(
         before = times(os.fstat(fd))
         eventually(lambda: is_free(target.pid))
         assert times(os.fstat(fd)) == before
-        # By its name it is another file, and of now.
+        # By its name it is another file, with the present time.
         assert (mount / target.pid).stat().st_mtime_ns > before[1]
 
 

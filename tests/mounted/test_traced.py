@@ -1,7 +1,7 @@
-"""What the kernel does to a process because somebody traces it, which nothing mends.
+"""The kernel treats a traced process differently, and nothing can repair that.
 
-SECURITY.md says so.  A process that stands still does nothing, so each is met between its being
-seized and its being stopped.
+SECURITY.md says so.  A stopped process does nothing, so each of these calls happens between the
+seize and the stop.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The unit as systemd itself runs it, in a machine of its own."""
+"""The unit, run by systemd itself in a separate machine."""
 
 import json
 import os
@@ -19,9 +19,8 @@ from tests.mounted.test_capabilities import NUMBERS, granted
 
 MOUNT = "/mnt/gcore"
 
-# Nothing of the unit is changed but this: other users may open, a call that is not in the
-# filter kills at once, so that none goes unnoticed, the watchdog waits less long, and we can
-# read the log.
+# Only this is changed in the unit: other users may open; a call that is not in the filter kills at
+# once, so that it is noticed; the watchdog waits less long; we can read the log.
 (WATCHDOG,) = re.findall(r"^WatchdogSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
 STRICT = f"""
 [Service]
@@ -32,7 +31,7 @@ WatchdogSec={int(WATCHDOG) // 6}
 StandardError=append:/run/gcorefs.log
 """
 
-# What the service could do if it meant harm.  EUCLEAN: the filter says no, nobody else would.
+# What a hostile service could try.  EUCLEAN is the errno of the filter, and of nothing else.
 HARM = f"""
 [Service]
 Type=oneshot
@@ -68,13 +67,13 @@ class Service:
 
     @property
     def server(self) -> int:
-        """Its pid as we number it."""
+        """Its pid, as we number it."""
         (pid,) = (pid for pid in self.pids if procfile.read(f"{pid}/comm") == b"gcorefs\n")
         return pid
 
     @property
     def pids(self) -> list[int]:
-        """Those of its workers too."""
+        """Its pid and those of its workers."""
         folder = self.machine.cgroup / self.show("ControlGroup").lstrip("/")
         return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
 
@@ -85,7 +84,7 @@ class Service:
         return any(line.split()[1] == MOUNT for line in table.splitlines())
 
     def use(self) -> dict[str, str | None]:
-        """What came of each use; None where nothing went wrong."""
+        """The result of each use; None if nothing went wrong."""
         result = self.machine.run(uses.PYTHON, uses.__file__, MOUNT)
         assert result.returncode == 0, result.stderr
         told: dict[str, str | None] = json.loads(result.stdout)
@@ -123,10 +122,10 @@ def test_it_has_what_the_unit_grants_and_no_more(service: Service) -> None:
 
 
 def test_it_is_killed_before_the_processes_that_it_looks_at(service: Service, held: Target) -> None:
-    # The target's pid is that of the machine.
+    # The pid of the target is its number in the machine.
     theirs = service.machine.run("cat", f"/proc/{held.pid}/oom_score_adj")
     assert int(theirs.stdout) < int(procfile.read(f"{service.server}/oom_score_adj")) == 1000
-    os.kill(service.server, signal.SIGKILL)  # as the kernel does: held runs on (see its fixture)
+    os.kill(service.server, signal.SIGKILL)  # like the OOM killer: `held` runs on (see its fixture)
     eventually(lambda: service.show("NRestarts") == "1" and service.is_mounted)
 
 
@@ -182,7 +181,7 @@ def test_a_server_that_is_killed_is_restarted_and_mounts_again(service: Service)
 
 @pytest.fixture
 def held(service: Service, build: Callable[[str], Path]) -> Iterator[Target]:
-    """A target that is stopped for a reader who goes on to wait."""
+    """A target that is stopped for a reader, who then waits."""
     target = Target(service.machine.words(str(build("threads")), "1"))
     hold = f"exec 3<{MOUNT}/{target.pid}; head -c 4 <&3; echo; read line"
     words = service.machine.words("sh", "-c", hold)

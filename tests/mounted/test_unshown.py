@@ -1,9 +1,9 @@
-"""A /proc, or a /dev, that does not show everything: containers, hidepid=, subset=pid, kernels
-built without some of it.
+"""A /proc, or a /dev, that does not show everything: containers, hidepid=, subset=pid, kernels that
+are built without some of it.
 
-Every command runs in a mount namespace of its own, whose /proc is made so, against a process
-that lives outside of it.  The core has the bytes that the process says, or there is none, and
-the line says which file was missing; no process is said to have died that has not.
+Every command runs in its own mount namespace with such a /proc, against a process that lives
+outside of it.  The core has the bytes that the process says, or there is no core, and the line says
+which file was missing.  The line never says of a living process that it died.
 """
 
 import errno
@@ -27,7 +27,7 @@ from tests.tuned import program
 THREADS = 3
 
 UNMOUNTED = 'mountpoint -q "$D/mnt" && umount --lazy "$D/mnt"'
-# What is in "$P" is done first.  A server ends with its mount, which ends with the namespace.
+# The commands in "$P" come first.  A server ends with its mount, which ends with the namespace.
 PREAMBLE = f"""
 G=$1 P=$2 D=$3
 mkdir -p $D/mnt
@@ -48,7 +48,7 @@ $G mount --log-file $D/log -o hold=copy $D/mnt
 cp $D/mnt/$P $D/cp-copy
 $G umount $D/mnt
 """
-# A guard, and what is past the end of a file.
+# A guard, and pages past the end of a file.
 UNREADABLE = b"3 pages could not be read and are zeros\n"
 CORES = ("dump", "dump-copy", "cp", "cp-copy")
 
@@ -63,7 +63,7 @@ def inside(
 
 @pytest.fixture
 def target(spawn: Callable[..., Target], tmp_path: Path) -> Target:
-    """One of several threads, with every kind of memory."""
+    """A target with several threads and every kind of memory."""
     target = spawn("memory", tmp_path, THREADS)
     Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
     return target
@@ -74,7 +74,7 @@ DEV = "mkdir $D/dev; mount -t tmpfs dev $D/dev; cp -a {} $D/dev; mount --move $D
 
 
 def masked(*names: str, by: str = "/dev/null") -> str:
-    """Of these files those that this kernel has."""
+    """Mask those of these files that this kernel has."""
     one = "[ ! -e /proc/{0} ] || mount --bind {1} /proc/{0};"
     return EMPTY + "".join(one.format(name, by) for name in names)
 
@@ -83,7 +83,7 @@ def masked(*names: str, by: str = "/dev/null") -> str:
 class Surroundings:
     setup: str
     unknown: tuple[str, ...] = ()
-    """What the note says that nobody knows of holes."""
+    """The facts in the note about holes that are not known."""
 
 
 NO_LOCKS = ("shared_holes_unknown",)

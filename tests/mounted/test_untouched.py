@@ -1,4 +1,4 @@
-"""Memory that a process never touched is not touched by copying its core."""
+"""A copy of its core does not touch memory that a process never touched."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
 
-# Not VmRSS as a whole: pages of mapped files that the core has are mapped by reading them.  They
-# are the page cache's, and cost the process nothing.
+# Not VmRSS as a whole: pages of mapped files that are in the core are mapped by the read.  They
+# belong to the page cache, and cost the process nothing.
 KEYS = ("VmPTE", "RssAnon", "RssShmem", "VmSwap", "VmSize")
 
 
@@ -41,6 +41,6 @@ def test_a_whole_copy_leaves_untouched_memory_untouched(
     assert footprint(target.pid) == before
     assert target.ask("shmem") == target.truth["shmem"]
     if how == "cp":
-        # All of it is in the core, and next to nothing of it in the file.
+        # All of it is in the core, but almost nothing of it in the file.
         assert sum(load.filesz for load in Core(core).loads) > target.truth["reserved"]
         assert os.stat(core).st_size < target.truth["reserved"] // 256

@@ -1,4 +1,4 @@
-"""A process whose threads run before everybody else's is stopped as any other."""
+"""A process whose threads run before all others is stopped like any other."""
 
 import json
 import os
@@ -16,7 +16,7 @@ CPU = max(os.sched_getaffinity(0))
 
 @pytest.fixture
 def beside(mount: Mount) -> Iterator[Mount]:
-    """A mount whose server has one processor, the one that the target takes."""
+    """A mount whose server has one processor, the one that the target uses."""
     allowed = os.sched_getaffinity(mount.server)
 
     def move(cpus: set[int]) -> None:

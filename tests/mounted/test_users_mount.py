@@ -1,5 +1,5 @@
-"""A mount made by an ordinary user, whose server /proc does not show everything: processes of
-others under hidepid=, and of its own user those that are set-uid or not dumpable."""
+"""A mount by an ordinary user.  /proc does not show its server everything: not other users'
+processes under hidepid=, and not those of its own user that are set-uid or not dumpable."""
 
 import contextlib
 import errno
@@ -38,7 +38,7 @@ exec "$@"
 
 
 class UsersMount:
-    """A mount of nobody's, in a mount namespace of its own."""
+    """A mount of nobody, in its own mount namespace."""
 
     def __init__(self, folder: Path, hidepid: str, options: str, program: Path = GCOREFS) -> None:
         self.path = folder / "mnt"
@@ -54,7 +54,7 @@ class UsersMount:
         eventually(lambda: "mounted at" in self.log.read_text())
 
     def run(self, *words: object) -> "subprocess.CompletedProcess[bytes]":
-        """A command of nobody's that sees the mount."""
+        """A command of nobody that sees the mount."""
         return run(*self.entering(), *words)
 
     def entering(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class UsersMount:
         return set(map(int, self.run("ls", self.path).stdout.split()))
 
     def end(self) -> str:
-        """What was logged."""
+        """Unmount it.  Returns the log."""
         self.server.terminate()
         assert self.server.wait(timeout=20) == 0
         return self.log.read_text()
@@ -108,7 +108,7 @@ def test_what_a_user_may_see_is_there_and_the_rest_is_refused(
         assert (roots in listed) == (hidepid == "-")
         result = mount.run("cat", mount / own)
         assert (result.stdout[:4], result.stderr) == (b"\x7fELF", b"")
-        # Its name is seen by all where /proc shows it to all.  What the mode says, or /proc.
+        # If /proc shows it to all, all see its name.  Then the mode refuses, or /proc does.
         for command in ("stat", "cat"):
             result = mount.run(command, mount / roots)
             is_shown = command == "stat" and hidepid == "-"
@@ -131,7 +131,7 @@ def test_a_mount_of_a_user_s_is_not_dead_because_root_may_not_enter_it(
     assert_refused(
         run(*inside, GCOREFS, "status", "--mount", mount.path), f"{mount.path}: Permission denied"
     )
-    # A lazy one would take it away under whoever is in it.
+    # A lazy unmount would unmount it although a process is in it.
     command = [*mount.entering(), "sh", "-c", f"cd {mount.path} && echo in && read line"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as inmate:
         assert inmate.stdout is not None
@@ -163,7 +163,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def untraceable(kind: str, tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
-    """Words that run a script in a process of nobody's that a server of nobody's may not trace."""
+    """Words that run a script in a process of nobody that a server of nobody may not trace."""
     path = tmp_path / "python"
     shutil.copy(os.path.realpath(sys.executable), path)
     path.chmod(0o4755 if kind == "set-uid" else 0o755)
@@ -180,12 +180,12 @@ def test_a_process_that_cannot_be_traced_is_shown_and_refused(
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            # Its folder stays its user's (fs/proc/base.c, task_dump_owner).
+            # Its directory still belongs to its user (fs/proc/base.c, task_dump_owner).
             owner = NOBODY if kind == "undumpable" else 0
             file = mount / process.pid
             assert mount.run("stat", "-c", "%u %a", file).stdout == b"%d 400\n" % owner
             assert b"Permission denied" in mount.run("cat", file).stderr
-            # The mode lets root in, and the server cannot judge root.
+            # The mode lets root in, but the server cannot judge root.
             entering = ("nsenter", "--target", str(mount.server.pid), "--mount")
             assert b"Permission denied" in run(*entering, "cat", file).stderr
             assert is_free(process.pid)
@@ -245,7 +245,7 @@ def opened_by_nobody(mount: UsersMount, pid: int) -> Iterator["subprocess.Popen[
 def test_a_size_is_exact_also_for_one_that_cannot_be_looked_at(
     paused_users: Callable[..., UsersMount], untraceable: Callable[[str], tuple[str, ...]]
 ) -> None:
-    """Whether it asks for an open(2) is not known, so the answer waits for the core."""
+    """We cannot know whether it is in an open(2), so the answer waits for the core."""
     header, question = (
         Pause("gcorefs.stopped", "gather"),
         Pause("gcorefs.kernel.proc.current_call", "is_opening"),

@@ -1,7 +1,7 @@
-"""Programs as people run them, dumped a hundred times by cp while they work.
+"""Ordinary programs, dumped a hundred times by cp while they work.
 
-None of them may notice: no error on their side, no client of theirs that fails.  And what
-gdb sees in the core is what it sees in the process itself.
+None of them may notice it: no error in the program, no client that fails.  And gdb sees the same in
+the core as in the process itself.
 """
 
 import functools
@@ -26,7 +26,7 @@ DUMPS = 100
 
 @pytest.fixture
 def core() -> Iterator[Path]:
-    """A place for a core in memory: the disk is not what is tried here."""
+    """A place for a core in memory, so that the disk does not matter."""
     path = Path(f"/dev/shm/gcorefs-test-{os.getpid()}")
     yield path
     path.unlink(missing_ok=True)
@@ -75,11 +75,11 @@ def test_a_program_at_work_does_not_notice(worker: Target, mount: Mount, core: P
 def test_of_a_large_java_heap_only_what_was_touched_is_in_the_file(
     mount: Mount, core: Path
 ) -> None:
-    """Of 64 GiB, more than there are here; and jstack finds the threads by what is."""
+    """64 GiB, more than this machine has; and jstack finds the threads in the touched part."""
     target = Target(["java", "-Xmx64g", "-XX:+UseG1GC", str(WORKLOADS / "Work.java")])
     try:
         assert int(task_status.status(target.pid)["VmSize"].split()[0]) >> 20 > 64
-        # It works, and so grows and shrinks: all that was ever there is more than is in the core.
+        # It works, so its memory grows and shrinks: the core has less than there ever was.
         copy(mount / target.pid, core)
         await_free(target.pid)
         status = task_status.status(target.pid)
@@ -176,9 +176,9 @@ def has_ended(pid: int) -> bool:
 def test_postgres_under_load_does_not_notice(
     mount: Mount, core: Path, postgres: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:
-    """The postmaster, its workers and its backends, one after the other, as long as there is
-    work."""
-    for ends in ("there is no such process", "the process died"):  # as a backend does
+    """The postmaster, its workers and its backends, one after the other, as long as the load
+    runs."""
+    for ends in ("there is no such process", "the process died"):  # a backend may end
         mount.allow(ends)
     clients = 4
     command = [*AS_POSTGRES, POSTGRES / "pgbench", "-h", tmp_path, "-n", "-c", str(clients)]
@@ -210,7 +210,7 @@ def test_postgres_under_load_does_not_notice(
 
 
 def compare_backtraces(pid: int, mount: Mount, core: Path) -> None:
-    """Of a core and of the process, both while SIGSTOP keeps it where it is."""
+    """In a core and in the process, both while SIGSTOP holds it."""
     os.kill(pid, signal.SIGSTOP)
     try:
         os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
@@ -230,7 +230,7 @@ def compare_backtraces(pid: int, mount: Mount, core: Path) -> None:
 def backtraces(kind: str, what: str, program: str) -> dict[int, list[str]]:
     """Frames by LWP, as gdb prints them."""
     command = ["gdb", "--batch", "--nx", "-iex", "set debuginfod enabled off"]
-    # gdb's own handlers for what a JVM uses signals for; the backtrace is all we ask for.
+    # gdb's own handling of the signals that a JVM uses; only the backtrace is needed.
     command += [program, kind, what, "-ex", "thread apply all bt"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     threads: dict[int, list[str]] = {}
@@ -245,6 +245,6 @@ def backtraces(kind: str, what: str, program: str) -> dict[int, list[str]]:
 
 
 def await_free(pid: int) -> None:
-    """Until the release that follows the last close has let the process go."""
+    """Wait until the release after the last close has let the process go."""
     while "\nTracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text():
         pass
