@@ -3,8 +3,8 @@ import java.util.List;
 import java.util.concurrent.CountDownLatch;
 
 /**
- * java Monitors.java N: threads that wait at the end of a known chain of calls, the last one for
- * a monitor that another holds, and objects that a histogram of the heap can count.
+ * java Monitors.java N: threads that wait at the end of a known chain of calls, the last one for a
+ * monitor that another thread holds, and objects that a histogram of the heap can count.
  * First line: {"pid": P, "functions": [...], "threads": [NAME, ...], "canaries": COUNT}.
  */
 public class Monitors {

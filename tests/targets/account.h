@@ -1,11 +1,11 @@
 /*
- * Programs that do one kind of work in each of several threads, for ever, and keep an account
- * of what came of it.  A work is done in rounds; each ends with one tally() of what was had:
- * "ok", or the name of what was not as it must be.  So the accounts of two runs compare by
- * which outcomes there are, and a run in which nothing went wrong knows only "ok".
+ * Programs that do one kind of work in each of several threads, for ever, and record the results.  A
+ * work is done in rounds.  Each round ends with one tally() of its outcome: "ok", or the name of what
+ * went wrong.  So two runs are compared by their sets of outcomes, and a run in which nothing went
+ * wrong has only "ok".
  *
  * Commands:
- *   rounds   {"rounds": {WORK: N, ...}}, of the works whose rounds are short
+ *   rounds   {"rounds": {WORK: N, ...}}, for the works with short rounds
  *   report   end every work when its round is over: {WORK: {OUTCOME: N, ...}, ...}
  *   exit     end the process with status 7, whatever its threads do
  */
@@ -26,7 +26,7 @@
 struct work {
 	const char *name;
 	void (*body)(struct work *);
-	int is_slow; /* a round takes a second or so */
+	int is_slow; /* a round takes about a second */
 	pthread_t thread;
 	_Atomic pid_t tid;
 	_Atomic long rounds;
@@ -70,8 +70,8 @@ static inline struct timespec timespec(int64_t ns)
 }
 
 /*
- * A call that nothing ends but its time: it must fail with `error` (0: return 0), and never
- * before `due`.
+ * A call that only its time-out ends: it must fail with `error` (0: return 0), and never before
+ * `due`.
  */
 static inline void tally_timed(struct work *w, long result, int error, int64_t ended, int64_t due)
 {

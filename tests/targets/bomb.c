@@ -1,12 +1,12 @@
 /*
- * bomb KIND N: a process that makes others without end, until it is told to stop.
+ * bomb KIND N: a process that makes more and more threads or children, until it is told to stop.
  *
- *   hop    N threads, each of which starts the next one and ends: none lives for long
+ *   hop    N threads; each starts the next one and ends, so none lives long
  *   grow   threads that each start two more, up to N, and then stay
  *   fork   N threads that each fork children, which end at once, and wait for them
  *
- * Prints {"pid": P} when it has begun.  To "count": {"made": M}, how many there have been.  To
- * "end": {"ended": true}, once nobody makes any more.
+ * Prints {"pid": P} when it has begun.  Answers "count" with {"made": M}, the number so far, and
+ * "end" with {"ended": true}, when no thread makes any more.
  */
 #include "target.h"
 

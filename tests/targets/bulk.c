@@ -1,8 +1,8 @@
 /*
- * bulk MEBIBYTES: a process with so much written memory in 4 KiB pages, and a thread that
- * watches the clock.  Prints {"pid": P}; to each line on stdin {"gap": NANOSECONDS}, the
- * longest time since the last line in which that thread did not run: how long the process
- * stood still, by its own account.
+ * bulk MEBIBYTES: a process with so much written memory in 4 KiB pages, and a thread that watches
+ * the clock.  Prints {"pid": P}.  Answers each line on stdin with {"gap": NANOSECONDS}: the longest
+ * time since the last line in which that thread did not run, that is, how long the process itself
+ * saw that it stood still.
  */
 #include "target.h"
 
@@ -54,7 +54,7 @@ int main(int argc, char **argv)
 		die("pthread_create");
 	printf("{\"pid\": %d, \"start\": \"%p\", \"size\": %zu}\n", getpid(), (void *)memory, size);
 	while (next_command(buf, sizeof(buf))) {
-		/* A gap that has just ended is known only once the thread has looked again. */
+		/* A gap that has just ended is known only when the thread has looked again. */
 		for (long seen = atomic_load(&looks); atomic_load(&looks) < seen + 2;)
 			usleep(100);
 		printf("{\"gap\": %ld}\n", atomic_exchange(&longest, 0));

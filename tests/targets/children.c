@@ -1,10 +1,10 @@
 /*
  * children
  *
- * Makes children all the time, in every way there is, and looks after each: none may be traced
- * or stopped, and each must end with the status that it was given.  One, "sibling", shares the
- * memory and is another process all the same: it beats on whatever becomes of us.  See
- * account.h for the commands.
+ * Makes children all the time, in every possible way, and checks each: none may be traced or
+ * stopped, and each must end with the status that it was given.  One, "sibling", shares the memory
+ * but is another process: it counts on, whatever happens to this process.  See account.h for the
+ * commands.
  */
 #include "account.h"
 
@@ -21,8 +21,8 @@ static _Atomic long beats;
 static pid_t sibling_pid;
 
 /*
- * For a child that shares our memory and may be between two instructions of libc: no lock, no
- * errno.
+ * For a child that shares our memory and may be between two instructions of libc: takes no lock and
+ * does not set errno.
  */
 static int is_traced(void)
 {
@@ -73,7 +73,7 @@ static void forker(struct work *w)
 	}
 }
 
-/* A function of its own, whose variables nobody changes: the child runs on the same stack. */
+/* A separate function, so that nobody changes its variables: the child runs on the same stack. */
 static __attribute__((noipa)) pid_t vfork_one(const int n, const char *const number)
 {
 	pid_t pid = vfork();

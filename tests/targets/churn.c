@@ -2,7 +2,7 @@
  * churn KIND: a process whose threads never stand still for a tracer.
  *
  *   threads   four spawners each start and join a thread as fast as they can
- *   exec      one of ten threads executes this program anew, for ever: the leader is replaced
+ *   exec      one of ten threads executes this program again, for ever: the leader is replaced
  *   leader    the leader calls pthread_exit(3); three threads live on
  *
  * Prints {"pid": P} once, or {"pid": P, "tids": [...]} for leader.  "exec" prints it in its
@@ -74,7 +74,7 @@ static void *live_on(void *argument)
 	if (argument == (void *)&tids[2]) {
 		while (!tids[0] || !tids[1])
 			usleep(1000);
-		/* The leader is dead once its state is Z. */
+		/* The leader is dead when its state is Z. */
 		for (;;) {
 			char state = 0, path[64];
 			snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", getpid(), getpid());

@@ -1,13 +1,13 @@
 /*
  * confined [CONDITION]
  *
- * A little work of each kind under a condition that the process has put itself under:
+ * Does a little work of each kind under a condition that the process has set for itself:
  *
- *   seccomp      a filter that knows the system calls of this program and kills for any other
+ *   seccomp      a filter that allows the system calls of this program, and kills for any other
  *   strict       one thread may only read(2) and write(2) (seccomp(2), SECCOMP_SET_MODE_STRICT)
  *   no_new_privs, undumpable, tiny_limits, fifo, idle, nice
  *
- * It says "changed" where the condition does not hold any more.  See account.h for the commands.
+ * Reports "changed" if the condition does not hold any more.  See account.h for the commands.
  */
 #include "account.h"
 
@@ -72,7 +72,7 @@ static void waiter(struct work *w)
 	}
 }
 
-/* So that nobody starves for a thread with SCHED_FIFO. */
+/* So that a thread with SCHED_FIFO does not starve the others. */
 static void rest(void)
 {
 	poll(NULL, 0, 1);
@@ -86,7 +86,7 @@ static void computer(struct work *w)
 		x = 1;
 		for (int i = 0; i < 100000; i++)
 			x = x * 3 + 1;
-		/* What it comes to in any run: it overflows. */
+		/* The result is the same in every run: it overflows. */
 		tally(w, x > 1e300 ? "ok" : "wrong");
 		rest();
 	}
@@ -179,7 +179,7 @@ static struct work works[] = {
 #define ALLOW(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), \
 		  BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
-/* What this program calls and libc for it at the end of a thread; not restart_syscall(2). */
+/* The calls of this program, and of libc at the end of a thread; not restart_syscall(2). */
 static void filter(void)
 {
 	struct sock_filter code[] = {
@@ -223,7 +223,7 @@ static void schedule(int policy, int priority)
 		die("sched_setscheduler");
 }
 
-/* Threads inherit most; a filter comes to all of them, limits count for all. */
+/* Threads inherit most of these; a filter is given to all of them, and limits hold for all. */
 static void confine(const char *condition, int has_threads)
 {
 	if (!strcmp(condition, "seccomp") && has_threads)
@@ -253,7 +253,7 @@ int main(int argc, char **argv)
 	static char in[BUFSIZ], out[BUFSIZ];
 
 	target_init();
-	/* Or else stdio would make its buffers when that is not allowed any more. */
+	/* Otherwise stdio would allocate its buffers when that is no longer allowed. */
 	setvbuf(stdin, in, _IOFBF, sizeof(in));
 	setvbuf(stdout, out, _IOFBF, sizeof(out));
 	epoll_fd = epoll_create1(0);

@@ -1,16 +1,16 @@
 /*
  * counter
  *
- * Works all the time and checks itself, so that whatever a tracer changes in
- * the process shows: in the data, in the results of system calls, in signals.
+ * Works all the time and checks itself.  If a tracer changes anything in the
+ * process, it shows: in the data, in the results of system calls, in signals.
  * Command: report.
  *
  * For a snapshot taken at one instant, with begun and finished from it:
  *   sum(a) and sum(b) each lie in [finished, begun],
  *   begun - finished is 0 or 1, and if it is 0 then a[i] == b[i] for all i,
  *   if it is 1 then at most one pair differs, by one.
- * The a are in one half of 64 MiB, the b in the other, and all pages change,
- * so a torn snapshot does not pass.
+ * The a are in one half of 64 MiB and the b in the other, and all pages change,
+ * so a torn snapshot fails the check.
  */
 #include "target.h"
 
@@ -60,9 +60,9 @@ static int64_t now_ns(void)
 }
 
 /*
- * A call that sleeps ns and has nothing to wake it before.  A ptrace stop must
- * not end it, as the kernel restarts it (restart_syscall(2)).  A handler may,
- * even with SA_RESTART (signal(7)).
+ * A call that sleeps ns; nothing wakes it earlier.  A ptrace stop must not end it, because
+ * the kernel restarts it (restart_syscall(2)).  A handler may end it, even with SA_RESTART
+ * (signal(7)).
  */
 static void slept(int result, int expected, int64_t start, int64_t ns,
 		  int has_handler)
@@ -85,7 +85,7 @@ static void system_calls(const int pipe_fd[2], int epoll_fd, unsigned round,
 	int ret;
 
 	switch (round % 5) {
-	case 0: /* restarted after a handler as well (signal(7)) */
+	case 0: /* restarted also after a handler (signal(7)) */
 		if (write(pipe_fd[1], &out, 8) != 8 ||
 		    read(pipe_fd[0], &in, 8) != 8 || in != out)
 			COUNT(errors);
@@ -119,7 +119,7 @@ static void *worker(void *arg)
 	uint64_t x = canary(index);
 	sigset_t set;
 
-	/* The first worker alone takes the alarms. */
+	/* Only the first worker takes the alarms. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGALRM);
 	if (has_handler && pthread_sigmask(SIG_UNBLOCK, &set, NULL))
@@ -176,7 +176,7 @@ int main(void)
 	if (!a)
 		die("malloc");
 	b = a + PAIRS;
-	/* Through volatile, so that every page is there. */
+	/* Through volatile, so that every page exists. */
 	for (uint64_t i = 0; i < 2 * PAIRS; i++)
 		a[i] = 0;
 

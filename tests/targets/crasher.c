@@ -1,12 +1,12 @@
 /*
  * crasher MIB
  *
- * Four threads sleep, and MIB mebibytes are written.  Prints {"pid": PID}; a command makes the
+ * Four threads sleep, and MIB mebibytes are written.  Prints {"pid": PID}.  A command makes the
  * process crash and write its core:
  *
  *   segv      a null pointer, whose SIGSEGV a tracer sees before the core is written
- *   exit      the leader's end, by which the others live on
- *   seccomp   a filter that kills, past any tracer (include/linux/signal_types.h, SA_IMMUTABLE)
+ *   exit      the leader ends, and the others live on
+ *   seccomp   a filter kills, and no tracer sees it (include/linux/signal_types.h, SA_IMMUTABLE)
  */
 #include "target.h"
 

@@ -1,9 +1,9 @@
 /*
  * crowd PATH PROCESSES OPENS READERS
  *
- * PROCESSES children each open PATH OPENS times and keep what they get; then READERS threads
- * of each block in read(2) of what it got.  Prints how many opens came off and how many
- * failed with which errno, and the same for reads that did not block.  Command: end.
+ * PROCESSES children each open PATH OPENS times and keep the descriptors.  Then READERS threads of
+ * each child block in read(2).  Prints how many opens succeeded and how many failed with which
+ * errno, and the same for reads that did not block.  Command: end.
  */
 #include "target.h"
 

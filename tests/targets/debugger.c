@@ -1,8 +1,8 @@
 /*
  * debugger
  *
- * A tracer itself: it takes a child of its own from one system call to the next, and must be
- * told of each entry and each exit, in turn.  See account.h for the commands.
+ * A tracer: it runs its own child from one system call to the next, and must see each entry and each
+ * exit, in turn.  See account.h for the commands.
  */
 #include "account.h"
 
@@ -22,7 +22,7 @@ static _Noreturn void be_traced(void)
 		syscall(SYS_getppid);
 }
 
-/* "entry" and "exit" follow each other: rax is -ENOSYS at an entry. */
+/* "entry" and "exit" alternate: rax is -ENOSYS at an entry. */
 static const char *look(pid_t pid, int status, int *is_entry)
 {
 	struct user_regs_struct regs;
@@ -37,7 +37,7 @@ static const char *look(pid_t pid, int status, int *is_entry)
 	return (regs.rax == (unsigned long)-ENOSYS) == *is_entry ? "ok" : "out of turn";
 }
 
-/* Only the thread that traces may do any of it. */
+/* Only the thread that traces may do this. */
 static void trace(struct work *w)
 {
 	int status, is_entry = 0;

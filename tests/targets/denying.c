@@ -1,6 +1,6 @@
 /*
- * denying ERRNO PID PROGRAM ARGUMENT...: runs PROGRAM under a seccomp filter, as a container's,
- * that answers process_vm_readv(2) with ERRNO: for every process (PID 0), or for one.
+ * denying ERRNO PID PROGRAM ARGUMENT...: runs PROGRAM under a seccomp filter, as in a container, that
+ * answers process_vm_readv(2) with ERRNO: for every process (PID 0), or for one.
  */
 #include "target.h"
 

@@ -8,21 +8,21 @@
  *   blocked  wait (at most 5 s) until the worker sleeps inside the call
  *   signal   tgkill SIGUSR1 to the worker (handled; SA_RESTART with --restart)
  *   handled  wait (at most 5 s) until as many handlers ran as signals were sent
- *   wake     let the call succeed once and wait (at most 5 s) until it has; only
- *            when blocked
+ *   wake     let the call succeed once and wait (at most 5 s) until it has;
+ *            only after blocked
  *   quit     end, as does EOF
  *
  * The first line of output describes the case: pid, tid, call, nr (the call's
  * number; /proc/T/syscall shows restart_syscall after some stops), wake
  * (whether `wake` works), repair (the kernel gives EINTR to a thread that was
- * only stopped) and handler, what a handler does to the blocked call:
+ * only stopped) and handler, the effect of a handler on the blocked call:
  *   "eintr"   EINTR, with SA_RESTART or without
  *   "flag"    EINTR without SA_RESTART, a restart with it
  *   "never"   always a restart (-ERESTARTNOINTR)
  *
- * Counters.  The handler looks at the context it interrupted.  If that is the
- * instruction after the one `syscall` of this file with the result -EINTR, the
- * handler was run by the exit of the call and the call has been given EINTR.
+ * Counters.  The handler looks at the context that it interrupted.  If that is the
+ * instruction after the one `syscall` of this file with the result -EINTR, then
+ * the exit of the call ran the handler, and the call gets EINTR.
  * If it is the `syscall` itself, the call is about to be (re)started.
  *   calls      system calls entered (a restart is not a new call)
  *   ok         calls that succeeded
@@ -35,18 +35,17 @@
  * At any moment when `blocked` has answered true:
  *   calls == ok + genuine + spurious + other + 1
  *   handled == genuine + restarted + outside
- * spurious has no false positives and misses none but an EINTR that a handler
- * follows before the thread runs another instruction, which no program can
- * tell from a genuine one.  The test asserts spurious == 0 and other == 0.
- * A signal sent to a blocked worker, and no other before it was handled, must
- * add one to genuine and none to restarted ("eintr", or "flag" without
- * --restart), or one to restarted and none to genuine (otherwise).  A signal
- * sent to a thread that a stop has left but that has not yet re-entered the
- * call may add to restarted, as it does for every call that the kernel itself
- * restarts; in the *_mask cases it may not, because there SIGUSR1 is unblocked
- * only inside the call.
+ * spurious has no false positives.  It misses only an EINTR if a handler runs
+ * before the thread's next instruction; no program can distinguish that from a
+ * genuine one.  The test asserts spurious == 0 and other == 0.
+ * A signal that is sent to a blocked worker must add one to genuine and none to
+ * restarted ("eintr", or "flag" without --restart), or one to restarted and none
+ * to genuine (otherwise), if no other signal is sent before it is handled.  If a
+ * thread has left a stop but has not entered its call again, a signal may add to
+ * restarted, as for every call that the kernel itself restarts; in the *_mask
+ * cases it may not, because there SIGUSR1 is unblocked only inside the call.
  *
- * Built for 32 bits the call is int $0x80, and has other forms as well: through
+ * Built for 32 bits, the call is int $0x80 and has more forms: through
  * socketcall(2) and ipc(2), and with 64-bit times.
  */
 #define _GNU_SOURCE
@@ -108,7 +107,7 @@ static long must(long r, const char *what)
 	return r;
 }
 
-/* One `syscall` for every blocking call, so that the handler knows its place. */
+/* One `syscall` for every blocking call, so that the handler knows its address. */
 long raw6(long nr, long a, long b, long c, long d, long e, long f);
 extern const char raw_insn[], raw_after[];
 #ifdef __i386__
@@ -154,7 +153,7 @@ static void on_usr1(int sig, siginfo_t *si, void *uc)
 	handled++;
 }
 
-/* What the cases block on.  rd and wr are two ends of the same thing. */
+/* The files on which the cases block: rd and wr are two ends of the same object. */
 static int rd, wr, ep, ipc, aux;
 static char buf[1 << 16];
 static pid_t child;
@@ -210,7 +209,7 @@ static void drain(int fd)
 	block(fd);
 }
 
-/* Sockets: the worker's is rd, the main thread's wr; _to with the time-outs. */
+/* Sockets: rd is the worker's, wr the main thread's; _to are those with time-outs. */
 static void pair(int type)
 {
 	int v[2];
@@ -224,7 +223,7 @@ static int any_addr(int type, int family)
 	int fd = MUST(socket(family, type, 0));
 	struct sockaddr *sa = (struct sockaddr *)&addr;
 
-	/* Bound to its family alone, an AF_UNIX socket picks an abstract name. */
+	/* Bound with only its family, an AF_UNIX socket gets an abstract name. */
 	sa->sa_family = family;
 	addr_len = family == AF_UNIX ? sizeof(sa_family_t) : sizeof(struct sockaddr_in);
 	if (family == AF_INET)
@@ -291,7 +290,7 @@ static void s_connect_tcp(void)
 	MUST(connect(MUST(socket(AF_INET, SOCK_STREAM, 0)), (void *)&addr, addr_len));
 }
 
-/* A connect that failed has left its socket half connected: take a new one. */
+/* A failed connect leaves its socket half connected: use a new one. */
 static void b_connect(void)
 {
 	int syn = 127;
@@ -352,7 +351,7 @@ static void s_fanotify(void) { rd = MUST(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY
 static void s_uffd(void) { struct uffdio_api api = {.api = UFFD_API}; rd = MUST(syscall(SYS_userfaultfd, 0)); MUST(ioctl(rd, UFFDIO_API, &api)); }
 static void s_tty(void) { wr = MUST(posix_openpt(O_RDWR | O_NOCTTY)); MUST(unlockpt(wr)); rd = MUST(open(ptsname(wr), O_RDWR | O_NOCTTY)); }
 
-/* The line discipline hands on what it has buffered a little later: fill till it stays full. */
+/* The line discipline passes on buffered data a little later: fill it until it stays full. */
 static void s_tty_full(void)
 {
 	struct pollfd p = {0, POLLOUT, 0};
@@ -429,7 +428,7 @@ static void s_mq_full(void) { s_mq(); w_mq_send(); }
 
 static void s_none(void) { }
 
-/* A time-out that the kernel cannot write back, or is told not to (fs/select.c, poll_select_finish). */
+/* A time-out that the kernel cannot or must not write back (fs/select.c, poll_select_finish). */
 static void *ro_timeout;
 static void s_event_ro(void)
 {
@@ -441,9 +440,9 @@ static void s_event_ro(void)
 static void s_event_sticky(void) { s_event(); MUST(personality(personality(-1) | STICKY_TIMEOUTS)); }
 
 /*
- * A FUSE file system whose server answers one kind of request with EINTR as soon as
- * it is interrupted (FUSE_INTERRUPT), with success when woken, and all others at once.
- * Of lookups it is that of the name "slow".
+ * A FUSE file system.  Its server answers one kind of request with EINTR when it is interrupted
+ * (FUSE_INTERRUPT), or with success when it is woken, and all others at once.  For lookups, that
+ * kind is the name "slow".
  */
 #define FUSE_AT "/mnt"
 static int fuse_waker;
@@ -637,11 +636,11 @@ static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n
 #define X64(...) X(__VA_ARGS__)
 #define X32(...)
 #endif
-/* Arguments of socketcall(2) lie in memory. */
+/* The arguments of socketcall(2) are in memory. */
 #define SOCKET(op, ...) SOCKET_(op, __VA_ARGS__, 0, 0, 0, 0, 0, 0)
 #define SOCKET_(op, a, b, c, d, e, f, ...) \
 	op, ((long[]){(long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f)})
-/* include/uapi/linux/ipc.h, of which glibc has no copy; msgrcv as IPC_64 has it. */
+/* include/uapi/linux/ipc.h; glibc has no copy of it.  msgrcv in the form of IPC_64. */
 #define IPC_SEMOP 1
 #define IPC_SEMTIMEDOP 4
 #define IPC_MSGSND 11
@@ -909,7 +908,7 @@ static int asleep(void)
 	return state && state[2] == 'S';
 }
 
-/* Asleep, in the call, and still asleep: a stop shows the call's number too. */
+/* It sleeps in the call, and still sleeps: after a stop, the file shows the call's number too. */
 static int inside(void)
 {
 	char line[256];
@@ -981,7 +980,7 @@ static void start(int restart)
 	pthread_t t;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* IPC objects in a namespace of their own die with the process, however it ends. */
+	/* In their own namespace, IPC objects die with the process, however it ends. */
 	if (unshare(CLONE_NEWIPC))
 		perror("unshare");
 	clock_gettime(CLOCK_MONOTONIC, &deadline);

@@ -1,10 +1,10 @@
 /*
  * fallocate
  *
- * A worker allocates all huge pages of a file and frees them, again and again: a call that
- * never sleeps for long, and that a signal ends half-way (fallocate(2), EINTR).
+ * A worker allocates all huge pages of a file and frees them, again and again.  The call never
+ * sleeps long, and a signal can end it half-way (fallocate(2), EINTR).
  *
- *   rounds   how often it has, and how often it was told EINTR
+ *   rounds   how many rounds it has done, and how many gave EINTR
  */
 #define _GNU_SOURCE
 #include "target.h"

@@ -1,24 +1,24 @@
 /*
- * family MEMORY PARENT MIB: a parent and a child that share so many MiB copy-on-write, as fork(2)
- * leaves them.  The child is the process that the truth is about, and answers.
+ * family MEMORY PARENT MIB: a parent and a child that share so many MiB copy-on-write after fork(2).
+ * The child is the process that prints the truth, and that answers.
  *
  * MEMORY: small   pages of 4 KiB
  *         thp     huge pages (madvise(2), MADV_HUGEPAGE)
  *         moved   the same, moved by some small pages before the fork (mremap(2))
- *         ksm     pages that may be merged (MADV_MERGEABLE): the second half is as the first
+ *         ksm     pages that may be merged (MADV_MERGEABLE): the second half equals the first
  *         data    a private mapping of a file, written
- *         hugetlb huge pages that were set aside (MAP_HUGETLB)
+ *         hugetlb huge pages of the pool (MAP_HUGETLB)
  *         swapped pages of 4 KiB that are swapped out before the fork
- * PARENT: keeps   has all of it still
+ * PARENT: keeps   still has all of it
  *         halves  has the first half of every 2 MiB
- *         drops   has none of it any more
- *         alone   there is no child: one process, with memory of its own
+ *         drops   no longer has any of it
+ *         alone   there is no child: one process with its own memory
  *
- * Each aligned u64 is its own address, for ksm its place in the half, plus one.  Prints {"pid": P,
+ * Each aligned u64 is its own address (for ksm its place in the half, plus one).  Prints {"pid": P,
  * "parent": P, "start": ADDRESS, "size": BYTES}.  Commands: "pages" counts in the child's own
- * pagemap, {"present": N, "exclusive": N, "swapped": N}; "write" writes the first half once more,
- * and so makes it the child's own, {"written": BYTES}; "parent" checks that the parent still has
- * what it should, {"intact": BOOL}.
+ * pagemap, {"present": N, "exclusive": N, "swapped": N}; "write" writes the first half again, so
+ * that it becomes the child's own, {"written": BYTES}; "parent" checks that the parent still has
+ * what it should have, {"intact": BOOL}.
  */
 #include "target.h"
 
@@ -177,7 +177,7 @@ int main(int argc, char **argv)
 	start = base = take(memory);
 	fill(start, size);
 	if (!strcmp(memory, "moved")) {
-		/* Onto other pages than those of a huge page: its 512 are mapped one by one. */
+		/* Onto other places than a huge page may have: its 512 pages are mapped one by one. */
 		char *to = aligned(reserve) + 5 * PAGE;
 
 		start = mremap(start, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
@@ -185,7 +185,7 @@ int main(int argc, char **argv)
 			die("mremap");
 		fill(start, size);
 	}
-	/* From here on khugepaged makes no huge pages of it; those that there are stay. */
+	/* From now on khugepaged makes no huge pages of it; existing ones stay. */
 	if (!strcmp(memory, "thp") || !strcmp(memory, "moved"))
 		advise(start, MADV_NOHUGEPAGE);
 	if (is_ksm)
@@ -208,7 +208,7 @@ int main(int argc, char **argv)
 			for (size_t at = HUGE / 2; at < size; at += HUGE)
 				if (munmap(start + at, HUGE / 2))
 					die("munmap");
-		/* The child waits for this before it says a word. */
+		/* The child waits for this before it prints anything. */
 		if (write(answer[1], "", 1) != 1)
 			die("write");
 		answer_as_parent(start, fate);

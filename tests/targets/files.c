@@ -1,6 +1,6 @@
 /*
- * files LIST: maps a page of each file that LIST names, a NUL behind each name.  A name that
- * ends with a slash is a folder to go to, so that a path may be longer than PATH_MAX.  Prints
+ * files LIST: maps one page of each file in LIST, which has a NUL after each name.  If a name ends
+ * with a slash, it is a directory to enter, so that a path may be longer than PATH_MAX.  Prints
  * {"pid": P, "addresses": [ADDRESS, ...]}.
  */
 #include "target.h"

@@ -1,7 +1,7 @@
 """frames.py N: threads asleep at the end of a known chain of calls, each with its own values in
-the frames.
+its frames.
 
-First line: pid, functions, and of each thread its tid, its name, and what its frames hold.
+First line: pid, functions, and for each thread its tid, its name, and the values in its frames.
 """
 
 import json

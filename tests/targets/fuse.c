@@ -2,7 +2,7 @@
  * fuse FILE
  *
  * One thread reads FILE and waits for its server; another works.  See account.h for the
- * commands: the report has the read only when it was answered.
+ * commands: the report has the read only if it was answered.
  */
 #include "account.h"
 

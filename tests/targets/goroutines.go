@@ -1,7 +1,7 @@
 // goroutines N
 //
 // N goroutines parked at the end of a known chain of calls, each with its own values in the
-// frames, and one more that is locked to its thread and sleeps in read(2).
+// frames, and another one that is locked to its thread and sleeps in read(2).
 package main
 
 import (
@@ -78,7 +78,7 @@ func outer(number int, locked bool) uint64 {
 }
 
 func main() {
-	// A hung test must not leave us behind.
+	// A hung test must not leave this process behind.
 	syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0)
 	count, _ := strconv.Atoi(os.Args[1])
 	if err := syscall.Pipe(pipe[:]); err != nil {

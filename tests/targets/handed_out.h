@@ -1,4 +1,4 @@
-/* Memory that the kernel's other subsystems hand out or have a say in. */
+/* Memory that other subsystems of the kernel give to a process or control. */
 #ifndef HANDED_OUT_H
 #define HANDED_OUT_H
 
@@ -29,7 +29,7 @@ static void must(int result, const char *what)
 		die(what);
 }
 
-/* False where the kernel does not know of this. */
+/* False if the kernel does not have it. */
 static int can(int result, const char *what)
 {
 	if (result >= 0)
@@ -51,7 +51,7 @@ static void devices(void)
 	char *p;
 	int fd;
 
-	/* 64 entries of 64 bytes, which are the program's to write until it submits. */
+	/* 64 entries of 64 bytes, which the program may write until it submits them. */
 	fd = syscall(SYS_io_uring_setup, 64, &ring);
 	must(fd, "io_uring_setup");
 	p = mmap(NULL, page, RW, MAP_SHARED, fd, IORING_OFF_SQES);
@@ -62,7 +62,7 @@ static void devices(void)
 	region("io_uring_rings", "device",
 	       map(page, RW, MAP_SHARED, fd, IORING_OFF_SQ_RING), page, "unknown");
 
-	/* Nothing comes in: no interface sends this protocol. */
+	/* Nothing arrives: no interface sends this protocol. */
 	fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_LOOP));
 	must(fd, "AF_PACKET");
 	must(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &packets, sizeof(packets)), "ring");
@@ -83,7 +83,7 @@ static void devices(void)
 	region("secret_in_core", "secret", p, 2 * page, "unknown");
 }
 
-/* -1 where the kernel does not have these features. */
+/* -1 if the kernel does not have these features. */
 static int register_uffd(char *start, size_t size, uint64_t features, uint64_t mode)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
@@ -97,7 +97,7 @@ static int register_uffd(char *start, size_t size, uint64_t features, uint64_t m
 	return fd;
 }
 
-/* Three pages with data, and one whose handler has nothing for it. */
+/* Three pages with data, and one that its handler does not supply. */
 static void poisoned(void)
 {
 	char *p = apart(4 * page, RW, ANON, -1);
@@ -121,7 +121,7 @@ static void poisoned(void)
 	region("uffd_poison", "poison", p + 3 * page, page, "unknown");
 }
 
-/* Two pages not to be written unnoticed, of which one never was: a marker as well. */
+/* Two pages that must not be written unnoticed.  One was never written: it has a marker too. */
 static void protected(void)
 {
 	char *p = apart(2 * page, RW, ANON, -1);

@@ -1,8 +1,8 @@
 /*
- * holes: memory of each kind that can have holes, of which a few pages are written, each with
- * its own address.  Prints {"pid": P, "regions": [{"name", "start", "size", "pages"}]}: pages
- * are the numbers of those that are not zeros.  Those of "other" and "read_only" were written
- * through the file and never touched through the mapping, so that only the file knows of them.
+ * holes: memory of each kind that can have holes.  A few pages of each are written, each with its own
+ * address.  Prints {"pid": P, "regions": [{"name", "start", "size", "pages"}]}: pages are the numbers
+ * of the pages that are not zeros.  Those of "other" and "read_only" were written through the file
+ * and never touched through the mapping, so only the file has them.
  */
 #include "target.h"
 
@@ -55,7 +55,7 @@ static char *written(char *start)
 	return start;
 }
 
-/* Written through the file alone. */
+/* Written only through the file. */
 static char *written_elsewhere(char *start, int fd)
 {
 	for (size_t i = 0; i < COUNT; i++) {

@@ -1,11 +1,11 @@
 /*
  * identity WORD...
  *
- * Takes on an identity word by word, says its pid, and obeys commands:
+ * Changes its identity word by word, prints its pid, and obeys commands:
  * "try PID FILE" opens the memory of PID, then FILE, and reads that;
  * "open FILE", "read", "splice" and "close" do the same step by step;
- * "ring FILE" opens FILE through io_uring; "exec PROGRAM" becomes another.
- * Each answer is the errno, 0 where there was none.
+ * "ring FILE" opens FILE through io_uring; "exec PROGRAM" executes PROGRAM.
+ * Each answer is the errno; 0 if there was none.
  */
 #include "target.h"
 
@@ -39,7 +39,7 @@ static void set_groups(char *list)
 	MUST(setgroups(n, groups));
 }
 
-/* Of those that we may have: root is not given all of them everywhere. */
+/* Only the capabilities that we may have: root does not have all of them everywhere. */
 static void set_capabilities(const char *text)
 {
 	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -69,7 +69,7 @@ static void write_file(pid_t pid, const char *name, const char *text)
 	close(fd);
 }
 
-/* A user namespace in which uids and gids from first on are those from outside on. */
+/* A user namespace that maps ids from `first` on to outside ids from `outside` on. */
 static void enter_user_namespace(const char *text)
 {
 	unsigned first, outside, count;
@@ -81,7 +81,7 @@ static void enter_user_namespace(const char *text)
 		die(text);
 	snprintf(map, sizeof(map), "%u %u %u\n", first, outside, count);
 	MUST(pipe(ready));
-	/* Only one who stays outside may map more than itself (user_namespaces(7)). */
+	/* Only a process that stays outside may map more than itself (user_namespaces(7)). */
 	helper = MUST(fork());
 	if (!helper) {
 		MUST(read(ready[0], &go, 1));
@@ -123,7 +123,7 @@ static void enter_pid_namespace(void)
 	}
 }
 
-/* A domain that rules out little but what every domain does: to trace outside of it. */
+/* A domain that forbids little more than every domain does: to trace outside of it. */
 static void enter_landlock(void)
 {
 	struct landlock_ruleset_attr attr = {
@@ -164,7 +164,7 @@ static int ring_open(const char *path)
 	return cqe->res;
 }
 
-/* A ring with a worker, whose credentials are those that we have now. */
+/* A ring with a worker, which has our present credentials. */
 static void set_up_ring(void)
 {
 	const int prot = PROT_READ | PROT_WRITE, flags = MAP_SHARED;
@@ -222,7 +222,7 @@ static void take_on(char *word, char **rest)
 		die(word);
 }
 
-/* Our pid as whoever mounted /proc sees it. */
+/* Our pid in the pid namespace of /proc. */
 static pid_t shown_pid(void)
 {
 	char text[16] = "";
@@ -231,7 +231,7 @@ static pid_t shown_pid(void)
 	return atoi(text);
 }
 
-/* The errno of opening, or of the first read; 0 where both come off. */
+/* The errno of the open, or of the first read; 0 if both succeed. */
 static int opening(const char *path, int reading)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), error = errno;
@@ -248,7 +248,7 @@ static int opening(const char *path, int reading)
 	return error;
 }
 
-/* Through the page cache of the inode, as read(2) of our files does not. */
+/* Through the page cache of the inode, which read(2) of our files bypasses. */
 static int splicing(int fd)
 {
 	loff_t offset = 0;

@@ -1,21 +1,21 @@
 /*
  * kinds DIR
  *
- * The kinds of memory that ordinary programs have seldom; memory.c has the others.
- * DIR is to be on a tmpfs, and one huge page of 2 MiB for each hugetlb region be free.
+ * The kinds of memory that ordinary programs seldom have; memory.c has the others.
+ * DIR must be on a tmpfs, and one huge page of 2 MiB for each hugetlb region must be free.
  *
- * Besides its regions it prints {"thp": BOOL}, whether the transparent huge page was had.  What
- * the kernel is too old for is left out.
+ * Besides its regions it prints {"thp": BOOL}: whether there is a transparent huge page.  Kinds for
+ * which the kernel is too old are left out.
  *
- * To "fork" it answers {"child": PID}, a child that sleeps, and to "swap" {"swapped": N}: how many
- * pages of private memory have been swapped out, once all that were to be are.
+ * Answers "fork" with {"child": PID}, a child that sleeps, and "swap" with {"swapped": N}: how many
+ * pages of private memory are swapped out, after all that should be are.
  */
 #include "handed_out.h"
 
 #include <sys/auxv.h>
 #include <sys/shm.h>
 
-#define MAP_DROPPABLE_6_11 0x08 /* uapi/linux/mman.h; its value was nobody's before */
+#define MAP_DROPPABLE_6_11 0x08 /* uapi/linux/mman.h; the value was unused before */
 #define SYS_mseal_6_10 462
 #define HUGE_PAGE (2UL << 20)
 #define SHARED_ANON (MAP_SHARED | MAP_ANONYMOUS)
@@ -42,7 +42,7 @@ static void anonymous(void)
 
 	region("grows_down", "anonymous",
 	       written(2 * page, ANON | MAP_GROWSDOWN, -1), 2 * page, "address");
-	/* May be dropped at any time, and is in no core for that (mm/mmap.c, do_mmap). */
+	/* May be dropped at any time, and so is in no core (mm/mmap.c, do_mmap). */
 	p = mmap(NULL, page, RW, MAP_DROPPABLE_6_11 | MAP_ANONYMOUS, -1, 0);
 	if (p != MAP_FAILED) {
 		fill(p, page);
@@ -64,7 +64,7 @@ static void anonymous(void)
 	set_name(p, page);
 	region("named_shared", "shared", p, page, "address");
 
-	/* What keeps vma->anon_vma though nothing in it is written (any more). */
+	/* Mappings that keep vma->anon_vma although nothing in them is written (any more). */
 	p = written(page, ANON, -1);
 	must(madvise(p, page, MADV_DONTNEED), "MADV_DONTNEED");
 	region("emptied", "anonymous", p, page, "zero");
@@ -105,7 +105,7 @@ static void huge(void)
 	       filled(HUGE_PAGE, SHARED_ANON | MAP_HUGETLB), HUGE_PAGE, "address");
 }
 
-/* What of a mapping of a file stays behind when the file shrinks to size bytes. */
+/* The part of a file mapping that is left when the file shrinks to size bytes. */
 static void shrunk(const char *name, int flags, int fd)
 {
 	size_t size = page + 96;
@@ -114,7 +114,7 @@ static void shrunk(const char *name, int flags, int fd)
 	must(ftruncate(fd, size), "ftruncate");
 	region(name, "shrunk", p, flags == MAP_SHARED ? size : 2 * page, "address");
 	snprintf(text, sizeof(text), "%s_tail", name);
-	/* The rest of its last page is zeros, but not in a private copy of it. */
+	/* The rest of its last page becomes zeros, but not in a private copy of the page. */
 	if (flags == MAP_SHARED)
 		region(text, "shrunk", p + size, 2 * page - size, "zero");
 	snprintf(text, sizeof(text), "%s_past_eof", name);
@@ -162,7 +162,7 @@ static void files(void)
 	region("dev_zero_shared_rest", "shared", p + page, page, "zero");
 }
 
-/* Attached for reading only, and written by way of a second attachment. */
+/* Attached read-only, and written through a second attachment. */
 static void sysv(void)
 {
 	int id = shmget(IPC_PRIVATE, 2 * page, 0600);
@@ -183,7 +183,7 @@ static void sysv(void)
 	region("sysv_read_only_rest", "sysv", (char *)from + page, page, "address");
 }
 
-/* Of /proc/self/smaps, how many kB the mapping at start has under key. */
+/* The kB of the mapping at start under key in /proc/self/smaps. */
 static long smaps(const char *start, const char *key)
 {
 	FILE *f = fopen("/proc/self/smaps", "re");

@@ -2,15 +2,15 @@
  * ledger
  *
  * Threads asleep in calls that a stop would end with EINTR and in calls that it
- * would not, and an account of everything that woke them: whatever a tracer leaves
- * behind shows in it.  16 MiB of memory that was touched, for a reader to be in the
- * middle of.
+ * would not, and a record of everything that woke them: it shows whatever a tracer
+ * leaves behind.  16 MiB of touched memory, so that a reader can be in the middle of
+ * it.
  *
- * SIGRTMIN is handled, by a thread of its own and by nobody else, so that what a
- * handler does to a call is not mistaken for a tracer's doing; being a real-time
- * signal, each one that is sent is one more that is handled.
+ * SIGRTMIN has a handler in its own thread and in no other, so that the effect of a
+ * handler on a call is not mistaken for the effect of a tracer.  It is a real-time
+ * signal, so each signal that is sent is handled once.
  *
- * Commands: wake (each sleeper once, by what it sleeps for), account.
+ * Commands: wake (each sleeper once, by the event for which it sleeps), account.
  */
 #include "target.h"
 
@@ -86,7 +86,7 @@ static void *sigtimedwait_sleeper(void *arg)
 	s->tid = gettid();
 	for (;;) {
 		errno = 0;
-		/* not sigwaitinfo(3): a libc may repeat that after EINTR */
+		/* not sigwaitinfo(3): a libc may repeat it after EINTR */
 		account_for(s, syscall(SYS_rt_sigtimedwait, &set, &info, NULL,
 				       8) == SIGUSR2);
 	}
@@ -116,7 +116,7 @@ static int64_t now_ns(void)
 	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
-/* A call that the kernel restarts by itself, with what is left of its time. */
+/* A call that the kernel itself restarts, with the rest of its time. */
 static void *napper(void *arg)
 {
 	const struct timespec nap = { .tv_nsec = NAP_NS };
@@ -168,7 +168,7 @@ static uint32_t woken(void)
 	return sum;
 }
 
-/* Answers only if every one of them runs. */
+/* Answers only if all of them run. */
 static void wake(pthread_t sigtimedwaiter)
 {
 	uint32_t naps_before = READ(naps), before = woken();

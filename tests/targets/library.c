@@ -1,4 +1,4 @@
-/* A library for libuser.c: what a debugger has to unwind through to see main. */
+/* A library for libuser.c: a debugger must unwind through it to find main. */
 #include <unistd.h>
 
 int in_library(int (*next)(void))

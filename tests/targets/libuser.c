@@ -1,7 +1,7 @@
 /*
  * libuser LIBRARY
  *
- * Sleeps in a function of a library, called by another of its functions, called by main.  Prints
+ * Sleeps in a function of a library, which another function of it calls, which main calls.  Prints
  * {"pid": PID}.
  */
 #include "target.h"

@@ -1,8 +1,8 @@
 /*
  * listener DIR
  *
- * Allows or denies each open(2) on the file system of DIR (fanotify(7), FAN_OPEN_PERM), as virus
- * scanners do: it allows all.  Prints {"pid": PID}, and {"opens": N} to "count".
+ * Decides about each open(2) on the file system of DIR (fanotify(7), FAN_OPEN_PERM), as virus
+ * scanners do: it allows all.  Prints {"pid": PID}; answers "count" with {"opens": N}.
  */
 #include "target.h"
 
@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 		if (ready[0].revents) {
 			struct fanotify_response answer = { .response = FAN_ALLOW };
 
-			/* One event a read: the buffer has room for no more. */
+			/* One event for each read: the buffer has no room for more. */
 			if (read(ready[0].fd, &event, sizeof(event)) != sizeof(event))
 				die("read");
 			answer.fd = event.fd;

@@ -1,16 +1,15 @@
 /*
- * mapper: maps what it is told to and touches what it is told to.  Prints {"pid": P}, then
- * obeys one command a line:
+ * mapper: maps and touches memory on command.  Prints {"pid": P}, then obeys one command a line:
  *   map PATH LENGTH SHARED    -> {"start": ADDRESS}
- *   take PID FD LENGTH        -> {"start": ADDRESS}: a file that another process has open,
- *                                mapped privately and never closed
+ *   take PID FD LENGTH        -> {"start": ADDRESS}: maps a file that another process has open,
+ *                                privately, and never closes it
  *   peek ADDRESS              -> {"word": "0x..."}
- *   poke ADDRESS              -> {"word": "0x..."}: it holds its own address from now on
+ *   poke ADDRESS              -> {"word": "0x..."}: writes its own address there
  *   put ADDRESS WORD          -> {"word": "0x..."}
- *   wait ADDRESS              -> {"tid": T}: of a thread that reads there
- *   read PATH                 -> {"tid": T}: of a thread that opens the file and reads a byte
- *   own PID FD                -> {"owned": 1}: a file that another process has open, too
- *   hide ADDRESS LENGTH       -> {"word": "0x0"}: PROT_NONE from now on
+ *   wait ADDRESS              -> {"tid": T}: starts a thread that reads there
+ *   read PATH                 -> {"tid": T}: starts a thread that opens the file and reads a byte
+ *   own PID FD                -> {"owned": 1}: gets a file that another process has open
+ *   hide ADDRESS LENGTH       -> {"word": "0x0"}: makes it PROT_NONE
  */
 #include "target.h"
 
@@ -77,7 +76,7 @@ int main(void)
 	printf("{\"pid\": %d}\n", getpid());
 	while (next_command(buf, sizeof(buf))) {
 		if (sscanf(buf, "map %4095s %zu %d", path, &length, &shared) == 3) {
-			/* Opened for reading only, it would count as private. */
+			/* If it were opened read-only, it would count as private. */
 			fd = open(path, shared ? O_RDWR : O_RDONLY);
 			map(fd, length, shared);
 			close(fd);

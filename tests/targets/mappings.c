@@ -13,7 +13,7 @@ int main(int argc, char **argv)
 	char *start;
 
 	target_init();
-	/* Every second page is given back, so that each one left is a mapping of its own. */
+	/* Every second page is unmapped, so that each page left is a separate mapping. */
 	start = mmap(NULL, (size_t)count * 2 * 4096, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (start == MAP_FAILED)

@@ -1,9 +1,9 @@
 /*
  * memory DIR [THREADS]
  *
- * One of each kind of memory, each with contents a test can recompute.
- * Files go to DIR; those of deleted mappings are gone again at the output.
- * The regions and their patterns are those of regions.h.  THREADS more sleep beside the first one.
+ * One region of each kind of memory, each with contents that a test can recompute.
+ * Files go to DIR; those of deleted mappings are already deleted when it prints.
+ * The regions and their patterns are those of regions.h.  THREADS more threads sleep.
  */
 #include "regions.h"
 
@@ -45,7 +45,7 @@ static void anonymous(void)
 		die("madvise");
 	region("dontdump", "anonymous", p, 4 * page, "address");
 
-	/* Not readable where there are protection keys (pkeys(7)). */
+	/* Not readable if there are protection keys (pkeys(7)). */
 	p = filled(page, ANON);
 	if (mprotect(p, page, PROT_EXEC))
 		die("mprotect");
@@ -97,7 +97,7 @@ static void files(void)
 
 	/*
 	 * Written through the file, so that the private pages stay clean and
-	 * their contents are in the page cache alone.
+	 * only the page cache has their contents.
 	 */
 	fd = make_file("deleted", 0, path);
 	p = map(4 * page, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -145,7 +145,7 @@ static void sysv(void)
 	region("sysv_shm", "sysv", p, 4 * page, "address");
 }
 
-/* The program's own text, the most common file mapping of all. */
+/* The program's own text, the most common file mapping. */
 static int text(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	char path[PATH_MAX];

@@ -1,11 +1,11 @@
 /*
  * mixed segment | mixed number
  *
- * A 64-bit program of which one thread is half a 32-bit one: it makes i386's epoll_wait(2) by
- * int $0x80, in a 32-bit code segment (segment) or in the usual one (number).  On a command it
- * says how many EINTRs it has had: {"interrupted": 0}.
+ * A 64-bit program.  One of its threads makes i386's epoll_wait(2) by int $0x80, in a 32-bit code
+ * segment (segment) or in the usual one (number).  On a command it prints how many EINTRs it has
+ * had: {"interrupted": 0}.
  *
- * Built for 32 bits, `segment` is the contrary: pause(2) by syscall in a 64-bit code segment.
+ * Built for 32 bits, `segment` is the opposite: pause(2) by syscall in a 64-bit code segment.
  */
 #include "target.h"
 

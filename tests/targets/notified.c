@@ -1,12 +1,12 @@
 /*
  * notified plain|killable
  *
- * A child under a seccomp filter that asks its parent about getppid(2) (seccomp_unotify(2)), and
- * has called it.  With "killable" only a fatal signal ends its wait once the parent knows of the
- * call (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).
+ * A child under a seccomp filter that asks its parent about getppid(2) (seccomp_unotify(2)); the
+ * child has called it.  With "killable", only a fatal signal ends its wait after the parent has got
+ * the call (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).
  *
- * Prints {"pid": CHILD}, and {"effects": N} for each time that the parent has heard of the call
- * and done what it asks for.  "reply" lets the child go on and prints {"replied": ERRNO}.
+ * Prints {"pid": CHILD}, and {"effects": N} each time that the parent has got the call and done its
+ * work.  "reply" lets the child go on and prints {"replied": ERRNO}.
  */
 #include "target.h"
 

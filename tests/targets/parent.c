@@ -1,8 +1,8 @@
 /*
  * parent [--times] PROGRAM ARGUMENT...: runs PROGRAM as its child, with our standard input and
- * output, and prints {"wait": STATUS} for every wait status that the child's parent is given;
- * with --times also how many SIGCHLD it has had, and when it heard (CLOCK_MONOTONIC, ns).  A test
- * that is itself the parent of what it dumps would not see what a parent sees: tracer and
+ * output, and prints {"wait": STATUS} for every wait status that the child's parent gets; with
+ * --times also the number of SIGCHLD so far, and the time (CLOCK_MONOTONIC, ns).  If a test were
+ * itself the parent of the process that it dumps, it would not see what a parent sees: tracer and
  * parent would be one process (kernel/ptrace.c, ptrace_reparented).
  */
 #include "target.h"
@@ -46,8 +46,8 @@ int main(int argc, char **argv)
 		die("fork");
 	if (child == 0) {
 		/*
-		 * A group of its own, with a parent outside it in the same session: signals
-		 * of the terminal do not stop a group without one (setpgid(2), orphaned).
+		 * Its own group, with a parent outside it in the same session: signals of the
+		 * terminal do not stop a group without such a parent (setpgid(2), orphaned).
 		 */
 		if (setpgid(0, 0))
 			die("setpgid");

@@ -1,5 +1,5 @@
 /*
- * Regions of memory whose contents a test can recompute, and how a target says so.
+ * Regions of memory whose contents a test can recompute, and how a target prints them.
  *
  * A region is a range of bytes, not a VMA.  Its pattern is one of
  *   address  every aligned u64 = its own address ^ seed
@@ -90,7 +90,7 @@ static char *filled(size_t size, int flags)
 	return p;
 }
 
-/* A file of size bytes with contents of its own. */
+/* A file of size bytes with its own contents. */
 static int make_file(const char *name, size_t size, char path[PATH_MAX])
 {
 	int fd;
@@ -110,7 +110,7 @@ static int make_file(const char *name, size_t size, char path[PATH_MAX])
 	return fd;
 }
 
-/* A mapping that does not become one with its neighbours. */
+/* A mapping that does not merge with its neighbours. */
 static inline char *apart(size_t size, int prot, int flags, int fd)
 {
 	char *p = map(size + 2 * page, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
@@ -128,13 +128,13 @@ static inline char *written(size_t size, int flags, int fd)
 	return p;
 }
 
-/* The opening of the line of truth. */
+/* The beginning of the line of truth. */
 static void regions_begin(const char *where)
 {
 	if (!realpath(where, dir))
 		die(where);
 	page = sysconf(_SC_PAGESIZE);
-	/* Another one in every process, so that stale data cannot pass. */
+	/* A different one in every process, so that old data cannot pass for new. */
 	seed = canary(getpid());
 	printf("{\"pid\": %d, \"page_size\": %zu, \"seed\": \"0x%" PRIx64
 	       "\", \"regions\": [", getpid(), page, seed);

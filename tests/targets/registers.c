@@ -1,7 +1,7 @@
 /*
  * registers NTHREADS spin|blocked
  *
- * Threads that hold a canary in every register user space can load, either in
+ * Threads that hold a canary in every register that user space can load, either in
  * a two-instruction loop (spin) or asleep in pause(2) (blocked).
  */
 #include "target.h"
@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-/* What the asm below may load (struct canaries.has). */
+/* The registers that the asm below may load (struct canaries.has). */
 #define HAS_AVX    1
 #define HAS_AVX512 2
 #define HAS_PKU    4
@@ -76,8 +76,8 @@ CHECK(O_FCW, fcw);
  * psABI, 3.4.6).  The caller's registers are pushed with CFI, so that an
  * unwinder still gets through although rbp is no frame pointer here.
  *
- * In the order below nothing spoils what is already loaded: WRPKRU wants
- * eax/ecx/edx (SDM vol. 2), the tests want the flags.
+ * In this order nothing overwrites a register that is already loaded: WRPKRU needs
+ * eax/ecx/edx (SDM vol. 2), the tests need the flags.
  */
 _Noreturn void hold_canaries(void);
 extern const char spin_start[], spin_end[], blocked_start[], blocked_end[];
@@ -130,7 +130,7 @@ asm(".text\n"
 
     "4:	fninit\n"
     "	fldcw	" GS(O_FCW) "\n"
-    ".irp n, 7,6,5,4,3,2,1,0\n" /* the last pushed is ST0 */
+    ".irp n, 7,6,5,4,3,2,1,0\n" /* the last one pushed is ST0 */
     "	fldt	" GS(O_X87) "+16*\\n\n"
     ".endr\n"
     "	ldmxcsr	" GS(O_MXCSR) "\n"
@@ -145,7 +145,7 @@ asm(".text\n"
     "	jz	5f\n"
     "	pushq	" GS(O_FLAGS) "\n"
     "	popfq\n"
-    /* Whoever sees this store sees rip in the loop. */
+    /* If another thread sees this store, rip is in the loop. */
     "	movl	$1, " GS(O_READY) "\n"
     "spin_start:\n"
     "	pause\n"

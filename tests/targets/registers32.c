@@ -83,7 +83,7 @@ asm(".text\n"
     ".endr\n"
     "2:	fninit\n"
     "	fldcw	" C(O_FCW) "\n"
-    ".irp n, 7,6,5,4,3,2,1,0\n" /* the last pushed is ST0 */
+    ".irp n, 7,6,5,4,3,2,1,0\n" /* the last one pushed is ST0 */
     "	fldt	" STR(O_X87) "+16*\\n(%eax)\n"
     ".endr\n"
     "	ldmxcsr	" C(O_MXCSR) "\n"
@@ -96,7 +96,7 @@ asm(".text\n"
     "	je	3f\n"
     "	pushl	" C(O_FLAGS) "\n"
     "	popfl\n"
-    /* Whoever sees this store sees eip in the loop. */
+    /* If another thread sees this store, eip is in the loop. */
     "	movl	$1, " C(O_READY) "\n"
     "spin_start:\n"
     "	pause\n"
@@ -124,7 +124,7 @@ static int has_avx(void)
 	return (lo & 6) == 6;
 }
 
-/* As in registers.c, where each value has its reason. */
+/* As in registers.c, which gives the reason for each value. */
 static void fill(struct canaries *c, unsigned t)
 {
 	uint64_t n = (uint64_t)t * 1024, word;

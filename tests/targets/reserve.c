@@ -1,17 +1,17 @@
 /*
- * reserve GIB PAGES [PATTERN]: so many GiB of private anonymous memory, in which PAGES pages are
- * written.  The first word of each written page is its own address.
+ * reserve GIB PAGES [PATTERN]: so many GiB of private anonymous memory, with PAGES written pages.
+ * The first word of each written page is its own address.
  *
- * PATTERN: even      evenly scattered, by a formula; without a PATTERN it is this
+ * PATTERN: even      evenly scattered, by a formula; the default
  *          together  the first ones, in one piece
- *          random    at random places, with gaps from none up
+ *          random    at random places, with gaps of any size
  *          gaps      single pages with gaps of 1 to 8 pages
  *          chunks    chunks of 1 to 16 pages with gaps of 1 to 16 pages
  *
  * Prints {"pid": P, "start": ADDRESS, "size": BYTES, "pages": N, "step": PAGES, "together": BOOL,
- * "runs": [[FIRST, COUNT], ...]}: even and together write as the n-th page number
- * (n * step) % (size / 4096), and have no runs; of the others each run is that many written pages,
- * in order.
+ * "runs": [[FIRST, COUNT], ...]}: with even and together, the n-th written page has the number
+ * (n * step) % (size / 4096), and there are no runs; with the others, each run is so many written
+ * pages, in order.
  */
 #include "target.h"
 
@@ -108,13 +108,13 @@ int main(int argc, char **argv)
 	pattern = argc > 3 ? argv[3] : "even";
 	together = !strcmp(pattern, "together");
 	count = size / PAGE;
-	/* Odd, and so without a common divisor with a power of two of pages. */
+	/* Odd, so it has no common divisor with the number of pages, a power of two. */
 	step = together ? 1 : 0x9e3779b1 % count | 1UL;
 	start = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (start == MAP_FAILED || madvise(start, size, MADV_NOHUGEPAGE))
 		die("mmap");
-	/* Not memory of the process any more when it says its truth. */
+	/* It no longer belongs to the process when it prints its truth. */
 	is_written = mmap(NULL, count, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (is_written == MAP_FAILED)

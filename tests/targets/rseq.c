@@ -1,4 +1,4 @@
-/* rseq: says how far from the thread pointer libc has struct rseq, and ends. */
+/* rseq: prints the distance of libc's struct rseq from the thread pointer, and ends. */
 #include <stdio.h>
 #include <sys/rseq.h>
 

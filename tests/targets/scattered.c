@@ -1,6 +1,6 @@
 /*
- * scattered N: anonymous memory of 2 * N pages, of which every other one was written, the first
- * among them.  Prints {"pid": P, "start": ADDRESS}.
+ * scattered N: anonymous memory of 2 * N pages.  Every other page is written, beginning with the
+ * first.  Prints {"pid": P, "start": ADDRESS}.
  */
 #include "target.h"
 

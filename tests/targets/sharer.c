@@ -1,8 +1,8 @@
 /*
  * sharer
  *
- * Prints {"pid": PID}.  "exec" makes a child that keeps its memory (clone(2), CLONE_VM), and the
- * process itself a sleep(1).
+ * Prints {"pid": PID}.  "exec" makes a child that keeps its memory (clone(2), CLONE_VM), and turns
+ * the process itself into a sleep(1).
  */
 #include "target.h"
 

@@ -1,6 +1,6 @@
 /*
- * sigchld PROGRAM ARGUMENT...: runs PROGRAM as its child, as parent.c does, and prints for every
- * SIGCHLD that it is sent what it says and what wait(2) says then:
+ * sigchld PROGRAM ARGUMENT...: runs PROGRAM as its child, as parent.c does.  For every SIGCHLD that
+ * it gets, prints its content and the results of wait(2) after it:
  *   {"code": si_code, "status": si_status, "waits": [[si_code, si_status], ...]}
  */
 #include "target.h"
@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 	if (child < 0)
 		die("fork");
 	if (child == 0) {
-		/* A group that is not an orphan: see parent.c. */
+		/* A group that is not orphaned: see parent.c. */
 		if (setpgid(0, 0))
 			die("setpgid");
 		sigprocmask(SIG_UNBLOCK, &set, NULL);

@@ -1,9 +1,9 @@
 /*
  * signals
  *
- * Every way to take a signal, each in a thread of its own, under the fire of a child process
- * that no one stops: what it sends while a thread is being stopped, held and let go must all
- * arrive, once, in order and with its value.  See account.h for the commands.
+ * Every way to take a signal, each in its own thread.  A child process that nobody stops sends
+ * signals all the time: those that it sends while a thread is being stopped, held and let go must
+ * all arrive, once, in order and with their values.  See account.h for the commands.
  */
 #include "account.h"
 
@@ -13,7 +13,7 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
-/* Queued at most, so that RLIMIT_SIGPENDING is far. */
+/* The most that are queued, far below RLIMIT_SIGPENDING. */
 #define AHEAD 64
 
 enum { THREAD, STANDARD, BUSY, PROCESS, SIGNALFD, TIMEDWAIT, WAITINFO, CHANNELS };
@@ -41,7 +41,7 @@ static void send_one(int i)
 	int unanswered = c->sent - c->received;
 	long result;
 
-	/* A standard signal is not queued: the next one follows when the last was taken. */
+	/* A standard signal is not queued: send the next one when the last was taken. */
 	if (!c->tid || unanswered >= (i == STANDARD ? 1 : AHEAD))
 		return;
 	info.si_value.sival_int = ++c->sent;
@@ -107,7 +107,7 @@ static void handle(int i)
 }
 
 /*
- * Calls wait_a_little() until the sender is gone and all that it sent has come, or five
+ * Calls wait_a_little() until the sender is gone and all its signals have arrived, or for five
  * seconds more.
  */
 static void receive(struct work *w, int i, void (*wait_a_little)(void))
@@ -243,7 +243,7 @@ static void sigwaitinfo_reader(struct work *w)
 	receive(w, WAITINFO, waitinfo);
 }
 
-/* What is pending and blocked stays so, for the thread and for the process. */
+/* A pending, blocked signal stays pending, for the thread and for the process. */
 static int is_as_it_was(const sigset_t *mask)
 {
 	stack_t stack;
@@ -304,7 +304,7 @@ static void end_sender(struct work *w)
 	shared->ending = 1;
 	if (waitpid(sender, &status, 0) != sender || status)
 		tally(w, "sender lost");
-	/* One more, the last, for the one that sleeps until a signal comes. */
+	/* One more, the last, for the thread that sleeps until a signal comes. */
 	last = c->sent + 1;
 	for (ended = now(); c->sent != c->received && now() - ended < 5 * SECOND;)
 		usleep(100);

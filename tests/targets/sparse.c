@@ -1,8 +1,8 @@
 /*
  * sparse: memory of every kind that is reserved and hardly touched: 10 GiB of it private and
  * anonymous, a memfd and System V memory full of holes, shared memory, memory that may have huge
- * pages, and memory that nobody may read.  Prints {"pid": P, "reserved": BYTES, "shmem": {...}},
- * and to "shmem" again the blocks that each piece of shared memory has.
+ * pages, and memory that nobody may read.  Prints {"pid": P, "reserved": BYTES, "shmem": {...}};
+ * answers "shmem" with the blocks of each piece of shared memory again.
  */
 #include "target.h"
 

@@ -1,8 +1,8 @@
 /*
  * storm N
  *
- * N threads, each with a timer of its own that sends it a signal every 100 microseconds, so
- * that every stop meets some of them just where they take one.  See account.h for the commands.
+ * N threads, each with its own timer, which sends it a signal every 100 microseconds.  So every stop
+ * meets some of them just when they take one.  See account.h for the commands.
  */
 #include "account.h"
 
@@ -20,7 +20,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 		stray++;
 }
 
-/* With the overruns, every expiration is accounted for. */
+/* Together with the overruns, every expiration is counted. */
 static void storm(struct work *w)
 {
 	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };

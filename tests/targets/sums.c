@@ -1,18 +1,18 @@
 /*
  * sums MIB WRITERS
  *
- * Writers that change words all over MIB of memory without pause, each its own words of every
- * page, and keep their sums.  What a writer is about is recorded before it is done, so that
- * at every instant, in the memory of that instant:
+ * Writers change words all over MIB of memory without pause, each its own words of every page, and
+ * keep the sums.  A writer records each change before it makes the change, so at every instant, in
+ * the memory of that instant:
  *
- *   where a writer's seq is even, its words add up to its sum;
- *   where it is odd, words[index] is before or after, and the words add up to the sum, or,
- *   where that word is after, to what the sum will be in a moment;
- *   clock is the number of changes begun, but for those begun in this moment.
+ *   if a writer's seq is even, its words add up to its sum;
+ *   if it is odd, words[index] is the old or the new word, and the words add up to the sum, or, if
+ *   it is the new word, to the next sum;
+ *   clock is the number of changes that have begun, except those that begin at this instant.
  *
- * The records lie before the words, the clock behind them, so whoever reads it all in turn while
- * one of the writers runs finds another sum.  A word is its index, and how often it was
- * changed in the upper half.
+ * The records lie before the words and the clock behind them, so if a reader reads all of it in turn
+ * while one of the writers runs, it finds another sum.  A word is its index, with the number of its
+ * changes in the upper half.
  */
 #include "target.h"
 
@@ -37,7 +37,7 @@ static struct area *area;
 static uint64_t *words, *timer; /* the clock */
 static uint64_t slots, writers;
 
-/* In this order for every reader (x86-64 keeps the order of stores). */
+/* Every reader sees these in this order (x86-64 keeps the order of stores). */
 #define STORE(what, value) __atomic_store_n(&(what), value, __ATOMIC_RELEASE)
 
 static void change(struct writer *w, uint64_t index)

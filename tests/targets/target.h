@@ -1,4 +1,4 @@
-/* What every target shares: how it dies, how it is told what to do. */
+/* Shared by all targets: how a target dies, and how it gets its commands. */
 #ifndef TARGET_H
 #define TARGET_H
 
@@ -76,7 +76,7 @@ static inline long futex(uint32_t *word, int op, uint32_t val,
 		       NULL, 0);
 }
 
-/* An odd factor makes n -> word one to one modulo 2^64. */
+/* With an odd factor, n -> word is one to one modulo 2^64. */
 static inline uint64_t canary(uint64_t n)
 {
 	return UINT64_C(0x9e3779b97f4a7c15) * (n + 1);

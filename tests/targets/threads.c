@@ -10,10 +10,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* 10,000 threads and more must fit; what they need is a few frames. */
+/* 10,000 threads and more must fit; each needs only a few frames. */
 #define STACK_SIZE (64 * 1024)
 
-/* Kept whole, so that the chain is the one the source shows. */
+/* Not inlined, so that the chain is the one in the source. */
 #define FRAME __attribute__((noipa))
 
 static const char *const functions[] = {

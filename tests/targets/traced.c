@@ -1,9 +1,9 @@
 /*
  * traced
  *
- * Does what depends on whether somebody traces it: "traceme" asks for its parent to (ptrace(2),
- * PTRACE_TRACEME), "clone" makes a child with CLONE_PTRACE (clone(2)), which sleeps.  Answers
- * {"errno": N, "child": PID}.
+ * Makes calls whose result depends on whether somebody traces it: "traceme" asks its parent to trace
+ * it (ptrace(2), PTRACE_TRACEME), "clone" makes a child with CLONE_PTRACE (clone(2)), which sleeps.
+ * Answers {"errno": N, "child": PID}.
  */
 #include "target.h"
 

@@ -1,8 +1,8 @@
 /*
- * uffd: sixteen pages under userfaultfd(2), of which the first was touched; a thread brings
- * each of the others when somebody wants it, unless it is stopped.  Prints {"pid": P, "start":
- * ADDRESS, "pages": 16}.  To "touch N" it reads page N itself and answers {"word": "0x..."}:
- * every page begins with its own address.
+ * uffd: sixteen pages under userfaultfd(2).  The first one is touched; a thread supplies each of the
+ * others when somebody needs it, unless that thread is stopped.  Prints {"pid": P, "start": ADDRESS,
+ * "pages": 16}.  For "touch N" it reads page N itself and answers {"word": "0x..."}: every page
+ * begins with its own address.
  */
 #include "target.h"
 

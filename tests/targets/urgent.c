@@ -1,12 +1,12 @@
 /*
- * urgent POLICY CPU: a thread that runs without pause under a real-time policy, beside one that
- * waits for commands under the usual one.
+ * urgent POLICY CPU: a thread that runs without pause under a real-time policy, beside a thread that
+ * waits for commands under the normal policy.
  *
  *   fifo       SCHED_FIFO, priority 50, on that processor
  *   deadline   SCHED_DEADLINE, 8 of every 10 ms, on any
  *
- * It is killed by itself after 30 s, whatever becomes of it.  Prints {"pid": P, "tid": T} when that
- * thread runs.  To each line {"turns": N}: how often it went round.
+ * It kills itself after 30 s in any case.  Prints {"pid": P, "tid": T} when that thread runs.
+ * Answers each line with {"turns": N}: the number of its rounds.
  */
 #include "target.h"
 

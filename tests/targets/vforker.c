@@ -2,8 +2,8 @@
  * vforker [leader]
  *
  * A thread in vfork(2) sleeps in wait_for_vfork_done() (kernel/fork.c), which
- * only a fatal signal ends: it is in state D and a ptrace stop waits until the
- * child is let go.  It is a thread of its own, or the leader.  Command: release.
+ * only a fatal signal ends: it is in state D, and a ptrace stop waits until the
+ * child is released.  It is a separate thread, or the leader.  Command: release.
  */
 #include "target.h"
 
@@ -13,10 +13,10 @@
 #define NORMAL 3
 
 static int gate[2]; /* the child reads it until EOF */
-static int gone[2]; /* the child alone holds the write end: EOF is its exit */
+static int gone[2]; /* only the child holds the write end: EOF is its exit */
 static volatile pid_t vfork_tid, child_pid, tids[NORMAL];
 
-/* The child borrows our memory, so what it stores here the parent sees. */
+/* The child borrows our memory, so the parent sees what it stores here. */
 static void *vforker(void *arg)
 {
 	char c;
@@ -28,7 +28,7 @@ static void *vforker(void *arg)
 		die("vfork");
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		/* Its copy of the write end would keep EOF away. */
+		/* Its copy of the write end would prevent EOF. */
 		close(gate[1]);
 		child_pid = getpid();
 		_exit(read(gate[0], &c, 1) != 0);
@@ -63,7 +63,7 @@ static char state(pid_t tid)
 	return c;
 }
 
-/* Does not wait for the parent thread, which a tracer may hold stopped. */
+/* Does not wait for the parent thread, because a tracer may hold it stopped. */
 static void release(void)
 {
 	char c;

@@ -1,10 +1,10 @@
 /*
  * waits
  *
- * Every wait with a time-out, each in a thread of its own, again and again.  Nothing ever
- * comes but the time: see account.h for the commands.  The calls that the kernel restarts
- * with what is left of the time, those that it restarts from the beginning, and those that
- * gcorefs has restarted must all say in the end what they say when nobody stops them.
+ * Every wait with a time-out, each in its own thread, again and again.  Nothing but the time-out
+ * ever ends a wait: see account.h for the commands.  Some calls the kernel restarts with the rest of
+ * the time, some it restarts from the beginning, and some gcorefs has restarted.  In the end all must
+ * have the same results as without stops.
  */
 #include "account.h"
 
@@ -23,7 +23,7 @@
 
 #define WAIT (3 * MS)
 
-/* So long may a wait that counts in ticks seem too short: CONFIG_HZ is 100 or more. */
+/* A wait that counts in ticks may be too short by this much: CONFIG_HZ is 100 or more. */
 #define TICK (10 * MS)
 
 #define REPEAT(w, clock, wait, error, call)                                       \
@@ -103,7 +103,7 @@ static void futex_vector(struct work *w)
 	       syscall(SYS_futex_waitv, &waitv, 1, 0, &absolute, CLOCK_MONOTONIC));
 }
 
-/* The main thread has it and keeps it. */
+/* The main thread has this lock and keeps it. */
 static uint32_t pi_word;
 
 static void futex_lock_pi(struct work *w)
@@ -189,7 +189,7 @@ static void pselect_(struct work *w)
 	fd_set fds;
 
 	FD_ZERO(&fds);
-	sigfillset(&all); /* the signals of the other threads are none of ours */
+	sigfillset(&all); /* the signals of the other threads are not for us */
 	REPEAT(w, CLOCK_MONOTONIC, WAIT, 0,
 	       (FD_SET(fd, &fds), pselect(fd + 1, &fds, NULL, NULL, &relative, &all)));
 }
@@ -290,7 +290,7 @@ static void timerfd(struct work *w)
 	}
 }
 
-/* A timer that signals this thread alone; the overruns are expirations too. */
+/* A timer that signals only this thread; the overruns are expirations too. */
 static void posix_timer(struct work *w)
 {
 	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMIN };
@@ -330,7 +330,7 @@ static void on_timer(int sig)
 	caught++;
 }
 
-/* One signal for each time the timer is set, and none after. */
+/* One signal each time the timer is set, and none after that. */
 static void tally_caught(struct work *w, int64_t elapsed, int64_t wait)
 {
 	if (caught != 1)
@@ -351,7 +351,7 @@ static void receive(int sig)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-/* ITIMER_REAL and alarm(2) are one timer, so one thread has both in turn. */
+/* ITIMER_REAL and alarm(2) are the same timer, so one thread uses both in turn. */
 static void alarms(struct work *w)
 {
 	const struct itimerval once = { { 0, 0 }, { 0, WAIT / 1000 } };
@@ -378,7 +378,7 @@ static void alarms(struct work *w)
 	}
 }
 
-/* These run on the time that is used: by the process, in the user's code or in all. */
+/* These run on CPU time: that of the process, its user time, or all of it. */
 static void burn(struct work *w, int which, int sig)
 {
 	const struct itimerval once = { { 0, 0 }, { 0, WAIT / 1000 } };
@@ -421,7 +421,7 @@ static void *die_with_lock(void *arg)
 	return NULL;
 }
 
-/* A thread that ends with a lock leaves word of it to the next (get_robust_list(2)). */
+/* A thread that ends with a lock leaves a message for the next owner (get_robust_list(2)). */
 static void robust(struct work *w)
 {
 	pthread_mutexattr_t attr;
@@ -446,7 +446,7 @@ static void robust(struct work *w)
 	}
 }
 
-/* Two threads under one lock that lends its holder the waiter's priority. */
+/* Two threads and a lock that gives its holder the priority of the waiter. */
 static pthread_mutex_t pi_mutex;
 static volatile long left, right;
 
@@ -487,7 +487,7 @@ int main(void)
 	sigset_t set;
 
 	target_init();
-	/* Each is taken by the thread that it is meant for. */
+	/* The thread for which it is meant takes each of them. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGALRM);
 	sigaddset(&set, SIGVTALRM);

@@ -1,10 +1,10 @@
 /*
  * workers [sqpoll]
  *
- * Splices one pipe to another through io_uring, for which a worker of the kernel's sleeps until
- * a thread that feeds it now and then has come (io_uring/splice.c; a read would be polled).
- * The worker stands among the threads of this process.  With sqpoll so does a thread of the kernel's
- * that takes what is submitted (IORING_SETUP_SQPOLL); it sleeps when it was idle for a millisecond.
+ * Splices one pipe to another through io_uring.  A worker of the kernel sleeps for that until a
+ * thread feeds the pipe from time to time (io_uring/splice.c; a read would be polled).  The worker is
+ * among the threads of this process.  With sqpoll, so is a thread of the kernel that takes the
+ * submissions (IORING_SETUP_SQPOLL); it sleeps after a millisecond without work.
  * See account.h for the commands.
  */
 #include "account.h"
@@ -80,7 +80,7 @@ static const char *complete(uint64_t tag)
 	const char *outcome = "ok";
 	long result;
 
-	/* Returns when there is one, whoever else is stopped meanwhile. */
+	/* Returns when there is a worker, whoever else is stopped meanwhile. */
 	result = syscall(SYS_io_uring_enter, ring, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
 	if (result < 0)
 		return strerrorname_np(errno);

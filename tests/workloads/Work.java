@@ -14,7 +14,7 @@ import java.util.zip.CRC32;
 
 /**
  * A JVM at work: sockets with time-outs, hand-overs between threads, garbage, checksums.
- * First line: {"pid": P}.  To each line on standard input: {"work": N, "errors": [...]}.
+ * First line: {"pid": P}.  Answers each line on standard input with {"work": N, "errors": [...]}.
  */
 public class Work {
     interface Turn {

@@ -1,10 +1,10 @@
-"""A FUSE file server that can fall silent: `python hanging.py MOUNTPOINT`.
+"""A FUSE file server that can stop answering: `python hanging.py MOUNTPOINT`.
 
-It serves one file, "library", which begins as an ELF file does; each page holds its own
-number, after that.  First line: {"pid": P}.  To "hush" on standard input it says {"hushed": 1}
-and answers no read from then on.  To "hold" it says {"held": 1} and answers no close (FUSE_FLUSH)
-until it is told to "let" them go.  It says {"let": N} then, and {"closing": N} to "closing": how
-many wait.
+It serves one file, "library", which begins as an ELF file does; after that, each page has its own
+number.  First line: {"pid": P}.  It answers "hush" on standard input with {"hushed": 1}, and then
+answers no more reads.  It answers "hold" with {"held": 1}, and then answers no close (FUSE_FLUSH)
+until "let", which it answers with {"let": N}.  It answers "closing" with {"closing": N}: the number
+of closes that wait.
 """
 
 import errno
@@ -23,7 +23,7 @@ FILE = pyfuse3.InodeT(2)
 
 
 def content(number: int) -> bytes:
-    """What page `number` of the file holds."""
+    """The content of page `number` of the file."""
     return (b"\x7fELF" if number == 0 else b"page") + number.to_bytes(4, "little") * 1023
 
 

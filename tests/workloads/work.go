@@ -1,6 +1,6 @@
 // A Go program at work: sockets with deadlines, channels, timers, garbage, checksums, and
-// 64 GiB reserved of which few pages are written.
-// First line: {"pid": P}.  To each line on standard input: {"work": N, "errors": [...]}.
+// 64 GiB of reserved memory with few written pages.
+// First line: {"pid": P}.  Answers each line on standard input with {"work": N, "errors": [...]}.
 package main
 
 import (
@@ -103,7 +103,7 @@ func arena() error {
 	if err != nil {
 		return err
 	}
-	// Else each written page would be one of 2 MiB (MADV_NOHUGEPAGE).
+	// Otherwise each written page would be one of 2 MiB (MADV_NOHUGEPAGE).
 	if err := syscall.Madvise(memory, 15); err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func main() {
 	rand.New(rand.NewSource(2)).Read(data)
 	sum := crc32.ChecksumIEEE(data)
 	start("checksum", func() error {
-		kept := append([]byte(nil), data...) // garbage, soon
+		kept := append([]byte(nil), data...) // soon garbage
 		return check(crc32.ChecksumIEEE(kept) == sum, "another sum")
 	})
 	start("timer", func() error {

@@ -1,5 +1,5 @@
 // A node process at work: an HTTP server and its clients, timers, worker threads, crypto.
-// First line: {"pid": P}.  To each line on standard input: {"work": N, "errors": [...]}.
+// First line: {"pid": P}.  Answers each line on standard input with {"work": N, "errors": [...]}.
 const crypto = require('crypto');
 const http = require('http');
 const readline = require('readline');

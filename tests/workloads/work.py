@@ -1,6 +1,6 @@
-"""A Python process at work: threads that talk over sockets, wait with time-outs, and check.
+"""A Python process at work: threads that use sockets, wait with time-outs, and check the results.
 
-First line: {"pid": P}.  To each line on standard input: {"work": N, "errors": [...]}.
+First line: {"pid": P}.  Answers each line on standard input with {"work": N, "errors": [...]}.
 """
 
 import json
@@ -32,7 +32,7 @@ def checked(number: int, body: Turn) -> None:
 
 
 def echo(timeout: float | None) -> tuple[Turn, Turn]:
-    """A pair of threads that send each other a block and compare."""
+    """A pair of threads that send a block to each other and compare it."""
     near, far = socket.socketpair()
     near.settimeout(timeout)
     far.settimeout(timeout)
