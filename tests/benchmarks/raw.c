@@ -1,6 +1,6 @@
 /*
  * raw PID START SIZE: read SIZE bytes from START with process_vm_readv(2), 4 MiB at a time into
- * one buffer, and print the seconds that it took.  No stop: the ceiling of any reader.
+ * one buffer, and print the seconds that it took.  No stop: the upper limit of any reader.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

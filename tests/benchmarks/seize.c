@@ -1,7 +1,7 @@
 /*
- * seize PID: the barest stop there is.  SEIZE and INTERRUPT every thread, wait for each, fetch the
- * register sets that a core has of it, DETACH.  Prints how many nanoseconds that took, from before
- * the first seize: {"recorded": until the last record, "released": until the last detach}.
+ * seize PID: a minimal stop.  SEIZE and INTERRUPT every thread, wait for each, fetch the register
+ * sets that a core has of it, DETACH.  Prints how many nanoseconds that took, from before the first
+ * seize: {"recorded": until the last record, "released": until the last detach}.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -42,7 +42,7 @@ static void record(pid_t tid)
 	for (unsigned int i = 0; i < sizeof(sets) / sizeof(*sets); i++) {
 		struct iovec vector = {buffer, sizeof(buffer)};
 
-		/* A thread need not have every one of them. */
+		/* A thread need not have all of them. */
 		if (ptrace(PTRACE_GETREGSET, tid, sets[i], &vector) && i == 0)
 			die("GETREGSET");
 	}
