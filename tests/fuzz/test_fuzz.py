@@ -57,11 +57,11 @@ def planted(folder: Path, code: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_what_is_found_is_told(finding: str, folder: Path) -> None:
+def test_a_finding_is_reported(finding: str, folder: Path) -> None:
     assert planted(folder, FINDINGS[finding]).returncode != 0
     assert [path.read_bytes() for path in folder.glob("found-*")] == [b"seed"]
 
 
-def test_an_error_that_may_be_is_no_finding(folder: Path) -> None:
+def test_a_permitted_error_is_not_a_finding(folder: Path) -> None:
     assert planted(folder, "raise ValueError('x')").returncode == 0
     assert list(folder.glob("found-*")) == []

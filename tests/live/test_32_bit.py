@@ -124,7 +124,7 @@ def test_a_32_bit_thread_that_does_not_stop_is_recorded_in_part(spawn: Spawn) ->
     assert_free(target.pid)
 
 
-def test_where_no_thread_stops_the_program_tells_the_kind(spawn: Spawn) -> None:
+def test_if_no_thread_stops_the_program_gives_the_word_size(spawn: Spawn) -> None:
     """For example if its only thread sleeps in state D: there are no registers to look at."""
     target = spawn("vforker32")
     process = find(target.pid)
@@ -151,7 +151,7 @@ def test_a_program_without_thread_local_storage_has_no_note_of_it(
         assert_free(pid)
 
 
-def test_who_becomes_a_32_bit_program_before_it_stops_has_a_core_of_that(
+def test_a_process_that_becomes_a_32_bit_program_before_the_stop_has_a_core_of_it(
     build: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It calls execve(2) after the first checks: the core is of the program at the stop."""

@@ -20,7 +20,7 @@ USER = 4001
 AS_USER = ("groups=", f"gid={USER},{USER},{USER}", f"uid={USER},{USER},{USER}")
 
 
-def test_a_thread_of_the_kernels_own_is_nobody_to_judge() -> None:
+def test_a_thread_of_the_kernel_cannot_be_judged() -> None:
     """It acts for others, as the NFS server does, but shows its own credentials."""
     kthreadd = 2
     with pytest.raises(ProcessError, match="a thread of the kernel") as caught:
@@ -67,7 +67,7 @@ SYS_PTRACE, WAKE_ALARM = 1 << 19, 1 << 35
     ],
     ids=str,
 )
-def test_who_is_what_we_are_is_judged_at_once(
+def test_an_opener_with_our_credentials_is_judged_without_a_thread(
     spawn: Callable[..., Target],
     monkeypatch: pytest.MonkeyPatch,
     change: dict[str, Any],

@@ -156,7 +156,7 @@ def test_an_error_of_the_sink_is_the_sink_s(spawn: Spawn) -> None:
     assert_free(target.pid)
 
 
-def test_whatever_ends_the_block_lets_the_process_go(spawn: Spawn) -> None:
+def test_the_process_is_let_go_however_the_block_ends(spawn: Spawn) -> None:
     target = spawn("threads", 3)
     with pytest.raises(ZeroDivisionError), gcorefs.stop(target.pid):
         _ = 1 // 0

@@ -397,7 +397,7 @@ def test_there_may_be_no_address_space_for_it(
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def test_a_page_that_its_handler_has_to_bring_is_not_waited_for(spawn: Spawn) -> None:
+def test_a_copy_does_not_wait_for_a_page_of_a_handler(spawn: Spawn) -> None:
     target = spawn("uffd")
     with held(target) as snapshot:
         offset = data_offset(snapshot, target.truth["start"])
@@ -472,7 +472,7 @@ def test_room_is_made_as_large_as_it_turns_out_to_be(
 
 @pytest.mark.usefixtures("nothing_is_collected")
 @pytest.mark.parametrize(("piece", "nth"), [(64, 1), (2, 1), (2, 8)])
-def test_a_copy_that_is_given_up_is_no_copy(
+def test_a_copy_that_is_given_up_is_never_used(
     piece: int,
     nth: int,
     spawn: Spawn,
@@ -498,7 +498,7 @@ def test_a_copy_that_is_given_up_is_no_copy(
     assert room.taken == 0
 
 
-def test_what_is_copied_is_in_no_core_of_ours_and_in_no_child(spawn: Spawn) -> None:
+def test_a_copy_is_in_no_core_of_ours_and_in_no_child(spawn: Spawn) -> None:
     target = spawn("bulk", 64)
     with held(target) as snapshot:
         snapshot.copy()
@@ -557,7 +557,7 @@ def test_a_copy_knows_when_it_is_of_another_program(change: str) -> None:
         target.kill()
 
 
-def test_a_copy_is_not_of_the_program_that_follows_where_the_memory_lives_on(
+def test_a_copy_does_not_belong_to_the_next_program_even_if_the_memory_lives_on(
     spawn: Callable[..., Target],
 ) -> None:
     """A child shares the old memory, and keeps it alive after the execve(2) of its parent."""

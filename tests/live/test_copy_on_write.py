@@ -93,7 +93,7 @@ def test_what_is_the_childs_own_is_read_beside_it(spawn: Spawn, memory: str, rea
 
 @READS
 @pytest.mark.parametrize("memory", ["thp", "moved"])
-def test_huge_pages_of_which_the_parent_has_one_half(spawn: Spawn, memory: str, read: Read) -> None:
+def test_huge_pages_if_the_parent_has_one_half(spawn: Spawn, memory: str, read: Read) -> None:
     # Each huge page is one folio.  A read of the half that only the child maps would copy it too.
     family = Family(spawn, memory, "halves", SIZE)
     assert shared(family, "Shared_Dirty") == [SIZE // 2, SIZE // 2]

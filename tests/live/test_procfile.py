@@ -86,7 +86,7 @@ ASKED: list[Callable[[int], object]] = [
 
 
 @pytest.mark.parametrize("number", range(len(ASKED)))
-def test_one_that_has_ended_is_gone_whatever_is_asked(ended: int, number: int) -> None:
+def test_a_process_that_has_ended_is_gone_in_every_question(ended: int, number: int) -> None:
     for pid in (ended, NOBODY_HAS_IT, 1 << 31, 1 << 64):
         with pytest.raises(ProcessLookupError) as caught:
             ASKED[number](pid)
@@ -131,14 +131,14 @@ def test_a_file_that_the_kernel_does_not_have_is_missing_and_nobody_is_gone() ->
         )
 
 
-def test_a_file_of_the_system_is_nobodys_death() -> None:
+def test_a_missing_system_file_is_no_death_of_a_process() -> None:
     with pytest.raises(FileNotFoundError) as caught:
         procfile.read_system("no_such")
     assert caught.value.filename == "/proc/no_such"
 
 
 @pytest.mark.parametrize("name", ["smaps", "auxv", "coredump_filter", "pagemap", "status"])
-def test_an_empty_file_of_one_that_lives_is_no_death(spawn: Spawn, empty: str, name: str) -> None:
+def test_an_empty_file_of_a_living_process_is_no_death(spawn: Spawn, empty: str, name: str) -> None:
     pid = spawn("threads", 2).pid
     path = f"/proc/{pid}/{name}"
     ask: dict[str, Callable[[int], object]] = {

@@ -112,7 +112,7 @@ async def test_a_copy_beside_a_core_that_is_read_live_lets_nobody_go(spawn: Spaw
         assert (stop.is_tracing, target.state_letters()) == (True, {"t"})
 
 
-async def test_a_core_that_cannot_be_made_is_no_end_of_the_others(
+async def test_a_core_that_cannot_be_made_does_not_end_the_others(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 1)
@@ -149,7 +149,7 @@ async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let
         assert caught.value.reason is Reason.LET_GO
 
 
-async def test_a_file_that_is_closed_before_the_hold_begins_is_no_file_that_nobody_opened(
+async def test_a_file_closed_before_the_hold_begins_counts_as_opened(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 1)

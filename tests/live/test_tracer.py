@@ -140,7 +140,7 @@ def test_a_kill_at_any_moment_is_an_error_or_a_whole_core(spawn: Spawn, delay: i
 
 
 @pytest.mark.parametrize("last", ["leader", "other"])
-def test_a_death_is_heard_of_whoever_stopped_last(
+def test_a_death_is_noticed_whichever_thread_stopped_last(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     target = spawn("threads", 3, parent=True)
@@ -167,7 +167,7 @@ def test_a_death_is_heard_of_whoever_stopped_last(
         assert snapshot.is_dead
 
 
-def test_a_death_is_told_where_no_thread_had_stopped(
+def test_a_death_is_reported_if_no_thread_had_stopped(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 3, parent=True)
@@ -304,7 +304,7 @@ def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("slow_seize")
-def test_whoever_looks_for_the_dead_takes_no_stop(spawn: Spawn) -> None:
+def test_the_look_for_dead_threads_takes_no_stop(spawn: Spawn) -> None:
     target = spawn("threads", 3, parent=True)
     os.kill(target.pid, signal.SIGSTOP)
     assert target.line() == {"wait": signal.SIGSTOP << 8 | 0x7F}
@@ -316,7 +316,7 @@ def test_whoever_looks_for_the_dead_takes_no_stop(spawn: Spawn) -> None:
 
 
 @pytest.mark.usefixtures("slow_seize")
-def test_whoever_looks_for_the_dead_takes_no_signal(
+def test_the_look_for_dead_threads_takes_no_signal(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("ledger")
@@ -493,7 +493,7 @@ def test_what_was_let_go_is_an_error_and_never_zeros(spawn: Spawn) -> None:
     assert_free(target)
 
 
-def test_zeros_are_not_to_be_had_either_once_the_process_is_let_go(spawn: Spawn) -> None:
+def test_zeros_cannot_be_read_after_the_release_either(spawn: Spawn) -> None:
     # They are at the end of the file, and known.  But a read of a core must be of its stop.
     target = spawn("reserve", 1, 10)
     with held(target) as snapshot:

@@ -33,7 +33,7 @@ def test_a_program_has_the_account_of_a_run_without_stops(spawn: Spawn, program:
     assert account == expected
 
 
-def test_children_are_nobodys_business(spawn: Spawn) -> None:
+def test_a_stop_does_not_touch_children(spawn: Spawn) -> None:
     def stop_and_look_at_the_children(target: Target) -> None:
         seen = set()
         for _ in range(STOPS):
@@ -89,7 +89,7 @@ def test_a_worker_of_io_uring_is_no_thread_of_the_program(spawn: Spawn, kind: li
     assert target.ask("report") == {"splice_on": {"ok": ANY}}
 
 
-def test_who_is_traced_is_refused_and_who_traces_is_not(spawn: Spawn) -> None:
+def test_a_traced_process_is_refused_and_its_tracer_is_not(spawn: Spawn) -> None:
     target = spawn("debugger")
     tracee = target.truth["tracee"]
     for _ in range(STOPS):

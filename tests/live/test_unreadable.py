@@ -96,7 +96,7 @@ def test_what_is_known_before_is_what_is_counted(
 
 
 @pytest.mark.parametrize("program", sorted(UNREADABLE))
-def test_to_know_it_touches_nothing(start: Callable[[str], Target], program: str) -> None:
+def test_finding_them_touches_nothing(start: Callable[[str], Target], program: str) -> None:
     target = start(program)
     wanted = taken(target)
     keys = ("VmRSS", "VmPTE", "RssAnon", "RssFile", "RssShmem", "VmSwap")
@@ -167,7 +167,7 @@ def test_what_is_swapped_out_can_be_read(start: Callable[[str], Target]) -> None
     assert found(target, taken(target)) == before
 
 
-def test_guards_are_found_where_the_kernel_does_not_say_which_mappings_have_some(
+def test_guards_are_found_if_the_kernel_does_not_show_their_mappings(
     start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = start("kinds")
@@ -176,7 +176,7 @@ def test_guards_are_found_where_the_kernel_does_not_say_which_mappings_have_some
     assert found(target, taken(target)) == expected(target, "kinds")
 
 
-def test_a_kernel_without_pagemap_scan_tells_of_files_all_the_same(
+def test_a_kernel_without_pagemap_scan_still_shows_files(
     start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = start("kinds")

@@ -133,7 +133,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_a_core_goes_where_it_is_told_or_nowhere(output: bytes, tmp_path: Path) -> None:
+def test_a_core_goes_to_the_given_place_or_nowhere(output: bytes, tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "1000"]) as sleeper:
         try:
             result = gcorefs_at(tmp_path, "dump", str(sleeper.pid), "-o", output)
@@ -167,7 +167,7 @@ def invoke(*arguments: str) -> click.testing.Result:
             signal.signal(number, handler)
 
 
-def test_a_proc_that_nobody_knows_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_foreign_proc_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(procfile, "read", lambda path, is_record=False: b"nonsense")
     result = invoke("dump", "1")
     assert result.exit_code == 1

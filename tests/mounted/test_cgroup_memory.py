@@ -138,7 +138,7 @@ def test_a_process_near_its_limit_survives_its_dump(
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_where_memory_runs_out_it_is_the_dump_that_dies(
+def test_if_memory_runs_out_the_dump_dies(
     group: Group, spawn_in: Callable[..., Target], tmp_path: Path, is_there: bool
 ) -> None:
     target = spawn_in("reserve", 1, 20_000)  # a core with so many pieces needs more memory
@@ -209,14 +209,16 @@ main()
 
 
 @pytest.mark.parametrize("command", ["dump", "info"])
-def test_whoever_stops_a_process_goes_before_it(spawn: Callable[..., Target], command: str) -> None:
+def test_the_kernel_kills_the_tracer_before_the_process(
+    spawn: Callable[..., Target], command: str
+) -> None:
     target = spawn("threads", 1)
     result = run(sys.executable, "-c", AT_THE_STOP, command, target.pid)
     assert (result.returncode, result.stderr) == (0, b"1000\n")
     assert Path(f"/proc/{target.pid}/oom_score_adj").read_text() != "1000\n"
 
 
-def test_a_server_is_judged_as_whoever_starts_it(mount: Mount) -> None:
+def test_a_server_has_the_oom_score_of_its_starter(mount: Mount) -> None:
     """The unit sets it (OOMScoreAdjust=)."""
     assert str(mount.path) in [place for place, _ in mounts()]
     ours = Path("/proc/self/oom_score_adj").read_text()
@@ -230,7 +232,7 @@ def ledger(build: Callable[[str], Path]) -> Iterator[Ledger]:
     ledger.end()
 
 
-def test_a_server_that_is_killed_for_want_of_memory_hurts_nobody(
+def test_a_server_that_the_oom_killer_kills_hurts_nobody(
     group: Group, unmounted: Mount, spawn: Callable[..., Target], ledger: Ledger
 ) -> None:
     target = spawn("reserve", 1, 20_000)

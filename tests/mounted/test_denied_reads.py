@@ -111,7 +111,7 @@ def test_all_kinds_of_memory_are_as_they_are_without_the_filter(
     assert left_out == LEFT_OUT
 
 
-def test_the_mount_says_so_once_and_reads_all_the_same(
+def test_the_mount_says_so_once_and_still_reads(
     spawn: Spawn, confined: Callable[..., Mount]
 ) -> None:
     family = Family(spawn, "small", "alone", SIZE)
@@ -174,7 +174,7 @@ def test_info(spawn: Spawn, deny: Deny) -> None:
 
 
 @pytest.mark.parametrize("shared", [0, 1])
-def test_a_page_that_a_disk_has_to_bring(
+def test_a_page_that_a_disk_must_supply(
     spawn: Spawn, deny: Deny, tmp_path: Path, shared: int
 ) -> None:
     path = tmp_path / "file"
@@ -194,7 +194,7 @@ def test_a_page_that_a_disk_has_to_bring(
 
 
 @pytest.mark.parametrize("is_silent", [False, True])
-def test_a_page_that_a_file_server_has_to_bring_is_an_error(
+def test_a_page_that_a_file_server_must_supply_is_an_error(
     spawn: Spawn,
     confined: Callable[..., Mount],
     deny: Deny,
@@ -225,7 +225,7 @@ def test_a_page_that_a_file_server_has_to_bring_is_an_error(
     assert not (tmp_path / "core").exists()
 
 
-def test_a_page_that_userfaultfd_has_to_bring_is_an_error(
+def test_a_page_that_userfaultfd_must_supply_is_an_error(
     spawn: Spawn, confined: Callable[..., Mount]
 ) -> None:
     target = spawn("uffd")
@@ -241,7 +241,7 @@ def test_a_page_that_userfaultfd_has_to_bring_is_an_error(
         assert int(target.ask(f"touch {page}")["word"], 16) == start + page * PAGE
 
 
-def test_what_cannot_be_brought_is_not_copied(
+def test_memory_with_a_page_that_cannot_be_supplied_is_not_copied(
     spawn: Spawn, confined: Callable[..., Mount], server: Server
 ) -> None:
     target = spawn("mapper")

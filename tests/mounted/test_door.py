@@ -272,6 +272,6 @@ def test_no_opener_gets_more_than_the_kernel_gives_it(
     end(unmounted.server)
 
 
-def test_the_manual_tells_where_we_are_stricter() -> None:
+def test_the_manual_lists_where_we_are_stricter() -> None:
     manual = " ".join(MANUAL.read_text().split())
     assert [told for _, told in STRICTER.values() if told not in manual] == []

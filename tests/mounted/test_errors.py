@@ -117,7 +117,7 @@ def test_of_a_process_killed_while_held_only_the_header_is_left(
         assert os.pread(fd, 1, len(data)) == b""
 
 
-def test_who_died_while_held_is_gone_for_the_next_opener(
+def test_a_process_that_died_while_held_is_gone_for_the_next_opener(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
     target = spawn("threads", 3)

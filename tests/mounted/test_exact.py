@@ -209,7 +209,7 @@ def test_status_shows_that_it_waits(mount: Mount, spawn: Spawn) -> None:
         os.read(fd, 1)
 
 
-def test_where_nobody_opens_it_is_let_go(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
+def test_it_is_let_go_if_nobody_opens_it(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
     mount = mount_with("open_timeout=0.3")
     target = spawn("threads", 1)
     mount.expect(f"process {target.pid}: let go, its file was not opened for 0.3 s")
@@ -241,7 +241,7 @@ def test_nor_does_it_wait_for_longer_than_any_file_may(
     eventually(lambda: is_free(target.pid))
 
 
-def test_another_look_begins_the_time_anew(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
+def test_another_look_up_restarts_the_time(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
     mount = mount_with("open_timeout=2")
     target = spawn("threads", 1)
     mount.allow("its file was not opened for 2 s")  # on a slow machine
@@ -287,7 +287,7 @@ def test_nothing_is_listed_and_nobody_stopped_by_listing(mount: Mount, spawn: Sp
 
 
 @pytest.mark.parametrize("name", ["", "0", "x", "-1", "01", "1 ", "self", "9" * 9, "."])
-def test_what_is_no_process_is_not_there(mount: Mount, name: str) -> None:
+def test_a_name_that_is_not_a_process_does_not_exist(mount: Mount, name: str) -> None:
     path = f"{mount.path}/.gcorefs/exact/{name}"
     assert errno_of(lambda: os.stat(path)) == (0 if name in ("", ".") else errno.ENOENT)
     assert status(mount) == []
@@ -327,7 +327,7 @@ def stat_errno(path: Path, *prefix: str) -> int:
     return int(said.stdout or b"0")
 
 
-def test_only_who_may_open_it_may_look_it_up(everybodys: Mount, spawn: Spawn) -> None:
+def test_only_a_user_who_may_open_it_may_look_it_up(everybodys: Mount, spawn: Spawn) -> None:
     mount, target = everybodys, spawn("threads", 1)
     mount.expect("the kernel does not allow the opener to trace it")
     assert stat_errno(exact(mount, target.pid), *AS_NOBODY) == errno.EACCES
@@ -343,7 +343,9 @@ def test_only_who_may_open_it_may_look_it_up(everybodys: Mount, spawn: Spawn) ->
         assert gcorefs("release", str(pid), "--mount", mount.path).returncode == 0
 
 
-def test_to_trace_is_not_enough_where_the_mode_says_no(everybodys: Mount, spawn: Spawn) -> None:
+def test_permission_to_trace_is_not_enough_if_the_mode_refuses(
+    everybodys: Mount, spawn: Spawn
+) -> None:
     """As with open(2): the file is 0400 and belongs to another user."""
     mount, target = everybodys, spawn("threads", 1)
     tracer = (*AS_NOBODY, "--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace")
@@ -358,7 +360,7 @@ def test_to_trace_is_not_enough_where_the_mode_says_no(everybodys: Mount, spawn:
     assert gcorefs("release", str(target.pid), "--mount", mount.path).returncode == 0
 
 
-def test_who_waits_counts_as_who_holds(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
+def test_a_waiting_user_counts_as_a_holder(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
     mount = mount_with("user_stops=1")
     target, other = spawn("threads", 1), spawn("threads", 1)
     mount.expect("its opener holds too many processes")
@@ -371,7 +373,7 @@ def test_who_waits_counts_as_who_holds(mount_with: Callable[..., Mount], spawn: 
         os.read(fd, 1)
 
 
-def test_it_is_let_go_by_hand_by_whoever_looked_it_up(everybodys: Mount) -> None:
+def test_the_user_who_looked_it_up_may_release_it(everybodys: Mount) -> None:
     mount = everybodys
     with running(*AS_NOBODY, "sh", "-c", "echo ready; read line; :") as pid:
         assert stat_errno(exact(mount, pid), *AS_NOBODY) == 0
@@ -437,7 +439,7 @@ def test_a_look_up_waits_for_the_core_and_no_longer(
     assert status(mount) == []
 
 
-def test_one_that_is_killed_while_it_looks_leaves_nobody_stopped(
+def test_a_caller_killed_in_a_look_up_leaves_nobody_stopped(
     mount_with: Callable[..., Mount], spawn: Spawn
 ) -> None:
     mount = mount_with("stop_timeout=3,open_timeout=0.3")
@@ -452,7 +454,7 @@ def test_one_that_is_killed_while_it_looks_leaves_nobody_stopped(
     eventually(lambda: is_free(target.pid))
 
 
-def test_who_closes_meanwhile_does_not_end_the_look_of_another(
+def test_a_close_does_not_end_the_look_up_of_another(
     mount_with: Callable[..., Mount], spawn: Spawn
 ) -> None:
     mount = mount_with("stop_timeout=2")
@@ -471,7 +473,9 @@ def test_who_closes_meanwhile_does_not_end_the_look_of_another(
     assert target.ask("release") == {"released": True}
 
 
-def test_an_attribute_of_what_waits_is_shown_to_whoever_asked(mount: Mount, spawn: Spawn) -> None:
+def test_attributes_of_a_waiting_core_are_shown_to_the_user_who_asked(
+    mount: Mount, spawn: Spawn
+) -> None:
     target = spawn("threads", 1)
     with contextlib.suppress(OSError):
         exact(mount, target.pid).stat()

@@ -92,7 +92,7 @@ def test_sent_over_a_socket_it_is_read_by_one_who_may_not_open_it(
     assert nobody.popen.wait(timeout=20) == 0
 
 
-def test_one_who_gives_up_their_ids_keeps_it(
+def test_a_process_that_drops_its_ids_keeps_it(
     everybodys: Mount, spawn: Callable[..., Target]
 ) -> None:
     target = spawn("threads", 1)

@@ -188,7 +188,7 @@ def errnos(mount: Hiding, who: tuple[str, ...], pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", ["2", "4"])
-def test_nobody_learns_whether_a_hidden_process_is_held_or_is(
+def test_nobody_learns_whether_a_hidden_process_is_held_or_exists(
     hiding: Callable[[str], Hiding], spawn: Callable[..., Target], mode: str
 ) -> None:
     mount, target = hiding(mode), spawn("threads", 1)

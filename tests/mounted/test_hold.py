@@ -140,7 +140,7 @@ def other() -> Iterator[Target]:
     target.kill()
 
 
-def test_who_may_see_what_a_process_has_become_does_not_see_what_it_was(
+def test_permission_for_the_present_program_does_not_show_the_old_copy(
     copying: Mount, other: Target
 ) -> None:
     file = copying / other.pid
@@ -239,7 +239,7 @@ def test_release_gives_up_a_copy(copying: Mount, spawn: Callable[..., Target]) -
         assert report(copying, target.pid)["state"] == "let go"
 
 
-def test_over_the_limit_a_process_is_held_and_everybody_is_told(
+def test_over_the_limit_a_process_is_held_and_the_reason_is_shown(
     mount_with: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
     mount = mount_with("hold=copy,copy_limit=8")

@@ -224,7 +224,7 @@ def test_a_terminal_of_80_columns_is_not_overrun(
         target.kill()
 
 
-def test_where_there_is_only_ascii_the_picture_is_too(
+def test_with_ascii_only_the_picture_is_ascii_too(
     build: Callable[[str], Path], tmp_path: Path
 ) -> None:
     program = tmp_path / "naïve"
@@ -277,7 +277,9 @@ def test_digits_are_a_process_and_a_file_has_a_path(
     assert json.loads(run(*words, f"./{other.pid}", cwd=tmp_path).stdout)["pid"] == target.pid
 
 
-def test_what_is_no_core_is_one_line(dumped: tuple[Target, Path], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_core_gives_one_line(
+    dumped: tuple[Target, Path], tmp_path: Path
+) -> None:
     _, core = dumped
     data = core.read_bytes()
     files = {"empty": b"", "text": b"x" * 10_000, "short": data[:100], "header": data[:3000]}
@@ -314,7 +316,7 @@ def test_a_core_that_is_cut_off_is_shown_and_refused(dumped: tuple[Target, Path]
     assert json.loads(result.stdout) == {**expected, "size": size - 5000, "missing": 5000}
 
 
-def test_a_process_that_cannot_be_had_is_one_line(
+def test_a_process_without_a_core_gives_one_line(
     spawn: Spawn, strace: Callable[[int], int]
 ) -> None:
     kernel = next(pid for pid in tasks.pids() if task_stat.stat(pid).is_kernel_thread)
@@ -357,7 +359,7 @@ def test_a_thread_that_does_not_stop_is_named(spawn: Spawn) -> None:
     assert target.ask("release") == {"released": True}
 
 
-def test_where_nobody_reads_there_is_no_traceback(dumped: tuple[Target, Path]) -> None:
+def test_if_nobody_reads_there_is_no_traceback(dumped: tuple[Target, Path]) -> None:
     _, file = dumped
     # Without a buffer each line would fail separately.
     environment = {key: text for key, text in os.environ.items() if key != "PYTHONUNBUFFERED"}
@@ -391,7 +393,7 @@ sys.stdin.read()
 """
 
 
-def test_what_cannot_be_read_is_seen_where_it_is(tmp_path: Path) -> None:
+def test_unreadable_memory_is_shown_at_its_place(tmp_path: Path) -> None:
     file = tmp_path / "data"
     target = Target([os.path.realpath(sys.executable), "-c", TRUNCATED, str(file)])
     try:

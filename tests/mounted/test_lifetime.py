@@ -118,7 +118,7 @@ def test_in_the_foreground_it_ends_with_its_mount(
     ],
 )
 @pytest.mark.parametrize("how", ["--foreground", "--verbose"])
-def test_a_place_that_is_no_directory_is_refused(
+def test_a_place_that_is_not_a_directory_is_refused(
     tmp_path: Path, place: str, words: str, how: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -151,7 +151,7 @@ def test_a_log_that_cannot_be_written_is_refused(unmounted: Mount) -> None:
     assert not is_mounted(unmounted)
 
 
-def test_where_one_is_mounted_a_second_is_refused(mount: Mount) -> None:
+def test_a_second_mount_at_the_same_place_is_refused(mount: Mount) -> None:
     assert_refused(gcorefs("mount", mount.path), "already mounted", f"gcorefs umount {mount.path}")
     assert mounts().count((str(mount.path), FSTYPE)) == 1
 

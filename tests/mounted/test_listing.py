@@ -136,7 +136,9 @@ def test_the_size_before_opening_is_enough_and_not_far_too_much(
     assert anonymous < before < 2 * resident + (4 << 20)
 
 
-def test_what_is_no_pid_is_not_there(mount: Mount, spawn: Callable[..., Target]) -> None:
+def test_a_name_that_is_not_a_pid_does_not_exist(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
     pid = spawn("threads", 1).pid
     names = [
         "", ".x", "0", f"0{pid}", f"+{pid}", f"-{pid}", f" {pid}", f"{pid} ", f"{pid}.0",
@@ -339,7 +341,7 @@ def open_by_handle(folder: int, number: int) -> int:
 FILEID_INO64_GEN = 0x81  # include/linux/exportfs.h, FILEID_INO64_GEN
 
 
-def test_a_directory_read_again_shows_who_has_come(
+def test_a_directory_read_again_shows_new_processes(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
     with opened(mount.path) as folder:

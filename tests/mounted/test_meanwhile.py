@@ -58,7 +58,7 @@ def test_a_set_uid_program_that_begins_before_the_stop_is_not_shown(
     eventually(lambda: is_free(target.pid))  # while the file is still open
 
 
-def test_of_one_who_joined_before_it_began_neither(
+def test_an_opener_who_joined_before_it_began_gets_nothing_either(
     paused: Callable[..., Mount], stop: Pause, spawn: Callable[..., Target], set_uid: Path
 ) -> None:
     mount = paused(stop)
@@ -79,7 +79,7 @@ def test_of_one_who_joined_before_it_began_neither(
             assert joiner.ask("splice")["ours"] == errno.EACCES
 
 
-def test_of_one_who_looked_it_up_before_it_began_neither(
+def test_a_user_who_looked_it_up_before_it_began_gets_nothing_either(
     paused: Callable[..., Mount], spawn: Callable[..., Target], set_uid: Path
 ) -> None:
     stop = Pause("gcorefs.sources.tracer", "Tracer.start", nth=2)
@@ -111,7 +111,7 @@ def test_of_one_who_looked_it_up_before_it_began_neither(
     assert release_errno(mount, b"%d" % target.pid) == 0
 
 
-def test_who_was_judged_before_it_began_and_joins_when_it_has(
+def test_an_opener_judged_before_it_began_and_joining_after(
     paused: Callable[..., Mount], stop: Pause, spawn: Callable[..., Target], set_uid: Path
 ) -> None:
     judged = Pause("gcorefs.mount.door", "joiners_door", is_after=True)

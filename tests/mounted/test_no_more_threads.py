@@ -58,7 +58,7 @@ def read_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", ["hold=stop", "hold=copy"])
-def test_an_open_comes_off_or_fails_with_eagain(
+def test_an_open_succeeds_or_fails_with_eagain(
     group: Group, mount_with: Callable[..., Mount], spawn: Callable[..., Target], options: str
 ) -> None:
     mount = mount_with(options)
@@ -80,7 +80,7 @@ def test_an_open_comes_off_or_fails_with_eagain(
     assert results[0] == errno.EAGAIN
 
 
-def test_the_server_ends_all_the_same(
+def test_the_server_can_still_be_ended(
     group: Group, mount: Mount, spawn: Callable[..., Target]
 ) -> None:
     target, other = spawn("threads", 2), spawn("threads", 2)

@@ -169,7 +169,7 @@ def stopped(tids: list[int]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("running", [WRITERS, 1])
-def test_where_a_thread_runs_on_it_is_not_true(spawn: Spawn, running: int) -> None:
+def test_if_a_thread_runs_on_the_core_is_not_true(spawn: Spawn, running: int) -> None:
     """The tests above would find this if not every thread were stopped."""
     target = spawn("sums", 64, WRITERS)
     start, size = int(target.truth["area"], 16), target.truth["size"]

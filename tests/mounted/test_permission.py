@@ -98,7 +98,9 @@ def test_root_without_the_capability_is_refused_by_the_kernel(
     assert REFUSED in result.stderr
 
 
-def test_whoever_joins_a_stop_is_judged_as_well(mount: Mount, sleeper: Callable[..., int]) -> None:
+def test_an_opener_that_joins_a_stop_is_judged_too(
+    mount: Mount, sleeper: Callable[..., int]
+) -> None:
     pid = sleeper(*AS_NOBODY)
     mount.expect(f"process {pid}: the kernel does not allow the opener to trace it (uid 0)")
     with (mount / pid).open("rb") as file:

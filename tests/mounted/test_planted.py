@@ -101,7 +101,7 @@ def test_standard_output_by_its_name_is_standard_output(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_standard_output_that_is_closed_is_told(spawn: Callable[..., Target]) -> None:
+def test_a_closed_standard_output_is_reported(spawn: Callable[..., Target]) -> None:
     target = spawn("threads", 1)
     for words in ("", "-o -", "-o /dev/stdout"):
         script = f'"$1" dump "$2" {words} >&-'

@@ -65,7 +65,7 @@ def finish(target: Target) -> None:
         return
 
 
-def test_poll_tells_when_every_thread_is_recorded(patient: Mount, slow: Target) -> None:
+def test_poll_reports_when_every_thread_is_recorded(patient: Mount, slow: Target) -> None:
     with opened(patient / slow.pid, os.O_NONBLOCK) as fd:
         assert poll(fd, milliseconds=0) == 0
         assert errno_of(lambda: os.read(fd, 1)) == errno.EAGAIN
@@ -101,7 +101,7 @@ def is_polling(tid: int) -> bool:
     return "poll" in wchan or "select" in wchan
 
 
-def test_whoever_waits_is_woken(patient: Mount, slow: Target) -> None:
+def test_waiting_readers_are_woken(patient: Mount, slow: Target) -> None:
     found: dict[str, object] = {}
     with opened(patient / slow.pid, os.O_NONBLOCK) as fd, select.epoll() as epoll:
         epoll.register(fd, select.EPOLLIN | select.EPOLLET)

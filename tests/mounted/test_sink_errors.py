@@ -59,7 +59,7 @@ def assert_told(result: "subprocess.CompletedProcess[bytes]", name: object, numb
         errno.EPIPE, errno.ESRCH,
     ],
 )  # fmt: skip
-def test_a_write_that_fails_is_told(target: Target, serve: Serve, number: int) -> None:
+def test_a_write_that_fails_is_reported(target: Target, serve: Serve, number: int) -> None:
     folder = serve("write", number)
     result = gcorefs("dump", target.pid, "-o", folder / "core")
     assert is_free(target.pid)
@@ -70,7 +70,7 @@ def test_a_write_that_fails_is_told(target: Target, serve: Serve, number: int) -
 @pytest.mark.parametrize("is_there", [False, True])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ETIMEDOUT])
 @pytest.mark.parametrize("call", ["fsync", "flush", "rename"])
-def test_an_error_that_comes_late_is_told(
+def test_a_late_error_is_reported(
     target: Target, serve: Serve, call: str, number: int, is_there: bool
 ) -> None:
     folder = serve(call, number)
@@ -98,7 +98,7 @@ def test_a_file_system_without_nameless_files_has_the_core_as_well(
     assert (data[:4], len(data)) == (b"\x7fELF", len(piped))
 
 
-def test_a_disk_that_is_full_is_told(target: Target, tmpfs: Path) -> None:
+def test_a_full_disk_is_reported(target: Target, tmpfs: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=256k", tmpfs], check=True)
     (tmpfs / "core").write_bytes(b"old")
     result = gcorefs("dump", target.pid, "-o", tmpfs / "core")
@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_is_told(target: Target, tmpfs: Path) -> None:
     assert (tmpfs / "core").read_bytes() == b"old"
 
 
-def test_a_limit_of_file_sizes_is_told(target: Target, tmp_path: Path) -> None:
+def test_a_limit_of_file_sizes_is_reported(target: Target, tmp_path: Path) -> None:
     """SIGXFSZ does not end us (setrlimit(2), RLIMIT_FSIZE)."""
 
     def limited() -> None:
@@ -122,7 +122,7 @@ def test_a_limit_of_file_sizes_is_told(target: Target, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["-o", "/dev/full"], ["-o", "-"], []])
-def test_a_device_that_is_full_is_told(target: Target, words: list[str]) -> None:
+def test_a_full_device_is_reported(target: Target, words: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         command = [GCOREFS, "dump", str(target.pid), *words]
         result = subprocess.run(
@@ -133,7 +133,7 @@ def test_a_device_that_is_full_is_told(target: Target, words: list[str]) -> None
     assert_told(result, name, errno.ENOSPC)
 
 
-def test_a_pipe_that_is_closed_is_told(target: Target) -> None:
+def test_a_closed_pipe_is_reported(target: Target) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -147,7 +147,7 @@ def test_a_pipe_that_is_closed_is_told(target: Target) -> None:
     assert_told(result, "standard output", errno.EPIPE)
 
 
-def test_a_connection_that_is_reset_is_told(target: Target) -> None:
+def test_a_reset_connection_is_reported(target: Target) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # less than the core has
         ours = socket.create_connection(server.getsockname())
@@ -196,7 +196,7 @@ main()
 """
 
 
-def test_a_directory_that_is_removed_meanwhile_is_told(target: Target, tmp_path: Path) -> None:
+def test_a_directory_removed_meanwhile_is_reported(target: Target, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     words = ["dump", target.pid, "-o", folder / "core", folder]

@@ -66,7 +66,7 @@ def test_nothing_is_held_before_anything_is_opened(mount: Mount) -> None:
     assert json.loads(gcorefs("status", "--json", "--mount", mount.path).stdout) == []
 
 
-def test_status_tells_who_holds_what(mount: Mount, spawn: Callable[..., Target]) -> None:
+def test_status_shows_who_holds_what(mount: Mount, spawn: Callable[..., Target]) -> None:
     target = spawn("threads", 3)
     with opened(mount / target.pid) as fd, opened(mount / target.pid):
         data = whole(fd)
@@ -270,7 +270,7 @@ def test_a_process_is_let_go_while_it_is_being_stopped(
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"0", b"-1", b"x", b"1 2", b"1\n2\n", b"9" * 4096])
-def test_what_is_no_pid_lets_nobody_go(mount: Mount, data: bytes) -> None:
+def test_text_that_is_not_a_pid_releases_nobody(mount: Mount, data: bytes) -> None:
     if data:  # without data, write(2) sends no request
         mount.expect("the text written to .gcorefs/release is not a pid")
     before = mount.log.read_bytes().count(b"\n")
@@ -280,7 +280,9 @@ def test_what_is_no_pid_lets_nobody_go(mount: Mount, data: bytes) -> None:
     assert all(line.endswith(b"is not a pid (uid 0)") for line in lines)
 
 
-def test_who_is_not_held_is_not_let_go(mount: Mount, spawn: Callable[..., Target]) -> None:
+def test_a_process_that_is_not_held_is_not_let_go(
+    mount: Mount, spawn: Callable[..., Target]
+) -> None:
     target = spawn("threads", 1)
     mount.expect(f"process {target.pid}: it is not held")
     assert release_errno(mount, b"%d" % target.pid) == errno.ESRCH
@@ -289,13 +291,13 @@ def test_who_is_not_held_is_not_let_go(mount: Mount, spawn: Callable[..., Target
 
 
 @pytest.mark.parametrize("command", [("status",), ("release", 1)])
-def test_where_nothing_is_mounted_one_line_says_so(
+def test_if_nothing_is_mounted_one_line_says_so(
     tmp_path: Path, command: tuple[object, ...]
 ) -> None:
     assert_refused(gcorefs(*command, "--mount", tmp_path), f"{tmp_path}: no gcorefs is mounted")
 
 
-def test_a_mount_whose_server_is_gone_is_told_and_hides_no_other(
+def test_a_mount_without_its_server_is_reported_and_hides_no_other(
     mount: Mount, tmp_path_factory: pytest.TempPathFactory, spawn: Callable[..., Target]
 ) -> None:
     target = spawn("threads", 1)
@@ -333,7 +335,7 @@ def test_the_control_files_are_reached_by_name_only(mount: Mount) -> None:
     assert errno_of(lambda: os.open(control / "new", os.O_CREAT | os.O_WRONLY)) == errno.EROFS
 
 
-def test_a_file_tells_what_it_is(
+def test_a_file_says_what_it_is(
     mount_with: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
     mount = mount_with("stop_timeout=0.2")

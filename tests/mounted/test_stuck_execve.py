@@ -73,7 +73,7 @@ def wchans(server: int) -> set[bytes]:
     }
 
 
-def test_an_execve_that_waits_for_a_file_server_holds_up_nobody_else(
+def test_an_execve_that_waits_for_a_file_server_delays_nobody_else(
     paused: Callable[..., Mount],
     stop: Pause,
     spawn: Callable[..., Target],

@@ -187,7 +187,7 @@ def test_a_read_that_is_not_answered_yet_is_activity(
         assert IN_TIME in mount.warnings()[0]
 
 
-def test_a_process_whose_mmap_lock_is_never_free_holds_up_its_own_readers_alone(
+def test_a_process_whose_mmap_lock_is_never_free_delays_only_its_own_readers(
     spawn: Callable[..., Target], mount: Mount, server: Server
 ) -> None:
     """A read of /proc/PID/mem holds it while a page is supplied.  A write to clear_refs waits for
@@ -223,7 +223,7 @@ def test_a_process_whose_mmap_lock_is_never_free_holds_up_its_own_readers_alone(
 
 
 @pytest.mark.parametrize("silence", [Server.silent, Server.stopped, Server.dead])
-def test_an_elf_header_that_nobody_brings_is_left_out(
+def test_an_elf_header_that_nobody_supplies_is_left_out(
     spawn: Callable[..., Target],
     mount: Mount,
     server: Server,
@@ -270,7 +270,7 @@ def assert_touched_are_there(fd: int, start: int) -> None:
 
 
 @pytest.mark.parametrize("silence", [Server.silent, Server.stopped])
-def test_a_page_that_nobody_brings_is_one_readers_error(
+def test_a_page_that_nobody_supplies_is_an_error_of_one_reader(
     spawn: Callable[..., Target],
     mount: Mount,
     server: Server,
@@ -352,7 +352,7 @@ def test_sendfile_fails_there_and_does_not_end(
         assert errno_of(send) == errno.EIO
 
 
-def test_a_thread_that_waits_for_such_a_page_holds_nobody_up(
+def test_a_thread_that_waits_for_such_a_page_delays_nobody(
     mount: Mount, server: Server, half_there: tuple[Target, int], impatient: Path, tmp_path: Path
 ) -> None:
     target, start = half_there

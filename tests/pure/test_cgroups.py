@@ -60,7 +60,7 @@ def test_every_group_up_to_the_top_has_its_limit(proc: Proc, tmp_path: Path) -> 
     ]
 
 
-def test_version_1_has_it_where_its_memory_controller_is(proc: Proc, tmp_path: Path) -> None:
+def test_version_1_is_used_if_it_has_the_memory_controller(proc: Proc, tmp_path: Path) -> None:
     proc("5:cpu:/x\n4:freezer,memory:/a\n0::/y\n", v1("/", tmp_path))
     stat = f"inactive_file 5\ntotal_inactive_file {MIB}"
     files = {"limit_in_bytes": 70 * MIB, "usage_in_bytes": 40 * MIB, "stat": stat}
@@ -103,6 +103,6 @@ def test_a_place_with_a_blank_in_its_name_is_found(proc: Proc, tmp_path: Path) -
         ("0::/a\n", "1 2 0:1 a /nowhere rw - cgroup2 a b\n"),
     ],
 )
-def test_what_cannot_be_read_is_no_limit(proc: Proc, cgroup: str, mountinfo: str) -> None:
+def test_a_limit_that_cannot_be_read_is_none(proc: Proc, cgroup: str, mountinfo: str) -> None:
     proc(cgroup, mountinfo)
     assert cgroups.memory_limits() == []

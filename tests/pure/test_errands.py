@@ -76,7 +76,7 @@ def test_an_error_is_the_askers_and_the_runner_goes_on() -> None:
     trio.run(main)
 
 
-def test_a_late_one_is_nobody_elses_and_nobody_writes_into_its_bytes() -> None:
+def test_a_late_errand_is_given_to_nobody_else_and_keeps_its_bytes() -> None:
     async def main() -> None:
         errands = Errands()
         go = threading.Event()

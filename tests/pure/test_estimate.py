@@ -105,7 +105,7 @@ def test_what_a_probe_may_have_written_into_is_in_it(reckon: Reckon) -> None:
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_a_file_that_was_deleted_is_in_it_where_that_is_wanted(reckon: Reckon, keeps: bool) -> None:
+def test_a_deleted_file_is_in_it_if_the_policy_wants_it(reckon: Reckon, keeps: bool) -> None:
     deleted = PROGRAM.replace(b"/bin/program\n", b"/bin/program (deleted)\n")
     surroundings = SURROUNDINGS._replace(keeps_lost_files=keeps)
     parts = reckon(deleted, mapped=ALL_OF_IT, surroundings=surroundings)
@@ -113,7 +113,7 @@ def test_a_file_that_was_deleted_is_in_it_where_that_is_wanted(reckon: Reckon, k
 
 
 @pytest.mark.parametrize("mask", [rules.ELF_HEADERS, rules.ANON_SHARED])
-def test_nor_is_a_deleted_file_where_anonymous_memory_is_not(reckon: Reckon, mask: int) -> None:
+def test_a_deleted_file_is_not_in_it_without_anonymous_memory(reckon: Reckon, mask: int) -> None:
     deleted = PROGRAM.replace(b"/bin/program\n", b"/bin/program (deleted)\n")
     header = HEADER if mask == rules.ELF_HEADERS else 0
     assert reckon(deleted, mask, mapped=ALL_OF_IT).whole == header
@@ -124,7 +124,7 @@ def test_of_a_deleted_file_a_mapping_without_rights_is_not_kept(reckon: Reckon) 
     assert reckon(maps, mapped=0x10000).whole == 0
 
 
-def test_where_no_page_table_is_shown_all_memory_is_in_it(reckon: Reckon) -> None:
+def test_without_page_tables_all_memory_is_in_it(reckon: Reckon) -> None:
     maps = (
         b"10000-20000 rw-p 00000000 00:00 0 \n"
         b"20000-21000 rw-p 00000000 00:00 0                                  [heap]\n"
@@ -134,7 +134,7 @@ def test_where_no_page_table_is_shown_all_memory_is_in_it(reckon: Reckon) -> Non
     assert (parts.sparse, parts.populated) == (0x11000, 0x11000)
 
 
-def test_where_no_lease_is_shown_all_shared_memory_is_in_it(reckon: Reckon) -> None:
+def test_without_leases_all_shared_memory_is_in_it(reckon: Reckon) -> None:
     surroundings = SURROUNDINGS._replace(tells_leases=False)
     file = File(size=8 * MIB, allocated=PAGE)
     assert reckon(SHARED, mapped=4 * MIB, file=file, surroundings=surroundings).whole == 4 * MIB
@@ -194,7 +194,7 @@ def test_behind_the_end_of_its_file_shared_memory_has_no_holes(reckon: Reckon) -
     assert (parts.sparse, parts.populated) == (4 * MIB, PAGE + 4 * MIB - 0x3000)
 
 
-def test_shared_memory_of_which_nothing_is_told_is_in_it_in_whole(reckon: Reckon) -> None:
+def test_unknown_shared_memory_is_in_it_completely(reckon: Reckon) -> None:
     assert reckon(SHARED, mapped=4 * MIB).whole == 4 * MIB
 
 
@@ -228,7 +228,7 @@ def test_a_shared_file_is_in_it_by_whether_it_has_a_name(
         (b"/gone (deleted)", rules.MAPPED_SHARED, False),
     ],
 )
-def test_where_its_file_is_not_shown_the_name_tells(
+def test_if_its_file_is_not_shown_the_name_decides(
     reckon: Reckon, name: bytes, mask: int, is_in: bool
 ) -> None:
     maps = b"101000-501000 r--s 00000000 fe:00 5          %s\n" % name
@@ -288,7 +288,7 @@ def test_another_text_is_refused(reckon: Reckon, text: bytes) -> None:
 @given(
     st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 10**5)
 )
-def test_more_of_anything_is_no_smaller_file(
+def test_more_of_anything_never_makes_a_smaller_file(
     populated: int, sparse: int, whole: int, mappings: int
 ) -> None:
     least = most_bytes(populated, sparse, whole, mappings)

@@ -184,7 +184,7 @@ def _chosen(number: int, *words: str) -> tuple[str, ...]:
 KINDS = [*_kinds(), *_dax(), *_untouched()]
 
 
-def test_every_mask_brings_what_the_kernel_would_dump() -> None:
+def test_every_mask_takes_what_the_kernel_would_dump() -> None:
     for kind in KINDS:
         shares = [rules.dump_size(kind.vma, mask, kind.answers()) for mask in MASKS]
         assert shares == [kind.wanted(mask) for mask in MASKS], kind
@@ -197,7 +197,7 @@ def test_one_page_that_is_all_is_no_loss() -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_fact_is_asked_only_where_it_matters(question: str) -> None:
+def test_a_fact_is_asked_only_if_it_matters(question: str) -> None:
     asked = 0
     for kind, mask in product(KINDS, MASKS):
         found = set()
@@ -245,7 +245,7 @@ def test_bits_that_core_5_does_not_know_change_nothing() -> None:
         assert rules.dump_size(kind.vma, 0x33 | ~ALL, kind.answers()) == low
 
 
-def test_where_nothing_is_lost_the_kernel_s_choice_is_kept() -> None:
+def test_if_nothing_is_lost_the_kernel_s_choice_is_kept() -> None:
     for kind, mask in product(KINDS, MASKS):
         kept = rules.kept_size(kind.vma, mask, kind.answers())
         assert kept == rules.dump_size(kind.vma, mask, kind.answers()), (kind, mask)

@@ -54,7 +54,7 @@ def test_any_text_is_parsed_or_refused(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(("hidepid", "exempts"), [("2", True), ("1", True), ("ptraceable", False)])
-def test_members_of_the_group_see_all_but_where_only_tracing_counts(
+def test_members_of_the_group_see_all_unless_only_tracing_counts(
     hidepid: str, exempts: bool
 ) -> None:
     options = ProcOptions(hidepid, 7)

@@ -124,7 +124,7 @@ def test_a_forgotten_process_has_a_new_number_afterwards(inodes: Inodes) -> None
     assert look_up(inodes, process).number != inode.number
 
 
-def test_what_the_kernel_never_held_is_no_inode_of_its(inodes: Inodes) -> None:
+def test_the_kernel_has_no_inode_that_it_never_held(inodes: Inodes) -> None:
     inode = inodes.view(DEFAULT).get(Process(14, 100))
     with pytest.raises(KeyError):
         inodes[inode.number]

@@ -60,7 +60,7 @@ def test_the_table_has_every_phase() -> None:
 
 
 @given(st.lists(st.sampled_from(Phase)))
-def test_nobody_comes_back(steps: list[Phase]) -> None:
+def test_no_phase_comes_back(steps: list[Phase]) -> None:
     life = Lifecycle()
     passed = [Phase.NEW]
     for step in steps:

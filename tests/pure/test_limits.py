@@ -28,7 +28,7 @@ def budget() -> Budget:
 
 
 @given(st.lists(st.tuples(st.booleans(), takes), max_size=60))
-def test_nobody_has_more_than_a_share_and_all_but_root_no_more_than_all(
+def test_each_has_at_most_a_share_and_all_but_root_at_most_all(
     steps: list[tuple[bool, tuple[int, int]]],
 ) -> None:
     shares = budget()
@@ -107,7 +107,7 @@ async def test_a_limiter_is_the_same_for_all_who_use_it_at_one_time() -> None:
     assert not limiters._by_key
 
 
-async def test_one_who_waits_for_a_second_place_and_gives_up_leaves_the_first() -> None:
+async def test_a_waiter_for_a_second_place_that_gives_up_leaves_the_first() -> None:
     first, second = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
     async with second:
         with trio.move_on_after(0):

@@ -8,7 +8,7 @@ import pytest
 from gcorefs.mount import log
 
 
-def test_where_there_is_no_log_daemon_nothing_is_said(
+def test_without_a_log_daemon_nothing_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = log.to_syslog(str(tmp_path / "none"))

@@ -64,7 +64,7 @@ WRONG = [
 
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("value", WRONG, ids=map(ascii, WRONG))
-def test_a_value_that_is_no_number_of_seconds_is_refused_by_name(name: str, value: str) -> None:
+def test_a_value_that_is_not_a_number_of_seconds_is_refused_by_name(name: str, value: str) -> None:
     assert name in refusal(f"{name}={value}")
 
 
@@ -118,7 +118,7 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize("word", UNKNOWN, ids=map(ascii, UNKNOWN))
-def test_an_unknown_option_is_refused_by_name_and_the_known_are_told(word: str) -> None:
+def test_an_unknown_option_is_refused_with_a_list_of_the_known(word: str) -> None:
     message = refusal("ro", word)
     assert repr(word) in message
     assert all(name in message for name in [*OURS, *FLAGS, *WITH_VALUE])

@@ -254,7 +254,7 @@ def test_available_memory_is_told_in_kib(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("content", NOT_TOLD[:3], ids=repr)
-def test_leases_that_nobody_lists_are_not_none(
+def test_if_nobody_lists_leases_they_are_unknown(
     monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
 ) -> None:
     system_file(monkeypatch, content)
@@ -323,7 +323,7 @@ def test_a_program_that_the_kernel_started_is_listed_and_threads_are_looked_at_o
         assert sorted(looks) == looked_at
 
 
-def test_there_is_no_kernel_thread_where_another_has_the_pid_of_their_parent(
+def test_there_is_no_kernel_thread_if_another_process_has_pid_2(
     proc: dict[str, bytes],
 ) -> None:
     proc["2/task/2/stat"] = stat_line(b"sh", flags=USER)

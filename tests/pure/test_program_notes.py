@@ -53,7 +53,7 @@ def test_headers_behind_the_page_are_not_looked_at(form: ElfClass) -> None:
     assert notes_end(program(form, *notes)[:PAGE_SIZE]) == 100 * (most - 1) + 10
 
 
-def test_a_core_is_no_program() -> None:
+def test_a_core_is_not_a_program() -> None:
     page = bytearray(program(ELF64, (PT_NOTE, 5000, 36)))
     struct.pack_into("<H", page, 16, ET_CORE)
     assert notes_end(bytes(page)) == 0

@@ -159,7 +159,7 @@ async def test_one_bad_place_costs_only_what_lies_there(reader: ReadAhead, sourc
     assert await read(reader, end, MIB) == expected(end, MIB)
 
 
-async def test_whoever_waits_for_what_is_dropped_is_told(reader: ReadAhead, source: Source) -> None:
+async def test_a_waiter_for_a_dropped_window_is_woken(reader: ReadAhead, source: Source) -> None:
     answers: list[bytes | None] = []
     await read(reader, 0, MIB)
     source.may_fill.clear()

@@ -30,14 +30,14 @@ def order(*records: ThreadRecord) -> list[int]:
     ],
     ids=["leader", "dead leader", "late leader", "late thread", "none stopped", "none, dead"],
 )
-def test_the_leader_stands_first_where_it_is_whole(
+def test_the_leader_is_first_if_it_is_recorded_in_full(
     records: list[ThreadRecord], expected: list[int]
 ) -> None:
     assert order(*records) == expected
 
 
 @given(st.dictionaries(st.integers(1, 99), st.booleans(), min_size=1))
-def test_none_in_part_stands_before_one_in_full(is_whole: dict[int, bool]) -> None:
+def test_threads_recorded_in_full_come_before_partial_ones(is_whole: dict[int, bool]) -> None:
     tids = order(*(record(tid, whole) for tid, whole in is_whole.items()))
     assert sorted(tids) == sorted(is_whole)
     assert sorted(tids, key=lambda tid: not is_whole[tid]) == tids

@@ -35,7 +35,7 @@ def test_of_many_alike_the_first_are_told_and_then_how_many(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_those_that_are_few_are_all_told(
+def test_a_few_refusals_are_all_logged(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     refusals = Refusals()

@@ -83,7 +83,7 @@ def test_a_mapping_that_is_all_hole_never_lies_in_the_file() -> None:
     assert (loads.area, list(loads.is_zero), list(loads.lengths)) == (PAGE_SIZE, [1], [])
 
 
-def test_a_bss_is_not_divided_but_for_what_is_large() -> None:
+def test_a_bss_is_divided_only_for_large_holes() -> None:
     # Of 40 MiB of .bss, 4 KiB are written, and 16 MiB at the end.
     whole = mapping(40 * MIB, [(900 * KIB, 904 * KIB), (24 * MIB, 40 * MIB)])
     bss = replace(whole, is_bss=True)

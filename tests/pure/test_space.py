@@ -58,7 +58,7 @@ def _unreadable(draw: st.DrawFn, segments: Sequence[Segment]) -> list[Range]:
 
 
 @given(lists_of_segments, st.data())
-def test_every_byte_of_a_core_of_ours_is_where_the_note_counts_it(
+def test_every_byte_of_our_cores_is_where_the_note_counts_it(
     segments: Sequence[Segment], data: st.DataObject
 ) -> None:
     unreadable = data.draw(_unreadable(segments))
@@ -164,7 +164,7 @@ def test_without_our_note_nothing_is_zeros() -> None:
 
 
 @pytest.mark.parametrize("name", ["in the file", "zeros", "left out"])
-def test_a_note_that_counts_other_bytes_is_told(name: str) -> None:
+def test_a_note_that_counts_other_bytes_is_reported(name: str) -> None:
     core = core_of([page(1), page(2, pages=3, kept=1)])
     whole = space.total(space.mappings(core))
     field = {"in the file": "in_file"}.get(name, name.replace(" ", "_"))
@@ -198,9 +198,7 @@ rows_of_any_size = st.lists(st.integers(0, 1 << 40), max_size=200).map(
 
 
 @given(rows_of_any_size, st.integers(1, 60))
-def test_where_there_are_too_many_the_largest_stay_and_no_byte_is_lost(
-    rows: list[Row], most: int
-) -> None:
+def test_of_too_many_rows_the_largest_stay_and_no_byte_is_lost(rows: list[Row], most: int) -> None:
     found = space.largest(rows, most)
     assert len(found) <= most
     assert sums(found) == sums(rows)

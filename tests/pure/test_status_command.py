@@ -66,7 +66,7 @@ WRONG = [
         json.dumps({"stops": [STOP | {"openers": [7]}]}),
     ],
 )
-def test_what_is_no_status_is_told(
+def test_a_file_that_is_not_a_status_is_reported(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, output = status(text, tmp_path, monkeypatch)

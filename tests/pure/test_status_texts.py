@@ -20,7 +20,7 @@ class Nothing:
         return []
 
 
-def test_all_who_ask_meanwhile_share_one() -> None:
+def test_all_questions_meanwhile_share_one() -> None:
     held = Nothing()
     texts = StatusTexts(cast(Held, held))
     found: list[bytes] = []
@@ -38,7 +38,7 @@ def test_all_who_ask_meanwhile_share_one() -> None:
     assert [json.loads(text)["stops"] for text in found] == [[]] * 100
 
 
-def test_one_who_asks_again_has_a_new_one() -> None:
+def test_a_second_question_gets_a_new_text() -> None:
     held = Nothing()
     texts = StatusTexts(cast(Held, held))
 

@@ -52,7 +52,7 @@ def test_without_a_table_everybody_is_their_own() -> None:
     assert Subordinates("", USERS.get).owner(100_000) == 100_000
 
 
-def test_whoever_has_many_uids_has_one_share() -> None:
+def test_a_user_with_many_uids_has_one_share() -> None:
     owner = Subordinates(TEXT, USERS.get).owner
     budget = Budget(5, 12, RequestReason.USER_REQUESTS, RequestReason.ALL_REQUESTS, owner)
     for uid in (1000, 100_000, 100_001, 100_002, 165_535):

@@ -43,7 +43,7 @@ def test_pages_that_were_known_before_count_once_too(
     assert lost.ranges() == in_runs(pages)
 
 
-def test_what_nobody_can_read_is_no_loss() -> None:
+def test_memory_that_nobody_can_read_is_no_loss() -> None:
     lost = UnreadablePages([range(PAGE, 3 * PAGE)])
     for page in range(5):
         lost.add(page * PAGE)

@@ -49,7 +49,7 @@ def test_entries_may_have_other_keys_than_those_before(keys: list[str]) -> None:
 
 @pytest.mark.parametrize("old", [b"Rss:", b"KSM:", b"SwapPss:", b"Size:", b"Locked:"])
 @pytest.mark.parametrize("new", [b"rss:", b"Rss", b"", b"1000-2000 r--p 0 0:0 0\n"])
-def test_a_later_entry_with_a_line_that_is_none_is_refused(old: bytes, new: bytes) -> None:
+def test_a_later_entry_with_a_malformed_line_is_refused(old: bytes, new: bytes) -> None:
     first, second = entry(make_vma()), entry(make_vma(0x8000, 0x9000))
     assert len(parse_smaps(first + second)) == 2
     with pytest.raises(MapsError):
@@ -224,7 +224,7 @@ def test_the_kernel_s_own_mappings_and_files_are_told_by_name_and_inode(
 
 
 @pytest.mark.parametrize("flag", ["sh", "ms", "ht", "io", "pf", "mm", "dd", "gu", "um", "ui", "uw"])
-def test_memory_of_which_there_is_more_to_ask_is_not_plain(flag: str) -> None:
+def test_memory_with_more_questions_is_not_plain(flag: str) -> None:
     usual = vm_flags(["rd", "wr", "mr", "mw", "me", "ac", "sd"])
     for name in (b"", b"[heap]", b"[stack]", b"[anon:x]"):
         assert make_vma(name=name, vm_flags=usual).kind.is_plain

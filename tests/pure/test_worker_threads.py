@@ -30,7 +30,7 @@ def test_postponed_work_is_done_in_order_and_once() -> None:
     assert [result() for result in results] == [bytes([number]) for number in range(5)]
 
 
-def test_who_asks_before_it_is_done_waits() -> None:
+def test_a_reader_that_asks_early_waits() -> None:
     later = Postponed()
     result = later.promise(lambda: b"made")
     found: list[bytes] = []
@@ -42,7 +42,7 @@ def test_who_asks_before_it_is_done_waits() -> None:
     assert found == [b"made"]
 
 
-def test_what_cannot_be_done_is_said_to_whoever_asks_for_it_or_what_comes_after() -> None:
+def test_a_failure_is_raised_for_its_reader_and_all_later_ones() -> None:
     later = Postponed()
 
     def fail() -> bytes:

@@ -182,7 +182,7 @@ def test_no_state_has_no_layout(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
-def test_where_cpuid_cannot_be_had_nothing_is_said(layout: Layout, is_raw: bool) -> None:
+def test_without_cpuid_nothing_is_said(layout: Layout, is_raw: bool) -> None:
     def refuse(leaf: int, subleaf: int) -> tuple[int, ...]:
         raise PermissionError
 
@@ -195,7 +195,7 @@ def test_where_cpuid_cannot_be_had_nothing_is_said(layout: Layout, is_raw: bool)
     assert machine.xstates.account(0) is None
 
 
-def test_what_is_no_xsave_area_is_written_as_it_is() -> None:
+def test_a_state_that_is_no_xsave_area_is_written_unchanged() -> None:
     xstates = XStates(False, partial(cpuid_of, {}))
     assert xstates.take(b"x" * 575) == (b"x" * 575, b"")
     assert xstates.account(0) is None

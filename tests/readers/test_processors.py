@@ -158,7 +158,7 @@ def test_lldb_shows_what_it_takes_from_the_other_notes(
         assert found == {name: truth[name] for name in names}
 
 
-def test_readers_go_past_the_note_of_ours(tmp_path: Path) -> None:
+def test_readers_skip_our_note(tmp_path: Path) -> None:
     core = tmp_path / "core"
     layout = LAYOUTS["Intel with AMX"]
     states = write_core(core, X86_64, layout)

@@ -89,7 +89,7 @@ def test_py_spy_shows_stacks(program: Target, core_file: Callable[[int], Path]) 
     }
 
 
-def test_py_spy_shows_variables_where_the_files_are_in_the_core(
+def test_py_spy_shows_variables_if_the_files_are_in_the_core(
     program: Target, core_file: Callable[[int], Path]
 ) -> None:
     Path(f"/proc/{program.pid}/coredump_filter").write_text(f"{FILE_MAPPINGS:#x}")

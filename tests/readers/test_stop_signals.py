@@ -70,7 +70,7 @@ def test_the_mounted_file_says_so_too(
     cont(target)
 
 
-def test_where_the_leader_is_dead_the_first_thread_says_so(
+def test_if_the_leader_is_dead_the_first_thread_says_so(
     spawn: Spawn, dump: Callable[[int], Path]
 ) -> None:
     target = spawn("churn", "leader", parent=True)

@@ -72,7 +72,7 @@ def test_the_leader_comes_first(spawn: Callable[..., Target], core_of: Where) ->
     assert_all_begin_with(target, core_of(target), target.pid, tids)
 
 
-def test_where_the_leader_is_dead_another_comes_first(
+def test_if_the_leader_is_dead_another_thread_comes_first(
     spawn: Callable[..., Target], core_of: Where
 ) -> None:
     target = spawn("churn", "leader")
