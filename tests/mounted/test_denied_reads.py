@@ -35,7 +35,7 @@ SIZE = 16 * MIB
 # Regions that are not dumped, or that nobody can read.
 LEFT_OUT = {"dontdump", "guard", "file_short_past_eof", "reserved"}
 DENIED = "process_vm_readv(2) is denied"
-ONLY = "process_vm_readv(2), the only way to wait for a page, is denied"
+ONLY = "only process_vm_readv(2), denied here, can wait for a page of it"
 
 pytestmark = pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
 
