@@ -204,9 +204,7 @@ class Stop:
             raise
 
     def _core(self, policy: Policy, holder: Holder) -> Core:
-        seen = self._seen
-        if seen is None:
-            raise ProcessError(Reason.LET_GO, self.process.pid)
+        seen = self._standstill()
         self._refuse_unresponsive(seen.records, seen.late, policy)
         evidence = gather(seen, policy)
         load_plan = plan_loads(evidence)
@@ -226,6 +224,13 @@ class Stop:
         if not self.ready_seconds:
             self.ready_seconds = time.monotonic() - self.progress.stopped_at
         return core
+
+    def _standstill(self) -> Standstill:
+        """EIO: the process died, or was let go."""
+        if (seen := self._seen) is None:
+            self.check()
+            raise ProcessError(Reason.LET_GO, self.process.pid)
+        return seen
 
     def check(self) -> None:
         """EIO if the memory of the process may have changed since the stop."""
@@ -252,9 +257,7 @@ class Stop:
     @property
     def memory(self) -> Memory:
         """The memory of the process, from `take` to `let_go`.  EIO."""
-        if (seen := self._seen) is None:
-            raise ProcessError(Reason.LET_GO, self.process.pid)
-        return seen.memory
+        return self._standstill().memory
 
     @property
     def late(self) -> Sequence[int]:
