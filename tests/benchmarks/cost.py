@@ -1,5 +1,6 @@
 """The costs of a mount: memory while it serves, processor time while it is idle, a listing."""
 
+import contextlib
 import itertools
 import re
 import subprocess
@@ -9,11 +10,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from gcorefs.kernel.proc import task_status
+from gcorefs.kernel.proc import procfile, task_status
 from tests.benchmarks.bench import Bench, await_release, run, seconds
 from tests.benchmarks.figures import Relation, Topic
 from tests.benchmarks.reading import together
 from tests.conftest import Mount, Target, at_least, text_of
+from tests.mounted.conftest import family
 
 READERS = (0, 1, 2, 4)
 MANY = 10_000
@@ -52,34 +54,45 @@ def memory(bench: Bench) -> Topic:
 
 
 def most_resident(bench: Bench, targets: Sequence[Target]) -> float:
-    """MiB of a new server after all `targets` were read at once."""
+    """MiB of a new server and its workers after all `targets` were read at once."""
     with bench.fresh_mount() as mount:
-        server = mount.server
-        together([["dd", f"if={mount / each.pid}", "of=/dev/null", "bs=1M"] for each in targets])
-        resident = task_status.status(server)["VmHWM"]
+        with contextlib.ExitStack() as stack:
+            for each in targets:
+                stack.enter_context(open(mount / each.pid, "rb", buffering=0)).read(1)
+            together(
+                [["dd", f"if={mount / each.pid}", "of=/dev/null", "bs=1M"] for each in targets]
+            )
+            status = task_status.status(mount.server)
+            peak, now = (int(status[name].split()[0]) for name in ("VmHWM", "VmRSS"))
+            resident = peak - now + sum(map(proportional, family(mount.server)))
         for each in targets:
             await_release(each.pid)
-    return int(resident.split()[0]) / 1024
+    return resident / 1024
+
+
+def proportional(pid: int) -> int:
+    """KiB of a process, of which shared pages count in parts (proc(5), smaps_rollup)."""
+    rollup = task_status.parse_status(procfile.read(f"{pid}/smaps_rollup").partition(b"\n")[2])
+    return int(rollup["Pss"].split()[0])
 
 
 def idle(bench: Bench, topic: Topic, target: Target) -> None:
-    figure = topic.figure("idle", "Processor time of the server", "ms/s")
+    figure = topic.figure("idle", "Processor time of the server and its workers", "ms/s")
     with bench.fresh_mount("idle_timeout=0") as mount:
-        server = mount.server
         for _ in bench.rounds():
-            figure.add("nothing is open", busy(server))
+            figure.add("nothing is open", busy(family(mount.server)))
             with open(mount / target.pid, "rb", buffering=0) as file:
                 file.read(1)
-                figure.add("one process is held, and nobody reads", busy(server))
+                figure.add("one process is held, and nobody reads", busy(family(mount.server)))
             await_release(target.pid)
 
 
-def busy(pid: int) -> float:
-    """Milliseconds of processor time in each second."""
-    clock = ~pid << 3 | 2  # as clock_getcpuclockid(3) makes it from a pid
-    begin = time.clock_gettime_ns(clock)
+def busy(pids: Sequence[int]) -> float:
+    """Milliseconds of processor time of all these in each second."""
+    clocks = [~pid << 3 | 2 for pid in pids]  # as clock_getcpuclockid(3) makes it from a pid
+    begin = sum(map(time.clock_gettime_ns, clocks))
     time.sleep(IDLE_SECONDS)
-    return (time.clock_gettime_ns(clock) - begin) / 1e6 / IDLE_SECONDS
+    return (sum(map(time.clock_gettime_ns, clocks)) - begin) / 1e6 / IDLE_SECONDS
 
 
 def listing(bench: Bench) -> Topic:
