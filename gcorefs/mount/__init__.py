@@ -15,7 +15,9 @@ errands  work that another thread does while the event loop waits in place
 buffers  the memory for replies
 readahead  reads ahead of a reader that goes forward
 reading  the ways to get bytes: from memory here, by an errand, or by a thread
-workers  the threads for blocking work, and their buffers
+crew     the processes that carry out stops, and the conversation with each
+pools    workers, threads for blocking work, and their buffers
+remote_stop  a stop in a worker, as the event loop sees it
 windows  the memory for reading ahead, and which user has how much of it
 holders  who has a file open, and who has looked it up
 cores    one core of a stop, shared by every handle of its inode

@@ -24,10 +24,10 @@ from gcorefs.mount.holders import Holders
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
+from gcorefs.mount.pools import Pools
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.reading import Reading
 from gcorefs.mount.remote_stop import RemoteStop
-from gcorefs.mount.workers import Workers
 from gcorefs.policy import Policy
 from gcorefs.process import access, readv
 from gcorefs.process.access import Opener
@@ -98,7 +98,7 @@ class SharedCore:
         opener: Opener,
         policy: Policy,
         limits: Limits,
-        workers: Workers,
+        pools: Pools,
     ) -> None:
         self.keeper = keeper
         self.policy = policy
@@ -115,7 +115,7 @@ class SharedCore:
         self.reads_under_way = 0
         self._stop = stop
         self._budget = limits.memory
-        self._workers = workers
+        self._pools = pools
         self._handles: dict[Handle, None] = {}  # in the order of their opens
         self._was_open = self._was_looked_up = False
         self._core: Core | None = None  # once it is ready, and as long as somebody may read it
@@ -179,10 +179,8 @@ class SharedCore:
         self._budget.take(self.opener.uid, self.process.pid, memory)
         self.memory = memory
         self._core = core
-        workers = self._workers
-        self._reading = Reading(
-            core, self.opener.uid, workers.buffers, workers.errands, workers.waits
-        )
+        pools = self._pools
+        self._reading = Reading(core, self.opener.uid, pools.buffers, pools.errands, pools.waits)
         await self._judge_again()
         if not self.holder.is_copy:
             self._settled.set()
@@ -210,7 +208,7 @@ class SharedCore:
         judged = {self.opener}  # by the stop itself
         while opener := next((each for each in self.holders.of(None) if each not in judged), None):
             question = partial(access.check, opener, self.process.pid)
-            await self._workers.questions.ask(self.process.pid, opener.uid, question)
+            await self._pools.questions.ask(self.process.pid, opener.uid, question)
             judged.add(opener)
 
     async def copy(self) -> None:
@@ -226,7 +224,7 @@ class SharedCore:
     async def _copy_in_a_thread(self) -> None:
         pid = self.process.pid
         try:
-            with self._workers.takes.of(self.opener.uid) as limiter:
+            with self._pools.takes.of(self.opener.uid) as limiter:
                 if self._core is not None:
                     await in_thread(pid, limiter, self._core.fill)
             if self.keeper.is_all_filled:
@@ -269,7 +267,7 @@ class SharedCore:
             await self._settled.wait()  # it is being let go just now
         if core is None or not core.is_copied or self.is_past:
             return not self.is_past
-        is_unchanged = self.is_for(opener) and await self._workers.questions.ask(
+        is_unchanged = self.is_for(opener) and await self._pools.questions.ask(
             self.process.pid, opener.uid, core.is_unchanged
         )
         if not is_unchanged:
@@ -382,7 +380,7 @@ class SharedCore:
                 with trio.move_on_at(self._settled_by):
                     await self._settled.wait()
             if handle.reader is None:
-                handle.reader = reading.reader(self._workers.windows, handle.opener.uid)
+                handle.reader = reading.reader(self._pools.windows, handle.opener.uid)
             # Once it is over, nothing that was read ahead is to be had any more.
             reader = None if self.is_over else handle.reader
             data = await reading.fetch(reader, offset, length)

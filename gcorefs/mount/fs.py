@@ -36,11 +36,11 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenDirectory, OpenFile
 from gcorefs.mount.options import Options
+from gcorefs.mount.pools import Pools
 from gcorefs.mount.readonly import ReadOnly
 from gcorefs.mount.refusals import Refusals
 from gcorefs.mount.sight import Sight
 from gcorefs.mount.tree import Tree
-from gcorefs.mount.workers import Workers
 from gcorefs.process.errors import ProcessError, Reason, is_no_memory
 
 _P = ParamSpec("_P")
@@ -76,11 +76,11 @@ class GcoreFS(ReadOnly):
     def __init__(self, options: Options, crew: Crew) -> None:
         super().__init__()
         limits = Limits(options)
-        workers = Workers(limits, crew)
-        self.windows = workers.windows
-        self.held = Held(options, limits, workers)
+        pools = Pools(limits, crew)
+        self.windows = pools.windows
+        self.held = Held(options, limits, pools)
         self._sight = Sight()
-        looks = Looks(self._sight, workers.questions, limits.requests)
+        looks = Looks(self._sight, pools.questions, limits.requests)
         self._tree = Tree(options, looks, self.held, limits)
         self._refusals = Refusals()
         self._files: dict[int, OpenFile] = {}

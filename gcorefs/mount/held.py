@@ -16,8 +16,8 @@ from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
+from gcorefs.mount.pools import Pools
 from gcorefs.mount.stops import SharedStop
-from gcorefs.mount.workers import Workers
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -28,11 +28,11 @@ _MOST_TRIES = 100
 class Held:
     """The stops of one mount, from their first open to the last release of their files."""
 
-    def __init__(self, options: Options, limits: Limits, workers: Workers) -> None:
+    def __init__(self, options: Options, limits: Limits, pools: Pools) -> None:
         self._options = options
         self._limits = limits
-        self._workers = workers
-        self._to_open = partial(first_door, workers.crew), joiners_door
+        self._pools = pools
+        self._to_open = partial(first_door, pools.crew), joiners_door
         self._to_ask = asked(self._to_open[0]), asked(joiners_door)
         self._nursery: trio.Nursery | None = None
         self._stops: dict[SharedStop, None] = {}
@@ -42,7 +42,7 @@ class Held:
     def start(self, nursery: trio.Nursery) -> None:
         """Run the stops in `nursery`."""
         self._nursery = nursery
-        self._workers.crew.start(nursery)
+        self._pools.crew.start(nursery)
 
     def all(self) -> Sequence[SharedStop]:
         """The stops that are under way, and those that are over but still have an open file."""
@@ -105,7 +105,7 @@ class Held:
         was_ready = core is not None and core.is_ready
         door = doors[0 if core is None and not inode.is_outsiders else 1]
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
-        opener = await self._workers.questions.ask(process.pid, ctx.uid, question)
+        opener = await self._pools.questions.ask(process.pid, ctx.uid, question)
         if inode.is_outsiders:  # the opener may see it by now: the kernel looks the name up again
             await self._part_with_copies(process, opener)
             raise FUSEError(errno.ESTALE)
@@ -155,7 +155,7 @@ class Held:
 
     def _begin_stop(self, process: Process, opener: Opener) -> SharedStop:
         self._limits.stops.take(opener.uid, process.pid)
-        stop = SharedStop(process, opener, self._options, self._workers, self._limits)
+        stop = SharedStop(process, opener, self._options, self._pools, self._limits)
         self._stops[stop] = None
         assert self._nursery is not None
         self._nursery.start_soon(self._run, stop)  # runs after this task has begun its first core

@@ -21,7 +21,7 @@ from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.mount.crew import Link
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.log import logger
-from gcorefs.mount.workers import Workers
+from gcorefs.mount.pools import Pools
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, told
@@ -50,7 +50,7 @@ class RemoteStop:
         process: Process,
         opener: Opener,
         policy: Policy,
-        workers: Workers,
+        pools: Pools,
         on_end: Callable[[], None],
     ) -> None:
         """`on_end`: the process died while it was held, or nobody may join the stop any more for
@@ -66,7 +66,7 @@ class RemoteStop:
         """Threads that are still traced after all others have been let go."""
         self._opener = opener
         self._policy = policy
-        self._workers = workers
+        self._pools = pools
         self._on_end = on_end
         self._progress = Progress()
         self._link: Link | None = None
@@ -90,7 +90,7 @@ class RemoteStop:
             raise ProcessError(Reason.LET_GO, self.process.pid)
         page = new_page()
         self._progress = SharedProgress(page)
-        crew = self._workers.crew
+        crew = self._pools.crew
         try:
             self._link = crew.take(self)
         except (BrokenPipeError, BlockingIOError) as error:
@@ -152,7 +152,7 @@ class RemoteStop:
         return core
 
     async def _block(self, call: Callable[[], T]) -> T:
-        with self._workers.takes.of(self.uid) as limiter:
+        with self._pools.takes.of(self.uid) as limiter:
             return await in_thread(self.process.pid, limiter, call)
 
     def run_on(self) -> None:
@@ -173,7 +173,7 @@ class RemoteStop:
         if self._link is None:
             self._untraced.set()
         else:
-            self._link.say(say.Release(self._workers.crew.may_stay(self)))
+            self._link.say(say.Release(self._pools.crew.may_stay(self)))
 
     async def untraced(self) -> None:
         """Until no thread is traced any more, except those in `late`."""
@@ -233,7 +233,7 @@ class RemoteStop:
                 self._be_untraced(message)
             case say.Idle() if self._link is not None:
                 self.late = ()
-                self._workers.crew.rest(self._link, message.may_go_on)
+                self._pools.crew.rest(self._link, message.may_go_on)
 
     def _take(self, taken: say.Taken) -> None:
         self.comm = taken.comm
@@ -259,7 +259,7 @@ class RemoteStop:
         self.late = released.late
         self.life.advance(Phase.ENDED)
         assert self._link is not None
-        self._workers.crew.give_back(self._link, released)
+        self._pools.crew.give_back(self._link, released)
         # What is asked for is still answered: the worker knows best why it cannot be had.
         for header in self._headers.values():
             header.fail(self._over())

@@ -24,8 +24,8 @@ from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
+from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
-from gcorefs.mount.workers import Workers
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, told
@@ -40,7 +40,7 @@ class SharedStop:
         process: Process,
         opener: Opener,
         options: Options,
-        workers: Workers,
+        pools: Pools,
         limits: Limits,
     ) -> None:
         self.process = process
@@ -50,9 +50,9 @@ class SharedStop:
         self.why_over = ""
         self.cores: dict[Policy, SharedCore] = {}
         self._options = options
-        self._workers = workers
+        self._pools = pools
         self._limits = limits
-        self._stop = RemoteStop(process, opener, options.policy, workers, self._end)
+        self._stop = RemoteStop(process, opener, options.policy, pools, self._end)
         self._nursery: trio.Nursery | None = None  # of what its cores do while it is held
         self._held_until = inf
         self._holding: trio.CancelScope | None = None
@@ -111,7 +111,7 @@ class SharedStop:
         """The core with that policy, which is begun where there is none."""
         core = self.cores.get(policy)
         if core is None:
-            core = SharedCore(self, self._stop, opener, policy, self._limits, self._workers)
+            core = SharedCore(self, self._stop, opener, policy, self._limits, self._pools)
             self.cores[policy] = core
             if self._nursery is not None:  # else it is made when the process stands
                 self._nursery.start_soon(self._make, core)
@@ -184,7 +184,7 @@ class SharedStop:
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
     async def _in_thread(self, opener: Opener, call: Callable[[], None]) -> None:
-        with self._workers.takes.of(opener.uid) as limiter:
+        with self._pools.takes.of(opener.uid) as limiter:
             await in_thread(self.process.pid, limiter, call)
 
     async def _make(self, core: SharedCore) -> None:
@@ -248,7 +248,7 @@ class SharedStop:
         """Wait until nobody is traced, and free what held the memory.  A thread for that is waited
         for as well."""
         await self._stop.untraced()
-        with self._workers.closes.of(self.opener.uid) as limiter:
+        with self._pools.closes.of(self.opener.uid) as limiter:
             while True:
                 try:
                     await in_thread(self.process.pid, limiter, self._free)

@@ -14,8 +14,8 @@ from gcorefs.mount.crew import Crew
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.options import Options
+from gcorefs.mount.pools import Pools
 from gcorefs.mount.stops import SharedStop
-from gcorefs.mount.workers import Workers
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
@@ -37,7 +37,7 @@ async def stopping(target: Target, *policies: Policy) -> AsyncIterator[SharedSto
     limits = Limits(options)
     zygote = Zygote()
     crew = Crew(zygote)
-    stop = SharedStop(find(target.pid), OPENER, options, Workers(limits, crew), limits)
+    stop = SharedStop(find(target.pid), OPENER, options, Pools(limits, crew), limits)
     for policy in policies:
         stop.core(policy, OPENER)
     with trio.fail_after(30):

@@ -1,4 +1,4 @@
-"""The threads that do the blocking work of a mount, and their buffers: one set for each mount."""
+"""What the stops of a mount take from: workers, threads for blocking work, and their buffers."""
 
 from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.crew import Crew
@@ -7,14 +7,14 @@ from gcorefs.mount.limits import Limiters, Limits
 from gcorefs.mount.listing import Questions
 from gcorefs.mount.windows import Windows
 
-# Threads that stop processes for one user at one time, and threads that wait for one file server.
+# Threads that copy processes for one user at one time, and threads that wait for one file server.
 # An abandoned call keeps its thread until it ends, so it takes threads only from its own user, or
 # from calls that would wait for the same server.
 _MOST_TAKES = 50
 _MOST_WAITS = 8
 
 
-class Workers:
+class Pools:
     def __init__(self, limits: Limits, crew: Crew) -> None:
         self.crew = crew
         self.takes = Limiters(_MOST_TAKES)
