@@ -74,6 +74,6 @@ def _shown(name: str) -> AbstractContextManager[Progress]:
         terminal = Terminal(2)
     except OSError:
         return contextlib.nullcontext(lambda done, size: None)
-    from gcorefs.cli.progress import bar  # noqa: PLC0415 (rich, only where it is needed)
+    from gcorefs.cli.progress import bar  # noqa: PLC0415 (rich, only if it is needed)
 
     return bar(terminal, name)

@@ -121,7 +121,7 @@ def _show(stops: list[dict[str, Any]]) -> None:
 
 
 def _cells(stop: dict[str, Any]) -> list[str]:
-    """One row of the table.  One of _NO_STATUS where that is no stop."""
+    """One row of the table; one of _NO_STATUS if it is not a stop."""
     openers = [f"{each['pid']} (uid {each['uid']})" for each in stop["openers"]]
     return [
         str(stop["pid"]),

@@ -1,9 +1,9 @@
 """The workers of a mount, and the event loop's end of the conversation with each.
 
-A worker carries out one stop at a time (worker/).  After it, it stays for the next stop of the same
-process while it has late threads, which that stop takes over, or a question that nobody answers.
-Then it is idle, and carries out the next stop of any process: the pages that a stop writes to are
-its own by then, and the kernel need not copy them from the zygote's once more.
+A worker carries out one stop at a time (worker/).  After the stop it may stay: for late threads,
+which the next stop of the same process takes over, or for a question without an answer.  Then it is
+idle, and carries out the next stop of any process: it has its own copies of the pages that a stop
+writes to, so the kernel need not copy them from the zygote's again.
 """
 
 import contextlib
@@ -48,12 +48,12 @@ class Link:
         self.carried: Carried | None = None
         self.silent: frozenset[str] = frozenset()
         self.waits = False
-        """It waits for late threads, for answers, or for what hangs."""
+        """True while it waits for late threads, for answers, or for what hangs."""
         self._socket = sock
         sock.setblocking(False)
 
     def say(self, message: object) -> None:
-        """At once: a worker always listens.  EMFILE; what a worker that has gone does not hear is
+        """Send at once: a worker always listens.  EMFILE.  A message to a worker that has gone is
         lost."""
         if self._socket.fileno() < 0:  # closed by `listen`
             return
@@ -62,7 +62,7 @@ class Link:
             self._socket.sendmsg([packet.data], packet.ancillary, socket.MSG_NOSIGNAL)
 
     async def listen(self) -> None:
-        """Until the worker has ended."""
+        """Return when the worker has ended."""
         with trio.socket.from_stdlib_socket(self._socket) as sock:
             while (message := await _received(sock)) is not None:
                 if isinstance(message, say.Hello):
@@ -94,7 +94,7 @@ class Crew:
         self._links: set[Link] = set()
         self._idle: list[Link] = []
         self._staying: dict[Process, Link] = {}
-        self._waiting: Counter[int] = Counter()  # of each user, those that stay for long
+        self._waiting: Counter[int] = Counter()  # by user, the workers that stay
 
     def start(self, nursery: trio.Nursery) -> None:
         """Pools are listened to in `nursery`."""
@@ -106,7 +106,7 @@ class Crew:
         return any(link.pid == pid for link in self._links)
 
     def silent(self) -> frozenset[str]:
-        """Sources of pages that do not answer the workers that stay."""
+        """The sources of pages that do not answer the workers that stay."""
         return frozenset[str]().union(*(link.silent for link in self._staying.values()))
 
     def take(self, carried: Carried) -> Link:
@@ -120,7 +120,7 @@ class Crew:
         return link
 
     def give_back(self, link: Link, released: say.Released) -> None:
-        """A stop is over, but for what its worker still waits for."""
+        """A stop is over, except for what its worker still waits for."""
         carried = link.carried
         assert carried is not None
         link.silent = released.silent
@@ -139,7 +139,7 @@ class Crew:
         """A worker has nothing left to wait for."""
         carried = link.carried
         if carried is None or self._staying.get(carried.process) is not link:
-            return  # it carries out the next stop already
+            return  # it already carries out the next stop
         self._stop_staying(link)
         if may_go_on and len(self._idle) < _MOST_IDLE:
             self._idle.append(link)
@@ -164,7 +164,7 @@ class Crew:
     async def _listen(self, link: Link) -> None:
         try:
             await link.listen()
-        except Exception:  # one worker's surprise is not the end of the mount
+        except Exception:  # a surprise in one worker must not end the mount
             logger.exception("the conversation with worker %d ended", link.pid)
         finally:
             carried = link.carried

@@ -1,4 +1,4 @@
-"""The directories of the mount: what their names are, and what is listed of them."""
+"""The directories of the mount: the names in them, and their listings."""
 
 import errno
 from bisect import bisect_right
@@ -28,10 +28,10 @@ class ProcessDirectory(OwnDirectory):
         self._limits = limits
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """The file of a process, or the one that is for those who may not open it."""
+        """The file of a process, or the file for users who may not open it."""
         view, looks = self._view, self._looks
         found = await _sought(name, view, looks, ctx)
-        for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
+        for _ in range(_MOST_TRIES):  # again if a stop began meanwhile
             core = view.core_of(found.process)
             is_outsider = found.is_name_only or not await looks.is_shown(core, ctx)
             with view.held(found.process, is_outsider) as reference:
@@ -48,7 +48,7 @@ class ProcessDirectory(OwnDirectory):
 
 
 class Root(ProcessDirectory):
-    """The mount itself: the processes, and what is reached by its name and listed nowhere."""
+    """The root of the mount: the processes, and a directory that can be reached but not listed."""
 
     number = ROOT_INODE
 
@@ -65,12 +65,12 @@ class Root(ProcessDirectory):
 
 
 class ExactDirectory(OwnDirectory):
-    """A process looked up here is stopped, so that its size is exact.  None is listed."""
+    """A look-up here stops a process, so that its size is exact.  No process is listed."""
 
     number = 5
 
     def __init__(self, view: View, looks: Looks, held: Held, limits: Limits, is_on: bool) -> None:
-        """`is_on`: False where no look-up may stop anybody (open_timeout=0)."""
+        """`is_on`: False if no look-up may stop a process (open_timeout=0)."""
         self._view = view
         self._looks = looks
         self._held = held
@@ -78,10 +78,10 @@ class ExactDirectory(OwnDirectory):
         self._is_on = is_on
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """The look-up asks for a stop as open(2) does, and answers once the core is ready.
+        """The look-up asks for a stop as open(2) does, and answers when the core is ready.
 
-        tar, cpio, rclone and the like ask for the size first, write it down, and open the file
-        then; whoever does so finds the stop that the look-up began.  It is the same inode.
+        tar, cpio, rclone and similar programs ask for the size first, write it down, and then open
+        the file.  Their open finds the stop that the look-up began, because the inode is the same.
         """
         if not self._is_on:
             raise FUSEError(errno.ENOENT)
@@ -125,7 +125,7 @@ class _OpenNodes(OpenDirectory):
     async def read(self, start: int, reply: Reply) -> None:
         if not reply_dots(start, reply):
             return
-        for name, node in self._nodes.items():  # in the order of their numbers, above the dots'
+        for name, node in self._nodes.items():  # in the order of their numbers, after the dots
             if start < node.number and not reply(name, node.entry(), node.number):
                 return
 
@@ -134,10 +134,10 @@ class _OpenNodes(OpenDirectory):
 
 
 class _OpenProcesses(OpenDirectory):
-    """The pids are asked for when it is read, and again when it is read from its beginning."""
+    """Reads the list of pids at the first read, and again when it is read from its beginning."""
 
     def __init__(self, view: View, looks: Looks, viewer: Opener | None, kept: Kept) -> None:
-        """`viewer`: whose eyes count; None where /proc hides nothing from whoever opened it."""
+        """`viewer`: the opener, if /proc may hide processes from it; else None."""
         self._view = view
         self._looks = looks
         self._viewer = viewer
@@ -145,8 +145,8 @@ class _OpenProcesses(OpenDirectory):
         self._pids: list[int] = []
 
     async def read(self, start: int, reply: Reply) -> None:
-        # Identifiers: 1 and 2 for the dots, then pid + 2, so that a process that comes or
-        # goes between two calls moves nobody else.
+        # Identifiers: 1 and 2 for the dots, then pid + 2.  So a process that comes or goes between
+        # two calls does not move the others.
         if start == 0 or not self._pids:
             self._pids = await self._looks.pids(self._viewer, self._kept.uid)
         if not reply_dots(start, reply):
@@ -157,7 +157,7 @@ class _OpenProcesses(OpenDirectory):
             if inode.seen is None:
                 entry = blank
                 entry.st_ino = InodeT(inode.number)
-            else:  # all of it: somebody may be about to open it, or have it open
+            else:  # with all attributes: somebody may be about to open it, or have it open
                 entry = entry_of(inode, inode.seen)
             if not reply(b"%d" % pid, entry, pid + 2):
                 self._view.take_back(inode)
@@ -168,7 +168,7 @@ class _OpenProcesses(OpenDirectory):
 
 
 async def _sought(name: bytes, view: View, looks: Looks, ctx: RequestContext) -> Look:
-    """The process that a name is, as the caller may see it.  ENOENT"""
+    """The process with this name, as the caller may see it.  ENOENT."""
     pid = names.pid_of(name)
     if not pid:
         raise FUSEError(errno.ENOENT)
@@ -180,7 +180,7 @@ async def _sought(name: bytes, view: View, looks: Looks, ctx: RequestContext) ->
 
 
 def _answer(reference: Reference, found: Look) -> EntryAttributes:
-    """The kernel remembers the inode from here on."""
+    """From now on the kernel remembers the inode."""
     reference.inode.seen = found
     entry = entry_of(reference.inode, found)
     reference.keep()

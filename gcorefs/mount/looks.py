@@ -1,6 +1,6 @@
-"""What callers are shown of processes: asked in threads, under a bound, and on their account.
+"""What callers may see of processes: asked in threads, with a time limit, on the caller's account.
 
-sight.py has the questions, and listing.py says why nothing here asks in the event loop.
+sight.py has the questions, and listing.py explains why nothing here asks in the event loop.
 """
 
 import dataclasses
@@ -37,12 +37,12 @@ class Looks:
     def __init__(self, sight: Sight, questions: Questions, requests: Budget) -> None:
         self._sight = sight
         self._questions = questions
-        # Threads of their own: what holds up a look through the mappings holds up nothing else.
+        # Separate threads: a slow look through the mappings delays no other question.
         self._estimates = Questions()
         self._requests = requests
 
     async def viewer(self, ctx: RequestContext) -> Opener | None:
-        """Whose eyes count in a listing; None where /proc hides nothing from the caller."""
+        """The caller of a listing, if /proc may hide processes from it; else None."""
         if self._sight.is_known_open(ctx.uid):
             return None
         return await self._ask(0, ctx.uid, functools.partial(self._sight.viewer, _caller(ctx)))
@@ -52,17 +52,17 @@ class Looks:
         return await self._ask(0, uid, functools.partial(self._sight.pids, viewer, uid))
 
     async def shows(self, viewer: Opener | None, uid: int, pid: int) -> bool:
-        """True where /proc shows all of a process to `viewer`, who is `uid`."""
+        """True if /proc shows all of a process to `viewer`, who has the uid `uid`."""
         return await self._ask(pid, uid, functools.partial(self._sight.shows, viewer, uid, pid))
 
     async def look(self, pid: int, ctx: RequestContext, number: int = 0) -> Look | None:
-        """The process as the caller may see it, who has inode `number` open or looks it up; None
-        where there is none for them."""
+        """The process as the caller may see it, who has inode `number` open or looks it up; None if
+        the caller may not see it."""
         question = functools.partial(self._sight.look, pid, _caller(ctx), number)
         return await self._ask(pid, ctx.uid, question)
 
     async def is_shown(self, core: SharedCore | None, ctx: RequestContext, number: int = 0) -> bool:
-        """True where the caller may know of a core: they may open it, or have it open as inode
+        """True if the caller may know of a core: it may open the core, or has it open as inode
         `number`."""
         if core is None or is_everybodys(ctx.uid) or core.holders.include(ctx.uid):
             return True
@@ -75,7 +75,7 @@ class Looks:
         return bool(number) and await self._ask(pid, ctx.uid, has_open)
 
     async def with_size(self, found: Look, inode: Inode, ctx: RequestContext) -> Look:
-        """The same with an estimate of the size, where the size itself is not known."""
+        """The same with an estimate of the size, if the size itself is not known."""
         core, pid, seen = inode.shown, inode.process.pid, inode.seen
         if core is not None and core.size is not None:
             return dataclasses.replace(found, estimate=core.size, at=-math.inf)
@@ -92,9 +92,9 @@ class Looks:
         return dataclasses.replace(found, estimate=size, at=time.monotonic())
 
     async def await_size(self, inode: Inode, ctx: RequestContext) -> None:
-        """Until st_size is exact, within a bound: cp and cat ask once, right after open(2).
+        """Wait until st_size is exact, within a bound: cp and cat ask once, right after open(2).
 
-        Not for an open(2) that comes second: the kernel asks on its behalf, for the mode.
+        Do not wait for a caller in an open(2) of its own: the kernel then asks only for the mode.
         """
         core, pid = inode.core, inode.process.pid
         if core is None or core.is_ready:

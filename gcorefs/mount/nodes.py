@@ -1,7 +1,7 @@
-"""What stands in the mount: a tree of nodes, each a directory or a file.
+"""The contents of the mount: a tree of nodes, each a directory or a file.
 
-fs.py finds a node by its number and asks it.  A kind of node is one class: what it does not answer
-fails as it does for a file of that kind.
+fs.py finds a node by its number and calls it.  Each kind of node is a class.  A request that a node
+does not support fails as for any file of that kind.
 """
 
 import errno
@@ -21,54 +21,55 @@ READY = select.POLLIN | select.POLLRDNORM | select.POLLOUT | select.POLLWRNORM
 
 
 class OpenFile(Protocol):
-    """An open file.  The kernel asks for nothing that the flags of open(2) do not allow."""
+    """An open file.  The kernel sends only requests that the flags of open(2) allow."""
 
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Bytes that are good until the event loop turns."""
         raise FUSEError(errno.EBADF)
 
     async def write(self, data: bytes) -> int:
-        """How many of the bytes were taken."""
+        """Returns how many of the bytes were taken."""
         raise FUSEError(errno.EBADF)
 
     def poll(self, poll_handle: PollHandle | None) -> int:
-        """Events that are there now; `poll_handle` is told of later ones."""
+        """The events that have happened; `poll_handle` is told of later ones."""
         return READY
 
     def release(self) -> None:
-        """The last descriptor of it was closed."""
+        """The last descriptor of the file was closed."""
 
 
 class Reply(Protocol):
     """The answer to a reader of a directory."""
 
     def __call__(self, name: bytes, entry: EntryAttributes, identifier: int) -> bool:
-        """False where the entry finds no room.  The reader asks again from after the `identifier`
-        of the entry before it."""
+        """False if there is no room for the entry.  The reader then asks again, from the
+        `identifier` of the entry before it on."""
 
 
 class OpenDirectory(Protocol):
     """An open directory."""
 
     async def read(self, start: int, reply: Reply) -> None:
-        """Give `reply` the entries after the one that is called `start`, as long as it takes them.
+        """Give `reply` the entries after the one with the identifier `start`, until it is full.
 
-        The kernel has one more reference to each that is taken, save for the dots.
+        The kernel gets one more reference to each entry that is taken, except the dots.
         """
 
     def release(self) -> None:
-        """The last descriptor of it was closed."""
+        """The last descriptor of the directory was closed."""
 
 
 class Node(Protocol):
     """A directory or a file."""
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """What a name in this directory is.  The kernel has one more reference to that.  ENOENT"""
+        """The node with a name in this directory.  The kernel gets one more reference to it.
+        ENOENT."""
         raise FUSEError(errno.ENOTDIR)
 
     async def attributes(self, ctx: RequestContext) -> EntryAttributes:
-        """What fstat(2) shows."""
+        """The attributes for fstat(2)."""
         raise NotImplementedError
 
     def xattr_names(self, ctx: RequestContext) -> Sequence[bytes]:
@@ -76,15 +77,15 @@ class Node(Protocol):
         return ()
 
     async def xattr(self, name: bytes, ctx: RequestContext) -> bytes | None:
-        """An extended attribute; None where there is none of this name for the caller."""
+        """An extended attribute; None if the caller may get none of this name."""
         return None
 
     async def open(self, flags: FlagT, ctx: RequestContext) -> OpenFile:
-        """The file, where the caller may have it opened so."""
+        """Open the file, if the caller may open it with these flags."""
         raise FUSEError(errno.EISDIR)
 
     async def open_directory(self, ctx: RequestContext) -> OpenDirectory:
-        """The directory, to be listed."""
+        """Open the directory for a listing."""
         raise FUSEError(errno.ENOTDIR)
 
 
@@ -95,7 +96,7 @@ def refuse_writers(flags: FlagT) -> None:
 
 
 class OwnNode(Node):
-    """A directory or file of the mount itself, which stands for no process.  Everybody knows it."""
+    """A directory or file of the mount itself, which belongs to no process.  Everybody sees it."""
 
     number: int
     mode: int
@@ -114,8 +115,8 @@ class OwnDirectory(OwnNode):
 
 
 def reply_dots(start: int, reply: Reply) -> bool:
-    """The first two entries of every directory, called 1 and 2.  readdir(3) has their number alone,
-    which is that of the root in every directory."""
+    """The first two entries of every directory, with the identifiers 1 and 2.  readdir(3) shows
+    only their inode number, which is that of the root in every directory."""
     root = entries.own(pyfuse3.ROOT_INODE, OwnDirectory.mode, OwnDirectory.links)
     return all(
         start >= identifier or reply(name, root, identifier)

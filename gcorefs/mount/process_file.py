@@ -1,4 +1,4 @@
-"""The file of a process: its attributes, and its core once it is open."""
+"""The file of a process: its attributes, and its core after an open."""
 
 import errno
 import time
@@ -20,12 +20,12 @@ from gcorefs.process.errors import Reason
 
 _MOST_TRIES = 100
 
-# xattr(7): what users may give a meaning to begins like this.
+# xattr(7): the prefix of attributes whose meaning users define.
 _XATTR_PREFIX = b"user.gcorefs."
 
 
 class ProcessFile(Node):
-    """One inode, as it is looked at and opened."""
+    """One inode: its attributes and its open files."""
 
     def __init__(self, inode: Inode, looks: Looks, held: Held, limits: Limits) -> None:
         self._inode = inode
@@ -34,7 +34,7 @@ class ProcessFile(Node):
         self._limits = limits
 
     async def attributes(self, ctx: RequestContext) -> EntryAttributes:
-        for _ in range(_MOST_TRIES):  # once more where a stop began meanwhile
+        for _ in range(_MOST_TRIES):  # again if a stop began meanwhile
             core = self._inode.shown
             entry = await self._attributes_with(core, ctx)
             if self._inode.shown in (None, core):
@@ -44,14 +44,14 @@ class ProcessFile(Node):
     async def _attributes_with(
         self, core: SharedCore | None, ctx: RequestContext
     ) -> EntryAttributes:
-        """ESTALE where the caller is to look its name up, and find the inode of outsiders."""
+        """ESTALE if the caller must look its name up again, and find the inode for outsiders."""
         inode = self._inode
-        # It may be open to who may not open it, but not the outsiders' inode.
+        # A caller that may not open it may have it open, but never has the outsiders' inode open.
         number = 0 if inode.is_outsiders else inode.number
         try:
             found = await self._looks.look(inode.process.pid, ctx, number)
         except Refusal as error:
-            # A copy outlives what /proc shows: the process may run a set-uid program by now.
+            # A copy outlives the permission to look at /proc: the process may be set-uid by now.
             if error.reason is not Reason.NOT_SHOWN or not inode.core or not inode.core.size:
                 raise
             found = None
@@ -65,7 +65,7 @@ class ProcessFile(Node):
         return entry_of(inode, inode.seen)
 
     def xattr_names(self, ctx: RequestContext) -> Sequence[bytes]:
-        # The kernel asks nobody for permission to list (fs/xattr.c, listxattr), only to get.
+        # The kernel checks permission to get an attribute, but not to list (fs/xattr.c, listxattr).
         core = self._inode.core
         if core is None or not (is_everybodys(ctx.uid) or core.holders.include(ctx.uid)):
             return ()
@@ -115,7 +115,7 @@ class _CoreFile(OpenFile):
 
 
 def entry_of(inode: Inode | Listed, found: Look) -> EntryAttributes:
-    """What stat(2) shows of a process that was seen just now."""
+    """The attributes for stat(2) of a process that was looked at just now."""
     core = inode.shown
     # A core is made when it is opened.  Until then it is newer than any copy, so that cp -u
     # and rsync take it again.
@@ -127,7 +127,8 @@ def entry_of(inode: Inode | Listed, found: Look) -> EntryAttributes:
 
 
 def _entry_of_the_gone(inode: Inode) -> EntryAttributes:
-    """fstat(2) of a file whose process has died: its handles still read the header."""
+    """The attributes for fstat(2) of a file whose process has died: its handles still read the
+    header."""
     core = inode.core
     if core is None or core.size is None:
         raise FUSEError(errno.ESRCH)

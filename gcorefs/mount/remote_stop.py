@@ -1,7 +1,7 @@
 """A stop that a worker carries out, as the event loop sees it.
 
-It has what gcorefs.stopped.Stop has for one process.  The worker makes the header; the memory is
-read here.  Nothing here blocks but `check`'s callers, which are threads.
+For one process it offers what gcorefs.stopped.Stop offers.  The worker makes the header; the memory
+is read here.  Nothing here blocks except for the callers of `check`, which are threads.
 """
 
 import time
@@ -35,7 +35,7 @@ from gcorefs.worker.page import SharedProgress, new_page
 T = TypeVar("T")
 
 _numbers = count(1)
-"""Of what workers are asked for.  An answer may come when the worker is at the next stop."""
+"""The numbers of the requests.  An answer may come when the worker is at the next stop."""
 
 
 class WorkerFailed(Exception):
@@ -53,8 +53,8 @@ class RemoteStop:
         pools: Pools,
         on_end: Callable[[], None],
     ) -> None:
-        """`on_end`: the process died while it was held, or nobody may join the stop any more for
-        another reason."""
+        """`on_end`: called when the process died while it was held, or when nobody may join the
+        stop any more for another reason."""
         self.process = process
         self.uid = opener.uid
         self.life = Lifecycle()
@@ -79,10 +79,10 @@ class RemoteStop:
         self._answers: dict[int, trio.MemorySendChannel[object]] = {}
         self._headers: dict[int, SharedHeader] = {}
 
-    # What the server wants.
+    # Requests of the server.
 
     def begin(self, max_stop: float) -> None:
-        """Have a worker stop the process and record its threads.  `core` waits for that.
+        """Let a worker stop the process and record its threads.  `core` waits for that.
 
         ProcessError LET_GO, NO_WORKER; EMFILE.
         """
@@ -143,7 +143,7 @@ class RemoteStop:
         memory.unreadable_pages.add_ranges(made.unreadable)
         plan = replace(made.plan, layout=layout.with_header(header))
         make = partial(Core, self.process.pid, plan, memory, holder, self.check, header.made)
-        # A copy asks which program it is of.
+        # A copy must know to which program it belongs.
         with told(self.process.pid, Reason.DIED):
             core = await self._block(make) if holder.is_copy else make()
         self.check()
@@ -176,18 +176,18 @@ class RemoteStop:
             self._link.say(say.Release(self._pools.crew.may_stay(self)))
 
     async def untraced(self) -> None:
-        """Until no thread is traced any more, except those in `late`."""
+        """Wait until no thread is traced any more, except those in `late`."""
         await self._untraced.wait()
 
     def close_memory(self) -> None:
-        """Read the process no more.  Call it in a thread: this closes files of /proc."""
+        """Read the process no more.  Call this in a thread, because it closes files of /proc."""
         self._memory = None
 
     def forget(self) -> None:
         """Nobody reads a core of it any more."""
         self._headers.clear()
 
-    # What is known of it.
+    # The state of the stop.
 
     @property
     def is_dead(self) -> bool:
@@ -213,7 +213,7 @@ class RemoteStop:
         if not self.life.stands_still or progress.is_over or progress.is_tracer_gone:
             raise ProcessError(Reason.LET_GO, self.process.pid)
 
-    # What the worker says.
+    # Messages of the worker.
 
     def hear(self, message: object) -> None:
         match message:
@@ -280,7 +280,7 @@ class RemoteStop:
         self._on_end()
 
     def _close(self, error: ProcessError) -> None:
-        """There is nothing more to come."""
+        """Nothing more will come."""
         if self._failure is None:
             self._failure = error
         self._taken.set()

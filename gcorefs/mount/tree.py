@@ -1,10 +1,10 @@
 """The nodes of one mount, by number.
 
 1   /                  the processes under the options of the mount
-2   /.gcorefs          what is not of one process (names.py)
+2   /.gcorefs          files that belong to no process (names.py)
 3   /.gcorefs/status
 4   /.gcorefs/release
-5   /.gcorefs/exact    the same processes, stopped when they are looked up
+5   /.gcorefs/exact    the same processes; a look-up stops them
 ... /PID               a process: its number has the pid in it (inodes.py)
 """
 
@@ -44,6 +44,6 @@ class Tree:
         return ProcessFile(self._inodes[number], self._looks, self._held, self._limits)
 
     def forget(self, number: int, lookups: int) -> None:
-        """The kernel has so many references less.  The mount's own nodes stay."""
+        """The kernel has dropped so many references.  The mount's own nodes stay."""
         if number not in self._own:
             self._inodes.forget(number, lookups)

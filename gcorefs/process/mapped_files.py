@@ -32,7 +32,7 @@ class MappedFiles:
         self._known: dict[FileKey, FileStat | None] = {}
 
     def __getitem__(self, vma: Vma) -> FileStat | None:
-        """The file of a mapping; None where the kernel does not show it (map_files.mapped_file)."""
+        """The file of a mapping; None if the kernel does not show it (map_files.mapped_file)."""
         key = file_key(vma)
         if key not in self._known:
             self._known[key] = map_files.mapped_file(self.tid, vma.start, vma.end)

@@ -1,4 +1,4 @@
-"""What /proc tells, of any process: its mappings, and a few registers of a thread that sleeps.
+"""A source in /proc, for any process: its mappings, and a few registers of a sleeping thread.
 
 maps and smaps (proc_pid_maps(5), proc_pid_smaps(5)) are long if there are many mappings.
 """
@@ -20,7 +20,7 @@ _PIECE = 256 << 10
 
 
 def maps(tid: int) -> bytes:
-    """What is mapped, without a look at any page table (proc(5)).  ESRCH, EACCES."""
+    """The mappings, without a look at any page table (proc(5)).  ESRCH, EACCES."""
     path = f"{tid}/maps"
     try:
         with contextlib.closing(Stream(f"/proc/{path}")) as stream:
@@ -41,9 +41,9 @@ class ProcMappings:
         self._tid = tid
 
     def mappings(self) -> list[Vma]:
-        """All that smaps tells, parsed as it comes: of 100,000 mappings it has 70 MB.
+        """All mappings in smaps, parsed while it is read: for 100,000 mappings it has 70 MB.
 
-        MapsError where it cannot be trusted.  ESRCH.
+        MapsError if the text cannot be trusted.  ESRCH.
         """
         path = f"{self._tid}/smaps"
         try:
@@ -62,7 +62,7 @@ class ProcMappings:
 
 
 def _pieces(stream: Stream) -> Generator[bytes, None, None]:
-    """All of it; where there is much, the next one is read while somebody works at the last."""
+    """All of the text.  If it is long, the next piece is read while the caller uses this one."""
     piece = stream.read(_PIECE)
     if len(piece) < _PIECE:
         yield piece
@@ -72,7 +72,7 @@ def _pieces(stream: Stream) -> Generator[bytes, None, None]:
             coming = reader.submit(stream.read, _PIECE)
             try:
                 yield piece
-            finally:  # who gave up, by whatever error, is about to close it
+            finally:  # a caller that stops early, by whatever error, is about to close it
                 piece = coming.result()
 
 

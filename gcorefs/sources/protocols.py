@@ -1,6 +1,6 @@
-"""What a source is.
+"""The interface of a source.
 
-A new source of registers, or of mappings, is one more module that has such a class.
+A new source of registers or of mappings is one more module with such a class.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from gcorefs.sources.thread_record import ThreadRecord
 
 
 class RegisterSource(Protocol):
-    """Tells the registers of the threads of one process."""
+    """Gives the registers of the threads of one process."""
 
     def record(self, tid: int) -> ThreadRecord:
-        """What this source can tell of one thread, and how it was had.
+        """The registers of one thread as far as this source has them, and how they were had.
 
         ProcessLookupError: the thread is gone.
         """
 
 
 class MappingSource(Protocol):
-    """Tells what one process has mapped."""
+    """Gives the mappings of one process."""
 
     def mappings(self) -> Sequence[Vma]:
         """Every mapping, in address order.
 
-        MapsError: what was told cannot be trusted.  ProcessLookupError: the process is gone.
+        MapsError: the text cannot be trusted.  ProcessLookupError: the process is gone.
         """

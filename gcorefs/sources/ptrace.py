@@ -1,4 +1,4 @@
-"""Records a thread that stands in its stop: its registers, its signals.
+"""Records a thread in its stop: its registers, its signals.
 
 The tracer's own thread makes every call (tracer.py).
 """
@@ -25,11 +25,11 @@ _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in mac
 
 
 class PtraceRegisters:
-    """A RegisterSource of the threads that stand in a stop of ptrace(2)."""
+    """A RegisterSource of threads that are in a stop of ptrace(2)."""
 
     def __init__(self, pid: int, xstate: XState = DEFAULT.xstate) -> None:
         self.machine: Machine = HOST.native
-        """What kind of process it is, once `learn_machine` has been asked."""
+        """The kind of process, after `learn_machine`."""
         self._pid = pid
         self._is_raw = xstate == "raw"
         self._use(self.machine)
@@ -42,7 +42,7 @@ class PtraceRegisters:
         self._packer.close()
 
     def xstate_account(self, records: Iterable[ThreadRecord]) -> XsaveAccount | None:
-        """Where the vector registers lie in these records; None if that is not known."""
+        """The place of the vector registers in these records; None if that is not known."""
         if self._xstates is None:
             return None
         return self._xstates.account(
@@ -50,14 +50,14 @@ class PtraceRegisters:
         )
 
     def learn_machine(self, tid: int) -> None:
-        """Of a thread that will not turn into another, by execve(2).  FOREIGN, ESRCH."""
+        """Ask a thread that cannot become another program by execve(2).  FOREIGN, ESRCH."""
         machine = machine_of(address_space.is_32_bit(tid))
         if machine is None:
             raise ProcessError(Reason.FOREIGN, self._pid)
         self._use(machine)
 
     def _use(self, machine: Machine) -> None:
-        """Of the machine, what is needed again and again."""
+        """Keep the facts about the machine that are needed again and again."""
         self.machine = machine
         self._xstates = None if machine.xstates is None else machine.xstates(self._is_raw)
         self._regsets = list(machine.regsets)
@@ -69,9 +69,9 @@ class PtraceRegisters:
         self._suspects = {number.to_bytes(word, "little", signed=True) for number in suspects}
 
     def record(self, tid: int, stop_signal: int = signal.SIGTRAP) -> ThreadRecord:
-        """Record one thread, and make it ready to go on as if it had not been stopped.
+        """Record one thread, and prepare it to go on as if it had not been stopped.
 
-        `stop_signal`: as its wait status says.  FOREIGN, ESRCH.
+        `stop_signal`: the signal in its wait status.  FOREIGN, ESRCH.
         """
         general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer)
         has_other_view = len(general) != self._general_size
@@ -98,14 +98,14 @@ class PtraceRegisters:
         )
 
     def _write_result(self, tid: int, value: int) -> None:
-        """The result of the system call that a thread has left."""
+        """Write the result of the system call that a thread has left."""
         offset = self.machine.result_in_user
         if offset is None:
             raise ProcessError(Reason.FOREIGN, self._pid)
         ptrace.poke_user(tid, offset, value)
 
     def _sets(self, tid: int, has_other_view: bool) -> Sets:
-        """Every set that a core has of a thread, but the general registers."""
+        """Every set that a core has for a thread, except the general registers."""
         found = []
         for regset in tuple(self._regsets):
             data = self._regset(tid, regset, has_other_view)
@@ -119,7 +119,7 @@ class PtraceRegisters:
         return found
 
     def _regset(self, tid: int, regset: Regset, has_other_view: bool) -> bytes:
-        """One set as the core has it, empty where it does not."""
+        """One set as the core has it; empty if the core does not have it."""
         try:
             if has_other_view and regset.kind is RegisterKind.FLOATING_POINT:
                 data = ptrace.get_float_registers(tid, regset.size, self._buffer)
@@ -136,10 +136,10 @@ class PtraceRegisters:
         return data if regset.is_active is None or regset.is_active(data) else b""
 
     def _registers_of_other_view(self, tid: int) -> bytes:
-        """Of a thread whose code segment is not of its process's kind.
+        """The registers of a thread whose code segment does not fit its process.
 
-        32-bit code in a 64-bit process has 64-bit registers all the same: those are what the
-        kernel's core has of it.  The other way round there is nothing that would fit.
+        32-bit code in a 64-bit process still has 64-bit registers, and the kernel's core has those.
+        In the opposite case no registers would fit.
         """
         if not self.machine.has_getregs or address_space.is_32_bit(tid):
             raise ProcessError(Reason.FOREIGN, self._pid)

@@ -1,4 +1,4 @@
-"""What a source of registers gives for each thread."""
+"""The record of a thread, which a source of registers gives."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ _UNKNOWN = Registers()
 
 @dataclass(slots=True)
 class ThreadRecord:
-    """What is recorded of one thread.  Treat it as immutable."""
+    """The facts about one thread.  Treat it as immutable."""
 
     tid: int
     how: How = How.ZERO
     """How its registers were had.  ZERO: they are not known."""
     registers: Registers = _UNKNOWN
     blocked: int = 0
-    """Signals that it blocks: bit n - 1 for signal n."""
+    """The signals that it blocks: bit n - 1 for signal n."""
     pending: int = 0
-    """Signals pending for this thread alone."""
+    """Signals that are pending for this thread alone."""
     signal: int = 0
     """The job control signal in whose group-stop the thread stands; 0 if none.
 
-    Its number is all that is left of it: what PTRACE_GETSIGINFO has in such a stop is the
-    stop's own, si_code the event and si_pid the thread itself (kernel/signal.c,
-    ptrace_do_notify), and says nothing of who sent it.
+    Only its number is left: in such a stop PTRACE_GETSIGINFO describes the stop itself, with the
+    event as si_code and the thread itself as si_pid (kernel/signal.c, ptrace_do_notify), and does
+    not say who sent the signal.
     """
     is_starved: bool = False
     """It did not stop because it got no CPU."""
@@ -36,6 +36,6 @@ def in_reading_order(records: Iterable[ThreadRecord], leader: int) -> list[Threa
     """The threads that are recorded exactly, then all others; the leader first in its part.
 
     Readers begin with the first thread: gdb and lldb select it, drgn takes it for the one that
-    crashed.  A thread with a few registers only is no place to begin.
+    crashed.  So a thread with only a few registers must not come first.
     """
     return sorted(records, key=lambda each: (not each.how.is_exact, each.tid != leader, each.tid))

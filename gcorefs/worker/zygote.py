@@ -85,7 +85,7 @@ def _warm_up() -> None:
         os._exit(0)
     os.close(reading)
     with (
-        contextlib.suppress(OSError, GcorefsError),  # whoever opens a file is told
+        contextlib.suppress(OSError, GcorefsError),  # the opener of a file gets the error
         contextlib.closing(Stop(find(pid))) as stop,
     ):
         stop.take()
