@@ -217,7 +217,7 @@ def _affordable(options: Options) -> Options:
     by_memory = _no_more(by_files, memory // _MEMORY_PER_STOP)
     if by_memory is not by_files:
         counts = by_memory.user_stops, by_memory.max_stops
-        logger.info("user_stops=%d, max_stops=%d: there is no memory for more", *counts)
+        logger.debug("user_stops=%d, max_stops=%d: there is no memory for more", *counts)
     return by_memory
 
 
