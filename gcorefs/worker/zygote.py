@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import NoReturn
 
@@ -24,6 +25,10 @@ from gcorefs.worker.channel import Channel
 _PR_SET_NAME = 15
 _STANDARD = range(3)
 _REQUEST = b"w"
+
+_SWITCH_INTERVAL = 1e-4
+"""Seconds that a thread of a worker may go on while another waits for the interpreter lock.  By
+default, 5 ms each time, a stop would last as long as its threads wait for each other."""
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that a terminal or a service manager sends to every process of a group.  The server ends
@@ -66,7 +71,8 @@ def _be_zygote(requests: socket.socket) -> NoReturn:
         mark()
         gc.collect()
         gc.freeze()
-        gc.disable()  # a worker does not live for long enough
+        gc.disable()  # a worker collects between two stops (service.py)
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         _fork_on_request(requests)
     finally:
         os._exit(0)
