@@ -125,7 +125,8 @@ class Crew:
         assert carried is not None
         link.silent = released.silent
         link.waits = bool(released.late or released.silent or released.is_busy)
-        if link.waits and not self.may_stay(carried):
+        # A worker that may wait for late threads does so in any case, and must count.
+        if link.waits and not released.late and not self.may_stay(carried):
             link.end()
             return
         self._staying[carried.process] = link

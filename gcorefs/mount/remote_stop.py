@@ -179,6 +179,10 @@ class RemoteStop:
         """Wait until no thread is traced any more, except those in `late`."""
         await self._untraced.wait()
 
+    @property
+    def is_untraced(self) -> bool:
+        return self._untraced.is_set()
+
     def close_memory(self) -> None:
         """Read the process no more.  Call this in a thread, because it closes files of /proc."""
         self._memory = None
@@ -231,7 +235,7 @@ class RemoteStop:
                 self._end()
             case say.Released():
                 self._be_untraced(message)
-            case say.Idle() if self._link is not None:
+            case say.Idle() if message.number == self._take_number and self._link is not None:
                 self.late = ()
                 self._pools.crew.rest(self._link, message.may_go_on)
 

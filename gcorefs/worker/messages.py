@@ -142,5 +142,7 @@ class Released:
 class Idle:
     """No thread is late any more, and no question is open."""
 
+    number: int
+    """Of the Take.  This may come when the worker is at the next stop of the same process."""
     may_go_on: bool
     """False if the worker has grown too much to carry out another stop."""

@@ -171,7 +171,7 @@ class _Carried:
         bounded_questions.wait_for_answers()
         self._worker.join(threading.TIMEOUT_MAX)
         gc.collect()  # it is off: nothing is to interrupt a stop
-        self._send(say.Idle(_own_memory() - self._at_first < _MOST_GROWTH))
+        self._send(say.Idle(self._number, _own_memory() - self._at_first < _MOST_GROWTH))
 
     def _fail(self, number: int, error: BaseException) -> None:
         pid = self.stop.process.pid
