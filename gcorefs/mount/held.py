@@ -179,7 +179,8 @@ class Held:
 
         The kernel may remember the inodes as long as it has free memory.
         """
-        if not stop.is_finished or stop.is_open or stop not in self._stops:
+        is_over = stop.is_finished and not stop.is_tracing
+        if not is_over or stop.is_open or stop not in self._stops:
             return
         del self._stops[stop]
         for core in stop.cores.values():

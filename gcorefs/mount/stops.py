@@ -102,7 +102,8 @@ class SharedStop:
         await self._untraced.wait()
 
     async def finished(self) -> None:
-        """Until nobody is traced any more on account of this stop."""
+        """Until nobody is traced any more on account of this stop, or for CLOSE_TIMEOUT after its
+        end."""
         await self._finished.wait()
 
     # Its cores.
@@ -158,12 +159,7 @@ class SharedStop:
             for core in self.cores.values():
                 if not core.is_ready:  # it was still to be made
                     core.fail(self._why_let_go())
-            # Bounded, for a tracer that sleeps in the kernel can hold up nobody but itself.
-            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                await self._close()
-            self._untraced.set()
-            self._finished.set()
-            self._log_end()
+            await self._come_to_an_end()
 
     async def _take(self, first: SharedCore) -> Core:
         """Stop the process and make its first core, or give it up: what that needs of /proc or of
@@ -243,6 +239,22 @@ class SharedStop:
             logger.warning("%s", error)
         if all(each.has_failed for each in self.cores.values()):
             self.let_go()
+
+    async def _come_to_an_end(self) -> None:
+        """Finish after a bounded time: a tracer that sleeps in the kernel holds up nobody else.
+
+        Then wait for that tracer, until the mount ends.  Its worker stays on the account of the
+        opener meanwhile, and no other stop of the process begins.
+        """
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._close()
+            self._finished.set()
+            self._log_end()
+            if not self._stop.is_untraced:
+                await self._close()
+        finally:
+            self._untraced.set()
 
     async def _close(self) -> None:
         """Wait until nobody is traced, and free what held the memory.  A thread for that is waited

@@ -1,8 +1,9 @@
 """If an execve(2) does not end, because a file server of the same user does not answer the close of
 a file, it delays only its own process.
 
-The kernel closes close-on-exec files with exec_update_lock and cred_guard_mutex held (fs/exec.c,
-begin_new_exec), and the close of a FUSE file waits for its server.
+The kernel reads the program with cred_guard_mutex held (fs/exec.c, bprm_execve).  It closes
+close-on-exec files with exec_update_lock held too (begin_new_exec), and the close of a FUSE file
+waits for its server.
 """
 
 import contextlib
@@ -10,17 +11,20 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
-from gcorefs.kernel.proc import procfile, tasks
+from gcorefs.kernel.proc import procfile, task_stat, tasks
+from gcorefs.process.errors import Reason
 from gcorefs.tuning import Tuning
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
     PAGE,
     Pause,
+    children,
     errno_of,
     eventually,
     family,
@@ -31,9 +35,13 @@ from tests.mounted.conftest import (
 )
 from tests.mounted.test_meanwhile import AS_USER
 from tests.mounted.test_stuck_reads import Server
+from tests.mounted.test_workers import zygote
 
 SOONER = Tuning(take_timeout=5.0)
 """Twenty seconds for a stop that cannot end are more than a test needs."""
+
+SOONEST = Tuning(take_timeout=0.1)
+"""The stop is given up, and its tracer too, before an open of the process is refused (held.py)."""
 
 WAITS = {b"futex_get_robust_list_common", b"ptrace_attach"}
 """Functions of the kernel in which the tracer waits for the execve, in different versions."""
@@ -107,3 +115,28 @@ def test_an_execve_that_waits_for_a_file_server_delays_nobody_else(
     assert server.let() == 1
     assert target.line() == {"pid": target.pid}
     eventually(lambda: is_free(target.pid))
+
+
+def test_a_tracer_that_waits_for_an_execve_is_the_only_one(
+    paused: Callable[..., Mount], spawn: Callable[..., Target], server: Server
+) -> None:
+    """Else each open costs one more worker, for as long as the execve lasts."""
+    mount = paused(tuning=SOONEST)
+    target = spawn("identity", *AS_USER)
+    server.silent()
+    target.tell(f"exec {server.library}")
+    eventually(lambda: task_stat.stat(target.pid).state == "D")
+    with opened(mount / target.pid):
+        eventually(lambda: b"ptrace_attach" in wchans(mount.server))
+    mount.expect(f"process {target.pid}: {Reason.TRACED.text}")
+    assert errno_of(partial(os.open, mount / target.pid, os.O_RDONLY)) == errno.EBUSY
+    workers = [pid for pid in children(zygote(mount)) if is_tracing(pid)]
+    assert len(workers) == 1
+    target.kill()
+    eventually(lambda: not is_tracing(*workers))
+
+
+def is_tracing(worker: int) -> bool:
+    """True if it waits in ptrace(2)."""
+    waits = (procfile.read(f"{worker}/task/{tid}/wchan") for tid in tasks.tids(worker))
+    return b"ptrace_attach" in waits

@@ -43,7 +43,7 @@ class Server(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode
-        entry.st_mode = stat.S_IFREG | 0o644 if inode == FILE else stat.S_IFDIR | 0o755
+        entry.st_mode = stat.S_IFREG | 0o755 if inode == FILE else stat.S_IFDIR | 0o755
         entry.st_size = len(CONTENT)
         entry.st_nlink = 1
         entry.attr_timeout = entry.entry_timeout = 1e6
