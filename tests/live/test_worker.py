@@ -4,6 +4,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -227,13 +229,23 @@ def test_a_worker_says_who_it_is_and_ends_with_its_conversation() -> None:
     ours.close()
 
 
+FILES = """
+import os
+from gcorefs.worker.channel import Channel
+from gcorefs.worker.zygote import Zygote
+
+with open("/dev/zero", "rb") as secret:
+    os.set_inheritable(secret.fileno(), True)
+    zygote = Zygote()
+with zygote.worker() as sock:
+    folder = f"/proc/{Channel(sock).receive(60).pid}/fd"
+    print(*sorted(os.readlink(f"{folder}/{name}").split(":")[0] for name in os.listdir(folder)))
+"""
+
+
 def test_nothing_of_the_server_is_open_in_a_worker() -> None:
-    with open("/dev/null", "rb") as secret:
-        os.set_inheritable(secret.fileno(), True)
-        ours = zygote.Zygote()
-    with ours.worker() as sock:
-        hello = Channel(sock).receive(60)
-        folder = f"/proc/{hello.pid}/fd"
-        kinds = [os.readlink(f"{folder}/{name}") for name in os.listdir(folder)]
-        assert sorted(kind.split(":")[0] for kind in kinds) == ["/dev/null"] * 3 + ["socket"]
-    ours.close()
+    """In a process of its own, which has what a server has."""
+    done = subprocess.run(
+        [sys.executable, "-c", FILES], stdout=subprocess.PIPE, timeout=60, check=True
+    )
+    assert done.stdout.split() == [b"/dev/null"] * 3 + [b"socket"]
