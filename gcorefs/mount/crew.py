@@ -20,7 +20,7 @@ from gcorefs.worker.channel import FILE_SPACE, PACKET_SPACE, Packet, unpack
 from gcorefs.worker.zygote import Zygote
 
 _MOST_OF_ONE_USER = 64
-"""Pools that wait for something after stops for one user."""
+"""Workers that wait for something after stops for one user."""
 
 _MOST_IDLE = 2
 """Each takes some megabytes."""
@@ -97,7 +97,7 @@ class Crew:
         self._waiting: Counter[int] = Counter()  # by user, the workers that stay
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Pools are listened to in `nursery`."""
+        """Workers are listened to in `nursery`."""
         self._nursery = nursery
         self._idle.append(self._new_link())
 

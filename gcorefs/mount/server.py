@@ -198,7 +198,7 @@ _MEMORY_PER_STOP = 7 << 20
 """Bytes of its worker.  Most are pages that it once shared with the zygote: the interpreter counts
 references in every object that it looks at."""
 _SHARE_OF_MEMORY = 4
-"""Pools may have a quarter of the machine's memory."""
+"""Workers may have a quarter of the machine's memory."""
 
 
 def _affordable(options: Options) -> Options:
