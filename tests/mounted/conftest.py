@@ -387,14 +387,10 @@ def held_at(
     return lambda point, pid: faultpoints.held(point, token, pid)
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def family(server: int) -> list[int]:
     """A server, its zygote, and its workers."""
-    (zygote,) = children(server)
-    return [server, zygote, *children(zygote)]
+    (zygote,) = tasks.children(server)
+    return [server, zygote, *tasks.children(zygote)]
 
 
 def end(server: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.kernel.proc import procfile, task_stat, task_status
+from gcorefs.kernel.proc import task_stat, task_status, tasks
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -143,8 +143,8 @@ def test_an_opener_outside_of_our_pid_namespace_is_not_known(unmounted: Mount) -
             server = unmounted.server
             inside = ("nsenter", "--target", str(server), "--pid", "--mount")
             with subprocess.Popen([*inside, "sleep", "1000"]) as entered:
-                eventually(lambda: bool(children(entered.pid)))
-                (pid,) = children(entered.pid)
+                eventually(lambda: bool(tasks.children(entered.pid)))
+                (pid,) = tasks.children(entered.pid)
                 number = task_status.status(pid)["NSpid"].split()[-1].decode()
                 path = unmounted.path / number
                 assert errno_of(lambda: os.open(f"/proc/{server}/root{path}", 0)) == errno.EACCES
@@ -155,10 +155,6 @@ def test_an_opener_outside_of_our_pid_namespace_is_not_known(unmounted: Mount) -
         finally:
             process.kill()
     assert unmounted.log.read_text().count(text) == 1
-
-
-def children(pid: int) -> list[int]:
-    return list(map(int, procfile.read(f"{pid}/task/{pid}/children").split()))
 
 
 def test_a_landlock_domain_is_not_seen(mount: Mount, spawn: Callable[..., Target]) -> None:

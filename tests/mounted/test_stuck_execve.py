@@ -24,7 +24,6 @@ from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
     PAGE,
     Pause,
-    children,
     errno_of,
     eventually,
     family,
@@ -130,7 +129,7 @@ def test_a_tracer_that_waits_for_an_execve_is_the_only_one(
         eventually(lambda: b"ptrace_attach" in wchans(mount.server))
     mount.expect(f"process {target.pid}: {Reason.TRACED.text}")
     assert errno_of(partial(os.open, mount / target.pid, os.O_RDONLY)) == errno.EBUSY
-    workers = [pid for pid in children(zygote(mount)) if is_tracing(pid)]
+    workers = [pid for pid in tasks.children(zygote(mount)) if is_tracing(pid)]
     assert len(workers) == 1
     target.kill()
     eventually(lambda: not is_tracing(*workers))

@@ -11,12 +11,11 @@ from functools import partial
 
 import pytest
 
-from gcorefs.kernel.proc import task_status
+from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.errors import Reason
 from tests.conftest import Mount, Target, wait_until_gone
 from tests.mounted import faultpoints as at
 from tests.mounted.conftest import (
-    children,
     errno_of,
     eventually,
     gcorefs,
@@ -35,7 +34,7 @@ KILLED = "its worker was killed"
 
 
 def zygote(mount: Mount) -> int:
-    (pid,) = children(mount.server)
+    (pid,) = tasks.children(mount.server)
     return pid
 
 
@@ -50,7 +49,7 @@ def test_each_stop_has_a_process_of_its_own(mount: Mount, spawn: Spawn) -> None:
         assert os.read(one, 4) == os.read(other, 4) == b"\x7fELF"
         tracers = {tracer(first.pid), tracer(second.pid)}
         assert len(tracers) == 2
-        assert tracers <= {*children(zygote(mount))}
+        assert tracers <= {*tasks.children(zygote(mount))}
         for each in (zygote(mount), *tracers):
             assert errno_of(partial(os.open, mount / each, os.O_RDONLY)) == errno.EDEADLK
             mount.expect(f"process {each}: {Reason.SERVER.text}")
@@ -65,7 +64,7 @@ def test_a_worker_goes_on_with_the_next_stop(mount: Mount, spawn: Spawn) -> None
             used.add(tracer(target.pid))
         eventually(lambda: is_free(target.pid))
     assert len(used) <= 2  # the one may not be idle yet
-    assert used <= {*children(zygote(mount))}
+    assert used <= {*tasks.children(zygote(mount))}
 
 
 def test_few_workers_are_kept_when_many_stops_are_over(mount: Mount, spawn: Spawn) -> None:
@@ -73,8 +72,8 @@ def test_few_workers_are_kept_when_many_stops_are_over(mount: Mount, spawn: Spaw
     with contextlib.ExitStack() as stack:
         for target in targets:
             os.read(stack.enter_context(opened(mount / target.pid)), 4)
-        assert len(children(zygote(mount))) >= 10
-    eventually(lambda: len(children(zygote(mount))) <= 2)
+        assert len(tasks.children(zygote(mount))) >= 10
+    eventually(lambda: len(tasks.children(zygote(mount))) <= 2)
 
 
 def test_a_worker_that_is_killed_is_the_end_of_its_stop_alone(mount: Mount, spawn: Spawn) -> None:
@@ -185,7 +184,7 @@ def test_workers_end_with_the_mount(unmounted: Mount, spawn: Spawn) -> None:
     with opened(unmounted / target.pid) as fd:
         os.read(fd, 4)
     first = zygote(unmounted)
-    workers = children(first)
+    workers = tasks.children(first)
     assert gcorefs("umount", unmounted.path).returncode == 0
     for pid in (first, *workers):
         wait_until_gone(pid)
@@ -225,7 +224,7 @@ def test_a_worker_that_is_killed_at_a_step_hurts_nobody(
             reader.ask("open")
             reader.ask("read")
             hold.wait()
-            (worker,) = children(zygote(unmounted))
+            (worker,) = tasks.children(zygote(unmounted))
             target.signal(3)
             os.kill(worker, signal.SIGKILL)
             assert [reader.answer(), reader.answer()] == [0, errno.EIO]
