@@ -23,7 +23,7 @@ from gcorefs.holder import HoldProcess
 from gcorefs.process import bounded_questions
 from gcorefs.process.errors import ProcessError, Reason, is_no_memory
 from gcorefs.process.late import LATE
-from gcorefs.process.threads import NoThread
+from gcorefs.process.threads import NoThread, start_thread
 from gcorefs.process.worker_threads import Worker
 from gcorefs.stopped import Stop
 from gcorefs.worker import messages as say
@@ -103,7 +103,10 @@ class _Carried:
         self._close()
         silent = bounded_questions.silent()
         self._send(say.Released(self.stop.late, silent, not self._worker.has_ended(_NEARLY)))
-        threading.Thread(target=self._tell_idle, name="gcorefs-idle", daemon=True).start()
+        try:
+            start_thread("gcorefs-idle", self._tell_idle)
+        except NoThread:
+            self._tell_idle()  # the next stop of the process waits for it
 
     def end(self) -> None:
         """The server is gone, or needs this stop no more."""
@@ -145,7 +148,7 @@ class _Carried:
         lost = self.stop.memory.unreadable_pages.ranges()
         self._channel.send(say.Made(number, core.plan(Pieces()), header.file, header.written, lost))
         if not header.is_complete:
-            Worker("gcorefs-header").submit(self._try, number, partial(self._go_on, number, header))
+            start_thread("gcorefs-header", self._try, number, partial(self._go_on, number, header))
 
     def _go_on(self, number: int, header: HeaderWriter) -> None:
         """In a thread of its own."""

@@ -235,3 +235,19 @@ def test_a_worker_that_is_killed_at_a_step_hurts_nobody(
     with opened(unmounted / target.pid) as fd:
         assert os.read(fd, 4) == b"\x7fELF"
     eventually(lambda: is_free(target.pid))
+
+
+def has_one_thread(pid: int) -> bool:
+    return tasks.tids(pid) == [pid]
+
+
+def test_a_worker_that_goes_on_keeps_no_thread(mount: Mount, spawn: Spawn) -> None:
+    """The end of a header with many threads is made by a thread of its own."""
+    target = spawn("threads", 150)
+    for _ in range(3):
+        with opened(mount / target.pid) as fd:
+            assert os.pread(fd, 4, 0) == b"\x7fELF"
+            whole(fd)
+        eventually(lambda: is_free(target.pid))
+    for worker in tasks.children(zygote(mount)):
+        eventually(partial(has_one_thread, worker))
