@@ -102,8 +102,8 @@ class Crew:
         self._idle.append(self._new_link())
 
     def __contains__(self, pid: object) -> bool:
-        """True for the process of a worker."""
-        return any(link.pid == pid for link in self._links)
+        """True for the process of a worker.  For any thread."""
+        return any(link.pid == pid for link in tuple(self._links))
 
     def silent(self) -> frozenset[str]:
         """The sources of pages that do not answer the workers that stay."""

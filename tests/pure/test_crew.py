@@ -43,6 +43,19 @@ class Workers:
             each.close()
 
 
+class Asker:
+    """Is no worker, and has another stop begin whenever it is compared with one."""
+
+    def __init__(self, crew: Crew, stop: RemoteStop) -> None:
+        self._crew, self._stop = crew, stop
+
+    def __eq__(self, other: object) -> bool:
+        self._crew.take(self._stop)
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Mount:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.workers = Workers()
@@ -103,6 +116,18 @@ def test_a_worker_is_idle_only_after_its_last_stop() -> None:
             assert not second.late
             _, again, _ = await mount.begin(9)
             assert again is channel
+
+    trio.run(main)
+
+
+def test_workers_may_come_while_a_thread_asks_who_is_one() -> None:
+    """The questions at the door run in threads."""
+
+    async def main() -> None:
+        async with mounted() as mount:
+            await mount.begin(7)
+            stop, _, _ = await mount.begin(8)
+            assert Asker(mount.crew, stop) not in mount.crew
 
     trio.run(main)
 
