@@ -277,9 +277,7 @@ class Stop:
     @property
     def stopped_seconds(self) -> float:
         """How long the process stood still, until its release or until now."""
-        if not self.progress.stopped_at:
-            return 0.0
-        return (self.progress.released_at or time.monotonic()) - self.progress.stopped_at
+        return self.progress.stopped_seconds
 
     # The end.
 

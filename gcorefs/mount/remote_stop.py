@@ -4,7 +4,6 @@ For one process it offers what gcorefs.stopped.Stop offers.  The worker makes th
 is read here.  Nothing here blocks except for the callers of `check`, which are threads.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -148,7 +147,7 @@ class RemoteStop:
             core = await self._block(make) if holder.is_copy else make()
         self.check()
         if not self.ready_seconds:
-            self.ready_seconds = time.monotonic() - self._progress.stopped_at
+            self.ready_seconds = self._progress.stopped_seconds
         return core
 
     async def _block(self, call: Callable[[], T]) -> T:
@@ -201,10 +200,7 @@ class RemoteStop:
     @property
     def stopped_seconds(self) -> float:
         """How long the process stood still, until its release or until now."""
-        stopped_at = self._progress.stopped_at
-        if not stopped_at:
-            return 0.0
-        return (self._progress.released_at or time.monotonic()) - stopped_at
+        return self._progress.stopped_seconds
 
     def _over(self) -> ProcessError:
         return ProcessError(Reason.DIED if self.is_dead else Reason.LET_GO, self.process.pid)
@@ -212,10 +208,9 @@ class RemoteStop:
     def check(self) -> None:
         """EIO if the memory of the process may have changed since the stop.  For any thread."""
         progress = self._progress
-        if self.is_dead:
-            raise ProcessError(Reason.DIED, self.process.pid)
-        if not self.life.stands_still or progress.is_over or progress.is_tracer_gone:
-            raise ProcessError(Reason.LET_GO, self.process.pid)
+        is_let_go = not self.life.stands_still or progress.is_over or progress.is_tracer_gone
+        if is_let_go or self.is_dead:
+            raise self._over()
 
     # Messages of the worker.
 

@@ -5,6 +5,8 @@ one go.  A reader of memory looks here after the read.  If both flags are still 
 bytes are of the stop.
 """
 
+import time
+
 SIZE = 128
 """Bytes of a page that a Progress uses."""
 
@@ -65,3 +67,10 @@ class Progress:
     @released_at.setter
     def released_at(self, seconds: float) -> None:
         self._times[_RELEASED_AT] = seconds
+
+    @property
+    def stopped_seconds(self) -> float:
+        """How long the process stood still, until its release or until now."""
+        if not self.stopped_at:
+            return 0.0
+        return (self.released_at or time.monotonic()) - self.stopped_at
