@@ -21,7 +21,6 @@ from gcorefs.holder import HoldCopy, Holder, HoldProcess
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
 from gcorefs.mount.holders import Holders
-from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.pools import Pools
@@ -224,9 +223,8 @@ class SharedCore:
     async def _copy_in_a_thread(self) -> None:
         pid = self.process.pid
         try:
-            with self._pools.takes.of(self.opener.uid) as limiter:
-                if self._core is not None:
-                    await in_thread(pid, limiter, self._core.fill)
+            if self._core is not None:
+                await self._pools.block(pid, self.opener.uid, self._core.fill)
             if self.keeper.is_all_filled:
                 self._stop.run_on()
                 await self._stop.untraced()  # the next stop is not to meet this tracer

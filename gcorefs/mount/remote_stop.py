@@ -18,7 +18,6 @@ from gcorefs.holder import Holder
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.mount.crew import Link
-from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.log import logger
 from gcorefs.mount.pools import Pools
 from gcorefs.policy import Policy
@@ -151,8 +150,7 @@ class RemoteStop:
         return core
 
     async def _block(self, call: Callable[[], T]) -> T:
-        with self._pools.takes.of(self.uid) as limiter:
-            return await in_thread(self.process.pid, limiter, call)
+        return await self._pools.block(self.process.pid, self.uid, call)
 
     def run_on(self) -> None:
         """Let every thread run on.  Copied memory stays readable."""

@@ -172,16 +172,13 @@ class SharedStop:
         """Slow work before the stop: a copy makes room for the memory."""
         if core.holder.is_copy:
             with told(self.process.pid, Reason.DIED):
-                await self._in_thread(core.opener, partial(core.holder.prepare, self.process.pid))
+                prepare = partial(core.holder.prepare, self.process.pid)
+                await self._pools.block(self.process.pid, core.opener.uid, prepare)
 
     async def _made(self, core: SharedCore, seconds: float) -> Core:
         with trio.move_on_after(seconds):
             return await self._stop.core(core.policy, core.holder)
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
-
-    async def _in_thread(self, opener: Opener, call: Callable[[], None]) -> None:
-        with self._pools.takes.of(opener.uid) as limiter:
-            await in_thread(self.process.pid, limiter, call)
 
     async def _make(self, core: SharedCore) -> None:
         """One more core of a process that stands."""
