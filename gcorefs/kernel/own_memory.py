@@ -48,13 +48,17 @@ _PROT_NONE = 0
 _MAP_FIXED_NOREPLACE = 0x100000
 
 
+def _map(address: int | None, length: int, prot: int, flags: int, fd: int) -> int:
+    found: int | None = _mmap(address, length, prot, flags, fd, 0)
+    if found is None or found == _MAP_FAILED:
+        raise failure()
+    return found
+
+
 def map_at(address: int, fd: int, length: int) -> None:
     """Map the beginning of a file at `address`, without read or write access.  EEXIST: something
     is mapped there."""
-    flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
-    found = _mmap(address, length, _PROT_NONE, flags, fd, 0)
-    if found is None or found == _MAP_FAILED:
-        raise failure()
+    _map(address, length, _PROT_NONE, mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE, fd)
 
 
 def map_shared(fd: int, length: int, prot: int) -> memoryview:
@@ -62,9 +66,7 @@ def map_shared(fd: int, length: int, prot: int) -> memoryview:
 
     mmap of Python keeps a duplicate of the descriptor.
     """
-    address = _mmap(None, length, prot, mmap.MAP_SHARED, fd, 0)
-    if address is None or address == _MAP_FAILED:
-        raise failure()
+    address = _map(None, length, prot, mmap.MAP_SHARED, fd)
     memory = (ctypes.c_ubyte * length).from_address(address)
     weakref.finalize(memory, _munmap, address, length).atexit = False
     return memoryview(memory).cast("B")
