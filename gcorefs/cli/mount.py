@@ -11,7 +11,7 @@ import click
 import sdnotify
 import trio
 
-from gcorefs.mount import log, server
+from gcorefs.mount import interpreter, log, server
 from gcorefs.mount.options import OPTIONS, parse
 from gcorefs.mount.server import MountError, Watchdog
 from gcorefs.option import OptionError
@@ -64,6 +64,7 @@ def mount(
             handler = log.to_file(log_file)
         else:
             handler = log.to_stderr() if foreground else log.to_syslog()
+        interpreter.settle()  # for the zygote and all workers too
         zygote = Zygote()  # before there is a second thread, that of the log
         log.start(handler, verbose)
         serve = partial(server.serve, mountpoint, options, fuse_options, on_ready, zygote, watchdog)

@@ -18,7 +18,6 @@ from gcorefs.errors import GcorefsError
 from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.mountinfo import Mount, parse_mounts
 from gcorefs.kernel.proc.procfile import FormatError
-from gcorefs.mount import interpreter
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.log import logger
@@ -156,7 +155,6 @@ async def serve(
         )
     mark()
     fs = GcoreFS(_affordable(options), Crew(zygote))
-    interpreter.settle()
     try:
         pyfuse3.init(fs, mountpoint, fuse_options)
     except RuntimeError as error:

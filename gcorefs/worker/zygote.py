@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import threading
 from typing import NoReturn
 
@@ -26,10 +25,6 @@ _PR_SET_NAME = 15
 _STANDARD = range(3)
 _REQUEST = b"w"
 
-_SWITCH_INTERVAL = 1e-4
-"""Seconds that a thread of a worker may go on while another waits for the interpreter lock.  By
-default, 5 ms each time, a stop would last as long as its threads wait for each other."""
-
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that a terminal or a service manager sends to every process of a group.  The server ends
 on them; a worker ends when the server has ended."""
@@ -39,7 +34,8 @@ class Zygote:
     """The server's end of it."""
 
     def __init__(self) -> None:
-        """Fork it.  The caller has one thread.  EAGAIN, ENOMEM, EMFILE."""
+        """Fork it.  The caller has one thread, and has set the interpreter as it is to be in all
+        workers.  EAGAIN, ENOMEM, EMFILE."""
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             _be_zygote(theirs)
@@ -72,7 +68,6 @@ def _be_zygote(requests: socket.socket) -> NoReturn:
         gc.collect()
         gc.freeze()
         gc.disable()  # a worker collects between two stops (service.py)
-        sys.setswitchinterval(_SWITCH_INTERVAL)
         _fork_on_request(requests)
     finally:
         os._exit(0)
