@@ -57,6 +57,7 @@ class SharedStop:
         self._held_until = inf
         self._holding: trio.CancelScope | None = None
         self._released = trio.Event()
+        # Later than that of RemoteStop: the place of this stop is given back by then.
         self._untraced = trio.Event()
         self._finished = trio.Event()
         self._last_read = trio.current_time()
