@@ -159,8 +159,9 @@ def test_a_parent_hears_of_a_death_while_the_server_stands(
 
 
 def test_without_a_zygote_there_are_no_new_stops_and_everything_else(
-    mount: Mount, spawn: Spawn
+    mount_with: Callable[..., Mount], spawn: Spawn
 ) -> None:
+    mount = mount_with()  # nobody else's: it is of little use afterwards
     held, other = (spawn("threads", 1) for _ in range(2))
     with opened(mount / held.pid) as fd:
         os.read(fd, 4)
