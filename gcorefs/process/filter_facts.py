@@ -69,6 +69,8 @@ class MappingFacts:
             return False
         if beginning == _ELF_MAGIC:
             return True
+        if vma.start in self._memory.unreadable_pages:
+            return False
         file = self._file(vma)
         return file is not None and bool(file.mode & 0o111)
 

@@ -24,6 +24,12 @@ class UnreadablePages:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
+    def __contains__(self, address: int) -> bool:
+        """True if the page in which `address` lies was added."""
+        with self._lock:
+            after = bisect_right(self._starts, address)
+            return bool(after) and address < self._ends[after - 1]
+
     def add(self, address: int) -> None:
         """Add the page in which `address` lies."""
         page = address - address % PAGE_SIZE

@@ -64,6 +64,8 @@ def users() -> set[int]:
 
 def test_listing_stops_nobody(mount: Mount, spawn: Callable[..., Target]) -> None:
     target, other = spawn("threads", 3), spawn("threads", 1)
+    # Its main thread has said that all threads are there, and goes to sleep last.
+    eventually(lambda: task_stat.stat(target.pid).state == "S")
     before = switches(target.pid)
     for words in LISTINGS:
         command = [word.format(mount=mount.path, file=mount / target.pid) for word in words]
@@ -84,6 +86,7 @@ def test_listing_stops_nobody(mount: Mount, spawn: Callable[..., Target]) -> Non
 
 def test_an_open_file_does_show_in_the_switches(mount: Mount, spawn: Callable[..., Target]) -> None:
     target = spawn("threads", 3)
+    eventually(lambda: task_stat.stat(target.pid).state == "S")
     before = switches(target.pid)
     with opened(mount / target.pid) as fd:
         os.read(fd, 1)

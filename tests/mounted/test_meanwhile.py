@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from gcorefs.kernel.proc import current_call, task_stat, task_status
+from gcorefs.kernel.proc import procfile, task_status
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import Pause, errno_of, eventually, is_free, opened, replace
 from tests.mounted.test_listing import switches
@@ -136,8 +136,8 @@ def later() -> Iterator[Callable[[Target], int]]:
 
     def start(target: Target) -> int:
         pids.append(replace(target))
-        eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
-        eventually(lambda: current_call.system_call(target.pid, target.pid) is not None)
+        # Before that, it may wait for a page of its program.
+        eventually(lambda: procfile.read(f"{target.pid}/wchan") == b"hrtimer_nanosleep")
         return target.pid
 
     yield start

@@ -14,6 +14,7 @@ def test_a_page_counts_once(pages: list[int], offset: int) -> None:
     for page in pages:
         lost.add(page * PAGE + offset)
     assert lost.count == len(set(pages))
+    assert {page for page in range(41) if page * PAGE + offset in lost} == set(pages)
     # Adjacent pages are one range.
     assert lost.ranges() == in_runs(set(pages))
 
