@@ -20,6 +20,7 @@ from gcorefs.kernel.proc.mountinfo import Mount, parse_mounts
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
+from gcorefs.mount.handshake import fuse_descriptors, shake_hands
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.process import readv
@@ -155,11 +156,17 @@ async def serve(
         )
     mark()
     fs = GcoreFS(_affordable(options), Crew(zygote))
+    others = fuse_descriptors()
     try:
         pyfuse3.init(fs, mountpoint, fuse_options)
     except RuntimeError as error:
         raise MountError(f"{mountpoint}: cannot be mounted: {error}") from error
     try:
+        (session,) = fuse_descriptors() - others
+        try:
+            await shake_hands(session)
+        except OSError as error:
+            raise MountError(f"{mountpoint}: the kernel ends it: {named(error)}") from error
         async with trio.open_nursery() as nursery:
             fs.held.start(nursery)
             nursery.start_soon(fs.windows.run)
