@@ -3,6 +3,7 @@
 import errno
 from bisect import bisect_right
 from collections.abc import Mapping
+from copy import copy
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, FUSEError, InodeT, RequestContext
 
@@ -47,6 +48,10 @@ class ProcessDirectory(OwnDirectory):
             return _OpenProcesses(self._view, self._looks, viewer, kept)
 
 
+_EXACT = 1 << 62
+"""Above all numbers of processes (inodes.py)."""
+
+
 class Root(ProcessDirectory):
     """The root of the mount: the processes, and a directory that can be reached but not listed."""
 
@@ -65,7 +70,12 @@ class Root(ProcessDirectory):
 
 
 class ExactDirectory(OwnDirectory):
-    """A look-up here stops a process, so that its size is exact.  No process is listed."""
+    """A look-up here stops a process, so that its size is exact.  No process is listed.
+
+    Each user finds another inode.  For mkdir(2) and the like the kernel locks the directory until a
+    look-up is answered, and all look-ups wait meanwhile.  It does not ask for permission before
+    (fs/namei.c, filename_create).
+    """
 
     number = 5
 
@@ -76,6 +86,16 @@ class ExactDirectory(OwnDirectory):
         self._held = held
         self._limits = limits
         self._is_on = is_on
+
+    def of(self, uid: int) -> "ExactDirectory":
+        own = copy(self)
+        own.number = _EXACT | uid
+        return own
+
+    @staticmethod
+    def user(number: int) -> int | None:
+        """The user whose directory has this number; None if it is no such directory."""
+        return number ^ _EXACT if number & _EXACT else None
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """The look-up asks for a stop as open(2) does, and answers when the core is ready.
@@ -110,7 +130,7 @@ class ControlDirectory(OwnDirectory):
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if name not in self._nodes:
             raise FUSEError(errno.ENOENT)
-        return self._nodes[name].entry()
+        return self._nodes[name].of(ctx.uid).entry()
 
     async def open_directory(self, ctx: RequestContext) -> OpenDirectory:
         with self._limits.others.kept(ctx.uid, 0) as kept:
@@ -126,7 +146,8 @@ class _OpenNodes(OpenDirectory):
         if not reply_dots(start, reply):
             return
         for name, node in self._nodes.items():  # in the order of their numbers, after the dots
-            if start < node.number and not reply(name, node.entry(), node.number):
+            entry = node.of(self._kept.uid).entry()
+            if start < node.number and not reply(name, entry, node.number):
                 return
 
     def release(self) -> None:

@@ -102,6 +102,10 @@ class OwnNode(Node):
     mode: int
     links = 1
 
+    def of(self, uid: int) -> "OwnNode":
+        """What a user finds in its place."""
+        return self
+
     def entry(self) -> EntryAttributes:
         return entries.own(self.number, self.mode, self.links)
 

@@ -4,7 +4,7 @@
 2   /.gcorefs          files that belong to no process (names.py)
 3   /.gcorefs/status
 4   /.gcorefs/release
-5   /.gcorefs/exact    the same processes; a look-up stops them
+5   /.gcorefs/exact    the same processes; a look-up stops them.  Each user has another number
 ... /PID               a process: its number has the pid in it (inodes.py)
 """
 
@@ -33,6 +33,7 @@ class Tree:
         nodes = {names.STATUS: status, names.RELEASE: release, names.EXACT: exact}
         control = ControlDirectory(nodes, limits)
         self.root = Root(view, looks, limits, {names.DIRECTORY: control})
+        self._exact = exact
         own: tuple[OwnNode, ...] = (self.root, control, status, release, exact)
         self._own = {node.number: node for node in own}
 
@@ -41,9 +42,11 @@ class Tree:
         looked up (Inodes)."""
         if number in self._own:
             return self._own[number]
+        if (user := ExactDirectory.user(number)) is not None:
+            return self._exact.of(user)
         return ProcessFile(self._inodes[number], self._looks, self._held, self._limits)
 
     def forget(self, number: int, lookups: int) -> None:
         """The kernel has dropped so many references.  The mount's own nodes stay."""
-        if number not in self._own:
+        if number not in self._own and ExactDirectory.user(number) is None:
             self._inodes.forget(number, lookups)
