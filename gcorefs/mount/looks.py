@@ -27,8 +27,14 @@ from gcorefs.mount.listing import (
 from gcorefs.mount.log import logger
 from gcorefs.mount.sight import Caller, Sight, is_everybodys
 from gcorefs.process.access import Opener
+from gcorefs.process.errors import Reason
 
 _SIZE_TIMEOUT = 5.0
+
+_GUESS_FOR = 60.0
+"""Seconds for which the sizes of all processes of a user are guesses, after the size of one was not
+known in time.  For mkdir(2) and the like the kernel locks the mount until a look-up is answered
+(directories.py): a user with many such processes would keep all others out."""
 
 _T = TypeVar("_T")
 
@@ -40,6 +46,7 @@ class Looks:
         # Separate threads: a slow look through the mappings delays no other question.
         self._estimates = Questions()
         self._requests = requests
+        self._guess_until: dict[int, float] = {}  # by the owner of the processes
 
     async def viewer(self, ctx: RequestContext) -> Opener | None:
         """The caller of a listing, if /proc may hide processes from it; else None."""
@@ -81,15 +88,25 @@ class Looks:
             return dataclasses.replace(found, estimate=core.size, at=-math.inf)
         if seen is not None and seen.has_estimate_for(found):
             return dataclasses.replace(found, estimate=seen.estimate, at=seen.at)
+        if self._guess_until.get(found.uid, -math.inf) > time.monotonic():
+            return dataclasses.replace(found, estimate=rough_estimate(found), at=time.monotonic())
         keeps_lost_files = inode.policy.memory == "filter"
         with self._requests.lent(ctx.uid, pid):
-            question = functools.partial(estimate, found, keeps_lost_files)
+            question = _Begun(functools.partial(estimate, found, keeps_lost_files))
             try:
                 size = await self._estimates.ask(pid, ctx.uid, question, ESTIMATE_TIMEOUT)
-            except Refusal as error:  # not in time
+            except Refusal as error:
                 logger.debug("process %d: its size is a rough guess: %s", pid, error)
                 size = rough_estimate(found)
+                # Not if the caller had too many questions before this one.
+                if error.reason is Reason.STUCK and question.has_begun:
+                    self._guess(found.uid)
         return dataclasses.replace(found, estimate=size, at=time.monotonic())
+
+    def _guess(self, owner: int) -> None:
+        now = time.monotonic()
+        later = {uid: until for uid, until in self._guess_until.items() if until > now}
+        self._guess_until = later | {owner: now + _GUESS_FOR}
 
     async def await_size(self, inode: Inode, ctx: RequestContext) -> None:
         """Wait until st_size is exact, within a bound: cp and cat ask once, right after open(2).
@@ -107,6 +124,18 @@ class Looks:
     async def _ask(self, pid: int, uid: int, question: Callable[[], _T]) -> _T:
         with self._requests.lent(uid, pid):
             return await self._questions.ask(pid, uid, question)
+
+
+class _Begun:
+    """A question that knows whether somebody asks it yet."""
+
+    def __init__(self, question: Callable[[], int]) -> None:
+        self._question = question
+        self.has_begun = False
+
+    def __call__(self) -> int:
+        self.has_begun = True
+        return self._question()
 
 
 def _caller(ctx: RequestContext) -> Caller:
