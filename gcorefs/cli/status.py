@@ -58,7 +58,11 @@ def _open(mountpoint: str, name: bytes, flags: int) -> int:
 
 
 _MOUNT = click.option(
-    "-m", "--mount", "mountpoint", type=click.Path(), help="Only this mount.  Default: every one."
+    "-m",
+    "--mount",
+    "mountpoint",
+    type=click.Path(),
+    help="Only this mount.  Default: every mount of root's and your own.",
 )
 
 

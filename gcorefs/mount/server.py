@@ -62,8 +62,23 @@ def fstype(path: str) -> str | None:
 
 
 def mountpoints() -> list[str]:
-    """Where a gcorefs is mounted."""
-    return [os.fsdecode(path) for path, kind in mounts_in(_mountinfo()).items() if kind == FSTYPE]
+    """Where root or the calling user has mounted a gcorefs.
+
+    Any other user may have mounted something that calls itself one, and never answers.  Then no
+    signal would end the caller (fs/fuse/dev.c, request_wait_answer).
+    """
+    top = {mount.place: mount for mount in _parsed(_mountinfo())}
+    return [
+        os.fsdecode(place)
+        for place, mount in top.items()
+        if mount.kind == FSTYPE.encode() and _user(mount) in (0, os.geteuid())
+    ]
+
+
+def _user(mount: Mount) -> int | None:
+    """The user who has made a mount of FUSE (fs/fuse/inode.c, fuse_show_options)."""
+    users = [word for word in mount.options.split(b",") if word.startswith(b"user_id=")]
+    return int(users[0].removeprefix(b"user_id=")) if users else None
 
 
 def is_gcorefs(fd: int) -> bool:

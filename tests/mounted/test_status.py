@@ -368,3 +368,23 @@ def test_a_file_says_what_it_is(
         assert errno_of(lambda: os.setxattr(file, "user.gcorefs.pid", b"1")) == errno.EROFS
     eventually(lambda: os.listxattr(file) == [])
     assert target.ask("release") == {"released": True}
+
+
+def test_a_mount_of_another_user_that_never_answers_holds_up_nobody(tmp_path: Path) -> None:
+    """With user_allow_other in fuse.conf(5) any user may mount that before root's eyes."""
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={server},rootmode=40000,user_id={NOBODY},group_id={NOBODY},allow_other"
+    command = ["mount", "-i", "-t", "fuse.gcorefs", "-o", options, "theirs", str(silent)]
+    subprocess.run(command, check=True, pass_fds=[server])
+    try:
+        with subprocess.Popen([GCOREFS, "status"], stderr=subprocess.PIPE) as asking:
+            try:
+                said = asking.communicate(timeout=30)[1]
+            finally:
+                os.close(server)  # whoever waits gets ENOTCONN: no signal would help
+        assert asking.returncode == 0
+        assert str(silent).encode() not in said
+    finally:
+        subprocess.run(["umount", "--lazy", silent], check=True)
