@@ -53,8 +53,10 @@ class Link:
         sock.setblocking(False)
 
     def say(self, message: object) -> None:
-        """Send at once: a worker always listens.  EMFILE.  A message to a worker that has gone is
-        lost."""
+        """Send at once: a worker always listens.  A message to a worker that has gone is lost.
+
+        With files in the message: EMFILE, ETOOMANYREFS (unix(7)).
+        """
         if self._socket.fileno() < 0:  # closed by `listen`
             return
         packet = Packet(message)
@@ -118,6 +120,11 @@ class Crew:
             link = self._idle.pop() if self._idle else self._new_link()
         link.carried = carried
         return link
+
+    def dismiss(self, link: Link) -> None:
+        """End a worker that could not be told of its stop."""
+        link.carried = None
+        link.end()
 
     def give_back(self, link: Link, released: say.Released) -> None:
         """A stop is over, except for what its worker still waits for."""

@@ -4,6 +4,7 @@ For one process it offers what gcorefs.stopped.Stop offers.  The worker makes th
 is read here.  Nothing here blocks except for the callers of `check`, which are threads.
 """
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.pools import Pools
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
-from gcorefs.process.errors import ProcessError, Reason, told
+from gcorefs.process.errors import ProcessError, Reason, named, told
 from gcorefs.process.memory import Memory
 from gcorefs.process.progress import Progress
 from gcorefs.process.unreadable_pages import UnreadablePages
@@ -31,6 +32,8 @@ from gcorefs.worker.header import SharedHeader
 from gcorefs.worker.page import SharedProgress, new_page
 
 T = TypeVar("T")
+
+_NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS)
 
 _numbers = count(1)
 """The numbers of the requests.  An answer may come when the worker is at the next stop."""
@@ -82,28 +85,42 @@ class RemoteStop:
     def begin(self, max_stop: float) -> None:
         """Let a worker stop the process and record its threads.  `core` waits for that.
 
-        ProcessError LET_GO, NO_WORKER; EMFILE.
+        ProcessError LET_GO, NO_WORKER, NO_FILES.
         """
         if not self.life.advance(Phase.STOPPING):
             raise ProcessError(Reason.LET_GO, self.process.pid)
+        try:
+            self._link = self._told_worker(max_stop)
+        except (BrokenPipeError, BlockingIOError) as error:
+            raise ProcessError(Reason.NO_WORKER, self.process.pid) from error
+        except OSError as error:
+            if error.errno not in _NO_FILES:
+                raise
+            raise ProcessError(Reason.NO_FILES, self.process.pid, named(error)) from error
+
+    def _told_worker(self, max_stop: float) -> Link:
+        """A worker that was told to stop the process.  The errors of new_page, Crew.take and
+        Link.say."""
         page = new_page()
         self._progress = SharedProgress(page)
         crew = self._pools.crew
+        link = crew.take(self)
         try:
-            self._link = crew.take(self)
-        except (BrokenPipeError, BlockingIOError) as error:
-            raise ProcessError(Reason.NO_WORKER, self.process.pid) from error
-        self._link.say(
-            say.Take(
-                self._take_number,
-                self.process,
-                self._opener,
-                self._policy,
-                max_stop,
-                page,
-                crew.silent(),
+            link.say(
+                say.Take(
+                    self._take_number,
+                    self.process,
+                    self._opener,
+                    self._policy,
+                    max_stop,
+                    page,
+                    crew.silent(),
+                )
             )
-        )
+        except OSError:
+            crew.dismiss(link)
+            raise
+        return link
 
     async def core(self, policy: Policy, holder: Holder) -> Core:
         """A core of the process.  `holder` is prepared.

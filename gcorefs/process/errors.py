@@ -30,6 +30,7 @@ class Reason(Why):
     UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")
     NO_THREAD = (errno.EAGAIN, "no further thread can be started (RLIMIT_NPROC, pids.max)")
     NO_WORKER = (errno.EIO, "gcorefs can no longer start processes for stops: mount it again")
+    NO_FILES = (errno.ENFILE, "gcorefs can open no more files (RLIMIT_NOFILE, fs.file-max)")
     NO_MEMORY = (errno.ENOMEM, "gcorefs is out of memory")
     DIED = (errno.EIO, "the process died while it was being dumped")
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")

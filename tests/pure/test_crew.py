@@ -1,8 +1,11 @@
 """Who of a crew stays after a stop, and who carries out the next one."""
 
+import errno
+import os
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +20,7 @@ from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.policy import DEFAULT
 from gcorefs.process.access import Opener
+from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.worker import messages as say
 from gcorefs.worker.channel import Channel
 from gcorefs.worker.zygote import Zygote
@@ -63,14 +67,19 @@ class Mount:
         self.crew.start(nursery)
         self._pools = cast(Pools, SimpleNamespace(crew=self.crew))
 
+    def stop(self, pid: int) -> RemoteStop:
+        return RemoteStop(Process(pid, 0), OPENER, DEFAULT, self._pools, lambda: None)
+
     async def begin(self, pid: int) -> tuple[RemoteStop, Channel, int]:
         """A stop, the worker that it has, and its number."""
-        stop = RemoteStop(Process(pid, 0), OPENER, DEFAULT, self._pools, lambda: None)
+        stop = self.stop(pid)
         stop.begin(0.0)
         for channel in self.workers.channels:
             try:
                 message: Any = channel.receive(0.01)
             except TimeoutError:
+                continue
+            if message is None:  # that worker has ended
                 continue
             assert isinstance(message, say.Take)
             return stop, channel, message.number
@@ -94,6 +103,73 @@ async def mounted() -> AsyncIterator[Mount]:
             yield mount
         finally:
             mount.workers.end()  # every conversation ends, and the nursery with them
+
+
+@contextmanager
+def at_most_files(more: int) -> Iterator[None]:
+    """This process can open so many more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
+    os.close(free)
+    taken = {int(name) for name in os.listdir("/proc/self/fd")} - {free}
+    numbers = (number for number in range(hard) if number not in taken)
+    limit = next(number for index, number in enumerate(numbers) if index == more)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("more", range(5))
+def test_without_descriptors_a_stop_does_not_begin_and_leaves_no_worker_that_waits(
+    more: int,
+) -> None:
+    """The idle worker is taken, so the next stop needs a socket; each needs a page."""
+
+    async def main() -> None:
+        async with mounted() as mount:
+            await mount.begin(1)
+            stop = mount.stop(7)
+            with at_most_files(more):
+                try:
+                    stop.begin(0.0)
+                except ProcessError as error:
+                    assert (error.reason, error.errno) == (Reason.NO_FILES, errno.ENFILE)
+                    stop.let_go()
+                    await stop.untraced()
+                else:
+                    assert more > 2
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            for channel in mount.workers.channels[1:]:
+                heard = channel.receive(1)
+                assert heard is None or heard.process.pid == 7
+            again, channel, _ = await mount.begin(7)
+            await mount.let_go(again, channel)
+
+    trio.run(main)
+
+
+def test_a_worker_that_cannot_be_told_of_its_stop_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many descriptors are on the way in sockets (unix(7))."""
+
+    def refused(link: crews.Link, message: object) -> None:
+        raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+    async def main() -> None:
+        async with mounted() as mount:
+            stop = mount.stop(7)
+            with monkeypatch.context() as patch, pytest.raises(ProcessError) as caught:
+                patch.setattr(crews.Link, "say", refused)
+                stop.begin(0.0)
+            assert caught.value.reason is Reason.NO_FILES
+            stop.let_go()
+            await stop.untraced()
+            assert mount.workers.channels[0].receive(1) is None
+            again, channel, _ = await mount.begin(7)
+            await mount.let_go(again, channel)
+
+    trio.run(main)
 
 
 def test_a_worker_is_idle_only_after_its_last_stop() -> None:
