@@ -236,7 +236,7 @@ class RemoteStop:
             case say.Fit() | say.Made() | say.Failed() if message.number in self._answers:
                 self._answers[message.number].send_nowait(message)
             case say.HeaderGrew() if message.number in self._headers:
-                self._headers[message.number].grow(message.ready)
+                self._headers[message.number].grow(message.ready, message.stored)
             case say.Failed() if message.number in self._headers:
                 self._headers[message.number].fail(_error(message))
             case say.Failed() if message.number == self._take_number:

@@ -1,20 +1,23 @@
 """The header of a core, in memory that the worker fills and the server reads.
 
 Its size is known before its content: the CPU times of many threads are read last.  So the server
-can serve the beginning of a header while the worker makes the end.
+can serve the beginning of a header while the worker makes the end.  The beginning is mapped.  The
+end is the notes of many threads: mostly zeros, and in rows that are compressed (header_store.py).
 """
 
 import fcntl
 import mmap
 import os
 import threading
+import zlib
 from concurrent.futures import Future
 
 from gcorefs.elfcore.layout import Layout
 from gcorefs.kernel import own_memory
 from gcorefs.kernel.open_file import OpenFile
 
-_PIECE = 1 << 20
+_ROW = 1 << 20
+_QUICKLY = 1  # a level of zlib
 
 
 class HeaderWriter:
@@ -24,45 +27,66 @@ class HeaderWriter:
         """EMFILE, ENOMEM."""
         self._layout = layout
         self.written = 0
+        """Bytes of the header that are in the file."""
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         self.file = OpenFile(os.memfd_create("gcorefs-header", flags))
-        os.pwrite(self.file.number, b"\0", layout.memory_offset - 1)
         # The server maps it: nobody must shorten it.
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(self.file.number, fcntl.F_ADD_SEALS, seals)
+        fcntl.fcntl(self.file.number, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
 
     @property
     def is_complete(self) -> bool:
         return self.written == self._layout.memory_offset
 
-    def write(self, end: int | None = None) -> None:
-        """Write up to `end`, or one more piece.  Blocks until that is made."""
-        size = self._layout.memory_offset
-        end = min(self.written + _PIECE, size) if end is None else end
+    def write(self, end: int) -> None:
+        """Write up to `end`, as it is.  Blocks until that is made."""
         while self.written < end:
-            buffer = memoryview(bytearray(min(_PIECE, end - self.written)))
-            self._layout.read_header(self.written, buffer)
-            self.written += os.pwrite(self.file.number, buffer, self.written)
+            data = self._read(end)
+            self._append(data)
+            self.written += len(data)
+
+    def write_row(self) -> int:
+        """Write one more row.  Returns the bytes that it takes in the file.  Blocks until the row
+        is made."""
+        data = self._read(self._layout.memory_offset)
+        packed = zlib.compress(data, _QUICKLY)
+        self._append(packed)
+        self.written += len(data)
+        return len(packed)
+
+    def _read(self, end: int) -> bytearray:
+        """The next row at the most."""
+        data = bytearray(min(_ROW, end - self.written))
+        self._layout.read_header(self.written, memoryview(data))
+        return data
+
+    def _append(self, data: bytes | bytearray) -> None:
+        done = 0
+        while done < len(data):
+            done += os.write(self.file.number, memoryview(data)[done:])
 
 
 class SharedHeader:
     """In the server: a header that a worker has made, or makes."""
 
     def __init__(self, file: OpenFile, size: int, ready: int) -> None:
-        self._view = own_memory.map_shared(file.number, size, mmap.PROT_READ)
-        self._changed = threading.Condition()
-        self._ready = ready
+        """`ready`: the bytes that are in the file as they are."""
+        self.size = size
         self.made: Future[None] = Future()
         """Completes when the whole header is made, or fails."""
+        self._beginning = own_memory.map_shared(file.number, ready, mmap.PROT_READ)
+        self._file = file if ready < size else None
+        self._rows = [ready]  # where the rows are in the file: row i ends at _rows[i + 1]
+        self._last = -1, b""  # the row that was unpacked last: readers go from row to row
+        self._changed = threading.Condition()
+        self._ready = ready
         if ready == size:
             self.made.set_result(None)
 
-    @property
-    def size(self) -> int:
-        return len(self._view)
-
-    def grow(self, ready: int) -> None:
+    def grow(self, ready: int, stored: int) -> None:
+        """One more row is made, of `stored` bytes in the file.  `ready`: the bytes of the header
+        that are made."""
         with self._changed:
+            self._rows.append(self._rows[-1] + stored)
             self._ready = ready
             if ready == self.size and not self.made.done():
                 self.made.set_result(None)
@@ -82,8 +106,26 @@ class SharedHeader:
                 self._changed.wait_for(lambda: self._ready >= end or self.made.done())
             if end > self._ready:
                 self.made.result()
-        buffer[:] = self._view[offset:end]
+        found = self._beginning[offset:end]
+        buffer[: len(found)] = found
+        done = len(found)
+        while done < len(buffer):
+            number, start = divmod(offset + done - len(self._beginning), _ROW)
+            part = self._row(number)[start : start + len(buffer) - done]
+            buffer[done : done + len(part)] = part
+            done += len(part)
+
+    def _row(self, number: int) -> bytes:
+        last, row = self._last  # read it once: other threads read too
+        if last != number:
+            assert self._file is not None
+            start, end = self._rows[number : number + 2]
+            row = zlib.decompress(os.pread(self._file.number, end - start, start))
+            self._last = number, row
+        return row
 
     def __bytes__(self) -> bytes:
         self.made.result()
-        return bytes(self._view)
+        buffer = bytearray(self.size)
+        self.read_into(0, memoryview(buffer))
+        return bytes(buffer)

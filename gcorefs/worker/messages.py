@@ -106,8 +106,13 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class HeaderGrew:
+    """One more row of a header is in its file (header.py)."""
+
     number: int
     ready: int
+    """The bytes of the header that are made."""
+    stored: int
+    """The bytes that the row takes in the file."""
 
 
 @dataclass(frozen=True, slots=True)

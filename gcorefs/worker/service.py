@@ -153,8 +153,8 @@ class _Carried:
     def _go_on(self, number: int, header: HeaderWriter) -> None:
         """In a thread of its own."""
         while not header.is_complete:
-            header.write()
-            self._channel.send(say.HeaderGrew(number, header.written))
+            stored = header.write_row()
+            self._channel.send(say.HeaderGrew(number, header.written, stored))
 
     def _ask(self, number: int, size: int) -> Mapping[str, str]:
         self._channel.send(say.Fit(number, size))

@@ -1,6 +1,7 @@
 """Shared by a server and a worker: messages with files, a header, a page."""
 
 import os
+import random
 import select
 import signal
 import socket
@@ -10,6 +11,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gcorefs.arch import machine_of
 from gcorefs.elfcore.header_store import Pieces
@@ -123,11 +126,47 @@ def test_a_reader_of_a_header_waits_for_its_part_alone() -> None:
     while not writer.is_complete:
         assert reader.is_alive()
         assert not header.made.done()
-        writer.write()
-        header.grow(writer.written)
+        stored = writer.write_row()
+        header.grow(writer.written, stored)
     reader.join()
     assert bytes(rest) == layout.header[layout.notes_offset :]
     assert header.made.result() is None
+    assert bytes(header) == layout.header
+
+
+@pytest.fixture(scope="module")
+def in_rows() -> tuple[SharedHeader, bytes]:
+    """A header that came in rows, and its bytes."""
+    layout = layout_of(Pieces([random.Random(1).randbytes(5 << 19)]))
+    writer = HeaderWriter(layout)
+    writer.write(layout.notes_offset)
+    header = SharedHeader(writer.file, layout.memory_offset, writer.written)
+    while not writer.is_complete:
+        stored = writer.write_row()
+        header.grow(writer.written, stored)
+    return header, layout.header
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_part_of_a_header_can_be_read(
+    in_rows: tuple[SharedHeader, bytes], data: st.DataObject
+) -> None:
+    header, content = in_rows
+    offset = data.draw(st.integers(0, len(content) - 1))
+    length = data.draw(st.integers(1, len(content) - offset))
+    buffer = memoryview(bytearray(length))
+    header.read_into(offset, buffer)
+    assert buffer == content[offset : offset + length]
+
+
+def test_the_notes_of_many_threads_take_little_memory() -> None:
+    layout = layout_of(Pieces([os.urandom(100) + bytes(3996)] * 1000))
+    writer = HeaderWriter(layout)
+    writer.write(layout.notes_offset)
+    while not writer.is_complete:
+        writer.write_row()
+    assert os.fstat(writer.file.number).st_size < layout.memory_offset // 10
 
 
 def test_the_part_of_a_header_that_never_comes_is_an_error() -> None:
@@ -151,6 +190,7 @@ def test_the_part_of_a_header_that_never_comes_is_an_error() -> None:
 def test_nobody_can_shorten_a_header() -> None:
     layout = layout_of(Pieces())
     writer = HeaderWriter(layout)
+    writer.write(layout.memory_offset)
     with pytest.raises(PermissionError):
         os.ftruncate(writer.file.number, 0)
 
