@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,12 @@ from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
 from gcorefs.mount.server import FSTYPE
 from gcorefs.tuning import Tuning
 from tests.tuned import tuned
+from tests.turns import is_alone, turn
 
 TARGETS = Path(__file__).parent / "targets"
 GCOREFS = Path(sys.executable).with_name("gcorefs")
 PURE = {Path(__file__).parent / name for name in ("pure", "fuzz")}
 """Levels that need no system tool."""
-
-MACHINE_WIDE = {"sysctl", "core_pattern", "slow_reader", "huge_pages", "stop_merging", "swap"}
-"""Fixtures that change a setting of the whole machine."""
-
-in_one_worker = pytest.mark.xdist_group("machine")
-"""For a test that itself changes such a setting."""
 
 CFLAGS = ["-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror", "-pthread"]
 
@@ -480,14 +475,11 @@ def tools(request: pytest.FixtureRequest) -> None:
     assert not missing, f"not installed: {missing}; run 'make test'"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that change one setting of the whole machine run in one worker, one after the other.
-
-    In addition each takes a lock (flock(2)), in case of a second run on the same machine.
-    """
-    for item in items:
-        if MACHINE_WIDE.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(in_one_worker)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """The time-out of a test does not count the time until its turn."""
+    with turn(is_alone(item)):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

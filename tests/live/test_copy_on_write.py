@@ -6,9 +6,10 @@ from itertools import pairwise
 import pytest
 
 from gcorefs.process.copy import Room
-from tests.conftest import Target, in_one_worker, more_huge_pages
+from tests.conftest import Target, more_huge_pages
 from tests.families import MIB, PAGE, Family, ksmd
 from tests.snapshot import Snapshot, find
+from tests.turns import alone
 
 Spawn = Callable[..., Target]
 Read = Callable[[Snapshot, int, int], bytes]
@@ -109,7 +110,7 @@ def test_what_only_the_child_has_left_costs_nothing(spawn: Spawn, memory: str, r
     assert (family.counts()[1], shared(family, "Pss"), shared(family, "AnonHugePages")) == before
 
 
-@in_one_worker
+@alone
 @READS
 def test_huge_pages_that_were_set_aside_stay_shared(spawn: Spawn, read: Read) -> None:
     with more_huge_pages(2 * SIZE // (2 * MIB)):  # with room for a copy

@@ -16,10 +16,11 @@ from gcorefs.kernel.proc import address_space, current_call, task_status
 from gcorefs.process import unreadable
 from gcorefs.process.mapped_files import MappedFiles
 from gcorefs.process.pagemap import Pagemap
-from tests.conftest import Target, in_one_worker, more_huge_pages
+from tests.conftest import Target, more_huge_pages
 from tests.readers.corefile import Core
 from tests.readers.test_kinds import BAD
 from tests.snapshot import Snapshot, find
+from tests.turns import alone
 
 PAGE = 4096
 READ = 0  # its number on x86-64
@@ -233,7 +234,7 @@ signal.pause()
 """
 
 
-@in_one_worker
+@alone
 def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
     # Four huge pages: three are touched, and one is reserved for the mapping that reserves.  The
     # second halves of the others have no page left, and are zeros too.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Mount, in_one_worker
+from tests.conftest import Mount
 from tests.mounted.conftest import eventually, run, user
+from tests.turns import alone
 
 OWNER = 54_321
 FIRST = 3_000_000_000
@@ -49,7 +50,7 @@ def subuid(tmp_path: Path) -> Iterator[None]:
         subprocess.run(["umount", "/etc/subuid"], check=True)
 
 
-@in_one_worker  # it changes /etc/subuid
+@alone  # it changes /etc/subuid
 def test_all_of_a_user_s_uids_have_one_share(
     subuid: None, mount_with: Callable[..., Mount]
 ) -> None:

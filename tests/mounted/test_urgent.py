@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
-from tests.conftest import Mount, Target, in_one_worker
+from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, gcorefs, is_free, is_held, opened
+from tests.turns import alone
 
 OPENS = 3
 CPU = max(os.sched_getaffinity(0))
@@ -34,7 +35,7 @@ def has_gone_on(target: Target, turns: int) -> bool:
     return bool(target.ask("turns")["turns"] > turns)
 
 
-@in_one_worker
+@alone
 @pytest.mark.parametrize("policy", ["fifo", "deadline"])
 def test_a_thread_that_runs_before_us_is_stopped_and_goes_on(
     beside: Mount, spawn: Callable[..., Target], policy: str
