@@ -1,7 +1,7 @@
 """One stop of one process, from the first open of a core of it to the last release.
 
-A stop may have several cores, one for each policy (cores.py).  It lasts as long as one of them is
-wanted.  Everything here runs in the event loop; what blocks runs in threads.
+A stop may have several cores, one for each policy (cores.py).  It lasts as long as somebody wants
+one of them.  Everything here runs in the event loop; threads make the calls that block.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.stopped import CLOSE_TIMEOUT
 
 _NO_THREAD_NAP = 0.05
+"""Seconds until the next try, if no thread can be started."""
 
 
 class SharedStop:
@@ -45,28 +46,29 @@ class SharedStop:
     ) -> None:
         self.process = process
         self.opener = opener
-        """Who began it, on whose account it is."""
+        """The opener that began the stop.  The stop counts for this user."""
         self.began = time.time_ns()
         self.why_over = ""
+        """Why the process was let go; empty if the last reader closed the file."""
         self.cores: dict[Policy, SharedCore] = {}
         self._options = options
         self._pools = pools
         self._limits = limits
-        self._stop = RemoteStop(process, opener, options.policy, pools, self._end)
-        self._nursery: trio.Nursery | None = None  # of what its cores do while it is held
+        self._stop = RemoteStop(process, opener, options.policy, pools, self._on_end)
+        self._nursery: trio.Nursery | None = None  # makes and copies cores during the hold
         self._held_until = inf
-        self._holding: trio.CancelScope | None = None
+        self._hold_scope: trio.CancelScope | None = None
         self._released = trio.Event()
-        # Later than that of RemoteStop: the place of this stop is given back by then.
+        # Set later than the event in RemoteStop, when the worker is free for the next stop.
         self._untraced = trio.Event()
         self._finished = trio.Event()
         self._last_read = trio.current_time()
 
-    # What it is.
+    # The state of the stop.
 
     @property
     def is_over(self) -> bool:
-        """True where nobody may join any more: dead or let go."""
+        """True if nobody may join any more: the process died or was let go."""
         return self._released.is_set() or self._stop.is_dead
 
     @property
@@ -75,7 +77,7 @@ class SharedStop:
 
     @property
     def is_all_filled(self) -> bool:
-        """True where the memory of all its cores is copied."""
+        """True if the memory of every finished core is copied."""
         made = [core for core in self.cores.values() if core.size is not None]
         return bool(made) and all(core.holder.was_filled for core in made)
 
@@ -85,13 +87,13 @@ class SharedStop:
 
     @property
     def is_overdue(self) -> bool:
-        """True where max_stop was over some time ago, and it was not let go."""
+        """True if max_stop ended some time ago, and the process has not been let go."""
         deadline = self._held_until + tuning.now().overdue
         return not self._released.is_set() and trio.current_time() > deadline
 
     @property
     def is_tracing(self) -> bool:
-        """True until the last thread of the process is let go: a copy is read for longer."""
+        """True until the last thread of the process is let go.  A copy can be read after that."""
         return not self._untraced.is_set()
 
     @property
@@ -99,32 +101,33 @@ class SharedStop:
         return self._finished.is_set()
 
     async def untraced(self) -> None:
-        """Until nobody is traced any more on account of this stop, which is over or a copy."""
+        """Wait until this stop traces no thread any more.  Call it if the stop is over, or if its
+        memory is copied."""
         await self._untraced.wait()
 
     async def finished(self) -> None:
-        """Until nobody is traced any more on account of this stop, or for CLOSE_TIMEOUT after its
+        """Wait until this stop traces no thread any more, but for CLOSE_TIMEOUT at most after its
         end."""
         await self._finished.wait()
 
     # Its cores.
 
     def core(self, policy: Policy, opener: Opener) -> SharedCore:
-        """The core with that policy, which is begun where there is none."""
+        """The core with this policy.  If there is none, `opener` begins one."""
         core = self.cores.get(policy)
         if core is None:
             core = SharedCore(self, self._stop, opener, policy, self._limits, self._pools)
             self.cores[policy] = core
-            if self._nursery is not None:  # else it is made when the process stands
-                self._nursery.start_soon(self._make, core)
+            if self._nursery is not None:  # else `run` makes it when the process stands still
+                self._nursery.start_soon(self._add, core)
         return core
 
     def touch(self) -> None:
         self._last_read = trio.current_time()
 
     def hurry(self) -> None:
-        if self._holding is not None:
-            self._holding.deadline = min(self._holding.deadline, self._open_by)
+        if self._hold_scope is not None:
+            self._hold_scope.deadline = min(self._hold_scope.deadline, self._open_by)
 
     def leave(self) -> None:
         if not any(core.is_wanted for core in self.cores.values()):
@@ -135,10 +138,10 @@ class SharedStop:
         wanted = (core for core in self.cores.values() if core.is_wanted)
         return max((core.open_by for core in wanted), default=inf)
 
-    # Its life: `run` is its task.
+    # The life of the stop: one task calls `run`.
 
     async def run(self) -> None:
-        """Stop the process, hold it until it is released, let go."""
+        """Stop the process, hold it until its release, and let it go."""
         try:
             first, *others = self.cores.values()
             made = None
@@ -148,7 +151,7 @@ class SharedStop:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     for core in others:
-                        nursery.start_soon(self._make, core)
+                        nursery.start_soon(self._add, core)
                     if await self._settle(first, made):
                         nursery.start_soon(self._copy, first)
                     del made
@@ -158,40 +161,40 @@ class SharedStop:
             self._nursery = None
             self.let_go()
             for core in self.cores.values():
-                if not core.is_ready:  # it was still to be made
+                if not core.is_ready:  # nobody makes it any more
                     core.fail(self._why_let_go())
-            await self._come_to_an_end()
+            await self._finish()
 
     async def _take(self, first: SharedCore) -> Core:
-        """Stop the process and make its first core, or give it up: what that needs of /proc or of
-        a file may never come."""
+        """Stop the process and make its first core.  ProcessError STUCK: /proc or a file that the
+        core needs has not answered in time."""
         await self._prepare(first)
         self._stop.begin(self._options.max_stop)
-        return await self._made(first, self._options.stop_timeout + tuning.now().take_timeout)
+        return await self._make(first, self._options.stop_timeout + tuning.now().take_timeout)
 
     async def _prepare(self, core: SharedCore) -> None:
-        """Slow work before the stop: a copy makes room for the memory."""
+        """Make room for a copy of the memory.  This is slow, so it happens before the stop."""
         if core.holder.is_copy:
             with told(self.process.pid, Reason.DIED):
                 prepare = partial(core.holder.prepare, self.process.pid)
                 await self._pools.block(self.process.pid, core.opener.uid, prepare)
 
-    async def _made(self, core: SharedCore, seconds: float) -> Core:
+    async def _make(self, core: SharedCore, seconds: float) -> Core:
         with trio.move_on_after(seconds):
             return await self._stop.core(core.policy, core.holder)
         raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
 
-    async def _make(self, core: SharedCore) -> None:
-        """One more core of a process that stands."""
+    async def _add(self, core: SharedCore) -> None:
+        """Make one more core of a process that stands still."""
         made = None
         with self._refusals_told(partial(self._fail_one, core)):
             await self._prepare(core)
-            made = await self._made(core, tuning.now().take_timeout)
+            made = await self._make(core, tuning.now().take_timeout)
         if made is not None and await self._settle(core, made):
             await self._copy(core)
 
     async def _settle(self, core: SharedCore, made: Core) -> bool:
-        """A core is made: have its readers judged and told.  False: it is not for them."""
+        """Judge the readers of a core that is made, and wake them.  False: they may not see it."""
         with self._refusals_told(partial(self._fail_one, core)):
             await core.settle(made)
         if core.has_failed:
@@ -209,8 +212,8 @@ class SharedStop:
 
     @contextlib.contextmanager
     def _refusals_told(self, fail: Callable[[Refusal], None]) -> Iterator[None]:
-        """A refusal ends the block and goes to `fail`.  A surprise is one more: it is the readers'
-        EIO, not the mount's end."""
+        """If the block raises a refusal, pass it to `fail`.  Any other exception becomes EIO for
+        the readers, because it must not end the mount."""
         try:
             yield
         except Refusal as error:
@@ -227,7 +230,7 @@ class SharedStop:
         for core in self.cores.values():
             core.fail(error)
         self._stop.forget()
-        if not self._released.is_set():  # else nobody waits for it any more
+        if not self._released.is_set():  # else no reader waits any more
             logger.warning("%s", error)
 
     def _fail_one(self, core: SharedCore, error: Refusal) -> None:
@@ -238,11 +241,12 @@ class SharedStop:
         if all(each.has_failed for each in self.cores.values()):
             self.let_go()
 
-    async def _come_to_an_end(self) -> None:
-        """Finish after a bounded time: a tracer that sleeps in the kernel holds up nobody else.
+    async def _finish(self) -> None:
+        """Set `_finished` within CLOSE_TIMEOUT, even if the tracer sleeps in the kernel: the end of
+        the mount must not wait for that tracer.
 
-        Then wait for that tracer, until the mount ends.  Its worker stays on the account of the
-        opener meanwhile, and no other stop of the process begins.
+        Then wait for the tracer until the mount ends.  Meanwhile its worker counts for the opener,
+        and no other stop of the process begins.
         """
         try:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
@@ -255,8 +259,8 @@ class SharedStop:
             self._untraced.set()
 
     async def _close(self) -> None:
-        """Wait until nobody is traced, and free what held the memory.  A thread for that is waited
-        for as well."""
+        """Wait until no thread is traced, and free the memory of the cores.  If no thread can be
+        started for that, try again."""
         await self._stop.untraced()
         with self._pools.closes.of(self.opener.uid) as limiter:
             while True:
@@ -268,21 +272,22 @@ class SharedStop:
                     return
 
     def _free(self) -> None:
-        """In a thread: to free much memory takes long."""
+        """Call this in a thread: it takes long to free much memory."""
         for core in self.cores.values():
             core.close()
             core.holder.close()
         self._stop.close_memory()
 
     async def _hold(self) -> None:
-        """Until it is released, nobody has read for idle_timeout or opened for open_timeout, or
-        max_stop is over."""
+        """Hold the process until its release, and let it go if idle_timeout, open_timeout or
+        max_stop ends before."""
         idle = self._options.idle_timeout or inf
         end = trio.current_time() - self._stop.stopped_seconds + (self._options.max_stop or inf)
         self._held_until = end
         self.touch()
         while True:
-            with trio.move_on_at(min(self._last_read + idle, end, self._open_by)) as self._holding:
+            deadline = min(self._last_read + idle, end, self._open_by)
+            with trio.move_on_at(deadline) as self._hold_scope:
                 await self._released.wait()
                 return
             now = trio.current_time()
@@ -291,7 +296,7 @@ class SharedStop:
             elif now >= end:
                 why = f"it was stopped for {self._options.max_stop:g} s"
             elif any(core.reads_under_way for core in self.cores.values()):
-                self.touch()  # a read that is not answered is a read
+                self.touch()  # a reader that waits for its bytes is not idle
                 continue
             elif now >= self._last_read + idle:
                 why = f"its file was not read for {idle:g} s"
@@ -302,7 +307,8 @@ class SharedStop:
             return
 
     def let_go(self, why: str = "") -> None:
-        """Let the process run on.  Handles keep what was made of the header; memory is EIO."""
+        """Let the process run on.  Its open files still have the part of the header that is made;
+        memory is EIO from now on."""
         self.why_over = self.why_over or why
         self._stop.let_go()
         self._released.set()
@@ -311,31 +317,31 @@ class SharedStop:
             core.notify_pollers()
 
     def forget(self) -> None:
-        """Nobody can read a header of it any more."""
+        """Drop the headers, which nobody can read any more."""
         self._stop.forget()
         for core in self.cores.values():
             core.forget()
 
-    def _end(self) -> None:
-        """The process died, or is held no longer for another reason: no further open joins."""
-        if self.is_all_filled:  # then it does not matter any more
+    def _on_end(self) -> None:
+        """The process died, or nobody may join the stop any more for another reason."""
+        if self.is_all_filled:  # the copies are complete
             self._stop.run_on()
         else:
-            self.let_go("a thread of it could not be recorded")
+            self.let_go("one of its threads could not be recorded")
 
-    # What is told of it.
+    # What the log and `gcorefs status` say of the stop.
 
     def _log_end(self) -> None:
         for core in self.cores.values():
             core.log_end()
         if late := self._stop.late:
             logger.info(
-                "process %d: let go but for thread %s, which is waited for until it has stopped",
+                "process %d: let go, except threads that have not stopped yet: %s",
                 self.process.pid,
                 ", ".join(map(str, late)),
             )
 
     def report(self) -> dict[str, Any]:
-        """What `gcorefs status` tells of all its cores."""
+        """The fields of `gcorefs status` that all cores of the stop have in common."""
         began = datetime.fromtimestamp(self.began / 1e9, UTC)
         return {"began": began.isoformat(timespec="seconds")}
