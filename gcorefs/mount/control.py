@@ -21,7 +21,7 @@ from pyfuse3 import FlagT, FUSEError, RequestContext
 
 from gcorefs import __version__
 from gcorefs.errors import Refusal
-from gcorefs.mount import names
+from gcorefs.mount import core_report, names
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.held import Held
@@ -213,7 +213,7 @@ def _report(core: SharedCore, uid: int) -> dict[str, Any] | None:
     holders = core.holders.of(whose)
     if not holders:
         return None
-    return core.report() | {
+    return core_report.facts(core) | {
         "files": core.holders.files(whose),
         "openers": [{"pid": each.pid, "uid": each.uid} for each in holders],
     }

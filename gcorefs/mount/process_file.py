@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyfuse3 import EntryAttributes, FlagT, FUSEError, RequestContext
 
 from gcorefs.errors import Refusal
-from gcorefs.mount import entries
+from gcorefs.mount import core_report, entries
 from gcorefs.mount.cores import Handle, PollHandle, SharedCore
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Listed
@@ -80,7 +80,7 @@ class ProcessFile(Node):
 
     def _xattrs(self) -> dict[bytes, bytes]:
         core = self._inode.core
-        attributes = core.attributes() if core else {}
+        attributes = core_report.attributes(core) if core else {}
         return {_XATTR_PREFIX + name.encode(): value.encode() for name, value in attributes.items()}
 
     async def open(self, flags: FlagT, ctx: RequestContext) -> OpenFile:
@@ -100,10 +100,10 @@ class _CoreFile(OpenFile):
 
     async def read(self, offset: int, length: int) -> memoryview:
         handle = self._handle
-        data = handle.core.at_hand(handle, offset, length)
+        data = handle.core.bytes.at_hand(handle, offset, length)
         if data is None:
             with self._requests.lent(self._kept.uid, handle.core.process.pid):
-                data = await handle.core.read(handle, offset, length)
+                data = await handle.core.bytes.read(handle, offset, length)
         return data
 
     def poll(self, poll_handle: PollHandle | None) -> int:

@@ -19,6 +19,7 @@ from gcorefs.core import Core
 from gcorefs.errors import Refusal
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
+from gcorefs.mount import core_report
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
@@ -295,7 +296,7 @@ class SharedStop:
                 why = f"its file was not opened for {self._options.open_timeout:g} s"
             elif now >= end:
                 why = f"it was stopped for {self._options.max_stop:g} s"
-            elif any(core.reads_under_way for core in self.cores.values()):
+            elif any(core.bytes.reads_under_way for core in self.cores.values()):
                 self.touch()  # a reader that waits for its bytes is not idle
                 continue
             elif now >= self._last_read + idle:
@@ -333,7 +334,7 @@ class SharedStop:
 
     def _log_end(self) -> None:
         for core in self.cores.values():
-            core.log_end()
+            core_report.log_end(core)
         if late := self._stop.late:
             logger.info(
                 "process %d: let go, except threads that have not stopped yet: %s",

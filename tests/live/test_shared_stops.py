@@ -55,7 +55,7 @@ async def stopping(target: Target, *policies: Policy) -> AsyncIterator[SharedSto
 async def whole(core: SharedCore) -> bytes:
     handle = core.join(OPENER, nonblocking=False)
     data = b""
-    while piece := await core.read(handle, len(data), 1 << 20):
+    while piece := await core.bytes.read(handle, len(data), 1 << 20):
         data += bytes(piece)
     core.leave(handle, 0.0)
     return data
@@ -64,7 +64,7 @@ async def whole(core: SharedCore) -> bytes:
 async def opened(core: SharedCore) -> Handle:
     """A handle of a core that is ready."""
     handle = core.join(OPENER, nonblocking=False)
-    assert bytes(await core.read(handle, 0, 4)) == b"\x7fELF"
+    assert bytes(await core.bytes.read(handle, 0, 4)) == b"\x7fELF"
     return handle
 
 
@@ -90,7 +90,7 @@ async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> N
         cores = [*stop.cores.values()]
         handles = [core.join(OPENER, nonblocking=False) for core in cores]
         for core, handle in zip(cores, handles, strict=True):
-            await core.read(handle, 0, 1)
+            await core.bytes.read(handle, 0, 1)
             assert not stop.is_over
             core.leave(handle, 0.0)
         assert stop.is_over
@@ -105,9 +105,9 @@ async def test_a_copy_beside_a_core_that_is_read_live_lets_nobody_go(spawn: Spaw
         handles = [core.join(OPENER, nonblocking=False) for core in (live, copied)]
         for core, handle in zip((live, copied), handles, strict=True):
             assert core.size is None
-            await core.read(handle, 0, 1)
+            await core.bytes.read(handle, 0, 1)
         assert copied.size is not None
-        await copied.read(handles[1], copied.size - 1, 1)  # it waits for the copy
+        await copied.bytes.read(handles[1], copied.size - 1, 1)  # it waits for the copy
         assert copied.holder.was_filled
         assert (stop.is_tracing, target.state_letters()) == (True, {"t"})
 
@@ -127,10 +127,10 @@ async def test_a_core_that_cannot_be_made_does_not_end_the_others(
         second = stop.core(KERNEL, OPENER)
         handle = second.join(OPENER, nonblocking=False)
         with pytest.raises(Refusal) as caught:
-            await second.read(handle, 0, 1)
+            await second.bytes.read(handle, 0, 1)
         assert caught.value.reason is RequestReason.USER_MEMORY
         assert (second.is_over, first.is_over) == (True, False)
-        assert bytes(await first.read(keeping, 0, 4)) == b"\x7fELF"
+        assert bytes(await first.bytes.read(keeping, 0, 4)) == b"\x7fELF"
 
 
 async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let_go(
@@ -145,7 +145,7 @@ async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let
         stop.let_go("somebody said so")
         await stop.finished()
         with pytest.raises(ProcessError, match="somebody said so") as caught:
-            await second.read(waiting, 0, 1)
+            await second.bytes.read(waiting, 0, 1)
         assert caught.value.reason is Reason.LET_GO
 
 

@@ -1,0 +1,39 @@
+"""What a core needs of the stop that it belongs to (stops.py has that stop)."""
+
+from typing import Any, Protocol
+
+from gcorefs.kernel.proc.task_stat import Process
+
+
+class Keeper(Protocol):
+    """Keeps the process stopped for its cores."""
+
+    process: Process
+    began: int
+    why_over: str
+    """Why the process was let go; empty if the last reader closed the file."""
+
+    @property
+    def is_over(self) -> bool:
+        """True if nobody may join any more."""
+
+    @property
+    def is_let_go(self) -> bool: ...
+
+    @property
+    def is_all_filled(self) -> bool:
+        """True if the memory of every finished core is copied."""
+
+    def let_go(self, why: str = "") -> None:
+        """Let the process run on."""
+
+    def touch(self) -> None:
+        """A file of the process was read just now."""
+
+    def hurry(self) -> None:
+        """`open_by` of a core has changed: the deadline may be earlier now."""
+
+    def leave(self) -> None:
+        """A core has lost its last handle, and nobody is about to open it."""
+
+    def report(self) -> dict[str, Any]: ...
