@@ -70,8 +70,9 @@ class CoreBytes:
 
     @property
     def size(self) -> int | None:
-        """Bytes of the file; None if there is no header, or none yet."""
-        return self.core.size if self.core is not None and self.is_ready else None
+        """Bytes of the file; None if there is no header, or none yet.  Any thread may ask."""
+        core = self.core  # read it once: the event loop may drop it meanwhile
+        return core.size if core is not None and self.is_ready else None
 
     async def ready(self) -> None:
         """Wait until `is_ready`."""
