@@ -144,15 +144,16 @@ class SharedStop:
     async def run(self) -> None:
         """Stop the process, hold it until its release, and let it go."""
         try:
-            first, *others = self.cores.values()
+            first = next(iter(self.cores.values()))
             made = None
             with self._refusals_told(self._fail):
                 made = await self._take(first)
             if made is not None:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    for core in others:
-                        nursery.start_soon(self._add, core)
+                    for core in self.cores.values():  # some were begun during the stop
+                        if core is not first:
+                            nursery.start_soon(self._add, core)
                     if await self._settle(first, made):
                         nursery.start_soon(self._copy, first)
                     del made

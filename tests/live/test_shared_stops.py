@@ -15,6 +15,7 @@ from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.options import Options
 from gcorefs.mount.pools import Pools
+from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.mount.stops import SharedStop
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
@@ -82,6 +83,25 @@ async def test_two_policies_share_a_stop(spawn: Spawn, is_later: bool) -> None:
         assert target.state_letters() == {"t"}
         first.leave(keeping, 0.0)
         assert stop.is_over
+
+
+async def test_a_core_that_is_begun_while_the_process_is_being_stopped_is_made(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 1)
+    begin = RemoteStop.begin
+    cores = []
+
+    def begin_two(remote: RemoteStop, max_stop: float) -> None:
+        begin(remote, max_stop)
+        cores.append(stop.core(KERNEL, OPENER))
+
+    monkeypatch.setattr(RemoteStop, "begin", begin_two)
+    async with stopping(target, Policy()) as stop:
+        keeping = await opened(stop.core(Policy(), OPENER))
+        (second,) = cores
+        assert b'"memory":"kernel"' in await whole(second)
+        keeping.core.leave(keeping, 0.0)
 
 
 async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> None:
