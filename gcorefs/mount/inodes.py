@@ -1,18 +1,20 @@
-"""One inode is one process under one policy, as long as its bytes do not change under it.
+"""The inodes of the processes.  An inode is one process under one policy, and has the same bytes as
+long as it exists.
 
-splice(2) and private mmap(2) read through the inode's page cache even where read(2) does
-not, so two handles of different content on one inode would mix their bytes.  Hence:
-- another process under the same pid is another inode (told by its start time);
-- a stop that was let go while handles are open is never joined: its inode is retired, and
-  the next look-up makes a new one, with a new number and a new stop.
+splice(2) and a private mmap(2) read through the page cache of the inode, even if read(2) does not.
+So two handles with different bytes need two inodes, or their bytes would mix:
+- If another process gets the same pid, it gets another inode.  Its start time tells the two apart.
+- If a stop is let go while handles are open, nobody joins it any more.  Its inode is retired, and
+  the next look-up makes a new inode, with a new number and a new stop.
 
-One who may not open a process is shown another inode of it while somebody holds it: the kernel has
-one size for all users of an inode, and reads go by it.
+A user who may not open a process sees another inode of it, an outsiders' inode, while somebody
+holds the process.  The reason is that the kernel has one size for all users of an inode, and limits
+their reads by it.
 
-A listing looks at no process.  It gives a number to a pid, and the process that the next
-look-up finds there has that number from then on.  Nothing can be read under it before: names
-and attributes expire at once (entries.py), so the kernel looks a name up before it uses
-anything of it (fs/fuse/dir.c, fuse_dentry_revalidate).
+A listing looks at no process.  It gives a number to a pid, and the next look-up gives this number
+to the process that has the pid.  Nobody can read under the number before that: names and attributes
+expire at once (entries.py), so the kernel looks a name up before it uses the inode
+(fs/fuse/dir.c, fuse_dentry_revalidate).
 """
 
 import contextlib
@@ -27,22 +29,23 @@ from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.listing import Look
 from gcorefs.policy import Policy
 
-# Below 2^22 are the pids (PID_MAX_LIMIT, include/linux/threads.h); above, a serial number.
+# The lowest bits of a number are the pid, which is below 2^22 (PID_MAX_LIMIT,
+# include/linux/threads.h).  The other bits are a serial number.
 _PID_BITS = 22
 _PID_MASK = (1 << _PID_BITS) - 1
 
 
 @dataclass(slots=True)
 class Listed:
-    """A number that stands for a pid, and for no process yet."""
+    """A number that a listing has given to a pid.  It stands for no process yet."""
 
     number: int
     policy: Policy
     lookups: int = 0
-    """How many references the kernel holds (FUSE_FORGET)."""
+    """How many references the kernel has (FUSE_FORGET)."""
     is_retired: bool = False
-    """True where no listing gives it any more."""
-    seen: None = None  # nobody has looked at it
+    """True if no listing gives this number any more."""
+    seen: None = None  # as for an Inode of a process that nobody has looked at
     shown: None = None
 
     @property
@@ -52,17 +55,19 @@ class Listed:
 
 @dataclass(slots=True)
 class Inode:
+    """One process under one policy."""
+
     number: int
     process: Process
     policy: Policy
     lookups: int = 0
-    """How many references the kernel holds (FUSE_FORGET)."""
+    """How many references the kernel has (FUSE_FORGET)."""
     core: SharedCore | None = None
     is_outsiders: bool = False
-    """For those who may not open it: it never has a core."""
+    """True if it is for users who may not open the process.  Then it never has a core."""
     seen: Look | None = None
-    """The process as it was when it was last looked at.  A listing repeats it: splice(2) goes by
-    the size that the kernel was told last."""
+    """The process as the last look found it.  A listing repeats this, because splice(2) reads no
+    further than the last size that the kernel was told."""
 
     @property
     def pid(self) -> int:
@@ -70,21 +75,21 @@ class Inode:
 
     @property
     def shown(self) -> SharedCore | None:
-        """The core whose size and time stat(2) tells.  None once it is over and no longer open:
+        """The core whose size and time stat(2) shows.  None if it is over and nobody has it open:
         the next open(2) makes another one."""
         core = self.core
         return None if core is None or (core.is_over and not core.is_open) else core
 
     @property
     def is_retired(self) -> bool:
-        """True where handles hold bytes of a stop that nobody joins any more."""
+        """True if handles are open whose stop nobody may join any more."""
         core = self.core
         return core is not None and (core.is_over or core.is_past) and core.is_open
 
 
 @dataclass(slots=True)
 class Reference:
-    """A reference that the kernel is about to be given."""
+    """A reference to an inode that the kernel gets with the next reply."""
 
     inode: Inode
     is_kept: bool = False
@@ -94,7 +99,7 @@ class Reference:
 
 
 class View:
-    """What stands for the processes, by pid, where their cores are taken with one policy."""
+    """The inodes of all processes under one policy, by pid."""
 
     def __init__(self, policy: Policy, inodes: "Inodes") -> None:
         self.policy = policy
@@ -103,7 +108,7 @@ class View:
         self._outsiders: dict[int, Inode] = {}
 
     def get(self, process: Process) -> Inode:
-        """The inode that stands for a core of this process now."""
+        """The inode of this process.  A new one if there is none, or if the last one is retired."""
         known = self._current.get(process.pid)
         if isinstance(known, Inode) and known.process == process and not known.is_retired:
             return known
@@ -116,7 +121,7 @@ class View:
         return inode
 
     def outsiders(self, process: Process) -> Inode:
-        """The inode that stands for the same before those who may not open it."""
+        """The inode of this process for users who may not open it."""
         known = self._outsiders.get(process.pid)
         if known is None or known.process != process:
             number = self._inodes.new_number(process.pid)
@@ -125,14 +130,14 @@ class View:
         return known
 
     def core_of(self, process: Process) -> SharedCore | None:
-        """The core whose size the inode of this process shows."""
+        """The core whose size the inode of this process shows; None if there is none."""
         known = self._current.get(process.pid)
         if not isinstance(known, Inode) or known.process != process or known.is_retired:
             return None
         return known.shown
 
     def listed(self, pid: int) -> Inode | Listed:
-        """What a listing says stands for a pid, with one more reference of the kernel to it."""
+        """What a listing gives for a pid.  The kernel gets one more reference to it."""
         known = self._current.get(pid)
         if known is None or known.is_retired:
             known = self._current[pid] = Listed(self._inodes.new_number(pid), self.policy)
@@ -140,12 +145,13 @@ class View:
         return known
 
     def seek(self, pid: int) -> None:
-        """A look-up begins: no listing gives the same number before it is known whose it is.
+        """A look-up of `pid` begins.  Until it has found the process, no listing gives the number
+        that the pid has now.
 
-        The kernel takes attributes in the order in which it asked for them, and of those asked
-        for at one time the first (fs/fuse/inode.c, fuse_change_attributes_i).  So a listing
-        answered during a look-up could leave a file that is about to be opened without owner
-        and size.
+        The kernel ignores the attributes in a reply if it has taken other attributes of the inode
+        since it sent the request (fs/fuse/inode.c, fuse_change_attributes_i).  So a listing that is
+        answered during a look-up could leave a file without owner and size, just before somebody
+        opens it.
         """
         known = self._current.get(pid)
         if isinstance(known, Listed):
@@ -153,9 +159,10 @@ class View:
 
     @contextlib.contextmanager
     def held(self, process: Process, is_outsider: bool = False) -> Iterator[Reference]:
-        """One more reference of the kernel to the inode of `process`, if it is kept.
+        """Give the kernel one more reference to the inode of `process`, if the block keeps it.
 
-        Counted from the start: until the reply is made nothing else may forget the inode.
+        The reference counts from the beginning of the block: until the reply is made, no other
+        request may forget the inode.
         """
         reference = Reference(self.outsiders(process) if is_outsider else self.get(process))
         self._inodes.hold(reference.inode)
@@ -166,7 +173,7 @@ class View:
                 self._inodes.forget(reference.inode.number, 1)
 
     def take_back(self, inode: Inode | Listed) -> None:
-        """The listing was not sent to the kernel."""
+        """The kernel did not get this entry of a listing, so it has one reference less."""
         self._inodes.forget(inode.number, 1)
 
     def drop(self, inode: Inode | Listed) -> None:
@@ -177,7 +184,7 @@ class View:
 
 
 class Inodes:
-    """What the kernel has references to, by number, in all views of one mount."""
+    """All inodes that the kernel has references to, by number, in all views of one mount."""
 
     def __init__(self) -> None:
         self._by_number: dict[int, Inode | Listed] = {}
@@ -185,14 +192,13 @@ class Inodes:
         self._serial = 0
 
     def view(self, policy: Policy) -> View:
-        """The processes under `policy`."""
+        """The inodes under `policy`."""
         return self._views.setdefault(policy, View(policy, self))
 
     def __getitem__(self, number: int) -> Inode:
-        """KeyError for one that the kernel has forgotten.
+        """KeyError: the kernel has forgotten it.  ESTALE: it was listed but never looked up.
 
-        ESTALE for one that was never looked up: whoever comes by it made up a file handle
-        (open_by_handle_at(2)).
+        Only a caller that made up a file handle can have such a number (open_by_handle_at(2)).
         """
         inode = self._by_number[number]
         if isinstance(inode, Listed):
@@ -200,21 +206,21 @@ class Inodes:
         return inode
 
     def new_number(self, pid: int) -> int:
-        """A number that never stood for anything."""
+        """A number that was never used before."""
         self._serial += 1
         return (self._serial << _PID_BITS) | pid
 
     def hold(self, inode: Inode | Listed) -> None:
-        """The kernel has one more reference."""
+        """The kernel gets one more reference."""
         self._by_number[inode.number] = inode
         inode.lookups += 1
 
     def replace(self, inode: Inode) -> None:
-        """`inode` has its number from now on, and the references to what was only listed."""
+        """From now on `inode` has the number that was only listed, and its references."""
         self._by_number[inode.number] = inode
 
     def forget(self, number: int, lookups: int) -> None:
-        """The kernel has so many references less."""
+        """The kernel has dropped `lookups` references."""
         inode = self._by_number[number]
         inode.lookups -= lookups
         if inode.lookups <= 0:
