@@ -1,9 +1,11 @@
-"""Attributes of every file, as stat(2) shows them.
+"""The attributes of every file, as stat(2) shows them.
 
-Nothing is remembered by the kernel: the size changes when a process is opened, and the
-process may go.  All are of generation 0, for a number is never used again (inodes.py): an
-entry of another generation would end the file for those who have it open (fs/fuse/dir.c,
-fuse_stale_inode), and a listing knows no more of a process than its pid.
+The kernel keeps none of them (attr_timeout and entry_timeout are 0), because the size changes when
+a process is opened, and the process may exit.
+
+All have generation 0, because no number is used twice (inodes.py).  An entry with another
+generation would make the inode bad for everybody who has the file open (fs/fuse/dir.c,
+fuse_stale_inode), and a listing, which knows only the pid, could not tell the generation.
 """
 
 import os
@@ -21,25 +23,25 @@ _BEGAN = time.time_ns()
 
 
 def own(number: int, mode: int, links: int) -> pyfuse3.EntryAttributes:
-    """A directory, or a file that shows its size to nobody before it is read, as in /proc."""
+    """A directory or file of the mount itself.  Its size is 0 until it is read, as in /proc."""
     entry = _entry(number, mode, os.geteuid(), os.getegid(), _BEGAN)
     entry.st_nlink = links
     return entry
 
 
 def core(number: int, uid: int, gid: int, size: int, nanoseconds: int) -> pyfuse3.EntryAttributes:
-    """A process: `size` bytes, all of its times `nanoseconds` since the epoch."""
+    """The file of a process: `size` bytes, with all times `nanoseconds` since the epoch."""
     entry = _entry(number, _CORE_MODE, uid, gid, nanoseconds)
     entry.st_size = size
-    entry.st_blksize = LARGEST_REQUEST  # so that cp and cat read so much at a time
+    entry.st_blksize = LARGEST_REQUEST  # cp and cat read as much at a time
     entry.st_blocks = -(-size // 512)
     return entry
 
 
 def listed() -> pyfuse3.EntryAttributes:
-    """A process that is listed, for one number after the other.
+    """The file of a process in a listing.  The caller sets the number.
 
-    readdir(3) has name, type and number; the rest has expired before anybody sees it.
+    readdir(3) shows only name, type and number.  All other attributes expire at once.
     """
     return _entry(0, _CORE_MODE, 0, 0, 0)
 
