@@ -1,8 +1,8 @@
-"""What ls(1) and stat(1) show of a process, without stopping it.
+"""What ls(1) and stat(1) show of a process.  Nothing here stops it.
 
-Even the plainest file of /proc/PID may make its reader wait: for an execve(2) under way
-(exec_update_lock), which may itself be closing a file of this mount and so be waiting for
-us.  Hence all of it is read in threads, under a bound, and never in the event loop.
+A read of any file of /proc/PID may block: during an execve(2) it waits for exec_update_lock, and
+that execve(2) may be closing a file of this mount, so that it waits for us.  So threads read these
+files, with a time limit, and the event loop never does.
 """
 
 import contextlib
@@ -36,46 +36,47 @@ LOOK_TIMEOUT = 5.0
 """Seconds that a question to /proc may take."""
 
 ESTIMATE_TIMEOUT = 2.0
-"""Seconds that a look through the mappings may take, which whoever changes them holds up."""
+"""Seconds that a look through the mappings may take.  A process that changes them makes it wait."""
 
 _STAYS_TRUE = 0.1
-"""Seconds that an estimate may be old, of a process that has as much memory as before: stat(2)
-asks twice, for the name and for the size."""
+"""Seconds for which an estimate is used again if the process has as much memory as before.  One
+stat(2) asks twice: for the name and for the attributes."""
 
 _MOST_OF_A_PROCESS = 10
 _MOST_OF_A_USER = 100
 
 _MOST_FILES = 256
-"""Files behind shared mappings that one estimate asks for; of others it goes by the name."""
+"""Files behind shared mappings that one estimate asks for.  Of further files it takes the name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One process as its file shows it while it is not open."""
+    """One process, as its file shows it before anybody opens it."""
 
     process: Process
     uid: int
     gid: int
     tid: int
-    """A thread that lives, where one does."""
+    """A living thread, if there is one; else the leader."""
     mask: int
     """Its coredump_filter."""
     counters: Counters
     resident: int
-    """Bytes, those of files among them."""
+    """Bytes, including pages of files."""
     at: float
-    """When it was seen, in seconds (time.monotonic)."""
+    """The time of the look, in seconds (time.monotonic)."""
     estimate: int = 0
-    """Bytes that a core may have, rather too many than too few: lldb asks before it opens, and
-    then reads no further.  0 where nobody has asked."""
+    """Bytes that a core may have; 0 if nobody has asked.  It may be too large but not too small:
+    lldb asks for the size before it opens the file, and reads no further."""
     is_name_only: bool = False
-    """Nothing of its memory is told: /proc does not show that to whoever looks."""
+    """True if /proc does not show the memory of the process to the caller."""
 
     def name_only(self) -> "Look":
-        """The same for whom /proc shows its number and owner, and nothing else."""
+        """The same for a caller to whom /proc shows only pid and owner."""
         return replace(self, counters=Counters(0, 0, 0, 0), resident=0, is_name_only=True)
 
     def has_estimate_for(self, later: "Look") -> bool:
+        """True if the estimate is good for a later look at the process as well."""
         return (
             bool(self.estimate)
             and later.at - self.at < _STAYS_TRUE
@@ -84,9 +85,10 @@ class Look:
 
 
 def look(pid: int) -> Look:
-    """All but the estimate.  ESRCH: there is no such process, or the number is that of a thread.
+    """Look at a process.  This leaves the estimate out.
 
-    ProcessError: EACCES where /proc does not show it to us, as with hidepid= (proc(5)).
+    ESRCH: there is no such process, or `pid` is the number of a thread.  ProcessError EACCES: /proc
+    does not show the process to us, for example because of hidepid= (proc(5)).
     """
     with told(pid, gone=None):
         return _look(pid)
@@ -100,7 +102,7 @@ def _look(pid: int) -> Look:
     uid, gid = task_status.owner_of(str(pid))
     tid = pid
     if stat.is_dead:
-        # A leader that has exited has no memory any more, and its process may well have.
+        # The leader has exited and has no memory any more, but another thread may live.
         with contextlib.suppress(ProcessLookupError):
             tid, status = tasks.ask_live_thread(
                 pid, lambda tid: (tid, task_status.status(pid, tid))
@@ -122,7 +124,7 @@ def _mask(tid: int) -> int:
         return address_space.coredump_filter(tid)
     except ProcessLookupError:  # its memory is gone
         return 0
-    except OSError:  # no core of it is to be had
+    except OSError:  # /proc does not show it, so there will be no core
         return rules.DEFAULT
 
 
@@ -143,20 +145,21 @@ def _counters(status: dict[str, bytes]) -> Counters:
 
 
 def counters_are_behind(release: str, processors: int, threads: int) -> int:
-    """Bytes that RssAnon or VmSwap may be less than what is there."""
+    """Bytes by which RssAnon or VmSwap may be too small."""
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
-    if version >= (6, 17):  # fs/proc/task_mmu.c, task_mem: the sum of all processors
+    if version >= (6, 17):  # fs/proc/task_mmu.c, task_mem: an exact sum
         return 0
-    # lib/percpu_counter.c, percpu_counter_batch; before, mm/memory.c, TASK_RSS_EVENTS_THRESH.
+    # Since 6.2 each processor has a part of the count (lib/percpu_counter.c, percpu_counter_batch),
+    # before that each thread (mm/memory.c, TASK_RSS_EVENTS_THRESH).
     by_processor = max(32, 2 * processors) * processors
     pages = by_processor if version >= (6, 2) else 64 * threads
     return pages * PAGE_SIZE
 
 
 def estimate(found: Look, keeps_lost_files: bool) -> int:
-    """Bytes that a core may have, by what is mapped (elfcore/estimate.py).  No page table is
-    looked at.  `keeps_lost_files`: memory=filter."""
+    """Bytes that a core may have, from the mappings alone: no page table is read
+    (elfcore/estimate.py).  `keeps_lost_files`: True for memory=filter."""
     if not found.counters.mapped:
         return 0
     try:
@@ -169,12 +172,13 @@ def estimate(found: Look, keeps_lost_files: bool) -> int:
         )
         estimate_ = Estimate(found.mask, found.counters, surroundings, _files_of(found.tid))
         return estimate_.of(maps(found.tid))
-    except (OSError, MapsError) as error:  # it ends, or no core of it is to be had
+    except (OSError, MapsError) as error:  # it exits, or /proc does not show its mappings
         logger.debug("process %d: its size is a rough guess: %s", found.process.pid, error)
         return rough_estimate(found)
 
 
 def _is_told(path: str) -> bool:
+    """True if /proc has this file, and nothing is mounted over it."""
     try:
         return is_kernels_own(path)
     except OSError:
@@ -182,7 +186,7 @@ def _is_told(path: str) -> bool:
 
 
 def rough_estimate(found: Look) -> int:
-    """The same where its mappings are not shown."""
+    """The same from the counters alone, if the mappings are not shown or take too long."""
     if not found.counters.mapped:
         return 0
     notes = found.counters.threads * 2 * HOST.register_bytes()
@@ -199,7 +203,11 @@ def _files_of(tid: int) -> Callable[[int, int], MappedFile | None]:
 
 
 class Questions:
-    """The threads that ask, so many at a time; one that is stuck is left behind."""
+    """Threads that ask blocking questions, with a time limit.
+
+    Each process and each user has a number of threads.  So a process that does not answer takes no
+    thread from the questions about other processes.  A thread that hangs is left behind.
+    """
 
     def __init__(self) -> None:
         self._by_pid = Limiters(_MOST_OF_A_PROCESS)
@@ -208,11 +216,8 @@ class Questions:
     async def ask(
         self, pid: int, uid: int, question: Callable[[], T], seconds: float = LOOK_TIMEOUT
     ) -> T:
-        """The answer to a blocking question about `pid` for `uid`; EIO where it takes too long.
-
-        So many at a time for each process and each user: one that does not answer takes no
-        thread from the others.
-        """
+        """The answer to a blocking question about `pid` for `uid`.  ProcessError STUCK (EIO): there
+        is no answer after `seconds`."""
         with self._by_pid.of(pid) as process, self._by_user.of(uid) as user:
             limiter = cast(trio.CapacityLimiter, Both(user, process))
             with trio.move_on_after(seconds):
