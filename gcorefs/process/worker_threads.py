@@ -1,4 +1,4 @@
-"""Work that somebody else does, or that is done at another time."""
+"""Work for another thread (Worker), or for a later time (Postponed)."""
 
 import queue
 import threading
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Does one call after the other, in a thread that begins with the first of them.
+    """Makes one call after the other in a thread, which starts with the first call.
 
-    Nobody waits for it when the interpreter ends, as for the threads of concurrent.futures: one
-    that reads a page that never comes would keep the command from ending.
+    The interpreter waits at its end for threads of concurrent.futures, but not for this one.  If
+    it waits for a page that never comes, the command can end all the same.
     """
 
     def __init__(self, name: str = "gcorefs-worker") -> None:
@@ -26,7 +26,7 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """NoThread."""
+        """Have a call made after all earlier ones.  The Future has its result.  NoThread."""
         future: Future[Any] = Future()
         if self._calls is None:
             calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -36,22 +36,22 @@ class Worker:
         return future
 
     def promise(self, work: Callable[[], T]) -> Callable[[], T]:
-        """Have it done meanwhile: a call of what is returned waits for the result."""
+        """Begin `work` now.  The returned function waits for the result.  NoThread."""
         return self.submit(work).result
 
     def close(self) -> None:
-        """What was begun is ended, and what comes later has another thread."""
+        """End the thread after the calls that it already has.  A later call starts another one."""
         if self._calls is not None:
             self._calls.put(None)
             self._calls = None
 
     def has_ended(self, timeout: float) -> bool:
-        """The same.  False if it still works at something then."""
+        """Close it, and wait as `join` does.  False if its thread still makes a call then."""
         self.join(timeout)
         return self._thread is None or not self._thread.is_alive()
 
     def join(self, timeout: float) -> None:
-        """Close it, and wait until its thread has ended: `timeout` seconds at most."""
+        """Close it, and wait until its thread has ended, but for `timeout` seconds at most."""
         self.close()
         if self._thread is not None:
             self._thread.join(timeout)
@@ -60,32 +60,35 @@ class Worker:
 def _run(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
     while (call := calls.get()) is not None:
         call()
-        del call  # and what it holds, while there is no other
+        del call  # free what it refers to before the wait for the next call
 
 
 def _fulfil(future: "Future[Any]", call: Callable[[], Any]) -> None:
     try:
         future.set_result(call())
-    except BaseException as error:  # handed to whoever asks for the result
+    except BaseException as error:  # `result` of the future raises it
         future.set_exception(error)
-        del future  # this frame is in its traceback: nothing is to go in a circle
+        del future  # the traceback refers to this frame, which would make a cycle
 
 
 class Postponed:
-    """Keeps pieces of work until they are done; who asks for a result before waits."""
+    """Keeps pieces of work until `do`.  A thread that asks for a result before that blocks."""
 
     def __init__(self) -> None:
         self._work: list[tuple[Callable[[], bytes], Future[bytes]]] = []
 
     def promise(self, work: Callable[[], bytes]) -> Callable[[], bytes]:
-        """Have it done later: a call of what is returned waits for the result."""
+        """Keep `work` until `do`.  The returned function waits for the result."""
         result: Future[bytes] = Future()
         self._work.append((work, result))
         return result.result
 
     def do(self) -> None:
-        """All of it, in order, once.  Raises what one raises, and so does to ask for its result or
-        that of a later one."""
+        """Do each piece once, in order.
+
+        If a piece raises an error, `do` raises it and does no further piece.  Each question for the
+        result of that piece, or of a later one, raises it too.
+        """
         work, self._work = self._work[::-1], []
         while work:
             piece, result = work.pop()
@@ -94,5 +97,5 @@ class Postponed:
             except BaseException as error:
                 for failed in (result, *(each for _, each in work)):
                     failed.set_exception(error)
-                del work, piece, result, failed  # as above
+                del work, piece, result, failed  # or this frame makes a cycle with its traceback
                 raise
