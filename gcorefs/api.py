@@ -186,7 +186,7 @@ class Core:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How the core was made: the content of its GCOREFS note (docs/gcorefs-note.md)."""
+        """How the core was made: the content of its GCOREFS note (docs/note.md)."""
         return self._core.provenance.facts()
 
     @property

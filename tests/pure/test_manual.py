@@ -2,11 +2,22 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+from gcorefs import gather
+from gcorefs.arch.xsave import XsaveAccount, XsaveLayout
+from gcorefs.elfcore.filter import LeftOut
+from gcorefs.elfcore.provenance import NT_GCOREFS, Account, How, Origin, Provenance
+from gcorefs.holder import HoldCopy
 from gcorefs.mount.options import OPTIONS
+from gcorefs.policy import Policy
+from gcorefs.process.copy import Room
+from gcorefs.process.memory import Memory
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `(\w+)=(\w+)` \| ([^|]+) \|")
+FIELD = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)
 
 
 def test_every_option_has_a_row_with_its_default() -> None:
@@ -19,6 +30,42 @@ def test_every_option_has_a_row_with_its_default() -> None:
 
 def text(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def facts_of_a_note() -> dict[str, Any]:
+    """The content of a note that has every field."""
+    holder = HoldCopy(Room(1))
+    holder.give_up("there is no room")
+    ways = SimpleNamespace(
+        pagemap=SimpleNamespace(why_unknown="it is missing"),
+        shmem=SimpleNamespace(why_unknown="it is missing"),
+    )
+    layout = XsaveLayout(features=3, components=(), size=576)
+    return Provenance(
+        Origin(version="1", host="db7", pid=4711, stopped_at="", stop_milliseconds=1.0),
+        policy={
+            **Policy().facts(),
+            "coredump_filter": "0x33",
+            **gather._unknown(cast(Memory, SimpleNamespace(ways=ways))),
+            **holder.facts(),
+        },
+        stopped=1,
+        others={number: how for number, how in enumerate(How) if not how.is_exact},
+        account=Account(left_out={reason.value: 0 for reason in LeftOut}),
+        no_cpu=[1],
+        xstate=XsaveAccount(layout, layout),
+    ).facts()
+
+
+def test_every_field_of_the_note_has_a_row() -> None:
+    fields = []
+    for name, value in facts_of_a_note().items():
+        fields += (
+            [f"{name}.{key}" for key in value] if isinstance(value, dict) and value else [name]
+        )
+    manual = (ROOT / "docs" / "note.md").read_text()
+    assert sorted(FIELD.findall(manual)) == sorted(fields)
+    assert f"{NT_GCOREFS:#x}" in manual
 
 
 def test_the_first_page_is_read_in_five_minutes() -> None:
