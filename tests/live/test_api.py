@@ -12,7 +12,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import gcorefs
-from gcorefs import tuning
+from gcorefs import api, tuning
 from tests.conftest import Target
 from tests.live.accounts import assert_free
 
@@ -42,6 +42,7 @@ def words_at(data: bytes, address: int) -> bytes:
 
 
 def test_everything_that_is_offered_is_there() -> None:
+    assert sorted(gcorefs.__all__) == sorted([*api.__all__, "__version__"])
     for name in gcorefs.__all__:
         assert getattr(gcorefs, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'stopp'"):
