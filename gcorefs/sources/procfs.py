@@ -9,7 +9,8 @@ from collections.abc import Generator
 from gcorefs.arch.machine import Machine
 from gcorefs.elfcore.provenance import How
 from gcorefs.elfcore.registers import Registers
-from gcorefs.elfcore.vma import Vma, parse_pieces
+from gcorefs.elfcore.smaps import parse_pieces
+from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel.proc import address_space, current_call, procfile
 from gcorefs.kernel.stdio import Stream
 from gcorefs.process.threads import NoThread

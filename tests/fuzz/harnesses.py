@@ -30,7 +30,8 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore.layout import Layout, Source
     from gcorefs.elfcore.registers import Registers
     from gcorefs.elfcore.segments import Segment, load, that_fit
-    from gcorefs.elfcore.vma import MapsError, parse_smaps
+    from gcorefs.elfcore.smaps import parse_smaps
+    from gcorefs.elfcore.vma import MapsError
     from gcorefs.kernel.proc import (
         current_call,
         system_files,

@@ -20,7 +20,8 @@ import pytest
 from gcorefs import gather
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Source
-from gcorefs.elfcore.vma import VmFlag, parse_smaps
+from gcorefs.elfcore.smaps import parse_smaps
+from gcorefs.elfcore.vma import VmFlag
 from gcorefs.kernel.proc import address_space, system_files, task_stat, task_status
 from gcorefs.policy import Policy
 from gcorefs.process.copy import RESERVE, Copy, Room

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
+from gcorefs.elfcore.smaps import parse_smaps
+from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.proc import address_space, system_files, task_status
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.elfcore.vma import parse_smaps
+from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.kernel import process_vm
 from gcorefs.kernel.proc import address_space, current_call, task_stat, task_status
 from gcorefs.process.copy import Room

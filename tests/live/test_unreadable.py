@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.vma import Vma, VmFlag, parse_smaps
+from gcorefs.elfcore.smaps import parse_smaps
+from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel import statx
 from gcorefs.kernel.pagemap_scan import PRESENT
 from gcorefs.kernel.proc import address_space, current_call, task_status

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.vma import VmFlag, parse_smaps
+from gcorefs.elfcore.smaps import parse_smaps
+from gcorefs.elfcore.vma import VmFlag
 from gcorefs.kernel.proc import address_space
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import eventually, is_free, note_of, opened, whole

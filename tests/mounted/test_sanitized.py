@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.elfcore.vma import VmFlag, parse_smaps
+from gcorefs.elfcore.smaps import parse_smaps
+from gcorefs.elfcore.vma import VmFlag
 from gcorefs.kernel.proc import address_space
 from tests.conftest import CFLAGS, TARGETS, Mount, Target, text_of
 from tests.mounted.conftest import eventually, is_free, opened

@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
-from gcorefs.elfcore.vma import Kind, Vma, VmFlag, vm_flags
+from gcorefs.elfcore.smaps import vm_flags
+from gcorefs.elfcore.vma import Kind, Vma, VmFlag
 
 _BEFORE = "Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty"
 _BETWEEN = "AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb"

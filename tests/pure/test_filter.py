@@ -11,7 +11,8 @@ from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PF_R, PF_W
 from gcorefs.elfcore.filter import LeftOut, Share
-from gcorefs.elfcore.vma import Vma, VmFlag, vm_flags
+from gcorefs.elfcore.smaps import vm_flags
+from gcorefs.elfcore.vma import Vma, VmFlag
 from tests.pure.smaps import make_vma
 
 MASKS = range(512)  # bits 0 to 8 of core(5)

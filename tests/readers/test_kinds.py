@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.vma import parse_smaps
+from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.kernel.proc import address_space
 from tests.conftest import Mount, Target, wait_until_asleep
 from tests.readers.corefile import Core

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
-from gcorefs.elfcore.vma import MapsError, Vma, VmFlag, parse_pieces, parse_smaps, vm_flags
+from gcorefs.elfcore.smaps import parse_pieces, parse_smaps, vm_flags
+from gcorefs.elfcore.vma import MapsError, Vma, VmFlag
 from tests.pure.smaps import FLAGS, KEYS, Shape, entry, make_vma, permissions, shapes, vma_lists
 
 
