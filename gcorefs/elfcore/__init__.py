@@ -1,13 +1,17 @@
-"""The core file format: knows no process and no clock; same input, same bytes.
+"""The core file format.  It knows no process and no clock: the same input gives the same bytes.
 
 elf      headers of an ELF file
-vma      what /proc/PID/smaps says of one mapping
+vma      what the kernel says of one mapping
+smaps    reads the text of /proc/PID/smaps
 filter   how much of a mapping the kernel would dump
-provenance  the note that says how the core was had
+estimate  the largest size that a core can have, without page tables
+provenance  the note about how the core was made
 header_store  bytes in pieces, those of many threads compressed
 registers  the register sets of a thread, by kind
-register_notes  the notes of them
+register_notes  the notes with these sets
 notes    the notes of a core, as structures
 segments  memory as program headers tell of it, and zeros only once
 layout   where every byte of the file lies
+corefile  reads the headers and notes of any core
+space    the address space of a core: what became of the bytes of each mapping
 """

@@ -1,31 +1,42 @@
 """FUSE: open, read, poll and release of the same cores.
 
 options  the options after -o
-names    bytes that anybody may send us: names, a pid
+names    what users write to us: names, a pid
 interpreter  settings of the interpreter for an event loop beside threads
 errors   why a request is refused, whatever process it is about
 limits   what one user may have, and what all users may have together
+subordinate  which user owns a subordinate uid
 log      a log that never waits for its reader
 refusals  the log lines about refused requests
+in_thread  blocking calls outside of the event loop
 inodes   one inode is one process with one policy, as long as its bytes do not change
 listing  what ls shows of a process, without a stop
 sight    what a user may see, as in /proc
+looks    asks both in threads, for a caller
 door     who may open
 errands  work that another thread does while the event loop waits in place
 buffers  the memory for replies
+windows  the memory for reading ahead, and which user has how much of it
 readahead  reads ahead of a reader that goes forward
 reading  the ways to get bytes: from memory here, by an errand, or by a thread
 crew     the processes that carry out stops, and the conversation with each
 pools    workers, threads for blocking work, and their buffers
 remote_stop  a stop in a worker, as the event loop sees it
-windows  the memory for reading ahead, and which user has how much of it
 holders  who has a file open, and who has looked it up
-cores    one core of a stop, shared by every handle of its inode
+keeper   what a core needs of its stop
+core_bytes  the bytes of one core, and the wait for them
+cores    one core of a stop: who may have it, and who has it
+core_report  what the log and `gcorefs status` say of a core
 stops    one stop of one process, and its cores; lets forgotten processes go
 held     every stop of the mount: who begins it, who joins it, when it is forgotten
-control  the mount's own files: what is held, and a way to let it go
 entries  what stat shows
+nodes    what a directory or file of the mount is
+process_file  the file of a process
+directories  the directories, and their listings
+control  the mount's own files: what is held, and a way to let it go
+tree     all nodes, by number
 readonly  requests that every file refuses
 fs       the protocol adapter: it translates and decides nothing
+handshake  FUSE_INIT, with a flag that libfuse does not send
 server   mounts, serves, lets everything go, unmounts
 """

@@ -1,9 +1,10 @@
 """One live process, seen from outside: blocking system calls, no event loop.
 
-errors    why a process has no core: errno, and what to do about it
-worker_threads  work for other threads, and work for later
+errors    why a process has no core: the errno and a line of text
+threads   starts threads of our own
+worker_threads  work for another thread, and work for later
 bounded_questions  questions that may never be answered, each with a time limit
-admission which processes may be stopped at all
+admission  which processes may be stopped at all
 access    whether an opener may see a process; the kernel decides
 hidepid   what /proc shows to somebody else
 mark      processes that stop others, and are never stopped themselves
@@ -16,9 +17,13 @@ holes     memory that was never populated, found without touching it
 unreadable  which pages cannot be read, found before any is read
 unreadable_pages  which pages could not be read
 page_providers  which pages somebody else must supply, who may never answer
+ranges    ranges of memory, and where the bytes of each go in one buffer
 shmem     shared memory without a name, read from its file
 copy_on_write  which pages a pin would copy
-memory    the memory of the process; mem and readv are two ways to read it
+mem       /proc/PID/mem, one way to read memory
+readv     process_vm_readv(2), another way
+memory    the memory of the process, each page read in the right way
+cgroups   the memory limits of the control groups that we are in
 copy      a copy of all its memory, so that the process can run on
 program   which program a process runs, to see later whether it is still the same
 """

@@ -4,6 +4,7 @@ The rooms stand in the order in which a request meets them, and imports run one 
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,21 @@ def test_no_import_hides_from_this_test(module: str) -> None:
     names = {node.id for node in ast.walk(TREES[module]) if isinstance(node, ast.Name)}
     assert not names & {"__import__", "import_module", "exec", "eval"}
     assert "importlib" not in set(_imported(TREES[module]))
+
+
+def _listed(package: str) -> set[str]:
+    """The modules that the docstring of a package lists, one on each line."""
+    lines = (ast.get_docstring(TREES[package]) or "").splitlines()
+    return {match[1] for line in lines if (match := re.match(r"([a-z0-9_]+) {2,}\S", line))}
+
+
+PACKAGES = {_name(path) for path in PATHS if path.name == "__init__.py"}
+
+
+@pytest.mark.parametrize("package", [name for name in sorted(PACKAGES) if _listed(name)])
+def test_a_list_of_modules_is_complete(package: str) -> None:
+    names = [name.split(".") for name in MODULES if name.startswith(f"{package}.")]
+    assert _listed(package) == {name[package.count(".") + 1] for name in names}
 
 
 @pytest.mark.parametrize("module", sorted(TREES))
