@@ -4,6 +4,7 @@ For one process it offers what gcorefs.stopped.Stop offers.  The worker makes th
 is read here.  Nothing here blocks except for the callers of `check`, which are threads.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -139,15 +140,26 @@ class RemoteStop:
             async for answer in answers:
                 match answer:
                     case say.Fit():
-                        link.say(say.Held(await self._block(partial(_fit, holder, answer.size))))
+                        await self._answer_fit(link, holder, answer.size)
                     case say.Failed():
                         raise _error(answer)
                     case say.Made():
                         return await self._core(answer, holder)
         finally:
             del self._answers[number]
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    self.hear(answers.receive_nowait())
         self._raise_failure()
         raise self._over()
+
+    async def _answer_fit(self, link: Link, holder: Holder, size: int) -> None:
+        facts = None
+        try:
+            facts = await self._block(partial(_fit, holder, size))
+        finally:
+            # Also if nobody wants the core any more: the worker waits for an answer.
+            link.say(say.Held(facts))
 
     async def _core(self, made: say.Made, holder: Holder) -> Core:
         memory = self._memory
@@ -235,6 +247,8 @@ class RemoteStop:
                 self._take(message)
             case say.Fit() | say.Made() | say.Failed() if message.number in self._answers:
                 self._answers[message.number].send_nowait(message)
+            case say.Fit() if self._link is not None:  # nobody waits for this core any more
+                self._link.say(say.Held(None))
             case say.HeaderGrew() if message.number in self._headers:
                 self._headers[message.number].grow(message.ready, message.stored)
             case say.Failed() if message.number in self._headers:

@@ -52,9 +52,9 @@ class MakeCore:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """How the process is held, for the note."""
+    """How the process is held, for the note.  None: the server no longer wants the core."""
 
-    facts: Mapping[str, str]
+    facts: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import trio
 
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
+from gcorefs.holder import HoldCopy
 from gcorefs.mount.cores import Handle, SharedCore
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.errors import RequestError, RequestReason
@@ -20,7 +21,9 @@ from gcorefs.mount.stops import SharedStop
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
+from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.worker import messages as say
 from gcorefs.worker.zygote import Zygote
 from tests.conftest import Target
 from tests.live.accounts import assert_free
@@ -150,6 +153,59 @@ async def test_a_core_that_cannot_be_made_does_not_end_the_others(
             await second.bytes.read(handle, 0, 1)
         assert caught.value.reason is RequestReason.USER_MEMORY
         assert (second.is_over, first.is_over) == (True, False)
+        assert bytes(await first.bytes.read(keeping, 0, 4)) == b"\x7fELF"
+
+
+async def test_a_copy_that_finds_no_memory_does_not_hold_up_later_cores(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 1)
+    async with stopping(target, Policy()) as stop:
+        (first,) = stop.cores.values()
+        keeping = await opened(first)
+
+        def refuse(*_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr("gcorefs.holder.HoldCopy.fit", refuse)
+        second = stop.core(COPY, OPENER)
+        waiting = second.join(OPENER, nonblocking=False)
+        with pytest.raises(ProcessError) as caught:
+            await second.bytes.read(waiting, 0, 1)
+        assert caught.value.reason is Reason.NO_MEMORY
+        assert b'"memory":"kernel"' in await whole(stop.core(KERNEL, OPENER))
+        assert bytes(await first.bytes.read(keeping, 0, 4)) == b"\x7fELF"
+
+
+async def test_a_copy_that_comes_too_late_does_not_hold_up_later_cores(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker asks for a copy that nobody waits for any more."""
+    target = spawn("threads", 1)
+    async with stopping(target, Policy()) as stop:
+        (first,) = stop.cores.values()
+        keeping = await opened(first)
+        hear = RemoteStop.hear
+        asked = trio.Event()
+        late: list[tuple[RemoteStop, object]] = []
+
+        def hear_late(remote: RemoteStop, message: object) -> None:
+            if isinstance(message, say.Fit):
+                late.append((remote, message))
+                asked.set()
+            else:
+                hear(remote, message)
+
+        monkeypatch.setattr(RemoteStop, "hear", hear_late)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stop._stop.core, COPY, HoldCopy(Room(1 << 30)))
+                await asked.wait()
+                scope.cancel()
+        monkeypatch.undo()
+        for remote, message in late:
+            remote.hear(message)
+        assert b'"memory":"kernel"' in await whole(stop.core(KERNEL, OPENER))
         assert bytes(await first.bytes.read(keeping, 0, 4)) == b"\x7fELF"
 
 
