@@ -9,6 +9,7 @@ import array
 import io
 import os
 import pickle
+import select
 import socket
 import threading
 from collections.abc import Sequence
@@ -107,7 +108,10 @@ class Channel:
 
     def receive(self, seconds: float | None = None) -> Any:
         """The next message; None if the server is gone.  TimeoutError after `seconds`."""
-        self._socket.settimeout(seconds)
+        # Not settimeout(): it holds for `send` as well, and a message would be lost.  Not poll(2):
+        # it waits 24 days at most.  A worker has no file descriptor that is too high for select(2).
+        if not select.select([self._socket], [], [], seconds)[0]:
+            raise TimeoutError
         try:
             data, ancillary, *_ = self._socket.recvmsg(
                 PACKET_SPACE, FILE_SPACE, socket.MSG_CMSG_CLOEXEC

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,32 @@ def test_a_file_arrives_as_a_file(pair: tuple[socket.socket, socket.socket]) -> 
     assert os.pread(one.number, 100, 0) == b"first"
     assert os.pread(named["x"].number, 100, 0) == b"second"
     assert not os.get_inheritable(one.number)
+
+
+def test_a_message_waits_for_room_however_short_the_wait_for_another_was(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """A worker waits for a message until max_stop ends, and sends from other threads meanwhile."""
+    ours, theirs = pair
+    sender = Channel(theirs)
+    with pytest.raises(TimeoutError):
+        sender.receive(0.001)
+    with pytest.raises(OSError):  # EAGAIN, or a time-out of the socket
+        while True:
+            theirs.send(b"-", socket.MSG_DONTWAIT)
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(sender.send, "the message")
+        assert not wait([sending], 0.1).done  # a time-out would come much earlier
+        while (data := ours.recv(PACKET_SPACE)) == b"-":
+            pass
+        assert unpack(data, ()) == "the message"
+        assert sending.result() is None
+
+
+def test_a_wait_may_take_years(pair: tuple[socket.socket, socket.socket]) -> None:
+    """max_stop= takes a billion seconds.  For poll(2) that is too long."""
+    Channel(pair[0]).send("the message")
+    assert Channel(pair[1]).receive(1e9) == "the message"
 
 
 def test_a_long_message_arrives_whole(pair: tuple[socket.socket, socket.socket]) -> None:
