@@ -1,12 +1,12 @@
 """The protocol adapter.
 
 Rules of this file:
-- It translates and decides nothing: what a file is and who may is a node's affair (nodes.py),
-  when a process stops and when it is let go is a stop's.
-- Only FUSEError leaves a handler: any other exception would end the whole mount.  _answered
-  is the one place where errors become errnos.
-- Nothing in a handler blocks the event loop.  Whatever may wait, every file of /proc among
-  it, is asked in a thread and under a bound (listing.py says why).
+- It translates and decides nothing.  A node decides what a file is and who may use it (nodes.py).
+  A stop decides when its process is let go (stops.py).
+- Only FUSEError leaves a handler, because any other exception would end the whole mount.
+  _answered is the one place where errors become errnos.
+- No handler blocks the event loop.  Threads with a time limit make all calls that may block, which
+  includes every read of a file of /proc (listing.py says why).
 """
 
 import errno
@@ -49,7 +49,8 @@ _Method = Callable[Concatenate["GcoreFS", _P], Coroutine[Any, Any, _T]]
 
 
 def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
-    """The error boundary: every exception becomes an errno, a surprise EIO and a traceback."""
+    """The error boundary: every exception becomes an errno.  An exception that gcorefs does not
+    raise on purpose becomes EIO, and a traceback in the log."""
 
     @functools.wraps(method)
     async def handler(self: "GcoreFS", *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -101,8 +102,8 @@ class GcoreFS(ReadOnly):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        # Asked for file handles (fs/fuse/inode.c, fuse_get_dentry and fuse_get_parent), also of
-        # what the kernel has forgotten.
+        # The kernel looks these names up for file handles (fs/fuse/inode.c, fuse_get_dentry and
+        # fuse_get_parent), even in an inode that it has forgotten.
         if name in (b".", b".."):
             return self._tree.root.entry()
         return await self._tree[parent_inode].lookup(name, ctx)
