@@ -29,7 +29,7 @@ class ProcessDirectory(OwnDirectory):
         self._limits = limits
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """The file of a process, or the file for users who may not open it."""
+        """The file of a process, or the outsiders' file for a caller who may not open it."""
         view, looks = self._view, self._looks
         found = await _sought(name, view, looks, ctx)
         for _ in range(_MOST_TRIES):  # again if a stop began meanwhile
@@ -49,7 +49,7 @@ class ProcessDirectory(OwnDirectory):
 
 
 _EXACT = 1 << 62
-"""Above all numbers of processes (inodes.py)."""
+"""A bit above those of all numbers of processes (inodes.py)."""
 
 
 class Root(ProcessDirectory):
@@ -72,9 +72,9 @@ class Root(ProcessDirectory):
 class ExactDirectory(OwnDirectory):
     """A look-up here stops a process, so that its size is exact.  No process is listed.
 
-    Each user finds another inode.  For mkdir(2) and the like the kernel locks the directory until a
-    look-up is answered, and all look-ups wait meanwhile.  It does not ask for permission before
-    (fs/namei.c, filename_create).
+    Each user finds another inode of it.  For mkdir(2) and similar calls the kernel locks the
+    directory before it asks for permission, and looks the name up (fs/namei.c, filename_create).
+    All other look-ups in this inode wait until that one is answered.
     """
 
     number = 5
@@ -88,6 +88,7 @@ class ExactDirectory(OwnDirectory):
         self._is_on = is_on
 
     def of(self, uid: int) -> "ExactDirectory":
+        """This directory with the inode number that `uid` finds."""
         own = copy(self)
         own.number = _EXACT | uid
         return own
@@ -98,7 +99,7 @@ class ExactDirectory(OwnDirectory):
         return number ^ _EXACT if number & _EXACT else None
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """The look-up asks for a stop as open(2) does, and answers when the core is ready.
+        """Stop the process as open(2) does, and answer when the core is ready.
 
         tar, cpio, rclone and similar programs ask for the size first, write it down, and then open
         the file.  Their open finds the stop that the look-up began, because the inode is the same.
@@ -121,7 +122,7 @@ class ControlDirectory(OwnDirectory):
     """The control files."""
 
     number = 2
-    links = OwnDirectory.links + 1  # and exact's entry for its parent
+    links = OwnDirectory.links + 1  # ".." in exact/
 
     def __init__(self, nodes: Mapping[bytes, OwnNode], limits: Limits) -> None:
         self._nodes = nodes
@@ -178,7 +179,7 @@ class _OpenProcesses(OpenDirectory):
             if inode.seen is None:
                 entry = blank
                 entry.st_ino = InodeT(inode.number)
-            else:  # with all attributes: somebody may be about to open it, or have it open
+            else:  # with all attributes, because somebody may have it open or is about to open it
                 entry = entry_of(inode, inode.seen)
             if not reply(b"%d" % pid, entry, pid + 2):
                 self._view.take_back(inode)
@@ -201,7 +202,7 @@ async def _sought(name: bytes, view: View, looks: Looks, ctx: RequestContext) ->
 
 
 def _answer(reference: Reference, found: Look) -> EntryAttributes:
-    """From now on the kernel remembers the inode."""
+    """The reply to a look-up.  From now on the kernel has a reference to the inode."""
     reference.inode.seen = found
     entry = entry_of(reference.inode, found)
     reference.keep()
