@@ -44,14 +44,16 @@ class ProcessFile(Node):
     async def _attributes_with(
         self, core: SharedCore | None, ctx: RequestContext
     ) -> EntryAttributes:
-        """ESTALE if the caller must look its name up again, and find the inode for outsiders."""
+        """ESTALE if the caller must look the name up again.  It then finds the outsiders' inode."""
         inode = self._inode
-        # A caller that may not open it may have it open, but never has the outsiders' inode open.
+        # A caller that may not open the file may still have it open, but nobody can open the
+        # outsiders' inode.
         number = 0 if inode.is_outsiders else inode.number
         try:
             found = await self._looks.look(inode.process.pid, ctx, number)
         except Refusal as error:
-            # A copy outlives the permission to look at /proc: the process may be set-uid by now.
+            # The process may have become a set-uid program since its memory was copied.  The copy
+            # can still be read.
             if error.reason is not Reason.NOT_SHOWN or not inode.core or not inode.core.size:
                 raise
             found = None
@@ -65,7 +67,8 @@ class ProcessFile(Node):
         return entry_of(inode, inode.seen)
 
     def xattr_names(self, ctx: RequestContext) -> Sequence[bytes]:
-        # The kernel checks permission to get an attribute, but not to list (fs/xattr.c, listxattr).
+        # The kernel checks the permission to get an attribute, but not the permission to list their
+        # names (fs/xattr.c, listxattr).
         core = self._inode.core
         if core is None or not (is_everybodys(ctx.uid) or core.holders.include(ctx.uid)):
             return ()
@@ -117,8 +120,8 @@ class _CoreFile(OpenFile):
 def entry_of(inode: Inode | Listed, found: Look) -> EntryAttributes:
     """The attributes for stat(2) of a process that was looked at just now."""
     core = inode.shown
-    # A core is made when it is opened.  Until then it is newer than any copy, so that cp -u
-    # and rsync take it again.
+    # A core is made when it is opened.  Until then it has the time of now, which is newer than any
+    # file made from it, so that cp -u and rsync copy it again.
     began = core.began if core else time.time_ns()
     size = core.size if core else None
     if size is None:
@@ -127,8 +130,8 @@ def entry_of(inode: Inode | Listed, found: Look) -> EntryAttributes:
 
 
 def _entry_of_the_gone(inode: Inode) -> EntryAttributes:
-    """The attributes for fstat(2) of a file whose process has died: its handles still read the
-    header."""
+    """The attributes for fstat(2) of a file whose process has exited.  Its header can still be
+    read."""
     core = inode.core
     if core is None or core.size is None:
         raise FUSEError(errno.ESRCH)
