@@ -21,7 +21,7 @@ READY = select.POLLIN | select.POLLRDNORM | select.POLLOUT | select.POLLWRNORM
 
 
 class OpenFile(Protocol):
-    """An open file.  The kernel sends only requests that the flags of open(2) allow."""
+    """An open file.  The kernel sends only the requests that the flags of open(2) allow."""
 
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Bytes that are good until the event loop turns."""
@@ -32,7 +32,7 @@ class OpenFile(Protocol):
         raise FUSEError(errno.EBADF)
 
     def poll(self, poll_handle: PollHandle | None) -> int:
-        """The events that have happened; `poll_handle` is told of later ones."""
+        """The events that are there now.  Notify `poll_handle` of later ones."""
         return READY
 
     def release(self) -> None:
@@ -43,8 +43,8 @@ class Reply(Protocol):
     """The answer to a reader of a directory."""
 
     def __call__(self, name: bytes, entry: EntryAttributes, identifier: int) -> bool:
-        """False if there is no room for the entry.  The reader then asks again, from the
-        `identifier` of the entry before it on."""
+        """False if there is no room for the entry.  The reader then asks again, with the
+        `identifier` of the last entry that it got."""
 
 
 class OpenDirectory(Protocol):
@@ -103,7 +103,7 @@ class OwnNode(Node):
     links = 1
 
     def of(self, uid: int) -> "OwnNode":
-        """What a user finds in its place."""
+        """The node that `uid` finds under this name."""
         return self
 
     def entry(self) -> EntryAttributes:
