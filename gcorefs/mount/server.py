@@ -1,4 +1,4 @@
-"""Mounts, serves, lets every process go, unmounts; in that order, however it ends."""
+"""Mounts, serves, lets every process go, and unmounts.  Every end of a mount goes this way."""
 
 import dataclasses
 import errno
@@ -30,17 +30,17 @@ from gcorefs.worker.zygote import Zygote
 
 FSTYPE = "fuse.gcorefs"
 
-# Requests that may wait at one time, each a task.  A request that finds none free waits
-# unread, and with it all that come behind it.
+# Requests that may wait at one time, each in a task.  If all tasks are taken, further requests stay
+# unread.
 _MOST_REQUESTS = 10_000
 
 
 class MountError(GcorefsError):
-    """The mount cannot be made: one line for people."""
+    """There is no mount.  The text is one line for people."""
 
 
 def check_mountpoint(path: str) -> None:
-    """Raise MountError where nothing can be mounted at `path`, with what to do about it."""
+    """MountError if nothing can be mounted at `path`.  Its text says what to do about it."""
     if not os.path.exists("/dev/fuse"):
         raise MountError("there is no /dev/fuse: load the module with 'modprobe fuse'")
     if not tasks.is_ours():
@@ -57,15 +57,15 @@ def check_mountpoint(path: str) -> None:
 
 
 def fstype(path: str) -> str | None:
-    """The type of the file system mounted exactly at `path`, None where none is."""
+    """The type of the file system that is mounted at `path` itself; None if there is none."""
     return mounts_in(_mountinfo()).get(os.fsencode(os.path.abspath(path)))
 
 
 def mountpoints() -> list[str]:
-    """Where root or the calling user has mounted a gcorefs.
+    """The places where root or the calling user has mounted gcorefs.
 
-    Any other user may have mounted something that calls itself one, and never answers.  Then no
-    signal would end the caller (fs/fuse/dev.c, request_wait_answer).
+    Another user may have mounted a file system that only calls itself gcorefs and never answers.
+    No signal could then end a caller that asks it (fs/fuse/dev.c, request_wait_answer).
     """
     top = {mount.place: mount for mount in _parsed(_mountinfo())}
     return [
@@ -76,13 +76,13 @@ def mountpoints() -> list[str]:
 
 
 def _user(mount: Mount) -> int | None:
-    """The user who has made a mount of FUSE (fs/fuse/inode.c, fuse_show_options)."""
+    """The user who made a FUSE mount (fs/fuse/inode.c, fuse_show_options)."""
     users = [word for word in mount.options.split(b",") if word.startswith(b"user_id=")]
     return int(users[0].removeprefix(b"user_id=")) if users else None
 
 
 def is_gcorefs(fd: int) -> bool:
-    """True where an open file is on a mount of a gcorefs.  MountError."""
+    """True if an open file is on a mount of gcorefs.  MountError."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
         fields = dict(line.split(b":\t", 1) for line in info.read().splitlines())
     number, kind = int(fields[b"mnt_id"]), FSTYPE.encode()
@@ -90,7 +90,7 @@ def is_gcorefs(fd: int) -> bool:
 
 
 def _mountinfo() -> bytes:
-    """proc(5).  Asking a dead mount itself can hang.  MountError."""
+    """The mounts that we see (proc(5)).  A question to a dead mount could hang.  MountError."""
     try:
         with open("/proc/self/mountinfo", "rb") as table:
             text = table.read()
@@ -102,9 +102,10 @@ def _mountinfo() -> bytes:
 
 
 def mounts_in(mountinfo: bytes) -> dict[bytes, str]:
-    """The type of the file system at every mount point; of several mounts the last is on top.
+    """The type of the file system at every mount point.  Of several mounts the last one counts,
+    because it is on top.
 
-    MountError where the text is not one that the kernel writes.
+    MountError: the kernel does not write such a text.
     """
     return {mount.place: mount.kind.decode(errors="replace") for mount in _parsed(mountinfo)}
 
@@ -117,10 +118,11 @@ def _parsed(mountinfo: bytes) -> list[Mount]:
 
 
 def answers(path: str) -> bool:
-    """False where a mount's server is gone, as ENOTCONN says (fs/fuse/dev.c, fuse_get_req).
+    """False if the server of a mount is gone: then stat(2) fails with ENOTCONN or ECONNABORTED
+    (fs/fuse/dev.c, fuse_get_req).
 
-    Any other error is no such proof: a mount of another user's is EACCES, for root too
-    (fs/fuse/dir.c, fuse_allow_current_process).
+    No other error means this.  A mount of another user gives EACCES, even to root (fs/fuse/dir.c,
+    fuse_allow_current_process).
     """
     try:
         os.stat(path)
@@ -130,7 +132,7 @@ def answers(path: str) -> bool:
 
 
 def unmount(path: str, lazy: bool) -> None:
-    """Take the mount at `path` away; `lazy`: even while files are open.  MountError."""
+    """Unmount `path`.  `lazy`: even if files there are open.  MountError."""
     program = shutil.which("fusermount3")
     if program is None:
         raise MountError("fusermount3 is not installed (package fuse3)")
@@ -142,10 +144,11 @@ def unmount(path: str, lazy: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Whoever wants to hear, so many seconds apart, that the event loop turns and max_stop is kept.
+    """Tells a service manager, every so many seconds, that the event loop turns and that max_stop
+    is kept.
 
-    A tracer that sleeps in a call of the kernel's does not count: any user can have one sleep, by
-    an execve(2) that hangs, and would end the reading of all.
+    A tracer that sleeps in the kernel does not count.  Any user can make one sleep, by an execve(2)
+    that hangs, and could thereby end the mount for everybody.
     """
 
     seconds: float
@@ -160,9 +163,9 @@ async def serve(
     zygote: Zygote,
     watchdog: Watchdog | None = None,
 ) -> None:
-    """Mount, call `on_ready` once the mount answers, and serve until unmounted or told to end.
+    """Mount, call `on_ready` when the mount answers, and serve until the unmount or a signal.
 
-    SIGTERM, SIGINT and SIGHUP end it.  MountError where the kernel or fusermount3 refuses.
+    SIGTERM, SIGINT and SIGHUP end it.  MountError: the kernel or fusermount3 refuses the mount.
     """
     if readv.is_denied():
         logger.warning(
@@ -201,8 +204,8 @@ async def serve(
 
 
 def _remove_dead_mount(path: str) -> None:
-    """Take away what libfuse leaves: it takes a connection that was aborted for one whose mount
-    is gone (lib/mount.c, fuse_kern_unmount)."""
+    """Unmount a mount whose connection was aborted.  libfuse leaves such a mount in place, because
+    it believes that it is gone already (lib/mount.c, fuse_kern_unmount)."""
     try:
         if fstype(path) == FSTYPE and not answers(path):
             unmount(path, lazy=True)
@@ -211,21 +214,21 @@ def _remove_dead_mount(path: str) -> None:
         logger.warning("%s: its server is gone: %s", path, error)
 
 
-_DESCRIPTORS_PER_STOP = 4  # mem, pagemap, its worker, and one for whatever is being asked
+_DESCRIPTORS_PER_STOP = 4  # mem, pagemap, the socket of its worker, and one for a question to /proc
 _DESCRIPTORS_BESIDE = 256
 
 _MEMORY_PER_STOP = 7 << 20
-"""Bytes of its worker.  Most are pages that it once shared with the zygote: the interpreter counts
-references in every object that it looks at."""
+"""Bytes of a worker.  Most are copies of pages that it shared with the zygote at first: the
+interpreter writes to every object that it looks at, to count references."""
 _SHARE_OF_MEMORY = 4
-"""Workers may have a quarter of the machine's memory."""
+"""All workers together may have a quarter of the machine's memory."""
 
 
 def _affordable(options: Options) -> Options:
-    """The options, with no more stops than there are file descriptors and memory for.
+    """The options, with no more stops than the file descriptors and the memory allow.
 
-    The soft limit of descriptors is for programs that use select(2) (getrlimit(2)); we take the
-    hard one.
+    This raises the soft limit of file descriptors to the hard limit.  The soft limit protects only
+    programs that use select(2) (getrlimit(2)).
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -242,8 +245,8 @@ def _affordable(options: Options) -> Options:
 
 
 def _no_more(options: Options, stops: int) -> Options:
-    """The options with so many stops at the most.  A quarter of these is for root, beside what all
-    others have."""
+    """The options with `stops` stops at most.  A quarter of these is for root, in addition to those
+    of all other users."""
     stops = max(4, stops)
     if stops >= options.max_stops + options.user_stops:
         return options
@@ -253,8 +256,8 @@ def _no_more(options: Options, stops: int) -> Options:
 
 
 async def _end_on_signal(fs: GcoreFS) -> None:
-    # What trio puts back in the end, while we still unmount: a second signal then would leave a
-    # dead mount.
+    # trio restores these handlers at the end of the block, before we unmount.  With the default
+    # handler a second signal would end us then, and leave a dead mount.
     for each in _END_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     with trio.open_signal_receiver(*_END_SIGNALS) as signals:
@@ -267,7 +270,7 @@ async def _end_on_signal(fs: GcoreFS) -> None:
                 pyfuse3.terminate()
 
 
-# By default SIGHUP ends a process at once, and would leave a dead mount.
+# SIGHUP too: by default it ends a process at once, and would leave a dead mount.
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
