@@ -1,10 +1,12 @@
 """The process that carries out one stop for a mount, and the conversation with it.
 
-Each stop of a mount has a process of its own while it lasts, a worker.  So no stop makes another
-one longer, a server that is killed leaves nobody stopped, and what hangs can be left behind.  The
-worker stops and records the threads, and makes the header; the server reads the memory
-(process_vm_readv(2) goes by credentials) and answers FUSE.  The command line needs no worker: its
-own process carries out its one stop.
+Each stop of a mount has a process of its own while it lasts: a worker.  So no stop makes another
+one longer, and a call that hangs blocks only its own worker.  If the server is killed, the worker
+lets the process go.
+
+The worker stops and records the threads, and makes the header.  The server reads the memory and
+answers FUSE: unlike ptrace(2), process_vm_readv(2) needs only the credentials, and no tracer.  The
+command line needs no worker: its own process carries out its one stop.
 
 messages  what a server and a worker say to each other
 channel   how a message, with its open files, goes through a socket

@@ -1,8 +1,8 @@
 """How a message goes through a socket: pickled, with the files that it refers to.
 
-A message is one packet of a SOCK_SEQPACKET socket (unix(7)).  A long one goes in a memfd beside
-its packet: then no packet is too long for the socket's buffer.  An OpenFile in a message arrives
-as an OpenFile of the receiver (SCM_RIGHTS).
+A message is one packet of a SOCK_SEQPACKET socket (unix(7)).  A long message is written to a memfd,
+and its packet has only this file, so that no packet is too long for the buffer of the socket.  An
+OpenFile in a message arrives as an OpenFile of the receiver (SCM_RIGHTS).
 """
 
 import array
@@ -18,7 +18,8 @@ from typing import Any
 from gcorefs.kernel.open_file import OpenFile
 
 _LONGEST = 64 << 10
-"""Bytes of a packet: several fit into the smallest buffer of a socket (socket(7), wmem_default)."""
+"""The most bytes of a packet.  Several packets fit into the buffer of a socket (socket(7),
+wmem_default)."""
 
 _MOST_FILES = 16
 PACKET_SPACE = _LONGEST + 1

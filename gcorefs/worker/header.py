@@ -1,8 +1,10 @@
 """The header of a core, in memory that the worker fills and the server reads.
 
-Its size is known before its content: the CPU times of many threads are read last.  So the server
-can serve the beginning of a header while the worker makes the end.  The beginning is mapped.  The
-end is the notes of many threads: mostly zeros, and in rows that are compressed (header_store.py).
+The worker knows the size of a header before all of its content, because it reads the CPU times of
+many threads last.  So the server can serve the beginning while the worker makes the end.
+
+The beginning is mapped.  The end has the notes of many threads, which are mostly zeros.  It is
+divided into rows, and each row is compressed (header_store.py says why).
 """
 
 import fcntl
@@ -30,7 +32,7 @@ class HeaderWriter:
         """Bytes of the header that are in the file."""
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         self.file = OpenFile(os.memfd_create("gcorefs-header", flags))
-        # The server maps it: nobody must shorten it.
+        # The server maps it.  If somebody shortened it, a read there would be SIGBUS.
         fcntl.fcntl(self.file.number, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
 
     @property
@@ -38,15 +40,15 @@ class HeaderWriter:
         return self.written == self._layout.memory_offset
 
     def write(self, end: int) -> None:
-        """Write up to `end`, as it is.  Blocks until that is made."""
+        """Write up to `end`, not compressed.  This blocks until that part is made."""
         while self.written < end:
             data = self._read(end)
             self._append(data)
             self.written += len(data)
 
     def write_row(self) -> int:
-        """Write one more row.  Returns the bytes that it takes in the file.  Blocks until the row
-        is made."""
+        """Write one more row, and return how many bytes it takes in the file.  This blocks until
+        the row is made."""
         data = self._read(self._layout.memory_offset)
         packed = zlib.compress(data, _QUICKLY)
         self._append(packed)
@@ -66,10 +68,10 @@ class HeaderWriter:
 
 
 class SharedHeader:
-    """In the server: a header that a worker has made, or makes."""
+    """In the server: a header that a worker has made, or is making."""
 
     def __init__(self, file: OpenFile, size: int, ready: int) -> None:
-        """`ready`: the bytes that are in the file as they are."""
+        """`ready`: how many bytes at the beginning of the file are not compressed."""
         self.size = size
         self.made: Future[None] = Future()
         """Completes when the whole header is made, or fails."""
@@ -83,8 +85,8 @@ class SharedHeader:
             self.made.set_result(None)
 
     def grow(self, ready: int, stored: int) -> None:
-        """One more row is made, of `stored` bytes in the file.  `ready`: the bytes of the header
-        that are made."""
+        """One more row is made, and takes `stored` bytes in the file.  The first `ready` bytes of
+        the header are made now."""
         with self._changed:
             self._rows.append(self._rows[-1] + stored)
             self._ready = ready
@@ -93,13 +95,14 @@ class SharedHeader:
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """There is no more to come."""
+        """The worker makes no more of it."""
         with self._changed:
             if not self.made.done():
                 self.made.set_exception(error)
             self._changed.notify_all()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Block until these bytes are made, and copy them.  Raises the error of `fail`."""
         end = offset + len(buffer)
         if end > self._ready:
             with self._changed:

@@ -1,8 +1,14 @@
 """What a server and a worker say to each other.
 
-The server says Take, then MakeCore for each core, then Release.  A worker answers MakeCore with
-Made, which may come with a question before (Fit, answered by Held) and more of the header
-afterwards (HeaderGrew).  Whatever cannot be had is answered by Failed.
+A worker says Hello when it begins.  For each stop the server says Take, then MakeCore for each
+core, then Release.  The worker answers:
+
+- Take with Taken, or Failed.
+- MakeCore with Made, or Failed.  Before that it may ask a question, Fit, which the server answers
+  with Held.  After Made it says HeaderGrew until the header is complete, or Failed.
+- Release with Released, and with Idle when it can carry out the next stop.
+
+It says Ended when the process dies, or when nobody may join the stop any more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +41,7 @@ class Take:
     max_stop: float
     """Seconds after which the worker lets the process go by itself (0: never)."""
     page: OpenFile
-    """Where the worker tells how far it is (page.py)."""
+    """The page in which the worker tells how far the stop is (page.py)."""
     silent: frozenset[str]
     """Sources of pages that do not answer other workers (bounded_questions.py)."""
 
@@ -47,7 +53,7 @@ class MakeCore:
     number: int
     policy: Policy
     is_copy: bool
-    """The server copies the memory: ask it by Fit how the process is held."""
+    """True if the server copies the memory.  Then ask it by Fit how the process is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Release:
     """Let the process run on.  The answer is Released."""
 
     may_be_late: bool
-    """Threads that have not stopped yet may be waited for (late.py)."""
+    """True if the worker may wait for threads that have not stopped yet (late.py)."""
 
 
 # From a worker.
@@ -94,13 +100,13 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A core.  The layout in `plan` has no header; that is in the file."""
+    """A core.  The layout in `plan` has no header: the header is in the file `header`."""
 
     number: int
     plan: CorePlan
     header: OpenFile
     ready: int
-    """The bytes of the header that are made."""
+    """How many bytes of the header are made."""
     unreadable: Ranges
 
 
@@ -124,7 +130,7 @@ class Failed:
     pid: int
     detail: str
     traceback: str
-    """Where gcorefs itself failed; empty otherwise."""
+    """The traceback, if gcorefs itself failed; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +144,9 @@ class Released:
 
     late: Sequence[int]
     silent: frozenset[str]
-    """Sources of pages that have not answered."""
+    """Sources of pages that have not answered (bounded_questions.py)."""
     is_busy: bool
-    """An answer to a request is still to come."""
+    """True if the worker still works at a request of the stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,6 @@ class Idle:
     """No thread is late any more, and no question is open."""
 
     number: int
-    """Of the Take.  This may come when the worker is at the next stop of the same process."""
+    """The number of the Take.  The worker may be at the next stop of the same process by now."""
     may_go_on: bool
     """False if the worker has grown too much to carry out another stop."""

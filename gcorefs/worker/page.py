@@ -1,4 +1,4 @@
-"""How far a stop is, in a page that the worker and the server both map."""
+"""The progress of a stop, in a page that the worker and the server both map."""
 
 import mmap
 import os
@@ -10,7 +10,7 @@ from gcorefs.process.progress import Progress
 
 
 def new_page() -> OpenFile:
-    """A page of zeros that no file system shows.  EMFILE."""
+    """A new page of zeros, in a memfd.  EMFILE."""
     page = OpenFile(os.memfd_create("gcorefs-progress", os.MFD_CLOEXEC))
     os.write(page.number, bytes(PAGE_SIZE))
     return page
@@ -19,8 +19,8 @@ def new_page() -> OpenFile:
 class SharedProgress(Progress):
     """The Progress in such a page.
 
-    The tracer holds a robust mutex there.  So if the worker is killed, and the kernel lets the
-    process go for it, every reader sees that.
+    The tracer holds a robust mutex in the page.  If the worker is killed, the kernel lets the
+    process go and marks the mutex, so every reader sees that the tracer is gone.
     """
 
     def __init__(self, file: OpenFile) -> None:

@@ -1,8 +1,8 @@
 """What a worker does with each message.
 
-Its main thread hears the server; one thread carries out a stop; the tracer has a thread of its own
-(tracer.py).  If the server ends, or the process stands still for too long, the main thread lets the
-process go.
+The main thread receives the messages of the server, a second thread carries out the stop, and the
+tracer has a thread of its own (tracer.py).  If the server ends, or if the process stands still for
+too long, the main thread lets the process go.
 """
 
 import contextlib
@@ -32,17 +32,17 @@ from gcorefs.worker.header import HeaderWriter
 from gcorefs.worker.page import SharedProgress
 
 _GRACE = 2.0
-"""Seconds past max_stop that the server has, which lets go itself and says why."""
+"""Seconds that the server has after max_stop.  It lets the process go itself, and says why."""
 
 _NEARLY = 0.01
-"""Seconds that a request may take to fail when its process is let go."""
+"""Seconds that a request has to fail when its process is let go."""
 
 _MOST_GROWTH = 4 << 20
-"""Bytes that the stop of a large process may leave behind in a worker that goes on."""
+"""A worker that has grown by more bytes during a stop carries out no other stop."""
 
 
 def serve(channel: Channel) -> None:
-    """Carry out one stop after the other until the server wants no more or is gone."""
+    """Carry out one stop after the other, until the server ends the conversation or is gone."""
     channel.send(say.Hello(os.getpid()))
     carried: _Carried | None = None
     while (message := _next_message(channel, carried)) is not None:
@@ -84,11 +84,11 @@ class _Carried:
         bounded_questions.avoid(take.silent)
 
     def seconds_left(self) -> float | None:
-        """Until the process has stood still for too long; None while nobody counts."""
+        """Seconds until the process has stood still for too long; None if there is no limit."""
         stopped_at = self.stop.progress.stopped_at
         if self._max_stop == inf or self.stop.life.is_let_go:
             return None
-        # It may not be stopped yet: look again.
+        # If it has not been stopped yet, the time has not begun.
         since = time.monotonic() - stopped_at if stopped_at else 0.0
         return max(0.001, self._max_stop + _GRACE - since)
 
@@ -106,7 +106,7 @@ class _Carried:
         try:
             start_thread("gcorefs-idle", self._tell_idle)
         except NoThread:
-            self._tell_idle()  # the next stop of the process waits for it
+            self._tell_idle()  # in this thread: the next stop of the process must wait meanwhile
 
     def end(self) -> None:
         """The server is gone, or needs this stop no more."""
@@ -115,7 +115,7 @@ class _Carried:
 
     def _close(self) -> None:
         self.stop.let_go()
-        self.answers.put(None)  # nobody answers any more
+        self.answers.put(None)  # wake `_ask`, because the server does not answer it any more
         self.stop.close()
         self._worker.close()
 
@@ -130,7 +130,7 @@ class _Carried:
     def _try(self, number: int, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # the server is told
+        except BaseException as error:  # tell the server
             self._fail(number, error)
 
     def _take(self) -> None:
@@ -163,7 +163,7 @@ class _Carried:
             raise ProcessError(Reason.LET_GO, self.stop.process.pid)
         return facts
 
-    # What is told.
+    # What the worker tells the server.
 
     def _tell_end(self) -> None:
         """In the tracer's thread."""
@@ -173,7 +173,7 @@ class _Carried:
         self.stop.wait_late(threading.TIMEOUT_MAX)
         bounded_questions.wait_for_answers()
         self._worker.join(threading.TIMEOUT_MAX)
-        gc.collect()  # it is off: nothing is to interrupt a stop
+        gc.collect()  # automatic collection is off, so that none interrupts a stop
         self._send(say.Idle(self._number, _own_memory() - self._at_first < _MOST_GROWTH))
 
     def _fail(self, number: int, error: BaseException) -> None:
@@ -191,19 +191,19 @@ class _Carried:
         self._send(say.Failed(number, reason, pid, detail, trace))
 
     def _send(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # the main thread hears that the server is gone
+        with contextlib.suppress(OSError):  # the server is gone: the main thread sees that too
             self._channel.send(message)
 
 
 def _own_memory() -> int:
-    """Bytes of memory that this process has beside what is mapped from files (proc(5), statm)."""
+    """Bytes of this process that no file backs (proc(5), statm)."""
     with open("/proc/self/statm", "rb") as file:
         _, resident, shared, *_ = map(int, file.read().split())
     return (resident - shared) * PAGE_SIZE
 
 
 class _AskedHolder(HoldProcess):
-    """The server holds the process, by a copy, if it has room."""
+    """The holder of a core whose memory the server copies, if it has room for that."""
 
     def __init__(self, ask: "partial[Mapping[str, str]]") -> None:
         self._ask = ask

@@ -1,8 +1,8 @@
 """The process that all workers are forked from.
 
-It is forked from the server before that has a second thread, a mount or an event loop, and never
-does anything else.  So a worker begins with all modules imported and nothing else, within a
-millisecond, and nearly all of its memory is shared with the zygote.
+The server forks it before it has a second thread, a mount or an event loop, and the zygote does
+nothing but fork workers.  So a worker starts within a millisecond.  It has all modules imported,
+nothing else, and shares nearly all of its memory with the zygote.
 """
 
 import contextlib
@@ -26,16 +26,18 @@ _STANDARD = range(3)
 _REQUEST = b"w"
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that a terminal or a service manager sends to every process of a group.  The server ends
-on them; a worker ends when the server has ended."""
+"""Signals that a terminal or a service manager sends to every process of a group.  They end the
+server, and a worker ends after the server."""
 
 
 class Zygote:
-    """The server's end of it."""
+    """The zygote, for the server."""
 
     def __init__(self) -> None:
-        """Fork it.  The caller has one thread, and has set the interpreter as it is to be in all
-        workers.  EAGAIN, ENOMEM, EMFILE."""
+        """Fork the zygote.  EAGAIN, ENOMEM, EMFILE.
+
+        The caller has one thread, and the settings of its interpreter are those of all workers.
+        """
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             _be_zygote(theirs)
@@ -55,7 +57,7 @@ class Zygote:
         return ours
 
     def close(self) -> None:
-        """Let it end."""
+        """Let the zygote end."""
         self._requests.close()
 
 
@@ -63,7 +65,7 @@ def _be_zygote(requests: socket.socket) -> NoReturn:
     try:
         _stand_alone(requests)
         _warm_up()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no worker is waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a worker (wait(2))
         mark()
         gc.collect()
         gc.freeze()
@@ -74,9 +76,9 @@ def _be_zygote(requests: socket.socket) -> NoReturn:
 
 
 def _warm_up() -> None:
-    """Carry out one stop: what is computed once and kept, a worker has from its beginning.
+    """Carry out one stop, so that all workers share what is computed once and kept.
 
-    That halves the time of its first stop.
+    This halves the time of the first stop of a worker.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -99,9 +101,9 @@ def _warm_up() -> None:
 
 
 def _stand_alone(requests: socket.socket) -> None:
-    """Keep nothing of the server's but `requests`."""
+    """Keep no file and no signal handler of the server, except `requests`."""
     quick["prctl"](_PR_SET_NAME, b"gcorefs-zygote", 0, 0, 0)
-    # A group of its own, so that the stop key of a terminal does not stop those who hold others.
+    # A session of its own: the suspend key of a terminal must not stop a process that holds others.
     with contextlib.suppress(OSError):
         os.setsid()
     for each in _END_SIGNALS:
@@ -113,7 +115,7 @@ def _stand_alone(requests: socket.socket) -> None:
     kept = {*_STANDARD, requests.fileno()}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in kept:
-            with contextlib.suppress(OSError):  # that of the list itself
+            with contextlib.suppress(OSError):  # listdir() has closed its own by now
                 os.close(int(name))
 
 
