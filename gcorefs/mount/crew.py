@@ -1,9 +1,10 @@
 """The workers of a mount, and the event loop's end of the conversation with each.
 
-A worker carries out one stop at a time (worker/).  After the stop it may stay: for late threads,
-which the next stop of the same process takes over, or for a question without an answer.  Then it is
-idle, and carries out the next stop of any process: it has its own copies of the pages that a stop
-writes to, so the kernel need not copy them from the zygote's again.
+A worker carries out one stop at a time (worker/).  After the stop it stays with the process while
+it waits for something: for late threads, which the next stop of the process takes over, or for the
+answer to a question.  When it waits for nothing it is idle, and carries out the next stop of any
+process.  That saves time: it has its own copies of the pages that a stop writes to, and the kernel
+need not copy them from the zygote again.
 """
 
 import contextlib
@@ -20,10 +21,10 @@ from gcorefs.worker.channel import FILE_SPACE, PACKET_SPACE, Packet, unpack
 from gcorefs.worker.zygote import Zygote
 
 _MOST_OF_ONE_USER = 64
-"""Workers that wait for something after stops for one user."""
+"""The most workers that wait for something after the stops of one user."""
 
 _MOST_IDLE = 2
-"""Each takes some megabytes."""
+"""The most idle workers.  Each takes some megabytes."""
 
 
 class Carried(Protocol):
@@ -33,10 +34,10 @@ class Carried(Protocol):
     uid: int
 
     def hear(self, message: object) -> None:
-        """What the worker says."""
+        """Take a message of the worker."""
 
     def lose(self) -> None:
-        """The worker has ended without a word."""
+        """The worker has ended without a message."""
 
 
 class Link:
@@ -44,18 +45,22 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self.pid = 0
-        """Of the worker; 0 before it has said so."""
+        """The pid of the worker; 0 before it has said Hello."""
         self.carried: Carried | None = None
+        """The stop that the worker carries out, or with which it stays."""
         self.silent: frozenset[str] = frozenset()
+        """Sources of pages that have not answered the worker."""
         self.waits = False
-        """True while it waits for late threads, for answers, or for what hangs."""
+        """True while the worker waits after a stop: for late threads, for answers, or for a request
+        that hangs."""
         self._socket = sock
         sock.setblocking(False)
 
     def say(self, message: object) -> None:
-        """Send at once: a worker always listens.  A message to a worker that has gone is lost.
+        """Send a message, without a wait: a worker always listens.  If the worker has ended, the
+        message is lost.
 
-        With files in the message: EMFILE, ETOOMANYREFS (unix(7)).
+        EMFILE, ETOOMANYREFS: only for a message with files (unix(7)).
         """
         if self._socket.fileno() < 0:  # closed by `listen`
             return
@@ -64,7 +69,7 @@ class Link:
             self._socket.sendmsg([packet.data], packet.ancillary, socket.MSG_NOSIGNAL)
 
     async def listen(self) -> None:
-        """Return when the worker has ended."""
+        """Pass each message to the stop.  Returns when the worker has ended."""
         with trio.socket.from_stdlib_socket(self._socket) as sock:
             while (message := await _received(sock)) is not None:
                 if isinstance(message, say.Hello):
@@ -73,7 +78,7 @@ class Link:
                     self.carried.hear(message)
 
     def end(self) -> None:
-        """Let the worker end, when no thread is late."""
+        """End the conversation.  The worker ends when no thread is late any more."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -96,10 +101,10 @@ class Crew:
         self._links: set[Link] = set()
         self._idle: list[Link] = []
         self._staying: dict[Process, Link] = {}
-        self._waiting: Counter[int] = Counter()  # by user, the workers that stay
+        self._waiting: Counter[int] = Counter()  # by user: the workers that stay and wait
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Workers are listened to in `nursery`."""
+        """Listen to the workers in `nursery`, and have a first worker ready."""
         self._nursery = nursery
         self._idle.append(self._new_link())
 
@@ -127,12 +132,12 @@ class Crew:
         link.end()
 
     def give_back(self, link: Link, released: say.Released) -> None:
-        """A stop is over, except for what its worker still waits for."""
+        """A stop is over.  Its worker may still wait for something."""
         carried = link.carried
         assert carried is not None
         link.silent = released.silent
         link.waits = bool(released.late or released.silent or released.is_busy)
-        # A worker that may wait for late threads does so in any case, and must count.
+        # A worker with late threads waits for them in any case.  So it stays, and counts.
         if link.waits and not released.late and not self.may_stay(carried):
             link.end()
             return
@@ -140,14 +145,14 @@ class Crew:
         self._waiting[carried.uid] += link.waits
 
     def may_stay(self, carried: Carried) -> bool:
-        """True if a worker may wait for something after this stop."""
+        """True if the worker of this stop may wait for something after it."""
         return self._waiting[carried.uid] < _MOST_OF_ONE_USER
 
     def rest(self, link: Link, may_go_on: bool) -> None:
-        """A worker has nothing left to wait for."""
+        """A worker waits for nothing any more."""
         carried = link.carried
         if carried is None or self._staying.get(carried.process) is not link:
-            return  # it already carries out the next stop
+            return  # it carries out the next stop already
         self._stop_staying(link)
         if may_go_on and len(self._idle) < _MOST_IDLE:
             self._idle.append(link)

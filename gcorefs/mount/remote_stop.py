@@ -1,7 +1,7 @@
 """A stop that a worker carries out, as the event loop sees it.
 
-For one process it offers what gcorefs.stopped.Stop offers.  The worker makes the header; the memory
-is read here.  Nothing here blocks except for the callers of `check`, which are threads.
+It has the interface of gcorefs.stopped.Stop, for one process.  The worker makes the header, and the
+server reads the memory itself.  Everything here runs in the event loop, except `check`.
 """
 
 import contextlib
@@ -37,7 +37,8 @@ T = TypeVar("T")
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS)
 
 _numbers = count(1)
-"""The numbers of the requests.  An answer may come when the worker is at the next stop."""
+"""Numbers for requests.  They are never used twice, because the answer to a request may come when
+the worker is at the next stop."""
 
 
 class WorkerFailed(Exception):
@@ -124,7 +125,7 @@ class RemoteStop:
         return link
 
     async def core(self, policy: Policy, holder: Holder) -> Core:
-        """A core of the process.  `holder` is prepared.
+        """A core of the process.  The caller has prepared `holder`.
 
         ProcessError: there is no stop or no such core.  WorkerFailed.
         """
@@ -210,11 +211,12 @@ class RemoteStop:
         return self._untraced.is_set()
 
     def close_memory(self) -> None:
-        """Read the process no more.  Call this in a thread, because it closes files of /proc."""
+        """Read the process no more.  Call this in a thread: it closes files of /proc, which may
+        take long."""
         self._memory = None
 
     def forget(self) -> None:
-        """Nobody reads a core of it any more."""
+        """Drop the headers, which nobody can read any more."""
         self._headers.clear()
 
     # The state of the stop.
@@ -288,13 +290,14 @@ class RemoteStop:
         self.life.advance(Phase.ENDED)
         assert self._link is not None
         self._pools.crew.give_back(self._link, released)
-        # What is asked for is still answered: the worker knows best why it cannot be had.
+        # Questions for a core stay open: the worker still answers them, and knows best why there is
+        # no core.
         for header in self._headers.values():
             header.fail(self._over())
         self._untraced.set()
 
     def lose(self) -> None:
-        """The worker has ended without a word, so the kernel has let the process go."""
+        """The worker has ended without a message, so the kernel has let the process go."""
         pid = self.process.pid
         if self._untraced.is_set():
             return
@@ -308,7 +311,7 @@ class RemoteStop:
         self._on_end()
 
     def _close(self, error: ProcessError) -> None:
-        """Nothing more will come."""
+        """The worker sends no more messages: give `error` to everybody who waits for one."""
         if self._failure is None:
             self._failure = error
         self._taken.set()
