@@ -11,6 +11,7 @@ from typing import Protocol
 
 import trio
 
+from gcorefs import tuning
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
@@ -205,7 +206,10 @@ class SharedCore:
         """
         core = self.bytes.core
         if core is not None and core.is_copied:
-            await self.bytes.settled()  # the process is about to be let go
+            # The process is about to be let go.  A tracer that sleeps in the kernel may never do
+            # that, but the copy is complete already.
+            with trio.move_on_after(tuning.now().read_timeout):
+                await self.bytes.settled()
         if core is None or not core.is_copied or self.is_past:
             return not self.is_past
         is_unchanged = self.is_for(opener) and await self._pools.questions.ask(

@@ -23,6 +23,7 @@ from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
 from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.tuning import Tuning
 from gcorefs.worker import messages as say
 from gcorefs.worker.zygote import Zygote
 from tests.conftest import Target
@@ -207,6 +208,27 @@ async def test_a_copy_that_comes_too_late_does_not_hold_up_later_cores(
             remote.hear(message)
         assert b'"memory":"kernel"' in await whole(stop.core(KERNEL, OPENER))
         assert bytes(await first.bytes.read(keeping, 0, 4)) == b"\x7fELF"
+
+
+async def test_an_open_of_a_copy_does_not_wait_for_a_tracer_that_hangs(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tune: Callable[[Tuning], None]
+) -> None:
+    tune(Tuning(read_timeout=0.5))
+    target = spawn("threads", 1)
+
+    is_released = trio.Event()
+
+    async def hang(_: RemoteStop) -> None:
+        is_released.set()
+        await trio.sleep_forever()
+
+    async with stopping(target, COPY) as stop:
+        with monkeypatch.context() as patch:
+            patch.setattr(RemoteStop, "untraced", hang)
+            (core,) = stop.cores.values()
+            await opened(core)
+            await is_released.wait()
+            assert await core.is_joinable(OPENER)
 
 
 async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let_go(
