@@ -67,6 +67,8 @@ class RemoteStop:
         """The time from the first interrupt until the header of the first core was made."""
         self.late: Sequence[int] = ()
         """Threads that are still traced after all others have been let go."""
+        self.why_ended = "one of its threads could not be recorded"
+        """Why nobody may join the stop any more, if `on_end` is called for a living process."""
         self._opener = opener
         self._policy = policy
         self._pools = pools
@@ -306,6 +308,7 @@ class RemoteStop:
         else:
             error = ProcessError(Reason.SURPRISE, pid, "its worker was killed")
             logger.error("process %d: its worker was killed, and the kernel let it go", pid)
+        self.why_ended = error.detail or error.reason.text
         self._is_released = True
         self._close(error)
         self._on_end()

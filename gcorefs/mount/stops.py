@@ -329,7 +329,7 @@ class SharedStop:
         if self.is_all_filled:  # the copies are complete
             self._stop.run_on()
         else:
-            self.let_go("one of its threads could not be recorded")
+            self.let_go(self._stop.why_ended)
 
     # What the log and `gcorefs status` say of the stop.
 

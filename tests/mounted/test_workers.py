@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import threading
@@ -76,6 +77,13 @@ def test_few_workers_are_kept_when_many_stops_are_over(mount: Mount, spawn: Spaw
     eventually(lambda: len(tasks.children(zygote(mount))) <= 2)
 
 
+def state(mount: Mount, pid: int) -> tuple[str, str]:
+    """The state of a stop in the status, and why."""
+    found = json.loads((mount.path / ".gcorefs" / "status").read_bytes())["stops"]
+    (stop,) = (each for each in found if each["pid"] == pid)
+    return stop["state"], stop["why"]
+
+
 def test_a_worker_that_is_killed_is_the_end_of_its_stop_alone(mount: Mount, spawn: Spawn) -> None:
     target, other = spawn("bulk", 64), spawn("threads", 1)
     mount.expect(f"process {target.pid}: {KILLED}")
@@ -89,6 +97,8 @@ def test_a_worker_that_is_killed_is_the_end_of_its_stop_alone(mount: Mount, spaw
         size = os.fstat(fd).st_size
         assert errno_of(lambda: os.pread(fd, 4096, size - 4096)) == errno.EIO
         assert os.pread(fd, 4096, 0) == header
+        eventually(lambda: state(mount, target.pid)[0] == "let go")
+        assert state(mount, target.pid) == ("let go", KILLED)
         assert is_held(other.pid)
         assert os.pread(beside, 4, 0) == b"\x7fELF"
     with opened(mount / target.pid) as fd:
