@@ -4,6 +4,9 @@ protocols  what a source of registers and a source of mappings is
 thread_record  what a source of registers gives for each thread
 ptrace    registers of a thread that stands in its stop
 restart   which interrupted calls the kernel would not restart by itself
-tracer    stops the threads, has them recorded, holds them, lets them go
+tracees   the threads that are seized, interrupted or recorded
+stopping  seizes and interrupts every thread, and waits for the stops
+holding   holds the threads, and lets them go
+tracer    carries out a stop in an OS thread of its own
 procfs    what /proc tells: mappings, and a few registers of a thread that sleeps
 """

@@ -1,6 +1,6 @@
 """Records a thread in its stop: its registers, its signals.
 
-The tracer's own thread makes every call (tracer.py).
+The tracer's own thread makes every call (sources/tracer.py).
 """
 
 import errno

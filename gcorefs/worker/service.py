@@ -1,8 +1,8 @@
 """What a worker does with each message.
 
 The main thread receives the messages of the server, a second thread carries out the stop, and the
-tracer has a thread of its own (tracer.py).  If the server ends, or if the process stands still for
-too long, the main thread lets the process go.
+tracer has a thread of its own (sources/tracer.py).  If the server ends, or if the process stands
+still for too long, the main thread lets the process go.
 """
 
 import contextlib

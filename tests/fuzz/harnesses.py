@@ -176,7 +176,7 @@ def xsave(data: bytes) -> None:
 @harness((), b"\0" * 216, struct.pack("<27q", *([-4] * 27)), struct.pack("<17i", *([-4] * 17)))
 def registers(data: bytes) -> None:
     for machine, calls in product(MACHINES.values(), X86_64.conventions):
-        # An incomplete register set is refused earlier (tracer.py, _record).
+        # sources/ptrace.py refuses an incomplete register set before this.
         general = data[: machine.general_size].ljust(machine.general_size, b"\0")
         result = machine.word(general, machine.call_result)
         ask_calls = partial(int, calls)

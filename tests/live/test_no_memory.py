@@ -8,7 +8,7 @@ import pytest
 from gcorefs.kernel import wait4
 from gcorefs.process.admission import find
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.sources.tracer import Tracer
+from gcorefs.sources.tracees import Tracees
 from gcorefs.stopped import Stop
 from tests.conftest import Target
 
@@ -59,6 +59,6 @@ def test_threads_are_let_go_without_memory(
     target = spawn("threads", 2)
     stop = Stop(find(target.pid))
     stop.take()
-    fail(Tracer, "_detach_stopped", times, monkeypatch)
+    fail(Tracees, "detach_stopped", times, monkeypatch)
     stop.close()
     assert_free(target)

@@ -23,7 +23,8 @@ from gcorefs.kernel import ptrace, wait4
 from gcorefs.kernel.proc import current_call, procfile, task_stat, task_status, tasks
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.sources import tracer
+from gcorefs.sources.stopping import SEIZE_PATIENCE, Stopping
+from gcorefs.sources.tracer import Tracer
 from tests.conftest import Target
 from tests.snapshot import Snapshot, find
 
@@ -255,7 +256,7 @@ def test_a_thread_that_was_not_interrupted_is_not_waited_for(
 ) -> None:
     target = spawn("threads", 3)
     monkeypatch.setattr(task_status, "is_dumping_core", lambda pid: True)
-    refused = tracer.Tracer(find(target.pid), stop_timeout=5)
+    refused = Tracer(find(target.pid), stop_timeout=5)
     refused.start()
     with pytest.raises(ProcessError) as caught:
         refused.wait()
@@ -286,9 +287,9 @@ def await_call(tid: int, number: int) -> None:
 def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each seize takes so long that the thread that waits for the stop looks for the dead."""
     looks = []
-    seize, look = ptrace.seize, tracer.Tracer._reap_for_seize
+    seize, look = ptrace.seize, Stopping.reap_for_seize
 
-    def look_and_count(self: tracer.Tracer) -> None:
+    def look_and_count(self: Stopping) -> None:
         look(self)
         looks.append(time.monotonic())
 
@@ -296,10 +297,10 @@ def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
         seize(tid)
         # At least one look comes after the patience has run out.
         begin = time.monotonic()
-        while not looks or looks[-1] < begin + 3 * tracer._SEIZE_PATIENCE:
+        while not looks or looks[-1] < begin + 3 * SEIZE_PATIENCE:
             time.sleep(0.001)
 
-    monkeypatch.setattr(tracer.Tracer, "_reap_for_seize", look_and_count)
+    monkeypatch.setattr(Stopping, "reap_for_seize", look_and_count)
     monkeypatch.setattr(ptrace, "seize", seize_slowly)
 
 

@@ -38,7 +38,9 @@ class Point:
         return f"\0gcorefs-{token}-{self.name}-{pid}"
 
 
-_TRACER = "gcorefs.sources.tracer"
+_HOLDING = "gcorefs.sources.holding"
+_STOPPING = "gcorefs.sources.stopping"
+_TRACEES = "gcorefs.sources.tracees"
 _CALLS = "gcorefs.kernel.ptrace"
 
 LOOKUP = Point("lookup", "gcorefs.mount.sight", "look", "before")
@@ -49,14 +51,14 @@ MAKING_ROOM = Point("making-room", "gcorefs.holder", "HoldCopy.prepare", "before
 ROOM_MADE = Point("room-made", "gcorefs.holder", "HoldCopy.prepare", "after")
 BEFORE_SEIZE = Point("before-seize", _CALLS, "seize", "before")
 SEIZED_ONE = Point("seized-one", _CALLS, "seize", "after")
-SEIZED_ALL = Point("seized-all", _TRACER, "Tracer._interrupt", "before")
+SEIZED_ALL = Point("seized-all", _STOPPING, "Stopping._interrupt", "before")
 INTERRUPTED_ONE = Point("interrupted-one", _CALLS, "interrupt", "after")
-INTERRUPTED_ALL = Point("interrupted-all", _TRACER, "Tracer._interrupt", "after")
+INTERRUPTED_ALL = Point("interrupted-all", _STOPPING, "Stopping._interrupt", "after")
 SIGNAL_FIRST = Point("signal-first", _CALLS, "resume", "before")
-STOPPED_ONE = Point("stopped-one", _TRACER, "Tracer._record", "before")
+STOPPED_ONE = Point("stopped-one", _TRACEES, "Tracees._record", "before")
 REPAIRED_ONE = Point("repaired-one", _CALLS, "poke_user", "after")
-RECORDED_ONE = Point("recorded-one", _TRACER, "Tracer._record", "after")
-RECORDED_ALL = Point("recorded-all", _TRACER, "Tracer._stop_all", "after")
+RECORDED_ONE = Point("recorded-one", _TRACEES, "Tracees._record", "after")
+RECORDED_ALL = Point("recorded-all", _STOPPING, "Stopping.stop_all", "after")
 PINNED = Point("pinned", "gcorefs.stopped", "MemFile.__init__", "after")
 # The first door has judged the opener, then the thread that takes the snapshot has judged it again.
 # This is the judgement when everything stands still.
@@ -70,10 +72,10 @@ COPIED = Point("copied", "gcorefs.core", "Core.fill", "after")
 READING = Point("reading", "gcorefs.kernel.process_vm", "read_memory", "before")
 # The reader waits for the first window; this is the second.
 READING_AHEAD = Point("reading-ahead", "gcorefs.core", "Core.read_into", "before", 2)
-RELEASED = Point("released", _TRACER, "Tracer._let_go", "before")
+RELEASED = Point("released", _HOLDING, "_let_go", "before")
 BEFORE_DETACH = Point("before-detach", _CALLS, "detach", "before")
 DETACHED_ONE = Point("detached-one", _CALLS, "detach", "after")
-DETACHED_ALL = Point("detached-all", _TRACER, "Tracer._let_go", "after")
+DETACHED_ALL = Point("detached-all", _HOLDING, "_let_go", "after")
 
 POINTS = [value for value in tuple(globals().values()) if isinstance(value, Point)]
 

@@ -289,7 +289,7 @@ def test_a_death_between_the_copy_and_letting_go_does_not_matter(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
     pause = Pause("gcorefs.sources.tracer", "Tracer.release")
-    seen = Pause("gcorefs.sources.tracer", "Tracer._die", is_after=True)
+    seen = Pause("gcorefs.sources.tracer", "Tracer._end", is_after=True)
     mount = paused(pause, seen, options="hold=copy")
     target = spawn("bulk", SIZE)
     with opened(mount / target.pid) as fd:

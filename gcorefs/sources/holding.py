@@ -1,0 +1,105 @@
+"""Holds the tracees of a process, and lets them go.
+
+During the hold the OS thread of the tracer sleeps in waitid(2), so a hold costs no CPU.  It wakes
+up if a thread stops late, if a tracee dies, or if another thread of ours rings (kernel/wait4.py).
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from gcorefs import tuning
+from gcorefs.kernel import wait4
+from gcorefs.process.progress import Progress
+from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
+
+_MOST_TRIES = 10
+"""How often we try to let the tracees go if there is no memory for it."""
+
+_DEATH_NAP = 1e-3
+"""Seconds between two looks at a process that is killed: its threads die one after another."""
+
+
+def hold(
+    tracees: Tracees,
+    progress: Progress,
+    is_to_end: threading.Event,
+    on_death: Callable[[], None],
+) -> None:
+    """Sleep until the event, or until no tracee is left.
+
+    `on_death` is called once if the process dies, before the first dead thread is reaped.
+    OSError, MemoryError: a thread that has stopped only now could not be recorded.
+    """
+
+    def die() -> None:
+        progress.die()
+        on_death()
+
+    while not is_to_end.is_set():
+        wait4.await_status()
+        if is_to_end.is_set():
+            return
+        before = tracees.counts
+        tracees.look_at_running()  # they may stop yet, or end by themselves
+        if wait4.has_status():
+            for tid in tracees.stopped:
+                if not progress.is_dead and tracees.is_ending(tid):
+                    die()
+                tracees.look_at(tid)
+        if not any(tracees.counts):
+            if not progress.is_dead:  # none of them had stopped
+                die()
+            return
+        if progress.is_dead or tracees.counts == before:
+            time.sleep(_DEATH_NAP)
+
+
+def let_go(
+    tracees: Tracees,
+    progress: Progress,
+    timeout: float,
+    is_taken_over: Callable[[], bool],
+    may_wait: Callable[[], bool],
+) -> None:
+    """Let every tracee go as soon as it has stopped.
+
+    A tracee that has been interrupted may have left its system call with an EINTR that is ours.  So
+    we do not let it go before it has stopped and is repaired.  After `timeout` seconds in which
+    none stops, we wait only as long as `may_wait` says so; in no case longer than until
+    `is_taken_over`.  The kernel lets go what is left when the OS thread of the tracer ends.
+    """
+    for _ in range(_MOST_TRIES):
+        try:
+            _let_go(tracees, progress, timeout, is_taken_over, may_wait)
+        except MemoryError:  # a thread that nobody looked at would see our EINTR: try again
+            time.sleep(tuning.now().last_look / _MOST_TRIES)
+        else:
+            return
+
+
+def _let_go(
+    tracees: Tracees,
+    progress: Progress,
+    timeout: float,
+    is_taken_over: Callable[[], bool],
+    may_wait: Callable[[], bool],
+) -> None:
+    progress.end()
+    tracees.detach_stopped()
+    progress.released_at = time.monotonic()
+    nap = SHORTEST_NAP
+    deadline = time.monotonic() + timeout
+    while tracees.awaited and not is_taken_over():
+        _, before = tracees.counts
+        tracees.look_at_awaited()
+        tracees.detach_stopped()
+        if tracees.counts[1] < before:
+            nap = SHORTEST_NAP
+            continue
+        if time.monotonic() > deadline:
+            if not may_wait():
+                break
+            wait4.await_status()
+        time.sleep(nap)
+        nap = min(nap * 2, LONGEST_NAP)

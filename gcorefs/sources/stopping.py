@@ -1,0 +1,257 @@
+"""Stops the threads of one process: seizes them, interrupts them, and waits until they stop.
+
+First every thread is seized, which stops none of them.  Then every thread is interrupted, and we
+wait for the stops.  Threads may be born meanwhile, so all this is repeated until a pass over
+/proc/PID/task finds no new one.
+
+We leave a process alone that writes its own core.  An interrupt would end the thread's write to the
+pipe of core_pattern (fs/pipe.c, pipe_write), and that core would be cut off.  If a signal makes a
+seized thread crash, the thread first stops for its tracer, and we see that.  Only a kill by
+seccomp(2) asks no tracer (kernel/signal.c, get_signal, SA_IMMUTABLE).  So we ask the process
+whether it dumps core after the seize, again between interrupts, and while a thread does not stop.
+"""
+
+import threading
+import time
+from math import inf
+
+from gcorefs.kernel import robust_list, wait4
+from gcorefs.kernel.proc import task_stat, task_status, tasks
+from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.late import Starved
+from gcorefs.process.progress import Progress
+from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
+from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
+
+SEIZE_PATIENCE = 0.01
+"""Seconds that a seize may sleep before another thread looks for dead tracees."""
+
+_QUESTION = 0.1
+"""Seconds after which we ask again, while a thread does not stop, whether the process dumps core
+and which threads get no CPU."""
+
+_STARVED_TIMES = 4
+_STARVED_SECONDS = 4.0
+"""How much longer a thread may take to stop if it gets no CPU, while the others stand still: so
+many times stop_timeout, but at most so many seconds, in all."""
+
+_PIECE = 50
+"""We interrupt so many threads before we ask again whether the process dumps core."""
+
+_MOST_REFUSALS = 10
+"""An execve(2) can make the kernel refuse a seize once, and a process may call it again and
+again."""
+
+
+class Stopping:
+    """The way of one process to its stop."""
+
+    def __init__(
+        self,
+        process: Process,
+        tracees: Tracees,
+        progress: Progress,
+        stop_timeout: float,
+        is_given_up: threading.Event,
+    ) -> None:
+        """`is_given_up`: ends the wait for threads that do not stop."""
+        self._process = process
+        self._tracees = tracees
+        self._progress = progress
+        self._stop_timeout = stop_timeout
+        self._is_given_up = is_given_up
+        self._left_out: set[int] = set()  # tids in the task list that are not to be traced
+        self._seizing_since = inf  # when the seize that is under way began
+        self._refusals = 0
+        self._has_reaped = False  # `reap_for_seize` has; we do not know which tracee
+        self._starved = Starved(process.pid)
+        self._patience = min(_STARVED_TIMES * stop_timeout, _STARVED_SECONDS)  # the rest of it
+
+    def stop_all(self) -> list[ThreadRecord]:
+        """Stop every thread.  The records of all threads, in reading order.
+
+        ProcessError: GONE, TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
+        """
+        try:
+            self._stop_all()
+        except ProcessLookupError as error:
+            raise ProcessError(Reason.GONE, self._process.pid) from error
+        late = [
+            ThreadRecord(tid, is_starved=tid in self._starved.tids) for tid in self._tracees.running
+        ]
+        return in_reading_order([*self._tracees.records, *late], self._process.pid)
+
+    def _stop_all(self) -> None:
+        pid = self._process.pid
+        newcomers = self._newcomers()
+        is_first = True  # the tracees of an earlier stop may still run
+        while is_first or newcomers or not self._is_settled():
+            self._seize(newcomers or self._newcomers())
+            newcomers, is_first = [], False
+            # No other process gets this pid now, because we have seized its threads.  But the pid
+            # may have changed hands before, and then we must not stop the process that has it.
+            if task_stat.stat(pid).start_time != self._process.start_time:
+                raise ProcessError(Reason.GONE, pid)
+            self._interrupt()
+            self._wait_for_stops()
+            if self._is_given_up.is_set():
+                raise ProcessError(Reason.LET_GO, pid)
+        if not any(self._tracees.counts):
+            raise ProcessError(Reason.GONE, pid)
+        self._tracees.learn_machine()
+
+    def _is_settled(self) -> bool:
+        """True if we know every thread of the process and every record still holds.
+
+        The leader's record does not hold if execve(2) has put another thread in its place.  The
+        kernel does not report that, so we always look at the leader.  We do so only after we have
+        counted the threads: if the execve comes after the look, there is one thread too many.
+        """
+        tracees = self._tracees
+        recorded, _ = tracees.counts
+        are_all = self._are_all()
+        if not are_all and self._newcomers():
+            return False
+        if not are_all or self._has_reaped or wait4.has_status():
+            self._has_reaped = False
+            tracees.look_at_stopped()
+        elif tracees.has_stopped(self._process.pid):
+            tracees.look_at(self._process.pid)
+        return recorded == tracees.counts[0] and (self._are_all() or not self._newcomers())
+
+    def _are_all(self) -> bool:
+        """True if the process has no thread but those that have stopped.
+
+        A tracee stays in the task list, dead or alive, until we wait for it.  So if the list is not
+        longer than that, it has nobody else.  To read the list itself takes longer.
+        """
+        stopped, running = self._tracees.counts
+        is_alone = not running and not self._left_out
+        return is_alone and tasks.thread_count(self._process.pid) == stopped
+
+    def _newcomers(self) -> list[int]:
+        """The threads that are not seized yet."""
+        leader = self._process.pid
+        # A dead leader may live again: execve(2) puts the thread that calls it in its place.
+        if leader in self._left_out and not task_stat.stat(leader, leader).is_dead:
+            self._left_out.discard(leader)
+        known = self._tracees.known | self._left_out
+        return [tid for tid in tasks.tids(leader) if tid not in known]
+
+    # Seizing.
+
+    def _seize(self, tids: list[int]) -> None:
+        any_exiting = False
+        for tid in tids:
+            self._seizing_since = time.monotonic()
+            try:
+                if self._is_worker(tid):
+                    self._left_out.add(tid)
+                    continue
+                self._tracees.seize(tid)
+            except ProcessLookupError:
+                any_exiting = True
+            except PermissionError as error:
+                self._take_refusal(tid, error)
+        self._seizing_since = inf
+        if any_exiting:  # these threads leave the task list in a moment
+            time.sleep(SHORTEST_NAP)
+
+    def _is_worker(self, tid: int) -> bool:
+        """True for a worker of io_uring or vhost, which runs no code of the program.
+
+        ptrace(2) could trace a worker, but a stop makes the request fail in which the worker
+        sleeps.  The robust list tells nearly every other thread from a worker without /proc.
+        """
+        if robust_list.has_robust_list(tid):
+            return False
+        return task_stat.stat(self._process.pid, tid).is_worker
+
+    def _take_refusal(self, tid: int, error: PermissionError) -> None:
+        """Find the reason for an EPERM: raise it if there can be no core for that reason.
+
+        TRACED, DENIED.
+        """
+        pid = self._process.pid
+        try:
+            stat = task_stat.stat(pid, tid)
+            holder = int(task_status.status(pid, tid)["TracerPid"])
+        except ProcessLookupError:
+            return
+        if stat.is_dead:  # the kernel refuses a zombie as if somebody else traced it
+            self._left_out.add(tid)
+        elif holder == threading.get_native_id():  # seized under another tid, before an execve(2)
+            self._tracees.recognize(tid)
+        elif holder:
+            raise ProcessError(
+                Reason.TRACED, pid, f"TracerPid {task_status.tracer(pid, tid)}"
+            ) from error
+        else:
+            # It may be a leader that was dead a moment ago and lives again by now.
+            self._refusals += 1
+            if self._refusals == _MOST_REFUSALS:
+                raise ProcessError(Reason.DENIED, pid) from error
+
+    def reap_for_seize(self) -> None:
+        """Reap dead tracees if the tracer sleeps in PTRACE_SEIZE.  For another thread of ours.
+
+        A thread that calls execve(2) holds cred_guard_mutex, kills the other threads and waits
+        until they are reaped (fs/exec.c, de_thread).  PTRACE_SEIZE waits for that mutex.  If we
+        trace some of the killed threads already, the execve waits for us and we wait for it.  But
+        every thread of the tracer's process may reap, so the thread that waits for the stop does.
+        """
+        if time.monotonic() - self._seizing_since > SEIZE_PATIENCE:
+            for tid in self._tracees.dead():
+                self._has_reaped = True  # first: the tracer may go on as soon as it is reaped
+                self._tracees.reap(tid)
+
+    # Interrupting, and waiting for the stops.
+
+    def _interrupt(self) -> None:
+        self._refuse_while_it_dumps()
+        if not self._progress.stopped_at:
+            self._progress.stopped_at = time.monotonic()
+        for count, tid in enumerate(self._tracees.running, 1):
+            if count % _PIECE == 0:
+                self._refuse_while_it_dumps()
+            self._tracees.interrupt(tid)
+
+    def _refuse_while_it_dumps(self) -> None:
+        if task_status.is_dumping_core(self._process.pid):
+            raise ProcessError(Reason.DUMPING, self._process.pid)
+
+    def _wait_for_stops(self) -> None:
+        """Wait until every tracee has stopped or is gone, or until none does for stop_timeout.
+
+        Time does not count in which one of the tracees gets no CPU, as long as `_patience` lasts.
+        """
+        nap = SHORTEST_NAP
+        deadline = time.monotonic() + self._stop_timeout
+        next_question = 0.0
+        while (running := self._tracees.counts[1]) and not self._is_given_up.is_set():
+            self._tracees.look_at_running()
+            if self._tracees.counts[1] < running:
+                nap = SHORTEST_NAP
+                deadline = time.monotonic() + self._stop_timeout
+                continue
+            if time.monotonic() > deadline:
+                deadline += self._seconds_starved()
+                if time.monotonic() > deadline:
+                    return
+            time.sleep(nap)
+            nap = min(nap * 2, LONGEST_NAP)
+            if nap == LONGEST_NAP:
+                if time.monotonic() > next_question:
+                    self._refuse_while_it_dumps()
+                    deadline += self._seconds_starved()
+                    next_question = time.monotonic() + _QUESTION
+                # If one thread calls execve(2), it kills the others and waits until they are reaped
+                # (fs/exec.c, de_thread).  They may have stopped already.
+                self._tracees.look_at_stopped()
+
+    def _seconds_starved(self) -> float:
+        """Seconds since the last call, if one of those that run got no CPU meanwhile; else 0.0."""
+        seconds = min(self._starved.seconds(sorted(self._tracees.running)), self._patience)
+        self._patience -= seconds
+        return seconds

@@ -1,0 +1,233 @@
+"""The tracees of one process: which of its threads are seized, interrupted or recorded.
+
+One OS thread makes every call here (tracer.py), except that any thread may ask which tracees there
+are.  Every change begins with a wait status that the kernel reports for a tracee:
+
+- It stopped because of our interrupt.  It is recorded at once, and its interrupted system call is
+  repaired (ptrace.py).  That is the only register that is ever written.
+- It stopped because of a signal.  The signal goes on to the program, and we interrupt again.
+- It ended.  The wait has reaped it.  That must not take long, because the parent of a process can
+  wait for it only after its tracer has (ptrace(2), "Death under ptrace").
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable, Iterator
+
+from gcorefs.kernel import ptrace, wait4
+from gcorefs.process.errors import ProcessError
+from gcorefs.sources.ptrace import PtraceRegisters
+from gcorefs.sources.thread_record import ThreadRecord
+
+SHORTEST_NAP = 50e-6
+LONGEST_NAP = 1e-3
+"""Seconds between two looks at tracees that have not stopped; from one to the next they double."""
+
+_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT | wait4.WALL
+
+
+class Tracees:
+    """All threads of one process that are seized."""
+
+    def __init__(self, pid: int, registers: PtraceRegisters) -> None:
+        self._pid = pid
+        self._registers = registers
+        self._running: set[int] = set()
+        self._interrupted: set[int] = set()  # some of them have stopped since, or are gone
+        self._stopped: dict[int, ThreadRecord] = {}
+        self._taken: dict[int, int] = {}  # wait statuses that failed for lack of memory
+
+    @property
+    def running(self) -> set[int]:
+        """The tracees that have not stopped yet."""
+        return self._running.copy()
+
+    @property
+    def stopped(self) -> tuple[int, ...]:
+        """The tracees that have stopped."""
+        return tuple(self._stopped)
+
+    @property
+    def awaited(self) -> set[int]:
+        """The tracees that have been interrupted and have not stopped yet.
+
+        Each may have left its system call with an EINTR that is ours (restart.py).
+        """
+        return self._running & self._interrupted
+
+    @property
+    def known(self) -> set[int]:
+        """All tracees."""
+        return self._running.union(self._stopped)
+
+    def has_stopped(self, tid: int) -> bool:
+        """True if a tracee with that tid has stopped."""
+        return tid in self._stopped
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many tracees have stopped, and how many have not."""
+        return len(self._stopped), len(self._running)
+
+    @property
+    def records(self) -> Iterable[ThreadRecord]:
+        """The records of the tracees that have stopped."""
+        return self._stopped.values()
+
+    # Seizing and interrupting.
+
+    def seize(self, tid: int) -> None:
+        """PTRACE_SEIZE, which may sleep.  EPERM, ESRCH."""
+        ptrace.seize(tid)
+        self._running.add(tid)
+
+    def recognize(self, tid: int) -> None:
+        """Record a tracee that stands in a stop already, but under another tid than before."""
+        self._running.add(tid)
+        self._record(tid, signal.SIGTRAP)
+
+    def take_over(self, predecessor: "Tracees") -> None:
+        """Add the tracees that have not stopped yet from an earlier stop of the same process."""
+        self._running |= predecessor._running
+        self._interrupted |= predecessor.awaited
+        predecessor._running.clear()
+
+    def leave_to_the_kernel(self) -> None:
+        """Wait for no tracee any more.  The kernel detaches them when our OS thread ends."""
+        self._running.clear()
+
+    def interrupt(self, tid: int) -> None:
+        """Ask a tracee to stop.  If it is dead, the next look at it says so."""
+        self._interrupted.add(tid)
+        with contextlib.suppress(ProcessLookupError):
+            ptrace.interrupt(tid)
+
+    def learn_machine(self) -> None:
+        """Ask a tracee that runs, if none has stopped, which kind of process this is.
+
+        FOREIGN, ESRCH.
+        """
+        if not self._stopped:
+            self._registers.learn_machine(next(iter(self._running)))
+
+    # Wait statuses.
+
+    def look_at_running(self) -> None:
+        """Take in what the kernel reports about the tracees that have not stopped."""
+        # In order: records that are made together lie together, and are read together.
+        for tid in sorted(self._running):
+            self.look_at(tid)
+
+    def look_at_stopped(self) -> None:
+        """Take in what the kernel reports about the tracees that have stopped."""
+        for tid in tuple(self._stopped):
+            self.look_at(tid)
+
+    def look_at(self, tid: int) -> None:
+        """Take in the next wait status of one tracee, if it has one.
+
+        FOREIGN, and OSError from the calls that record a thread.
+        """
+        try:
+            status = self._taken.pop(tid, None) or wait4.poll_status(tid)
+        except ChildProcessError:
+            # The kernel reports the end of a tracee.  A tracee that vanishes without a report has
+            # become the leader by execve(2), and the leader that was recorded before was another
+            # thread.
+            self._forget(tid)
+            if tid != self._pid:
+                self._forget(self._pid)
+            return
+        if status is None:
+            return
+        try:
+            self._take_in(tid, status)
+        except MemoryError:
+            self._taken[tid] = status  # the kernel reports it only once
+            raise
+
+    def _take_in(self, tid: int, status: int) -> None:
+        if status >> 16 == ptrace.PTRACE_EVENT_STOP:
+            self._record(tid, os.WSTOPSIG(status))
+        elif not os.WIFSTOPPED(status):
+            self._forget(tid)
+        else:
+            # A signal came first.  We pass it on, and the stop comes later.  We interrupt again,
+            # because any stop cancels an interrupt that came just before it (kernel/signal.c,
+            # ptrace_stop), and one can come in between: dequeue_signal drops siglock when it takes
+            # the signal of a timer.
+            self._interrupted.add(tid)
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.interrupt(tid)
+                ptrace.resume(tid, os.WSTOPSIG(status))
+
+    def _record(self, tid: int, stop_signal: int) -> None:
+        """Record one tracee in its stop, and repair it.  FOREIGN."""
+        try:
+            if not self._stopped:  # before the first stop it may become another by execve(2)
+                self._registers.learn_machine(tid)
+            record = self._registers.record(tid, stop_signal)
+        except ProcessLookupError:
+            return  # it was killed, and its wait status comes later
+        except ProcessError:
+            # It has stopped, and the kernel does not report that again.  So it counts as stopped,
+            # and is let go like the others.
+            self._running.discard(tid)
+            self._stopped[tid] = ThreadRecord(tid)
+            raise
+        self._running.discard(tid)
+        self._stopped[tid] = record
+
+    def _forget(self, tid: int) -> None:
+        self._running.discard(tid)
+        self._stopped.pop(tid, None)
+
+    def is_ending(self, tid: int) -> bool:
+        """True if a tracee is dead or gone.  It is not reaped."""
+        try:
+            return os.waitid(os.P_PID, tid, _ENDED | wait4.WNOTHREAD) is not None
+        except ChildProcessError:
+            return True
+
+    def dead(self) -> Iterator[int]:
+        """Each tracee that is dead and not reaped.  Any thread of ours may ask."""
+        for tid in (*self._running, *self._stopped):
+            with contextlib.suppress(ChildProcessError):
+                found = os.waitid(os.P_PID, tid, _ENDED)
+                # The kernel reports a stop too, whatever it is asked for (kernel/exit.c,
+                # wait_task_stopped).
+                if found is not None and found.si_code != os.CLD_TRAPPED:
+                    yield tid
+
+    def reap(self, tid: int) -> None:
+        """Reap a dead tracee.  Any thread of ours may do it.
+
+        A tracee that is not dead must not come here: to take the report of its stop would lose the
+        stop, and the signal with it.
+        """
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, tid, _ENDED & ~os.WNOWAIT)
+
+    # Letting go.
+
+    def look_at_awaited(self) -> None:
+        """The same as `look_at_running`.  A tracee that cannot be recorded is waited for no more:
+        the stop has failed because of it already."""
+        for tid in tuple(self._running):
+            try:
+                self.look_at(tid)
+            except OSError:
+                self._running.discard(tid)
+
+    def detach_stopped(self) -> None:
+        """Let every tracee go that has stopped."""
+        for tid in self._stopped:
+            try:
+                ptrace.detach(tid)
+            except ProcessLookupError:
+                # It was killed.  So we wait for it, to reap it.  The death of a leader is reported
+                # only when all other threads are reaped (kernel/exit.c, delay_group_leader).
+                self._running.add(tid)
+                self._interrupted.add(tid)
+        self._stopped.clear()
