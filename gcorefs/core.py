@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
+from gcorefs import tuning
 from gcorefs.elfcore.layout import Header, Layout
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.segments import ZEROS
@@ -19,6 +20,7 @@ from gcorefs.process.memory import Memory
 from gcorefs.process.page_providers import MayWait
 from gcorefs.process.program import Program, program_of
 from gcorefs.process.ranges import clear
+from gcorefs.steps import Step
 
 # Measured while a core is made.  A mapping: Vma, Segment and references to them, of which at most
 # a third stays.  A piece of a mapping that holes divide: a few columns (elfcore/segments.py).
@@ -130,6 +132,7 @@ class Core:
         memory = self._memory
         if memory is not None:
             self.holder.fill(self.layout, memory, self.finish)
+            tuning.now().reach(Step.COPIED, self.pid)
 
     def finish(self, timeout: float | None = None) -> None:
         """Block until the whole header is made.  EIO: it cannot be made any more."""
@@ -169,6 +172,7 @@ class Core:
         a page are filled, and a source that is not in `sources` must supply that page (None: wait
         for every source).
         """
+        tuning.now().reach(Step.READING_CORE, self.pid)
         layout = self.layout
         end = min(offset + len(buffer), layout.size)
         buffer = buffer[: max(0, end - offset)]

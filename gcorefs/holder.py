@@ -10,11 +10,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from gcorefs import tuning
 from gcorefs.elfcore.layout import Layout
 from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
+from gcorefs.steps import Step
 
 # Added to the populated bytes: the file holds small holes too (segments.py).
 _SLACK_SHARE = 64
@@ -119,12 +121,15 @@ class HoldCopy:
 
     def prepare(self, pid: int) -> None:
         """Make room for about as much memory as the core will have."""
+        reach = tuning.now().reach
+        reach(Step.MAKING_ROOM, pid)
         copy = self._empty = Copy(self._room)
         status = tasks.ask_live_thread(pid, lambda tid: task_status.status(pid, tid))
         kinds = ("RssAnon", "RssShmem", "VmSwap")  # a core has few pages of files
         populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
         with contextlib.suppress(NotCopied):
             copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
+        reach(Step.ROOM_MADE, pid)
 
     def fit(self, size: int) -> None:
         if self._empty is None:  # dropped meanwhile
@@ -149,8 +154,11 @@ class HoldCopy:
         copy = self._take_empty()
         if copy is None:
             return
+        reach = tuning.now().reach
         try:
+            reach(Step.COPYING, memory.pid)
             copy.fill(layout, memory)
+            reach(Step.FILLED, memory.pid)
             finish()
         except BaseException as error:
             copy.discard()

@@ -42,6 +42,7 @@ from gcorefs.sources.procfs import ProcMappings
 from gcorefs.sources.protocols import MappingSource
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracer import Tracer
+from gcorefs.steps import Step
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
@@ -109,6 +110,7 @@ class Stop:
         # Open the memory before the access check.  If a thread that did not stop calls execve(2)
         # between the two, the file still means the memory of the old program, which is gone.
         mem = MemFile(process.pid, tid)
+        tuning.now().reach(Step.PINNED, process.pid)
         if task_stat.stat(process.pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, process.pid)
         if self.opener is not None:
@@ -139,6 +141,7 @@ class Stop:
             pagemap.look_ahead()
         source: MappingSource = ProcMappings(tid)
         vmas = source.mappings()
+        tuning.now().reach(Step.SMAPS, self.process.pid)
         others = [vma for vma in vmas if not vma.kind.is_plain]
         ways = Ways(
             Shmem(tid, others),
@@ -198,15 +201,20 @@ class Stop:
             with told(self.process.pid, Reason.DIED):
                 if holder not in self._holders:
                     self._prepare(holder)
-                return self._core(policy, holder)
+                core = self._core(policy, holder)
         except BaseException:
             holder.close()
             raise
+        tuning.now().reach(Step.TAKEN, self.process.pid)
+        return core
 
     def _core(self, policy: Policy, holder: Holder) -> Core:
         seen = self._standstill()
         self._refuse_unresponsive(seen.records, seen.late, policy)
+        reach = tuning.now().reach
+        reach(Step.ASSEMBLING, self.process.pid)
         evidence = gather(seen, policy)
+        reach(Step.ASSEMBLED, self.process.pid)
         load_plan = plan_loads(evidence)
         holder.fit(load_plan.size)
         # To read the CPU times of a thread takes 8 us, as long as all else that is recorded of it,

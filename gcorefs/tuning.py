@@ -1,12 +1,19 @@
-"""Time-outs and sizes that are no options: one value fits every user.
+"""Time-outs and sizes that are no options, because one value fits every user.
 
 Tests change them: a time-out of ten seconds is more than a test needs.  A program does that by
 `use`, before it begins anything; processes that it forks have the same values.  gcorefs itself
-never does: it reads no environment variable and has no option for it, so no user comes by other
+never does that: it reads no environment variable and has no option for it, so no user has other
 values.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gcorefs.steps import Step
+
+
+def _go_on(step: Step, pid: int) -> None:
+    """What gcorefs does at each step of a stop: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,10 @@ class Tuning:
 
     most_status: int = 64 << 20
     """Characters of a status file that are read.  A thousand stops take less than one MiB."""
+
+    reach: Callable[[Step, int], None] = field(default=_go_on, repr=False)
+    """Called at each step of a stop, with the pid of the process.  It may block, or raise
+    MemoryError, as everything may that allocates."""
 
 
 _in_use = [Tuning()]

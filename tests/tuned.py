@@ -12,10 +12,14 @@ GCOREFS_HAS = Tuning()
 
 PROGRAM = """#!{python}
 {first}
+import dataclasses
+
 from gcorefs import tuning
 from gcorefs.tuning import Tuning
 
-tuning.use({tuning!r})
+reach = tuning.now().reach
+{reach}
+tuning.use(dataclasses.replace({tuning!r}, reach=reach))
 
 from gcorefs.cli import main
 
@@ -34,13 +38,14 @@ def tuned(values: Tuning) -> Iterator[None]:
         tuning.use(before)
 
 
-def program(folder: Path, values: Tuning = GCOREFS_HAS, first: str = "") -> Path:
+def program(folder: Path, values: Tuning = GCOREFS_HAS, first: str = "", reach: str = "") -> Path:
     """The command line, as a program in `folder`.  It has the name of the real one: people find a
     server by that.
 
-    It runs `first` before all else, code that has a function fail or wait.
+    It runs `first` before all else, code that has a function of the system fail.  `reach`: code
+    that defines a function of that name, for the tuning; the one in `values` is not used.
     """
     path = folder / "gcorefs"
-    path.write_text(PROGRAM.format(python=sys.executable, first=first, tuning=values))
+    path.write_text(PROGRAM.format(python=sys.executable, first=first, reach=reach, tuning=values))
     path.chmod(0o755)
     return path

@@ -19,7 +19,7 @@ from typing import Any
 import trio
 from pyfuse3 import FlagT, FUSEError, RequestContext
 
-from gcorefs import __version__
+from gcorefs import __version__, tuning
 from gcorefs.errors import Refusal
 from gcorefs.mount import core_report, names
 from gcorefs.mount.cores import SharedCore
@@ -32,6 +32,7 @@ from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenFile, OwnNode, refuse_writers
 from gcorefs.mount.sight import is_everybodys
 from gcorefs.process import readv
+from gcorefs.steps import Step
 
 _USER_STATUS_FILES = 32
 """Status files that one user may have open: each keeps its text, of as many stops as are held."""
@@ -111,7 +112,9 @@ def _text(held: Held, uid: int) -> bytes:
     # A line for each stop: json.dumps takes ten times as long where it is to indent.
     beginning = json.dumps(facts).removesuffix("}")
     lines = ",\n".join(map(json.dumps, stops))
-    return f'{beginning}, "stops": [\n{lines}\n]}}\n'.encode("ascii")
+    text = f'{beginning}, "stops": [\n{lines}\n]}}\n'.encode("ascii")
+    tuning.now().reach(Step.STATUS_MADE, 0)
+    return text
 
 
 class Status(OwnNode):

@@ -5,12 +5,14 @@ They run in a thread, because they read /proc, and the kernel may make them wait
 
 from collections.abc import Callable, Container
 
+from gcorefs import tuning
 from gcorefs.kernel.proc import task_stat, task_status
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import refuse_early
 from gcorefs.process.errors import ProcessError, Reason, told
+from gcorefs.steps import Step
 
 Door = Callable[[Process, int, int, int], Opener]
 """The opener of a process, by thread, uid and gid.  EINVAL, EDEADLK, ESRCH, EBUSY, EACCES."""
@@ -29,6 +31,7 @@ def first_door(tracers: Container[int], process: Process, tid: int, uid: int, gi
         if task_stat.stat(process.pid).is_kernel_thread:
             raise ProcessError(Reason.KERNEL_THREAD, process.pid)
     opener = access.identify(tid, uid, gid, process.pid)
+    tuning.now().reach(Step.IDENTIFIED, process.pid)
     refuse_early(process, opener, tracers)
     return opener
 
@@ -39,6 +42,7 @@ def joiners_door(process: Process, tid: int, uid: int, gid: int) -> Opener:
     if process.pid == opener.pid:
         raise ProcessError(Reason.CALLER, process.pid)
     access.check(opener, process.pid)
+    tuning.now().reach(Step.JOINER_JUDGED, process.pid)
     return opener
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pyfuse3 import RequestContext
 
+from gcorefs import tuning
 from gcorefs.errors import Refusal
 from gcorefs.kernel.proc import current_call
 from gcorefs.mount.cores import SharedCore
@@ -28,6 +29,7 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.sight import Caller, Sight, is_everybodys
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import Reason
+from gcorefs.steps import Step
 
 _SIZE_TIMEOUT = 5.0
 
@@ -117,13 +119,19 @@ class Looks:
         if core is None or core.is_ready:
             return
         with self._requests.lent(ctx.uid, pid):
-            question = functools.partial(current_call.is_opening, ctx.pid)
+            question = functools.partial(_is_opening, pid, ctx.pid)
             if not await self._questions.ask(pid, ctx.uid, question):
                 await core.wait_until_ready(_SIZE_TIMEOUT)
 
     async def _ask(self, pid: int, uid: int, question: Callable[[], _T]) -> _T:
         with self._requests.lent(uid, pid):
             return await self._questions.ask(pid, uid, question)
+
+
+def _is_opening(pid: int, tid: int) -> bool:
+    """True if the thread waits in an open(2), as it asks for the size of process `pid`."""
+    tuning.now().reach(Step.BEFORE_SIZE, pid)
+    return current_call.is_opening(tid)
 
 
 class _Begun:

@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 
+from gcorefs import tuning
 from gcorefs.kernel import statx
 from gcorefs.kernel.proc import procfile, task_status, tasks
 from gcorefs.mount.listing import Look, look
@@ -15,6 +16,7 @@ from gcorefs.process import access, hidepid
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.hidepid import ProcOptions, Shown
+from gcorefs.steps import Step
 
 _STAYS_TRUE = 1.0
 """Seconds for which the mount options of /proc are not read again: mountinfo grows with the mounts,
@@ -97,6 +99,7 @@ class Sight:
             shown = Shown.ALL
         if shown is Shown.NOTHING:
             return None
+        tuning.now().reach(Step.LOOKUP, pid)
         try:
             found = look(pid)
         except ProcessLookupError:

@@ -18,10 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from gcorefs import tuning
 from gcorefs.kernel import credentials
 from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks, user_namespaces
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.threads import start_thread
+from gcorefs.steps import Step
 
 T = TypeVar("T")
 
@@ -52,6 +54,7 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
     The thread waits in its open(2), so /proc shows its current state.  EACCES: /proc does not show
     it, or something does not match.  `target` only names the process in the error.
     """
+    tuning.now().reach(Step.IDENTIFY, target)
     try:
         if tid == 0:  # outside our pid namespace
             raise ProcessError(Reason.UNKNOWN_OPENER, target, "it is in another pid namespace")
@@ -86,6 +89,7 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
 
 def check(opener: Opener, pid: int) -> None:
     """Return if the opener may have the core of `pid`; else EACCES, ESRCH."""
+    tuning.now().reach(Step.CHECK, pid)
     try:
         under(opener, lambda: _ask(pid))
     except PermissionError as error:
@@ -133,7 +137,10 @@ def _ask(pid: int) -> None:
 
 
 def _open_memory(pid: int, tid: int) -> None:
+    reach = tuning.now().reach
+    reach(Step.BEFORE_DOOR, pid)
     os.close(procfile.open_file(f"{pid}/task/{tid}/mem"))
+    reach(Step.AFTER_DOOR, pid)
 
 
 def _assume(opener: Opener, ours: int) -> None:

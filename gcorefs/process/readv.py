@@ -9,10 +9,12 @@ import functools
 import os
 from array import array
 
+from gcorefs import tuning
 from gcorefs.elfcore.segments import Column
 from gcorefs.kernel import process_vm
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.ranges import Ranges
+from gcorefs.steps import Step
 
 _DENIED = (errno.EPERM, errno.ENOSYS)
 
@@ -49,6 +51,7 @@ class Readv:
 
         Waits, and can be killed, if somebody must supply a page.  ProcessError DIED.
         """
+        tuning.now().reach(Step.READING, self._pid)
         try:
             return process_vm.read_memory(self._tid, address, buffer)
         except OSError as error:

@@ -12,6 +12,7 @@ from gcorefs import tuning
 from gcorefs.kernel import wait4
 from gcorefs.process.progress import Progress
 from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
+from gcorefs.steps import Step
 
 _MOST_TRIES = 10
 """How often we try to let the tracees go if there is no memory for it."""
@@ -20,22 +21,13 @@ _DEATH_NAP = 1e-3
 """Seconds between two looks at a process that is killed: its threads die one after another."""
 
 
-def hold(
-    tracees: Tracees,
-    progress: Progress,
-    is_to_end: threading.Event,
-    on_death: Callable[[], None],
-) -> None:
+def hold(tracees: Tracees, is_to_end: threading.Event, die: Callable[[], None]) -> None:
     """Sleep until the event, or until no tracee is left.
 
-    `on_death` is called once if the process dies, before the first dead thread is reaped.
-    OSError, MemoryError: a thread that has stopped only now could not be recorded.
+    `die` is called once if the process dies, before the first dead thread is reaped.  OSError,
+    MemoryError: a thread that has stopped only now could not be recorded.
     """
-
-    def die() -> None:
-        progress.die()
-        on_death()
-
+    is_dead = False
     while not is_to_end.is_set():
         wait4.await_status()
         if is_to_end.is_set():
@@ -44,14 +36,15 @@ def hold(
         tracees.look_at_running()  # they may stop yet, or end by themselves
         if wait4.has_status():
             for tid in tracees.stopped:
-                if not progress.is_dead and tracees.is_ending(tid):
+                if not is_dead and tracees.is_ending(tid):
+                    is_dead = True
                     die()
                 tracees.look_at(tid)
         if not any(tracees.counts):
-            if not progress.is_dead:  # none of them had stopped
+            if not is_dead:  # none of them had stopped
                 die()
             return
-        if progress.is_dead or tracees.counts == before:
+        if is_dead or tracees.counts == before:
             time.sleep(_DEATH_NAP)
 
 
@@ -69,9 +62,12 @@ def let_go(
     none stops, we wait only as long as `may_wait` says so; in no case longer than until
     `is_taken_over`.  The kernel lets go what is left when the OS thread of the tracer ends.
     """
+    reach = tuning.now().reach
     for _ in range(_MOST_TRIES):
         try:
+            reach(Step.RELEASED, tracees.pid)
             _let_go(tracees, progress, timeout, is_taken_over, may_wait)
+            reach(Step.DETACHED_ALL, tracees.pid)
         except MemoryError:  # a thread that nobody looked at would see our EINTR: try again
             time.sleep(tuning.now().last_look / _MOST_TRIES)
         else:

@@ -15,6 +15,7 @@ import threading
 import time
 from math import inf
 
+from gcorefs import tuning
 from gcorefs.kernel import robust_list, wait4
 from gcorefs.kernel.proc import task_stat, task_status, tasks
 from gcorefs.kernel.proc.task_stat import Process
@@ -23,6 +24,7 @@ from gcorefs.process.late import Starved
 from gcorefs.process.progress import Progress
 from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
+from gcorefs.steps import Step
 
 SEIZE_PATIENCE = 0.01
 """Seconds that a seize may sleep before another thread looks for dead tracees."""
@@ -80,7 +82,9 @@ class Stopping:
         late = [
             ThreadRecord(tid, is_starved=tid in self._starved.tids) for tid in self._tracees.running
         ]
-        return in_reading_order([*self._tracees.records, *late], self._process.pid)
+        records = in_reading_order([*self._tracees.records, *late], self._process.pid)
+        tuning.now().reach(Step.RECORDED_ALL, self._process.pid)
+        return records
 
     def _stop_all(self) -> None:
         pid = self._process.pid
@@ -209,6 +213,7 @@ class Stopping:
     # Interrupting, and waiting for the stops.
 
     def _interrupt(self) -> None:
+        tuning.now().reach(Step.SEIZED_ALL, self._process.pid)
         self._refuse_while_it_dumps()
         if not self._progress.stopped_at:
             self._progress.stopped_at = time.monotonic()
@@ -216,6 +221,7 @@ class Stopping:
             if count % _PIECE == 0:
                 self._refuse_while_it_dumps()
             self._tracees.interrupt(tid)
+        tuning.now().reach(Step.INTERRUPTED_ALL, self._process.pid)
 
     def _refuse_while_it_dumps(self) -> None:
         if task_status.is_dumping_core(self._process.pid):

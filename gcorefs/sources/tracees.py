@@ -15,14 +15,28 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 
+from gcorefs import tuning
 from gcorefs.kernel import ptrace, wait4
 from gcorefs.process.errors import ProcessError
 from gcorefs.sources.ptrace import PtraceRegisters
 from gcorefs.sources.thread_record import ThreadRecord
+from gcorefs.steps import Step
 
 SHORTEST_NAP = 50e-6
 LONGEST_NAP = 1e-3
 """Seconds between two looks at tracees that have not stopped; from one to the next they double."""
+
+# The steps of each thread.  To look up a member of an Enum takes longer than to call `reach`
+# (Python 3.11, enum.property), and there may be 10,000 threads.
+_BEFORE_SEIZE = Step.BEFORE_SEIZE
+_SEIZED_ONE = Step.SEIZED_ONE
+_INTERRUPTED_ONE = Step.INTERRUPTED_ONE
+_STOPPED_ONE = Step.STOPPED_ONE
+_RECORDED_ONE = Step.RECORDED_ONE
+_BEFORE_DETACH = Step.BEFORE_DETACH
+_DETACHED_ONE = Step.DETACHED_ONE
+
+_IF_ALIVE = contextlib.suppress(ProcessLookupError)
 
 _ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT | wait4.WALL
 
@@ -31,8 +45,9 @@ class Tracees:
     """All threads of one process that are seized."""
 
     def __init__(self, pid: int, registers: PtraceRegisters) -> None:
-        self._pid = pid
+        self.pid = pid
         self._registers = registers
+        self._reach = tuning.now().reach
         self._running: set[int] = set()
         self._interrupted: set[int] = set()  # some of them have stopped since, or are gone
         self._stopped: dict[int, ThreadRecord] = {}
@@ -79,7 +94,9 @@ class Tracees:
 
     def seize(self, tid: int) -> None:
         """PTRACE_SEIZE, which may sleep.  EPERM, ESRCH."""
+        self._reach(_BEFORE_SEIZE, self.pid)
         ptrace.seize(tid)
+        self._reach(_SEIZED_ONE, self.pid)
         self._running.add(tid)
 
     def recognize(self, tid: int) -> None:
@@ -100,8 +117,9 @@ class Tracees:
     def interrupt(self, tid: int) -> None:
         """Ask a tracee to stop.  If it is dead, the next look at it says so."""
         self._interrupted.add(tid)
-        with contextlib.suppress(ProcessLookupError):
+        with _IF_ALIVE:
             ptrace.interrupt(tid)
+        self._reach(_INTERRUPTED_ONE, self.pid)
 
     def learn_machine(self) -> None:
         """Ask a tracee that runs, if none has stopped, which kind of process this is.
@@ -136,8 +154,8 @@ class Tracees:
             # become the leader by execve(2), and the leader that was recorded before was another
             # thread.
             self._forget(tid)
-            if tid != self._pid:
-                self._forget(self._pid)
+            if tid != self.pid:
+                self._forget(self.pid)
             return
         if status is None:
             return
@@ -157,13 +175,14 @@ class Tracees:
             # because any stop cancels an interrupt that came just before it (kernel/signal.c,
             # ptrace_stop), and one can come in between: dequeue_signal drops siglock when it takes
             # the signal of a timer.
-            self._interrupted.add(tid)
-            with contextlib.suppress(ProcessLookupError):
-                ptrace.interrupt(tid)
+            self.interrupt(tid)
+            with _IF_ALIVE:
+                self._reach(Step.SIGNAL_FIRST, self.pid)
                 ptrace.resume(tid, os.WSTOPSIG(status))
 
     def _record(self, tid: int, stop_signal: int) -> None:
         """Record one tracee in its stop, and repair it.  FOREIGN."""
+        self._reach(_STOPPED_ONE, self.pid)
         try:
             if not self._stopped:  # before the first stop it may become another by execve(2)
                 self._registers.learn_machine(tid)
@@ -178,6 +197,7 @@ class Tracees:
             raise
         self._running.discard(tid)
         self._stopped[tid] = record
+        self._reach(_RECORDED_ONE, self.pid)
 
     def _forget(self, tid: int) -> None:
         self._running.discard(tid)
@@ -223,6 +243,7 @@ class Tracees:
     def detach_stopped(self) -> None:
         """Let every tracee go that has stopped."""
         for tid in self._stopped:
+            self._reach(_BEFORE_DETACH, self.pid)
             try:
                 ptrace.detach(tid)
             except ProcessLookupError:
@@ -230,4 +251,5 @@ class Tracees:
                 # only when all other threads are reaped (kernel/exit.c, delay_group_leader).
                 self._running.add(tid)
                 self._interrupted.add(tid)
+            self._reach(_DETACHED_ONE, self.pid)
         self._stopped.clear()

@@ -29,6 +29,7 @@ from gcorefs.sources.ptrace import PtraceRegisters
 from gcorefs.sources.stopping import SEIZE_PATIENCE, Stopping
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracees import SHORTEST_NAP, Tracees
+from gcorefs.steps import Step
 
 _RING_AGAIN = 0.01
 """Seconds after which `join` rings again at the latest (kernel/wait4.py)."""
@@ -87,6 +88,7 @@ class Tracer:
 
     def start(self) -> None:
         """Begin in a new OS thread, or in that of a stop whose threads are late.  NoThread."""
+        tuning.now().reach(Step.STARTING, self.process.pid)
         wait4.hang_bell()
         predecessor = LATE.succeed(self)
         if isinstance(predecessor, Tracer):
@@ -115,6 +117,7 @@ class Tracer:
 
     def release(self) -> None:
         """Let the process go.  Returns at once."""
+        tuning.now().reach(Step.RELEASING, self.process.pid)
         self._release.set()
         self._ring()
 
@@ -174,12 +177,14 @@ class Tracer:
             self._registers.close()
             self._ready.set()
         try:
-            hold(self._tracees, self.progress, self._release, self._end)
+            hold(self._tracees, self._release, self._die)
         except (OSError, MemoryError):  # of a thread that stopped late: there is no stop any more
-            self._end()
+            self._on_end()
 
-    def _end(self) -> None:
+    def _die(self) -> None:
+        self.progress.die()
         self._on_end()
+        tuning.now().reach(Step.DEATH_TOLD, self.process.pid)
 
     def _is_taken_over(self) -> bool:
         return self._successor is not None

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status, tasks
+from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
 from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
 from tests.mounted import faultpoints
@@ -248,15 +249,11 @@ def mount_with(unmounted: Mount) -> Iterator[Callable[..., Mount]]:
         end(server)
 
 
-# The server runs this first.
-PAUSE = """
+# The server's `reach`, with the pauses of a test: by step, which time, and two files.
+PAUSES = """
 import os, time
 
-def wait(reached, go):
-    os.close(os.open(reached, os.O_CREAT))
-    end = time.monotonic() + 60  # in case the test dies first
-    while not os.path.exists(go) and time.monotonic() < end:
-        time.sleep(0.002)
+pauses = {pauses}
 
 def is_zygote():
     # It carries out a stop itself, so that each worker starts with the results of that.
@@ -264,47 +261,42 @@ def is_zygote():
         return file.read() == "gcorefs-zygote\\n"
 
 def count(reached):
-    # Counts the calls in all processes, because each stop may have its own process.
+    # Counts in all processes, because each stop may have its own process.
     number = 1
     while True:
         try:
-            os.close(os.open(f"{reached}.{number}", os.O_CREAT | os.O_EXCL))
+            os.close(os.open(f"{{reached}}.{{number}}", os.O_CREAT | os.O_EXCL))
             return number
         except FileExistsError:
             number += 1
 
-def pause(owner, name, nth, is_after, *files):
-    call = getattr(owner, name)
+def wait(reached, go):
+    os.close(os.open(reached, os.O_CREAT))
+    end = time.monotonic() + 60  # in case the test dies first
+    while not os.path.exists(go) and time.monotonic() < end:
+        time.sleep(0.002)
 
-    def paused(*arguments):
-        if is_zygote():
-            return call(*arguments)
-        is_the_one = count(files[0]) == nth
-        if is_the_one and not is_after:
-            wait(*files)
-        result = call(*arguments)
-        if is_the_one and is_after:
-            wait(*files)
-        return result
-
-    setattr(owner, name, paused)
+def reach(step, pid):
+    if step.name in pauses and not is_zygote():
+        nth, reached, go = pauses[step.name]
+        if count(reached) == nth:
+            wait(reached, go)
 """
 
 
 class Pause:
-    """A place where the server waits until it may go on: the nth call of a function (module, and
-    name within it), before the call or just after it."""
+    """A step at which the server waits until it may go on, when it reaches that for the nth
+    time."""
 
-    def __init__(self, module: str, name: str, nth: int = 1, is_after: bool = False) -> None:
-        self.module = module
-        self.owner, _, self.name = f"{module}.{name}".rpartition(".")
-        self.when = f"{nth}, {is_after}"
+    def __init__(self, step: Step, nth: int = 1) -> None:
+        self.step = step
+        self.nth = nth
         self.reached = self.go = Path()
 
-    def code(self, folder: Path) -> str:
-        self.reached, self.go = (folder / f"{self.name}.{word}" for word in ("reached", "go"))
-        files = f"{str(self.reached)!r}, {str(self.go)!r}"
-        return f"import {self.module}\npause({self.owner}, {self.name!r}, {self.when}, {files})\n"
+    def put(self, folder: Path) -> tuple[int, str, str]:
+        """Use files in `folder`.  What the server must know."""
+        self.reached, self.go = (folder / f"{self.step.name}.{word}" for word in ("reached", "go"))
+        return self.nth, str(self.reached), str(self.go)
 
     def wait(self) -> None:
         eventually(self.reached.exists)
@@ -313,17 +305,22 @@ class Pause:
         self.go.touch()
 
 
+def reach_of(pauses: Sequence[Pause], folder: Path) -> str:
+    """The code of a `reach` that waits at each of the pauses (tests/tuned.py)."""
+    assert len({pause.step for pause in pauses}) == len(pauses), "one pause for each step"
+    return PAUSES.format(pauses={pause.step.name: pause.put(folder) for pause in pauses})
+
+
 @pytest.fixture
 def paused(
     mount_with: Callable[..., Mount], unmounted: Mount, tmp_path: Path
 ) -> Iterator[Callable[..., Mount]]:
-    """Make a mount, with options and a tuning, whose server waits in places."""
+    """Make a mount, with options and a tuning, whose server waits at steps."""
     made: list[Pause] = []
 
     def make(*pauses: Pause, options: str = "allow_other", tuning: Tuning = GCOREFS_HAS) -> Mount:
         made.extend(pauses)
-        code = PAUSE + "".join(pause.code(tmp_path) for pause in pauses)
-        unmounted.program = program(tmp_path, tuning, code)
+        unmounted.program = program(tmp_path, tuning, reach=reach_of(pauses, tmp_path))
         return mount_with(options)
 
     yield make
@@ -359,7 +356,7 @@ import sys
 sys.path.insert(0, "{repository}")
 from tests.mounted import faultpoints
 
-faultpoints.install("{token}")
+reach = faultpoints.reach_of("{token}")
 """
 
 
@@ -372,7 +369,7 @@ def token() -> str:
 @pytest.fixture
 def interruptible(tmp_path: Path, token: str) -> Path:
     """The command line with fault points."""
-    return program(tmp_path, first=FAULTPOINTS.format(repository=REPOSITORY, token=token))
+    return program(tmp_path, reach=FAULTPOINTS.format(repository=REPOSITORY, token=token))
 
 
 @pytest.fixture

@@ -1,137 +1,93 @@
-"""Fault points: named steps of a stop at which a test can hold the server.
+"""Fault points: the steps of a stop (gcorefs/steps.py) at which a test holds the server.
 
-The product does not know them.  A test's server runs `install` first (the fixture `held_at` in
-conftest.py arranges that), which wraps the function of each point.  A thread that reaches a point
-tries to connect to a socket named after the point and the process.  If a test listens there, that
-thread waits until the test lets it go on, and no other thread does.
+A test's server has the `reach` of this module in its tuning (the fixture `held_at` in conftest.py
+arranges that).  A thread that reaches a step tries to connect to a socket named after the step and
+the process.  If a test listens there, that thread waits until the test lets it go on, and no other
+thread does.
 """
 
 import contextlib
-import functools
-import importlib
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+
+from gcorefs.steps import Step
 
 PATIENCE = 20.0
 """Seconds for the server to reach the point: a bound against hanging, not a measurement."""
 
 
+def _address(token: str, step: Step, pid: int) -> str:
+    # The abstract namespace (unix(7)): nothing to clean up, and no limit on tmp_path.
+    return f"\0gcorefs-{token}-{step.name}-{pid}"
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Before or after the `nth` call of a function for one process."""
+    """A step, when a process reaches it for the `nth` time."""
 
-    name: str
-    module: str
-    function: str
-    """As the module calls it: an attribute, or an attribute of a class."""
-    when: Literal["before", "after"]
+    step: Step
     nth: int = 1
+    name: str = ""
 
     def __str__(self) -> str:
-        return self.name
-
-    def address(self, token: str, pid: int) -> str:
-        # The abstract namespace (unix(7)): nothing to clean up, and no limit on tmp_path.
-        return f"\0gcorefs-{token}-{self.name}-{pid}"
+        return self.name or self.step.name.lower().replace("_", "-")
 
 
-_HOLDING = "gcorefs.sources.holding"
-_STOPPING = "gcorefs.sources.stopping"
-_TRACEES = "gcorefs.sources.tracees"
-_CALLS = "gcorefs.kernel.ptrace"
-
-LOOKUP = Point("lookup", "gcorefs.mount.sight", "look", "before")
-IDENTIFIED = Point("identified", "gcorefs.mount.door", "refuse_early", "before")
-BEFORE_FIRST_DOOR = Point("before-first-door", "gcorefs.process.access", "_open_memory", "before")
-AFTER_FIRST_DOOR = Point("after-first-door", "gcorefs.process.access", "_open_memory", "after")
-MAKING_ROOM = Point("making-room", "gcorefs.holder", "HoldCopy.prepare", "before")
-ROOM_MADE = Point("room-made", "gcorefs.holder", "HoldCopy.prepare", "after")
-BEFORE_SEIZE = Point("before-seize", _CALLS, "seize", "before")
-SEIZED_ONE = Point("seized-one", _CALLS, "seize", "after")
-SEIZED_ALL = Point("seized-all", _STOPPING, "Stopping._interrupt", "before")
-INTERRUPTED_ONE = Point("interrupted-one", _CALLS, "interrupt", "after")
-INTERRUPTED_ALL = Point("interrupted-all", _STOPPING, "Stopping._interrupt", "after")
-SIGNAL_FIRST = Point("signal-first", _CALLS, "resume", "before")
-STOPPED_ONE = Point("stopped-one", _TRACEES, "Tracees._record", "before")
-REPAIRED_ONE = Point("repaired-one", _CALLS, "poke_user", "after")
-RECORDED_ONE = Point("recorded-one", _TRACEES, "Tracees._record", "after")
-RECORDED_ALL = Point("recorded-all", _STOPPING, "Stopping.stop_all", "after")
-PINNED = Point("pinned", "gcorefs.stopped", "MemFile.__init__", "after")
+LOOKUP = Point(Step.LOOKUP)
+IDENTIFIED = Point(Step.IDENTIFIED)
+BEFORE_FIRST_DOOR = Point(Step.BEFORE_DOOR, name="before-first-door")
+AFTER_FIRST_DOOR = Point(Step.AFTER_DOOR, name="after-first-door")
+MAKING_ROOM = Point(Step.MAKING_ROOM)
+ROOM_MADE = Point(Step.ROOM_MADE)
+BEFORE_SEIZE = Point(Step.BEFORE_SEIZE)
+SEIZED_ONE = Point(Step.SEIZED_ONE)
+SEIZED_ALL = Point(Step.SEIZED_ALL)
+INTERRUPTED_ONE = Point(Step.INTERRUPTED_ONE)
+INTERRUPTED_ALL = Point(Step.INTERRUPTED_ALL)
+SIGNAL_FIRST = Point(Step.SIGNAL_FIRST)
+STOPPED_ONE = Point(Step.STOPPED_ONE)
+REPAIRED_ONE = Point(Step.REPAIRED_ONE)
+RECORDED_ONE = Point(Step.RECORDED_ONE)
+RECORDED_ALL = Point(Step.RECORDED_ALL)
+PINNED = Point(Step.PINNED)
 # The first door has judged the opener, then the thread that takes the snapshot has judged it again.
 # This is the judgement when everything stands still.
-SECOND_DOOR = Point("second-door", "gcorefs.process.access", "_open_memory", "before", 3)
-SMAPS = Point("smaps", "gcorefs.sources.procfs", "ProcMappings.mappings", "after")
-ASSEMBLED = Point("assembled", "gcorefs.stopped", "gather", "after")
-TAKEN = Point("taken", "gcorefs.stopped", "Stop.core", "after")
-COPYING = Point("copying", "gcorefs.process.copy", "Copy.fill", "before")
-FILLED = Point("filled", "gcorefs.process.copy", "Copy.fill", "after")
-COPIED = Point("copied", "gcorefs.core", "Core.fill", "after")
-READING = Point("reading", "gcorefs.kernel.process_vm", "read_memory", "before")
+SECOND_DOOR = Point(Step.BEFORE_DOOR, 3, "second-door")
+SMAPS = Point(Step.SMAPS)
+ASSEMBLED = Point(Step.ASSEMBLED)
+TAKEN = Point(Step.TAKEN)
+COPYING = Point(Step.COPYING)
+FILLED = Point(Step.FILLED)
+COPIED = Point(Step.COPIED)
+READING = Point(Step.READING)
 # The reader waits for the first window; this is the second.
-READING_AHEAD = Point("reading-ahead", "gcorefs.core", "Core.read_into", "before", 2)
-RELEASED = Point("released", _HOLDING, "_let_go", "before")
-BEFORE_DETACH = Point("before-detach", _CALLS, "detach", "before")
-DETACHED_ONE = Point("detached-one", _CALLS, "detach", "after")
-DETACHED_ALL = Point("detached-all", _HOLDING, "_let_go", "after")
-
-POINTS = [value for value in tuple(globals().values()) if isinstance(value, Point)]
+READING_AHEAD = Point(Step.READING_CORE, 2, "reading-ahead")
+RELEASED = Point(Step.RELEASED)
+BEFORE_DETACH = Point(Step.BEFORE_DETACH)
+DETACHED_ONE = Point(Step.DETACHED_ONE)
+DETACHED_ALL = Point(Step.DETACHED_ALL)
 
 
-# These run in the server.
+# This runs in the server.
 
 
-def install(token: str) -> None:
-    """Wrap the function of every point.  `token` separates the sockets of different tests."""
-    for point in POINTS:
-        owner: Any = importlib.import_module(point.module)
-        *path, name = point.function.split(".")
-        for step in path:
-            owner = getattr(owner, step)
-        setattr(owner, name, _wrapped(getattr(owner, name), point, token))
+def reach_of(token: str) -> Callable[[Step, int], None]:
+    """A `reach` that waits wherever a test listens.  `token` separates the sockets of tests."""
 
+    def reach(step: Step, pid: int) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(_address(token, step, pid))
+            except ConnectionRefusedError:  # nobody listens
+                return
+            is_to_fail = b""
+            with contextlib.suppress(ConnectionResetError):  # one too many: the test has its thread
+                is_to_fail = sock.recv(1)
+            if is_to_fail:
+                raise MemoryError
 
-def _wrapped(function: Callable[..., Any], point: Point, token: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapper(*arguments: Any, **named: Any) -> Any:
-        if point.when == "before":
-            _come_by(point, token, arguments)
-        try:
-            return function(*arguments, **named)
-        finally:
-            if point.when == "after":
-                _come_by(point, token, arguments)
-
-    return wrapper
-
-
-def _come_by(point: Point, token: str, arguments: tuple[Any, ...]) -> None:
-    pid = _process(arguments)
-    with socket.socket(socket.AF_UNIX) as sock:
-        try:
-            sock.connect(point.address(token, pid))
-        except ConnectionRefusedError:  # nobody listens
-            return
-        is_to_fail = b""
-        with contextlib.suppress(ConnectionResetError):  # one too many: the test has its thread
-            is_to_fail = sock.recv(1)
-        if is_to_fail:
-            raise MemoryError
-
-
-def _process(arguments: tuple[Any, ...]) -> int:
-    """The process for which a call is made; 0 if that is not known."""
-    name = threading.current_thread().name
-    if name.startswith("gcorefs-tracer-"):
-        return int(name.rpartition("-")[2])
-    for argument in arguments:
-        process = getattr(argument, "process", getattr(argument, "mem", argument))
-        for name in ("pid", "_pid", "_tid"):
-            if type(pid := getattr(process, name, process)) is int:
-                return pid  # a thread's id, where it is the leader's
-    return 0
+    return reach
 
 
 # These run in the test.
@@ -143,7 +99,7 @@ class Hold:
     def __init__(self, point: Point, token: str, pid: int) -> None:
         self._nth = point.nth
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(point.address(token, pid))
+        self._listener.bind(_address(token, point.step, pid))
         self._listener.listen(1)
         self._listener.settimeout(PATIENCE)
         self._held: socket.socket | None = None

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status
+from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -288,8 +289,8 @@ def test_what_fails_when_the_note_is_made_is_said_everywhere_else(
 def test_a_death_between_the_copy_and_letting_go_does_not_matter(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    pause = Pause("gcorefs.sources.tracer", "Tracer.release")
-    seen = Pause("gcorefs.sources.tracer", "Tracer._end", is_after=True)
+    pause = Pause(Step.RELEASING)
+    seen = Pause(Step.DEATH_TOLD)
     mount = paused(pause, seen, options="hold=copy")
     target = spawn("bulk", SIZE)
     with opened(mount / target.pid) as fd:
@@ -329,7 +330,7 @@ def test_the_end_of_the_server_in_the_middle_hurts_nobody(
     paused: Callable[..., Mount], spawn: Callable[..., Target], number: int, tmp_path: Path
 ) -> None:
     # The server stops before it fills its copy.
-    pause = Pause("gcorefs.process.copy", "Copy.fill")
+    pause = Pause(Step.COPYING)
     mount = paused(pause, options="hold=copy,allow_other")
     target = spawn("counter")
     fd = os.open(mount / target.pid, os.O_RDONLY)
@@ -346,7 +347,7 @@ def test_the_end_of_the_server_in_the_middle_hurts_nobody(
 def test_reads_are_answered_while_the_copy_is_made(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    pause = Pause("gcorefs.process.copy", "Copy.fill")
+    pause = Pause(Step.COPYING)
     mount = paused(pause, options="hold=copy")
     target = spawn("counter")
     with opened(mount / target.pid) as fd:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.mount.server import FSTYPE
+from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, mounts, text_of, wait_until_gone
 from tests.mounted.conftest import (
     CUT_OFF,
@@ -316,7 +317,7 @@ def test_an_open_that_was_asked_for_long_ago_meets_no_tracer_of_a_later_stop(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
     """Its file has another inode by now, and another stop."""
-    pause = Pause("gcorefs.mount.door", "refuse_early")
+    pause = Pause(Step.IDENTIFIED)
     mount = paused(pause)
     target = spawn("threads", 1)
     file = mount / target.pid

@@ -13,6 +13,7 @@ from threading import Thread
 import pytest
 
 from gcorefs.kernel.proc import procfile, task_status
+from gcorefs.steps import Step
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import Pause, errno_of, eventually, is_free, opened, replace
 from tests.mounted.test_listing import switches
@@ -34,7 +35,7 @@ def set_uid(build: Callable[[str], Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def stop() -> Pause:
     """All checks are done, and nothing is stopped yet."""
-    return Pause("gcorefs.sources.tracer", "Tracer.start")
+    return Pause(Step.STARTING)
 
 
 def become_set_uid(target: Target, program: Path) -> None:
@@ -82,7 +83,7 @@ def test_an_opener_who_joined_before_it_began_gets_nothing_either(
 def test_a_user_who_looked_it_up_before_it_began_gets_nothing_either(
     paused: Callable[..., Mount], spawn: Callable[..., Target], set_uid: Path
 ) -> None:
-    stop = Pause("gcorefs.sources.tracer", "Tracer.start", nth=2)
+    stop = Pause(Step.STARTING, nth=2)
     mount = paused(stop)
     target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
     mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
@@ -114,7 +115,7 @@ def test_a_user_who_looked_it_up_before_it_began_gets_nothing_either(
 def test_an_opener_judged_before_it_began_and_joining_after(
     paused: Callable[..., Mount], stop: Pause, spawn: Callable[..., Target], set_uid: Path
 ) -> None:
-    judged = Pause("gcorefs.mount.door", "joiners_door", is_after=True)
+    judged = Pause(Step.JOINER_JUDGED)
     mount = paused(stop, judged)
     target, joiner = spawn("identity", *AS_USER), spawn("identity", *AS_USER)
     mount.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
@@ -160,16 +161,16 @@ def test_a_name_looked_up_is_never_a_later_process_of_that_pid(
 @pytest.mark.parametrize(
     "place",
     [
-        ("gcorefs.process.access", "identify"),  # its attributes are known
-        ("gcorefs.process.access", "check", 2),  # it has been let in
-        ("gcorefs.sources.tracer", "Tracer.start"),  # it is about to be stopped
+        (Step.IDENTIFY,),  # its attributes are known
+        (Step.CHECK, 2),  # it has been let in
+        (Step.STARTING,),  # it is about to be stopped
     ],
 )
 def test_nor_does_a_later_process_take_its_place_while_it_is_opened(
     paused: Callable[..., Mount],
     spawn: Callable[..., Target],
     later: Callable[[Target], int],
-    place: tuple[str, str, int],
+    place: tuple[Step, int],
 ) -> None:
     pause = Pause(*place)
     mount = paused(pause)

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable
 
+from gcorefs.steps import Step
 from tests.conftest import Mount, Target, text_of
 from tests.mounted.conftest import AS_NOBODY, Pause, opened, run, user
 from tests.mounted.test_exact import exact
@@ -17,7 +18,7 @@ NOBODY_HAS_IT = 999_999_999
 def test_a_stop_for_a_size_holds_up_no_look_up_and_no_listing_beside_it(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    stop = Pause("gcorefs.sources.tracer", "Tracer.start")
+    stop = Pause(Step.STARTING)
     mount = paused(stop)
     first, second = spawn("mapper"), spawn("mapper")
     with subprocess.Popen(
@@ -42,7 +43,7 @@ def test_a_stop_for_one_who_would_change_the_directory_holds_up_no_other_user(
 ) -> None:
     """The kernel looks a name up with the lock of the directory, and asks for permission afterwards
     (fs/namei.c, filename_create)."""
-    stop = Pause("gcorefs.sources.tracer", "Tracer.start")
+    stop = Pause(Step.STARTING)
     mount = paused(stop)
     theirs, ours = spawn("identity", *AS_USER), spawn("mapper")
     changing = text_of((*user(USER), "mkdir", exact(mount, theirs.pid)))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status, tasks
+from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -206,7 +207,7 @@ def test_an_opener_is_judged_as_it_was_when_it_opened(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
     """Its process goes on meanwhile, but the thread that waits for the answer does not."""
-    pause = Pause("gcorefs.process.access", "identify")
+    pause = Pause(Step.IDENTIFY)
     target, mount = spawn("threads", 1), paused(pause)
     script = """
 thread = threading.Thread(target=attempt)
@@ -233,7 +234,7 @@ thread.join()
 def test_an_opener_that_is_killed_while_it_is_judged_leaves_nobody_stopped(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    pause = Pause("gcorefs.process.access", "check")
+    pause = Pause(Step.CHECK)
     mount = paused(pause)
     target, opener = spawn("threads", 1), spawn("identity")
     opener.tell(f"open {mount / target.pid}")

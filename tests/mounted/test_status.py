@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     NOBODY,
@@ -193,7 +194,7 @@ def test_a_user_sees_only_what_they_opened(
 def test_a_status_that_is_being_made_holds_up_nobody(
     paused: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
-    making = Pause("gcorefs.mount.control", "_text", is_after=True)
+    making = Pause(Step.STATUS_MADE)
     mount = paused(making)
     one, other = spawn("threads", 1), spawn("threads", 1)
     with ExitStack() as stack, ThreadPoolExecutor() as threads:

@@ -19,6 +19,7 @@ import pytest
 
 from gcorefs.kernel.proc import procfile, task_stat, tasks
 from gcorefs.process.errors import Reason
+from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import (
@@ -60,7 +61,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def stop() -> Pause:
     """All checks are done, and nothing is stopped yet."""
-    return Pause("gcorefs.sources.tracer", "Tracer.start")
+    return Pause(Step.STARTING)
 
 
 @contextlib.contextmanager

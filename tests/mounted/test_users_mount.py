@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status
+from gcorefs.steps import Step
 from tests.conftest import GCOREFS, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
-    PAUSE,
     Pause,
     assert_refused,
     eventually,
     is_free,
+    reach_of,
     run,
 )
 from tests.tuned import program
@@ -207,8 +208,8 @@ def paused_users(
         waits = tmp_path / "waits"
         waits.mkdir()
         waits.chmod(0o777)
-        code = PAUSE + "".join(pause.code(waits) for pause in pauses)
-        return users(options="allow_other", program=program(tmp_path, first=code))
+        server = program(tmp_path, reach=reach_of(pauses, waits))
+        return users(options="allow_other", program=server)
 
     yield make
     for pause in made:
@@ -247,8 +248,8 @@ def test_a_size_is_exact_also_for_one_that_cannot_be_looked_at(
 ) -> None:
     """We cannot know whether it is in an open(2), so the answer waits for the core."""
     header, question = (
-        Pause("gcorefs.stopped", "gather"),
-        Pause("gcorefs.kernel.proc.current_call", "is_opening"),
+        Pause(Step.ASSEMBLING),
+        Pause(Step.BEFORE_SIZE),
     )
     mount = paused_users(header, question)
     with asleep(*AS_NOBODY, "sleep") as pid, opened_by_nobody(mount, pid) as holder:
@@ -267,7 +268,7 @@ def test_a_size_is_exact_also_for_one_that_cannot_be_looked_at(
 def test_an_open_that_comes_second_is_answered_while_the_first_waits(
     paused_users: Callable[..., UsersMount], untraceable: Callable[[str], tuple[str, ...]]
 ) -> None:
-    header = Pause("gcorefs.stopped", "gather")
+    header = Pause(Step.ASSEMBLING)
     mount = paused_users(header)
     with asleep(*AS_NOBODY, "sleep") as pid, opened_by_nobody(mount, pid):
         header.wait()

@@ -16,6 +16,7 @@ PACKAGE = "gcorefs"
 
 ROOMS = (
     "errors",
+    "steps",
     "tuning",
     "arch",
     "elfcore",
