@@ -58,6 +58,8 @@ class Step(Enum):
     """It is recorded."""
     RECORDED_ALL = auto()
     """Every thread is recorded.  Nobody knows that but the tracer."""
+    HOLDING = auto()
+    """The tracer is about to sleep, while the process stands still."""
     PINNED = auto()
     """The memory of the process is open.  The opener is not judged again yet."""
     SMAPS = auto()

@@ -29,6 +29,7 @@ def hold(tracees: Tracees, is_to_end: threading.Event, die: Callable[[], None]) 
     """
     is_dead = False
     while not is_to_end.is_set():
+        tuning.now().reach(Step.HOLDING, tracees.pid)
         wait4.await_status()
         if is_to_end.is_set():
             return

@@ -14,6 +14,8 @@ import pytest
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.steps import Step
+from gcorefs.tuning import Tuning
 from tests.conftest import Target
 
 USER = 4001
@@ -69,20 +71,19 @@ SYS_PTRACE, WAKE_ALARM = 1 << 19, 1 << 35
 )
 def test_an_opener_with_our_credentials_is_judged_without_a_thread(
     spawn: Callable[..., Target],
-    monkeypatch: pytest.MonkeyPatch,
+    tune: Callable[[Tuning], None],
     change: dict[str, Any],
     is_asked_in_a_thread: bool,
 ) -> None:
     target = spawn("threads", 1)
     same = Opener(os.getpid(), os.geteuid(), os.getegid(), tuple(os.getgroups()), EVERY)
     asked: list[bool] = []
-    open_memory = access._open_memory
 
-    def open_and_note(pid: int, tid: int) -> None:
-        asked.append(threading.current_thread() is not threading.main_thread())
-        open_memory(pid, tid)
+    def note_who_asks(step: Step, pid: int) -> None:
+        if step is Step.BEFORE_DOOR:
+            asked.append(threading.current_thread() is not threading.main_thread())
 
-    monkeypatch.setattr(access, "_open_memory", open_and_note)
+    tune(Tuning(reach=note_who_asks))
     before = own_capabilities()
     with contextlib.suppress(ProcessError):
         access.check(replace(same, **change), target.pid)

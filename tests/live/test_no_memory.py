@@ -1,31 +1,30 @@
 """If a tracer is out of memory while it holds a process or lets it go, no thread stays stopped."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from gcorefs.kernel import wait4
 from gcorefs.process.admission import find
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.sources.tracees import Tracees
+from gcorefs.steps import Step
 from gcorefs.stopped import Stop
+from gcorefs.tuning import Tuning
 from tests.conftest import Target
 
 Spawn = Callable[..., Target]
+Tune = Callable[[Tuning], None]
 
 
-def fail(owner: Any, name: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let so many calls fail for lack of memory; later calls work as before."""
-    call, left = getattr(owner, name), [None] * times
+def failing(where: Step, times: int) -> Callable[[Step, int], None]:
+    """A `reach` that finds no memory at a step so many times, and later does nothing."""
+    left = [None] * times
 
-    def failing(*arguments: Any) -> Any:
-        if left:
+    def reach(step: Step, pid: int) -> None:
+        if step is where and left:
             left.pop()
             raise MemoryError
-        return call(*arguments)
 
-    monkeypatch.setattr(owner, name, failing)
+    return reach
 
 
 def assert_free(target: Target) -> None:
@@ -34,9 +33,10 @@ def assert_free(target: Target) -> None:
     assert not {state for state, _ in states} & set("tT")
 
 
-def test_a_hold_that_fails_is_no_hold(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hold_that_fails_is_no_hold(spawn: Spawn, tune: Tune) -> None:
+    """It fails when the tracer is about to sleep, because that is all it does meanwhile."""
     target = spawn("threads", 2)
-    fail(wait4, "await_status", 1, monkeypatch)
+    tune(Tuning(reach=failing(Step.HOLDING, 1)))
     ended: list[bool] = []
     stop = Stop(find(target.pid), on_end=lambda: ended.append(True))
     try:
@@ -53,12 +53,10 @@ def test_a_hold_that_fails_is_no_hold(spawn: Spawn, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("times", [1, 3, 1000])
-def test_threads_are_let_go_without_memory(
-    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, times: int
-) -> None:
+def test_threads_are_let_go_without_memory(spawn: Spawn, tune: Tune, times: int) -> None:
     target = spawn("threads", 2)
+    tune(Tuning(reach=failing(Step.BEFORE_DETACH, times)))
     stop = Stop(find(target.pid))
     stop.take()
-    fail(Tracees, "detach_stopped", times, monkeypatch)
     stop.close()
     assert_free(target)
