@@ -8,12 +8,15 @@ need not copy them from the zygote again.
 """
 
 import contextlib
+import errno
+import os
 import socket
 from collections import Counter
 from typing import Protocol
 
 import trio
 
+from gcorefs import tuning
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.log import logger
 from gcorefs.worker import messages as say
@@ -27,6 +30,10 @@ _MOST_IDLE = 2
 """The most idle workers.  Each takes some megabytes."""
 
 
+class NoAnswer(Exception):
+    """The zygote does not answer."""
+
+
 class Carried(Protocol):
     """A stop that a worker carries out."""
 
@@ -36,8 +43,8 @@ class Carried(Protocol):
     def hear(self, message: object) -> None:
         """Take a message of the worker."""
 
-    def lose(self) -> None:
-        """The worker has ended without a message."""
+    def lose(self, cause: OSError | None) -> None:
+        """The worker has ended without a message, or `cause` kept us from hearing it."""
 
 
 class Link:
@@ -69,7 +76,10 @@ class Link:
             self._socket.sendmsg([packet.data], packet.ancillary, socket.MSG_NOSIGNAL)
 
     async def listen(self) -> None:
-        """Pass each message to the stop.  Returns when the worker has ended."""
+        """Pass each message to the stop.  Returns when the worker has ended.
+
+        EMFILE: we could not receive the files of a message.
+        """
         with trio.socket.from_stdlib_socket(self._socket) as sock:
             while (message := await _received(sock)) is not None:
                 if isinstance(message, say.Hello):
@@ -84,11 +94,16 @@ class Link:
 
 
 async def _received(sock: trio.socket.SocketType) -> object:
-    """The next message; None at the end of the conversation."""
+    """The next message; None at the end of the conversation.  EMFILE."""
     try:
-        data, ancillary, *_ = await sock.recvmsg(PACKET_SPACE, FILE_SPACE, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = await sock.recvmsg(
+            PACKET_SPACE, FILE_SPACE, socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionResetError:
         return None
+    if flags & socket.MSG_CTRUNC:  # net/core/scm.c, scm_detach_fds: no descriptor is free
+        unpack(b"", ancillary)  # closes those that came
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return unpack(data, ancillary)
 
 
@@ -99,6 +114,7 @@ class Crew:
         self._zygote = zygote
         self._nursery: trio.Nursery | None = None
         self._links: set[Link] = set()
+        self._asking = trio.Lock()
         self._idle: list[Link] = []
         self._staying: dict[Process, Link] = {}
         self._waiting: Counter[int] = Counter()  # by user: the workers that stay and wait
@@ -116,15 +132,28 @@ class Crew:
         """The sources of pages that do not answer the workers that stay."""
         return frozenset[str]().union(*(link.silent for link in self._staying.values()))
 
-    def take(self, carried: Carried) -> Link:
-        """A worker for a stop.  EMFILE; EPIPE, EAGAIN: the zygote is gone or does not answer."""
+    async def take(self, carried: Carried) -> Link:
+        """A worker for a stop.  Waits while the zygote is busy.  EMFILE; EPIPE: the zygote is gone.
+
+        NoAnswer: the zygote takes too long.
+        """
         link = self._staying.get(carried.process)
         if link is not None:
             self._stop_staying(link)
         else:
-            link = self._idle.pop() if self._idle else self._new_link()
+            link = self._idle.pop() if self._idle else await self._further_link()
         link.carried = carried
         return link
+
+    async def _further_link(self) -> Link:
+        with trio.move_on_after(tuning.now().take_timeout):
+            async with self._asking:  # one task at a time may wait for a socket
+                while True:
+                    try:
+                        return self._new_link()
+                    except BlockingIOError:  # many opens at one time
+                        await trio.lowlevel.wait_writable(self._zygote)
+        raise NoAnswer
 
     def dismiss(self, link: Link) -> None:
         """End a worker that could not be told of its stop."""
@@ -175,8 +204,11 @@ class Crew:
         return link
 
     async def _listen(self, link: Link) -> None:
+        cause = None
         try:
             await link.listen()
+        except OSError as error:
+            cause = error
         except Exception:  # a surprise in one worker must not end the mount
             logger.exception("the conversation with worker %d ended", link.pid)
         finally:
@@ -186,4 +218,4 @@ class Crew:
             if link in self._idle:
                 self._idle.remove(link)
             if carried is not None:
-                carried.lose()
+                carried.lose(cause)

@@ -19,7 +19,7 @@ from gcorefs.core import Core
 from gcorefs.holder import Holder
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Lifecycle, Phase
-from gcorefs.mount.crew import Link
+from gcorefs.mount.crew import Link, NoAnswer
 from gcorefs.mount.log import logger
 from gcorefs.mount.pools import Pools
 from gcorefs.policy import Policy
@@ -86,7 +86,7 @@ class RemoteStop:
 
     # Requests of the server.
 
-    def begin(self, max_stop: float) -> None:
+    async def begin(self, max_stop: float) -> None:
         """Let a worker stop the process and record its threads.  `core` waits for that.
 
         ProcessError LET_GO, NO_WORKER, NO_FILES.
@@ -94,21 +94,24 @@ class RemoteStop:
         if not self.life.advance(Phase.STOPPING):
             raise ProcessError(Reason.LET_GO, self.process.pid)
         try:
-            self._link = self._told_worker(max_stop)
-        except (BrokenPipeError, BlockingIOError) as error:
+            await self._have_stopped(max_stop)
+        except (BrokenPipeError, NoAnswer) as error:
             raise ProcessError(Reason.NO_WORKER, self.process.pid) from error
         except OSError as error:
             if error.errno not in _NO_FILES:
                 raise
             raise ProcessError(Reason.NO_FILES, self.process.pid, named(error)) from error
 
-    def _told_worker(self, max_stop: float) -> Link:
-        """A worker that was told to stop the process.  The errors of new_page, Crew.take and
-        Link.say."""
+    async def _have_stopped(self, max_stop: float) -> None:
+        """The errors of new_page, Crew.take and Link.say."""
         page = new_page()
-        self._progress = SharedProgress(page)
         crew = self._pools.crew
-        link = crew.take(self)
+        link = await crew.take(self)
+        if self._is_released:  # while it waited
+            crew.dismiss(link)
+            raise self._over()
+        self._progress = SharedProgress(page)
+        self._link = link
         try:
             link.say(
                 say.Take(
@@ -122,9 +125,9 @@ class RemoteStop:
                 )
             )
         except OSError:
+            self._link = None
             crew.dismiss(link)
             raise
-        return link
 
     async def core(self, policy: Policy, holder: Holder) -> Core:
         """A core of the process.  The caller has prepared `holder`.
@@ -133,6 +136,7 @@ class RemoteStop:
         """
         link = self._link
         if link is None or self._is_released:
+            self._raise_failure()
             raise self._over()
         number = next(_numbers)
         self._answers[number], answers = trio.open_memory_channel[object](inf)
@@ -298,12 +302,14 @@ class RemoteStop:
             header.fail(self._over())
         self._untraced.set()
 
-    def lose(self) -> None:
-        """The worker has ended without a message, so the kernel has let the process go."""
+    def lose(self, cause: OSError | None) -> None:
+        """The conversation with the worker has ended, so the kernel lets the process go."""
         pid = self.process.pid
         if self._untraced.is_set():
             return
-        if self._link is not None and not self._link.pid:
+        if cause is not None:
+            error = ProcessError(Reason.NO_FILES, pid, named(cause))
+        elif self._link is not None and not self._link.pid:
             error = ProcessError(Reason.NO_THREAD, pid)
         else:
             error = ProcessError(Reason.SURPRISE, pid, "its worker was killed")

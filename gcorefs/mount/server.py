@@ -275,7 +275,12 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:
-    fs.mounted_as((await trio.to_thread.run_sync(os.stat, mountpoint)).st_dev)
+    try:
+        found = await trio.to_thread.run_sync(os.stat, mountpoint)
+    except OSError as error:  # it is unmounted already, and the server is about to end
+        logger.warning("%s: %s", mountpoint, named(error))
+        return
+    fs.mounted_as(found.st_dev)
     logger.info("mounted at %s", mountpoint)
     on_ready()
 

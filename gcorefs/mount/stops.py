@@ -171,7 +171,7 @@ class SharedStop:
         """Stop the process and make its first core.  ProcessError STUCK: /proc or a file that the
         core needs has not answered in time."""
         await self._prepare(first)
-        self._stop.begin(self._options.max_stop)
+        await self._stop.begin(self._options.max_stop)
         return await self._make(first, self._options.stop_timeout + tuning.now().take_timeout)
 
     async def _prepare(self, core: SharedCore) -> None:

@@ -47,7 +47,7 @@ class Zygote:
     def worker(self) -> socket.socket:
         """The server's end of a conversation with a new worker.
 
-        EMFILE; EPIPE: the zygote is gone; EAGAIN: it does not answer.
+        EMFILE; EPIPE: the zygote is gone; EAGAIN: it has not begun with earlier requests yet.
 
         If the zygote cannot fork, the conversation ends at once.
         """
@@ -55,6 +55,10 @@ class Zygote:
         with theirs:
             socket.send_fds(self._requests, [_REQUEST], [theirs.fileno()], socket.MSG_NOSIGNAL)
         return ours
+
+    def fileno(self) -> int:
+        """The socket: it is writable when the zygote may be asked for a worker."""
+        return self._requests.fileno()
 
     def close(self) -> None:
         """Let the zygote end."""

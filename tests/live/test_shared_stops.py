@@ -96,8 +96,8 @@ async def test_a_core_that_is_begun_while_the_process_is_being_stopped_is_made(
     begin = RemoteStop.begin
     cores = []
 
-    def begin_two(remote: RemoteStop, max_stop: float) -> None:
-        begin(remote, max_stop)
+    async def begin_two(remote: RemoteStop, max_stop: float) -> None:
+        await begin(remote, max_stop)
         cores.append(stop.core(KERNEL, OPENER))
 
     monkeypatch.setattr(RemoteStop, "begin", begin_two)

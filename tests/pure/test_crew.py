@@ -1,11 +1,12 @@
 """Who of a crew stays after a stop, and who carries out the next one."""
 
 import errno
+import gc
 import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from gcorefs.holder import HoldProcess
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount import crew as crews
 from gcorefs.mount.crew import Crew
@@ -21,9 +23,12 @@ from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.policy import DEFAULT
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.tuning import Tuning
 from gcorefs.worker import messages as say
 from gcorefs.worker.channel import Channel
+from gcorefs.worker.page import new_page
 from gcorefs.worker.zygote import Zygote
+from tests.tuned import tuned
 
 OPENER = Opener(pid=1, uid=1000, gid=1000, groups=(), capabilities=0)
 FEW = 2
@@ -34,9 +39,32 @@ class Workers:
 
     def __init__(self) -> None:
         self.channels: list[Channel] = []
+        self.is_busy = False
         self._sockets: list[socket.socket] = []
+        self._requests = socket.socketpair()
+        self._sockets += self._requests
+        self._requests[0].setblocking(False)
+
+    def fileno(self) -> int:
+        return self._requests[0].fileno()
+
+    def fill(self) -> None:
+        """Accept no request until `drain`."""
+        self.is_busy = True
+        with suppress(BlockingIOError):
+            while True:
+                self._requests[0].send(bytes(1 << 16))
+
+    def drain(self) -> None:
+        self.is_busy = False
+        self._requests[1].setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self._requests[1].recv(1 << 16)
 
     def worker(self) -> socket.socket:
+        if self.is_busy:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sockets.append(theirs)
         self.channels.append(Channel(theirs))
@@ -48,13 +76,13 @@ class Workers:
 
 
 class Asker:
-    """Is no worker, and has another stop begin whenever it is compared with one."""
+    """Is no worker, and has another one begin whenever it is compared with one."""
 
-    def __init__(self, crew: Crew, stop: RemoteStop) -> None:
-        self._crew, self._stop = crew, stop
+    def __init__(self, crew: Crew, nursery: trio.Nursery) -> None:
+        self._crew, self._nursery = crew, nursery
 
     def __eq__(self, other: object) -> bool:
-        self._crew.take(self._stop)
+        self._crew.start(self._nursery)
         return False
 
     __hash__ = None  # type: ignore[assignment]
@@ -62,6 +90,7 @@ class Asker:
 
 class Mount:
     def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
         self.workers = Workers()
         self.crew = Crew(cast(Zygote, self.workers))
         self.crew.start(nursery)
@@ -73,7 +102,7 @@ class Mount:
     async def begin(self, pid: int) -> tuple[RemoteStop, Channel, int]:
         """A stop, the worker that it has, and its number."""
         stop = self.stop(pid)
-        stop.begin(0.0)
+        await stop.begin(0.0)
         for channel in self.workers.channels:
             try:
                 message: Any = channel.receive(0.01)
@@ -108,6 +137,7 @@ async def mounted() -> AsyncIterator[Mount]:
 @contextmanager
 def at_most_files(more: int) -> Iterator[None]:
     """This process can open so many more files."""
+    gc.collect()  # closes what earlier tests have left open
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
     os.close(free)
@@ -133,7 +163,7 @@ def test_without_descriptors_a_stop_does_not_begin_and_leaves_no_worker_that_wai
             stop = mount.stop(7)
             with at_most_files(more):
                 try:
-                    stop.begin(0.0)
+                    await stop.begin(0.0)
                 except ProcessError as error:
                     assert (error.reason, error.errno) == (Reason.NO_FILES, errno.ENFILE)
                     stop.let_go()
@@ -161,13 +191,84 @@ def test_a_worker_that_cannot_be_told_of_its_stop_ends(monkeypatch: pytest.Monke
             stop = mount.stop(7)
             with monkeypatch.context() as patch, pytest.raises(ProcessError) as caught:
                 patch.setattr(crews.Link, "say", refused)
-                stop.begin(0.0)
+                await stop.begin(0.0)
             assert caught.value.reason is Reason.NO_FILES
             stop.let_go()
             await stop.untraced()
             assert mount.workers.channels[0].receive(1) is None
             again, channel, _ = await mount.begin(7)
             await mount.let_go(again, channel)
+
+    trio.run(main)
+
+
+def test_files_that_we_cannot_receive_are_no_files_and_not_a_worker_that_was_killed() -> None:
+    async def main() -> None:
+        async with mounted() as mount:
+            stop, channel, _ = await mount.begin(7)
+            page = new_page()
+            with at_most_files(0):
+                channel.send(page)  # any message with a file
+                await stop.untraced()
+            with pytest.raises(ProcessError) as caught:
+                await stop.core(DEFAULT, HoldProcess())
+            assert caught.value.reason is Reason.NO_FILES
+            assert channel.receive(1) is None
+
+    trio.run(main)
+
+
+def test_a_stop_waits_while_the_zygote_is_busy() -> None:
+    """A burst of opens may be faster than it forks."""
+
+    async def main() -> None:
+        async with mounted() as mount:
+            await mount.begin(1)
+            mount.workers.fill()
+            stops = [mount.stop(pid) for pid in range(7, 10)]
+            async with trio.open_nursery() as nursery:
+                for stop in stops:
+                    nursery.start_soon(stop.begin, 0.0)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert len(mount.workers.channels) == 1
+                mount.workers.drain()
+            asked = [channel.receive(1).process.pid for channel in mount.workers.channels[1:]]
+            assert sorted(asked) == [7, 8, 9]
+
+    trio.run(main)
+
+
+def test_a_stop_that_is_let_go_while_it_waits_for_a_worker_begins_nothing() -> None:
+    async def main() -> None:
+        async with mounted() as mount:
+            await mount.begin(1)
+            mount.workers.fill()
+            stop = mount.stop(7)
+
+            async def begin() -> None:
+                with pytest.raises(ProcessError) as caught:
+                    await stop.begin(0.0)
+                assert caught.value.reason is Reason.LET_GO
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(begin)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                stop.let_go()
+                await stop.untraced()
+                mount.workers.drain()
+            assert mount.workers.channels[1].receive(1) is None
+
+    trio.run(main)
+
+
+def test_a_zygote_that_never_answers_is_an_error() -> None:
+    async def main() -> None:
+        async with mounted() as mount:
+            await mount.begin(1)
+            mount.workers.fill()
+            with pytest.raises(ProcessError) as caught, tuned(Tuning(take_timeout=0.01)):
+                await mount.stop(7).begin(0.0)
+            assert caught.value.reason is Reason.NO_WORKER
 
     trio.run(main)
 
@@ -202,8 +303,8 @@ def test_workers_may_come_while_a_thread_asks_who_is_one() -> None:
     async def main() -> None:
         async with mounted() as mount:
             await mount.begin(7)
-            stop, _, _ = await mount.begin(8)
-            assert Asker(mount.crew, stop) not in mount.crew
+            await mount.begin(8)
+            assert Asker(mount.crew, mount.nursery) not in mount.crew
 
     trio.run(main)
 
