@@ -8,6 +8,7 @@
 #   make test-full   all tests, with large processes at their full size
 #   make fuzz        FUZZ_RUNS cases for the parsers, guided by the code that they reach
 #   make bench       measures: BENCH_ROUNDS rounds with a process of BENCH_SIZE MiB
+#   make test-vm     VM_TESTS under Debian's kernel KERNEL, in qemu
 
 MOUNT ?= /mnt/gcore
 VENV := .venv
@@ -19,6 +20,22 @@ PYTEST_WORKERS ?= 0
 BENCH_ROUNDS ?= 7
 BENCH_SIZE ?= 1024
 BENCH_OUT ?= build/bench
+# 5.10, 6.1, 6.12 ..., or newest.
+KERNEL ?= newest
+ARCH ?= amd64
+VM_CPU ?=
+VM_CPUS ?= 2
+# More options of the kernel, for example sysctl.kernel.yama.ptrace_scope=1
+VM_APPEND ?=
+# v2, or hybrid: versions 1 and 2.
+VM_CGROUPS ?= v2
+# Seconds for all tests together.
+VM_LIMIT ?= 3600
+VM_CACHE ?= .cache/vm
+# What depends on the kernel most.
+VM_TESTS ?= tests/mounted/test_first_core.py \
+	$(addprefix tests/live/test_,$(addsuffix .py,access confined copy holes memory stuck_threads unreadable)) \
+	$(addprefix tests/readers/test_,$(addsuffix .py,regsets registers32))
 
 CHECK_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse3 libfuse3-dev
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
@@ -27,8 +44,9 @@ TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-j
 	libarchive-tools rsync rclone zip
 BENCH_PACKAGES := $(RUN_PACKAGES) strace
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
+VM_PACKAGES := $(TEST_PACKAGES) qemu-system-x86 kmod e2fsprogs
 
-.PHONY: run check test test-full lint docs fuzz bench clean
+.PHONY: run check test test-full test-vm lint docs fuzz bench clean
 
 run: $(VENV)/run
 	examples/first-core "$(MOUNT)"
@@ -39,6 +57,16 @@ test: $(VENV)/test lint
 test-full: $(VENV)/test lint
 	setup/packages $(FULL_PACKAGES)
 	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) -m 'full or not full' $(PYTEST_OPTIONS)
+
+# An emulated processor takes ten times as long.  So modules are compiled here first.
+test-vm: $(VENV)/test
+	setup/packages $(VM_PACKAGES)
+	$(VENV)/bin/pytest --collect-only -qq $(VM_TESTS) >/dev/null
+	$(VENV)/bin/python -m tests.vm --kernel "$(KERNEL)" --arch "$(ARCH)" --cpu "$(VM_CPU)" \
+		--cpus "$(VM_CPUS)" --append "$(VM_APPEND)" --cgroups "$(VM_CGROUPS)" \
+		--limit "$(VM_LIMIT)" --cache "$(VM_CACHE)" \
+		$(VENV)/bin/pytest -o cache_dir=/vm/scratch/cache --timeout 1200 \
+		$(PYTEST_OPTIONS) $(VM_TESTS)
 
 check: $(VENV)/check lint
 	$(VENV)/bin/pytest -n auto tests/pure $(PYTEST_OPTIONS)

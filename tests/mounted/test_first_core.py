@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "first-core"
 
 def test_the_first_core_is_read_and_nothing_warns(unmounted: Mount) -> None:
     done = subprocess.run(
-        [SCRIPT, unmounted.path], capture_output=True, text=True, timeout=60, check=False
+        [SCRIPT, unmounted.path], capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "warning" not in (done.stdout + done.stderr).lower()

@@ -1,0 +1,42 @@
+"""python -m tests.vm [OPTION]... COMMAND: runs a command under another kernel.
+
+Its standard output and error are those of the guest's console, its status is that of the command.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.vm.kernels import NEWEST, kernel
+from tests.vm.machines import MACHINES
+from tests.vm.qemu import Guest, Settings
+
+_TREE = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__)
+    parser.add_argument("--kernel", default=NEWEST, help="the first numbers of its version")
+    parser.add_argument("--arch", default="amd64", choices=MACHINES)
+    parser.add_argument("--cpu", default="", help="a processor of qemu")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--memory", type=int, default=4096, help="MiB")
+    parser.add_argument("--append", default="", help="more options of the kernel")
+    parser.add_argument("--cgroups", default="v2", choices=("v2", "hybrid"))
+    parser.add_argument("--limit", type=int, default=3600, help="seconds for the command")
+    parser.add_argument("--cache", type=Path, default=_TREE / ".cache/vm")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    cache = given.cache.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    machine = MACHINES[given.arch]
+    settings = Settings(
+        given.cpu, given.cpus, given.memory, given.append, given.cgroups, given.limit
+    )
+    found = kernel(given.kernel, machine, cache)
+    guest = Guest(machine, found, settings, cache / f"out-{machine.debian}-{given.kernel}")
+    return guest.run(given.command, _TREE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
