@@ -1,11 +1,14 @@
 """Our own memory, beyond what Python's mmap can do: madvise(2), memfd_secret(2), mmap(2)."""
 
+import contextlib
 import ctypes
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
 
 from gcorefs.arch import HOST
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.kernel.libc import failure, quick, sleeping
 
 _madvise = sleeping["madvise"]
@@ -70,3 +73,16 @@ def map_shared(fd: int, length: int, prot: int) -> memoryview:
     memory = (ctypes.c_ubyte * length).from_address(address)
     weakref.finalize(memory, _munmap, address, length).atexit = False
     return memoryview(memory).cast("B")
+
+
+@contextlib.contextmanager
+def page_of_zeros() -> Iterator[int]:
+    """The address of a page that was only read: the kernel maps its one page of zeros there
+    (mm/memory.c, do_anonymous_page)."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    address = _map(None, PAGE_SIZE, mmap.PROT_READ, flags, -1)
+    try:
+        assert ctypes.c_ubyte.from_address(address).value == 0
+        yield address
+    finally:
+        _munmap(address, PAGE_SIZE)

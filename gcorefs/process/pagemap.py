@@ -2,7 +2,9 @@
 (Documentation/admin-guide/mm/pagemap.rst).
 
 A read of pagemap does not change any page.  Since Linux 6.7 the kernel walks the page tables and
-returns runs (PAGEMAP_SCAN); before, we read an entry for each page: 8 bytes for 4 KiB.
+returns runs (PAGEMAP_SCAN); before, we read an entry for each page: 8 bytes for 4 KiB.  An entry
+does not tell whether the page is the kernel's page of zeros.  But it has the number of the page
+frame if we have CAP_SYS_ADMIN, and an entry of our own shows the number of that page.
 
 If /proc does not show the file, nothing is known about any page (Unknown).  Then all pages are
 read, and a page that another process may have to supply counts as absent.
@@ -10,16 +12,17 @@ read, and a page that another process may have to supply counts as absent.
 
 import contextlib
 import errno
+import functools
 import os
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Thread
 
 from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.segments import Column
-from gcorefs.kernel import pagemap_scan
+from gcorefs.kernel import own_memory, pagemap_scan
 from gcorefs.kernel.open_file import OpenFile
 from gcorefs.kernel.pagemap_scan import PFNZERO, PRESENT, SWAPPED, join_runs
 from gcorefs.kernel.proc import address_space, procfile
@@ -36,6 +39,8 @@ ANONYMOUS = bytes(1 if byte & 0xC0 and not byte & 0x20 else 0 for byte in range(
 NOT_EXCLUSIVE = bytes(1 if byte & 0xC0 and not byte & 0x21 else 0 for byte in range(256))
 """The same, but 1 only if another process maps the page too, or if it is swapped out."""
 _ENTRIES_AT_ONCE = 1 << 17
+_SOFT_DIRTY = 1 << 55
+_FRAME = (1 << 55) - 1
 # In the entry of a swapped-out page, bits 0 to 4 are the swap type and the rest is the swap offset
 # (fs/proc/task_mmu.c, pte_to_pagemap_entry).  The last type is a marker (include/linux/swap.h,
 # SWP_PTE_MARKER); its offset tells the kind of marker (swapops.h).
@@ -78,10 +83,12 @@ class Pagemap:
 
         Fewer bytes than pages if the address space ends or is gone.
         """
+        return self._entries(address, length)[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
+
+    def _entries(self, address: int, length: int) -> bytes:
         first = address // PAGE_SIZE
         count = -(-(address + length) // PAGE_SIZE) - first
-        entries = os.pread(self._file.number, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
-        return entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
+        return os.pread(self._file.number, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
 
     def populated(self, address: int, length: int) -> bytes:
         """A byte for each page that the range touches: 1 if it is populated, else 0.
@@ -89,6 +96,18 @@ class Pagemap:
         Fewer bytes than pages if the address space is gone.
         """
         return self.flags(address, length).translate(_POPULATED)
+
+    def _not_zeros(self, address: int, length: int) -> bytes:
+        """The same, but 0 for the kernel's page of zeros too, if the kernel tells."""
+        entries = self._entries(address, length)
+        found = bytearray(entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE].translate(_POPULATED))
+        for zeros in _entries_of_zeros():
+            at = entries.find(zeros)
+            while at >= 0:
+                if at % _ENTRY_SIZE == 0:
+                    found[at // _ENTRY_SIZE] = 0
+                at = entries.find(zeros, at + 1)
+        return bytes(found)
 
     def is_present(self, address: int, length: int) -> bool:
         """True if every page that the range touches is in memory now."""
@@ -112,8 +131,17 @@ class Pagemap:
             return found
         starts, ends = array("Q"), array("Q")
         for start, end in ranges:
-            self._read_runs(start, end, starts, ends)
+            self._read_runs(start, end, self._not_zeros, (starts, ends))
         return starts, ends
+
+    def mapped(self, start: int, end: int) -> tuple[Column, Column]:
+        """Starts and ends of the runs of populated pages of a range, in order.  The kernel's page
+        of zeros is one of them.  Empty if the kernel does not tell."""
+        found = self.scan(start, end, any_of=PRESENT | SWAPPED)
+        if found is None:
+            found = array("Q"), array("Q")
+            self._read_runs(start, end, self.populated, found)
+        return found
 
     def _scan_populated(self, start: int, end: int) -> tuple[Column, Column] | None:
         return self.scan(start, end, any_of=PRESENT | SWAPPED, none_of=PFNZERO)
@@ -142,11 +170,15 @@ class Pagemap:
                     found.append((first + index * PAGE_SIZE, first + (index + 1) * PAGE_SIZE))
         return found
 
-    def _read_runs(self, start: int, end: int, starts: Column, ends: Column) -> None:
+    @staticmethod
+    def _read_runs(
+        start: int, end: int, flags_of: Callable[[int, int], bytes], runs: tuple[Column, Column]
+    ) -> None:
+        """Append the runs of pages for which `flags_of` has a 1."""
         step = _ENTRIES_AT_ONCE * PAGE_SIZE
         for at in range(start, end, step):
             length = min(step, end - at)
-            flags = self.populated(at, length)
+            flags = flags_of(at, length)
             own_starts, own_ends = array("Q"), array("Q")
             last = 0
             while (first := flags.find(1, last)) >= 0:
@@ -155,13 +187,28 @@ class Pagemap:
                     last = len(flags)
                 own_starts.append(at + first * PAGE_SIZE)
                 own_ends.append(at + last * PAGE_SIZE)
-            join_runs(starts, ends, own_starts, own_ends)
+            join_runs(*runs, own_starts, own_ends)
             if len(flags) * PAGE_SIZE < length:
                 return
 
     def __getstate__(self) -> dict[str, object]:
         """For another process, which has no use for what was found ahead."""
         return {**self.__dict__, "_ahead": None, "_all": None}
+
+
+@functools.cache
+def _entries_of_zeros() -> tuple[bytes, ...]:
+    """The entries that the kernel's page of zeros may have, with and without the bit for
+    soft-dirty.  Empty if the kernel does not show us the numbers of page frames."""
+    try:
+        with own_memory.page_of_zeros() as address, open("/proc/self/pagemap", "rb") as file:
+            entry = os.pread(file.fileno(), _ENTRY_SIZE, address // PAGE_SIZE * _ENTRY_SIZE)
+    except OSError:
+        return ()
+    found = int.from_bytes(entry, "little")
+    if not found & _FRAME:
+        return ()
+    return tuple(struct.pack("<Q", bits) for bits in (found | _SOFT_DIRTY, found & ~_SOFT_DIRTY))
 
 
 class Unknown(Pagemap):

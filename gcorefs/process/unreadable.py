@@ -26,7 +26,7 @@ from functools import partial
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.kernel.pagemap_scan import GUARD, PRESENT, SWAPPED
+from gcorefs.kernel.pagemap_scan import GUARD
 from gcorefs.kernel.proc import address_space, map_files
 from gcorefs.process.bounded_questions import Question, ask_each
 from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
@@ -96,8 +96,7 @@ def _size(files: MappedFiles, vma: Vma, may_wait: bool) -> int | None:
 def _absent(start: int, end: int, pagemap: Pagemap) -> Iterator[Range]:
     """The parts of a range that are in no page table.  A page that is there can be read whatever
     the size of the file: some drivers insert pages themselves (tracefs)."""
-    populated = pagemap.scan(start, end, any_of=PRESENT | SWAPPED)
-    for first, last in zip(*populated or ((), ()), strict=True):
+    for first, last in zip(*pagemap.mapped(start, end), strict=True):
         if start < first:
             yield start, first
         start = last

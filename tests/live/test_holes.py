@@ -151,11 +151,12 @@ input()
 """
 
 
-def test_a_page_that_was_only_read_is_not_populated() -> None:
+@pytest.mark.parametrize("way", [Pagemap, ByEntries])
+def test_a_page_that_was_only_read_is_not_populated(way: type[Pagemap]) -> None:
     target = Target([sys.executable, "-c", READ_ONLY])
     try:
         start = int(target.truth["start"], 16)
-        runs = Pagemap(target.pid).runs([(start, start + (1 << 20))])
+        runs = way(target.pid).runs([(start, start + (1 << 20))])
         assert in_pairs(runs) == [(start + 9 * PAGE, start + 10 * PAGE)]
     finally:
         target.kill()

@@ -161,6 +161,18 @@ def test_what_is_mapped_past_the_end_of_a_file_can_be_read(
         assert found(target, [(vma, vma.size)]) == rest
 
 
+def test_what_is_mapped_past_the_end_of_a_file_is_found_without_pagemap_scan(
+    start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = start("kinds")
+    first, last = bounds(regions(target)["shrunk_shared_past_eof"])
+    (vma,) = (vma for vma in mappings(target) if vma.start <= first < vma.end)
+    monkeypatch.setattr(Pagemap, "scan", lambda *arguments, **bits: None)
+    assert found(target, [(vma, vma.size)]) == [(first, last)]
+    monkeypatch.setattr(Pagemap, "flags", lambda *_: b"\x80" + bytes((last - first) // PAGE - 1))
+    assert found(target, [(vma, vma.size)]) == [(first + PAGE, last)]
+
+
 @pytest.mark.usefixtures("swap")
 def test_what_is_swapped_out_can_be_read(start: Callable[[str], Target]) -> None:
     target = start("kinds")
