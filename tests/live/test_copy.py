@@ -40,6 +40,7 @@ PAGE = 4096
 ALL = 4 << 30
 HOLD = ("hold", "held", "held_why")
 MEBIBYTE = 1 << 20
+UNREADABLE = {"guard", "file_short_past_eof"}  # an old kernel has no guards
 
 
 @contextlib.contextmanager
@@ -120,15 +121,15 @@ def test_pages_that_cannot_be_read_are_counted_by_the_copy(
     target = spawn("memory", tmp_path)
     Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
     regions = {region["name"]: region for region in target.truth["regions"]}
-    guard, past = (
+    expected = sorted(
         (int(regions[name]["start"], 16), int(regions[name]["end"], 16))
-        for name in ("guard", "file_short_past_eof")
+        for name in UNREADABLE & regions.keys()
     )
     with held(target) as snapshot:
         assert snapshot.unreadable == 0
         snapshot.copy()
         await_running(target, snapshot)
-        assert snapshot.unreadable_ranges == sorted([guard, past])
+        assert snapshot.unreadable_ranges == expected
 
 
 def word(snapshot: Snapshot, address: str) -> int:

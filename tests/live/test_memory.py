@@ -27,7 +27,7 @@ from tests.readers.corefile import Core
 from tests.snapshot import Snapshot, find
 
 PAGE = 4096
-UNREADABLE = ("guard", "file_short_past_eof")
+UNREADABLE = {"guard", "file_short_past_eof"}  # an old kernel has no guards
 
 
 def unreadable_after_reading_all(target: Target) -> int:
@@ -55,7 +55,7 @@ def test_unreadable_pages_are_counted(spawn: Callable[..., Target], tmp_path: Pa
     regions = {region["name"]: region for region in target.truth["regions"]}
     pages = sum(
         (int(regions[name]["end"], 16) - int(regions[name]["start"], 16)) // PAGE
-        for name in UNREADABLE
+        for name in UNREADABLE & regions.keys()
     )
     assert pages > 0
     assert unreadable_after_reading_all(target) == pages
@@ -117,11 +117,11 @@ def test_what_is_read_at_once_is_what_is_read_otherwise(
     assert 0 in at_once  # zeros, which are at no address
     starts = {name: int(region["start"], 16) for name, region in regions.items()}
     assert {name for name in AT_ONCE if starts[name] not in at_once} == set()
-    assert {name for name in NOT_AT_ONCE if starts[name] in at_once} == set()
+    assert {name for name in NOT_AT_ONCE & starts.keys() if starts[name] in at_once} == set()
 
 
 AT_ONCE = ("anon_private", "read_only")
-NOT_AT_ONCE = ("prot_none", "anon_shared", *UNREADABLE)
+NOT_AT_ONCE = {"prot_none", "anon_shared", *UNREADABLE}
 
 
 def plain_memory(pid: int, only_pinned: bool = False) -> Memory:

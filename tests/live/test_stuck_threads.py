@@ -11,6 +11,7 @@ import pytest
 
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.kernel.proc import tasks
+from tests.cgroups import Freezer
 from tests.conftest import Target
 from tests.live.accounts import assert_free, await_rounds, held, report
 from tests.live.test_tracer import prstatus_notes, tid_of
@@ -62,52 +63,18 @@ def test_a_thread_that_waits_for_a_file_server_is_recorded_in_part(
     assert target.ask("report") == {"worker": {"ok": ANY}, "reader": {"ok": 1}}
 
 
-class Freezer:
-    """A cgroup with one process, which the kernel's freezer freezes and thaws."""
-
-    def __init__(self, version: str) -> None:
-        self.is_v1 = version == "v1"
-        hierarchy = "freezer" if self.is_v1 else "unified"
-        self.path = Path(f"/sys/fs/cgroup/{hierarchy}/gcorefs-test-{os.getpid()}")
-
-    def freeze(self) -> None:
-        if self.is_v1:
-            (self.path / "freezer.state").write_text("FROZEN")
-        else:
-            (self.path / "cgroup.freeze").write_text("1")
-        while not self.is_frozen():
-            pass
-
-    def is_frozen(self) -> bool:
-        if self.is_v1:
-            return (self.path / "freezer.state").read_text() == "FROZEN\n"
-        return "frozen 1\n" in (self.path / "cgroup.events").read_text()
-
-    def thaw(self) -> None:
-        if self.is_v1:
-            (self.path / "freezer.state").write_text("THAWED")
-        else:
-            (self.path / "cgroup.freeze").write_text("0")
-
-
 @pytest.fixture(params=["v1", "v2"])
 def freezer(request: pytest.FixtureRequest, spawn: Spawn) -> Iterator[Freezer]:
     freezer = Freezer(request.param)
-    freezer.path.mkdir()
     yield freezer
-    freezer.thaw()
-    # The processes in it move back to the parent; only then can the directory be removed.
-    root = freezer.path.parent / "cgroup.procs"
-    for pid in (freezer.path / "cgroup.procs").read_text().split():
-        root.write_text(pid)
-    freezer.path.rmdir()
+    freezer.remove()
 
 
 def test_a_frozen_process_stays_frozen_and_thaws_as_it_would_have(
     spawn: Spawn, freezer: Freezer
 ) -> None:
     def freeze_and_thaw(target: Target, dumps: int) -> None:
-        (freezer.path / "cgroup.procs").write_text(str(target.pid))
+        freezer.add(target.pid)
         for _ in range(FREEZES):
             freezer.freeze()
             for _ in range(dumps):
@@ -123,8 +90,7 @@ def test_a_frozen_process_stays_frozen_and_thaws_as_it_would_have(
             assert snapshot.unresponsive_threads == (threads if freezer.is_v1 else 0)
             assert len(snapshot.read(0, snapshot.size)) == snapshot.size
         assert_free(target.pid)
-        while not freezer.is_frozen():
-            pass
+        freezer.wait()
 
     control, target = spawn("confined"), spawn("confined")
     freeze_and_thaw(control, 0)

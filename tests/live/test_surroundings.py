@@ -16,6 +16,7 @@ from elftools.elf.segments import NoteSegment
 from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
+from tests.cgroups import memory_group
 from tests.conftest import Target
 from tests.live.accounts import Account, assert_free, await_rounds, held, report, stop_often
 from tests.live.test_tracer import prstatus_notes, tid_of
@@ -167,17 +168,11 @@ def test_a_program_whose_file_is_gone(build: Build, tmp_path: Path, replaced: bo
 
 
 def test_what_we_read_is_not_on_the_bill_of_a_process_short_of_memory(build: Build) -> None:
-    group = Path(f"/sys/fs/cgroup/memory/gcorefs-test-{os.getpid()}")
-    group.mkdir()
-    try:
-        with started(build("confined")) as target:
-            (group / "cgroup.procs").write_text(str(target.pid))
-            usage = int((group / "memory.usage_in_bytes").read_text())
-            (group / "memory.limit_in_bytes").write_text(str(max(usage, 1 << 20) + (256 << 10)))
-            for _ in range(STOPS):
-                with held(target.pid) as snapshot:
-                    assert len(snapshot.read(0, snapshot.size)) == snapshot.size
-            assert (group / "memory.failcnt").read_text() == "0\n"
-            assert_goes_on(target)
-    finally:
-        group.rmdir()
+    with memory_group() as group, started(build("confined")) as target:
+        group.add(target.pid)
+        group.limit(max(group.usage, 1 << 20) + (256 << 10))
+        for _ in range(STOPS):
+            with held(target.pid) as snapshot:
+                assert len(snapshot.read(0, snapshot.size)) == snapshot.size
+        assert group.hits == 0
+        assert_goes_on(target)
