@@ -22,6 +22,7 @@ from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.elfcore.vma import VmFlag
+from gcorefs.kernel import own_memory
 from gcorefs.kernel.proc import address_space, system_files, task_stat, task_status
 from gcorefs.policy import Policy
 from gcorefs.process.copy import RESERVE, Copy, Room
@@ -112,6 +113,18 @@ def test_what_is_copied_is_what_would_have_been_read(
         for offset in range(0, snapshot.size, step):
             assert snapshot.read(offset, 7000) == before[offset : offset + 7000]
         assert policy(snapshot) == {"hold": "copy", "held": "copy"}
+
+
+def test_a_kernel_that_populates_no_memory_in_advance_copies_too(
+    spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_memory, "_MADV_POPULATE_WRITE", 1000)  # no kernel knows this advice
+    target = spawn("memory", tmp_path)
+    with held(target) as snapshot:
+        before = whole(snapshot)
+        snapshot.copy()
+        await_running(target, snapshot)
+        assert whole(snapshot) == before
 
 
 def test_pages_that_cannot_be_read_are_counted_by_the_copy(

@@ -15,6 +15,7 @@ from gcorefs.process.pagemap import Pagemap, Unknown
 from gcorefs.process.shmem import Shmem
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
+from tests.features import needs_pagemap_scan
 
 PAGE = 4096
 
@@ -234,6 +235,7 @@ def test_of_a_process_that_is_gone_there_are_no_runs() -> None:
     start = int(target.truth["start"], 16)
     target.kill()
     assert in_pairs(by_entries.runs([(start, start + (1 << 20))])) == []
+    needs_pagemap_scan()
     with pytest.raises(ProcessLookupError):
         pagemap.runs([(start, start + (1 << 20))])
 

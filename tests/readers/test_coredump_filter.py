@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gcorefs.policy import Policy
-from gcorefs.process.pagemap import Pagemap
 from tests.conftest import Target, wait_until_gone
+from tests.features import has_pagemap_scan
 from tests.readers.corefile import Core
 from tests.readers.test_memory import bounds
 from tests.snapshot import Snapshot, find
@@ -62,7 +62,7 @@ def kernels(pid: int, core_pattern: Path) -> Core:
 def not_seen_of(pid: int) -> set[str]:
     """Names of regions."""
     names = set(NOT_SEEN)
-    if Pagemap(pid).scan(0x10000, 0x11000) is None:  # before Linux 6.7
+    if not has_pagemap_scan():
         names.add("huge_zero_page")
     if b" gu " not in Path(f"/proc/{pid}/smaps").read_bytes():  # before 6.18
         names |= {"guard_alone", "guard_alone_rest", "guard_in_file", "guard_in_file_rest"}
