@@ -69,19 +69,25 @@ _MOUNT = click.option(
 @click.command()
 @_MOUNT
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(mountpoint: str | None, as_json: bool) -> None:
+@click.option(
+    "--kernel",
+    "with_kernel",
+    is_flag=True,
+    help="Also show which features of the kernel each mount can use.",
+)
+def status(mountpoint: str | None, as_json: bool, with_kernel: bool) -> None:
     """Show which processes are held, by whom, and for how long.
 
     Root sees all of them, another user sees their own.
     """
     stops: list[dict[str, Any]] = []
-    denied: list[str] = []
+    notes: list[str] = []
     for place in _mountpoints(mountpoint):
         cause: Exception
         try:
             with open(_open(place, names.STATUS, os.O_RDONLY), encoding="ascii") as file:
                 text = _parsed(file.read(tuning.now().most_status))
-                found, is_denied = text["stops"], text.get("process_vm_readv") == "denied"
+                found, about = text["stops"], _notes(text, with_kernel)
                 for stop in found:
                     _cells(stop)
         except OSError as error:
@@ -90,8 +96,7 @@ def status(mountpoint: str | None, as_json: bool) -> None:
             why, cause = "not the status of a gcorefs", error
         else:
             stops += [{"mount": place, **stop} for stop in found]
-            if is_denied:
-                denied.append(place)
+            notes += [f"{place}: {note}" for note in about]
             continue
         # A mount that we may not enter, or whose server is gone or lies, does not hide the others.
         if mountpoint is not None:
@@ -104,8 +109,15 @@ def status(mountpoint: str | None, as_json: bool) -> None:
     else:
         click.echo("nothing is held")
     if not as_json:
-        for place in denied:
-            click.echo(printable(f"{place}: {_DENIED}"))
+        for note in notes:
+            click.echo(printable(note))
+
+
+def _notes(text: dict[str, Any], with_kernel: bool) -> list[str]:
+    """What a status says of the whole mount; one of _NO_STATUS if it is not a status."""
+    notes = [_DENIED] if text.get("process_vm_readv") == "denied" else []
+    features = text.get("kernel", {}) if with_kernel else {}
+    return notes + [f"{name}: {'yes' if is_used else 'no'}" for name, is_used in features.items()]
 
 
 def _show(stops: list[dict[str, Any]]) -> None:

@@ -32,6 +32,7 @@ from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenFile, OwnNode, refuse_writers
 from gcorefs.mount.sight import is_everybodys
 from gcorefs.process import readv
+from gcorefs.process.kernel_features import kernel_features
 from gcorefs.steps import Step
 
 _USER_STATUS_FILES = 32
@@ -108,6 +109,7 @@ def _text(held: Held, uid: int) -> bytes:
     facts = {
         "version": __version__,
         "process_vm_readv": "denied" if readv.is_denied() else "allowed",
+        "kernel": kernel_features(),
     }
     # A line for each stop: json.dumps takes ten times as long where it is to indent.
     beginning = json.dumps(facts).removesuffix("}")

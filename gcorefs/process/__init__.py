@@ -25,5 +25,6 @@ readv     process_vm_readv(2), another way
 memory    the memory of the process, each page read in the right way
 cgroups   the memory limits of the control groups that we are in
 copy      a copy of all its memory, so that the process can run on
+kernel_features  what the kernel of this host can do for us
 program   which program a process runs, to see later whether it is still the same
 """

@@ -211,6 +211,11 @@ def _entries_of_zeros() -> tuple[bytes, ...]:
     return tuple(struct.pack("<Q", bits) for bits in (found | _SOFT_DIRTY, found & ~_SOFT_DIRTY))
 
 
+def shows_page_frames() -> bool:
+    """True if we see the numbers of page frames."""
+    return bool(_entries_of_zeros())
+
+
 class Unknown(Pagemap):
     """A Pagemap for a process whose pagemap /proc does not show."""
 

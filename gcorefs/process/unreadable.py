@@ -46,13 +46,13 @@ def unreadable(
 
     `taken`: mappings in address order, each with the number of bytes wanted from its start.
     """
-    guards = _guards_of_this_kernel()
+    guards = guards_of_this_kernel()
     wanted = [
         (vma, vma.start + size)
         for vma, size in taken
         if size
         # Plain memory has no unreadable pages but guards that VmFlags does not show.
-        and (not vma.kind.is_plain or guards is _Guards.ANYWHERE)
+        and (not vma.kind.is_plain or guards is Guards.ANYWHERE)
         and not vma.kind.is_special
     ]
     secret = map_files.secretmem_device()
@@ -62,7 +62,7 @@ def unreadable(
             found.append((vma.start, end))
         elif vma.vm_flags & (VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR | VmFlag.UFFD_WP):
             found += pagemap.poisoned(vma.start, end)
-    if guards is not _Guards.NONE:
+    if guards is not Guards.NONE:
         found += _guarded(wanted, guards, pagemap)
     for vma, end, size in _files(files, wanted):
         first = vma.start + max(0, page_up(size) - vma.offset)
@@ -104,7 +104,7 @@ def _absent(start: int, end: int, pagemap: Pagemap) -> Iterator[Range]:
         yield start, end
 
 
-class _Guards(enum.Enum):
+class Guards(enum.Enum):
     """Whether this kernel has guards, and whether it shows them."""
 
     NONE = "no guards"
@@ -113,21 +113,21 @@ class _Guards(enum.Enum):
 
 
 @functools.cache
-def _guards_of_this_kernel() -> _Guards:
+def guards_of_this_kernel() -> Guards:
     """Tests with a guard of our own: a version number does not show what was backported."""
     with mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         try:
             memory.madvise(_MADV_GUARD_INSTALL)
         except OSError:
-            return _Guards.NONE
+            return Guards.NONE
         is_shown = _FLAGS_WITH_GUARD.search(address_space.read_mm(os.getpid(), "smaps"))
-    return _Guards.SHOWN if is_shown else _Guards.ANYWHERE
+    return Guards.SHOWN if is_shown else Guards.ANYWHERE
 
 
 def _guarded(
-    wanted: Sequence[tuple[Vma, int]], guards: _Guards, pagemap: Pagemap
+    wanted: Sequence[tuple[Vma, int]], guards: Guards, pagemap: Pagemap
 ) -> Iterator[Range]:
-    shown = guards is _Guards.SHOWN
+    shown = guards is Guards.SHOWN
     possible = [(vma, end) for vma, end in wanted if not shown or vma.kind.has_guards]
     # One scan for adjacent mappings: few of thousands have guards.
     for start, end in _merged([(vma.start, end) for vma, end in possible]):

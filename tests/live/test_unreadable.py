@@ -181,8 +181,8 @@ def test_guards_are_found_if_the_kernel_does_not_show_their_mappings(
     start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = start("kinds")
-    anywhere = unreadable._Guards.ANYWHERE
-    monkeypatch.setattr(unreadable, "_guards_of_this_kernel", lambda: anywhere)
+    anywhere = unreadable.Guards.ANYWHERE
+    monkeypatch.setattr(unreadable, "guards_of_this_kernel", lambda: anywhere)
     assert found(target, taken(target)) == expected(target, "kinds")
 
 

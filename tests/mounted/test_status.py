@@ -15,6 +15,7 @@ import pytest
 
 from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, text_of
+from tests.features import has_pagemap_scan
 from tests.mounted.conftest import (
     NOBODY,
     Pause,
@@ -65,6 +66,15 @@ def test_nothing_is_held_before_anything_is_opened(mount: Mount) -> None:
     result = gcorefs("status", "--mount", mount.path)
     assert (result.returncode, result.stdout) == (0, b"nothing is held\n")
     assert json.loads(gcorefs("status", "--json", "--mount", mount.path).stdout) == []
+
+
+def test_status_shows_what_the_kernel_can_do(mount: Mount) -> None:
+    features = json.loads((mount.path / ".gcorefs" / "status").read_text())["kernel"]
+    assert features["PAGEMAP_SCAN"] == has_pagemap_scan()
+    assert features["process_vm_readv"]
+    lines = gcorefs("status", "--kernel", "--mount", mount.path).stdout.decode().splitlines()
+    expected = [f"{mount.path}: {name}: {'yes' if it else 'no'}" for name, it in features.items()]
+    assert lines == ["nothing is held", *expected]
 
 
 def test_status_shows_who_holds_what(mount: Mount, spawn: Callable[..., Target]) -> None:

@@ -43,6 +43,16 @@ def test_a_stop_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert row == "7 a\\x1b[2J\\n 1 0.0 s 0.0 MiB 8 (uid 9) and 1 more stopped"
 
 
+def test_features_of_the_kernel_are_shown_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = json.dumps({"stops": [], "kernel": {"A\x1b": True, "B": False}})
+    assert status(text, tmp_path, monkeypatch) == (0, "nothing is held\n")
+    result = CliRunner().invoke(command.status, ["-m", str(tmp_path), "--kernel"])
+    lines = [f"{tmp_path}: A\\x1b: yes", f"{tmp_path}: B: no"]
+    assert result.output.splitlines() == ["nothing is held", *lines]
+
+
 VALUES: list[Any] = ["x", None, [], {}]
 WRONG = [
     {name: value} for name in ("stopped_ms", "bytes_read", "files", "openers") for value in VALUES
