@@ -162,7 +162,7 @@ def test_the_process_runs_while_it_is_read(spawn: Spawn) -> None:
         snapshot.copy()
         await_running(target, snapshot)
         first = target.ask("report")["iterations"]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while (later := target.ask("report"))["iterations"] <= first:
             assert time.monotonic() < deadline, "it stands still"
         assert later["errors"] == 0
@@ -218,7 +218,7 @@ def test_a_death_between_the_copy_and_letting_go_does_not_matter(
             patch.setattr(snapshot.stop, "run_on", lambda: None)
             snapshot.copy()
             target.kill()
-            assert ended.wait(20)
+            assert ended.wait(200)
         assert (snapshot.is_dead, snapshot.is_copied) == (False, True)
         assert whole(snapshot) == before
     finally:
@@ -235,7 +235,7 @@ class Brake:
         def read_ranges(memory: Memory, *arguments: Any) -> None:
             if next(calls) == nth:
                 self.reached.set()
-                assert self.go.wait(20)
+                assert self.go.wait(200)
             original(memory, *arguments)
 
         monkeypatch.setattr(Memory, "read_ranges", read_ranges)
@@ -249,13 +249,13 @@ def test_a_death_during_the_copy_is_the_error_that_it_is_without(
     with held(target) as snapshot:
         brake = Brake(monkeypatch, 4)
         thread, errors = in_a_thread(snapshot.copy)
-        assert brake.reached.wait(20)
+        assert brake.reached.wait(200)
         target.kill()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while not snapshot.is_dead:
             assert time.monotonic() < deadline, "nobody saw it die"
         brake.go.set()
-        thread.join(20)
+        thread.join(200)
         assert [error.reason for error in errors] == [Reason.DIED]
         assert (snapshot.is_dead, snapshot.is_copied) == (True, False)
         with pytest.raises(ProcessError) as caught:
@@ -287,14 +287,14 @@ def test_a_read_that_the_copy_overtakes_has_its_bytes_from_there(
         found: list[bytes] = []
         brake = Brake(monkeypatch, 1)
         thread, errors = in_a_thread(lambda: found.append(snapshot.read(offset, 1 << 20)))
-        assert brake.reached.wait(20)
+        assert brake.reached.wait(200)
         snapshot.copy()
         await_running(target, snapshot)
         before = target.ask("report")["iterations"]
         while target.ask("report")["iterations"] < before + 100_000:
             pass  # the memory has other bytes now
         brake.go.set()
-        thread.join(20)
+        thread.join(200)
         assert errors == []
         assert found == [expected]
 
@@ -384,7 +384,7 @@ def test_a_copy_that_does_not_come_on_is_given_up_and_its_memory_free(
             brake.go.set()
             for thread in threading.enumerate():
                 if thread.name == "gcorefs-copy":
-                    thread.join(20)
+                    thread.join(200)
 
 
 def resident_memory() -> int:
@@ -501,10 +501,10 @@ def test_a_copy_that_is_given_up_is_never_used(
     snapshot.take()
     brake = Brake(monkeypatch, nth)
     thread, errors = in_a_thread(snapshot.copy)
-    assert brake.reached.wait(20)
+    assert brake.reached.wait(200)
     snapshot.close()
     brake.go.set()
-    thread.join(20)
+    thread.join(200)
     assert [error.reason for error in errors] == [Reason.LET_GO]
     assert not snapshot.is_copied
     with pytest.raises(ProcessError):

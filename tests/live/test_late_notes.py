@@ -37,7 +37,7 @@ class Held:
 
     def _held(self, pid: int, tids: Sequence[int]) -> Any:
         self.asked.set()
-        assert self.go.wait(20)
+        assert self.go.wait(200)
         return self._task_times(pid, tids)
 
 
@@ -99,7 +99,7 @@ def timevals(ticks: Sequence[int]) -> bytes:
 def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: Held) -> None:
     target = spawn("threads", MANY)
     with held(target.pid) as snapshot:
-        assert times.asked.wait(20)
+        assert times.asked.wait(200)
         offset, length = statuses(snapshot)
         buffer = memoryview(bytearray(length))
         # The event loop must never wait.
@@ -112,7 +112,7 @@ def test_what_is_not_made_is_waited_for_and_nothing_else(spawn: Spawn, times: He
         reader.start()
         assert (reader.is_alive(), found) == (True, [])
         times.go.set()
-        reader.join(20)
+        reader.join(200)
         assert found == [snapshot.layout.header[offset:]]
         snapshot.core.finish(20)
         assert snapshot.read_here(offset, buffer)
@@ -146,7 +146,7 @@ async def test_nobody_else_waits_for_it(spawn: Spawn, times: Held) -> None:
 def test_what_cannot_be_made_any_more_is_an_error(spawn: Spawn, times: Held, end: str) -> None:
     target = spawn("threads", MANY)
     with held(target.pid) as snapshot:
-        assert times.asked.wait(20)
+        assert times.asked.wait(200)
         if end == "killed":
             target.kill()
         else:
@@ -179,10 +179,10 @@ def test_a_copied_process_is_not_let_go_before_its_header_is_made(
     with held(target.pid, room=Room(1 << 30)) as snapshot:
         copier = threading.Thread(target=snapshot.copy)
         copier.start()
-        assert is_filled.wait(20)
+        assert is_filled.wait(200)
         assert target.state_letters() == {"t"}
         times.go.set()
-        copier.join(20)
+        copier.join(200)
         assert snapshot.is_copied
         offset, length = statuses(snapshot)
         assert snapshot.read(offset, length) == snapshot.layout.header[offset:]

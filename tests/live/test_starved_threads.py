@@ -169,6 +169,6 @@ def test_dump_waits_for_a_thread_that_is_late(spawn: Spawn, quota: Quota, tmp_pa
         assert f"process {target.pid}: runs on; waiting for thread" in line
         assert core.read_bytes()[:4] == b"\x7fELF"
         quota.lift()
-        assert dumper.wait(20) == 0
+        assert dumper.wait(200) == 0
     await_free(target.pid)
     assert unseen(target) == NOTHING

@@ -22,7 +22,7 @@ def page_out(pid: int, start: int, size: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     fd = os.pidfd_open(pid)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while swapped(pid) < size // 2:
             assert time.monotonic() < deadline
             area = struct.pack("<QQ", start, size)

@@ -59,7 +59,7 @@ def asleep(*words: str, program: str = "sleep") -> Iterator[int]:
     environment = os.environ | {"CANARY": CANARY}
     with subprocess.Popen([*words, program, "1000"], env=environment) as process:
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 200
             while Path(f"/proc/{process.pid}/comm").read_bytes() != b"sleep\n":
                 assert time.monotonic() < deadline, f"{words} did not start"
                 assert process.poll() is None, f"{words} ended"
