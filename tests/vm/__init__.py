@@ -4,6 +4,7 @@ The guest's root file system is this machine's, read-only, under an overlay: the
 programs and the same tests, and what it writes is gone when it ends.
 
     machines.py   what differs between the architectures
+    amd64.py      one of them
     kernels.py    fetches a kernel with apt, and unpacks it
     initramfs.py  what a kernel needs to get at the root
     init          the first program of the guest: it mounts the root

@@ -7,17 +7,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from tests.vm import amd64
 from tests.vm.kernels import NEWEST, kernel
-from tests.vm.machines import MACHINES
 from tests.vm.qemu import Guest, Settings
 
 _TREE = Path(__file__).resolve().parents[2]
+_MACHINES = {machine.debian: machine for machine in (amd64.MACHINE,)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__)
     parser.add_argument("--kernel", default=NEWEST, help="the first numbers of its version")
-    parser.add_argument("--arch", default="amd64", choices=MACHINES)
+    parser.add_argument("--arch", default="amd64", choices=_MACHINES)
     parser.add_argument("--cpu", default="", help="a processor of qemu")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--memory", type=int, default=4096, help="MiB")
@@ -29,12 +30,12 @@ def main() -> int:
     given = parser.parse_args()
     cache = given.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
-    machine = MACHINES[given.arch]
+    machine = _MACHINES[given.arch]
     settings = Settings(
         given.cpu, given.cpus, given.memory, given.append, given.cgroups, given.limit
     )
     found = kernel(given.kernel, machine, cache)
-    guest = Guest(machine, found, settings, cache / f"out-{machine.debian}-{given.kernel}")
+    guest = Guest(machine, found, settings, cache)
     return guest.run(given.command, _TREE)
 
 

@@ -15,44 +15,49 @@ _INIT = Path(__file__).with_name("init")
 _MODULES = ("virtio_pci", "9pnet_virtio", "9p", "virtio_blk", "ext4", "overlay", "virtio_rng")
 
 
-def initramfs(kernel: Kernel) -> Path:
-    """Made once, and again if `init` or this module has changed."""
+def initramfs(kernel: Kernel, root: Path) -> Path:
+    """Made once, and again if `init` or this module has changed.
+
+    `root`: the root of the guest, which has busybox.
+    """
     path = kernel.folder / "initramfs"
     inputs = max(each.stat().st_mtime for each in (_INIT, Path(__file__)))
     if path.exists() and path.stat().st_mtime > inputs:
         return path
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        _fill(root, kernel)
-        names = "\n".join(str(each.relative_to(root)) for each in sorted(root.rglob("*")))
+        folder = Path(name)
+        _fill(folder, kernel, root)
+        names = "\n".join(str(each.relative_to(folder)) for each in sorted(folder.rglob("*")))
         archive = subprocess.run(
             ["cpio", "-o", "-H", "newc", "--quiet"],
-            input=names.encode(), stdout=subprocess.PIPE, check=True, cwd=root,
+            input=names.encode(), stdout=subprocess.PIPE, check=True, cwd=folder,
         ).stdout  # fmt: skip
     path.write_bytes(gzip.compress(archive, 1))
     return path
 
 
-def _fill(root: Path, kernel: Kernel) -> None:
-    (root / "bin").mkdir()
-    busybox = shutil.which("busybox")
-    assert busybox is not None
-    shutil.copy(busybox, root / "bin/busybox")
+def _fill(folder: Path, kernel: Kernel, root: Path) -> None:
+    (folder / "bin").mkdir()
+    busybox = next(
+        path for name in ("bin", "usr/bin") if (path := root / name / "busybox").exists()
+    )
+    shutil.copy(busybox, folder / "bin/busybox")
     for library in _libraries(busybox):
-        (root / library.parent.relative_to("/")).mkdir(parents=True, exist_ok=True)
-        shutil.copy(library, root / library.relative_to("/"))
-    (root / "modules").mkdir()
+        (folder / library.parent.relative_to("/")).mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, folder / library.relative_to("/"))
+    (folder / "modules").mkdir()
     # In the order in which they must be loaded.
     for number, module in enumerate(dict.fromkeys(_modules(kernel))):
-        (root / f"modules/{number:03}.ko").write_bytes(_unpacked(module))
-    shutil.copy(_INIT, root / "init")
-    (root / "init").chmod(0o755)
+        (folder / f"modules/{number:03}.ko").write_bytes(_unpacked(module))
+    shutil.copy(_INIT, folder / "init")
+    (folder / "init").chmod(0o755)
 
 
-def _libraries(program: str) -> list[Path]:
+def _libraries(program: Path) -> list[Path]:
     """The shared libraries of a program, and its dynamic linker; none if it is static."""
-    command = ["ldd", program]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+    said = subprocess.run(
+        ["ldd", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    ).stdout
     return [Path(path) for path in re.findall(r"(/\S+) \(0x", said)]
 
 

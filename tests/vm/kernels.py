@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,8 @@ class _Apt:
         ).stdout
 
     def unpack(self, wanted: str, folder: Path) -> None:
-        package = self._package(wanted)
+        images = self._run("apt-cache", "pkgnames", "linux-image-").split()
+        package = package_of(wanted, self._machine.debian, images)
         release = package.removeprefix("linux-image-")
         # Debian's newest kernels are in several packages, and linux-image only depends on them.
         names = [f"linux-binary-{release}", f"linux-modules-{release}", package]
@@ -100,14 +102,16 @@ class _Apt:
         base = _modules(folder).parent.parent
         subprocess.run(["depmod", "-b", base, release], check=True, stderr=subprocess.DEVNULL)
 
-    def _package(self, wanted: str) -> str:
-        version = r"\d+" if wanted == NEWEST else re.escape(wanted)
-        pattern = re.compile(rf"linux-image-{version}[.+][0-9a-z.+]*(-\d+)?-{self._machine.debian}")
-        names = self._run("apt-cache", "pkgnames", "linux-image-").split()
-        found = [name for name in names if pattern.fullmatch(name)]
-        if not found:
-            raise SystemExit(f"Debian has no kernel {wanted} for {self._machine.debian}")
-        return max(found, key=_numbers)
+
+def package_of(wanted: str, debian: str, names: Iterable[str]) -> str:
+    """The newest package among `names` that has the wanted kernel.  LookupError."""
+    version = r"\d+" if wanted == NEWEST else re.escape(wanted)
+    # Not those for clouds, for real time and with debugging symbols, which have one word more.
+    pattern = re.compile(rf"linux-image-{version}[.+][0-9a-z.+]*(-\d+)?-{debian}")
+    found = [name for name in names if pattern.fullmatch(name)]
+    if not found:
+        raise LookupError(f"Debian has no kernel {wanted} for {debian}")
+    return max(found, key=_numbers)
 
 
 def _numbers(text: str) -> list[int]:

@@ -39,13 +39,13 @@ class Settings:
 
 
 class Guest:
-    def __init__(self, machine: Machine, kernel: Kernel, settings: Settings, out: Path) -> None:
-        """`out`: a folder that the guest can write to."""
+    def __init__(self, machine: Machine, kernel: Kernel, settings: Settings, cache: Path) -> None:
         self._machine = machine
         self._kernel = kernel
         self._settings = settings
-        self._out = out
-        self._initramfs = initramfs(kernel)
+        self._out = cache / f"out-{kernel.folder.name}"
+        self._root = machine.root(cache)
+        self._initramfs = initramfs(kernel, self._root)
 
     def run(self, command: Sequence[str], cwd: Path) -> int:
         """Returns the status of the command in the guest.  124: it took too long (timeout(1))."""
@@ -55,12 +55,14 @@ class Guest:
         (self._out / "guest").write_bytes(_GUEST.read_bytes())
         (self._out / "command").write_text(f"cd {shlex.quote(str(cwd))} && {shlex.join(command)}\n")
         (self._out / "settings").write_text(
-            f"VM_CGROUPS={self._settings.cgroups}\nVM_LIMIT={self._settings.limit}\n"
+            f"VM_CGROUPS={self._settings.cgroups}\n"
+            f"VM_LIMIT={self._settings.limit}\n"
+            f"VM_TREE={shlex.quote(str(cwd))}\n"
         )
         with _scratch_disk(self._out) as disk:
             process = self._start(
                 "-m", str(self._settings.memory), "-smp", str(self._settings.cpus),
-                *_share("root", Path("/"), ",readonly=on"),
+                *_share("root", self._root, ",readonly=on"),
                 *_share("modules", self._kernel.modules, ",readonly=on"),
                 *_share("out", self._out),
                 "-drive", f"file={disk},format=raw,if=none,id=disk,cache=unsafe,discard=unmap",
@@ -77,7 +79,8 @@ class Guest:
         boot = _BOOT_ID.read_text().strip()
         known = self._kernel.folder / f"accelerator.{boot}"
         if not known.exists():
-            known.write_text("kvm" if _KVM.exists() and self._starts("kvm") else "tcg")
+            may_start = _KVM.exists() and os.uname().machine == self._machine.uname
+            known.write_text("kvm" if may_start and self._starts("kvm") else "tcg")
         return known.read_text()
 
     def _starts(self, accelerator: str) -> bool:
