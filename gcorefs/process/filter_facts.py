@@ -3,7 +3,7 @@
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import notes_end
 from gcorefs.elfcore.vma import Vma
-from gcorefs.kernel.pagemap_scan import HUGE, PFNZERO, SWAPPED
+from gcorefs.kernel.pagemap_scan import HUGE, PFNZERO
 from gcorefs.kernel.statx import FileStat
 from gcorefs.process.mapped_files import LostFiles, MappedFiles
 from gcorefs.process.memory import Memory
@@ -75,8 +75,7 @@ class MappingFacts:
         return file is not None and bool(file.mode & 0o111)
 
     def is_swapped_out(self, vma: Vma) -> bool:
-        found = self._pagemap.scan(vma.start, vma.end, all_of=SWAPPED)
-        return found is None or bool(found[0])
+        return self._pagemap.has_swapped_pages(vma.start, vma.end)
 
     def has_huge_zero_page(self, vma: Vma) -> bool:
         found = self._pagemap.scan(vma.start, vma.end, all_of=HUGE | PFNZERO)

@@ -39,6 +39,7 @@ ANONYMOUS = bytes(1 if byte & 0xC0 and not byte & 0x20 else 0 for byte in range(
 NOT_EXCLUSIVE = bytes(1 if byte & 0xC0 and not byte & 0x21 else 0 for byte in range(256))
 """The same, but 1 only if another process maps the page too, or if it is swapped out."""
 _ENTRIES_AT_ONCE = 1 << 17
+_IS_SWAPPED = bytes(byte >> 6 & 1 for byte in range(256))
 _SOFT_DIRTY = 1 << 55
 _FRAME = (1 << 55) - 1
 # In the entry of a swapped-out page, bits 0 to 4 are the swap type and the rest is the swap offset
@@ -155,6 +156,17 @@ class Pagemap:
         """
         return pagemap_scan.scan(self._file.number, start, end, all_of, any_of, none_of)
 
+    def has_swapped_pages(self, start: int, end: int) -> bool:
+        """True if a page of the range is swapped out, or if nothing is known about it."""
+        found = self.scan(start, end, all_of=SWAPPED)
+        if found is not None:
+            return bool(found[0])
+        step = _ENTRIES_AT_ONCE * PAGE_SIZE
+        return any(
+            any(self.flags(at, min(step, end - at)).translate(_IS_SWAPPED))
+            for at in range(start, end, step)
+        )
+
     def poisoned(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges of pages that UFFDIO_POISON made unreadable.  Empty without CAP_SYS_ADMIN,
         because then the kernel does not show the entries in full."""
@@ -240,6 +252,9 @@ class Unknown(Pagemap):
     def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
         """All ranges: no hole is known, so everything is read."""
         return array("Q", [start for start, _ in ranges]), array("Q", [end for _, end in ranges])
+
+    def has_swapped_pages(self, start: int, end: int) -> bool:
+        return True
 
     def scan(
         self, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0

@@ -163,6 +163,25 @@ def test_a_page_that_was_only_read_is_not_populated(way: type[Pagemap]) -> None:
         target.kill()
 
 
+@pytest.mark.usefixtures("swap")
+@WAYS
+def test_a_page_that_is_swapped_out_is_seen(
+    kinds: Callable[[], Target], way: type[Pagemap]
+) -> None:
+    target = kinds()
+    regions = {region["name"]: region for region in target.truth["regions"]}
+
+    def has_swapped_pages(name: str) -> bool:
+        start, end = (int(regions[name][key], 16) for key in ("start", "end"))
+        return way(target.pid).has_swapped_pages(start, end)
+
+    assert not has_swapped_pages("swapped")
+    target.ask("swap")
+    assert has_swapped_pages("swapped")
+    assert not has_swapped_pages("swapped_file")  # it was read only
+    assert Unknown("it is not shown").has_swapped_pages(0, PAGE)
+
+
 ODD_END = """
 import ctypes, mmap, os
 fd = os.memfd_create("odd")
