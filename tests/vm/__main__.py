@@ -34,7 +34,10 @@ def main() -> int:
     settings = Settings(
         given.cpu, given.cpus, given.memory, given.append, given.cgroups, given.limit
     )
-    found = kernel(given.kernel, machine, cache)
+    try:
+        found = kernel(given.kernel, machine, cache)
+    except LookupError as error:
+        parser.error(str(error))
     guest = Guest(machine, found, settings, cache)
     return guest.run(given.command, _TREE)
 

@@ -124,5 +124,5 @@ def _mirror() -> str:
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     mirrors = [line for line in lines if line.rstrip("/").endswith("/debian")]
     if not mirrors:
-        raise SystemExit(f"no mirror of Debian among {lines}")
+        raise LookupError(f"no mirror of Debian among {lines}")
     return mirrors[0]
