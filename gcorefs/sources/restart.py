@@ -82,12 +82,14 @@ def needs_restart(
     calling convention and the seccomp filter are looked up only if they matter.
     """
     result = machine.word(general, machine.call_result)
+    number = machine.word(general, machine.call_number)
     if result == -EINTR:
-        number = machine.word(general, machine.call_number)
         convention = machine.conventions.get(architecture())
         name = None if convention is None else convention.restarted.get(number)
         if convention is None or name is None:
             return False
         argument, effects = UNLESS.get(name, (0, 0))
         return not machine.word(general, convention.arguments[argument]) & effects
-    return result == -ERESTART_RESTARTBLOCK and is_filtered()
+    # Outside of a call the number is negative, and the register has a value of the program
+    # (arch/x86/kernel/signal.c, arch_do_signal_or_restart: syscall_get_nr).
+    return result == -ERESTART_RESTARTBLOCK and number >= 0 and is_filtered()
