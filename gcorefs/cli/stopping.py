@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 
 import click
 
@@ -11,9 +12,34 @@ from gcorefs.api import Stop
 
 
 def end_in_good_order() -> None:
-    """After SIGTERM or SIGHUP we still let the process go and leave no incomplete file."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    """After a signal that would end us we still let the process go and leave no incomplete file.
+
+    Only the first one counts.  Another one in the middle of that, a second Ctrl-C for example,
+    would leave threads that have been interrupted and not been recorded, and these see an EINTR.
+    """
+    has_come = False
+
+    def end(number: int, _: FrameType | None) -> None:
+        nonlocal has_come
+        if has_come:
+            return
+        has_come = True
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1), a job in the background
+            signal.signal(number, end)
+
+
+ENDING = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+    signal.SIGTERM, signal.SIGSTKFLT, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF,
+    signal.SIGPOLL, signal.SIGPWR, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)  # fmt: skip
+"""The signals that end a process by default (signal(7)), without those that a fault of its own
+causes and those that Python ignores."""
 
 
 @contextlib.contextmanager

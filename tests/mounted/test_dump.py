@@ -6,6 +6,7 @@ import pty
 import signal
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -200,7 +201,13 @@ def halfway(spawn: Callable[..., Target], tmp_path: Path) -> Iterator[subprocess
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGINT, 1), (signal.SIGTERM, 128 + 15), (signal.SIGHUP, 128 + 1)],
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 128 + 15),
+        (signal.SIGHUP, 128 + 1),
+        (signal.SIGQUIT, 128 + 3),
+        (signal.SIGXCPU, 128 + 24),
+    ],
 )
 def test_a_signal_ends_it_in_good_order(
     halfway: "subprocess.Popen[bytes]", tmp_path: Path, number: signal.Signals, status: int
@@ -212,6 +219,49 @@ def test_a_signal_ends_it_in_good_order(
     assert b"Traceback" not in said
     assert os.listdir(tmp_path) == ["core"]
     assert (tmp_path / "core").read_bytes() == b"old"
+
+
+ENDED = """
+import os, sys, signal
+from gcorefs.cli import stopping
+
+stopping.end_in_good_order()
+try:
+    os.kill(os.getpid(), int(sys.argv[1]))
+finally:
+    for number in stopping.ENDING:
+        os.kill(os.getpid(), number)
+    print("let go", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGRTMAX])
+def test_only_the_first_signal_counts(number: signal.Signals) -> None:
+    # A second one would end the release in the middle.
+    result = run(sys.executable, "-c", ENDED, int(number))
+    assert (result.returncode, result.stdout, result.stderr) == (128 + number, b"let go\n", b"")
+
+
+def test_a_second_interrupt_does_not_end_it() -> None:
+    result = run(sys.executable, "-c", ENDED, int(signal.SIGINT))
+    assert result.stdout == b"let go\n"
+    assert result.stderr.count(b"Traceback") == 1
+
+
+def test_a_signal_that_is_ignored_stays_ignored(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    # nohup(1), and a shell that starts a job in the background (POSIX, 2.11).
+    target = spawn("threads", 3)
+    command = ["sh", "-c", 'trap "" HUP INT QUIT; exec "$@"', "-", GCOREFS, "dump", target.pid]
+    with subprocess.Popen(text_of(command), stdout=subprocess.PIPE) as dumper:
+        assert dumper.stdout is not None
+        fcntl.fcntl(dumper.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        assert dumper.stdout.read(4) == b"\x7fELF"
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            dumper.send_signal(number)
+        assert dumper.stdout.read()
+        assert dumper.wait(timeout=20) == 0
 
 
 def test_killed_it_still_lets_go(halfway: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
