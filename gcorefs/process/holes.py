@@ -6,9 +6,10 @@ there may be terabytes of holes.  So we find the holes first, know that they are
 read them.
 
 The page tables show the holes of private anonymous memory (pagemap.py).  The file shows the holes
-of shared memory without a name (shmem.py).  Mappings under userfaultfd(2) have no known holes:
-only the handler knows the content of a missing page.  Private mappings of files have none either:
-an untouched page has the bytes of the file.
+of shared memory without a name (shmem.py).  A private mapping of a memfd has a hole where both have
+one, and so has a private mapping of huge pages whose file has no page.  Mappings under
+userfaultfd(2) have no known holes: only the handler knows the content of a missing page.  Other
+private mappings of files have none either: an untouched page has the bytes of the file.
 """
 
 from array import array
@@ -34,17 +35,32 @@ def find_holes(
 ) -> list[Holes]:
     """The holes of each mapping.  `sizes`: how many bytes of each the core wants."""
     found: list[Holes] = [_NONE] * len(vmas)
-    for row in _rows(vmas, sizes):
+    for row in _rows(vmas, sizes, shared):
         starts, ends = pagemap.runs([(vmas[index].start, vmas[index].end) for index in row])
         for index in row:
             found[index] = _between(starts, ends, vmas[index])
     for index, vma in enumerate(vmas):
-        if not vma.kind.is_plain and VmFlag.MAYSHARE in vma.vm_flags and sizes[index] == vma.size:
-            found[index] = shared.holes(vma)
+        if vma.kind.has_file and sizes[index] == vma.size:
+            holes = shared.holes(vma)
+            if holes[0] and VmFlag.MAYSHARE not in vma.vm_flags:
+                runs = pagemap.runs([(vma.start, vma.end)])
+                holes = _in_both(holes, _between(*runs, vma))
+            if holes[0]:
+                found[index] = holes
     return found
 
 
-def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[list[int]]:
+def _in_both(one: Holes, other: Holes) -> Holes:
+    """The parts that two lists of ranges have in common."""
+    starts, ends = array("Q"), array("Q")
+    for first, last in zip(*one, strict=True):
+        for at in range(bisect_right(other[1], first), bisect_left(other[0], last)):
+            starts.append(max(first, other[0][at]))
+            ends.append(min(last, other[1][at]))
+    return starts, ends
+
+
+def _rows(vmas: Sequence[Vma], sizes: Sequence[int], shared: Shmem) -> Iterator[list[int]]:
     """Mappings that may have holes, by index, in rows.  One call finds the holes of a row.
 
     The stacks of threads lie in a row, and one call for each stack would be 10,000 calls.  But a
@@ -56,7 +72,7 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[list[int]]:
         if (
             size > vma.anonymous + vma.swapped
             and size == vma.end - vma.start
-            and _is_private_anonymous(vma)
+            and _is_private_anonymous(vma, shared)
         ):
             if between > _NEAR:
                 yield row
@@ -69,12 +85,14 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int]) -> Iterator[list[int]]:
         yield row
 
 
-def _is_private_anonymous(vma: Vma) -> bool:
+def _is_private_anonymous(vma: Vma, shared: Shmem) -> bool:
     if vma.kind.is_plain:
         return True
     if vma.is_special or vma.vm_flags & (VmFlag.MAYSHARE | VmFlag.UFFD_MISSING):
         return False
-    return not vma.has_file or (vma.kind.is_hugetlb and vma.name == HUGE_PAGES)
+    if not vma.has_file:
+        return True
+    return vma.kind.is_hugetlb and (vma.name == HUGE_PAGES or shared.has_no_pages(vma))
 
 
 def _between(starts: Column, ends: Column, vma: Vma) -> Holes:

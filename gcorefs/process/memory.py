@@ -81,8 +81,17 @@ class Memory:
                     self.read_into(address, buffer[:done])
                 raise MayWait(first[1], done)
         done = self.ways.shmem.read_into(address, buffer)
+        if done and self.ways.shmem.is_private(address):
+            self._read_own(address, buffer[:done])
         self._read_private(address + done, buffer[done:])
         self._check()
+
+    def _read_own(self, address: int, buffer: memoryview) -> None:
+        """Replace the bytes of a file by those that the process has in its page tables."""
+        end = address + len(buffer)
+        for first, last in zip(*self.ways.pagemap.runs([(address, end)]), strict=True):
+            low, high = max(first, address), min(last, end)
+            self._read_private(low, buffer[low - address : high - address])
 
     def read_at_once(self, address: int, buffer: memoryview) -> bool:
         """Fill `buffer` from `address`, if every page is in memory and the read need not wait.

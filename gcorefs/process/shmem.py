@@ -1,5 +1,7 @@
 """Shared memory without a name (memfd, System V, /dev/zero), read from its file.
 
+A private mapping of a memfd has the pages that the process has written, and else those of the file.
+
 A read through the process turns a hole in such a file into a page of zeros that stays.  And pagemap
 shows only the page tables of this process, not what another process wrote into a memfd.  So we open
 the mapped file itself, find its holes and read it.
@@ -20,7 +22,7 @@ from collections.abc import Iterator, Sequence
 
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import Column
-from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
+from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.proc import map_files, system_files
 
 
@@ -32,7 +34,7 @@ class Shmem:
         """Why the holes are not known; empty if they are known, or if there is no such memory."""
         self._tid = tid
         device = map_files.shmem_device()
-        found = [vma for vma in vmas if _is_shared_memory(vma, device)]
+        found = [vma for vma in vmas if _has_no_name(vma, device)]
         if found:
             # Only then: the first reader of /proc/locks waits some 10 ms for all processors
             # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
@@ -50,6 +52,16 @@ class Shmem:
         index = bisect_right(self._starts, start)
         before = index and self._vmas[index - 1].end > start
         return bool(before) or (index < len(self._starts) and self._starts[index] < end)
+
+    def is_private(self, address: int) -> bool:
+        """True if the pages that the process has at `address` may differ from those of the file."""
+        vma = self._vma(address)
+        return vma is not None and VmFlag.MAYSHARE not in vma.vm_flags
+
+    def has_no_pages(self, vma: Vma) -> bool:
+        """True if the file of a mapping is known to have no page."""
+        file = map_files.mapped_file(self._tid, vma.start, vma.end)
+        return file is not None and not file.allocated
 
     def read_into(self, address: int, buffer: memoryview) -> int:
         """Fill `buffer` from the file that is mapped at `address`.
@@ -116,9 +128,11 @@ def _next_data(fd: int, offset: int) -> int:
         return sys.maxsize
 
 
-def _is_shared_memory(vma: Vma, device: str) -> bool:
-    # A mapping of a file that is open for reading only has VM_MAYSHARE without VM_SHARED
-    # (mm/mmap.c, do_mmap), and the same holes.
-    if VmFlag.MAYSHARE not in vma.vm_flags or VmFlag.UFFD_MISSING in vma.vm_flags:
+def _has_no_name(vma: Vma, device: str) -> bool:
+    if VmFlag.UFFD_MISSING in vma.vm_flags:
         return False
-    return vma.name == HUGE_PAGES if vma.kind.is_hugetlb else vma.dev == device
+    if vma.kind.is_hugetlb:
+        # A mapping of a file that is open for reading only has VM_MAYSHARE without VM_SHARED
+        # (mm/mmap.c, do_mmap), and the same holes.
+        return VmFlag.MAYSHARE in vma.vm_flags and vma.dev in map_files.huge_devices()
+    return vma.dev == device

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from gcorefs.process.shmem import Shmem
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.features import needs_pagemap_scan
+from tests.readers.corefile import Core
+from tests.snapshot import Snapshot, find
 
 PAGE = 4096
 
@@ -221,6 +224,50 @@ def test_page_tables_that_are_many_and_nearly_full(
     tune(Tuning(many_tables=100))
     assert address_space.has_few_runs(full)
     assert not address_space.has_few_runs(half)
+
+
+PRIVATE_MEMFD = """
+import mmap, os, sys
+
+PAGE, SIZE = 4096, 1 << 30
+file = os.memfd_create("sparse")
+os.ftruncate(file, SIZE)
+os.pwrite(file, b"file", 3 * PAGE)
+os.pwrite(file, b"file", 5 * PAGE)
+memory = mmap.mmap(file, SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+memory[5 * PAGE : 5 * PAGE + 3] = b"own"
+memory[8 * PAGE : 8 * PAGE + 3] = b"own"
+print('{"pid": %d}' % os.getpid(), flush=True)
+for _ in sys.stdin:
+    print('{"allocated": %d}' % (os.fstat(file).st_blocks * 512), flush=True)
+"""
+
+
+def test_a_private_mapping_of_a_memfd_fills_no_hole_of_the_file(tmp_path: Path) -> None:
+    target = Target([sys.executable, "-c", PRIVATE_MEMFD])
+    try:
+        before = target.ask("x")
+        (sparse,) = (vma for vma in mappings(target.pid) if b"memfd:sparse" in vma.name)
+        snapshot = Snapshot(find(target.pid))
+        try:
+            snapshot.take()
+            assert snapshot.size < sparse.size
+            path = tmp_path / "core"
+            path.write_bytes(snapshot.read(0, snapshot.size))
+        finally:
+            snapshot.close()
+        expected = {3: b"file", 5: b"owne", 8: b"own"}
+        for page in range(10):
+            start = sparse.start + page * PAGE
+            assert Core(path).read(start, start + PAGE) == expected.get(page, b"").ljust(
+                PAGE, b"\0"
+            )
+        end = sparse.end
+        assert Core(path).read(end - PAGE, end) == bytes(PAGE)
+        # The pages of the file, and the page of zeros that the process has copied (mm/shmem.c).
+        assert target.ask("x") == before
+    finally:
+        target.kill()
 
 
 class Asked(Pagemap):

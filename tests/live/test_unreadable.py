@@ -272,3 +272,42 @@ def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
             assert task_status.status(target.pid)["HugetlbPages"] == touched
         finally:
             target.kill()
+
+
+HUGE_FILES = """
+import mmap, os, signal
+SIZE, MAP_NORESERVE, MFD_HUGETLB = 4 << 20, 0x4000, 4
+for flags in (mmap.MAP_PRIVATE, mmap.MAP_SHARED):
+    file = os.memfd_create("huge", MFD_HUGETLB)
+    os.ftruncate(file, SIZE)
+    memory = mmap.mmap(file, SIZE, flags=flags | MAP_NORESERVE)
+    memory[:3] = b"abc"
+    globals()[f"kept{flags}"] = memory
+print('{"pid": %d}' % os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+@alone
+def test_a_file_of_huge_pages_gets_no_page_by_a_read(tmp_path: Path) -> None:
+    with more_huge_pages(4):
+        target = Target([sys.executable, "-c", HUGE_FILES])
+        try:
+            Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
+            touched = task_status.status(target.pid)["HugetlbPages"]
+            assert touched == b"4096 kB"
+            snapshot = Snapshot(find(target.pid))
+            try:
+                snapshot.take()
+                path = tmp_path / "core"
+                path.write_bytes(snapshot.read(0, snapshot.size))
+                assert snapshot.unreadable == 0
+            finally:
+                snapshot.close()
+            huge = [vma for vma in mappings(target) if VmFlag.HUGETLB in vma.vm_flags]
+            assert [vma.size for vma in huge] == [4 << 20] * 2
+            for vma in huge:
+                assert Core(path).read(vma.start, vma.end) == b"abc".ljust(4 << 20, b"\0")
+            assert task_status.status(target.pid)["HugetlbPages"] == touched
+        finally:
+            target.kill()

@@ -1,6 +1,7 @@
 """The file behind a mapping, from /proc/PID/map_files (proc_pid_map_files(5)), and the devices of
 memory that has no file."""
 
+import contextlib
 import functools
 import os
 
@@ -52,6 +53,24 @@ def shmem_device() -> str:
     All of these are on one internal mount of the kernel (mm/shmem.c, shm_mnt).
     """
     return _device(os.memfd_create("gcorefs", os.MFD_CLOEXEC))
+
+
+@functools.cache
+def huge_devices() -> frozenset[str]:
+    """The devices of memory without a name in huge pages of hugetlbfs, as maps writes them.
+
+    Each size of page has one internal mount of the kernel (fs/hugetlbfs/inode.c,
+    hugetlbfs_vfsmount).
+    """
+    found = set()
+    for shift in _HUGE_SHIFTS:
+        flags = os.MFD_CLOEXEC | os.MFD_HUGETLB | shift << os.MFD_HUGE_SHIFT
+        with contextlib.suppress(OSError):  # this kernel or processor has no such pages
+            found.add(_device(os.memfd_create("gcorefs", flags)))
+    return frozenset(found)
+
+
+_HUGE_SHIFTS = (21, 30)  # 2 MiB, 1 GiB
 
 
 @functools.cache
