@@ -165,7 +165,7 @@ async def serve(
 ) -> None:
     """Mount, call `on_ready` when the mount answers, and serve until the unmount or a signal.
 
-    SIGTERM, SIGINT and SIGHUP end it.  MountError: the kernel or fusermount3 refuses the mount.
+    SIGTERM, SIGINT, SIGHUP and SIGQUIT end it.  MountError: the kernel or fusermount3 refuses.
     """
     if readv.is_denied():
         logger.warning(
@@ -270,8 +270,8 @@ async def _end_on_signal(fs: GcoreFS) -> None:
                 pyfuse3.terminate()
 
 
-# SIGHUP too: by default it ends a process at once, and would leave a dead mount.
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# By default SIGHUP and SIGQUIT end a process at once, and would leave a dead mount.
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:

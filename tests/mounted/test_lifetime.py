@@ -67,7 +67,7 @@ def foreground(unmounted: Mount) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_in_the_foreground_it_stays_until_told(
     unmounted: Mount, foreground: "subprocess.Popen[bytes]", number: signal.Signals
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_mount_in_use_is_unmounted_only_lazily(
     wait_until_gone(server)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_lets_go_what_a_reader_has_open(
     unmounted: Mount, spawn: Callable[..., Target], number: signal.Signals
 ) -> None:
