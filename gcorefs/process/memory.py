@@ -24,7 +24,7 @@ from gcorefs.elfcore.segments import ZEROS, Column
 from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.mem import MemFile
 from gcorefs.process.page_providers import MayWait, NotBrought, PageProviders
-from gcorefs.process.pagemap import Pagemap
+from gcorefs.process.pagemap import ANONYMOUS, Pagemap
 from gcorefs.process.ranges import LONGEST_PIECE, Ranges, clear, divide
 from gcorefs.process.readv import Readv
 from gcorefs.process.shmem import Shmem
@@ -87,11 +87,18 @@ class Memory:
         self._check()
 
     def _read_own(self, address: int, buffer: memoryview) -> None:
-        """Replace the bytes of a file by those that the process has in its page tables."""
+        """Replace the bytes of a file by those of the pages that the process has written."""
         end = address + len(buffer)
-        for first, last in zip(*self.ways.pagemap.runs([(address, end)]), strict=True):
-            low, high = max(first, address), min(last, end)
+        first = address // PAGE_SIZE * PAGE_SIZE
+        own = self.ways.pagemap.flags(address, len(buffer)).translate(ANONYMOUS)
+        index = 0
+        while (index := own.find(1, index)) >= 0:
+            behind = own.find(0, index)
+            behind = len(own) if behind < 0 else behind
+            low = max(address, first + index * PAGE_SIZE)
+            high = min(end, first + behind * PAGE_SIZE)
             self._read_private(low, buffer[low - address : high - address])
+            index = behind
 
     def read_at_once(self, address: int, buffer: memoryview) -> bool:
         """Fill `buffer` from `address`, if every page is in memory and the read need not wait.
