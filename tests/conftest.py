@@ -42,6 +42,12 @@ PURE = {Path(__file__).parent / name for name in ("pure", "fuzz")}
 CFLAGS = ["-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror", "-pthread"]
 
 
+# The tests send these, and whoever runs them in the background ignores them.
+for _each in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_each) is signal.SIG_IGN:
+        signal.signal(_each, signal.SIG_DFL)
+
+
 class Target:
     """A program that has printed one line of truth about itself, and that answers commands."""
 

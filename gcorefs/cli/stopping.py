@@ -9,6 +9,7 @@ from types import FrameType
 import click
 
 from gcorefs.api import Stop
+from gcorefs.kernel.ending_signals import not_ignored
 
 
 def end_in_good_order() -> None:
@@ -28,18 +29,8 @@ def end_in_good_order() -> None:
             raise KeyboardInterrupt
         sys.exit(128 + number)
 
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1), a job in the background
-            signal.signal(number, end)
-
-
-ENDING = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-    signal.SIGTERM, signal.SIGSTKFLT, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF,
-    signal.SIGPOLL, signal.SIGPWR, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
-)  # fmt: skip
-"""The signals that end a process by default (signal(7)), without those that a fault of its own
-causes and those that Python ignores."""
+    for each in not_ignored():
+        signal.signal(each, end)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ libc      which calls release the interpreter lock, and why
 ptrace    stops a thread, and reads the state of a stopped one
 wait4     the wait status of a tracee; wakes one of our threads that waits for it
 siginfo   the structure that both use
+ending_signals  the signals that end a process by default
 open_file  a file descriptor that may be passed to another process
 robust_mutex  tells other processes that one of our threads has ended
 robust_list  whether a thread belongs to a program

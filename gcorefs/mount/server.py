@@ -15,6 +15,7 @@ import trio
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.errors import GcorefsError
+from gcorefs.kernel import ending_signals
 from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.mountinfo import Mount, parse_mounts
 from gcorefs.kernel.proc.procfile import FormatError
@@ -256,22 +257,23 @@ def _no_more(options: Options, stops: int) -> Options:
 
 
 async def _end_on_signal(fs: GcoreFS) -> None:
+    ending = ending_signals.not_ignored()
     # trio restores these handlers at the end of the block, before we unmount.  With the default
     # handler a second signal would end us then, and leave a dead mount.
-    for each in _END_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    with trio.open_signal_receiver(*_END_SIGNALS) as signals:
+    ending_signals.ignore_all()
+    with trio.open_signal_receiver(*ending) as signals:
         is_ending = False
         async for number in signals:
             if not is_ending:
                 is_ending = True
-                logger.info("ends on %s", signal.Signals(number).name)
+                logger.info("ends on %s", _name(number))
                 await fs.held.let_all_go()
                 pyfuse3.terminate()
 
 
-# By default SIGHUP and SIGQUIT end a process at once, and would leave a dead mount.
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+def _name(number: int) -> str:
+    # Of the real-time signals, only the first and the last have a name.
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:

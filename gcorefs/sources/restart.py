@@ -66,6 +66,9 @@ _MOVING = 0x08 | 0x20  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
 UNLESS = {"open": (1, _CREATING), "openat": (2, _CREATING), "fallocate": (1, _MOVING)}
 """Calls that may have an effect: the index of an argument, and the bits that cause the effect."""
 
+_SIGN = 1 << 31
+_INT = 2 * _SIGN - 1
+
 SUSPECT_RESULTS = (-EINTR, -ERESTART_RESTARTBLOCK)
 """A thread with any other result needs no repair."""
 
@@ -82,7 +85,7 @@ def needs_restart(
     calling convention and the seccomp filter are looked up only if they matter.
     """
     result = machine.word(general, machine.call_result)
-    number = machine.word(general, machine.call_number)
+    number = _number(machine, general)
     if result == -EINTR:
         convention = machine.conventions.get(architecture())
         name = None if convention is None else convention.restarted.get(number)
@@ -93,3 +96,10 @@ def needs_restart(
     # Outside of a call the number is negative, and the register has a value of the program
     # (arch/x86/kernel/signal.c, arch_do_signal_or_restart: syscall_get_nr).
     return result == -ERESTART_RESTARTBLOCK and number >= 0 and is_filtered()
+
+
+def _number(machine: Machine, general: bytes) -> int:
+    """The number of the system call.  The kernel takes the lower half of a 64-bit register
+    (arch/x86/entry/common.c, do_syscall_64: an int)."""
+    number = machine.word(general, machine.call_number) & _INT
+    return number - 2 * _SIGN if number & _SIGN else number

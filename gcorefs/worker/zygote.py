@@ -14,6 +14,7 @@ import threading
 from typing import NoReturn
 
 from gcorefs.errors import GcorefsError
+from gcorefs.kernel import ending_signals
 from gcorefs.kernel.libc import quick
 from gcorefs.process.admission import find
 from gcorefs.process.mark import mark
@@ -24,10 +25,6 @@ from gcorefs.worker.channel import Channel
 _PR_SET_NAME = 15
 _STANDARD = range(3)
 _REQUEST = b"w"
-
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that a terminal or a service manager sends to every process of a group.  They end the
-server, and a worker ends after the server."""
 
 
 class Zygote:
@@ -110,8 +107,9 @@ def _stand_alone(requests: socket.socket) -> None:
     # A session of its own: the suspend key of a terminal must not stop a process that holds others.
     with contextlib.suppress(OSError):
         os.setsid()
-    for each in _END_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    # A terminal or a service manager sends these to every process of a group.  They end the server,
+    # and a worker ends after the server.
+    ending_signals.ignore_all()
     null = os.open(os.devnull, os.O_RDWR)
     for number in _STANDARD:
         if number != requests.fileno():

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs import api
-from gcorefs.cli import main, mount, stopping, victim
+from gcorefs.cli import main, mount, victim
+from gcorefs.kernel.ending_signals import ENDING
 from gcorefs.kernel.proc import procfile
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount
@@ -157,7 +158,7 @@ def test_a_log_without_a_name_is_refused(tmp_path: Path) -> None:
 
 def invoke(*arguments: str) -> click.testing.Result:
     """Run the command line in this process, and restore its signals and OOM score."""
-    numbers = (*stopping.ENDING, signal.SIGCHLD)
+    numbers = (*ENDING, signal.SIGCHLD)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         with mock.patch.object(victim, "volunteer"):

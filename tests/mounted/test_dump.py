@@ -224,12 +224,13 @@ def test_a_signal_ends_it_in_good_order(
 ENDED = """
 import os, sys, signal
 from gcorefs.cli import stopping
+from gcorefs.kernel.ending_signals import ENDING
 
 stopping.end_in_good_order()
 try:
     os.kill(os.getpid(), int(sys.argv[1]))
 finally:
-    for number in stopping.ENDING:
+    for number in ENDING:
         os.kill(os.getpid(), number)
     print("let go", flush=True)
 """

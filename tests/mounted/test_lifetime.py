@@ -85,6 +85,22 @@ def test_in_the_foreground_it_stays_until_told(
     assert not is_mounted(unmounted)
 
 
+def test_a_signal_that_was_ignored_stays_ignored(unmounted: Mount) -> None:
+    # By nohup(1), for example.
+    command = text_of(["sh", "-c", 'trap "" HUP USR1; exec "$@"', "-"])
+    command += text_of([GCOREFS, "mount", "--foreground", unmounted.path])
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as server:
+        assert server.stderr is not None
+        server.stderr.readline()
+        server.send_signal(signal.SIGHUP)
+        server.send_signal(signal.SIGUSR1)
+        server.send_signal(signal.SIGRTMIN + 1)
+        said = server.communicate(timeout=20)[1].decode()
+    assert server.returncode == 0
+    assert said == f"gcorefs: INFO: ends on signal {signal.SIGRTMIN + 1}\n"
+    assert not is_mounted(unmounted)
+
+
 def test_told_again_and_again_it_ends_in_good_order(
     unmounted: Mount, foreground: "subprocess.Popen[bytes]", spawn: Callable[..., Target]
 ) -> None:
@@ -189,9 +205,20 @@ def test_a_mount_in_use_is_unmounted_only_lazily(
     wait_until_gone(server)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGXCPU,
+        signal.SIGRTMIN + 1,
+    ],
+)
 def test_a_signal_lets_go_what_a_reader_has_open(
-    unmounted: Mount, spawn: Callable[..., Target], number: signal.Signals
+    unmounted: Mount, spawn: Callable[..., Target], number: int
 ) -> None:
     target = spawn("threads", 3)
     unmounted.make()

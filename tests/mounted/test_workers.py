@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from gcorefs.kernel.ending_signals import ENDING
 from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.errors import Reason
 from tests.conftest import Mount, Target, wait_until_gone
@@ -54,6 +55,20 @@ def test_each_stop_has_a_process_of_its_own(mount: Mount, spawn: Spawn) -> None:
         for each in (zygote(mount), *tracers):
             assert errno_of(partial(os.open, mount / each, os.O_RDONLY)) == errno.EDEADLK
             mount.expect(f"process {each}: {Reason.SERVER.text}")
+
+
+def test_no_signal_but_sigkill_ends_a_zygote_or_a_worker(mount: Mount, spawn: Spawn) -> None:
+    """A worker that ended in the middle of a stop would leave an EINTR."""
+    target = spawn("threads", 1)
+    with opened(mount / target.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+        worker = tracer(target.pid)
+        for number in ENDING:
+            os.kill(worker, number)
+            os.kill(zygote(mount), number)
+        assert len(whole(fd)) == os.fstat(fd).st_size
+        assert tracer(target.pid) == worker
+    eventually(lambda: is_free(target.pid))
 
 
 def test_a_worker_goes_on_with_the_next_stop(mount: Mount, spawn: Spawn) -> None:

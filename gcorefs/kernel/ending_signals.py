@@ -1,0 +1,27 @@
+"""The signals that end a process by default (signal(7)).
+
+Not here: the signals of a fault of one's own (SIGSEGV and the like), SIGPIPE and SIGXFSZ, which
+Python ignores, and SIGKILL.
+"""
+
+import signal
+
+ENDING = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+    signal.SIGTERM, signal.SIGSTKFLT, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF,
+    signal.SIGPOLL, signal.SIGPWR, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)  # fmt: skip
+
+
+def not_ignored() -> list[int]:
+    """Of these, the signals that this process does not ignore.
+
+    A process inherits what its parent ignores, from nohup(1) or from a shell that starts a job in
+    the background (POSIX, 2.11), and is expected to go on ignoring it.
+    """
+    return [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+
+
+def ignore_all() -> None:
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
