@@ -10,7 +10,7 @@ reads no further.  The estimate does not see the following, which can make a cor
 - a file that is lost but not marked as deleted: it changed in place, or no path leads to it any
   more; and notes of an ELF file that do not end in its first page (filter.py, kept_size);
 - pages that are populated but not counted anywhere: guards (MADV_GUARD_INSTALL), pages that
-  userfaultfd(2) watches, and pages of zeros (Linux before 6.7 does not tell them apart).
+  userfaultfd(2) watches, and pages of zeros (if pagemap.py cannot tell them apart).
 MADV_DONTDUMP is not visible either; it makes a core smaller.
 """
 
