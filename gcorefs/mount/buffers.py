@@ -8,10 +8,10 @@ import contextlib
 import mmap
 from collections import defaultdict
 
+from gcorefs.arch.page import HUGE_PAGE_SIZE
+
 LARGEST_REQUEST = 1 << 20
 """The most bytes of one FUSE request."""
-
-_HUGE_PAGE = 2 << 20
 
 _MOST_KEPT = 32 << 20
 """Bytes that are kept for reuse."""
@@ -46,7 +46,7 @@ class Buffers:
 def fresh(size: int) -> mmap.mmap:
     """`size` bytes of zeros, page-aligned."""
     store = mmap.mmap(-1, size)
-    if size >= _HUGE_PAGE:
+    if size >= HUGE_PAGE_SIZE:
         # With huge pages it is a seventh faster to fill and to send.
         with contextlib.suppress(OSError):  # EINVAL: the kernel is built without them
             store.madvise(mmap.MADV_HUGEPAGE)

@@ -26,12 +26,12 @@ process has it swapped out.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.pagemap import ANONYMOUS, NOT_EXCLUSIVE, Pagemap
 
-_REACH = (2 << 20) // PAGE_SIZE - 1
+_REACH = HUGE_PAGE_SIZE // PAGE_SIZE - 1
 """Pages from the first to the last of the largest folio.  After mremap(2) a folio may begin at
 any page."""
 

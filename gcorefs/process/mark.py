@@ -6,7 +6,7 @@ stop: if two begin at the same time, at least one sees the mark of the other.
 
 The mark is a page of a memfd, at an address that the kernel never chooses by itself: it lies below
 the mappings at the top of the address space and above the start of programs and heaps
-(arch/x86/mm/mmap.c, mmap_base; arch/x86/include/asm/elf.h, ELF_ET_DYN_BASE).  One look-up in
+(mm/util.c, mmap_base; asm/elf.h, ELF_ET_DYN_BASE).  One look-up in
 /proc/PID/map_files shows it, in all namespaces of the process.  Only the process itself can map it:
 so users can keep gcorefs away from their own processes, but not from the processes of others.
 """
@@ -14,13 +14,14 @@ so users can keep gcorefs away from their own processes, but not from the proces
 import errno
 import os
 
+from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.kernel import own_memory
 from gcorefs.kernel.proc import map_files
 from gcorefs.kernel.proc.procfile import explained
 
-_START = 0x67636F720000
-"""gcor."""
+_START = 0x67636F720000 % HOST.address_space_end
+"""gcor; with 39 bits of address, as in some kernels of aarch64, only the end of it."""
 
 
 def mark() -> None:
