@@ -7,26 +7,48 @@ i386     32-bit processes on x86-64
 x86_calls  the numbers of the system calls of both
 xsave    the place of the vector registers of both
 cpuid    asks the processor about itself
-aarch64  a machine on which gcorefs has not run yet
+aarch64  64-bit processes on aarch64
+aarch64_calls  the numbers of their system calls
+aarch64_host   the facts about such a machine as a host
 
 No other part of gcorefs names a register, the number of a system call or the page size.
 """
 
 import os
 
-from gcorefs.arch import aarch64, x86_64
+from gcorefs.arch import aarch64_host, x86_64
+from gcorefs.arch.aarch64 import AARCH64
 from gcorefs.arch.i386 import I386
 from gcorefs.arch.machine import Host, Machine
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.x86_64 import X86_64
 
-MACHINES = {("x86_64", False): X86_64, ("x86_64", True): I386}
+MACHINES = {
+    ("x86_64", False): X86_64,
+    ("x86_64", True): I386,
+    ("aarch64", False): AARCH64,
+}
 """By the machine name of uname(2), and by whether the process is a 32-bit process."""
 
-HOST: Host = {"aarch64": aarch64.HOST}.get(os.uname().machine, x86_64.HOST)
-"""The machine on which gcorefs itself runs.  For x86-64, uname(2) can give other names too
-(personality(2), PER_LINUX32)."""
+_AARCH64_NAMES = ("aarch64", "armv8l")
+"""uname(2) gives the second one under PER_LINUX32 (personality(2)).  For x86-64 it can give other
+names too."""
+
+HOST: Host = aarch64_host.host() if os.uname().machine in _AARCH64_NAMES else x86_64.HOST
+"""The machine on which gcorefs itself runs."""
 
 
 def machine_of(is_32_bit: bool) -> Machine | None:
-    """The machine of a process here.  None if it is not known: such a process is refused."""
+    """The machine of a process here.  None: such a process is refused, and `why_foreign` says
+    why."""
+    if PAGE_SIZE not in HOST.page_sizes:
+        return None
     return MACHINES.get((os.uname().machine, is_32_bit))
+
+
+def why_foreign(is_32_bit: bool) -> str:
+    """What it is that no process, or no such process, is handled for."""
+    machine = os.uname().machine
+    if PAGE_SIZE not in HOST.page_sizes:
+        return f"{machine}, with pages of {PAGE_SIZE} bytes"
+    return f"{machine}, {32 if is_32_bit else 64} bits"

@@ -1,15 +1,20 @@
-"""64-bit processes on aarch64.  NOT YET RUN on such a machine: gcorefs refuses its processes.
+"""64-bit processes on aarch64.
 
-This is written from the kernel's sources, and the tests compare it with the kernel's structures.  A
-first run there also needs the numbers of the system calls, and another way to write a result than
-PTRACE_POKEUSER, which that kernel does not have.
+gcorefs refuses 32-bit processes there: the kernel keeps their registers in another order, and they
+make their calls by the numbers of another table.
 """
 
-from gcorefs.arch.machine import NT_PRFPREG, Convention, Host, Machine, Regset
+from gcorefs.arch.aarch64_calls import (
+    AARCH64_CALLS,
+    AARCH64_OPENING,
+    AUDIT_ARCH_AARCH64,
+    RESTART_BLOCK,
+    RESTART_SYSCALL,
+)
+from gcorefs.arch.machine import NT_PRFPREG, Convention, Machine, Regset, Rewind
 from gcorefs.arch.machine import RegisterKind as Kind
 
 EM_AARCH64 = 183  # include/uapi/linux/elf-em.h
-AUDIT_ARCH_AARCH64 = 0xC00000B7  # include/uapi/linux/audit.h
 
 # include/uapi/linux/elf.h
 NT_ARM_TLS = 0x401
@@ -89,14 +94,18 @@ AARCH64 = Machine(
     call_arguments=_ARGUMENTS,
     stack_pointer="sp",
     program_counter="pc",
-    conventions={AUDIT_ARCH_AARCH64: Convention({}, _ARGUMENTS)},
-    opening=frozenset(),
+    conventions={AUDIT_ARCH_AARCH64: Convention(AARCH64_CALLS, _ARGUMENTS)},
+    opening=AARCH64_OPENING,
     result_in_user=None,
+    rewind=Rewind(
+        instruction=bytes.fromhex("010000d4"),  # svc #0
+        number_note=NT_ARM_SYSTEM_CALL,
+        restart_syscall=RESTART_SYSCALL,
+        restart_block=RESTART_BLOCK,
+    ),
 )
 
-HOST = Host(
-    native=AARCH64,
-    address_space_end=1 << 48,  # 48 bits of virtual address (Documentation/arch/arm64/memory.rst)
-    calls={},
-    register_bytes=lambda: sum(each.size for each in AARCH64.regsets),
-)
+VECTORS = frozenset((Kind.SVE,))
+"""The sets of a processor with SVE."""
+MATRICES = frozenset((Kind.SSVE, Kind.ZA, Kind.ZT))
+"""The sets of a processor with SME."""

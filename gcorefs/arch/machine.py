@@ -91,6 +91,21 @@ class Convention:
     """The registers in which the arguments come."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """How a thread is made to call the kernel again, if the kernel decides on the restart before
+    the stop (sources/call_again.py)."""
+
+    instruction: bytes
+    """The instruction that calls the kernel."""
+    number_note: int
+    """The register set with the number of the call in which the thread is; -1 outside of a call."""
+    restart_syscall: int
+    """The number of restart_syscall(2)."""
+    restart_block: frozenset[int]
+    """The calls after which the kernel makes the thread call restart_syscall(2)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
     """One kind of process."""
@@ -116,7 +131,8 @@ class Machine:
     """The numbers of the calls that open a file."""
     result_in_user: int | None
     """Bytes from the beginning of struct user to the result of a system call, by which
-    PTRACE_POKEUSER of a 64-bit tracer writes it.  None: it cannot be written in this way."""
+    PTRACE_POKEUSER of a 64-bit tracer writes it.  None: `rewind` has another way."""
+    rewind: Rewind | None = None
     xstates: Callable[[bool], XStates] | None = None
     """Makes what takes the XSAVE areas of one process.  The argument is True if they stay in the
     layout of the kernel.  None: there are no such areas."""
@@ -142,6 +158,16 @@ class Machine:
         at = self.offset(name)
         return int.from_bytes(general[at : at + self.word_size], "little", signed=True)
 
+    def with_words(self, general: bytes, values: Mapping[str, int]) -> bytes:
+        """General registers with other values of some words."""
+        changed = bytearray(general)
+        for name, value in values.items():
+            at = self.offset(name)
+            changed[at : at + self.word_size] = (value & self.most).to_bytes(
+                self.word_size, "little"
+            )
+        return bytes(changed)
+
     def partial(self, number: int, arguments: Sequence[int], sp: int, pc: int) -> bytes:
         """General registers of a thread of which only the system call is known.
 
@@ -165,6 +191,10 @@ class Host:
     """Processes of its own word size."""
     address_space_end: int
     """The first address behind the largest process."""
+    nowhere: int
+    """An address that no process can map and that the kernel does not take for another one."""
+    page_sizes: frozenset[int]
+    """The page sizes with which gcorefs has run there.  With any other it refuses every process."""
     calls: Mapping[str, int]
     """Numbers of the system calls that gcorefs makes without libc."""
     register_bytes: Callable[[], int]

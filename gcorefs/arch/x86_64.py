@@ -73,6 +73,8 @@ HOST = Host(
     native=X86_64,
     # With four levels of page tables (asm/page_64.h, TASK_SIZE_MAX).
     address_space_end=(1 << 47) - PAGE_SIZE,
+    nowhere=1 << 56,  # with five levels
+    page_sizes=frozenset((4096,)),
     # arch/x86/entry/syscalls/syscall_64.tbl
     calls={
         "setgroups": 116,

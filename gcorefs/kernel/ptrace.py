@@ -16,12 +16,15 @@ PTRACE_CONT = 7
 PTRACE_GETREGS = 12
 PTRACE_GETFPREGS = 14
 PTRACE_DETACH = 17
+PTRACE_SYSCALL = 24
 PTRACE_GETREGSET = 0x4204
+PTRACE_SETREGSET = 0x4205
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 PTRACE_PEEKSIGINFO = 0x4209
 PTRACE_GETSIGMASK = 0x420A
 PTRACE_GET_SYSCALL_INFO = 0x420E
+PTRACE_SYSCALL_INFO_ENTRY = 1
 PTRACE_EVENT_STOP = 128
 
 
@@ -63,6 +66,12 @@ def interrupt(tid: int) -> None:
 def resume(tid: int, signal: int) -> None:
     """Let a stopped thread run on, with the signal for which it stopped (0: none).  ESRCH."""
     if _ptrace(PTRACE_CONT, tid, None, signal) < 0:
+        raise failure()
+
+
+def resume_to_call(tid: int) -> None:
+    """Let a stopped thread run on, up to its next system call.  ESRCH."""
+    if _ptrace(PTRACE_SYSCALL, tid, None, None) < 0:
         raise failure()
 
 
@@ -108,6 +117,14 @@ def get_regset(tid: int, note: int, buffer: RegsetBuffer) -> bytes:
     return buffer.view[: vector.length].tobytes()
 
 
+def set_regset(tid: int, note: int, data: bytes) -> None:
+    """Write one register set of a stopped thread, or its beginning.  EINVAL, ESRCH."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    vector = _Iovec(ctypes.addressof(buffer), len(data))
+    if _ptrace(PTRACE_SETREGSET, tid, note, ctypes.addressof(vector)) < 0:
+        raise failure()
+
+
 def get_registers(tid: int, size: int, buffer: RegsetBuffer) -> bytes:
     """struct user_regs_struct of a stopped thread, `size` bytes, in the format of our own machine.
 
@@ -133,13 +150,22 @@ class _SyscallInfo(ctypes.Structure):
     _fields_ = (("op", ctypes.c_uint8), ("_", ctypes.c_uint8 * 3), ("arch", ctypes.c_uint32))
 
 
-def get_call_architecture(tid: int) -> int:
-    """The architecture whose call numbers a stopped thread uses now: AUDIT_ARCH_*.  ESRCH."""
+def _syscall_info(tid: int) -> _SyscallInfo:
     info = _SyscallInfo()
     size = ctypes.sizeof(info)
     if _ptrace(PTRACE_GET_SYSCALL_INFO, tid, size, ctypes.addressof(info)) < 0:
         raise failure()
-    return int(info.arch)
+    return info
+
+
+def get_call_architecture(tid: int) -> int:
+    """The architecture whose call numbers a stopped thread uses now: AUDIT_ARCH_*.  ESRCH."""
+    return int(_syscall_info(tid).arch)
+
+
+def is_at_call(tid: int) -> bool:
+    """True if a thread stands in front of a system call (PTRACE_SYSCALL).  ESRCH."""
+    return int(_syscall_info(tid).op) == PTRACE_SYSCALL_INFO_ENTRY
 
 
 class _Answers(threading.local):

@@ -7,7 +7,7 @@ touched.
 import os
 from collections.abc import Container
 
-from gcorefs.arch import machine_of
+from gcorefs.arch import machine_of, why_foreign
 from gcorefs.kernel.proc import address_space, task_stat, task_status, tasks
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.process import access
@@ -56,7 +56,7 @@ def refuse_early(process: Process, opener: Opener | None, tracers: Container[int
         if task_status.is_dumping_core(pid):
             raise ProcessError(Reason.DUMPING, pid)
     if machine_of(is_32_bit) is None:
-        raise ProcessError(Reason.FOREIGN, pid, os.uname().machine)
+        raise ProcessError(Reason.FOREIGN, pid, why_foreign(is_32_bit))
     # Our own stop is one that the opener is about to join.
     if holder and holder != os.getpid() and holder not in tracers:
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")

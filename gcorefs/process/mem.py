@@ -7,15 +7,12 @@ and needs no permission after the open.
 import errno
 import os
 
+from gcorefs.arch import HOST
 from gcorefs.kernel.open_file import OpenFile
 from gcorefs.kernel.proc import procfile
 from gcorefs.process.errors import ProcessError, Reason
 
 _UPPER_HALF = 1 << 63
-# The first address that no process can map, with four or five levels of page tables
-# (arch/x86/include/asm/page_64.h, TASK_SIZE_MAX).  A read there gives EIO, or 0 bytes without an
-# error if the address space is gone (fs/proc/base.c, mem_rw).
-_NOWHERE = 1 << 56
 
 
 class MemFile:
@@ -51,7 +48,9 @@ class MemFile:
     def check(self) -> None:
         """EIO if the process has another program now than when this was opened."""
         try:
-            os.pread(self._file.number, 1, _NOWHERE)
+            # This gives EIO, or 0 bytes without an error if the address space is gone
+            # (fs/proc/base.c, mem_rw).
+            os.pread(self._file.number, 1, HOST.nowhere)
         except OSError:  # nothing is mapped there, but the address space still exists
             return
         raise ProcessError(Reason.DIED, self.pid, "or called execve")

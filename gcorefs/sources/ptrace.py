@@ -20,6 +20,7 @@ from gcorefs.policy import DEFAULT, XState
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.worker_threads import Worker
 from gcorefs.sources import restart
+from gcorefs.sources.call_again import CallAgain
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.steps import Step
 
@@ -34,6 +35,8 @@ class PtraceRegisters:
         """The kind of process, after `learn_machine`."""
         self._pid = pid
         self._is_raw = xstate == "raw"
+        rewind = HOST.native.rewind
+        self._again = None if rewind is None else CallAgain(pid, HOST.native, rewind)
         self._use(self.machine)
         self._packer = Worker("gcorefs-packer")
         self._store = RegisterStore(self._packer.promise)
@@ -67,14 +70,37 @@ class PtraceRegisters:
         word = machine.word_size
         at = machine.offset(machine.call_result)
         self._result = slice(at, at + word)
-        suspects = restart.SUSPECT_RESULTS
+        suspects = restart.SUSPECT_RESULTS if machine.rewind is None else ()
         self._suspects = {number.to_bytes(word, "little", signed=True) for number in suspects}
+
+    def look(self, tid: int) -> None:
+        """Look at a thread that is about to be interrupted."""
+        if self._again is not None:
+            self._again.look(tid)
+
+    def is_under_way(self, tid: int) -> bool:
+        """True if a thread runs on after `record`, and stops again in front of its system call."""
+        return self._again is not None and self._again.is_under_way(tid)
+
+    def has_arrived(self, tid: int, stop_signal: int) -> bool:
+        """True if a thread that stopped without an event stands in front of its system call.
+        ESRCH."""
+        if self._again is None or stop_signal != signal.SIGTRAP:
+            return False
+        return self._again.arrive(tid)
+
+    def take_back(self, tid: int) -> None:
+        """A thread has stopped for a signal.  If it was under way, its call has ended.  ESRCH."""
+        if self._again is not None:
+            self._again.take_back(tid)
 
     def record(self, tid: int, stop_signal: int = signal.SIGTRAP) -> ThreadRecord:
         """Record one thread, and prepare it to go on as if it had not been stopped.
 
-        `stop_signal`: the signal in its wait status.  FOREIGN, ESRCH.
+        `stop_signal`: the signal in its wait status.  The thread may be under way then.  FOREIGN,
+        ESRCH.
         """
+        self.take_back(tid)
         general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer)
         has_other_view = len(general) != self._general_size
         if has_other_view:
@@ -90,7 +116,7 @@ class PtraceRegisters:
         ):
             # The record keeps the register as it was found.
             self._write_result(tid, -restart.ERESTARTNOHAND)
-        return ThreadRecord(
+        record = ThreadRecord(
             tid,
             How.STOPPED,
             self._store.put(general, self._sets(tid, has_other_view)),
@@ -98,6 +124,9 @@ class PtraceRegisters:
             ptrace.get_pending(tid),
             signal_number,
         )
+        if self._again is not None and not signal_number:
+            self._again.send(tid, general)
+        return record
 
     def _write_result(self, tid: int, value: int) -> None:
         """Write the result of the system call that a thread has left."""

@@ -1,11 +1,13 @@
 """The table of aarch64, compared with the kernel's structures, which are written here again.
 
 arch/arm64/include/uapi/asm/ptrace.h and sigcontext.h, include/uapi/linux/elf.h, and
-include/linux/elfcore.h for struct elf_prstatus.  None of this has run on such a machine.
+include/linux/elfcore.h for struct elf_prstatus.
 """
 
 import ctypes
+import re
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,16 @@ from hypothesis import strategies as st
 
 from gcorefs.arch import MACHINES
 from gcorefs.arch.aarch64 import AARCH64
+from gcorefs.arch.aarch64_calls import (
+    AARCH64_CALLS,
+    AARCH64_OPENING,
+    AARCH64_OWN_CALLS,
+    RESTART_BLOCK,
+    RESTART_SYSCALL,
+)
+from gcorefs.arch.aarch64_host import address_space_end, parse_auxv, register_bytes
 from gcorefs.arch.machine import RegisterKind, Regset
+from gcorefs.arch.x86_calls import X86_64_CALLS
 from gcorefs.elfcore import notes
 from gcorefs.elfcore.elf import ELF64
 from gcorefs.elfcore.notes import ProcessIds, Thread
@@ -152,9 +163,9 @@ def regset(note: int) -> Regset:
     return found
 
 
-def test_it_is_not_offered_to_anybody() -> None:
-    assert AARCH64 not in MACHINES.values()
-    assert "aarch64" not in {name for name, _ in MACHINES}
+def test_only_64_bit_processes_are_handled() -> None:
+    assert MACHINES["aarch64", False] is AARCH64
+    assert ("aarch64", True) not in MACHINES
 
 
 def test_the_structures_are_as_large_as_the_kernel_s() -> None:
@@ -234,3 +245,57 @@ def test_vectors_of_another_mode_are_those_of_fpsimd() -> None:
 @given(st.binary(min_size=4, max_size=600))
 def test_a_set_of_fixed_size_is_never_cut(data: bytes) -> None:
     assert regset(2).cut(data) == data
+
+
+_TABLE = Path("/usr/include/asm-generic/unistd.h")
+_OLD = {"access", "epoll_wait", "getdents", "lstat", "open", "readlink", "select", "stat"}
+"""The calls of x86-64 that the common table does not have."""
+
+
+def numbers() -> dict[str, int]:
+    """The common table.  It has two names for a few calls; 64-bit machines have the second one."""
+    text = _TABLE.read_text()
+    found = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", text, re.M)
+    named = {name: int(number) for name, number in found}
+    return named | {"newfstatat": named["fstatat"]}
+
+
+def test_the_numbers_are_those_of_the_common_table() -> None:
+    known = numbers()
+    ours = {name: number for number, name in AARCH64_CALLS.items()} | AARCH64_OWN_CALLS
+    assert {name: known[name] for name in ours} == ours
+    assert {known[name] for name in ("openat", "openat2")} == AARCH64_OPENING
+    assert known["restart_syscall"] == RESTART_SYSCALL
+    assert {known[name] for name in ("futex", "nanosleep", "clock_nanosleep")} == RESTART_BLOCK
+
+
+def test_the_same_calls_are_restarted_as_on_x86() -> None:
+    assert {*X86_64_CALLS.values()} - {*AARCH64_CALLS.values()} == _OLD
+    assert {*AARCH64_CALLS.values()} <= {*X86_64_CALLS.values()}
+
+
+@pytest.mark.parametrize("bits", [36, 39, 42, 47, 48])
+def test_the_stack_tells_where_the_address_space_ends(bits: int) -> None:
+    auxv = struct.pack("<6Q", 6, 4096, 25, (1 << bits) - 0x1234567, 0, 0)
+    assert address_space_end(parse_auxv(auxv)) == 1 << bits
+
+
+def test_without_an_auxiliary_vector_there_are_48_bits() -> None:
+    assert address_space_end(parse_auxv(b"")) == 1 << 48
+
+
+def test_a_thread_has_the_sets_of_its_processor() -> None:
+    every = sum(each.size for each in AARCH64.regsets)
+    vectors, matrices = 8768, 8768 + 65552 + 64
+    assert register_bytes({16: 1 << 22, 26: 1 << 23}) == every
+    assert register_bytes({16: 1 << 22}) == every - matrices
+    assert register_bytes({26: 1 << 23}) == every - vectors
+    assert register_bytes({}) == every - vectors - matrices
+
+
+@given(st.lists(word, min_size=34, max_size=34), word, word)
+def test_words_are_changed_and_no_others(values: list[int], one: int, other: int) -> None:
+    general = struct.pack("<34Q", *values)
+    changed = AARCH64.with_words(general, {"x0": one, "pc": other - (1 << 63)})
+    values[0], values[32] = one, (other - (1 << 63)) % (1 << 64)
+    assert changed == struct.pack("<34Q", *values)

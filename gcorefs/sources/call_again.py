@@ -1,0 +1,216 @@
+"""Interrupted system calls on a machine whose kernel decides on the restart before the stop.
+
+restart.py says which calls return a plain -EINTR after a stop, and why.  On x86 one register brings
+the kernel to run such a call again.  On aarch64 the kernel reads the result before it stops the
+thread, and never again (arch/arm64/kernel/signal.c, do_signal): whatever we write then is what the
+program sees.  So we send the thread back to its call ourselves:
+
+1. The program counter goes back to the instruction of the call, and the first argument back to its
+   register, where the result is now.
+2. The thread runs up to its next system call (PTRACE_SYSCALL).  That is one instruction.  There it
+   stops again, in front of the call, and is held in that stop.
+3. When it is let go, by us or because we died, it makes the call.  If a signal came meanwhile, the
+   call ends as it would have ended without us: the kernel sees the signal in the call.
+
+If a signal comes between 1 and 2, the kernel stops the thread for it and we write the registers as
+they were: the call has ended with the EINTR that is due.
+
+After -ERESTART_RESTARTBLOCK the kernel itself has taken the thread back, and makes it call
+restart_syscall(2), which a seccomp filter may not know (restart.py).  The thread goes to the call
+in the same way, and in front of it gets the number of the call that it has made before.
+
+Outside of a call a register may have the value -EINTR by chance, or because a signal handler has
+just returned to the instruction behind a call that ended with EINTR.  The kernel does not tell
+whether a stopped thread comes out of a call: it has forgotten the number (NT_ARM_SYSTEM_CALL is
+-1).  So we look at the thread before we interrupt it:
+
+- It sleeps in a call, and the stop finds the same arguments, stack and program counter: the EINTR
+  is ours.
+- It sleeps in no call, for example in a frozen cgroup: the EINTR is not ours.
+- It runs, or the stop finds another call than we saw.  Then the program counter must be behind the
+  instruction of a call, and no signal handler may have returned to there: the frame of the handler
+  would still be below the stack pointer, with these registers in it (struct rt_sigframe).  A
+  handler on a stack of its own (sigaltstack(2)) is not found.
+"""
+
+import os
+from typing import NamedTuple
+
+from gcorefs import tuning
+from gcorefs.arch.machine import NT_PRSTATUS, Machine, Rewind
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.kernel import ptrace, seccomp, wait4
+from gcorefs.kernel.proc import current_call
+from gcorefs.sources import restart
+from gcorefs.steps import Step
+
+_NO_CALL = -1
+_LARGEST_FRAME = 96 << 10
+"""Bytes from the registers in the frame of a signal handler to its end: all vector registers of SVE
+and SME are there (arch/arm64/kernel/signal.c, setup_sigframe_layout)."""
+
+
+class _Call(NamedTuple):
+    """A row of /proc/TID/syscall."""
+
+    number: int
+    arguments: list[int]
+    stack_pointer: int
+    program_counter: int
+
+
+class CallAgain:
+    """Sends the threads of one process back to their calls.  The tracer's own thread asks."""
+
+    def __init__(self, pid: int, machine: Machine, rewind: Rewind) -> None:
+        self._pid = pid
+        self._machine = machine
+        self._rewind = rewind
+        self._seen: dict[int, _Call | None] = {}
+        self._found: dict[int, bytes] = {}
+
+    def look(self, tid: int) -> None:
+        """Look at a thread that is about to be interrupted."""
+        try:
+            call = current_call.system_call(self._pid, tid)
+        except OSError:
+            call = None
+        self._seen[tid] = None if call is None else _Call(*call)
+
+    def is_under_way(self, tid: int) -> bool:
+        """True if the thread runs to its call, and its stop in front of it is still to come."""
+        return tid in self._found
+
+    def send(self, tid: int, general: bytes) -> None:
+        """Send a stopped thread with these registers back to its call, if it would see the stop.
+
+        ESRCH.
+        """
+        changed = self._before_the_call(tid, general)
+        if changed is None:
+            self._seen.pop(tid, None)
+            return
+        if changed != general:
+            ptrace.set_regset(tid, NT_PRSTATUS, changed)
+        self._found[tid] = general
+        tuning.now().reach(Step.REPAIRED_ONE, self._pid)
+        ptrace.resume_to_call(tid)
+
+    def take_back(self, tid: int) -> None:
+        """Give a thread the registers with which it left the call, if it is under way.  It has
+        stopped for another reason.  ESRCH."""
+        found = self._found.pop(tid, None)
+        if found is not None:
+            ptrace.set_regset(tid, NT_PRSTATUS, found)
+
+    def arrive(self, tid: int) -> bool:
+        """True if a thread that stopped without a signal stands in front of its call.  ESRCH."""
+        if not ptrace.is_at_call(tid):
+            return False
+        wait4.take_status(tid)
+        found = self._found.pop(tid, None)
+        self._seen.pop(tid, None)
+        if found is not None and self._number(tid) == self._rewind.restart_syscall:
+            number = self._machine.word(found, self._machine.call_number)
+            self._set_number(tid, number)
+            general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer())
+            words = {self._machine.call_number: number}
+            ptrace.set_regset(tid, NT_PRSTATUS, self._machine.with_words(general, words))
+        return True
+
+    # The registers in front of the call.
+
+    def _before_the_call(self, tid: int, general: bytes) -> bytes | None:
+        """The registers with which the thread goes to its call; None if it needs no repair."""
+        machine = self._machine
+        if restart.needs_restart(
+            machine, general, lambda: ptrace.get_call_architecture(tid), lambda: False
+        ):
+            first = self._first_argument(tid, general)
+            if first is None:
+                return None
+            at = machine.word(general, machine.program_counter) - len(self._rewind.instruction)
+            words = {machine.program_counter: at, machine.call_arguments[0]: first}
+            return machine.with_words(general, words)
+        if (
+            machine.word(general, machine.call_number) in self._rewind.restart_block
+            and seccomp.has_seccomp_filter(tid)
+            and self._is_call(tid, machine.word(general, machine.program_counter))
+        ):
+            return general
+        return None
+
+    def _first_argument(self, tid: int, general: bytes) -> int | None:
+        """The first argument of the call that ended because of our stop; None if none did."""
+        machine = self._machine
+        seen = self._seen.get(tid)
+        if seen is not None and seen.number == _NO_CALL:
+            return None
+        if seen is not None and self._is_the_same(seen, general):
+            return seen.arguments[0]
+        pc = machine.word(general, machine.program_counter)
+        if (
+            self._number(tid) != _NO_CALL
+            or not self._is_call(tid, pc - len(self._rewind.instruction))
+            or self._has_returned_from_handler(tid, general)
+        ):
+            return None
+        # The kernel has kept it, and shows it for a thread that has a number.
+        self._set_number(tid, machine.word(general, machine.call_number))
+        try:
+            shown = current_call.system_call(self._pid, tid)
+        finally:
+            self._set_number(tid, _NO_CALL)
+        return None if shown is None else shown[1][0]
+
+    def _is_the_same(self, seen: _Call, general: bytes) -> bool:
+        machine = self._machine
+        names = (*machine.call_arguments[1:], machine.stack_pointer, machine.program_counter)
+        values = (*seen.arguments[1:], seen.stack_pointer, seen.program_counter)
+        return seen.number == machine.word(general, machine.call_number) and all(
+            machine.word(general, name) & machine.most == value
+            for name, value in zip(names, values, strict=True)
+        )
+
+    def _is_call(self, tid: int, address: int) -> bool:
+        """True if the instruction that calls the kernel is at `address`."""
+        instruction = self._rewind.instruction
+        return self._memory(tid, address, len(instruction)) == instruction
+
+    def _has_returned_from_handler(self, tid: int, general: bytes) -> bool:
+        machine = self._machine
+        sp = machine.word(general, machine.stack_pointer) & machine.most
+        frame = b""
+        start = sp
+        while start > 0 and len(frame) < _LARGEST_FRAME:
+            end, start = start, (start - 1) // PAGE_SIZE * PAGE_SIZE
+            page = self._memory(tid, start, end - start)
+            if len(page) < end - start:
+                break
+            frame = page + frame
+        return general in frame
+
+    def _memory(self, tid: int, address: int, length: int) -> bytes:
+        """Memory of the process; less of it, or nothing, if it cannot be read."""
+        try:
+            fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.pread(fd, length, address)
+        except (OSError, OverflowError):
+            return b""
+        finally:
+            os.close(fd)
+
+    # The number of the call, as the kernel has it.
+
+    def _number(self, tid: int) -> int:
+        data = ptrace.get_regset(tid, self._rewind.number_note, self._buffer())
+        return int.from_bytes(data, "little", signed=True)
+
+    def _set_number(self, tid: int, number: int) -> None:
+        ptrace.set_regset(tid, self._rewind.number_note, number.to_bytes(4, "little", signed=True))
+
+    def _buffer(self) -> ptrace.RegsetBuffer:
+        return ptrace.RegsetBuffer(self._machine.general_size)
