@@ -45,7 +45,7 @@
  * restarted, as for every call that the kernel itself restarts; in the *_mask
  * cases it may not, because there SIGUSR1 is unblocked only inside the call.
  *
- * Built for 32 bits, the call is int $0x80 and has more forms: through
+ * On aarch64, read `svc` for `syscall`.  Built for 32 bits, the call is int $0x80 and has more forms: through
  * socketcall(2) and ipc(2), and with 64-bit times.
  */
 #define _GNU_SOURCE
@@ -110,9 +110,16 @@ static long must(long r, const char *what)
 /* One `syscall` for every blocking call, so that the handler knows its address. */
 long raw6(long nr, long a, long b, long c, long d, long e, long f);
 extern const char raw_insn[], raw_after[];
-#ifdef __i386__
-#define PROGRAM_COUNTER REG_EIP
-#define RESULT REG_EAX
+#ifdef __aarch64__
+#define PROGRAM_COUNTER(context) ((context)->uc_mcontext.pc)
+#define RESULT(context) ((long)(context)->uc_mcontext.regs[0])
+__asm__(".text\nraw6:\n"
+	"	mov x8, x0\n	mov x0, x1\n	mov x1, x2\n	mov x2, x3\n"
+	"	mov x3, x4\n	mov x4, x5\n	mov x5, x6\n"
+	"raw_insn:\n	svc #0\nraw_after:\n	ret\n");
+#elif defined(__i386__)
+#define PROGRAM_COUNTER(context) ((unsigned long)(context)->uc_mcontext.gregs[REG_EIP])
+#define RESULT(context) ((context)->uc_mcontext.gregs[REG_EAX])
 __asm__(".text\nraw6:\n"
 	"	push %ebp\n	push %edi\n	push %esi\n	push %ebx\n"
 	"	mov 20(%esp), %eax\n	mov 24(%esp), %ebx\n	mov 28(%esp), %ecx\n"
@@ -121,8 +128,8 @@ __asm__(".text\nraw6:\n"
 	"raw_insn:\n	int $0x80\nraw_after:\n"
 	"	pop %ebx\n	pop %esi\n	pop %edi\n	pop %ebp\n	ret\n");
 #else
-#define PROGRAM_COUNTER REG_RIP
-#define RESULT REG_RAX
+#define PROGRAM_COUNTER(context) ((unsigned long)(context)->uc_mcontext.gregs[REG_RIP])
+#define RESULT(context) ((context)->uc_mcontext.gregs[REG_RAX])
 __asm__(".text\nraw6:\n"
 	"	mov %rdi, %rax\n	mov %rsi, %rdi\n	mov %rdx, %rsi\n"
 	"	mov %rcx, %rdx\n	mov %r8, %r10\n	mov %r9, %r8\n"
@@ -141,12 +148,13 @@ static _Atomic pid_t worker_tid;
 
 static void on_usr1(int sig, siginfo_t *si, void *uc)
 {
-	greg_t *g = ((ucontext_t *)uc)->uc_mcontext.gregs;
+	ucontext_t *context = uc;
+	unsigned long pc = PROGRAM_COUNTER(context);
 
 	(void)sig, (void)si;
-	if (g[PROGRAM_COUNTER] == (greg_t)raw_after && g[RESULT] == -EINTR && !hit)
+	if (pc == (unsigned long)raw_after && RESULT(context) == -EINTR && !hit)
 		hit = 1;
-	else if (g[PROGRAM_COUNTER] == (greg_t)raw_insn)
+	else if (pc == (unsigned long)raw_insn)
 		restarted++;
 	else
 		outside++;
@@ -628,7 +636,7 @@ static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n
  *   io_cqring_wait(), poll_select_finish(), a FUSE server or, for a finite time-out,
  *   sock_intr_errno().
  * handler: E "eintr", F "flag", N "never".
- * X64 is for 64 bits only, X32 for 32 bits.
+ * X64 is for 64 bits only, X32 for 32 bits.  XOLD and XOLD64 are calls that aarch64 never had.
  */
 #ifdef __i386__
 #define X64(...)
@@ -636,6 +644,13 @@ static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n
 #else
 #define X64(...) X(__VA_ARGS__)
 #define X32(...)
+#endif
+#ifdef __aarch64__
+#define XOLD(...)
+#define XOLD64(...)
+#else
+#define XOLD(...) X(__VA_ARGS__)
+#define XOLD64(...) X64(__VA_ARGS__)
 #endif
 /* The arguments of socketcall(2) are in memory. */
 #define SOCKET(op, ...) SOCKET_(op, __VA_ARGS__, 0, 0, 0, 0, 0, 0)
@@ -649,7 +664,7 @@ static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n
 #define SOCKADDR &addr, addr_len
 #define GETEV IORING_ENTER_GETEVENTS
 #define CASES \
-X(epoll_wait, epoll_wait, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, 3600000) \
+XOLD(epoll_wait, epoll_wait, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, 3600000) \
 X(epoll_pwait, epoll_pwait, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, -1, 0, 8) \
 X(epoll_pwait_mask, epoll_pwait, s_event, 0, w_one, a_drain, 1, E, 1, ep, &event, 1, -1, &none, 8) \
 X(epoll_pwait2, epoll_pwait2, s_event, 0, w_one, a_drain, 1, E, 0, ep, &event, 1, &hour64, 0, 8) \
@@ -690,30 +705,30 @@ X(write_sndtimeo, write, s_full_to, 0, w_drain, 0, 1, E, 0, rd, buf, 4096) \
 X(writev_sndtimeo, writev, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &iov, 1) \
 X(pwritev2_sndtimeo, pwritev2, s_full_to, 0, w_drain, 0, 1, E, 0, rd, &iov, 1, -1, -1, 0) \
 X(sendfile_sndtimeo, sendfile, s_sendfile_to, 0, w_drain, 0, 1, E, 0, rd, aux, 0, 4096) \
-X64(select_ro, select, s_event_ro, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, ro_timeout) \
+XOLD64(select_ro, select, s_event_ro, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, ro_timeout) \
 X(pselect6_ro, pselect6, s_event_ro, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, ro_timeout, 0) \
 X(pselect6_ro_mask, pselect6, s_event_ro, 0, w_one, a_fds, 1, E, 1, rd + 1, &fds, 0, 0, ro_timeout, &none_arg) \
 X(ppoll_ro, ppoll, s_event_ro, 0, w_one, a_drain, 1, E, 0, &pfd, 1, ro_timeout, 0, 8) \
 X(ppoll_ro_mask, ppoll, s_event_ro, 0, w_one, a_drain, 1, E, 1, &pfd, 1, ro_timeout, &none, 8) \
-X64(select_sticky, select, s_event_sticky, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, &hour) \
+XOLD64(select_sticky, select, s_event_sticky, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, &hour) \
 X(pselect6_sticky, pselect6, s_event_sticky, 0, w_one, a_fds, 1, E, 0, rd + 1, &fds, 0, 0, &hour, 0) \
 X(ppoll_sticky, ppoll, s_event_sticky, 0, w_one, a_drain, 1, E, 0, &pfd, 1, &hour, 0, 8) \
-X(fuse_open, open, s_fuse_lookup, 0, w_fuse, a_close, 1, E, 0, path, O_RDONLY) \
-X(fuse_open_late, open, s_fuse_open, 0, w_fuse, a_close, 1, E, 0, path, O_RDONLY) \
+XOLD(fuse_open, open, s_fuse_lookup, 0, w_fuse, a_close, 1, E, 0, path, O_RDONLY) \
+XOLD(fuse_open_late, open, s_fuse_open, 0, w_fuse, a_close, 1, E, 0, path, O_RDONLY) \
 X(fuse_openat, openat, s_fuse_lookup, 0, w_fuse, a_close, 1, E, 0, AT_FDCWD, path, O_RDONLY) \
-X(fuse_stat, stat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
-X(fuse_lstat, lstat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
+XOLD(fuse_stat, stat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
+XOLD(fuse_lstat, lstat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, buf) \
 X(fuse_fstat, fstat, s_fuse_getattr, 0, w_fuse, 0, 1, E, 0, rd, buf) \
 X64(fuse_newfstatat, newfstatat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, buf, 0) \
 X(fuse_statx, statx, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, 0, STATX_BASIC_STATS, buf) \
-X(fuse_access, access, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, R_OK) \
+XOLD(fuse_access, access, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, R_OK) \
 X(fuse_faccessat, faccessat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, R_OK) \
 X(fuse_faccessat2, faccessat2, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, R_OK, 0) \
-X(fuse_readlink, readlink, s_fuse_lookup, 0, 0, 0, 1, E, 0, path, buf, 64) \
+XOLD(fuse_readlink, readlink, s_fuse_lookup, 0, 0, 0, 1, E, 0, path, buf, 64) \
 X(fuse_readlinkat, readlinkat, s_fuse_lookup, 0, 0, 0, 1, E, 0, AT_FDCWD, path, buf, 64) \
 X(fuse_statfs, statfs, s_fuse_statfs, 0, w_fuse, 0, 1, E, 0, FUSE_AT, buf) \
 X(fuse_fstatfs, fstatfs, s_fuse_statfs, 0, w_fuse, 0, 1, E, 0, rd, buf) \
-X(fuse_getdents, getdents, s_fuse_readdir, 0, w_fuse, 0, 1, E, 0, rd, buf, 4096) \
+XOLD(fuse_getdents, getdents, s_fuse_readdir, 0, w_fuse, 0, 1, E, 0, rd, buf, 4096) \
 X(fuse_getdents64, getdents64, s_fuse_readdir, 0, w_fuse, 0, 1, E, 0, rd, buf, 4096) \
 X(fuse_getxattr, getxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, "user.x", 0, 0) \
 X(fuse_lgetxattr, lgetxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, "user.x", 0, 0) \
@@ -740,13 +755,13 @@ X(fuse_copy_file_range, copy_file_range, s_fuse_copy, 0, w_fuse, a_copy, 1, E, 0
 X(nanosleep, nanosleep, s_none, 0, 0, 0, 0, E, 0, &hour, 0) \
 X(clock_nanosleep, clock_nanosleep, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, 0, &hour, 0) \
 X(clock_nanosleep_abs, clock_nanosleep, s_none, 0, 0, 0, 0, E, 0, CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, 0) \
-X(poll, poll, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, 3600000) \
+XOLD(poll, poll, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, 3600000) \
 X(ppoll, ppoll, s_event, 0, w_one, a_drain, 0, E, 0, &pfd, 1, 0, 0, 8) \
 X(ppoll_mask, ppoll, s_event, 0, w_one, a_drain, 0, E, 1, &pfd, 1, 0, &none, 8) \
-X64(select, select, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0) \
+XOLD64(select, select, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0) \
 X(pselect6, pselect6, s_event, 0, w_one, a_fds, 0, E, 0, rd + 1, &fds, 0, 0, 0, 0) \
 X(pselect6_mask, pselect6, s_event, 0, w_one, a_fds, 0, E, 1, rd + 1, &fds, 0, 0, 0, &none_arg) \
-X(pause, pause, s_none, 0, 0, 0, 0, E, 0, 0) \
+XOLD(pause, pause, s_none, 0, 0, 0, 0, E, 0, 0) \
 X(rt_sigsuspend_mask, rt_sigsuspend, s_none, 0, 0, 0, 0, E, 1, &usr2, 8) \
 X(futex_wait, futex, s_none, 0, w_futex, 0, 0, F, 0, &word, FUTEX_WAIT, 0, 0) \
 X(futex_wait_timeout, futex, s_none, 0, w_futex, 0, 0, E, 0, &word, FUTEX_WAIT, 0, &hour) \
@@ -756,7 +771,7 @@ X(futex_lock_pi, futex, s_pi, 0, w_pi, a_pi, 0, N, 0, &word, FUTEX_LOCK_PI, 0, &
 X(futex_wait_requeue_pi, futex, s_none, 0, w_requeue, a_requeue, 0, N, 0, &word, FUTEX_WAIT_REQUEUE_PI, 0, &deadline, &word2, 0) \
 X(read_pipe, read, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, buf, 8) \
 X(write_pipe, write, s_pipe_full, 0, w_pipe_drain, 0, 0, F, 0, wr, buf, 1) \
-X(open_fifo, open, s_fifo, 0, w_fifo, a_close, 0, F, 0, path, O_RDONLY) \
+XOLD(open_fifo, open, s_fifo, 0, w_fifo, a_close, 0, F, 0, path, O_RDONLY) \
 X(splice_pipe, splice, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, 0, aux, 0, 1, 0) \
 X(tee, tee, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, aux, 1, 0) \
 X(vmsplice, vmsplice, s_pipe_full, 0, w_pipe_drain, 0, 0, F, 0, wr, &iov, 1, 0) \
