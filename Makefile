@@ -32,10 +32,14 @@ VM_CGROUPS ?= v2
 # Seconds for all tests together.
 VM_LIMIT ?= 3600
 VM_CACHE ?= .cache/vm
-# What depends on the kernel most.
-VM_TESTS ?= tests/mounted/test_first_core.py \
+# What depends on the kernel most, and on the machine.
+VM_TESTS_amd64 := tests/mounted/test_first_core.py \
 	$(addprefix tests/live/test_,$(addsuffix .py,access confined copy holes memory stuck_threads unreadable)) \
 	$(addprefix tests/readers/test_,$(addsuffix .py,regsets registers32))
+VM_TESTS_arm64 := tests/mounted/test_first_core.py \
+	$(addprefix tests/live/test_,$(addsuffix .py,tracer interrupted_calls copy holes memory stuck_threads unreadable)) \
+	$(addprefix tests/readers/test_,$(addsuffix .py,vectors kernel))
+VM_TESTS ?= $(VM_TESTS_$(ARCH))
 
 CHECK_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse3 libfuse3-dev
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
@@ -44,7 +48,8 @@ TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-j
 	libarchive-tools rsync rclone zip
 BENCH_PACKAGES := $(RUN_PACKAGES) strace
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
-VM_PACKAGES := $(TEST_PACKAGES) qemu-system-x86 kmod e2fsprogs
+VM_PACKAGES_amd64 := $(TEST_PACKAGES) qemu-system-x86 kmod e2fsprogs
+VM_PACKAGES_arm64 := $(TEST_PACKAGES) qemu-system-arm qemu-user-static debootstrap kmod e2fsprogs
 
 .PHONY: run check test test-full test-vm lint docs fuzz bench clean
 
@@ -60,7 +65,7 @@ test-full: $(VENV)/test lint
 
 # An emulated processor takes ten times as long.  So modules are compiled here first.
 test-vm: $(VENV)/test
-	setup/packages $(VM_PACKAGES)
+	setup/packages $(VM_PACKAGES_$(ARCH))
 	$(VENV)/bin/pytest --collect-only -qq $(VM_TESTS) >/dev/null
 	$(VENV)/bin/python -m tests.vm --kernel "$(KERNEL)" --arch "$(ARCH)" --cpu "$(VM_CPU)" \
 		--cpus "$(VM_CPUS)" --append "$(VM_APPEND)" --cgroups "$(VM_CGROUPS)" \

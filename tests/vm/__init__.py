@@ -5,6 +5,7 @@ programs and the same tests, and what it writes is gone when it ends.
 
     machines.py   what differs between the architectures
     amd64.py      one of them
+    arm64.py      another one, whose guests have a root of their own
     kernels.py    fetches a kernel with apt, and unpacks it
     initramfs.py  what a kernel needs to get at the root
     init          the first program of the guest: it mounts the root

@@ -7,12 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.vm import amd64
+from tests.vm import amd64, arm64
 from tests.vm.kernels import NEWEST, kernel
 from tests.vm.qemu import Guest, Settings
 
 _TREE = Path(__file__).resolve().parents[2]
-_MACHINES = {machine.debian: machine for machine in (amd64.MACHINE,)}
+_MACHINES = {machine.debian: machine for machine in (amd64.MACHINE, arm64.MACHINE)}
 
 
 def main() -> int:

@@ -60,9 +60,9 @@ class _Apt:
         for each in (lists, archives):
             (each / "partial").mkdir(parents=True, exist_ok=True)
         sources = folder / "sources.list"
-        mirror = _mirror()
+        source = mirror()
         sources.write_text(
-            "".join(f"deb [arch={machine.debian}] {mirror} {name} main\n" for name in RELEASES)
+            "".join(f"deb [arch={machine.debian}] {source} {name} main\n" for name in RELEASES)
         )
         settings = (
             f"APT::Architecture={machine.debian}",
@@ -118,7 +118,7 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """The mirror from which this machine gets its Debian."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Component: main"]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()

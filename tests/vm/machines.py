@@ -19,6 +19,8 @@ class Machine:
     qemu: tuple[str, ...]
     """The emulator, and what kind of computer it emulates."""
     console: str
+    emulated_cpu: str = "max"
+    """A model of qemu with all that it can emulate."""
     append: str = ""
     """Options of the kernel."""
     root: Callable[[Path], Path] = host_root

@@ -95,7 +95,7 @@ class Guest:
     def _start(
         self, *words: str, accelerator: str, append: str, output: int | None = None
     ) -> subprocess.Popen[bytes]:
-        cpu = self._settings.cpu or ("host" if accelerator == "kvm" else "max")
+        cpu = self._settings.cpu or ("host" if accelerator == "kvm" else self._machine.emulated_cpu)
         wanted = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=1024"}[accelerator]
         options = f"console={self._machine.console} panic=-1 quiet mitigations=off"
         command = [
