@@ -3,7 +3,8 @@
 This uses nothing of gcorefs: the expected values of a test must not come from the code under test.
 Structures: struct elf_prstatus and elf_prpsinfo of include/linux/elfcore.h, and struct
 user_regs_struct of arch/x86/include/asm/user_64.h; for a 32-bit process the same structures of
-include/linux/elfcore-compat.h and arch/x86/include/asm/user32.h.
+include/linux/elfcore-compat.h and arch/x86/include/asm/user32.h; struct user_pt_regs of
+arch/arm64/include/uapi/asm/ptrace.h.
 """
 
 import json
@@ -24,16 +25,19 @@ X86_XFP = 0x46E62B7F
 X86_TLS = 0x200
 X86_XSTATE = 0x202
 X86_XSAVE_LAYOUT = 0x205
+ARM_TLS = 0x401
 
-# The names of the words of each structure, in order, by the number of bits of a word.
-_GREGS = {
+# The names of the words of each structure, in order, by the number of bits of a word on x86.
+_GREGS: dict[int | str, str] = {
     64: """r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp
     ss fs_base gs_base ds es fs gs""",
     32: "ebx ecx edx esi edi ebp eax ds es fs gs orig_eax eip cs eflags esp ss",
+    "EM_AARCH64": " ".join(f"x{number}" for number in range(31)) + " sp pc pstate",
 }
-_PRSTATUS = {
+_PRSTATUS: dict[int | str, struct.Struct] = {
     64: struct.Struct("<iiih2xQQiiii8q27Qi4x"),
     32: struct.Struct("<iiih2xIIiiii8i17Ii"),
+    "EM_AARCH64": struct.Struct("<iiih2xQQiiii8q34Qi4x"),
 }
 _PRSTATUS_FIELDS = """si_signo si_code si_errno cursig sigpend sighold pid ppid pgrp sid
 utime utime_us stime stime_us cutime cutime_us cstime cstime_us {} fpvalid"""
@@ -77,6 +81,8 @@ class Thread:
         """The address of the thread's control block: behind fs, or gs in a 32-bit program."""
         if "fs_base" in self.status:
             return self.status["fs_base"]
+        if ARM_TLS in self.regsets:
+            return int.from_bytes(self.regsets[ARM_TLS][:8], "little")
         entries = struct.iter_unpack("<4I", self.regsets[X86_TLS])  # struct user_desc
         selected = self.status["gs"] >> 3
         return next(int(base) for number, base, *_ in entries if number == selected)
@@ -126,13 +132,15 @@ class Core:
     def threads(self) -> dict[int, Thread]:
         """By thread id, in the order of the file."""
         threads: dict[int, Thread] = {}
-        names = _PRSTATUS_FIELDS.format(_GREGS[self.bits]).split()
+        machine = self.header["e_machine"]
+        kind = machine if machine in _GREGS else self.bits
+        names = _PRSTATUS_FIELDS.format(_GREGS[kind]).split()
         for note in self.notes:
             if note.kind == "NT_PRSTATUS":
-                fields = _PRSTATUS[self.bits].unpack(note.desc)
+                fields = _PRSTATUS[kind].unpack(note.desc)
                 thread = Thread(dict(zip(names, fields, strict=True)))
                 threads[thread.status["pid"]] = thread
-            elif note.kind in ("NT_FPREGSET", X86_XFP, X86_XSTATE, X86_TLS):
+            elif note.kind in ("NT_FPREGSET", X86_XFP, X86_XSTATE, X86_TLS, ARM_TLS):
                 thread.regsets[note.kind] = note.desc
         return threads
 
