@@ -569,7 +569,8 @@ static void fuse(unsigned slow, const char *file)
 }
 
 static void s_fuse_lookup(void) { fuse(FUSE_LOOKUP, NULL); }
-#define S_FUSE(name, op, file) static void s_fuse_##name(void) { fuse(op, file); }
+#define S_FUSE(name, op, file) \
+	static __attribute__((unused)) void s_fuse_##name(void) { fuse(op, file); }
 S_FUSE(open, FUSE_OPEN, NULL)
 S_FUSE(getattr, FUSE_GETATTR, FUSE_AT "/file")
 S_FUSE(statfs, FUSE_STATFS, FUSE_AT)
@@ -771,7 +772,7 @@ X(futex_lock_pi, futex, s_pi, 0, w_pi, a_pi, 0, N, 0, &word, FUTEX_LOCK_PI, 0, &
 X(futex_wait_requeue_pi, futex, s_none, 0, w_requeue, a_requeue, 0, N, 0, &word, FUTEX_WAIT_REQUEUE_PI, 0, &deadline, &word2, 0) \
 X(read_pipe, read, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, buf, 8) \
 X(write_pipe, write, s_pipe_full, 0, w_pipe_drain, 0, 0, F, 0, wr, buf, 1) \
-XOLD(open_fifo, open, s_fifo, 0, w_fifo, a_close, 0, F, 0, path, O_RDONLY) \
+X(open_fifo, openat, s_fifo, 0, w_fifo, a_close, 0, F, 0, AT_FDCWD, path, O_RDONLY) \
 X(splice_pipe, splice, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, 0, aux, 0, 1, 0) \
 X(tee, tee, s_pipe, 0, w_one, a_drain, 0, F, 0, rd, aux, 1, 0) \
 X(vmsplice, vmsplice, s_pipe_full, 0, w_pipe_drain, 0, 0, F, 0, wr, &iov, 1, 0) \
