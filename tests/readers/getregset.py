@@ -30,11 +30,12 @@ _ptrace.restype = ctypes.c_long
 def regsets(tid: int) -> dict[int, str]:
     """Every set of a stopped thread."""
     found = {}
+    buffer = ctypes.create_string_buffer(b"\xee" * ROOM, ROOM)
     for kind in TYPES:
-        buffer = ctypes.create_string_buffer(b"\xee" * ROOM, ROOM)
         vector = Iovec(ctypes.addressof(buffer), ROOM)
         if _ptrace(GETREGSET, tid, kind, ctypes.addressof(vector)) == 0:
             found[kind] = buffer.raw[: vector.length].hex()
+            buffer.raw = b"\xee" * ROOM
     return found
 
 

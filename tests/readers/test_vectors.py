@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 CPU = Path("/proc/cpuinfo").read_text().split()
-LENGTHS = (16, 32, 64, 128, 256) if "sve" in CPU else ()
+LENGTHS = (16, 64, 256) if "sve" in CPU else ()
 # include/uapi/linux/elf.h
 PRSTATUS, PRFPREG, TLS, SVE, SSVE, ZA = 1, 2, 0x401, 0x405, 0x40B, 0x40C
 TAGGED_ADDR_CTRL = 0x409
@@ -127,6 +127,8 @@ def test_the_notes_are_those_of_the_kernel_s_own_core(
 def test_gdb_shows_the_vectors(
     target: Target, dump: Callable[..., Path], build: Callable[[str], Path]
 ) -> None:
-    shown = gdb_threads(build("vectors"), dump(target.pid), "--", "thread apply all p/x $x7")
+    core = dump(target.pid)
+    target.kill()  # its threads spin, and gdb wants the processor
+    shown = gdb_threads(build("vectors"), core, "--", "thread apply all p/x $x7")
     for thread in target.truth["threads"]:
         assert f"{thread['x'][7]:#x}" in shown[thread["tid"]]
