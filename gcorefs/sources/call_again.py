@@ -103,10 +103,8 @@ class CallAgain:
         if found is not None:
             ptrace.set_regset(tid, NT_PRSTATUS, found)
 
-    def arrive(self, tid: int) -> bool:
-        """True if a thread that stopped without a signal stands in front of its call.  ESRCH."""
-        if not ptrace.is_at_call(tid):
-            return False
+    def arrive(self, tid: int) -> None:
+        """Prepare a thread that stands in front of its call to make it.  ESRCH."""
         wait4.take_status(tid)
         found = self._found.pop(tid, None)
         self._seen.pop(tid, None)
@@ -116,7 +114,6 @@ class CallAgain:
             general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer())
             words = {self._machine.call_number: number}
             ptrace.set_regset(tid, NT_PRSTATUS, self._machine.with_words(general, words))
-        return True
 
     # The registers in front of the call.
 

@@ -85,9 +85,10 @@ class PtraceRegisters:
     def has_arrived(self, tid: int, stop_signal: int) -> bool:
         """True if a thread that stopped without an event stands in front of its system call.
         ESRCH."""
-        if self._again is None or stop_signal != signal.SIGTRAP:
+        if self._again is None or stop_signal != ptrace.AT_CALL:
             return False
-        return self._again.arrive(tid)
+        self._again.arrive(tid)
+        return True
 
     def take_back(self, tid: int) -> None:
         """A thread has stopped for a signal.  If it was under way, its call has ended.  ESRCH."""
