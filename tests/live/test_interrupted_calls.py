@@ -8,6 +8,7 @@ import ctypes
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,41 @@ def test_a_stop_that_is_given_up_is_not_seen_either(
     assert case.ask("blocked") == {"blocked": True}
     counts = case.ask("counts")
     assert (counts["spurious"], counts["other"], counts["genuine"]) == (0, 0, 0), counts
+
+
+HOLD = """
+import sys, time
+from gcorefs.sources.tracer import Tracer
+from tests.snapshot import find
+tracer = Tracer(find(int(sys.argv[1])), stop_timeout=5)
+tracer.start()
+tracer.wait()
+print("stopped", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("name", ["epoll_pwait", "semop", "rt_sigtimedwait", "recv_rcvtimeo"])
+def test_a_tracer_that_is_killed_is_not_seen(name: str, spawn: Callable[..., Target]) -> None:
+    case = spawn("eintr", name)
+    signals = 0
+    for has_signal in (False, True):
+        assert case.ask("blocked") == {"blocked": True}
+        command = [sys.executable, "-c", HOLD, str(case.pid)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "stopped\n"
+            if has_signal:
+                signal_held(case)
+                signals += 1
+            holder.kill()
+        await_handlers(case, signals)
+    assert case.ask("blocked") == {"blocked": True}
+    counts = case.ask("counts")
+    assert (counts["spurious"], counts["other"]) == (0, 0), counts
+    assert (counts["handled"], counts["genuine"] + counts["restarted"]) == (signals, signals), (
+        counts
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--restart"]], ids=["plain", "SA_RESTART"])

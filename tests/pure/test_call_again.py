@@ -9,7 +9,8 @@ import pytest
 
 from gcorefs.arch.aarch64 import AARCH64, NT_ARM_SYSTEM_CALL
 from gcorefs.arch.aarch64_calls import AUDIT_ARCH_AARCH64
-from gcorefs.sources import call_again
+from gcorefs.kernel import ptrace, seccomp, wait4
+from gcorefs.kernel.proc import current_call
 from gcorefs.sources.call_again import CallAgain
 
 TID = 7
@@ -37,10 +38,10 @@ class Thread:
         self.log: list[str] = []
         self.again = CallAgain(TID, AARCH64, AARCH64.rewind or pytest.fail("no rewind"))
         for name in ("get_regset", "set_regset", "resume_to_call", "get_call_architecture"):
-            monkeypatch.setattr(call_again.ptrace, name, getattr(self, name))
-        monkeypatch.setattr(call_again.wait4, "take_status", lambda _: self.log.append("taken"))
-        monkeypatch.setattr(call_again.current_call, "system_call", self.system_call)
-        monkeypatch.setattr(call_again.seccomp, "has_seccomp_filter", lambda _: self.is_filtered)
+            monkeypatch.setattr(ptrace, name, getattr(self, name))
+        monkeypatch.setattr(wait4, "take_status", lambda _: self.log.append("taken"))
+        monkeypatch.setattr(current_call, "system_call", self.system_call)
+        monkeypatch.setattr(seccomp, "has_seccomp_filter", lambda _: self.is_filtered)
         monkeypatch.setattr(CallAgain, "_memory", self.memory)
 
     @property
