@@ -36,13 +36,11 @@ whether a stopped thread comes out of a call: it has forgotten the number (NT_AR
 import os
 from typing import NamedTuple
 
-from gcorefs import tuning
 from gcorefs.arch.machine import NT_PRSTATUS, Machine, Rewind
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.kernel import ptrace, seccomp, wait4
 from gcorefs.kernel.proc import current_call
 from gcorefs.sources import restart
-from gcorefs.steps import Step
 
 _NO_CALL = -1
 _LARGEST_FRAME = 96 << 10
@@ -93,7 +91,7 @@ class CallAgain:
         if changed != general:
             ptrace.set_regset(tid, NT_PRSTATUS, changed)
         self._found[tid] = general
-        tuning.now().reach(Step.REPAIRED_ONE, self._pid)
+        restart.tell_repaired(self._pid)
         ptrace.resume_to_call(tid)
 
     def take_back(self, tid: int) -> None:

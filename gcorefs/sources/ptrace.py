@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterable
 from functools import partial
 
-from gcorefs import tuning
 from gcorefs.arch import HOST, MACHINES, machine_of
 from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind, Regset
 from gcorefs.arch.xsave import XsaveAccount
@@ -22,7 +21,6 @@ from gcorefs.process.worker_threads import Worker
 from gcorefs.sources import restart
 from gcorefs.sources.call_again import CallAgain
 from gcorefs.sources.thread_record import ThreadRecord
-from gcorefs.steps import Step
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
 
@@ -135,7 +133,7 @@ class PtraceRegisters:
         if offset is None:
             raise ProcessError(Reason.FOREIGN, self._pid)
         ptrace.poke_user(tid, offset, value)
-        tuning.now().reach(Step.REPAIRED_ONE, self._pid)
+        restart.tell_repaired(self._pid)
 
     def _sets(self, tid: int, has_other_view: bool) -> Sets:
         """Every set that a core has for a thread, except the general registers."""
