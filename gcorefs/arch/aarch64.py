@@ -8,8 +8,6 @@ from gcorefs.arch.aarch64_calls import (
     AARCH64_CALLS,
     AARCH64_OPENING,
     AUDIT_ARCH_AARCH64,
-    RESTART_BLOCK,
-    RESTART_SYSCALL,
 )
 from gcorefs.arch.machine import NT_PRFPREG, Convention, Machine, Regset, Rewind
 from gcorefs.arch.machine import RegisterKind as Kind
@@ -100,8 +98,6 @@ AARCH64 = Machine(
     rewind=Rewind(
         instruction=bytes.fromhex("010000d4"),  # svc #0
         number_note=NT_ARM_SYSTEM_CALL,
-        restart_syscall=RESTART_SYSCALL,
-        restart_block=RESTART_BLOCK,
     ),
 )
 

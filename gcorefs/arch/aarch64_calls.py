@@ -71,10 +71,6 @@ AARCH64_CALLS = {
 # openat, openat2.
 AARCH64_OPENING = frozenset((56, 437))
 
-RESTART_SYSCALL = 128
-# futex, nanosleep, clock_nanosleep: all that return -ERESTART_RESTARTBLOCK.
-RESTART_BLOCK = frozenset((98, 101, 115))
-
 # The calls that gcorefs makes without libc.
 AARCH64_OWN_CALLS = {
     "capset": 91,

@@ -100,10 +100,6 @@ class Rewind:
     """The instruction that calls the kernel."""
     number_note: int
     """The register set with the number of the call in which the thread is; -1 outside of a call."""
-    restart_syscall: int
-    """The number of restart_syscall(2)."""
-    restart_block: frozenset[int]
-    """The calls after which the kernel makes the thread call restart_syscall(2)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

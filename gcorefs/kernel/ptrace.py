@@ -5,7 +5,6 @@ Each function raises OSError with the errno of the call.
 
 import ctypes
 import errno
-import signal
 import threading
 
 from gcorefs.kernel.libc import failure, quick, sleeping
@@ -17,8 +16,6 @@ PTRACE_CONT = 7
 PTRACE_GETREGS = 12
 PTRACE_GETFPREGS = 14
 PTRACE_DETACH = 17
-PTRACE_SYSCALL = 24
-PTRACE_SETOPTIONS = 0x4200
 PTRACE_GETREGSET = 0x4204
 PTRACE_SETREGSET = 0x4205
 PTRACE_SEIZE = 0x4206
@@ -26,10 +23,7 @@ PTRACE_INTERRUPT = 0x4207
 PTRACE_PEEKSIGINFO = 0x4209
 PTRACE_GETSIGMASK = 0x420A
 PTRACE_GET_SYSCALL_INFO = 0x420E
-PTRACE_O_TRACESYSGOOD = 1
 PTRACE_EVENT_STOP = 128
-AT_CALL = 0x80 | signal.SIGTRAP
-"""The stop signal of a thread in front of a system call (PTRACE_O_TRACESYSGOOD)."""
 
 
 class _Iovec(ctypes.Structure):
@@ -67,22 +61,9 @@ def interrupt(tid: int) -> None:
         raise failure()
 
 
-def resume(tid: int, signal_number: int) -> None:
+def resume(tid: int, signal: int) -> None:
     """Let a stopped thread run on, with the signal for which it stopped (0: none).  ESRCH."""
-    if _ptrace(PTRACE_CONT, tid, None, signal_number) < 0:
-        raise failure()
-
-
-def resume_to_call(tid: int) -> None:
-    """Let a stopped thread run on, up to its next system call.  ESRCH.
-
-    Its stop signal there is AT_CALL.  If we die then, the kernel sends the thread the stop signal
-    (include/linux/ptrace.h, ptrace_report_syscall).  AT_CALL is no signal, but without the option
-    it would be SIGTRAP, which kills.
-    """
-    if _ptrace(PTRACE_SETOPTIONS, tid, None, PTRACE_O_TRACESYSGOOD) < 0:
-        raise failure()
-    if _ptrace(PTRACE_SYSCALL, tid, None, None) < 0:
+    if _ptrace(PTRACE_CONT, tid, None, signal) < 0:
         raise failure()
 
 

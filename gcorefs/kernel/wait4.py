@@ -59,16 +59,6 @@ def poll_status(tid: int) -> int | None:
     return answers.status.value if result else None
 
 
-def take_status(tid: int) -> None:
-    """Take the wait status that `poll_status` has only peeked at, so that it is not reported again.
-
-    Not for a signal-delivery-stop.  ECHILD.
-    """
-    answers = _answers
-    if _wait4(tid, answers.to_status, _TAKE, None) < 0:
-        raise failure()
-
-
 def has_status() -> bool:
     """True if any tracee of the calling thread has a wait status, or if no tracee is left.  Walks
     all of them once."""

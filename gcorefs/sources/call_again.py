@@ -3,21 +3,21 @@
 restart.py says which calls return a plain -EINTR after a stop, and why.  On x86 one register brings
 the kernel to run such a call again.  On aarch64 the kernel reads the result before it stops the
 thread, and never again (arch/arm64/kernel/signal.c, do_signal): whatever we write then is what the
-program sees.  So we send the thread back to its call ourselves:
+program sees.  So we send the thread back to its call ourselves: the program counter goes back to
+the instruction of the call, and the first argument back to its register, where the result is now.
+If we die, the thread makes the call.
 
-1. The program counter goes back to the instruction of the call, and the first argument back to its
-   register, where the result is now.
-2. The thread runs up to its next system call (PTRACE_SYSCALL).  That is one instruction.  There it
-   stops again, in front of the call, and is held in that stop.
-3. When it is let go, by us or because we died, it makes the call.  If a signal came meanwhile, the
-   call ends as it would have ended without us: the kernel sees the signal in the call.
+If a signal handler is to run when the thread goes on, the call must end with the EINTR that is due.
+The kernel does not see to that, as it does for a call that it restarts itself.  So we look for such
+a signal just before we let the thread go, and give it back the registers with which it left the
+call.  If a signal comes later than this look, or after we died, its handler runs in front of the
+call.
 
-If a signal comes between 1 and 2, the kernel stops the thread for it and we write the registers as
-they were: the call has ended with the EINTR that is due.
-
-After -ERESTART_RESTARTBLOCK the kernel itself has taken the thread back, and makes it call
-restart_syscall(2), which a seccomp filter may not know (restart.py).  The thread goes to the call
-in the same way, and in front of it gets the number of the call that it has made before.
+The thread cannot be held in front of its call (PTRACE_SYSCALL), where the kernel would see the
+signal: if a tracer detaches from there, or dies, the kernel makes the call fail with EINTR at once
+(kernel/ptrace.c, __ptrace_unlink, ptrace_signal_wake_up).  For the same reason nothing is done
+about -ERESTART_RESTARTBLOCK: by the time of the stop it is a call of restart_syscall(2)
+(restart.py).
 
 Outside of a call a register may have the value -EINTR by chance, or because a signal handler has
 just returned to the instruction behind a call that ended with EINTR.  The kernel does not tell
@@ -38,8 +38,8 @@ from typing import NamedTuple
 
 from gcorefs.arch.machine import NT_PRSTATUS, Machine, Rewind
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.kernel import ptrace, seccomp, wait4
-from gcorefs.kernel.proc import current_call
+from gcorefs.kernel import ptrace
+from gcorefs.kernel.proc import current_call, task_status
 from gcorefs.sources import restart
 
 _NO_CALL = -1
@@ -75,43 +75,23 @@ class CallAgain:
             call = None
         self._seen[tid] = None if call is None else _Call(*call)
 
-    def is_under_way(self, tid: int) -> bool:
-        """True if the thread runs to its call, and its stop in front of it is still to come."""
-        return tid in self._found
-
     def send(self, tid: int, general: bytes) -> None:
         """Send a stopped thread with these registers back to its call, if it would see the stop.
 
         ESRCH.
         """
         changed = self._before_the_call(tid, general)
-        if changed is None:
-            self._seen.pop(tid, None)
-            return
-        if changed != general:
-            ptrace.set_regset(tid, NT_PRSTATUS, changed)
-        self._found[tid] = general
-        restart.tell_repaired(self._pid)
-        ptrace.resume_to_call(tid)
-
-    def take_back(self, tid: int) -> None:
-        """Give a thread the registers with which it left the call, if it is under way.  It has
-        stopped for another reason.  ESRCH."""
-        found = self._found.pop(tid, None)
-        if found is not None:
-            ptrace.set_regset(tid, NT_PRSTATUS, found)
-
-    def arrive(self, tid: int) -> None:
-        """Prepare a thread that stands in front of its call to make it.  ESRCH."""
-        wait4.take_status(tid)
-        found = self._found.pop(tid, None)
         self._seen.pop(tid, None)
-        if found is not None and self._number(tid) == self._rewind.restart_syscall:
-            number = self._machine.word(found, self._machine.call_number)
-            self._set_number(tid, number)
-            general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer())
-            words = {self._machine.call_number: number}
-            ptrace.set_regset(tid, NT_PRSTATUS, self._machine.with_words(general, words))
+        if changed is not None:
+            ptrace.set_regset(tid, NT_PRSTATUS, changed)
+            self._found[tid] = general
+            restart.tell_repaired(self._pid)
+
+    def before_detach(self, tid: int) -> None:
+        """Let a call end, if a handler is to run when its thread goes on.  ESRCH."""
+        found = self._found.pop(tid, None)
+        if found is not None and _has_signal_to_handle(self._pid, tid):
+            ptrace.set_regset(tid, NT_PRSTATUS, found)
 
     # The registers in front of the call.
 
@@ -127,12 +107,6 @@ class CallAgain:
             at = machine.word(general, machine.program_counter) - len(self._rewind.instruction)
             words = {machine.program_counter: at, machine.call_arguments[0]: first}
             return machine.with_words(general, words)
-        if (
-            machine.word(general, machine.call_number) in self._rewind.restart_block
-            and seccomp.has_seccomp_filter(tid)
-            and self._is_call(tid, machine.word(general, machine.program_counter))
-        ):
-            return general
         return None
 
     def _first_argument(self, tid: int, general: bytes) -> int | None:
@@ -209,3 +183,12 @@ class CallAgain:
 
     def _buffer(self) -> ptrace.RegsetBuffer:
         return ptrace.RegsetBuffer(self._machine.general_size)
+
+
+def _has_signal_to_handle(pid: int, tid: int) -> bool:
+    """True if a signal is pending that this thread may take and that has a handler.  ESRCH."""
+    status = task_status.status(pid, tid)
+    pending, shared, blocked, caught = (
+        int(status[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigCgt")
+    )
+    return bool((pending | shared) & ~blocked & caught)

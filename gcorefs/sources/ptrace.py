@@ -76,30 +76,16 @@ class PtraceRegisters:
         if self._again is not None:
             self._again.look(tid)
 
-    def is_under_way(self, tid: int) -> bool:
-        """True if a thread runs on after `record`, and stops again in front of its system call."""
-        return self._again is not None and self._again.is_under_way(tid)
-
-    def has_arrived(self, tid: int, stop_signal: int) -> bool:
-        """True if a thread that stopped without an event stands in front of its system call.
-        ESRCH."""
-        if self._again is None or stop_signal != ptrace.AT_CALL:
-            return False
-        self._again.arrive(tid)
-        return True
-
-    def take_back(self, tid: int) -> None:
-        """A thread has stopped for a signal.  If it was under way, its call has ended.  ESRCH."""
+    def before_detach(self, tid: int) -> None:
+        """Prepare a recorded thread to be let go now.  ESRCH."""
         if self._again is not None:
-            self._again.take_back(tid)
+            self._again.before_detach(tid)
 
     def record(self, tid: int, stop_signal: int = signal.SIGTRAP) -> ThreadRecord:
         """Record one thread, and prepare it to go on as if it had not been stopped.
 
-        `stop_signal`: the signal in its wait status.  The thread may be under way then.  FOREIGN,
-        ESRCH.
+        `stop_signal`: the signal in its wait status.  FOREIGN, ESRCH.
         """
-        self.take_back(tid)
         general = ptrace.get_regset(tid, NT_PRSTATUS, self._buffer)
         has_other_view = len(general) != self._general_size
         if has_other_view:

@@ -4,8 +4,7 @@ One OS thread makes every call here (tracer.py), except that any thread may ask 
 are.  Every change begins with a wait status that the kernel reports for a tracee:
 
 - It stopped because of our interrupt.  It is recorded at once, and its interrupted system call is
-  repaired (ptrace.py).  That is the only register that is ever written.  On a machine where one
-  register is not enough, it runs to its system call and stops again there (call_again.py).
+  repaired (ptrace.py).  That is the only register that is ever written.
 - It stopped because of a signal.  The signal goes on to the program, and we interrupt again.
 - It ended.  The wait has reaped it.  That must not take long, because the parent of a process can
   wait for it only after its tracer has (ptrace(2), "Death under ptrace").
@@ -52,7 +51,6 @@ class Tracees:
         self._running: set[int] = set()
         self._interrupted: set[int] = set()  # some of them have stopped since, or are gone
         self._stopped: dict[int, ThreadRecord] = {}
-        self._under_way: dict[int, ThreadRecord] = {}  # they run to their system call
         self._taken: dict[int, int] = {}  # wait statuses that failed for lack of memory
 
     @property
@@ -174,14 +172,11 @@ class Tracees:
             self._record(tid, os.WSTOPSIG(status))
         elif not os.WIFSTOPPED(status):
             self._forget(tid)
-        elif not self._has_arrived(tid, os.WSTOPSIG(status)):
+        else:
             # A signal came first.  We pass it on, and the stop comes later.  We interrupt again,
             # because any stop cancels an interrupt that came just before it (kernel/signal.c,
             # ptrace_stop), and one can come in between: dequeue_signal drops siglock when it takes
             # the signal of a timer.
-            self._under_way.pop(tid, None)
-            with _IF_ALIVE:
-                self._registers.take_back(tid)
             self.interrupt(tid)
             with _IF_ALIVE:
                 self._reach(Step.SIGNAL_FIRST, self.pid)
@@ -202,30 +197,11 @@ class Tracees:
             self._running.discard(tid)
             self._stopped[tid] = ThreadRecord(tid)
             raise
-        if self._registers.is_under_way(tid):
-            self._under_way[tid] = record
-        else:
-            self._count_as_stopped(tid, record)
-
-    def _has_arrived(self, tid: int, stop_signal: int) -> bool:
-        """True if a tracee stands in front of its system call.  Then it counts as stopped."""
-        try:
-            if not self._registers.has_arrived(tid, stop_signal):
-                return False
-            # The tracer of an earlier stop may have sent it there.  Then there is no record.
-            record = self._under_way.pop(tid, None) or self._registers.record(tid)
-        except ProcessLookupError:
-            return True  # it was killed, and its wait status comes later
-        self._count_as_stopped(tid, record)
-        return True
-
-    def _count_as_stopped(self, tid: int, record: ThreadRecord) -> None:
         self._running.discard(tid)
         self._stopped[tid] = record
         self._reach(_RECORDED_ONE, self.pid)
 
     def _forget(self, tid: int) -> None:
-        self._under_way.pop(tid, None)
         self._running.discard(tid)
         self._stopped.pop(tid, None)
 
@@ -271,6 +247,7 @@ class Tracees:
         for tid in self._stopped:
             self._reach(_BEFORE_DETACH, self.pid)
             try:
+                self._registers.before_detach(tid)
                 ptrace.detach(tid)
             except ProcessLookupError:
                 # It was killed.  So we wait for it, to reap it.  The death of a leader is reported

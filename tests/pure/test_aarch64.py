@@ -19,8 +19,6 @@ from gcorefs.arch.aarch64_calls import (
     AARCH64_CALLS,
     AARCH64_OPENING,
     AARCH64_OWN_CALLS,
-    RESTART_BLOCK,
-    RESTART_SYSCALL,
 )
 from gcorefs.arch.aarch64_host import address_space_end, parse_auxv, register_bytes
 from gcorefs.arch.machine import RegisterKind, Regset
@@ -265,8 +263,6 @@ def test_the_numbers_are_those_of_the_common_table() -> None:
     ours = {name: number for number, name in AARCH64_CALLS.items()} | AARCH64_OWN_CALLS
     assert {name: known[name] for name in ours} == ours
     assert {known[name] for name in ("openat", "openat2")} == AARCH64_OPENING
-    assert known["restart_syscall"] == RESTART_SYSCALL
-    assert {known[name] for name in ("futex", "nanosleep", "clock_nanosleep")} == RESTART_BLOCK
 
 
 def test_the_same_calls_are_restarted_as_on_x86() -> None:

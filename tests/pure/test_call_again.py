@@ -9,13 +9,13 @@ import pytest
 
 from gcorefs.arch.aarch64 import AARCH64, NT_ARM_SYSTEM_CALL
 from gcorefs.arch.aarch64_calls import AUDIT_ARCH_AARCH64
-from gcorefs.kernel import ptrace, seccomp, wait4
-from gcorefs.kernel.proc import current_call
+from gcorefs.kernel import ptrace
+from gcorefs.kernel.proc import current_call, task_status
 from gcorefs.sources.call_again import CallAgain
 
 TID = 7
 PC, SP = 0x400100, 0x7FFFF000
-EPOLL_PWAIT, OPENAT, NANOSLEEP, RESTART_SYSCALL = 22, 56, 101, 128
+EPOLL_PWAIT, OPENAT, RESTART_SYSCALL = 22, 56, 128
 ARGUMENTS = [3, 0x1000, 64, (1 << 64) - 1, 0, 8]
 EINTR = -errno.EINTR
 CREATING = 0o100
@@ -34,14 +34,12 @@ class Thread:
         self.seen: tuple[int, list[int], int, int] | None = (EPOLL_PWAIT, ARGUMENTS, SP, PC)
         self.code = b"\1\0\0\xd4"
         self.stack = b""
-        self.is_filtered = False
-        self.log: list[str] = []
+        self.status = dict.fromkeys(("SigPnd", "ShdPnd", "SigBlk", "SigCgt"), 0)
         self.again = CallAgain(TID, AARCH64, AARCH64.rewind or pytest.fail("no rewind"))
-        for name in ("get_regset", "set_regset", "resume_to_call", "get_call_architecture"):
+        for name in ("get_regset", "set_regset", "get_call_architecture"):
             monkeypatch.setattr(ptrace, name, getattr(self, name))
-        monkeypatch.setattr(wait4, "take_status", lambda _: self.log.append("taken"))
+        monkeypatch.setattr(task_status, "status", self.shown_status)
         monkeypatch.setattr(current_call, "system_call", self.system_call)
-        monkeypatch.setattr(seccomp, "has_seccomp_filter", lambda _: self.is_filtered)
         monkeypatch.setattr(CallAgain, "_memory", self.memory)
 
     @property
@@ -60,8 +58,8 @@ class Thread:
             values = struct.unpack("<34q", data)
             self.words = dict(zip(AARCH64.general, values, strict=True))
 
-    def resume_to_call(self, tid: int) -> None:
-        self.log.append("resumed")
+    def shown_status(self, pid: int, tid: int) -> dict[str, str]:
+        return {name: f"{value:016x}" for name, value in self.status.items()}
 
     def get_call_architecture(self, tid: int) -> int:
         return AUDIT_ARCH_AARCH64
@@ -78,15 +76,13 @@ class Thread:
         return self.stack.rjust(before, b"\0")[-before:][:length]
 
     def is_sent(self) -> bool:
-        found = self.words.copy()
+        found = self.general
+        sent = general(self.words | {"x0": ARGUMENTS[0], "pc": PC - 4})
         self.again.look(TID)
-        self.again.send(TID, self.general)
+        self.again.send(TID, found)
         assert self.number == -1
-        assert self.again.is_under_way(TID) == (self.log == ["resumed"])
-        if self.log:
-            found |= {"x0": ARGUMENTS[0], "pc": PC - 4}
-        assert self.general == general(found)
-        return bool(self.log)
+        assert self.general in (found, sent)
+        return self.general == sent
 
 
 def general(words: Mapping[str, int]) -> bytes:
@@ -147,40 +143,29 @@ def test_a_call_that_may_have_an_effect_stays(monkeypatch: pytest.MonkeyPatch, f
     assert thread.is_sent() == (flags == 0)
 
 
-def test_a_signal_on_the_way_leaves_the_eintr(thread: Thread) -> None:
+@pytest.mark.parametrize("number", [10, 14])
+@pytest.mark.parametrize("queue", ["SigPnd", "ShdPnd"])
+@pytest.mark.parametrize(
+    ("blocked", "caught", "is_due"), [(0, -1, True), (0, 0, False), (-1, -1, False)]
+)
+def test_a_handler_that_is_to_run_leaves_the_eintr(
+    thread: Thread, queue: str, number: int, blocked: int, caught: int, is_due: bool
+) -> None:
     before = thread.general
     assert thread.is_sent()
-    thread.again.take_back(TID)
+    sent = thread.general
+    bit = 1 << number - 1
+    thread.status[queue] = bit
+    thread.status |= {"SigBlk": bit & blocked, "SigCgt": bit & caught}
+    thread.again.before_detach(TID)
+    assert thread.general == (before if is_due else sent)
+    thread.again.before_detach(TID)
+    assert thread.general == (before if is_due else sent)
+
+
+def test_a_thread_that_was_not_sent_is_let_go_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = Thread(monkeypatch, x0=0)
+    assert not thread.is_sent()
+    before, thread.status = thread.general, dict.fromkeys(thread.status, -1 % (1 << 64))
+    thread.again.before_detach(TID)
     assert thread.general == before
-    assert not thread.again.is_under_way(TID)
-    thread.again.take_back(TID)
-    assert thread.general == before
-
-
-def test_in_front_of_its_call_a_thread_is_as_it_was_sent(thread: Thread) -> None:
-    assert thread.is_sent()
-    sent, thread.number = thread.general, EPOLL_PWAIT
-    thread.again.arrive(TID)
-    assert (thread.general, thread.number) == (sent, EPOLL_PWAIT)
-    assert thread.log == ["resumed", "taken"]
-    assert not thread.again.is_under_way(TID)
-
-
-@pytest.mark.parametrize("is_filtered", [False, True])
-def test_a_filter_sees_the_call_that_it_knows(
-    monkeypatch: pytest.MonkeyPatch, is_filtered: bool
-) -> None:
-    # The kernel has taken it back to the call already.
-    thread = Thread(monkeypatch, x0=ARGUMENTS[0], x8=NANOSLEEP)
-    thread.seen, thread.is_filtered = (NANOSLEEP, ARGUMENTS, SP, PC + 4), is_filtered
-    found = thread.words.copy()
-    thread.again.look(TID)
-    thread.again.send(TID, thread.general)
-    assert thread.general == general(found)
-    assert thread.log == ["resumed"] * is_filtered
-    if is_filtered:
-        thread.words |= {"x8": RESTART_SYSCALL, "pc": PC + 4}
-        thread.number = RESTART_SYSCALL
-        thread.again.arrive(TID)
-        assert thread.number == NANOSLEEP
-        assert thread.general == general(found | {"pc": PC + 4})
