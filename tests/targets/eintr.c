@@ -113,7 +113,8 @@ extern const char raw_insn[], raw_after[];
 #ifdef __aarch64__
 #define PROGRAM_COUNTER(context) ((context)->uc_mcontext.pc)
 #define RESULT(context) ((long)(context)->uc_mcontext.regs[0])
-__asm__(".text\nraw6:\n"
+/* Global, because the linker gives all local symbols of a section one place in the GOT. */
+__asm__(".text\n.globl raw6, raw_insn, raw_after\nraw6:\n"
 	"	mov x8, x0\n	mov x0, x1\n	mov x1, x2\n	mov x2, x3\n"
 	"	mov x3, x4\n	mov x4, x5\n	mov x5, x6\n"
 	"raw_insn:\n	svc #0\nraw_after:\n	ret\n");
