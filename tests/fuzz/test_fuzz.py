@@ -1,5 +1,6 @@
 """A short run of every harness, and proof that a finding is seen."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def test_no_harness_finds_anything() -> None:
     lines = result.stdout.splitlines()
     assert len(lines) > 1
     for line in lines:
-        assert f"Done {RUNS // len(lines)} runs" in line
+        found = re.search(r"Done (\d+) runs", line)
+        # The seeds count too, and may be read again as they grow.
+        assert found is not None and int(found[1]) >= RUNS // len(lines)
 
 
 PLANTED = """

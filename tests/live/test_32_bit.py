@@ -5,6 +5,7 @@ import os
 import signal
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,9 @@ def test_if_no_thread_stops_the_program_gives_the_word_size(spawn: Spawn) -> Non
         tracer.release()
         tracer.join()
     assert target.ask("release") == {"released": True}
+    # If it got no CPU meanwhile, it is waited for (process/late.py).
+    while any(tracer for _, tracer in target.states().values()):
+        time.sleep(0.001)
 
 
 def test_a_program_without_thread_local_storage_has_no_note_of_it(

@@ -42,7 +42,7 @@ def open_once(mount: Mount, target: Target) -> None:
 
 
 def is_late(mount: Mount) -> bool:
-    return "is waited for until it has stopped" in mount.log.read_text()
+    return "except threads that have not stopped yet" in mount.log.read_text()
 
 
 def test_a_thread_that_is_late_keeps_nobody_out_and_sees_nothing(
