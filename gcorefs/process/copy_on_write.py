@@ -29,14 +29,11 @@ from collections.abc import Iterator, Sequence
 from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma
-from gcorefs.process.pagemap import ANONYMOUS, NOT_EXCLUSIVE, Pagemap
+from gcorefs.process.pagemap import ANONYMOUS, NOT_EXCLUSIVE, Pagemap, Run, runs_in
 
 _REACH = HUGE_PAGE_SIZE // PAGE_SIZE - 1
 """Pages from the first to the last of the largest folio.  After mremap(2) a folio may begin at
 any page."""
-
-Run = tuple[int, int]
-"""The first page, and the page behind the last page."""
 
 
 class CopyOnWrite:
@@ -71,7 +68,7 @@ class CopyOnWrite:
             _, around = self._pages(first - before, before + count + _REACH)
             near = [(low - before, high - before) for low, high in _neighbourhoods(around)]
         for low, high in near:
-            for one, other in _runs_in(anonymous, max(0, low), min(count, high)):
+            for one, other in runs_in(anonymous, max(0, low), min(count, high)):
                 yield (
                     max(address, (first + one) * PAGE_SIZE),
                     min(end, (first + other) * PAGE_SIZE),
@@ -112,12 +109,3 @@ def _neighbourhoods(shared: bytes) -> Iterator[Run]:
             last = other
         yield first - _REACH, last + 1 + _REACH
         first = shared.find(1, last + 1)
-
-
-def _runs_in(pages: bytes, low: int, high: int) -> Iterator[Run]:
-    """The runs of 1 between two indexes."""
-    while (first := pages.find(1, low, high)) >= 0:
-        low = pages.find(0, first, high)
-        if low < 0:
-            low = high
-        yield first, low

@@ -24,7 +24,7 @@ from gcorefs.elfcore.segments import ZEROS, Column
 from gcorefs.process.copy_on_write import CopyOnWrite
 from gcorefs.process.mem import MemFile
 from gcorefs.process.page_providers import MayWait, NotBrought, PageProviders
-from gcorefs.process.pagemap import ANONYMOUS, Pagemap
+from gcorefs.process.pagemap import ANONYMOUS, Pagemap, runs_in
 from gcorefs.process.ranges import LONGEST_PIECE, Ranges, clear, divide
 from gcorefs.process.readv import Readv
 from gcorefs.process.shmem import Shmem
@@ -91,14 +91,10 @@ class Memory:
         end = address + len(buffer)
         first = address // PAGE_SIZE * PAGE_SIZE
         own = self.ways.pagemap.flags(address, len(buffer)).translate(ANONYMOUS)
-        index = 0
-        while (index := own.find(1, index)) >= 0:
-            behind = own.find(0, index)
-            behind = len(own) if behind < 0 else behind
-            low = max(address, first + index * PAGE_SIZE)
-            high = min(end, first + behind * PAGE_SIZE)
+        for one, other in runs_in(own, 0, len(own)):
+            low = max(address, first + one * PAGE_SIZE)
+            high = min(end, first + other * PAGE_SIZE)
             self._read_private(low, buffer[low - address : high - address])
-            index = behind
 
     def read_at_once(self, address: int, buffer: memoryview) -> bool:
         """Fill `buffer` from `address`, if every page is in memory and the read need not wait.

@@ -16,7 +16,7 @@ import functools
 import os
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Thread
 
 from gcorefs.arch import HOST
@@ -48,6 +48,19 @@ _FRAME = (1 << 55) - 1
 _SWAP_TYPE = 0x1F
 _PTE_MARKER = 31
 _POISONED = 1 << (5 + 1)
+
+
+Run = tuple[int, int]
+"""The first page, and the page behind the last page."""
+
+
+def runs_in(pages: bytes, low: int, high: int) -> Iterator[Run]:
+    """The runs of 1 between two indexes."""
+    while (first := pages.find(1, low, high)) >= 0:
+        low = pages.find(0, first, high)
+        if low < 0:
+            low = high
+        yield first, low
 
 
 class Pagemap:
@@ -172,11 +185,7 @@ class Pagemap:
         because then the kernel does not show the entries in full."""
         found: list[tuple[int, int]] = []
         for first, last in zip(*self.scan(start, end, all_of=SWAPPED) or ((), ()), strict=True):
-            entries = os.pread(
-                self._file.number,
-                (last - first) // PAGE_SIZE * _ENTRY_SIZE,
-                first // PAGE_SIZE * _ENTRY_SIZE,
-            )
+            entries = self._entries(first, last - first)
             for index, (entry,) in enumerate(struct.iter_unpack("<Q", entries)):
                 if entry & _SWAP_TYPE == _PTE_MARKER and entry & _POISONED:
                     found.append((first + index * PAGE_SIZE, first + (index + 1) * PAGE_SIZE))
@@ -192,11 +201,7 @@ class Pagemap:
             length = min(step, end - at)
             flags = flags_of(at, length)
             own_starts, own_ends = array("Q"), array("Q")
-            last = 0
-            while (first := flags.find(1, last)) >= 0:
-                last = flags.find(0, first)
-                if last < 0:
-                    last = len(flags)
+            for first, last in runs_in(flags, 0, len(flags)):
                 own_starts.append(at + first * PAGE_SIZE)
                 own_ends.append(at + last * PAGE_SIZE)
             join_runs(*runs, own_starts, own_ends)

@@ -5,7 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.process.copy_on_write import _REACH, _neighbourhoods, _runs_in
+from gcorefs.process.copy_on_write import _REACH, _neighbourhoods
+from gcorefs.process.pagemap import runs_in
 
 pages = st.lists(st.integers(0, 3000), max_size=8).map(
     lambda marked: bytes(number in marked for number in range(3001))
@@ -31,7 +32,7 @@ def test_all_that_is_within_reach_and_nothing_else(shared: bytes) -> None:
 def test_runs_between_two_indexes(marks: bytes, data: st.DataObject) -> None:
     low = data.draw(st.integers(0, len(marks)))
     high = data.draw(st.integers(low, len(marks)))
-    runs = list(_runs_in(marks, low, high))
+    runs = list(runs_in(marks, low, high))
     found = [number for first, last in runs for number in range(first, last)]
     assert found == [number for number in range(low, high) if marks[number]]
     assert all(one[1] < other[0] for one, other in pairwise(runs))
