@@ -68,10 +68,9 @@ def mountpoints() -> list[str]:
     Another user may have mounted a file system that only calls itself gcorefs and never answers.
     No signal could then end a caller that asks it (fs/fuse/dev.c, request_wait_answer).
     """
-    top = {mount.place: mount for mount in _parsed(_mountinfo())}
     return [
         os.fsdecode(place)
-        for place, mount in top.items()
+        for place, mount in _on_top(_mountinfo()).items()
         if mount.kind == FSTYPE.encode() and _user(mount) in (0, os.geteuid())
     ]
 
@@ -103,12 +102,17 @@ def _mountinfo() -> bytes:
 
 
 def mounts_in(mountinfo: bytes) -> dict[bytes, str]:
-    """The type of the file system at every mount point.  Of several mounts the last one counts,
-    because it is on top.
+    """The type of the file system at every mount point.
 
     MountError: the kernel does not write such a text.
     """
-    return {mount.place: mount.kind.decode(errors="replace") for mount in _parsed(mountinfo)}
+    top = _on_top(mountinfo)
+    return {place: mount.kind.decode(errors="replace") for place, mount in top.items()}
+
+
+def _on_top(mountinfo: bytes) -> dict[bytes, Mount]:
+    """The mount at every mount point.  Of several mounts the last one counts: it is on top."""
+    return {mount.place: mount for mount in _parsed(mountinfo)}
 
 
 def _parsed(mountinfo: bytes) -> list[Mount]:
