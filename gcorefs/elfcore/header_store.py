@@ -26,6 +26,33 @@ def at_once(work: Callable[[], bytes]) -> Callable[[], bytes]:
     return lambda: result
 
 
+def compress(data: bytes | bytearray) -> bytes:
+    """A row as it is kept."""
+    return zlib.compress(data, _QUICKLY)
+
+
+class Rows:
+    """Compressed rows.  The one that was unpacked last is kept: readers go from piece to piece."""
+
+    def __init__(self) -> None:
+        self._rows: list[Callable[[], bytes]] = []
+        self._last = -1, b""
+
+    def append(self, row: Callable[[], bytes]) -> None:
+        """`row` gives what `compress` made, each time that it is called."""
+        self._rows.append(row)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> bytes:
+        last, row = self._last  # read it once: other threads read too
+        if last != number:
+            row = zlib.decompress(self._rows[number]())
+            self._last = number, row
+        return row
+
+
 class Shelf:
     """Keeps pieces of bytes, each compressed together with its neighbours."""
 
@@ -33,10 +60,9 @@ class Shelf:
         """`length`: bytes of a row."""
         self._later = later
         self._length = length
-        self._rows: list[Callable[[], bytes]] = []
+        self._rows = Rows()
         self._row: list[bytes] = []  # the row that is being filled
         self._filled = 0
-        self._last = -1, b""  # the row that was unpacked last: readers go from piece to piece
 
     def put(self, data: bytes) -> "Packed":
         packed = Packed(self, len(self._rows), self._filled, self._filled + len(data))
@@ -61,28 +87,24 @@ class Shelf:
         return pieces
 
     def _end_row(self) -> None:
-        self._rows.append(self._later(partial(_compressed, self._row)))
+        self._rows.append(self._later(partial(_joined, self._row)))
         self._row, self._filled = [], 0
 
     def row(self, number: int) -> bytes:
         if number == len(self._rows):
             return b"".join(self._row)
-        last, row = self._last  # read it once: other threads read too
-        if last != number:
-            row = zlib.decompress(self._rows[number]())
-            self._last = number, row
-        return row
+        return self._rows[number]
 
 
 def _made(make: Callable[[int, int], bytes], first: int, last: int, size: int) -> bytes:
     data = make(first, last)
     if len(data) != (last - first) * size:
         raise ValueError(f"{len(data)} bytes for {last - first} pieces of {size}")
-    return _compressed([data])
+    return compress(data)
 
 
-def _compressed(row: Sequence[bytes]) -> bytes:
-    return zlib.compress(b"".join(row), _QUICKLY)
+def _joined(row: Sequence[bytes]) -> bytes:
+    return compress(b"".join(row))
 
 
 class Packed(NamedTuple):

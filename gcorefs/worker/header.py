@@ -11,15 +11,15 @@ import fcntl
 import mmap
 import os
 import threading
-import zlib
 from concurrent.futures import Future
+from functools import partial
 
+from gcorefs.elfcore.header_store import Rows, compress
 from gcorefs.elfcore.layout import Layout
 from gcorefs.kernel import own_memory
 from gcorefs.kernel.open_file import OpenFile
 
 _ROW = 1 << 20
-_QUICKLY = 1  # a level of zlib
 
 
 class HeaderWriter:
@@ -50,7 +50,7 @@ class HeaderWriter:
         """Write one more row, and return how many bytes it takes in the file.  This blocks until
         the row is made."""
         data = self._read(self._layout.memory_offset)
-        packed = zlib.compress(data, _QUICKLY)
+        packed = compress(data)
         self._append(packed)
         self.written += len(data)
         return len(packed)
@@ -77,8 +77,8 @@ class SharedHeader:
         """Completes when the whole header is made, or fails."""
         self._beginning = own_memory.map_shared(file.number, ready, mmap.PROT_READ)
         self._file = file if ready < size else None
-        self._rows = [ready]  # where the rows are in the file: row i ends at _rows[i + 1]
-        self._last = -1, b""  # the row that was unpacked last: readers go from row to row
+        self._rows = Rows()
+        self._stored = ready  # bytes of the file: the next row begins there
         self._changed = threading.Condition()
         self._ready = ready
         if ready == size:
@@ -88,7 +88,9 @@ class SharedHeader:
         """One more row is made, and takes `stored` bytes in the file.  The first `ready` bytes of
         the header are made now."""
         with self._changed:
-            self._rows.append(self._rows[-1] + stored)
+            assert self._file is not None
+            self._rows.append(partial(os.pread, self._file.number, stored, self._stored))
+            self._stored += stored
             self._ready = ready
             if ready == self.size and not self.made.done():
                 self.made.set_result(None)
@@ -114,18 +116,9 @@ class SharedHeader:
         done = len(found)
         while done < len(buffer):
             number, start = divmod(offset + done - len(self._beginning), _ROW)
-            part = self._row(number)[start : start + len(buffer) - done]
+            part = self._rows[number][start : start + len(buffer) - done]
             buffer[done : done + len(part)] = part
             done += len(part)
-
-    def _row(self, number: int) -> bytes:
-        last, row = self._last  # read it once: other threads read too
-        if last != number:
-            assert self._file is not None
-            start, end = self._rows[number : number + 2]
-            row = zlib.decompress(os.pread(self._file.number, end - start, start))
-            self._last = number, row
-        return row
 
     def __bytes__(self) -> bytes:
         self.made.result()
