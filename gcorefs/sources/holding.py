@@ -67,7 +67,10 @@ def let_go(
     for _ in range(_MOST_TRIES):
         try:
             reach(Step.RELEASED, tracees.pid)
-            _let_go(tracees, progress, timeout, is_taken_over, may_wait)
+            progress.end()
+            tracees.detach_stopped()
+            progress.released_at = time.monotonic()
+            _let_the_rest_go(tracees, timeout, is_taken_over, may_wait)
             reach(Step.DETACHED_ALL, tracees.pid)
         except MemoryError:  # a thread that nobody looked at would see our EINTR: try again
             time.sleep(tuning.now().last_look / _MOST_TRIES)
@@ -75,16 +78,12 @@ def let_go(
             return
 
 
-def _let_go(
+def _let_the_rest_go(
     tracees: Tracees,
-    progress: Progress,
     timeout: float,
     is_taken_over: Callable[[], bool],
     may_wait: Callable[[], bool],
 ) -> None:
-    progress.end()
-    tracees.detach_stopped()
-    progress.released_at = time.monotonic()
     nap = SHORTEST_NAP
     deadline = time.monotonic() + timeout
     while tracees.awaited and not is_taken_over():
