@@ -70,7 +70,8 @@ def huge_devices() -> frozenset[str]:
     return frozenset(found)
 
 
-_HUGE_SHIFTS = (21, 30)  # 2 MiB, 1 GiB
+_HUGE_SHIFTS = range(16, 35)
+"""From 64 KiB to 16 GiB (include/uapi/linux/memfd.h, MFD_HUGE_64KB to MFD_HUGE_16GB)."""
 
 
 @functools.cache
