@@ -77,6 +77,11 @@ def compare(
     return expected, report(target)
 
 
+def await_free(pid: int) -> None:
+    while any(task_status.tracer(pid, tid) for tid in tasks.tids(pid)):
+        time.sleep(0.01)
+
+
 def assert_free(pid: int) -> None:
     """Nobody traces it, and no stop is left in it."""
     for tid in tasks.tids(pid):

@@ -5,7 +5,6 @@ import os
 import signal
 import struct
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.sources.tracer import Tracer
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
-from tests.live.accounts import assert_free, held
+from tests.live.accounts import assert_free, await_free, held
 from tests.live.test_tracer import await_stopped, notes
 from tests.snapshot import Snapshot, find
 
@@ -139,8 +138,7 @@ def test_if_no_thread_stops_the_program_gives_the_word_size(spawn: Spawn) -> Non
         tracer.join()
     assert target.ask("release") == {"released": True}
     # If it got no CPU meanwhile, it is waited for (process/late.py).
-    while any(tracer for _, tracer in target.states().values()):
-        time.sleep(0.001)
+    await_free(target.pid)
 
 
 def test_a_program_without_thread_local_storage_has_no_note_of_it(

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from gcorefs.process import late
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.sources.tracer import Tracer
 from tests.conftest import GCOREFS, Target, text_of
-from tests.live.accounts import held
+from tests.live.accounts import await_free, held
 from tests.live.test_tracer import hows
 from tests.quota import Quota, hogged, starve
 from tests.snapshot import Snapshot, find
@@ -39,11 +38,6 @@ def quota() -> Iterator[Quota]:
 
 
 NOTHING = {"spurious": 0, "other": 0, "genuine": 0}
-
-
-def await_free(pid: int) -> None:
-    while any(task_status.tracer(pid, tid) for tid in tasks.tids(pid)):
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", CALLS)

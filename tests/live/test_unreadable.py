@@ -245,35 +245,6 @@ print('{"pid": %d}' % os.getpid(), flush=True)
 signal.pause()
 """
 
-
-@alone
-def test_huge_pages_that_were_never_touched_stay_so(tmp_path: Path) -> None:
-    # Four huge pages: three are touched, and one is reserved for the mapping that reserves.  The
-    # second halves of the others have no page left, and are zeros too.
-    with more_huge_pages(4):
-        target = Target([sys.executable, "-c", HUGE])
-        try:
-            Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
-            touched = task_status.status(target.pid)["HugetlbPages"]
-            assert touched == b"6144 kB"
-            snapshot = Snapshot(find(target.pid))
-            try:
-                snapshot.take()
-                path = tmp_path / "core"
-                path.write_bytes(snapshot.read(0, snapshot.size))
-                assert snapshot.unreadable == 0
-            finally:
-                snapshot.close()
-            huge = [vma for vma in mappings(target) if VmFlag.HUGETLB in vma.vm_flags]
-            assert [vma.size for vma in huge] == [4 << 20] * 3
-            core = Core(path)
-            for vma in huge:
-                assert core.read(vma.start, vma.end) == b"abc".ljust(4 << 20, b"\0")
-            assert task_status.status(target.pid)["HugetlbPages"] == touched
-        finally:
-            target.kill()
-
-
 HUGE_FILES = """
 import mmap, os, signal
 SIZE, MAP_NORESERVE, MFD_HUGETLB = 4 << 20, 0x4000, 4
@@ -289,13 +260,22 @@ signal.pause()
 
 
 @alone
-def test_a_file_of_huge_pages_gets_no_page_by_a_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "count"),
+    [pytest.param(HUGE, 3, id="anonymous"), pytest.param(HUGE_FILES, 2, id="files")],
+)
+def test_huge_pages_that_were_never_touched_stay_so(
+    tmp_path: Path, program: str, count: int
+) -> None:
+    """`count`: the mappings, of two pages each.  The first page of each is touched."""
+    # Four huge pages: the touched ones, and one that is reserved for the mapping that reserves.
+    # The second halves of the others have no page left, and are zeros too.
     with more_huge_pages(4):
-        target = Target([sys.executable, "-c", HUGE_FILES])
+        target = Target([sys.executable, "-c", program])
         try:
             Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
             touched = task_status.status(target.pid)["HugetlbPages"]
-            assert touched == b"4096 kB"
+            assert touched == b"%d kB" % (2048 * count)
             snapshot = Snapshot(find(target.pid))
             try:
                 snapshot.take()
@@ -305,9 +285,10 @@ def test_a_file_of_huge_pages_gets_no_page_by_a_read(tmp_path: Path) -> None:
             finally:
                 snapshot.close()
             huge = [vma for vma in mappings(target) if VmFlag.HUGETLB in vma.vm_flags]
-            assert [vma.size for vma in huge] == [4 << 20] * 2
+            assert [vma.size for vma in huge] == [4 << 20] * count
+            core = Core(path)
             for vma in huge:
-                assert Core(path).read(vma.start, vma.end) == b"abc".ljust(4 << 20, b"\0")
+                assert core.read(vma.start, vma.end) == b"abc".ljust(4 << 20, b"\0")
             assert task_status.status(target.pid)["HugetlbPages"] == touched
         finally:
             target.kill()
