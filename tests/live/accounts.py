@@ -78,8 +78,15 @@ def compare(
 
 
 def await_free(pid: int) -> None:
-    while any(task_status.tracer(pid, tid) for tid in tasks.tids(pid)):
+    while any(_is_traced(pid, tid) for tid in tasks.tids(pid)):
         time.sleep(0.01)
+
+
+def _is_traced(pid: int, tid: int) -> bool:
+    try:
+        return bool(task_status.tracer(pid, tid))
+    except ProcessLookupError:  # it ended meanwhile
+        return False
 
 
 def assert_free(pid: int) -> None:

@@ -17,7 +17,7 @@ from threading import Timer
 
 import pytest
 
-from gcorefs.kernel.proc import procfile, task_stat, tasks
+from gcorefs.kernel.proc import task_stat, tasks
 from gcorefs.process.errors import Reason
 from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
@@ -32,6 +32,7 @@ from tests.mounted.conftest import (
     offset_of,
     opened,
     run,
+    sleeping_in,
 )
 from tests.mounted.test_meanwhile import AS_USER
 from tests.mounted.test_stuck_reads import Server
@@ -43,7 +44,7 @@ SOONER = Tuning(take_timeout=5.0)
 SOONEST = Tuning(take_timeout=0.1)
 """The stop is given up, and its tracer too, before an open of the process is refused (held.py)."""
 
-WAITS = {b"futex_get_robust_list_common", b"ptrace_attach"}
+WAITS = {"futex_get_robust_list_common", "ptrace_attach"}
 """Functions of the kernel in which the tracer waits for the execve, in different versions."""
 
 LOOKS = 20
@@ -72,13 +73,9 @@ def let_at_last(server: Server) -> Iterator[None]:
     timer.cancel()
 
 
-def wchans(server: int) -> set[bytes]:
+def waits_of(server: int) -> set[str]:
     """The functions of the kernel in which its threads and those of its workers sleep."""
-    return {
-        procfile.read(f"{pid}/task/{tid}/wchan")
-        for pid in family(server)
-        for tid in tasks.tids(pid)
-    }
+    return {wait for pid in family(server) for wait in sleeping_in(pid)}
 
 
 def test_an_execve_that_waits_for_a_file_server_delays_nobody_else(
@@ -103,7 +100,7 @@ def test_an_execve_that_waits_for_a_file_server_delays_nobody_else(
         target.tell(f"exec {program}")
         eventually(lambda: server.closing() == 1)
         stop.end()
-        eventually(lambda: bool(WAITS & wchans(daemon)))
+        eventually(lambda: bool(WAITS & waits_of(daemon)))
         for _ in range(LOOKS):
             assert str(other.pid).encode() in run("ls", "-f", mount.path).stdout.split()
             assert run("stat", "-c", "%F", mount / other.pid).stdout == b"regular file\n"
@@ -127,7 +124,7 @@ def test_a_tracer_that_waits_for_an_execve_is_the_only_one(
     target.tell(f"exec {server.library}")
     eventually(lambda: task_stat.stat(target.pid).state == "D")
     with opened(mount / target.pid):
-        eventually(lambda: b"ptrace_attach" in wchans(mount.server))
+        eventually(lambda: "ptrace_attach" in waits_of(mount.server))
     mount.expect(f"process {target.pid}: {Reason.TRACED.text}")
     assert errno_of(partial(os.open, mount / target.pid, os.O_RDONLY)) == errno.EBUSY
     workers = [pid for pid in tasks.children(zygote(mount)) if is_tracing(pid)]
@@ -138,5 +135,4 @@ def test_a_tracer_that_waits_for_an_execve_is_the_only_one(
 
 def is_tracing(worker: int) -> bool:
     """True if it waits in ptrace(2)."""
-    waits = (procfile.read(f"{worker}/task/{tid}/wchan") for tid in tasks.tids(worker))
-    return b"ptrace_attach" in waits
+    return "ptrace_attach" in sleeping_in(worker)

@@ -1,6 +1,5 @@
 """A read that cannot end gives its reader an EIO, and affects nobody else."""
 
-import contextlib
 import errno
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from gcorefs.kernel.proc import procfile, task_stat, tasks
+from gcorefs.kernel.proc import task_stat, tasks
 from gcorefs.sources.procfs import maps
 from gcorefs.tuning import Tuning
 from tests.conftest import Mount, SharedMount, Target, wait_until_gone
@@ -28,6 +27,7 @@ from tests.mounted.conftest import (
     is_held,
     opened,
     run,
+    sleeping_in,
     stops,
     whole,
 )
@@ -139,13 +139,9 @@ def status_of(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def stuck_threads(server: int) -> int:
-    """Threads of the server that wait for a page."""
-    waiting = 0
-    for tid in tasks.tids(server):
-        with contextlib.suppress(ProcessLookupError):
-            waiting += procfile.read(f"{server}/task/{tid}/wchan") == b"folio_wait_bit_common"
-    return waiting
+def is_stuck(server: int) -> bool:
+    """True if a thread of the server waits for a page."""
+    return "folio_wait_bit_common" in sleeping_in(server)
 
 
 def test_a_page_whose_handler_is_stopped_is_an_error(
@@ -286,7 +282,7 @@ def test_a_page_that_nobody_supplies_is_an_error_of_one_reader(
     with opened(mount / target.pid) as fd, opened(mount / other.pid) as other_fd:
         offset, _ = segment(fd, start)
         readers = [read_in_a_child(fd, offset + BAD * PAGE) for _ in range(READERS)]
-        eventually(lambda: stuck_threads(mount.server) > 0)
+        eventually(lambda: is_stuck(mount.server))
         for _ in range(100):
             assert_touched_are_there(fd, start)
             assert os.pread(other_fd, 4, os.fstat(other_fd).st_size - PAGE)
@@ -403,13 +399,13 @@ def test_the_server_ends_although_a_thread_of_it_waits(
         with opened(unmounted / target.pid) as fd:
             offset, _ = segment(fd, start)
             assert errno_of(lambda: os.pread(fd, 8, offset + BAD * PAGE)) == errno.EIO
-            assert stuck_threads(daemon) > 0
+            assert is_stuck(daemon)
             if how == "SIGTERM":
                 os.kill(daemon, signal.SIGTERM)
                 wait_until_gone(daemon)
         if how == "umount":
             eventually(lambda: is_free(target.pid))
-            assert stuck_threads(daemon) > 0
+            assert is_stuck(daemon)
             assert gcorefs("umount", unmounted.path).returncode == 0
             wait_until_gone(daemon)
         assert is_free(target.pid)

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import eventually, gcorefs, is_free, is_held, opened
+from tests.mounted.conftest import eventually, gcorefs, is_free, is_held, of_each_thread, opened
 from tests.turns import alone
 
 OPENS = 3
@@ -21,8 +21,7 @@ def beside(mount: Mount) -> Iterator[Mount]:
     allowed = os.sched_getaffinity(mount.server)
 
     def move(cpus: set[int]) -> None:
-        for tid in map(int, os.listdir(f"/proc/{mount.server}/task")):
-            os.sched_setaffinity(tid, cpus)
+        of_each_thread(mount.server, lambda _, tid: os.sched_setaffinity(tid, cpus))
 
     move({CPU})
     try:
