@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh Debian 12, as root:
+# Two commands do everything on a fresh Debian 12 or 13, as root:
 #   make run    set up, mount, dump a sample process and read its core with gdb
 #   make test   set up, all tests
 # While you work:
@@ -43,8 +43,8 @@ VM_TESTS ?= $(VM_TESTS_$(ARCH))
 
 CHECK_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse3 libfuse3-dev
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
-TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd openjdk-17-jdk-headless nodejs \
-	golang-go delve file redis-server redis-tools postgresql-15 strace attr busybox cpio \
+TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd default-jdk-headless nodejs \
+	golang-go delve file redis-server redis-tools postgresql strace attr busybox cpio \
 	libarchive-tools rsync rclone zip
 BENCH_PACKAGES := $(RUN_PACKAGES) strace
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell

@@ -33,7 +33,8 @@ def delve(program: Path, core: Path, folder: Path, *commands: str) -> str:
     script = folder / "commands"
     script.write_text("\n".join([*commands, "exit"]) + "\n")
     words = ("--allow-non-terminal-interactive=true", "--check-go-version=false", "--init", script)
-    out, err = run("dlv", "core", program, core, *words)
+    # Newer ones colour what they print, unless the terminal cannot show it.
+    out, err = run("env", "TERM=dumb", "dlv", "core", program, core, *words)
     assert err == ""
     return out
 
