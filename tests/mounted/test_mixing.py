@@ -77,7 +77,7 @@ def word(number: int) -> bytes:
     return number.to_bytes(8, "little")
 
 
-@pytest.mark.parametrize("option", ["idle_timeout=1", "max_stop=1"])
+@pytest.mark.parametrize("option", ["idle_timeout=1", "max_stop=3"])
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("way", WAYS)
 def test_old_and_new_never_mix(

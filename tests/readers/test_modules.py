@@ -46,7 +46,7 @@ def by_true_path(rows: Iterable[tuple[str, str]]) -> dict[str, int]:
 
 def test_gdb_lists_the_mapped_files(threads: Target, core_file: Callable[[int], Path]) -> None:
     out = gdb(threads.argv[0], core_file(threads.pid), "--", "info proc mappings")
-    rows = re.findall(r"^ +(0x\w+) +(0x\w+) +0x\w+ +(0x\w+) +(/.*)$", out, re.MULTILINE)
+    rows = re.findall(r"^ *(0x\w+) +(0x\w+) +0x\w+ +(0x\w+) +(/.*?) *$", out, re.MULTILINE)
     found = [(*(int(word, 16) for word in row[:3]), row[3]) for row in rows]
     assert found == mapped_files(threads.pid)
 

@@ -113,7 +113,7 @@ def test_what_gdb_shows_of_a_thread_that_did_not_stop_is_what_is_known_of_it(
     assert list(Core(core).threads)[-1] == target.pid
     text = gdb(target.argv[0], core, "--", "thread 5", "info registers rip xmm0 fctrl k0", "bt 1")
     assert f"(LWP {target.pid}))]" in text
-    assert re.search(r"^rip .*<__libc_vfork\+\d+>$", text, re.MULTILINE)
+    assert re.search(r"^rip .*<\w*vfork\+\d+>$", text, re.MULTILINE)
     # Nobody read its floating point registers, and the core has none for gdb.
     assert re.search(r"^xmm0 .*uint128 = <unavailable>}$", text, re.MULTILINE)
     assert re.search(r"^fctrl +<unavailable>$", text, re.MULTILINE)
