@@ -57,11 +57,15 @@ class Budget:
         self._used[owner] += amount
         self._sum += amount
 
+    def used(self, uid: int) -> int:
+        """What the user has who is charged for `uid`."""
+        return self._used[self._owner(uid)]
+
     def left(self, uid: int, users: int = 1) -> int:
         """The most that `take` would give to `uid` now, if `users` users divide the total amount
         equally."""
         owner = self._owner(uid)
-        left = self.share(uid, users) - self._used[owner]
+        left = self.share(uid, users) - self.used(uid)
         return left if owner == _ROOT else min(left, self._total - self._sum)
 
     def share(self, uid: int, users: int) -> int:

@@ -7,7 +7,8 @@ from gcorefs.mount.log import logger
 
 _WINDOW = 10.0  # seconds
 _MOST_ALIKE = 1_000
-_MOST_KINDS = 1_000
+MOST_KINDS = 1_000
+"""Kinds that are remembered.  With one more, all are forgotten."""
 
 
 class Refusals:
@@ -16,6 +17,10 @@ class Refusals:
     def __init__(self) -> None:
         self._seen: dict[tuple[Why, str], tuple[float, int]] = {}
 
+    def __len__(self) -> int:
+        """The kinds that are remembered: a reason with its detail."""
+        return len(self._seen)
+
     def log(self, error: Refusal) -> None:
         kind, now = (error.reason, error.detail), time.monotonic()
         begun, count = self._seen.get(kind, (now, 0))
@@ -23,7 +28,7 @@ class Refusals:
             if count > _MOST_ALIKE:
                 logger.warning("%s: %d more times", error.reason.text, count - _MOST_ALIKE)
             begun, count = now, 0
-        if len(self._seen) >= _MOST_KINDS:
+        if len(self) >= MOST_KINDS:
             self._seen.clear()
         self._seen[kind] = begun, count + 1
         if count < _MOST_ALIKE:

@@ -31,7 +31,7 @@ from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.pagemap import ANONYMOUS, NOT_EXCLUSIVE, Pagemap, Run, runs_in
 
-_REACH = HUGE_PAGE_SIZE // PAGE_SIZE - 1
+REACH = HUGE_PAGE_SIZE // PAGE_SIZE - 1
 """Pages from the first to the last of the largest folio.  After mremap(2) a folio may begin at
 any page."""
 
@@ -51,7 +51,7 @@ class CopyOnWrite:
 
     def overlaps(self, start: int, end: int) -> bool:
         """True if there may be pages to copy between two addresses."""
-        reach = _REACH * PAGE_SIZE
+        reach = REACH * PAGE_SIZE
         return next(self._mappings.between(start - reach, end + reach), None) is not None
 
     def runs(self, address: int, length: int) -> Iterator[tuple[int, int]]:
@@ -64,9 +64,9 @@ class CopyOnWrite:
         anonymous, shared = self._pages(first, count)
         near = [(0, count)]
         if anonymous != shared:
-            before = min(first, _REACH)
-            _, around = self._pages(first - before, before + count + _REACH)
-            near = [(low - before, high - before) for low, high in _neighbourhoods(around)]
+            before = min(first, REACH)
+            _, around = self._pages(first - before, before + count + REACH)
+            near = [(low - before, high - before) for low, high in neighbourhoods(around)]
         for low, high in near:
             for one, other in runs_in(anonymous, max(0, low), min(count, high)):
                 yield (
@@ -100,12 +100,12 @@ class _Borders:
             index += 1
 
 
-def _neighbourhoods(shared: bytes) -> Iterator[Run]:
+def neighbourhoods(shared: bytes) -> Iterator[Run]:
     """The runs of pages within reach of a shared page, in order and disjoint."""
     first = shared.find(1)
     while first >= 0:
         last = first
-        while (other := shared.rfind(1, last + 1, last + 1 + 2 * _REACH)) >= 0:
+        while (other := shared.rfind(1, last + 1, last + 1 + 2 * REACH)) >= 0:
             last = other
-        yield first - _REACH, last + 1 + _REACH
+        yield first - REACH, last + 1 + REACH
         first = shared.find(1, last + 1)

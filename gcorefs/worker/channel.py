@@ -17,12 +17,12 @@ from typing import Any
 
 from gcorefs.kernel.open_file import OpenFile
 
-_LONGEST = 64 << 10
+LONGEST = 64 << 10
 """The most bytes of a packet.  Several packets fit into the buffer of a socket (socket(7),
 wmem_default)."""
 
 _MOST_FILES = 16
-PACKET_SPACE = _LONGEST + 1
+PACKET_SPACE = LONGEST + 1
 FILE_SPACE = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
 
 _HERE, _IN_FILE = b"h", b"f"
@@ -62,7 +62,7 @@ class Packet:
         pickler.dump(message)
         self._files = pickler.files
         self.data = _HERE + text.getbuffer()
-        if len(self.data) > _LONGEST:
+        if len(self.data) > LONGEST:
             long_text = OpenFile(os.memfd_create("gcorefs-message", os.MFD_CLOEXEC))
             with open(long_text.number, "wb", closefd=False) as file:
                 file.write(text.getbuffer())

@@ -21,9 +21,9 @@ from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.segments import Loads
 from gcorefs.kernel.open_file import OpenFile
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.worker import channel, zygote
 from gcorefs.worker import messages as say
-from gcorefs.worker.channel import FILE_SPACE, PACKET_SPACE, Channel, Packet, unpack
+from gcorefs.worker import zygote
+from gcorefs.worker.channel import FILE_SPACE, LONGEST, PACKET_SPACE, Channel, Packet, unpack
 from gcorefs.worker.header import HeaderWriter, SharedHeader
 from gcorefs.worker.page import SharedProgress, new_page
 
@@ -88,7 +88,7 @@ def test_a_long_message_arrives_whole(pair: tuple[socket.socket, socket.socket])
     assert os.pread(file.number, 100, 0) == b"file"
 
 
-@pytest.mark.parametrize("size", [channel._LONGEST - 64, channel._LONGEST, channel._LONGEST + 1])
+@pytest.mark.parametrize("size", [LONGEST - 64, LONGEST, LONGEST + 1])
 def test_a_message_of_any_length_is_one_packet(
     size: int, pair: tuple[socket.socket, socket.socket]
 ) -> None:

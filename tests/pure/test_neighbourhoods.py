@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.process.copy_on_write import _REACH, _neighbourhoods
+from gcorefs.process.copy_on_write import REACH, neighbourhoods
 from gcorefs.process.pagemap import runs_in
 
 pages = st.lists(st.integers(0, 3000), max_size=8).map(
@@ -19,9 +19,9 @@ def test_all_that_is_within_reach_and_nothing_else(shared: bytes) -> None:
     near = {
         number
         for number in range(len(shared))
-        if any(abs(number - each) <= _REACH for each in marked)
+        if any(abs(number - each) <= REACH for each in marked)
     }
-    runs = list(_neighbourhoods(shared))
+    runs = list(neighbourhoods(shared))
     found = [number for low, high in runs for number in range(low, high)]
     assert found == sorted(set(found))
     # A gap of one page between two reaches is not a separate run.

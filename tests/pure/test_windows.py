@@ -17,6 +17,7 @@ from gcorefs.mount.windows import WINDOW, WINDOWS, Windows
 MIB = 1 << 20
 EACH, TOTAL = 64 * MIB, 160 * MIB
 SIZE = 1 << 40
+THREAD = "reads ahead for test_windows"
 
 
 class Account:
@@ -25,10 +26,10 @@ class Account:
         self.windows = Windows(self._budget, Buffers())
 
     def used(self, uid: int) -> int:
-        return self._budget._used[uid]
+        return self._budget.used(uid)
 
     def reader(self, uid: int, fill: Callable[[int, memoryview], int] | None = None) -> ReadAhead:
-        return ReadAhead(fill or (lambda _, view: len(view)), SIZE, self.windows, uid)
+        return ReadAhead(fill or (lambda _, view: len(view)), SIZE, self.windows, uid, THREAD)
 
 
 class Forward:
@@ -110,7 +111,7 @@ async def test_no_number_of_files_has_more_than_its_user_may() -> None:
             await each.read()
             assert account.used(7) <= EACH
     # No more threads than windows.
-    ahead = [each for each in threading.enumerate() if "_fill_each" in repr(each)]
+    ahead = [each for each in threading.enumerate() if each.name == THREAD]
     assert len(ahead) <= EACH // MIB
     end(*readers)
     await until(lambda: account.used(7) == 0)
