@@ -291,14 +291,18 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
     monkeypatch.setattr(procfile, "read", read)
     monkeypatch.setattr(tasks, "pids", lambda: [*FLAGS])
-    monkeypatch.setattr(tasks, "_kernel_threads", tasks._KernelThreads())
     return files
+
+
+def user_pids() -> list[int]:
+    """Asked by somebody who knows no kernel thread yet."""
+    return tasks.user_pids(tasks.KernelThreads())
 
 
 def test_kernel_threads_are_told_without_a_look_at_any(proc: dict[str, bytes]) -> None:
     # One of them is seen only before, one only after.
     proc["2/task/2/children"] = b"3 51 |3 4 "
-    assert tasks.user_pids() == [1, 50, 52]
+    assert user_pids() == [1, 50, 52]
     assert not any(proc.values())
 
 
@@ -307,36 +311,31 @@ def test_a_program_that_the_kernel_started_is_listed_and_threads_are_looked_at_o
 ) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    looks: list[int] = []
-
-    def is_kernel_thread(pid: int) -> bool:
-        looks.append(pid)
-        return pid in (3, 51)
-
-    monkeypatch.setattr(tasks, "_is_kernel_thread", is_kernel_thread)
+    known = tasks.KernelThreads()
+    children = {pid: f"{pid}/task/{pid}/stat" for pid in (3, 51, 52)}
     for time, looked_at in ((100.0, [3, 51, 52]), (109.9, [52]), (110.0, [3, 51, 52])):
         now = time
         proc["2/task/2/stat"] = stat_line(b"kthreadd", flags=FLAGS[2])
         proc["2/task/2/children"] = b"3 51 52|3 51 52"
-        looks.clear()
-        assert tasks.user_pids() == [1, 4, 50, 52]
-        assert sorted(looks) == looked_at
+        proc |= {path: stat_line(b"x", flags=FLAGS[pid]) for pid, path in children.items()}
+        assert tasks.user_pids(known) == [1, 4, 50, 52]
+        assert [pid for pid, path in children.items() if not proc[path]] == looked_at
 
 
 def test_there_is_no_kernel_thread_if_another_process_has_pid_2(
     proc: dict[str, bytes],
 ) -> None:
     proc["2/task/2/stat"] = stat_line(b"sh", flags=USER)
-    assert tasks.user_pids() == [*FLAGS]
+    assert user_pids() == [*FLAGS]
     del proc["2/task/2/stat"]
-    assert tasks.user_pids() == [*FLAGS]
+    assert user_pids() == [*FLAGS]
 
 
 def test_a_kernel_without_lists_of_children_is_asked_for_each(proc: dict[str, bytes]) -> None:
     proc |= {f"{pid}/task/{pid}/stat": stat_line(b"x", flags=flags) for pid, flags in FLAGS.items()}
     proc["2/task/2/stat"] += b"|" + proc["2/task/2/stat"]
     del proc["52/task/52/stat"]  # it is gone
-    assert tasks.user_pids() == [1, 50]
+    assert user_pids() == [1, 50]
 
 
 def test_what_hidepid_does_not_show_is_not_listed(
@@ -352,7 +351,7 @@ def test_what_hidepid_does_not_show_is_not_listed(
         return shown[pid]
 
     monkeypatch.setattr(procfile, "read", read)
-    assert tasks.user_pids() == [50, 52]
+    assert user_pids() == [50, 52]
 
 
 def test_a_process_is_not_asked_for_the_times_of_all_its_threads(proc: dict[str, bytes]) -> None:

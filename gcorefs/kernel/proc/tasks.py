@@ -36,7 +36,31 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
-def user_pids() -> list[int]:
+_KTHREADD = 2
+_STAYS_KERNEL = 10.0
+
+
+class KernelThreads:
+    """The children of kthreadd that are kernel threads.  Each is looked at once, and again after
+    ten seconds, because another process may have its pid then."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._looked_at = -math.inf
+
+    def among(self, children: set[int]) -> set[int]:
+        now = time.monotonic()
+        if now - self._looked_at >= _STAYS_KERNEL:
+            self._known, self._looked_at = set(), now
+        found = {pid for pid in children if pid in self._known or _is_kernel_thread(pid)}
+        self._known = found
+        return found
+
+
+_of_this_kernel = KernelThreads()
+
+
+def user_pids(kernel_threads: KernelThreads = _of_this_kernel) -> list[int]:
     """Every process that is not a kernel thread, without a look at each of them.
 
     Kernel threads are children of kthreadd, which creates them (kernel/kthread.c).  kthreadd has
@@ -55,34 +79,10 @@ def user_pids() -> list[int]:
         # siblings are read, the kernel can skip another one (fs/proc/array.c, get_children_pid).
         before = children(_KTHREADD)
         found = pids()
-        threads = {_KTHREADD, *_kernel_threads.among({*before, *children(_KTHREADD)})}
+        threads = {_KTHREADD, *kernel_threads.among({*before, *children(_KTHREADD)})}
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return [pid for pid in pids() if not _is_kernel_thread(pid)]
     return [pid for pid in found if pid not in threads]
-
-
-_KTHREADD = 2
-
-
-class _KernelThreads:
-    """The children of kthreadd that are kernel threads.  Each is looked at once, and again after
-    ten seconds, because another process may have its pid then."""
-
-    def __init__(self) -> None:
-        self._known: set[int] = set()
-        self._looked_at = -math.inf
-
-    def among(self, children: set[int]) -> set[int]:
-        now = time.monotonic()
-        if now - self._looked_at >= _STAYS_KERNEL:
-            self._known, self._looked_at = set(), now
-        found = {pid for pid in children if pid in self._known or _is_kernel_thread(pid)}
-        self._known = found
-        return found
-
-
-_STAYS_KERNEL = 10.0
-_kernel_threads = _KernelThreads()
 
 
 def children(pid: int) -> list[int]:
