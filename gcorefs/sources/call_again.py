@@ -33,13 +33,12 @@ whether a stopped thread comes out of a call: it has forgotten the number (NT_AR
   handler on a stack of its own (sigaltstack(2)) is not found.
 """
 
-import os
 from typing import NamedTuple
 
 from gcorefs.arch.machine import NT_PRSTATUS, Machine, Rewind
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.kernel import ptrace
-from gcorefs.kernel.proc import current_call, task_status
+from gcorefs.kernel.proc import address_space, current_call, task_status
 from gcorefs.sources import restart
 
 _NO_CALL = -1
@@ -144,7 +143,7 @@ class CallAgain:
     def _is_call(self, tid: int, address: int) -> bool:
         """True if the instruction that calls the kernel is at `address`."""
         instruction = self._rewind.instruction
-        return self._memory(tid, address, len(instruction)) == instruction
+        return address_space.memory(tid, address, len(instruction)) == instruction
 
     def _has_returned_from_handler(self, tid: int, general: bytes) -> bool:
         machine = self._machine
@@ -153,24 +152,11 @@ class CallAgain:
         start = sp
         while start > 0 and len(frame) < _LARGEST_FRAME:
             end, start = start, (start - 1) // PAGE_SIZE * PAGE_SIZE
-            page = self._memory(tid, start, end - start)
+            page = address_space.memory(tid, start, end - start)
             if len(page) < end - start:
                 break
             frame = page + frame
         return general in frame
-
-    def _memory(self, tid: int, address: int, length: int) -> bytes:
-        """Memory of the process; less of it, or nothing, if it cannot be read."""
-        try:
-            fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return b""
-        try:
-            return os.pread(fd, length, address)
-        except (OSError, OverflowError):
-            return b""
-        finally:
-            os.close(fd)
 
     # The number of the call, as the kernel has it.
 

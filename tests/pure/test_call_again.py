@@ -10,7 +10,7 @@ import pytest
 from gcorefs.arch.aarch64 import AARCH64, NT_ARM_SYSTEM_CALL
 from gcorefs.arch.aarch64_calls import AUDIT_ARCH_AARCH64
 from gcorefs.kernel import ptrace
-from gcorefs.kernel.proc import current_call, task_status
+from gcorefs.kernel.proc import address_space, current_call, task_status
 from gcorefs.sources.call_again import CallAgain
 
 TID = 7
@@ -40,7 +40,7 @@ class Thread:
             monkeypatch.setattr(ptrace, name, getattr(self, name))
         monkeypatch.setattr(task_status, "status", self.shown_status)
         monkeypatch.setattr(current_call, "system_call", self.system_call)
-        monkeypatch.setattr(CallAgain, "_memory", self.memory)
+        monkeypatch.setattr(address_space, "memory", self.memory)
 
     @property
     def general(self) -> bytes:

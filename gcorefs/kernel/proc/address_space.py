@@ -1,7 +1,9 @@
-"""The address space of a process as a whole, from /proc: auxv, coredump_filter, VmPTE.
+"""The address space of a process as a whole, from /proc: auxv, mem, coredump_filter, VmPTE.
 
 proc_pid_auxv(5), core(5), proc_pid_status(5).
 """
+
+import os
 
 from gcorefs import tuning
 from gcorefs.arch.page import PAGE_SIZE
@@ -27,6 +29,20 @@ def without_text(tid: int, name: str) -> OSError:
     if task_stat.stat(tid).is_exiting or procfile.has_text(path):
         return procfile.gone(path)
     return procfile.empty(path)
+
+
+def memory(tid: int, address: int, length: int) -> bytes:
+    """What is at `address`; less of it, or nothing, if it cannot be read."""
+    try:
+        fd = procfile.open_file(f"{tid}/mem")
+    except OSError:
+        return b""
+    try:
+        return os.pread(fd, length, address)
+    except (OSError, OverflowError):
+        return b""
+    finally:
+        os.close(fd)
 
 
 def coredump_filter(tid: int) -> int:
