@@ -28,6 +28,15 @@ class Tuning:
     """Seconds that a caller waits for one read.  A page that userfaultfd(2) must supply never comes
     while its handler is stopped."""
 
+    estimate_timeout: float = 2.0
+    """Seconds that a look through the mappings may take, for the estimate of a size.  A process
+    that changes its mappings makes it wait."""
+
+    guess_for: float = 60.0
+    """Seconds for which the sizes of all processes of a user are guesses, after the size of one was
+    not known in time.  For mkdir(2) and the like the kernel locks the mount until a look-up is
+    answered (mount/directories.py): a user with many such processes would keep all others out."""
+
     last_look: float = 0.5
     """Seconds that all wait at the end for threads that were interrupted and have not stopped.
     Then the OS thread of the tracer waits alone, and only for those that process/late.py names."""
@@ -37,6 +46,9 @@ class Tuning:
 
     many_threads: int = 100
     """With this many threads or more, their CPU times are read after the header is made."""
+
+    most_waiting: int = 64
+    """Workers that may wait for something after the stops of one user."""
 
     overdue: float = 5.0
     """Seconds past max_stop after which a process that is still held should long have been let go:

@@ -23,9 +23,6 @@ from gcorefs.worker import messages as say
 from gcorefs.worker.channel import FILE_SPACE, PACKET_SPACE, Packet, unpack
 from gcorefs.worker.zygote import Zygote
 
-_MOST_OF_ONE_USER = 64
-"""The most workers that wait for something after the stops of one user."""
-
 _MOST_IDLE = 2
 """The most idle workers.  Each takes some megabytes."""
 
@@ -175,7 +172,7 @@ class Crew:
 
     def may_stay(self, carried: Carried) -> bool:
         """True if the worker of this stop may wait for something after it."""
-        return self._waiting[carried.uid] < _MOST_OF_ONE_USER
+        return self._waiting[carried.uid] < tuning.now().most_waiting
 
     def rest(self, link: Link, may_go_on: bool) -> None:
         """A worker waits for nothing any more."""

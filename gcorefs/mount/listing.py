@@ -35,9 +35,6 @@ T = TypeVar("T")
 LOOK_TIMEOUT = 5.0
 """Seconds that a question to /proc may take."""
 
-ESTIMATE_TIMEOUT = 2.0
-"""Seconds that a look through the mappings may take.  A process that changes them makes it wait."""
-
 _STAYS_TRUE = 0.1
 """Seconds for which an estimate is used again if the process has as much memory as before.  One
 stat(2) asks twice: for the name and for the attributes."""

@@ -18,13 +18,7 @@ from gcorefs.kernel.proc import current_call
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Budget
-from gcorefs.mount.listing import (
-    ESTIMATE_TIMEOUT,
-    Look,
-    Questions,
-    estimate,
-    rough_estimate,
-)
+from gcorefs.mount.listing import Look, Questions, estimate, rough_estimate
 from gcorefs.mount.log import logger
 from gcorefs.mount.sight import Caller, Sight, is_everybodys
 from gcorefs.process.access import Opener
@@ -32,11 +26,6 @@ from gcorefs.process.errors import Reason
 from gcorefs.steps import Step
 
 _SIZE_TIMEOUT = 5.0
-
-_GUESS_FOR = 60.0
-"""Seconds for which the sizes of all processes of a user are guesses, after the size of one was not
-known in time.  For mkdir(2) and the like the kernel locks the mount until a look-up is answered
-(directories.py): a user with many such processes would keep all others out."""
 
 _T = TypeVar("_T")
 
@@ -96,7 +85,8 @@ class Looks:
         with self._requests.lent(ctx.uid, pid):
             question = _Begun(functools.partial(estimate, found, keeps_lost_files))
             try:
-                size = await self._estimates.ask(pid, ctx.uid, question, ESTIMATE_TIMEOUT)
+                seconds = tuning.now().estimate_timeout
+                size = await self._estimates.ask(pid, ctx.uid, question, seconds)
             except Refusal as error:
                 logger.debug("process %d: its size is a rough guess: %s", pid, error)
                 size = rough_estimate(found)
@@ -108,7 +98,7 @@ class Looks:
     def _guess(self, owner: int) -> None:
         now = time.monotonic()
         later = {uid: until for uid, until in self._guess_until.items() if until > now}
-        self._guess_until = later | {owner: now + _GUESS_FOR}
+        self._guess_until = later | {owner: now + tuning.now().guess_for}
 
     async def await_size(self, inode: Inode, ctx: RequestContext) -> None:
         """Wait until st_size is exact, within a bound: cp and cat ask once, right after open(2).

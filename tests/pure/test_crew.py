@@ -5,7 +5,7 @@ import gc
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, cast
@@ -309,9 +309,9 @@ def test_workers_may_come_while_a_thread_asks_who_is_one() -> None:
     trio.run(main)
 
 
-def test_all_workers_with_late_threads_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_workers_with_late_threads_count(tune: Callable[[Tuning], None]) -> None:
     """More stops of one user may end at once than there may be workers that wait for a user."""
-    monkeypatch.setattr(crews, "_MOST_OF_ONE_USER", FEW)
+    tune(Tuning(most_waiting=FEW))
 
     async def main() -> None:
         async with mounted() as mount:

@@ -2,7 +2,7 @@
 a while."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -20,10 +20,14 @@ from gcorefs.mount.looks import Looks
 from gcorefs.mount.sight import Sight
 from gcorefs.policy import DEFAULT
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.tuning import Tuning
 
 EXACT = 12345
 CALLER = 1000
 HOSTILE, INNOCENT = 4001, 4002
+TUNING = Tuning(estimate_timeout=0.05)
+
+Tune = Callable[[Tuning], None]
 
 
 class Caller:
@@ -51,10 +55,10 @@ class Asked:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+def asked(monkeypatch: pytest.MonkeyPatch, tune: Tune) -> Iterator[Asked]:
     asked = Asked(1)
     monkeypatch.setattr(looks, "estimate", asked)
-    monkeypatch.setattr(looks, "ESTIMATE_TIMEOUT", 0.05)
+    tune(TUNING)
     yield asked
     asked.end.set()
 
@@ -83,10 +87,8 @@ async def test_the_processes_of_others_are_asked_all_the_same(asked: Asked, made
     assert await size(made, process(2, INNOCENT)) == EXACT
 
 
-async def test_it_is_asked_again_later(
-    asked: Asked, made: Looks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(looks, "_GUESS_FOR", 0.0)
+async def test_it_is_asked_again_later(asked: Asked, made: Looks, tune: Tune) -> None:
+    tune(replace(TUNING, guess_for=0.0))
     await size(made, process(1, HOSTILE))
     assert await size(made, process(2, HOSTILE)) == EXACT
 
