@@ -33,7 +33,7 @@ from gcorefs.process.errors import Reason, told
 from gcorefs.process.filter_facts import MappingFacts
 from gcorefs.process.holes import find_holes
 from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
-from gcorefs.process.memory import Memory
+from gcorefs.process.memory import Memory, Ways
 from gcorefs.process.page_providers import MayWait, NotBrought, source_of
 from gcorefs.process.unreadable import unreadable
 from gcorefs.sources.procfs import ProcRegisters
@@ -88,13 +88,12 @@ def gather(seen: Standstill, policy: Policy) -> Evidence:
         memory=memory,
         auxv=address_space.read_mm(seen.tid, "auxv"),
         file_note_limit=system_files.file_note_limit() or FILE_NOTE_LIMIT,
-        circumstances={"coredump_filter": f"{mask:#x}", **_unknown(seen.memory)},
+        circumstances={"coredump_filter": f"{mask:#x}", **unknown_holes(seen.memory.ways)},
     )
 
 
-def _unknown(memory: Memory) -> dict[str, str]:
+def unknown_holes(ways: Ways) -> dict[str, str]:
     """For the note: why holes are not known, if so.  They are read and are zeros in the file."""
-    ways = memory.ways
     whys = {
         "holes_unknown": ways.pagemap.why_unknown,
         "shared_holes_unknown": ways.shmem.why_unknown,

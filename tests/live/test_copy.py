@@ -118,7 +118,10 @@ def test_what_is_copied_is_what_would_have_been_read(
 def test_a_kernel_that_populates_no_memory_in_advance_copies_too(
     spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_memory, "_MADV_POPULATE_WRITE", 1000)  # no kernel knows this advice
+    def populate(_: memoryview) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(own_memory, "populate", populate)
     target = spawn("memory", tmp_path)
     with held(target) as snapshot:
         before = whole(snapshot)

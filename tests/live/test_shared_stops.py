@@ -183,10 +183,18 @@ async def test_a_copy_that_comes_too_late_does_not_hold_up_later_cores(
 ) -> None:
     """The worker asks for a copy that nobody waits for any more."""
     target = spawn("threads", 1)
+    begin, hear = RemoteStop.begin, RemoteStop.hear
+    begun: list[RemoteStop] = []
+
+    async def begin_and_tell(remote: RemoteStop, max_stop: float) -> None:
+        begun.append(remote)
+        await begin(remote, max_stop)
+
+    monkeypatch.setattr(RemoteStop, "begin", begin_and_tell)
     async with stopping(target, Policy()) as stop:
         (first,) = stop.cores.values()
         keeping = await opened(first)
-        hear = RemoteStop.hear
+        (asking,) = begun
         asked = trio.Event()
         late: list[tuple[RemoteStop, object]] = []
 
@@ -200,7 +208,7 @@ async def test_a_copy_that_comes_too_late_does_not_hold_up_later_cores(
         monkeypatch.setattr(RemoteStop, "hear", hear_late)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(stop._stop.core, COPY, HoldCopy(Room(1 << 30)))
+                nursery.start_soon(asking.core, COPY, HoldCopy(Room(1 << 30)))
                 await asked.wait()
                 scope.cancel()
         monkeypatch.undo()

@@ -5,15 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gcorefs import gather
 from gcorefs.arch.xsave import XsaveAccount, XsaveLayout
 from gcorefs.elfcore.filter import LeftOut
 from gcorefs.elfcore.provenance import NT_GCOREFS, Account, How, Origin, Provenance
+from gcorefs.gather import unknown_holes
 from gcorefs.holder import HoldCopy
 from gcorefs.mount.options import OPTIONS
 from gcorefs.policy import Policy
 from gcorefs.process.copy import Room
-from gcorefs.process.memory import Memory
+from gcorefs.process.memory import Ways
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `(\w+)=(\w+)` \| ([^|]+) \|")
@@ -46,7 +46,7 @@ def facts_of_a_note() -> dict[str, Any]:
         policy={
             **Policy().facts(),
             "coredump_filter": "0x33",
-            **gather._unknown(cast(Memory, SimpleNamespace(ways=ways))),
+            **unknown_holes(cast(Ways, ways)),
             **holder.facts(),
         },
         stopped=1,
