@@ -2,15 +2,15 @@
 
 import os
 import re
-import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import sdnotify
 import trio
 
+from gcorefs.cli import background
 from gcorefs.mount import interpreter, log, server
 from gcorefs.mount.options import OPTIONS, parse
 from gcorefs.mount.server import MountError, Watchdog
@@ -75,7 +75,7 @@ def mount(
             systemd = _Systemd()
             run(systemd.ready, systemd.watchdog())
         else:
-            _in_background(run)
+            background.run(run)
     except (OSError, MountError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -112,20 +112,6 @@ class _Systemd:
         return Watchdog(int(microseconds) / 2e6, lambda: self._notifier.notify("WATCHDOG=1"))
 
 
-def _in_background(run: Callable[[Callable[[], None]], None]) -> None:
-    """Run in a child with a session of its own.  Return when it is ready, or fail as it fails."""
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        with os.fdopen(reading, encoding="utf-8") as pipe:
-            message = pipe.read()
-        if message != "ready":
-            raise MountError(message or "the server ended before it was ready")
-        return
-    os.close(reading)
-    _child(run, writing)
-
-
 def _open_standard_descriptors() -> None:
     """Open /dev/null for each of the file descriptors 0, 1 and 2 that is closed.
 
@@ -134,36 +120,6 @@ def _open_standard_descriptors() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
     os.close(number)
-
-
-def _child(run: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
-    status = 1
-    try:
-        os.setsid()
-        os.chdir("/")
-
-        def on_ready() -> None:
-            # The parent does not wait for us any more.  We must not keep open the terminal or
-            # pipe that we were started from: it may belong to a process that we hold.
-            null = os.open(os.devnull, os.O_RDWR)
-            for number in (0, 1, 2):
-                os.dup2(null, number)
-            os.close(null)
-            os.write(writing, b"ready")
-            os.close(writing)
-
-        run(on_ready)
-        status = 0
-    except BaseException as error:  # the parent reports it on the terminal
-        try:
-            os.write(writing, (str(error) or repr(error)).encode())
-        except OSError:
-            log.logger.exception("ended")
-    finally:
-        log.stop()
-        if sys.stdout is not None:  # None if it was closed when we were started
-            sys.stdout.flush()
-        os._exit(status)
 
 
 @click.command()

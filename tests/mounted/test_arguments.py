@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcorefs import api
-from gcorefs.cli import main, mount, victim
+from gcorefs.cli import background, main, mount, victim
 from gcorefs.kernel.ending_signals import ENDING
 from gcorefs.kernel.proc import procfile
+from gcorefs.mount import server
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount
 
@@ -193,8 +194,8 @@ def test_any_words_are_taken_or_refused_in_one_line(arguments: list[str]) -> Non
     """In this process, with a replacement for everything that would mount, stop or write."""
     gone = ProcessError(Reason.GONE, 1)
     with (
-        mock.patch.object(mount, "_in_background"),
-        mock.patch.object(mount, "_serve"),
+        mock.patch.object(background, "run"),
+        mock.patch.object(server, "serve"),
         mock.patch.object(mount, "log"),
         mock.patch.object(api, "find", side_effect=gone),
     ):
