@@ -1,6 +1,6 @@
 """Who may import whom: read from the source, nothing is imported.
 
-The rooms stand in the order in which a request meets them, and imports run one way.
+The folders stand in the order in which a request meets them, and imports run one way.
 """
 
 import ast
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gcorefs"
 
-ROOMS = (
+FOLDERS = (
     "errors",
     "steps",
     "tuning",
@@ -38,7 +38,7 @@ ROOMS = (
     "cli",
 )
 # The package itself knows its version, __main__ is the command line under another name.
-ROOMLESS = {PACKAGE: {f"{PACKAGE}.api"}, f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
+FOLDERLESS = {PACKAGE: {f"{PACKAGE}.api"}, f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
 
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {
@@ -46,7 +46,7 @@ PURE = {
     "json", "math", "operator", "re", "string", "struct", "typing", "zlib",
 }  # fmt: skip
 
-# A foreign module and the rooms or modules that may import it; nobody else.
+# A foreign module and the folders or modules that may import it; nobody else.
 RESERVED = {
     "pyfuse3": ("mount",),
     "msgspec": ("option",),
@@ -70,7 +70,7 @@ def _name(path: Path) -> str:
 
 PATHS = sorted((ROOT / PACKAGE).rglob("*.py"))
 TREES = {_name(path): ast.parse(path.read_bytes(), path) for path in PATHS}
-MODULES = sorted(set(TREES) - set(ROOMLESS))
+MODULES = sorted(set(TREES) - set(FOLDERLESS))
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
@@ -96,34 +96,34 @@ def _foreign(module: str) -> set[str]:
     return names - {PACKAGE}
 
 
-def _room(module: str) -> str:
+def _folder(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_every_module_is_in_a_room() -> None:
-    assert {_room(module) for module in MODULES} == set(ROOMS)
+def test_every_module_is_in_a_folder() -> None:
+    assert {_folder(module) for module in MODULES} == set(FOLDERS)
 
 
-@pytest.mark.parametrize("module", ROOMLESS)
-def test_what_is_in_no_room_imports_next_to_nothing(module: str) -> None:
-    assert _ours(module) <= ROOMLESS[module]
+@pytest.mark.parametrize("module", FOLDERLESS)
+def test_what_is_in_no_folder_imports_next_to_nothing(module: str) -> None:
+    assert _ours(module) <= FOLDERLESS[module]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_from_its_room_and_those_before_it(module: str) -> None:
-    allowed = ROOMS[: ROOMS.index(_room(module)) + 1]
-    later = {name for name in _ours(module) - set(ROOMLESS) if _room(name) not in allowed}
+def test_a_module_imports_from_its_folder_and_those_before_it(module: str) -> None:
+    allowed = FOLDERS[: FOLDERS.index(_folder(module)) + 1]
+    later = {name for name in _ours(module) - set(FOLDERLESS) if _folder(name) not in allowed}
     assert not later
 
 
 def test_there_is_no_cycle_between_modules() -> None:
-    waiting = {module: _ours(module) - set(ROOMLESS) for module in MODULES}
+    waiting = {module: _ours(module) - set(FOLDERLESS) for module in MODULES}
     while free := {module for module, needs in waiting.items() if not needs & waiting.keys()}:
         waiting = {module: needs for module, needs in waiting.items() if module not in free}
     assert not waiting
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if _room(name) == "elfcore"])
+@pytest.mark.parametrize("module", [name for name in MODULES if _folder(name) == "elfcore"])
 def test_the_format_knows_no_system(module: str) -> None:
     assert _foreign(module) - set(RESERVED) <= PURE
 
@@ -152,7 +152,7 @@ def _taken(module: str, foreign: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if _room(name) == "elfcore"])
+@pytest.mark.parametrize("module", [name for name in MODULES if _folder(name) == "elfcore"])
 def test_the_format_opens_no_file(module: str) -> None:
     assert _taken(module, "io") <= {"BytesIO", "SEEK_END"}
 
