@@ -115,9 +115,11 @@ def status(mountpoint: str | None, as_json: bool, with_kernel: bool) -> None:
 
 def _notes(text: dict[str, Any], with_kernel: bool) -> list[str]:
     """What a status says of the whole mount; one of _NO_STATUS if it is not a status."""
-    notes = [_DENIED] if text.get("process_vm_readv") == "denied" else []
-    features = text.get("kernel", {}) if with_kernel else {}
-    return notes + [f"{name}: {'yes' if is_used else 'no'}" for name, is_used in features.items()]
+    features = text.get("kernel", {})
+    notes = [] if features.get("process_vm_readv", True) else [_DENIED]
+    if with_kernel:
+        notes += [f"{name}: {'yes' if it else 'no'}" for name, it in features.items()]
+    return notes
 
 
 def _show(stops: list[dict[str, Any]]) -> None:

@@ -31,7 +31,6 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenFile, OwnNode, refuse_writers
 from gcorefs.mount.sight import is_everybodys
-from gcorefs.process import readv
 from gcorefs.process.kernel_features import kernel_features
 from gcorefs.steps import Step
 
@@ -106,11 +105,7 @@ def _text(held: Held, uid: int) -> bytes:
         with contextlib.suppress(Refusal):  # it is being forgotten just now
             if report := _report(core, uid):
                 stops.append(report)
-    facts = {
-        "version": __version__,
-        "process_vm_readv": "denied" if readv.is_denied() else "allowed",
-        "kernel": kernel_features(),
-    }
+    facts = {"version": __version__, "kernel": kernel_features()}
     # A line for each stop: json.dumps takes ten times as long where it is to indent.
     beginning = json.dumps(facts).removesuffix("}")
     lines = ",\n".join(map(json.dumps, stops))

@@ -128,7 +128,8 @@ def test_the_mount_says_so_once_and_still_reads(
             assert stop["read_through"] == "/proc/PID/mem"
         eventually(lambda: is_free(family.target.pid))
     assert mount.log.read_text().count(DENIED) == 1
-    assert json.loads((mount.path / ".gcorefs/status").read_text())["process_vm_readv"] == "denied"
+    features = json.loads((mount.path / ".gcorefs/status").read_text())["kernel"]
+    assert features["process_vm_readv"] is False
     shown = gcorefs("status", "-m", mount.path).stdout.decode()
     assert shown.endswith(f"{mount.path}: {DENIED} to gcorefs, which reads through /proc/PID/mem\n")
 

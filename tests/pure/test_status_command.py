@@ -26,12 +26,14 @@ STOP: dict[str, Any] = {
 }
 
 
-def status(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> "tuple[int, str]":
+def status(
+    text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str
+) -> "tuple[int, str]":
     (folder / ".gcorefs").mkdir()
     (folder / ".gcorefs/status").write_text(text)
     monkeypatch.setattr(server, "fstype", lambda path: server.FSTYPE)
     monkeypatch.setattr(server, "is_gcorefs", lambda fd: True)
-    result = CliRunner().invoke(command.status, ["-m", str(folder)])
+    result = CliRunner().invoke(command.status, ["-m", str(folder), *words])
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result.exit_code, result.output
 
@@ -51,6 +53,19 @@ def test_features_of_the_kernel_are_shown_on_request(
     result = CliRunner().invoke(command.status, ["-m", str(tmp_path), "--kernel"])
     lines = [f"{tmp_path}: A\\x1b: yes", f"{tmp_path}: B: no"]
     assert result.output.splitlines() == ["nothing is held", *lines]
+
+
+@pytest.mark.parametrize("words", [[], ["--kernel"]], ids=str)
+def test_denied_reads_are_told_unasked(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = json.dumps({"stops": [], "kernel": {"process_vm_readv": False}})
+    denied = "process_vm_readv(2) is denied to gcorefs, which reads through /proc/PID/mem"
+    assert status(text, tmp_path, monkeypatch, *words) == (
+        0,
+        f"nothing is held\n{tmp_path}: {denied}\n"
+        + f"{tmp_path}: process_vm_readv: no\n" * len(words),
+    )
 
 
 VALUES: list[Any] = ["x", None, [], {}]
