@@ -32,13 +32,15 @@ Repaired, because the call has done nothing when it returns EINTR, or does the s
 - select and ppoll, if the time-out cannot or must not be written back (fs/select.c,
   poll_select_finish);
 - calls that a FUSE server gives up on request (FUSE_INTERRUPT): queries about files (stat, access,
-  open, getdents), transfers at a given offset (pread64), fsync;
+  open, getdents, F_GETLK), transfers at a given offset (pread64), fsync and msync; and calls that
+  fail at the look-up of a path, or before they use what they found (chdir, inotify_add_watch);
 - fallocate, which stops allocating (mm/shmem.c, fs/hugetlbfs/inode.c).
 
 Not repaired, because the call may have had an effect, and would fail or have it twice:
 - at a FUSE server: unlink, rename, mkdir, link, symlink, mknod, an open that creates or truncates,
   a fallocate that moves data, and calls that set something (chmod, setxattr);
 - openat2, because no register holds its flags;
+- poll, select and epoll_wait, which report POLLERR (fs/fuse/file.c, fuse_file_poll);
 - ioctl (tcdrain, NBD_DO_IT, KVM_RUN), swapoff, mount, bpf, perf_event_open, init_module.
 
 Nothing to repair, because there is no EINTR: getrandom, /dev/urandom, /dev/zero and copy_file_range
@@ -65,7 +67,12 @@ ERESTART_RESTARTBLOCK = 516
 _CREATING = 0o100 | 0o200 | 0o1000 | 0o20000000  # O_CREAT, O_EXCL, O_TRUNC, __O_TMPFILE
 _MOVING = 0x08 | 0x20  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
 
-UNLESS = {"open": (1, _CREATING), "openat": (2, _CREATING), "fallocate": (1, _MOVING)}
+UNLESS = {
+    "open": (1, _CREATING),
+    "openat": (2, _CREATING),
+    "open_by_handle_at": (2, _CREATING),
+    "fallocate": (1, _MOVING),
+}
 """Calls that may have an effect: the index of an argument, and the bits that cause the effect."""
 
 _SIGN = 1 << 31

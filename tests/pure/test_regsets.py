@@ -37,7 +37,10 @@ RESTARTED = {
     "getdents": 78, "chdir": 80, "readlink": 89, "statfs": 137, "fstatfs": 138, "getxattr": 191,
     "lgetxattr": 192, "fgetxattr": 193, "listxattr": 194, "llistxattr": 195, "flistxattr": 196,
     "getdents64": 217, "openat": 257, "newfstatat": 262, "readlinkat": 267, "faccessat": 269,
-    "execveat": 322, "statx": 332, "faccessat2": 439,
+    "execveat": 322, "statx": 332, "faccessat2": 439, "msync": 26, "fcntl": 72, "fchdir": 81,
+    "chroot": 161, "inotify_add_watch": 254, "fanotify_mark": 301, "name_to_handle_at": 303,
+    "open_by_handle_at": 304, "open_tree": 428, "getxattrat": 464, "listxattrat": 465,
+    "file_getattr": 468,
 }  # fmt: skip
 # close(2) has already closed; an EINTR of the others is a result, or the kernel handles it.
 NEVER = {
@@ -73,7 +76,10 @@ RESTARTED_32 = {
     "lstat64": 196, "fstat64": 197, "getdents64": 220, "getxattr": 229, "lgetxattr": 230,
     "fgetxattr": 231, "listxattr": 232, "llistxattr": 233, "flistxattr": 234, "statfs64": 268,
     "fstatfs64": 269, "openat": 295, "fstatat64": 300, "readlinkat": 305, "faccessat": 307,
-    "execveat": 358, "statx": 383, "faccessat2": 439,
+    "execveat": 358, "statx": 383, "faccessat2": 439, "fcntl": 55, "chroot": 61, "fchdir": 133,
+    "msync": 144, "fcntl64": 221, "inotify_add_watch": 292, "fanotify_mark": 339,
+    "name_to_handle_at": 341, "open_by_handle_at": 342, "open_tree": 428, "getxattrat": 464,
+    "listxattrat": 465, "file_getattr": 468,
 }  # fmt: skip
 
 

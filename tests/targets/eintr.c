@@ -95,6 +95,14 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#ifndef SYS_getxattrat /* Linux 6.13 */
+#define SYS_getxattrat 464
+#define SYS_listxattrat 465
+#endif
+#ifndef SYS_file_getattr /* Linux 6.17 */
+#define SYS_file_getattr 468
+#endif
+
 #define MASK(sig) (1ull << ((sig) - 1))
 #define MUST(e) must((long)(e), #e)
 
@@ -439,7 +447,7 @@ static void s_mq_full(void) { s_mq(); w_mq_send(); }
 static void s_none(void) { }
 
 /* A time-out that the kernel cannot or must not write back (fs/select.c, poll_select_finish). */
-static void *ro_timeout;
+static void *ro_timeout, *mapped;
 static void s_event_ro(void)
 {
 	s_event();
@@ -456,6 +464,7 @@ static void s_event_sticky(void) { s_event(); MUST(personality(personality(-1) |
  */
 #define FUSE_AT "/mnt"
 static int fuse_waker;
+static unsigned fuse_open_flags = FOPEN_DIRECT_IO;
 
 static void fuse_send(int dev, const struct fuse_in_header *to, int error, const void *data, size_t size)
 {
@@ -467,8 +476,9 @@ static void fuse_send(int dev, const struct fuse_in_header *to, int error, const
 
 static void fuse_answer(int dev, const struct fuse_in_header *in)
 {
-	static const struct fuse_init_out init = {.major = 7, .minor = 31, .max_write = 4096};
-	static const struct fuse_open_out opened = {.open_flags = FOPEN_DIRECT_IO};
+	static const struct fuse_init_out init = {.major = 7, .minor = 31, .max_write = 4096, .flags = FUSE_POSIX_LOCKS};
+	static const struct fuse_lk_out unlocked = {.lk = {.type = F_UNLCK}};
+	struct fuse_open_out opened = {.open_flags = fuse_open_flags};
 	static const struct fuse_statfs_out statfs;
 	static const struct fuse_lseek_out sought;
 	static const struct fuse_write_out written = {.size = 1};
@@ -492,6 +502,7 @@ static void fuse_answer(int dev, const struct fuse_in_header *in)
 	case FUSE_COPY_FILE_RANGE: fuse_send(dev, in, 0, &written, sizeof(written)); break;
 	case FUSE_STATFS: fuse_send(dev, in, 0, &statfs, sizeof(statfs)); break;
 	case FUSE_LSEEK: fuse_send(dev, in, 0, &sought, sizeof(sought)); break;
+	case FUSE_GETLK: fuse_send(dev, in, 0, &unlocked, sizeof(unlocked)); break;
 	case FUSE_GETXATTR:
 	case FUSE_LISTXATTR: fuse_send(dev, in, 0, &xattr, sizeof(xattr)); break;
 	case FUSE_READDIR:
@@ -584,6 +595,33 @@ S_FUSE(fallocate, FUSE_FALLOCATE, FUSE_AT "/file")
 S_FUSE(copy, FUSE_COPY_FILE_RANGE, FUSE_AT "/file")
 S_FUSE(getxattr, FUSE_GETXATTR, FUSE_AT "/file")
 S_FUSE(listxattr, FUSE_LISTXATTR, FUSE_AT "/file")
+S_FUSE(access, FUSE_ACCESS, FUSE_AT)
+S_FUSE(getlk, FUSE_GETLK, FUSE_AT "/file")
+static void s_fuse_inotify(void) { s_fuse_lookup(); rd = MUST(inotify_init()); }
+static void s_fuse_fanotify(void) { s_fuse_lookup(); s_fanotify(); }
+static union { struct file_handle head; char bytes[sizeof(struct file_handle) + MAX_HANDLE_SZ]; } handle;
+static int mount_id;
+static struct { uint64_t value; uint32_t size, flags; } xattr_args; /* struct xattr_args */
+static void b_handle(void) { handle.head.handle_bytes = MAX_HANDLE_SZ; }
+static void a_getlk(long r) { (void)r; whole.l_type = F_WRLCK; }
+static __attribute__((unused)) void a_getlk64(long r) { (void)r; whole64.l_type = F_WRLCK; }
+
+static void s_fuse_msync(void)
+{
+	fuse_open_flags = 0; /* else it cannot be mapped */
+	s_fuse_fsync();
+	mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, rd, 0);
+	MUST(mapped == MAP_FAILED ? -1 : 0);
+}
+
+static void s_fuse_handle(void)
+{
+	s_fuse_open();
+	rd = MUST(open(FUSE_AT, O_RDONLY));
+	b_handle();
+	MUST(name_to_handle_at(AT_FDCWD, FUSE_AT "/file", &handle.head, &mount_id, 0));
+}
+
 static void w_fuse(void) { MUST(write(fuse_waker, "x", 1)); }
 static int64_t fuse_from, fuse_to = 2048;
 static void a_copy(long r) { (void)r; fuse_from = 0, fuse_to = 2048; }
@@ -739,6 +777,20 @@ X(fuse_listxattr, listxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, 0, 0) \
 X(fuse_llistxattr, llistxattr, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, path, 0, 0) \
 X(fuse_flistxattr, flistxattr, s_fuse_listxattr, 0, w_fuse, 0, 1, E, 0, rd, 0, 0) \
 X(fuse_chdir, chdir, s_fuse_lookup, 0, 0, 0, 1, E, 0, path) \
+X(fuse_chroot, chroot, s_fuse_lookup, 0, 0, 0, 1, E, 0, path) \
+X(fuse_fchdir, fchdir, s_fuse_access, 0, w_fuse, 0, 1, E, 0, rd) \
+X(fuse_inotify_add_watch, inotify_add_watch, s_fuse_inotify, 0, w_fuse, 0, 1, E, 0, rd, path, IN_MODIFY) \
+X64(fuse_fanotify_mark, fanotify_mark, s_fuse_fanotify, 0, w_fuse, 0, 1, E, 0, rd, FAN_MARK_ADD, FAN_OPEN, AT_FDCWD, path) \
+X32(fuse_fanotify_mark, fanotify_mark, s_fuse_fanotify, 0, w_fuse, 0, 1, E, 0, rd, FAN_MARK_ADD, FAN_OPEN, 0, AT_FDCWD, path) \
+X(fuse_name_to_handle_at, name_to_handle_at, s_fuse_lookup, b_handle, w_fuse, 0, 1, E, 0, AT_FDCWD, path, &handle, &mount_id, 0) \
+X(fuse_open_by_handle_at, open_by_handle_at, s_fuse_handle, 0, w_fuse, a_close, 1, E, 0, rd, &handle, O_RDONLY) \
+X(fuse_open_tree, open_tree, s_fuse_lookup, 0, w_fuse, a_close, 1, E, 0, AT_FDCWD, path, 0) \
+X(fuse_getxattrat, getxattrat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, 0, "user.x", &xattr_args, sizeof(xattr_args)) \
+X(fuse_listxattrat, listxattrat, s_fuse_lookup, 0, w_fuse, 0, 1, E, 0, AT_FDCWD, path, 0, 0, 0) \
+X(fuse_file_getattr, file_getattr, s_fuse_lookup, 0, 0, 0, 1, E, 0, AT_FDCWD, path, buf, 24, 0) \
+X(fuse_getlk, fcntl, s_fuse_getlk, 0, w_fuse, a_getlk, 1, E, 0, rd, F_GETLK, &whole) \
+X32(fuse_getlk64, fcntl64, s_fuse_getlk, 0, w_fuse, a_getlk64, 1, E, 0, rd, F_GETLK64, &whole64) \
+X(fuse_msync, msync, s_fuse_msync, 0, w_fuse, 0, 1, E, 0, mapped, 4096, MS_SYNC) \
 X(fuse_execve, execve, s_fuse_lookup, 0, 0, 0, 1, E, 0, path, 0, 0) \
 X(fuse_execveat, execveat, s_fuse_lookup, 0, 0, 0, 1, E, 0, AT_FDCWD, path, 0, 0, 0) \
 X(fuse_read, read, s_fuse_read, 0, w_fuse, 0, 1, E, 0, rd, buf, 1) \
