@@ -8,8 +8,10 @@ the mapped file itself, find its holes and read it.
 
 This is not possible for a file on a tmpfs, because others may watch it by its name (inotify(7)).
 Nor for a file under a lease, because our open(2) would send SIGIO to the holder of the lease.
-These files are read like any other memory, and their holes are filled.  If /proc/locks cannot be
-read, we do not know which files are under a lease, and treat all of them so.
+Nor for a memfd that the process itself watches through /proc/self/fd: it would read of our open(2)
+as an event, or would have to allow it first, which it cannot while it stands still (fanotify(7)).
+These files are read like any other memory, and their holes are filled.  If /proc does not show
+which files are under a lease or watched, we treat all of them so.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.kernel.proc import map_files, system_files
+from gcorefs.kernel.proc import map_files, system_files, watches
 
 
 class Shmem:
@@ -44,6 +46,13 @@ class Shmem:
                 found = []
             else:
                 found = [vma for vma in found if vma.inode not in leased]
+        if any(map(_is_memfd, found)):  # nothing else has a file to be watched by
+            watched = watches.watched_inodes(tid)
+            if watched is None:
+                self.why_unknown = f"/proc/{tid}/fd does not show which files it watches"
+                found = [vma for vma in found if not _is_memfd(vma)]
+            else:
+                found = [vma for vma in found if vma.inode not in watched]
         self._vmas = found
         self._starts = [vma.start for vma in found]
 
@@ -126,6 +135,10 @@ def _next_data(fd: int, offset: int) -> int:
         if error.errno != errno.ENXIO:
             raise
         return sys.maxsize
+
+
+def _is_memfd(vma: Vma) -> bool:
+    return vma.name.startswith(b"/memfd:")
 
 
 def _has_no_name(vma: Vma, device: str) -> bool:

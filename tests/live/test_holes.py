@@ -10,7 +10,7 @@ import pytest
 
 from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.kernel.proc import address_space, system_files, task_status
+from gcorefs.kernel.proc import address_space, system_files, task_status, watches
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
 from gcorefs.process.shmem import Shmem
@@ -119,6 +119,19 @@ def test_without_a_pagemap_private_memory_has_no_holes_and_shared_memory_its_fil
     for vma, with_one, without in zip(vmas, known, unknown, strict=True):
         assert in_pairs(without) == (in_pairs(with_one) if VmFlag.MAYSHARE in vma.vm_flags else [])
     assert any(in_pairs(holes) for holes in unknown)
+
+
+def test_a_memfd_that_may_be_watched_has_no_holes(
+    spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    monkeypatch.setattr(watches, "watched_inodes", lambda tid: None)
+    shared = Shmem(target.pid, vmas)
+    why = f"/proc/{target.pid}/fd does not show which files it watches"
+    assert shared.why_unknown == why
+    have_holes = {vma.name.startswith(b"/memfd:") for vma in vmas if in_pairs(shared.holes(vma))}
+    assert have_holes == {False}
 
 
 def test_shared_memory_that_may_be_under_a_lease_has_no_holes(

@@ -211,6 +211,42 @@ def test_a_file_under_a_lease_is_not_opened() -> None:
         target.kill()
 
 
+WATCHED = """
+import ctypes, json, mmap, os, sys
+libc = ctypes.CDLL(None)
+fd = os.memfd_create("watched")
+os.ftruncate(fd, 1 << 16)
+memory = mmap.mmap(fd, 1 << 16)
+memory[:4096] = b"x" * 4096
+path = b"/proc/self/fd/%d" % fd
+if sys.argv[1] == "inotify":
+    watcher = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(watcher, path, 0xFFF) > 0  # IN_ALL_EVENTS
+else:
+    watcher = libc.fanotify_init(0x4 | 0x2, 0)  # FAN_CLASS_CONTENT, FAN_NONBLOCK
+    allow_first = ctypes.c_uint64(0x10000 | 0x20000)  # FAN_OPEN_PERM, FAN_ACCESS_PERM
+    assert libc.fanotify_mark(watcher, 1, allow_first, -100, path) == 0  # FAN_MARK_ADD
+print(json.dumps({"pid": os.getpid()}), flush=True)
+for _ in sys.stdin:
+    try:
+        events = len(os.read(watcher, 1 << 16))
+    except BlockingIOError:
+        events = 0
+    print(json.dumps({"events": events}), flush=True)
+"""
+
+
+@pytest.mark.parametrize("watcher", ["inotify", "fanotify"])
+def test_a_file_that_the_process_watches_is_not_opened(watcher: str) -> None:
+    # It would read of our open.  A listener of fanotify(7) would have to allow it first.
+    target = Target([sys.executable, "-c", WATCHED, watcher])
+    try:
+        assert unreadable_after_reading_all(target) == 0
+        assert target.ask("events") == {"events": 0}
+    finally:
+        target.kill()
+
+
 @pytest.mark.parametrize("is_copied", [False, True])
 def test_what_the_kernel_refuses_to_read_is_refused_and_no_surprise(
     spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch, is_copied: bool

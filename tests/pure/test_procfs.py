@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.kernel.proc import procfile, system_files, task_stat, tasks
+from gcorefs.kernel.proc import procfile, system_files, task_stat, tasks, watches
 from gcorefs.kernel.proc.current_call import parse_system_call
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.kernel.proc.system_files import parse_leases
@@ -364,3 +364,35 @@ def test_the_kernel_threads_are_the_children_of_one() -> None:
         with contextlib.suppress(ProcessLookupError):
             assert not task_stat.stat(pid).is_kernel_thread
     assert os.getpid() in tasks.user_pids()
+
+
+WATCHES = b"""pos:\t0
+flags:\t02004000
+mnt_id:\t15
+ino:\t1057
+inotify wd:1 ino:403 sdev:1 mask:fff ignored_mask:0 fhandle-bytes:c fhandle-type:1 f_handle:0304
+fanotify flags:4 event-flags:0
+fanotify mnt_id:1d mflags:0 mask:1 ignored_mask:0
+fanotify ino:1a sdev:1 mflags:0 mask:30000 ignored_mask:0
+"""
+
+
+def test_the_watched_inodes_are_those_of_the_marks() -> None:
+    assert watches.parse_watches(WATCHES) == {0x403, 0x1A}
+    with pytest.raises(FormatError):
+        watches.parse_watches(b"inotify wd:1 ino:x sdev:1\n")
+
+
+def test_if_open_files_are_not_shown_nobody_knows_what_is_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert watches.watched_inodes(os.getpid()) is None
+
+
+def test_a_file_that_is_closed_meanwhile_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "listdir", lambda path: ["100000000"])
+    assert watches.watched_inodes(os.getpid()) == set()

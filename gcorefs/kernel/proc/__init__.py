@@ -10,6 +10,7 @@ current_call  the system call in which a thread sleeps
 mountinfo  the mounts that a process sees
 user_namespaces  one id, as two namespaces number it
 system_files  the files that belong to no process
+watches       the files that a process watches
 
 If a process or thread is gone, ProcessLookupError (ESRCH) is raised, whether the kernel gave ENOENT
 or ESRCH.  A file of a living process may be refused or missing too: those are other errors
