@@ -247,6 +247,51 @@ def test_a_file_that_the_process_watches_is_not_opened(watcher: str) -> None:
         target.kill()
 
 
+ACCESSED = """
+import json, mmap, os, sys
+fd = os.memfd_create("accessed")
+os.ftruncate(fd, 1 << 16)
+memory = mmap.mmap(fd, 1 << 16)
+memory[:4096] = b"x" * 4096
+print(json.dumps({"pid": os.getpid()}), flush=True)
+for _ in sys.stdin:
+    print(json.dumps(list(os.fstat(fd)) + [os.fstat(fd).st_atime_ns]), flush=True)
+"""
+
+
+def test_the_access_time_of_a_memfd_stays() -> None:
+    target = Target([sys.executable, "-c", ACCESSED])
+    try:
+        before = target.ask("fstat")
+        assert unreadable_after_reading_all(target) == 0
+        assert target.ask("fstat") == before
+    finally:
+        target.kill()
+
+
+def test_who_may_not_keep_the_access_time_reads_nevertheless(
+    spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("holes")
+    open_ = os.open
+
+    def refuse(path: str, flags: int, *more: int) -> int:
+        if flags & os.O_NOATIME:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        return open_(path, flags, *more)
+
+    snapshot = Snapshot(find(target.pid))
+    try:
+        snapshot.take()
+        monkeypatch.setattr(os, "open", refuse)
+        for region in target.truth["regions"]:
+            for page in region["pages"]:
+                address = int(region["start"], 16) + page * PAGE
+                assert any(snapshot.stop.memory.read_bytes(address, PAGE))
+    finally:
+        snapshot.close()
+
+
 @pytest.mark.parametrize("is_copied", [False, True])
 def test_what_the_kernel_refuses_to_read_is_refused_and_no_surprise(
     spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch, is_copied: bool
