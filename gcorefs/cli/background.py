@@ -31,11 +31,11 @@ def _child(serve: Serve, writing: int) -> NoReturn:
     try:
         os.setsid()
         os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)  # now: later there may be no descriptor left
 
         def on_ready() -> None:
             # The parent does not wait for us any more.  We must not keep open the terminal or
             # pipe that we were started from: it may belong to a process that we hold.
-            null = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(null, number)
             os.close(null)

@@ -1,9 +1,10 @@
 """gcorefs mount, gcorefs umount."""
 
+import contextlib
+import errno
 import os
 import re
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -15,6 +16,8 @@ from gcorefs.mount import interpreter, log, server
 from gcorefs.mount.options import OPTIONS, parse
 from gcorefs.mount.server import MountError, Watchdog
 from gcorefs.option import OptionError
+from gcorefs.process.errors import named
+from gcorefs.process.threads import NoThread, is_no_thread
 from gcorefs.worker.zygote import Zygote
 
 _STANDARD_ERROR = 2
@@ -60,34 +63,73 @@ def mount(
         raise click.ClickException(str(error)) from error
 
     def run(on_ready: Callable[[], None], watchdog: Watchdog | None = None) -> None:
-        if log_file is not None:
-            handler = log.to_file(log_file)
-        else:
-            handler = log.to_stderr() if foreground else log.to_syslog()
-        interpreter.settle()  # for the zygote and all workers too
-        zygote = Zygote()  # before there is a second thread, that of the log
-        log.start(handler, verbose)
-        serve = partial(server.serve, mountpoint, options, fuse_options, on_ready, zygote, watchdog)
-        _serve(mountpoint, serve)
+        with _mounting(mountpoint, on_ready) as tell_ready:
+            if log_file is not None:
+                handler = log.to_file(log_file)
+            else:
+                handler = log.to_stderr() if foreground else log.to_syslog()
+            interpreter.settle()  # for the zygote and all workers too
+            zygote = Zygote()  # before there is a second thread, that of the log
+            log.start(handler, verbose)
+            trio.run(server.serve, mountpoint, options, fuse_options, tell_ready, zygote, watchdog)
 
     try:
         if foreground:
             systemd = _Systemd()
             run(systemd.ready, systemd.watchdog())
         else:
-            background.run(run)
-    except (OSError, MountError) as error:
+            with _mounting(mountpoint):
+                background.run(run)
+    except MountError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _serve(mountpoint: str, serve: Callable[[], Awaitable[None]]) -> None:
+@contextlib.contextmanager
+def _mounting(
+    mountpoint: str, on_ready: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[], None]]:
+    """The block mounts, and calls what it is given when the mount is ready.  MountError: something
+    is missing for that, a descriptor or a thread for example."""
+    is_ready = False
+
+    def tell_ready() -> None:
+        nonlocal is_ready
+        on_ready()
+        is_ready = True
+
     try:
-        trio.run(serve)
+        yield tell_ready
     except MountError:
         raise
-    except Exception:
+    except Exception as error:
+        why = "" if is_ready else _missing(error)
+        if why:
+            raise MountError(f"{mountpoint}: cannot be mounted: {why}") from error
         log.logger.exception("the mount at %s ended", mountpoint)
         raise
+
+
+_LIMITS = {
+    errno.EAGAIN: "RLIMIT_NPROC, pids.max",
+    errno.EFBIG: "RLIMIT_FSIZE",
+    errno.EMFILE: "RLIMIT_NOFILE",
+    errno.ENFILE: "fs.file-max",
+}
+"""The limits that fork(2) and others meet (setrlimit(2))."""
+
+
+def _missing(error: Exception) -> str:
+    """What the system has refused to us, and by which limit; empty if gcorefs itself failed."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:  # of tasks of trio
+        error = error.exceptions[0]
+    if isinstance(error, MemoryError):
+        return os.strerror(errno.ENOMEM)
+    if is_no_thread(error):
+        error = NoThread()
+    if not isinstance(error, OSError):
+        return ""
+    limit = _LIMITS.get(error.errno or 0, "")
+    return named(error) + (f" ({limit})" if limit and limit not in named(error) else "")
 
 
 class _Systemd:

@@ -16,11 +16,11 @@ import logging
 import os
 import queue
 import sys
-import threading
 from logging.handlers import QueueHandler, SysLogHandler
 
 from gcorefs.export.lookup import look_up
 from gcorefs.export.sink import SinkError, duplicate
+from gcorefs.process.threads import start_thread
 
 _MOST_WAITING = 10_000
 
@@ -118,8 +118,7 @@ class _Writer:
         self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
         self._handler = handler
         self.entrance = _DroppingHandler(self._waiting)
-        self._thread = threading.Thread(target=self._run, name="gcorefs-log", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("gcorefs-log", self._run)
 
     def _run(self) -> None:
         while record := self._waiting.get():
@@ -134,7 +133,8 @@ class _Writer:
 
 
 def start(handler: logging.Handler, verbose: bool = False) -> None:
-    """Send the log of this package and of pyfuse3 to `handler`, from a separate thread."""
+    """Send the log of this package and of pyfuse3 to `handler`, from a separate thread.
+    NoThread."""
     writer = _Writer(handler)
     root = logging.getLogger()
     root.addHandler(writer.entrance)

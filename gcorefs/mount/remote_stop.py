@@ -5,7 +5,6 @@ server reads the memory itself.  Everything here runs in the event loop, except 
 """
 
 import contextlib
-import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.pools import Pools
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
-from gcorefs.process.errors import ProcessError, Reason, named, told
+from gcorefs.process.errors import ProcessError, Reason, limit_met, named, told
 from gcorefs.process.memory import Memory
 from gcorefs.process.progress import Progress
 from gcorefs.process.unreadable_pages import UnreadablePages
@@ -33,8 +32,6 @@ from gcorefs.worker.header import SharedHeader
 from gcorefs.worker.page import SharedProgress, new_page
 
 T = TypeVar("T")
-
-_NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS)
 
 _numbers = count(1)
 """Numbers for requests.  They are never used twice, because the answer to a request may come when
@@ -89,7 +86,7 @@ class RemoteStop:
     async def begin(self, max_stop: float) -> None:
         """Let a worker stop the process and record its threads.  `core` waits for that.
 
-        ProcessError LET_GO, NO_WORKER, NO_FILES.
+        ProcessError LET_GO, NO_WORKER, NO_FILES, NO_SUCH_SIZE.
         """
         if not self.life.advance(Phase.STOPPING):
             raise ProcessError(Reason.LET_GO, self.process.pid)
@@ -98,9 +95,10 @@ class RemoteStop:
         except (BrokenPipeError, NoAnswer) as error:
             raise ProcessError(Reason.NO_WORKER, self.process.pid) from error
         except OSError as error:
-            if error.errno not in _NO_FILES:
+            reason = limit_met(error)
+            if reason is None:
                 raise
-            raise ProcessError(Reason.NO_FILES, self.process.pid, named(error)) from error
+            raise ProcessError(reason, self.process.pid, named(error)) from error
 
     async def _have_stopped(self, max_stop: float) -> None:
         """The errors of new_page, Crew.take and Link.say."""

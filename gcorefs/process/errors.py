@@ -31,6 +31,10 @@ class Reason(Why):
     NO_THREAD = (errno.EAGAIN, "no further thread can be started (RLIMIT_NPROC, pids.max)")
     NO_WORKER = (errno.EIO, "gcorefs can no longer start processes for stops: mount it again")
     NO_FILES = (errno.ENFILE, "gcorefs can open no more files (RLIMIT_NOFILE, fs.file-max)")
+    NO_SUCH_SIZE = (
+        errno.EFBIG,
+        "gcorefs may write no file of that size, not even in memory (RLIMIT_FSIZE)",
+    )
     NO_MEMORY = (errno.ENOMEM, "gcorefs is out of memory")
     DIED = (errno.EIO, "the process died while it was being dumped")
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
@@ -42,6 +46,19 @@ class Reason(Why):
 
 class ProcessError(Refusal):
     """There is no core, because of what the process is or does."""
+
+
+_OF_A_LIMIT = {
+    errno.EMFILE: Reason.NO_FILES,
+    errno.ENFILE: Reason.NO_FILES,
+    errno.ETOOMANYREFS: Reason.NO_FILES,
+    errno.EFBIG: Reason.NO_SUCH_SIZE,
+}
+
+
+def limit_met(error: OSError) -> Reason | None:
+    """The reason, if gcorefs has met a limit of the files that it may have; else None."""
+    return _OF_A_LIMIT.get(error.errno or 0)
 
 
 def is_no_memory(error: BaseException) -> bool:

@@ -25,12 +25,15 @@ _START = 0x67636F720000 % HOST.address_space_end
 
 
 def mark() -> None:
-    """Mark this process, until it ends or calls execve(2)."""
+    """Mark this process, until it ends or calls execve(2).  EFBIG, EMFILE, ENOMEM."""
     fd = os.memfd_create("gcorefs", os.MFD_CLOEXEC)
     try:
         os.write(fd, bytes(PAGE_SIZE))  # the unit denies ftruncate(2)
         own_memory.map_at(_START, fd, PAGE_SIZE)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            why = "gcorefs may write no file, not even in memory (RLIMIT_FSIZE)"
+            raise OSError(errno.EFBIG, why) from error
         if error.errno != errno.EEXIST:  # it is marked already
             raise
     finally:

@@ -21,7 +21,7 @@ from gcorefs.elfcore.header_store import Pieces
 from gcorefs.errors import Why
 from gcorefs.holder import HoldProcess
 from gcorefs.process import bounded_questions
-from gcorefs.process.errors import ProcessError, Reason, is_no_memory
+from gcorefs.process.errors import ProcessError, Reason, is_no_memory, limit_met, named
 from gcorefs.process.late import LATE
 from gcorefs.process.threads import NoThread, start_thread
 from gcorefs.process.worker_threads import Worker
@@ -186,6 +186,8 @@ class _Carried:
             reason = Reason.NO_THREAD
         elif is_no_memory(error):
             reason = Reason.NO_MEMORY
+        elif isinstance(error, OSError) and (limit := limit_met(error)) is not None:
+            reason, detail = limit, named(error)
         else:
             trace = "".join(traceback.format_exception(error))
         self._send(say.Failed(number, reason, pid, detail, trace))
