@@ -126,6 +126,8 @@ def _missing(error: Exception) -> str:
         return os.strerror(errno.ENOMEM)
     if is_no_thread(error):
         error = NoThread()
+    if isinstance(error, RuntimeError) and str(error).startswith("fuse_session_"):  # of libfuse
+        return str(error)
     if not isinstance(error, OSError):
         return ""
     limit = _LIMITS.get(error.errno or 0, "")

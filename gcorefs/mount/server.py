@@ -282,7 +282,8 @@ def _name(number: int) -> str:
 
 async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:
     try:
-        found = await trio.to_thread.run_sync(os.stat, mountpoint)
+        # Nobody answers it if the server fails before it serves.
+        found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     except OSError as error:  # it is unmounted already, and the server is about to end
         logger.warning("%s: %s", mountpoint, named(error))
         return
