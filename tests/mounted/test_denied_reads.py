@@ -32,7 +32,7 @@ Spawn = Callable[..., Target]
 Deny = Callable[..., list[str]]
 
 SIZE = 16 * MIB
-# Regions that are not dumped, or that nobody can read.
+# Regions that are not dumped, or that nobody can read.  An old kernel has no guards.
 LEFT_OUT = {"dontdump", "guard", "file_short_past_eof", "reserved"}
 DENIED = "process_vm_readv(2) is denied"
 ONLY = "only process_vm_readv(2), denied here, can wait for a page of it"
@@ -107,8 +107,8 @@ def test_all_kinds_of_memory_are_as_they_are_without_the_filter(
         if any(each.vaddr <= ends[0] < each.vaddr + each.filesz for each in cores[0].loads):
             assert cores[0].read(*ends) == cores[1].read(*ends), region
             compared.add(region["name"])
-    left_out = {region["name"] for region in target.truth["regions"]} - compared
-    assert left_out == LEFT_OUT
+    names = {region["name"] for region in target.truth["regions"]}
+    assert names - compared == LEFT_OUT & names
 
 
 def test_the_mount_says_so_once_and_still_reads(
