@@ -1,6 +1,8 @@
 """What a kernel may lack.  A test asks for the feature that it needs, never for a version, and is
 skipped without it."""
 
+import ctypes
+import errno
 import os
 
 import pytest
@@ -15,3 +17,18 @@ def has_pagemap_scan() -> bool:
 def needs_pagemap_scan() -> None:
     if not has_pagemap_scan():
         pytest.skip("the kernel has no PAGEMAP_SCAN")
+
+
+_NEW_CALLS = {"getxattrat": 464, "listxattrat": 465, "file_getattr": 468}
+"""System calls that Debian's oldest kernel lacks.  All machines have the same numbers for them."""
+
+
+def needs_call(name: str) -> None:
+    """Skip the test if the kernel lacks this system call.  A name that is not new is never asked
+    for."""
+    number = _NEW_CALLS.get(name)
+    if number is None:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, -1, None, 0, None, None, 0) < 0 and ctypes.get_errno() == errno.ENOSYS:
+        pytest.skip(f"the kernel has no {name}(2)")

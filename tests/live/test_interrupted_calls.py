@@ -19,6 +19,7 @@ from gcorefs.arch import HOST
 from gcorefs.arch.aarch64 import AARCH64
 from gcorefs.sources.tracer import Tracer
 from tests.conftest import TARGETS, Target
+from tests.features import needs_call
 from tests.snapshot import find
 
 SOURCE = (TARGETS / "eintr.c").read_text()
@@ -71,6 +72,7 @@ def test_all_cases_are_found(program: str, build: Callable[[str], Path]) -> None
 def test_no_stop_is_seen_as_eintr(
     program: str, name: str, repairs: int, spawn: Callable[..., Target]
 ) -> None:
+    needs_call(name.removeprefix("fuse_"))
     case = spawn(program, name)
     skip_if_it_cannot_be_seized(case, name)
     # A FUSE server gets the request in any case, so timing does not matter.
@@ -147,6 +149,7 @@ def test_a_tracer_that_is_killed_is_not_seen(name: str, spawn: Callable[..., Tar
 def test_a_signal_gives_the_eintr_that_is_due(
     program: str, name: str, flags: list[str], spawn: Callable[..., Target]
 ) -> None:
+    needs_call(name.removeprefix("fuse_"))
     case = spawn(program, name, *flags)
     skip_if_it_cannot_be_seized(case, name)
     due = case.truth["handler"] == "eintr" or (case.truth["handler"] == "flag" and not flags)
