@@ -11,9 +11,9 @@ from functools import lru_cache, partial
 
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.xsave import XsaveAccount
-from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PF_X
 from gcorefs.elfcore.filter import LeftOut, Share
+from gcorefs.elfcore.memory_rules import MemoryRule, memory_rule
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
 from gcorefs.elfcore.provenance import How, Origin
 from gcorefs.elfcore.vma import Vma
@@ -107,12 +107,14 @@ def unknown_holes(ways: Ways) -> dict[str, str]:
 def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
     tid, vmas, memory = seen.tid, seen.vmas, seen.memory
     pagemap, shared = memory.ways.pagemap, memory.ways.shmem
-    choose = partial(rules.dump_size if policy.memory == "kernel" else rules.kept_size, mask=mask)
+    rule = memory_rule(policy.memory)
+    choose = partial(rule.share, mask=mask)
     code = {file_key(vma) for vma in vmas if vma.has_file and vma.flags & PF_X}
     files = MappedFiles(tid)
     lost = LostFiles(files, task_stat.started(seen.process), code)
     facts = [MappingFacts(memory, pagemap, files, lost, may_wait) for may_wait in (True, False)]
-    shares = _shares(tid, vmas, memory, [partial(choose, facts=each) for each in facts])
+    asked = [partial(choose, facts=each) for each in facts]
+    shares = _shares(tid, vmas, asked, partial(_lost, rule=rule, memory=memory))
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, shared)
     memory.unreadable_pages.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
@@ -131,9 +133,13 @@ def _source(vma: Vma, tid: int) -> str:
 
 
 def _shares(
-    tid: int, vmas: Sequence[Vma], memory: Memory, choose: Sequence[Callable[[Vma], Share]]
+    tid: int,
+    vmas: Sequence[Vma],
+    choose: Sequence[Callable[[Vma], Share]],
+    lost: Callable[[Vma], Share],
 ) -> list[Share]:
-    """The share of each mapping.  `choose`: one rule that may wait for a file, one that may not."""
+    """The share of each mapping.  `choose`: one rule that may wait for a file, one that may not.
+    `lost`: the share if the file does not answer."""
     patient, hasty = choose
 
     def ask(vma: Vma, may_wait: bool) -> Share:
@@ -144,7 +150,7 @@ def _shares(
     answers = iter(
         ask_each(
             [(_source(vma, tid), partial(ask, vma)) for vma in files],
-            lambda index: _lost(files[index], memory),
+            lambda index: lost(files[index]),
         )
     )
     # The share of plain memory that was written depends on its size alone.
@@ -160,10 +166,10 @@ def _shares(
     return shares
 
 
-def _lost(vma: Vma, memory: Memory) -> Share:
+def _lost(vma: Vma, rule: MemoryRule, memory: Memory) -> Share:
     """The share of a mapping whose file did not answer: nothing, not even its ELF header."""
     memory.lose(vma.start)
-    return Share(0, LeftOut.FILTER)
+    return Share(0, LeftOut.FILTER if rule.is_bounded_by_use else LeftOut.NO_ANSWER)
 
 
 def _path(vma: Vma, tid: int) -> bytes:

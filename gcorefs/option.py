@@ -7,6 +7,7 @@ means the same everywhere; tests compare the manual with it.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -23,11 +24,14 @@ class OptionError(GcorefsError, ValueError):
 class Option:
     name: str
     type: Any
-    """float: 0 to 1e9; int: 1 to 1e9; a Literal: its words."""
+    """float: 0 to 1e9; int: 1 to 1e9; a Literal: its words; str: what `canonical` takes."""
     default: Any
     unit: str
     """SECONDS, MIB, N or WORD, as usage lines show it."""
     help: str
+    canonical: Callable[[str], str] | None = None
+    """The one text for all texts with the same meaning, for a str.  ValueError: it has none; the
+    error says what a text may be."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -36,6 +40,11 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value of a text.  OptionError."""
+        if self.canonical is not None:
+            try:
+                return self.canonical(text)
+            except ValueError as error:
+                raise OptionError(f"option {self.name}: {text!r} is none of {error}") from error
         # Imported here to save memory in a dump without options (cli/victim.py).
         import msgspec  # noqa: PLC0415
 
@@ -60,9 +69,12 @@ class Option:
         return OptionError(f"option {self.name}: {text!r} is {wanted}")
 
 
-def option(default: Any, unit: str, help_text: str) -> Any:
+def option(
+    default: Any, unit: str, help_text: str, canonical: Callable[[str], str] | None = None
+) -> Any:
     """A field of a dataclass of options."""
-    return dataclasses.field(default=default, metadata={"unit": unit, "help": help_text})
+    metadata = {"unit": unit, "help": help_text, "canonical": canonical}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def options_of(kind: type) -> dict[str, Option]:

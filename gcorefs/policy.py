@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.option import option
 
 Hold = Literal["stop", "copy"]
@@ -17,12 +18,14 @@ Unresponsive = Literal["partial", "zero", "omit", "fail"]
 """How the core records a thread that does not stop: with the registers of its system call, from
 /proc/TID/syscall; with zeros; not at all; or there is no core (EBUSY)."""
 
-MemoryRule = Literal["filter", "kernel"]
-"""The memory in the core: the memory that coredump_filter selects and the bytes that no file shows
-any more (elfcore/filter.py), or exactly the bytes that the kernel's own dumper takes."""
-
 XState = Literal["standard", "raw"]
 """The layout of NT_X86_XSTATE: a layout that every gdb knows, or the processor's own."""
+
+
+def _canonical_memory(text: str) -> str:
+    """The name of a rule that chooses memory (elfcore/memory_rules.py).  RuleError."""
+    return str(memory_rule(text))
+
 
 _QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // 4 >> 20
 
@@ -38,9 +41,12 @@ class Policy:
         "partial", "WORD",
         "What the core has of such a thread: its system call, zeros, nothing; or no core.",
     )  # fmt: skip
-    memory: MemoryRule = option(
-        "filter", "WORD",
-        "What coredump_filter takes and what no file shows any more, or the kernel's choice.",
+    memory: str = option(
+        "filter", "RULE",
+        "filter: the memory that coredump_filter selects, and bytes that no file holds any more; "
+        "kernel: the kernel's choice; 0x33: as filter, with this mask; all; text: code in files; "
+        "none; A+text: what A takes, and code in files.",
+        canonical=_canonical_memory,
     )  # fmt: skip
     xstate: XState = option(
         "standard", "WORD",
@@ -54,6 +60,10 @@ class Policy:
         max(1, _QUARTER_OF_THE_MACHINE), "MIB",
         "How much memory a copy may take.  Default: a quarter of the machine's.",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """RuleError: `memory` is no rule.  mypy checks the other words, but not this one."""
+        memory_rule(self.memory)
 
     def facts(self) -> dict[str, str | float]:
         """The facts for the note, by the names of the options.

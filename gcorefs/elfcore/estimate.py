@@ -71,7 +71,9 @@ class Surroundings(NamedTuple):
     shmem_device: bytes
     """The device of shared memory without a path (memfd, System V, /dev/zero), as in maps."""
     keeps_lost_files: bool
-    """The core keeps private mappings of lost files (memory=filter)."""
+    """The core keeps private mappings of lost files (memory_rules.py)."""
+    has_text: bool = False
+    """The core has the code that lies in files."""
     tells_pages: bool = True
     """/proc/PID/pagemap tells which pages are populated; if False, all pages count as populated."""
     tells_leases: bool = True
@@ -201,7 +203,9 @@ class Estimate:
         is_written = any(b"w" in line.perms for line in row)
         for line in row:
             self._notes += len(line.name) + _NOTE_OF_A_FILE
-            if line.is_shared:
+            if self._surroundings.has_text and b"x" in line.perms:
+                self._whole += line.end - line.start
+            elif line.is_shared:
                 self._add_shared(line)
             elif line.name == HUGE_PAGES:
                 self._huge += line.end - line.start
@@ -260,7 +264,7 @@ class Estimate:
 def may_be_lost(name: bytes) -> bool:
     """True if the file with this name in maps may not show the mapped bytes any more.
 
-    With memory=filter the core has all of a private mapping of that file.
+    With memory=filter and a mask, the core has all of a private mapping of that file.
     """
     return name.endswith(_DELETED)
 

@@ -19,6 +19,7 @@ from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
+from gcorefs.elfcore.memory_rules import FILTER, MemoryRule
 from gcorefs.elfcore.segments import most_bytes
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.kernel.proc import address_space, map_files, task_stat, task_status, tasks
@@ -154,24 +155,27 @@ def counters_are_behind(release: str, processors: int, threads: int) -> int:
     return pages * PAGE_SIZE
 
 
-def estimate(found: Look, keeps_lost_files: bool) -> int:
-    """Bytes that a core may have, from the mappings alone: no page table is read
-    (elfcore/estimate.py).  `keeps_lost_files`: True for memory=filter."""
+def estimate(found: Look, rule: MemoryRule) -> int:
+    """Bytes that a core with `rule` may have, from the mappings alone: no page table is read
+    (elfcore/estimate.py)."""
     if not found.counters.mapped:
         return 0
     try:
         surroundings = Surroundings(
             HOST.register_bytes(),
             map_files.shmem_device().encode("ascii"),
-            keeps_lost_files,
+            rule.keeps_lost_files,
+            rule.has_text,
             tells_pages=_is_told(f"{found.tid}/pagemap"),
             tells_leases=_is_told("locks"),
         )
-        estimate_ = Estimate(found.mask, found.counters, surroundings, _files_of(found.tid))
+        estimate_ = Estimate(
+            rule.mask(found.mask), found.counters, surroundings, _files_of(found.tid)
+        )
         return estimate_.of(maps(found.tid))
     except (OSError, MapsError) as error:  # it exits, or /proc does not show its mappings
         logger.debug("process %d: its size is a rough guess: %s", found.process.pid, error)
-        return rough_estimate(found)
+        return rough_estimate(found, rule)
 
 
 def _is_told(path: str) -> bool:
@@ -182,12 +186,16 @@ def _is_told(path: str) -> bool:
         return False
 
 
-def rough_estimate(found: Look) -> int:
+def rough_estimate(found: Look, rule: MemoryRule = FILTER) -> int:
     """The same from the counters alone, if the mappings are not shown or take too long."""
     if not found.counters.mapped:
         return 0
     notes = found.counters.threads * 2 * HOST.register_bytes()
-    return most_bytes(found.resident + found.counters.anonymous, found.counters.mapped) + notes
+    if rule.is_bounded_by_use:
+        populated = found.resident + found.counters.anonymous
+    else:
+        populated = found.counters.mapped
+    return most_bytes(populated, found.counters.mapped) + notes
 
 
 def _files_of(tid: int) -> Callable[[int, int], MappedFile | None]:

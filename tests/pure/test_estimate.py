@@ -112,6 +112,13 @@ def test_a_deleted_file_is_in_it_if_the_policy_wants_it(reckon: Reckon, keeps: b
     assert parts.whole == (ALL_OF_IT if keeps else HEADER + RELRO_AND_DATA)
 
 
+@pytest.mark.parametrize("mask", [0, rules.ELF_HEADERS])
+def test_code_is_in_it_if_the_policy_wants_it(reckon: Reckon, mask: int) -> None:
+    surroundings = SURROUNDINGS._replace(has_text=True)
+    parts = reckon(PROGRAM, mask, mapped=ALL_OF_IT, surroundings=surroundings)
+    assert parts.whole == TEXT + (HEADER if mask else 0)
+
+
 @pytest.mark.parametrize("mask", [rules.ELF_HEADERS, rules.ANON_SHARED])
 def test_a_deleted_file_is_not_in_it_without_anonymous_memory(reckon: Reckon, mask: int) -> None:
     deleted = PROGRAM.replace(b"/bin/program\n", b"/bin/program (deleted)\n")

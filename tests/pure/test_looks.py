@@ -10,6 +10,7 @@ import pytest
 from pyfuse3 import RequestContext
 
 from gcorefs.elfcore.estimate import Counters
+from gcorefs.elfcore.memory_rules import MemoryRule
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount import looks
 from gcorefs.mount.errors import RequestReason
@@ -47,7 +48,7 @@ class Asked:
         self.end = threading.Event()
         self._stuck = stuck
 
-    def __call__(self, found: Look, keeps_lost_files: bool) -> int:
+    def __call__(self, found: Look, rule: MemoryRule) -> int:
         self.pids.append(found.process.pid)
         if found.process.pid in self._stuck:
             self.end.wait()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.policy import MemoryRule, Policy, XState
+from gcorefs.policy import Policy, XState
 from tests.conftest import Mount, Target
 from tests.mounted.conftest import eventually, is_free
 from tests.snapshot import Snapshot, find
@@ -19,7 +19,7 @@ from tests.snapshot import Snapshot, find
 def dump(tmp_path: Path) -> Callable[..., Path]:
     """Write the core of a process.  The process runs on when this returns."""
 
-    def write(pid: int, memory: MemoryRule = "filter", xstate: XState = "standard") -> Path:
+    def write(pid: int, memory: str = "filter", xstate: XState = "standard") -> Path:
         path = tmp_path / f"ours.{pid}"
         snapshot = Snapshot(find(pid), policy=Policy(memory=memory, xstate=xstate))
         try:

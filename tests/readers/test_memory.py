@@ -29,7 +29,12 @@ LEFT_OUT = {
     ("0x33", "kernel"): LEFT_OUT_BY_DEFAULT | {"file_deleted"},  # private, and never written
     ("0x7f", "filter"): {"dontdump", "reserved"},
     ("0x7f", "kernel"): {"dontdump", "reserved"},
+    ("0x7f", "0x33"): LEFT_OUT_BY_DEFAULT,
+    ("0x33", "filter+text"): LEFT_OUT_BY_DEFAULT - {"exe_text"},
+    ("0x0", "all"): {"dontdump"},
 }
+ALONE = {"none": set(), "text": {"exe_text"}}
+"""What these rules take, whatever coredump_filter says."""
 
 
 BOTH = pytest.mark.parametrize("program", ["memory", "memory32"])
@@ -96,6 +101,44 @@ def test_the_core_holds_exactly_what_the_filter_lets_through(
     for name, (region, expected) in regions(target).items():
         if name not in left_out:
             assert core.read(*bounds(region)) == expected, name
+
+
+@pytest.mark.parametrize("memory", ALONE)
+@BOTH
+def test_nothing_else_is_in_a_core_without_data(
+    spawn: Callable[..., Target],
+    dump: Callable[..., Path],
+    tmp_path: Path,
+    program: str,
+    memory: str,
+) -> None:
+    target = spawn(program, tmp_path)
+    Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
+    core = Core(dump(target.pid, memory))
+    for region in target.truth["regions"]:
+        in_core = core.segment(bounds(region)[0]).filesz > 0
+        assert in_core == (region["name"] in ALONE[memory]), region["name"]
+    if memory == "none":
+        assert not any(load.filesz for load in core.loads)
+        assert core.path.stat().st_size < 64 << 10
+    counted = core.facts
+    assert counted["left_out"]["policy"] > 0
+    assert counted["left_out"]["dontdump"] > 0
+    assert counted["left_out"]["filter"] == 0
+    assert counted["bytes"]["left_out"] == sum(load.memsz - load.filesz for load in core.loads)
+
+
+@pytest.mark.parametrize("memory", ["all", "filter+text", "none", "0x7f"])
+def test_the_note_accounts_for_every_byte(
+    spawn: Callable[..., Target], dump: Callable[..., Path], tmp_path: Path, memory: str
+) -> None:
+    core = Core(dump(spawn("memory", tmp_path).pid, memory))
+    counted = core.facts["bytes"]
+    assert counted["mapped"] == sum(load.memsz for load in core.loads)
+    assert counted["left_out"] == sum(core.facts["left_out"].values())
+    assert counted["recorded"] + counted["zeros"] == sum(load.filesz for load in core.loads)
+    assert core.facts["policy"]["memory"] == memory
+    assert (counted["beyond_kernel"] > 0) == (memory != "none")
 
 
 def test_an_elf_file_that_is_left_out_keeps_its_first_page(
