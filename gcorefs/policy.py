@@ -5,11 +5,12 @@ The command line and the mount fill in the same Policy, and the note of the core
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.memory_rules import memory_rule
-from gcorefs.option import option
+from gcorefs.option import option, options_of
+from gcorefs.profiles import settings
 
 Hold = Literal["stop", "copy"]
 """How long a process stands still: until its core is read, or until its memory is copied."""
@@ -64,6 +65,11 @@ class Policy:
     def __post_init__(self) -> None:
         """RuleError: `memory` is no rule.  mypy checks the other words, but not this one."""
         memory_rule(self.memory)
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The policy that a text names: "@threads", "memory=none,hold=copy".  OptionError."""
+        return cls(**settings(text, options_of(cls)))
 
     def facts(self) -> dict[str, str | float]:
         """The facts for the note, by the names of the options.

@@ -1,15 +1,25 @@
 """The options of a policy, for each command that takes a core."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import click
 
 from gcorefs.option import Option, OptionError, options_of
 from gcorefs.policy import Policy
+from gcorefs.profiles import BUILT_IN, MARK, settings
 
 _OPTIONS = options_of(Policy)
+
+_POLICY = click.option(
+    "--policy",
+    "policy_text",
+    metavar="POLICY",
+    help=f"A profile ({', '.join(MARK + name for name in BUILT_IN)}), or options like "
+    "memory=none,hold=copy, or both with a comma between them.  The other options change it.",
+)
 
 
 def takes_policy(
@@ -23,19 +33,24 @@ def takes_policy(
         def with_policy(*arguments: Any, **named: Any) -> None:
             texts = {each.name: named.pop(each.name) for each in options}
             given = {name: text for name, text in texts.items() if text is not None}
-            policy = Policy(**{name: _parse(name, text) for name, text in given.items()})
+            policy_text = named.pop("policy_text")
+            with _refusals_told():
+                values = settings(policy_text, _OPTIONS) if policy_text is not None else {}
+                values = {name: value for name, value in values.items() if name not in but}
+                values |= {name: _OPTIONS[name].parse(text) for name, text in given.items()}
+                policy = Policy(**values)
             command(*arguments, policy=policy, **named)
 
         decorated: Callable[..., None] = with_policy
         for each in reversed(options):
             decorated = _as_word(each)(decorated)
-        return decorated
+        return _POLICY(decorated)
 
     return decorate
 
 
 def _as_word(option: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The option as a click option.  Its value stays text: `_parse` parses it, as -o does."""
+    """The option as a click option.  Its value stays text, and is parsed as -o is."""
     is_told = "default" in option.help.lower()
     return click.option(
         f"--{option.name.replace('_', '-')}",
@@ -44,8 +59,9 @@ def _as_word(option: Option) -> Callable[[Callable[..., None]], Callable[..., No
     )
 
 
-def _parse(name: str, text: str) -> Any:
+@contextlib.contextmanager
+def _refusals_told() -> Iterator[None]:
     try:
-        return _OPTIONS[name].parse(text)
+        yield
     except OptionError as error:
         raise click.UsageError(str(error)) from error

@@ -23,7 +23,7 @@ from gcorefs.elfcore.filter import Facts, LeftOut, Share
 from gcorefs.elfcore.vma import Vma
 from gcorefs.errors import GcorefsError
 
-WORDS = "filter, kernel, all, text, none, or a mask from 0x0 to 0x1ff"
+WORDS = "filter, kernel, all, text, none, a mask from 0x0 to 0x1ff, or one of these +text"
 
 _ALL_BITS = (rules.DAX_SHARED << 1) - 1
 _MASK = re.compile("0x[0-9a-f]{1,3}")

@@ -1,6 +1,7 @@
 """`gcorefs dump`: the same core as in the mount, in a file that is complete or does not exist."""
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -310,3 +311,41 @@ def test_a_terminal_sees_progress_and_a_file_does_not(
     assert b"process %d" % target.pid in shown
     assert b"%.1f" % (size / (1 << 20)) in shown
     assert b"process" not in gcorefs("dump", target.pid, "-o", tmp_path / "core").stderr
+
+
+POLICIES = {
+    ("--policy", "@threads"): ("none", "stop"),
+    ("--policy", "memory=none,hold=copy"): ("none", "copy"),
+    ("--policy", "@all,hold=copy"): ("all", "copy"),
+    ("--policy", "@text"): ("filter+text", "stop"),
+    ("--policy", "@all", "--memory", "0x033"): ("0x33", "stop"),
+    ("--memory", "text"): ("text", "stop"),
+}
+
+
+@pytest.mark.parametrize("words", POLICIES, ids=" ".join)
+def test_a_policy_is_named_as_everywhere(
+    spawn: Callable[..., Target], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    target = spawn("threads", 3)
+    memory, hold = POLICIES[words]
+    assert gcorefs("dump", target.pid, "-o", tmp_path / "core", *words).returncode == 0
+    for name, held in ((tmp_path / "core", hold), (target.pid, "stop")):
+        result = gcorefs("info", "--json", name, *words)
+        assert (result.returncode, result.stderr) == (0, b"")
+        facts = json.loads(result.stdout)["gcorefs"]
+        assert facts["policy"]["memory"] == memory
+        assert facts["policy"]["hold"] == held
+        assert facts["threads"]["stopped"] == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["@none", "threads", "", "@all,", "memory=", "memory=x", "max_stop=1", "hold"]
+)
+def test_what_is_no_policy_is_refused(spawn: Callable[..., Target], text: str) -> None:
+    target = spawn("threads", 1)
+    for command in ("dump", "info"):
+        result = gcorefs(command, target.pid, "--policy", text)
+        assert result.returncode == 2
+        assert b"\nError: " in result.stderr
+        assert b"Traceback" not in result.stderr

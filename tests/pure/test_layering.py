@@ -21,6 +21,7 @@ FOLDERS = (
     "arch",
     "elfcore",
     "option",
+    "profiles",
     "policy",
     "plan",
     "lifecycle",
