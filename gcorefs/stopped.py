@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from gcorefs import __version__, tuning
@@ -195,6 +196,8 @@ class Stop:
         still, for other cores.
         """
         policy, holder = policy or self._policy, holder or HoldProcess()
+        # The note tells how long the threads had, and that is the same for all cores of a stop.
+        policy = replace(policy, stop_timeout=self._policy.stop_timeout)
         if policy.xstate != self._policy.xstate:
             raise ValueError("vector registers are recorded in one layout for all cores of a stop")
         try:

@@ -22,9 +22,9 @@ from gcorefs.mount.holders import Holders
 from gcorefs.mount.keeper import Keeper
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
+from gcorefs.mount.options import MountPolicy
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
-from gcorefs.policy import Policy
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
@@ -51,7 +51,7 @@ class SharedCore:
         keeper: Keeper,
         stop: RemoteStop,
         opener: Opener,
-        policy: Policy,
+        policy: MountPolicy,
         limits: Limits,
         pools: Pools,
     ) -> None:

@@ -120,11 +120,11 @@ class Held:
             return None  # somebody else has begun a stop meanwhile: ask again, to join it
         if core is None or inode.core is None:
             stop = self._tracing(process)
-            if stop is not None and stop.is_over:
+            if stop is not None and not stop.takes_cores:
                 return None  # again, when no thread is traced any more
             if stop is not None and inode.policy in stop.cores:
                 raise FUSEError(errno.ESTALE)  # it has another inode now: look the name up again
-            core = self._begin(stop or self._begin_stop(process, opener), inode, opener)
+            core = self._begin(stop or self._begin_stop(inode, opener), inode, opener)
         elif core.is_ready and not was_ready:
             return None  # judged while threads could still run; the stop does not judge again
         return None if core.is_over else (core, opener)
@@ -138,7 +138,8 @@ class Held:
         """Wait for the end of a stop that is being let go: a new stop must not meet its tracer."""
         process = inode.process
         stop = self._tracing(process)
-        if stop is not None and stop.is_over:
+        is_joining = inode.core is not None and not inode.core.is_over
+        if stop is not None and (stop.is_over or not (stop.takes_cores or is_joining)):
             with trio.move_on_after(_SETTLE_TIMEOUT):
                 await stop.untraced()
             if stop.is_tracing:
@@ -153,9 +154,10 @@ class Held:
         stops = (each for each in self._stops if each.process == process)
         return next((each for each in stops if each.is_tracing), None)
 
-    def _begin_stop(self, process: Process, opener: Opener) -> SharedStop:
+    def _begin_stop(self, inode: Inode, opener: Opener) -> SharedStop:
+        process = inode.process
         self._limits.stops.take(opener.uid, process.pid)
-        stop = SharedStop(process, opener, self._options, self._pools, self._limits)
+        stop = SharedStop(process, opener, inode.policy, self._options, self._pools, self._limits)
         self._stops[stop] = None
         assert self._nursery is not None
         self._nursery.start_soon(self._run, stop)  # runs after this task has begun its first core

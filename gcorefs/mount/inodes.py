@@ -27,7 +27,7 @@ from pyfuse3 import FUSEError
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.listing import Look
-from gcorefs.policy import Policy
+from gcorefs.mount.options import MountPolicy
 
 # The lowest bits of a number are the pid, which is below 2^22 (PID_MAX_LIMIT,
 # include/linux/threads.h).  The other bits are a serial number.
@@ -40,7 +40,7 @@ class Listed:
     """A number that a listing has given to a pid.  It stands for no process yet."""
 
     number: int
-    policy: Policy
+    policy: MountPolicy
     lookups: int = 0
     """How many references the kernel has (FUSE_FORGET)."""
     is_retired: bool = False
@@ -59,7 +59,7 @@ class Inode:
 
     number: int
     process: Process
-    policy: Policy
+    policy: MountPolicy
     lookups: int = 0
     """How many references the kernel has (FUSE_FORGET)."""
     core: SharedCore | None = None
@@ -101,7 +101,7 @@ class Reference:
 class View:
     """The inodes of all processes under one policy, by pid."""
 
-    def __init__(self, policy: Policy, inodes: "Inodes") -> None:
+    def __init__(self, policy: MountPolicy, inodes: "Inodes") -> None:
         self.policy = policy
         self._inodes = inodes
         self._current: dict[int, Inode | Listed] = {}
@@ -188,10 +188,10 @@ class Inodes:
 
     def __init__(self) -> None:
         self._by_number: dict[int, Inode | Listed] = {}
-        self._views: dict[Policy, View] = {}
+        self._views: dict[MountPolicy, View] = {}
         self._serial = 0
 
-    def view(self, policy: Policy) -> View:
+    def view(self, policy: MountPolicy) -> View:
         """The inodes under `policy`."""
         return self._views.setdefault(policy, View(policy, self))
 

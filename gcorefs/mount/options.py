@@ -10,8 +10,8 @@ from gcorefs.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
-class Options(Policy):
-    """How cores are taken, when processes are let go, and how much users may have."""
+class MountPolicy(Policy):
+    """How a core is taken, and when its process is let go."""
 
     idle_timeout: float = option(
         60.0, "SECONDS", "Let a process go this long after the last read of its file; 0: never."
@@ -19,6 +19,20 @@ class Options(Policy):
     max_stop: float = option(
         0.0, "SECONDS", "Let a process go this long after the stop, read or not; 0: never."
     )
+
+    @property
+    def policy(self) -> Policy:
+        """How the core is taken."""
+        return Policy(*(getattr(self, each.name) for each in dataclasses.fields(Policy)))
+
+
+DEFAULT = MountPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Options(MountPolicy):
+    """The policy of a core that names no other, and how much users may have."""
+
     open_timeout: float = option(
         5.0, "SECONDS",
         "Let a process go that a look-up below .gcorefs/exact has stopped, if nobody opens its "
@@ -42,9 +56,9 @@ class Options(Policy):
     )
 
     @property
-    def policy(self) -> Policy:
-        """How each core is taken."""
-        return Policy(*(getattr(self, each.name) for each in dataclasses.fields(Policy)))
+    def mount_policy(self) -> MountPolicy:
+        """The policy of a core that names no other."""
+        return MountPolicy(*(getattr(self, each.name) for each in dataclasses.fields(MountPolicy)))
 
 
 OPTIONS = options_of(Options)

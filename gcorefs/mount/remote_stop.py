@@ -20,6 +20,7 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.mount.crew import Link, NoAnswer
 from gcorefs.mount.log import logger
+from gcorefs.mount.options import MountPolicy
 from gcorefs.mount.pools import Pools
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
@@ -127,7 +128,7 @@ class RemoteStop:
             crew.dismiss(link)
             raise
 
-    async def core(self, policy: Policy, holder: Holder) -> Core:
+    async def core(self, policy: MountPolicy, holder: Holder) -> Core:
         """A core of the process.  The caller has prepared `holder`.
 
         ProcessError: there is no stop or no such core.  WorkerFailed.
@@ -139,7 +140,8 @@ class RemoteStop:
         number = next(_numbers)
         self._answers[number], answers = trio.open_memory_channel[object](inf)
         try:
-            link.say(say.MakeCore(number, policy, holder.is_copy))
+            is_copy = holder.is_copy
+            link.say(say.MakeCore(number, policy.policy, policy.max_stop, is_copy))
             await self._taken.wait()
             self._raise_failure()
             async for answer in answers:

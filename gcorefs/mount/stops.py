@@ -7,6 +7,7 @@ one of them.  Everything here runs in the event loop; threads make the calls tha
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
@@ -24,10 +25,9 @@ from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
-from gcorefs.mount.options import Options
+from gcorefs.mount.options import MountPolicy, Options
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
-from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.stopped import CLOSE_TIMEOUT
@@ -41,23 +41,28 @@ class SharedStop:
         self,
         process: Process,
         opener: Opener,
+        policy: MountPolicy,
         options: Options,
         pools: Pools,
         limits: Limits,
     ) -> None:
+        """`policy`: that of the first core.  It says how long threads may take to stop."""
         self.process = process
         self.opener = opener
         """The opener that began the stop.  The stop counts for this user."""
         self.began = time.time_ns()
         self.why_over = ""
         """Why the process was let go; empty if the last reader closed the file."""
-        self.cores: dict[Policy, SharedCore] = {}
+        self.cores: dict[MountPolicy, SharedCore] = {}
         self._options = options
         self._pools = pools
         self._limits = limits
-        self._stop = RemoteStop(process, opener, options.policy, pools, self._on_end)
+        # Each core says for itself whether it accepts threads that do not stop.
+        taken = replace(policy.policy, unresponsive="partial")
+        self._stop = RemoteStop(process, opener, taken, pools, self._on_end)
         self._nursery: trio.Nursery | None = None  # makes and copies cores during the hold
-        self._held_until = inf
+        self._stopped_at: float | None = None
+        """By trio's clock; None before the process stands still."""
         self._hold_scope: trio.CancelScope | None = None
         self._released = trio.Event()
         # Set later than the event in RemoteStop, when the worker is free for the next stop.
@@ -89,7 +94,8 @@ class SharedStop:
     @property
     def is_overdue(self) -> bool:
         """True if max_stop ended some time ago, and the process has not been let go."""
-        deadline = self._held_until + tuning.now().overdue
+        deadline = max(map(self._end, self._wanted or self.cores.values()))
+        deadline += tuning.now().overdue
         return not self._released.is_set() and trio.current_time() > deadline
 
     @property
@@ -113,7 +119,17 @@ class SharedStop:
 
     # Its cores.
 
-    def core(self, policy: Policy, opener: Opener) -> SharedCore:
+    @property
+    def takes_cores(self) -> bool:
+        """False if no core can be begun any more."""
+        return not self.is_over and not self._stop.life.has_been(Phase.COPIED)
+
+    @property
+    def _wanted(self) -> list[SharedCore]:
+        """The cores for which the process is held."""
+        return [core for core in self.cores.values() if core.is_wanted and not core.has_failed]
+
+    def core(self, policy: MountPolicy, opener: Opener) -> SharedCore:
         """The core with this policy.  If there is none, `opener` begins one."""
         core = self.cores.get(policy)
         if core is None:
@@ -128,16 +144,13 @@ class SharedStop:
 
     def hurry(self) -> None:
         if self._hold_scope is not None:
-            self._hold_scope.deadline = min(self._hold_scope.deadline, self._open_by)
+            self._hold_scope.deadline = min(self._hold_scope.deadline, self._deadline()[0])
 
     def leave(self) -> None:
-        if not any(core.is_wanted for core in self.cores.values()):
+        if self._wanted:
+            self.hurry()
+        else:
             self.let_go()
-
-    @property
-    def _open_by(self) -> float:
-        wanted = (core for core in self.cores.values() if core.is_wanted)
-        return max((core.open_by for core in wanted), default=inf)
 
     # The life of the stop: one task calls `run`.
 
@@ -146,15 +159,15 @@ class SharedStop:
         try:
             first = next(iter(self.cores.values()))
             made = None
-            with self._refusals_told(self._fail):
+            with self._refusals_told(partial(self._fail_first, first)):
                 made = await self._take(first)
-            if made is not None:
+            if made is not None or (self._has_stopped and not self._have_all_failed):
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     for core in self.cores.values():  # some were begun during the stop
                         if core is not first:
                             nursery.start_soon(self._add, core)
-                    if await self._settle(first, made):
+                    if made is not None and await self._settle(first, made):
                         nursery.start_soon(self._copy, first)
                     del made
                     await self._hold()
@@ -171,8 +184,8 @@ class SharedStop:
         """Stop the process and make its first core.  ProcessError STUCK: /proc or a file that the
         core needs has not answered in time."""
         await self._prepare(first)
-        await self._stop.begin(self._options.max_stop)
-        return await self._make(first, self._options.stop_timeout + tuning.now().take_timeout)
+        await self._stop.begin(first.policy.max_stop)
+        return await self._make(first, first.policy.stop_timeout + tuning.now().take_timeout)
 
     async def _prepare(self, core: SharedCore) -> None:
         """Make room for a copy of the memory.  This is slow, so it happens before the stop."""
@@ -228,6 +241,21 @@ class SharedStop:
     def _why_let_go(self) -> ProcessError:
         return ProcessError(Reason.LET_GO, self.process.pid, self.why_over)
 
+    @property
+    def _has_stopped(self) -> bool:
+        return self._stop.life.has_been(Phase.HELD)
+
+    def _fail_first(self, first: SharedCore, error: Refusal) -> None:
+        """`first` cannot be made.  Others may be, if the process stands still."""
+        if self._has_stopped and len(self.cores) > 1:
+            self._fail_one(first, error)
+        else:
+            self._fail(error)
+
+    @property
+    def _have_all_failed(self) -> bool:
+        return all(core.has_failed for core in self.cores.values())
+
     def _fail(self, error: Refusal) -> None:
         for core in self.cores.values():
             core.fail(error)
@@ -240,8 +268,10 @@ class SharedStop:
         core.fail(error)
         if is_awaited:
             logger.warning("%s", error)
-        if all(each.has_failed for each in self.cores.values()):
+        if self._have_all_failed:
             self.let_go()
+        else:
+            self.hurry()
 
     async def _finish(self) -> None:
         """Set `_finished` within CLOSE_TIMEOUT, even if the tracer sleeps in the kernel: the end of
@@ -283,30 +313,37 @@ class SharedStop:
     async def _hold(self) -> None:
         """Hold the process until its release, and let it go if idle_timeout, open_timeout or
         max_stop ends before."""
-        idle = self._options.idle_timeout or inf
-        end = trio.current_time() - self._stop.stopped_seconds + (self._options.max_stop or inf)
-        self._held_until = end
+        self._stopped_at = trio.current_time() - self._stop.stopped_seconds
         self.touch()
         while True:
-            deadline = min(self._last_read + idle, end, self._open_by)
-            with trio.move_on_at(deadline) as self._hold_scope:
+            with trio.move_on_at(self._deadline()[0]) as self._hold_scope:
                 await self._released.wait()
                 return
-            now = trio.current_time()
-            if now >= self._open_by:
-                why = f"its file was not opened for {self._options.open_timeout:g} s"
-            elif now >= end:
-                why = f"it was stopped for {self._options.max_stop:g} s"
-            elif any(core.bytes.reads_under_way for core in self.cores.values()):
+            if any(core.bytes.reads_under_way for core in self.cores.values()):
                 self.touch()  # a reader that waits for its bytes is not idle
-                continue
-            elif now >= self._last_read + idle:
-                why = f"its file was not read for {idle:g} s"
-            else:
+            deadline, why = self._deadline()
+            if trio.current_time() < deadline:
                 continue
             self.let_go(why)
             logger.warning("process %d: let go, %s", self.process.pid, why)
             return
+
+    def _deadline(self) -> tuple[float, str]:
+        """When to let the process go, and why.  It is held as long as any core wants."""
+        return max(map(self._deadline_of, self._wanted or self.cores.values()))
+
+    def _deadline_of(self, core: SharedCore) -> tuple[float, str]:
+        policy, open_timeout = core.policy, self._options.open_timeout
+        idle = policy.idle_timeout or inf
+        return min(
+            (core.open_by, f"its file was not opened for {open_timeout:g} s"),
+            (self._end(core), f"it was stopped for {policy.max_stop:g} s"),
+            (self._last_read + idle, f"its file was not read for {idle:g} s"),
+        )
+
+    def _end(self, core: SharedCore) -> float:
+        """When its max_stop ends."""
+        return (self._stopped_at or inf) + (core.policy.max_stop or inf)
 
     def let_go(self, why: str = "") -> None:
         """Let the process run on.  Its open files still have the part of the header that is made;

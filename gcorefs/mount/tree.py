@@ -26,7 +26,7 @@ class Tree:
         self._held = held
         self._limits = limits
         self._inodes = Inodes()
-        view = self._inodes.view(options.policy)
+        view = self._inodes.view(options.mount_policy)
         status = Status(StatusTexts(held), limits.requests)
         release = Release(held, looks, limits)
         exact = ExactDirectory(view, looks, held, limits, options.open_timeout > 0)

@@ -52,6 +52,8 @@ class MakeCore:
 
     number: int
     policy: Policy
+    max_stop: float
+    """The same for this core.  The longest time counts."""
     is_copy: bool
     """True if the server copies the memory.  Then ask it by Fit how the process is held."""
 

@@ -96,6 +96,7 @@ class _Carried:
         self._submit(self._number, self._take)
 
     def make(self, message: say.MakeCore) -> None:
+        self._max_stop = max(self._max_stop, message.max_stop or inf)
         self._submit(message.number, partial(self._make, message))
 
     def release(self, may_be_late: bool) -> None:

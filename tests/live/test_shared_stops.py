@@ -9,16 +9,15 @@ import trio
 
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
-from gcorefs.holder import HoldCopy
+from gcorefs.holder import HoldCopy, Holder
 from gcorefs.mount.cores import Handle, SharedCore
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.limits import Limits
-from gcorefs.mount.options import Options
+from gcorefs.mount.options import MountPolicy, Options
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.mount.stops import SharedStop
-from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
 from gcorefs.process.copy import Room
@@ -31,18 +30,18 @@ from tests.live.accounts import assert_free
 
 Spawn = Callable[..., Target]
 
-KERNEL, COPY = Policy(memory="kernel"), Policy(hold="copy")
+KERNEL, COPY = MountPolicy(memory="kernel"), MountPolicy(hold="copy")
 OPENER = Opener(pid=os.getpid(), uid=0, gid=0, groups=(), capabilities=(1 << 41) - 1)
 
 
 @asynccontextmanager
-async def stopping(target: Target, *policies: Policy) -> AsyncIterator[SharedStop]:
+async def stopping(target: Target, *policies: MountPolicy) -> AsyncIterator[SharedStop]:
     """A stop that runs, and has begun cores with these policies."""
     options = Options()
     limits = Limits(options)
     zygote = Zygote()
     crew = Crew(zygote)
-    stop = SharedStop(find(target.pid), OPENER, options, Pools(limits, crew), limits)
+    stop = SharedStop(find(target.pid), OPENER, policies[0], options, Pools(limits, crew), limits)
     for policy in policies:
         stop.core(policy, OPENER)
     with trio.fail_after(30):
@@ -76,8 +75,8 @@ async def opened(core: SharedCore) -> Handle:
 @pytest.mark.parametrize("is_later", [False, True], ids=["at once", "later"])
 async def test_two_policies_share_a_stop(spawn: Spawn, is_later: bool) -> None:
     target = spawn("threads", 3)
-    async with stopping(target, Policy(), *[] if is_later else [KERNEL]) as stop:
-        first = stop.core(Policy(), OPENER)
+    async with stopping(target, MountPolicy(), *[] if is_later else [KERNEL]) as stop:
+        first = stop.core(MountPolicy(), OPENER)
         keeping = await opened(first)
         second = stop.core(KERNEL, OPENER)
         assert second is stop.core(KERNEL, OPENER) is not first
@@ -101,8 +100,8 @@ async def test_a_core_that_is_begun_while_the_process_is_being_stopped_is_made(
         cores.append(stop.core(KERNEL, OPENER))
 
     monkeypatch.setattr(RemoteStop, "begin", begin_two)
-    async with stopping(target, Policy()) as stop:
-        keeping = await opened(stop.core(Policy(), OPENER))
+    async with stopping(target, MountPolicy()) as stop:
+        keeping = await opened(stop.core(MountPolicy(), OPENER))
         (second,) = cores
         assert b'"memory":"kernel"' in await whole(second)
         keeping.core.leave(keeping, 0.0)
@@ -110,7 +109,7 @@ async def test_a_core_that_is_begun_while_the_process_is_being_stopped_is_made(
 
 async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> None:
     target = spawn("threads", 1)
-    async with stopping(target, Policy(), KERNEL) as stop:
+    async with stopping(target, MountPolicy(), KERNEL) as stop:
         cores = [*stop.cores.values()]
         handles = [core.join(OPENER, nonblocking=False) for core in cores]
         for core, handle in zip(cores, handles, strict=True):
@@ -124,7 +123,7 @@ async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> N
 
 async def test_a_copy_beside_a_core_that_is_read_live_lets_nobody_go(spawn: Spawn) -> None:
     target = spawn("threads", 1)
-    async with stopping(target, Policy(), COPY) as stop:
+    async with stopping(target, MountPolicy(), COPY) as stop:
         live, copied = stop.cores.values()
         handles = [core.join(OPENER, nonblocking=False) for core in (live, copied)]
         for core, handle in zip((live, copied), handles, strict=True):
@@ -140,7 +139,7 @@ async def test_a_core_that_cannot_be_made_does_not_end_the_others(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 1)
-    async with stopping(target, Policy()) as stop:
+    async with stopping(target, MountPolicy()) as stop:
         (first,) = stop.cores.values()
         keeping = await opened(first)
 
@@ -157,11 +156,63 @@ async def test_a_core_that_cannot_be_made_does_not_end_the_others(
         assert bytes(await first.bytes.read(keeping, 0, 4)) == b"\x7fELF"
 
 
+async def test_a_first_core_that_is_refused_does_not_end_the_others(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 1)
+    make = RemoteStop.core
+    is_asked = trio.Event()
+
+    async def refuse_first(remote: RemoteStop, policy: MountPolicy, holder: Holder) -> Core:
+        if policy == KERNEL:
+            return await make(remote, policy, holder)
+        await make(remote, policy, holder)
+        await is_asked.wait()
+        raise RequestError(RequestReason.USER_MEMORY, target.pid)
+
+    monkeypatch.setattr(RemoteStop, "core", refuse_first)
+    async with stopping(target, MountPolicy()) as stop:
+        (first,) = stop.cores.values()
+        handle = first.join(OPENER, nonblocking=False)
+        second = stop.core(KERNEL, OPENER)
+        keeping = second.join(OPENER, nonblocking=False)
+        is_asked.set()
+        with pytest.raises(Refusal) as caught:
+            await first.bytes.read(handle, 0, 1)
+        assert caught.value.reason is RequestReason.USER_MEMORY
+        assert bytes(await second.bytes.read(keeping, 0, 4)) == b"\x7fELF"
+        assert not stop.is_over
+        second.leave(keeping, 0.0)  # the file of the first is still open
+        assert stop.is_over
+
+
+async def test_a_process_is_held_until_the_last_core_has_had_its_time(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    short = MountPolicy(max_stop=0.05)
+    async with stopping(target, short, KERNEL) as stop:
+        hasty, patient = stop.cores.values()
+        handles = [await opened(core) for core in (hasty, patient)]
+        await trio.sleep(0.2)
+        assert not stop.is_over
+        patient.leave(handles[1], 0.0)
+        await stop.finished()
+        assert stop.why_over == "it was stopped for 0.05 s"
+
+
+async def test_the_first_core_says_how_long_threads_have_to_stop(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    async with stopping(target, MountPolicy(stop_timeout=0.75), KERNEL) as stop:
+        first, second = stop.cores.values()
+        keeping = await opened(first)
+        assert b'"stop_timeout":0.75' in await whole(second)
+        first.leave(keeping, 0.0)
+
+
 async def test_a_copy_that_finds_no_memory_does_not_hold_up_later_cores(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 1)
-    async with stopping(target, Policy()) as stop:
+    async with stopping(target, MountPolicy()) as stop:
         (first,) = stop.cores.values()
         keeping = await opened(first)
 
@@ -191,7 +242,7 @@ async def test_a_copy_that_comes_too_late_does_not_hold_up_later_cores(
         await begin(remote, max_stop)
 
     monkeypatch.setattr(RemoteStop, "begin", begin_and_tell)
-    async with stopping(target, Policy()) as stop:
+    async with stopping(target, MountPolicy()) as stop:
         (first,) = stop.cores.values()
         keeping = await opened(first)
         (asking,) = begun
@@ -243,7 +294,7 @@ async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let
     spawn: Spawn,
 ) -> None:
     target = spawn("threads", 1)
-    async with stopping(target, Policy()) as stop:
+    async with stopping(target, MountPolicy()) as stop:
         (first,) = stop.cores.values()
         await opened(first)
         second = stop.core(KERNEL, OPENER)
@@ -266,7 +317,7 @@ async def test_a_file_closed_before_the_hold_begins_counts_as_opened(
         core.leave(handle, 0.0)
 
     monkeypatch.setattr(SharedCore, "settle", settle_and_leave)
-    async with stopping(target, Policy()) as stop:
+    async with stopping(target, MountPolicy()) as stop:
         (core,) = stop.cores.values()
         handle = core.join(OPENER, nonblocking=False)
         await stop.finished()

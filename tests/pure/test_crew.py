@@ -18,6 +18,7 @@ from gcorefs.holder import HoldProcess
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount import crew as crews
 from gcorefs.mount.crew import Crew
+from gcorefs.mount.options import MountPolicy
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.policy import DEFAULT
@@ -211,7 +212,7 @@ def test_files_that_we_cannot_receive_are_no_files_and_not_a_worker_that_was_kil
                 channel.send(page)  # any message with a file
                 await stop.untraced()
             with pytest.raises(ProcessError) as caught:
-                await stop.core(DEFAULT, HoldProcess())
+                await stop.core(MountPolicy(), HoldProcess())
             assert caught.value.reason is Reason.NO_FILES
             assert channel.receive(1) is None
 

@@ -12,7 +12,7 @@ from pyfuse3 import FUSEError
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.inodes import Inode, Inodes, Listed
-from gcorefs.policy import DEFAULT, Policy
+from gcorefs.mount.options import DEFAULT, MountPolicy
 
 HIGHEST_PID = (1 << 22) - 1  # PID_MAX_LIMIT, include/linux/threads.h
 
@@ -304,7 +304,7 @@ def test_a_stop_that_is_over_is_not_shown(inodes: Inodes) -> None:
 
 
 def test_a_process_has_an_inode_for_each_policy(inodes: Inodes) -> None:
-    process, other = Process(14, 100), Policy(memory="kernel")
+    process, other = Process(14, 100), MountPolicy(memory="kernel")
     view, others = inodes.view(DEFAULT), inodes.view(other)
     plain = view.get(process)
     inodes.hold(plain)
@@ -325,7 +325,7 @@ def test_a_process_has_an_inode_for_each_policy(inodes: Inodes) -> None:
 
 
 def test_what_one_view_lists_is_looked_up_in_it_alone(inodes: Inodes) -> None:
-    process, other = Process(14, 100), Policy(memory="kernel")
+    process, other = Process(14, 100), MountPolicy(memory="kernel")
     view, others = inodes.view(DEFAULT), inodes.view(other)
     listed, theirs = view.listed(14), others.listed(14)
     assert listed.number != theirs.number

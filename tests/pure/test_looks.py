@@ -18,8 +18,8 @@ from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Budget
 from gcorefs.mount.listing import Look, Questions, rough_estimate
 from gcorefs.mount.looks import Looks
+from gcorefs.mount.options import DEFAULT
 from gcorefs.mount.sight import Sight
-from gcorefs.policy import DEFAULT
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.tuning import Tuning
 

@@ -19,9 +19,8 @@ from gcorefs.mount.limits import Limits
 from gcorefs.mount.listing import Look
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenDirectory
-from gcorefs.mount.options import Options
+from gcorefs.mount.options import DEFAULT, MountPolicy, Options
 from gcorefs.mount.process_file import ProcessFile
-from gcorefs.policy import DEFAULT, Policy
 
 PIDS = [7, 300, 4_000_000]
 SIZE = 12345
@@ -58,7 +57,7 @@ LOOKS = cast(Looks, SeesAll())
 class Profile(ProcessDirectory):
     """The same processes under another policy: all that it takes."""
 
-    def __init__(self, inodes: Inodes, policy: Policy, limits: Limits) -> None:
+    def __init__(self, inodes: Inodes, policy: MountPolicy, limits: Limits) -> None:
         super().__init__(inodes.view(policy), LOOKS, limits)
         self.number = inodes.new_number(0)
 
@@ -75,7 +74,7 @@ def inodes() -> Inodes:
 
 @pytest.fixture
 def profile(inodes: Inodes, limits: Limits) -> Profile:
-    return Profile(inodes, Policy(hold="copy"), limits)
+    return Profile(inodes, MountPolicy(hold="copy"), limits)
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ async def test_a_directory_of_another_policy_has_inodes_of_its_own(
     plain, copied = [await each.lookup(b"300", CALLER) for each in (root, profile)]
     assert plain.st_ino != copied.st_ino
     assert inodes[plain.st_ino].policy == DEFAULT
-    assert inodes[copied.st_ino].policy == Policy(hold="copy")
+    assert inodes[copied.st_ino].policy == MountPolicy(hold="copy")
     assert inodes[plain.st_ino].process == inodes[copied.st_ino].process == Process(300, 100)
     listed = await read(await profile.open_directory(CALLER))
     assert listed.inodes[b"300"] == copied.st_ino
