@@ -20,6 +20,14 @@ class OptionError(GcorefsError, ValueError):
     """An unknown option, or an invalid value.  The text is one line for people."""
 
 
+class ValueRefused(OptionError):
+    """An invalid value of the option `name`."""
+
+    def __init__(self, name: str, line: str) -> None:
+        super().__init__(line)
+        self.name = name
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     name: str
@@ -44,7 +52,7 @@ class Option:
             try:
                 return self.canonical(text)
             except ValueError as error:
-                raise OptionError(f"option {self.name}: {text!r} is none of {error}") from error
+                raise self._refusal(text, f"none of {error}") from error
         # Imported here to save memory in a dump without options (cli/victim.py).
         import msgspec  # noqa: PLC0415
 
@@ -54,19 +62,22 @@ class Option:
         try:
             value = msgspec.convert(text, kind, strict=False)
         except (msgspec.ValidationError, UnicodeError) as error:
-            raise self._refusal(text) from error
+            raise self._refusal(text, self._range) from error
         if isinstance(value, float) and math.isnan(value):  # NaN passes both bounds
-            raise self._refusal(text)
+            raise self._refusal(text, self._range)
         return value
 
-    def _refusal(self, text: str) -> OptionError:
+    @property
+    def _range(self) -> str:
+        """What a refused value is not."""
         if self.words:
-            wanted = f"none of {', '.join(self.words)}"
-        elif self.type is float:
-            wanted = f"not a number of seconds from 0 to {_MOST:g}"
-        else:
-            wanted = f"not a whole number from 1 to {_MOST:g}"
-        return OptionError(f"option {self.name}: {text!r} is {wanted}")
+            return f"none of {', '.join(self.words)}"
+        if self.type is float:
+            return f"not a number of seconds from 0 to {_MOST:g}"
+        return f"not a whole number from 1 to {_MOST:g}"
+
+    def _refusal(self, text: str, what: str) -> ValueRefused:
+        return ValueRefused(self.name, f"option {self.name}: {text!r} is {what}")
 
 
 def option(

@@ -48,9 +48,14 @@ class MemoryRule:
 
     def mask(self, own: int) -> int:
         """The coredump_filter that has this effect, but for the code.  `own`: the process's own."""
-        if self.base in ("filter", "kernel"):
-            return own
-        return {"all": _ALL_BITS, "none": 0}.get(self.base) or int(self.base, 16)
+        match self.base:
+            case "filter" | "kernel":
+                return own
+            case "all":
+                return _ALL_BITS
+            case "none":
+                return 0
+        return int(self.base, 16)
 
     @property
     def keeps_lost_files(self) -> bool:

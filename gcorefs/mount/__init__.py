@@ -2,6 +2,7 @@
 
 options  the options after -o
 names    what users write to us: names, a pid
+policy_names  the policy in the name of a directory
 interpreter  settings of the interpreter for an event loop beside threads
 errors   why a request is refused, whatever process it is about
 limits   what one user may have, and what all users may have together
@@ -33,6 +34,7 @@ entries  what stat shows
 nodes    what a directory or file of the mount is
 process_file  the file of a process
 directories  the directories, and their listings
+policies  the directories of policies, as long as the kernel knows them
 control  the mount's own files: what is held, and a way to let it go
 tree     all nodes, by number
 readonly  requests that every file refuses

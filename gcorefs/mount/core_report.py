@@ -13,10 +13,11 @@ def log_end(shared: SharedCore) -> None:
     """Log what became of a core whose stop is over, unless the core failed."""
     if (core := shared.bytes.core) is None or shared.has_failed:
         return
+    policy = shared.keeper.policy_text(shared.policy)
     starved = f", {core.starved_threads} got no CPU" if core.starved_threads else ""
     logger.info(
         "process %d: %s by process %d (uid %d): %d threads (%d did not stop%s), "
-        "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable%s",
+        "ready in %.1f ms, stopped for %.1f ms, %d bytes read, %d pages unreadable%s%s",
         shared.process.pid,
         "opened" if shared.was_open else "looked up",
         shared.opener.pid,
@@ -29,6 +30,7 @@ def log_end(shared: SharedCore) -> None:
         shared.bytes.served,
         core.unreadable,
         _how_held(shared),
+        f", {policy}" if policy else "",
     )
 
 
@@ -47,6 +49,7 @@ def facts(shared: SharedCore) -> dict[str, Any]:
         "name": shared.stop.comm.decode("utf-8", "replace"),
         "state": state,
         "why": why,
+        "policy": shared.keeper.policy_text(shared.policy),
         **shared.keeper.report(),
         "threads": core.threads if core is not None else 0,
         "threads_not_stopped": core.unresponsive_threads if core is not None else 0,

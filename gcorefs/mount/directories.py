@@ -4,6 +4,7 @@ import errno
 from bisect import bisect_right
 from collections.abc import Mapping
 from copy import copy
+from typing import Protocol
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, FUSEError, InodeT, RequestContext
 
@@ -52,20 +53,35 @@ _EXACT = 1 << 62
 """A bit above those of all numbers of processes (inodes.py)."""
 
 
+class Directories(Protocol):
+    """Directories that are made when their name is looked up."""
+
+    def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes | None:
+        """None if there is no directory of this name."""
+
+
 class Root(ProcessDirectory):
-    """The root of the mount: the processes, and a directory that can be reached but not listed."""
+    """The root of the mount: the processes, and directories that can be reached but not listed."""
 
     number = ROOT_INODE
 
     def __init__(
-        self, view: View, looks: Looks, limits: Limits, unlisted: Mapping[bytes, OwnNode]
+        self,
+        view: View,
+        looks: Looks,
+        limits: Limits,
+        unlisted: Mapping[bytes, OwnNode],
+        policies: Directories | None = None,
     ) -> None:
         super().__init__(view, looks, limits)
         self._unlisted = unlisted
+        self._policies = policies
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if name in self._unlisted:
             return self._unlisted[name].entry()
+        if self._policies is not None and (entry := self._policies.lookup(name, ctx)) is not None:
+            return entry
         return await super().lookup(name, ctx)
 
 

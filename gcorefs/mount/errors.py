@@ -23,7 +23,19 @@ class RequestReason(Why):
     NO_PID = (errno.EINVAL, "the text written to .gcorefs/release is not a pid")
     NOT_HELD = (errno.ESRCH, "it is not held")
     NOT_YOURS = (errno.EPERM, "another user holds it, and only root may release it")
+    NO_VALUE = (errno.EINVAL, "a path gives an option a value that it cannot have")
+    WHOLE_MOUNT = (errno.EINVAL, "a path names an option that holds for the whole mount")
+    TOO_LONG = (errno.EPERM, "only root may ask in a path for longer than the mount's options")
 
 
 class RequestError(Refusal):
     """A request that the mount refuses, whatever process it is about."""
+
+
+class PolicyRefused(RequestError):
+    """The name of a directory asks for a policy that cannot be had."""
+
+    def __init__(self, reason: RequestReason, pid: int, option: str, line: str) -> None:
+        super().__init__(reason, pid, line)
+        # The log counts refusals by this, and a user can make up any number of values.
+        self.detail = option

@@ -36,6 +36,7 @@ from gcorefs.mount.log import logger
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenDirectory, OpenFile
 from gcorefs.mount.options import Options
+from gcorefs.mount.policy_names import LONGEST
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.readonly import ReadOnly
 from gcorefs.mount.refusals import Refusals
@@ -136,7 +137,7 @@ class GcoreFS(ReadOnly):
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = PAGE_SIZE
-        data.f_namemax = 10
+        data.f_namemax = LONGEST
         return data
 
     # Directories.

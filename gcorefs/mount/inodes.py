@@ -104,6 +104,10 @@ class View:
     def __init__(self, policy: MountPolicy, inodes: "Inodes") -> None:
         self.policy = policy
         self._inodes = inodes
+        self.directories = 0
+        """How many directories show it."""
+        self.is_dropped = False
+        """True if nobody may look a process up in it any more."""
         self._current: dict[int, Inode | Listed] = {}
         self._outsiders: dict[int, Inode] = {}
 
@@ -162,19 +166,33 @@ class View:
         """Give the kernel one more reference to the inode of `process`, if the block keeps it.
 
         The reference counts from the beginning of the block: until the reply is made, no other
-        request may forget the inode.
+        request may forget the inode.  ESTALE: the view is dropped.
         """
+        if self.is_dropped:
+            raise FUSEError(errno.ESTALE)
         reference = Reference(self.outsiders(process) if is_outsider else self.get(process))
         self._inodes.hold(reference.inode)
         try:
             yield reference
         finally:
             if not reference.is_kept:
-                self._inodes.forget(reference.inode.number, 1)
+                self.take_back(reference.inode)
 
     def take_back(self, inode: Inode | Listed) -> None:
-        """The kernel did not get this entry of a listing, so it has one reference less."""
-        self._inodes.forget(inode.number, 1)
+        """The kernel did not get this entry, so it has one reference less."""
+        with contextlib.suppress(KeyError):  # it was forgotten meanwhile (Inodes.hide)
+            self._inodes.forget(inode.number, 1)
+
+    def drop_idle(self) -> list[int]:
+        """Drop the inodes without a core.  Returns their numbers."""
+        found = []
+        for table in (self._current, self._outsiders):
+            for inode in [*table.values()]:
+                if isinstance(inode, Listed) or inode.core is None:
+                    del table[inode.pid]
+                    found.append(inode.number)
+        self.is_dropped = not (self._current or self._outsiders)
+        return found
 
     def drop(self, inode: Inode | Listed) -> None:
         """The kernel has forgotten it."""
@@ -193,7 +211,30 @@ class Inodes:
 
     def view(self, policy: MountPolicy) -> View:
         """The inodes under `policy`."""
-        return self._views.setdefault(policy, View(policy, self))
+        view = self._views.get(policy)
+        if view is None:
+            view = self._views[policy] = View(policy, self)
+        return view
+
+    def show(self, policy: MountPolicy) -> View:
+        """The same for one more directory."""
+        view = self.view(policy)
+        view.directories += 1
+        return view
+
+    def hide(self, view: View) -> None:
+        """There is one directory less.  If it was the last one, nobody finds an inode of the view
+        any more by its name: forget all of them, except those with a core.
+
+        The kernel may still know a number.  It looks the name up again before it uses the number
+        (entries.py), and all else is ESTALE.
+        """
+        view.directories -= 1
+        for each in [each for each in self._views.values() if not each.directories]:
+            for number in each.drop_idle():
+                self._by_number.pop(number, None)
+            if each.is_dropped:
+                del self._views[each.policy]
 
     def __getitem__(self, number: int) -> Inode:
         """KeyError: the kernel has forgotten it.  ESTALE: it was listed but never looked up.
@@ -220,9 +261,10 @@ class Inodes:
         self._by_number[inode.number] = inode
 
     def forget(self, number: int, lookups: int) -> None:
-        """The kernel has dropped `lookups` references."""
+        """The kernel has dropped `lookups` references.  KeyError: see `hide`."""
         inode = self._by_number[number]
         inode.lookups -= lookups
         if inode.lookups <= 0:
             del self._by_number[number]
-            self._views[inode.policy].drop(inode)
+            if (view := self._views.get(inode.policy)) is not None:
+                view.drop(inode)

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.mount.options import MountPolicy
 
 
 class Keeper(Protocol):
@@ -35,5 +36,8 @@ class Keeper(Protocol):
 
     def leave(self) -> None:
         """A core has lost its last handle, and nobody is about to open it."""
+
+    def policy_text(self, policy: MountPolicy) -> str:
+        """The options of a core that differ from those of the mount."""
 
     def report(self) -> dict[str, Any]: ...

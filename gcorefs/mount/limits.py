@@ -216,7 +216,8 @@ class Limits:
     owner.  After that there are no subordinate uids (access.identify)."""
 
     def __init__(self, options: Options) -> None:
-        owner = subordinate.of_this_host().owner
+        self.owner = owner = subordinate.of_this_host().owner
+        """The user who is charged for a uid."""
         self.files = Budget(
             options.user_files,
             options.max_files,

@@ -4,10 +4,11 @@
     /.gcorefs/status     what is stopped now
     /.gcorefs/release    write a pid here, and that process is let go
     /.gcorefs/exact/PID  a process that is stopped when its name is looked up
+    /@POLICY/PID         a process under another policy (policy_names.py)
 
-The directory can be reached by its name, but no listing shows it, like .zfs of ZFS: a program that
-walks the tree finds only processes.  And exact lists no process: ls, find and completion look up
-the names in a directory, and would stop all of them.
+The directories can be reached by their names, but no listing shows them, like .zfs of ZFS: a
+program that walks the tree finds each process once.  And exact lists no process: ls, find and
+completion look up the names in a directory, and would stop all of them.
 """
 
 DIRECTORY = b".gcorefs"

@@ -70,6 +70,8 @@ _FUSE_FLAGS = frozenset(
 )  # fmt: skip
 _FUSE_VALUES = frozenset(("fsname", "context", "fscontext", "rootcontext", "defcontext"))
 
+FUSE_OPTIONS = _FUSE_FLAGS | _FUSE_VALUES
+
 # default_permissions: the kernel checks owner and mode of every open before we hear of it.
 # No ro: a process is let go by a write to a file (names.py).
 _ALWAYS = frozenset(("default_permissions", "nodev", "nosuid", "noexec"))

@@ -26,6 +26,7 @@ from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import MountPolicy, Options
+from gcorefs.mount.policy_names import difference
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.process.access import Opener
@@ -379,6 +380,9 @@ class SharedStop:
                 self.process.pid,
                 ", ".join(map(str, late)),
             )
+
+    def policy_text(self, policy: MountPolicy) -> str:
+        return difference(policy, self._options)
 
     def report(self) -> dict[str, Any]:
         """The fields of `gcorefs status` that all cores of the stop have in common."""

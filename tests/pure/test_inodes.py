@@ -333,3 +333,34 @@ def test_what_one_view_lists_is_looked_up_in_it_alone(inodes: Inodes) -> None:
     assert view.listed(14) is listed
     inodes.forget(theirs.number, 1)
     assert view.get(process).number == listed.number
+
+
+def test_a_view_that_no_directory_shows_keeps_only_inodes_with_a_core(inodes: Inodes) -> None:
+    other = MountPolicy(memory="kernel")
+    first, second = inodes.show(other), inodes.show(other)
+    assert first is second
+    with first.held(Process(14, 100)) as reference, first.held(Process(15, 100)) as opened:
+        reference.keep()
+        opened.keep()
+    listed = first.listed(16)
+    outsider = first.outsiders(Process(15, 100))
+    opened.inode.core = cast(SharedCore, FakeStop())
+    inodes.hide(first)
+    assert inodes[reference.inode.number] is reference.inode  # a directory still shows it
+    inodes.hide(first)
+    for number in (reference.inode.number, listed.number, outsider.number):
+        with pytest.raises(KeyError):
+            inodes[number]
+    assert inodes[opened.inode.number] is opened.inode
+    again = inodes.show(other)
+    assert again.get(Process(15, 100)) is opened.inode
+    assert again.get(Process(14, 100)) is not reference.inode
+    again.take_back(listed)  # nobody knows it any more: no error
+    opened.inode.core = None
+    inodes.hide(again)
+    with pytest.raises(KeyError):
+        inodes[opened.inode.number]
+    with pytest.raises(FUSEError) as caught, again.held(Process(14, 100)):
+        pass  # a look-up that began before
+    assert caught.value.errno == errno.ESTALE
+    assert inodes.view(other) is not again

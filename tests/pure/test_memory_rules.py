@@ -147,3 +147,11 @@ def test_text_adds_the_code_in_files(base: str) -> None:
     for other in (mapping(flags=PF_R, **FILE), mapping(flags=PF_R | PF_X, **WRITTEN)):
         plain = MemoryRule(base).share(other, rules.DEFAULT, program)
         assert rule.share(other, rules.DEFAULT, program)[:2] == plain[:2]
+
+
+@pytest.mark.parametrize(
+    ("word", "mask"),
+    [("filter", 0x21), ("kernel+text", 0x21), ("all", 0x1FF), ("none", 0), ("text", 0), ("0x7", 7)],
+)
+def test_each_rule_has_the_effect_of_a_mask(word: str, mask: int) -> None:
+    assert memory_rule(word).mask(0x21) == mask

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from gcorefs.mount.errors import PolicyRefused, RequestReason
 from gcorefs.mount.refusals import MOST_KINDS, Refusals
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -49,3 +50,15 @@ def test_many_kinds_are_not_remembered_for_ever(caplog: pytest.LogCaptureFixture
     for number in range(5_000):
         refusals.log(ProcessError(Reason.TRACED, 7, f"TracerPid {number}"))
     assert 0 < len(refusals) <= MOST_KINDS
+
+
+def test_made_up_values_in_paths_do_not_fill_the_log(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = Refusals()
+    for number in range(5_000):
+        line = f"option memory: '{number}' is none of filter"
+        refusals.log(PolicyRefused(RequestReason.NO_VALUE, 7, "memory", line))
+    assert len(caplog.messages) == 1_000
+    reason = RequestReason.NO_VALUE.text
+    assert caplog.messages[7] == f"process 7: {reason} (option memory: '7' is none of filter)"
