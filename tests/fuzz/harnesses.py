@@ -5,6 +5,7 @@ is a finding.  The seeds are files of /proc of this process itself: to read thos
 mean to wait for them.
 """
 
+import dataclasses
 import io
 import re
 import struct
@@ -41,9 +42,12 @@ with atheris.instrument_imports(include=["gcorefs"]):
     )
     from gcorefs.kernel.proc.procfile import FormatError
     from gcorefs.mount.names import pid_of, pid_written
-    from gcorefs.mount.options import Options, parse
+    from gcorefs.mount.options import MountPolicy, Options, parse
+    from gcorefs.mount.policy_names import difference, longer_than, policy_named
     from gcorefs.mount.server import MountError, mounts_in
     from gcorefs.option import OptionError
+    from gcorefs.policy import Policy
+    from gcorefs.profiles import text_of
     from gcorefs.sources import restart
     from tests.pure.cores import account_of, made, mapped
 
@@ -166,6 +170,32 @@ def mountinfo(data: bytes) -> None:
 def names(data: bytes) -> None:
     assert pid_of(data) == (int(data) if re.fullmatch(rb"[1-9][0-9]{0,8}", data) else 0)
     assert pid_written(data) == pid_of(data.removesuffix(b"\n"))
+
+
+_MOUNT = Options(max_stop=9.0, memory="kernel")
+
+
+@harness(
+    OptionError,
+    b"@all",
+    b"@threads,hold=copy",
+    b"@memory=0x33+text,unresponsive=omit",
+    b"@stop_timeout=1e-3,idle_timeout=5,max_stop=0",
+    b"@allow_other",
+)
+def policy_names(data: bytes) -> None:
+    """Every policy that a name may mean has one text, and that is a name of it."""
+    policy = policy_named(data, _MOUNT)
+    assert type(policy) is MountPolicy
+    again = difference(policy, _MOUNT)
+    assert (policy_named(b"@" + again.encode(), _MOUNT) if again else _MOUNT.mount_policy) == policy
+    assert longer_than(policy, _MOUNT).isprintable()
+
+
+@harness(OptionError, b"@text", b"memory=none,hold=copy", b"xstate=raw,copy_limit=3")
+def policies(data: bytes) -> None:
+    policy = Policy.of(data.decode("utf-8", "surrogateescape"))
+    assert Policy.of(text_of(dataclasses.asdict(policy))) == policy
 
 
 @harness((), b"\0" * 600, b"\xff" * 1024)

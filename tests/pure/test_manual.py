@@ -7,16 +7,21 @@ from typing import Any, cast
 
 from gcorefs.arch.xsave import XsaveAccount, XsaveLayout
 from gcorefs.elfcore.filter import LeftOut
+from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.elfcore.provenance import NT_GCOREFS, Account, How, Origin, Provenance
 from gcorefs.gather import unknown_holes
 from gcorefs.holder import HoldCopy
 from gcorefs.mount.options import OPTIONS
+from gcorefs.mount.policy_names import IN_NAMES
 from gcorefs.policy import Policy
 from gcorefs.process.copy import Room
 from gcorefs.process.memory import Ways
+from gcorefs.profiles import BUILT_IN, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `(\w+)=(\w+)` \| ([^|]+) \|")
+PROFILE = re.compile(r"^\| `@(\w+)` \| `([^`|]+)` \|", re.MULTILINE)
+OPTION_COLUMNS = 7
 FIELD = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)
 
 
@@ -26,6 +31,46 @@ def test_every_option_has_a_row_with_its_default() -> None:
     assert sorted(shown) == sorted(OPTIONS)
     assert shown.pop("copy_limit") == "a quarter of the machine's memory"
     assert {name: text(OPTIONS[name].default) for name in shown} == shown
+
+
+def test_every_option_has_a_row_with_its_cost() -> None:
+    lines = (ROOT / "docs" / "policies.md").read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if " | " in line
+    ]
+    by_name = {row[0].strip("`"): row[1:] for row in rows if len(row) == OPTION_COLUMNS}
+    for heading in ("option", "---"):
+        del by_name[heading]
+    assert [*by_name] == [*OPTIONS]
+    for name, (in_name, default, unit, values, costs, perturbs) in by_name.items():
+        option = OPTIONS[name]
+        assert in_name == ("yes" if name in IN_NAMES else "no"), name
+        if name != "copy_limit":
+            assert default == text(option.default), name
+        assert unit == option.unit, name
+        if option.words:
+            assert values == ", ".join(f"`{word}`" for word in option.words), name
+        elif option.canonical is None:
+            assert values == f"{0 if option.type is float else 1} to 1e9", name
+        assert costs, name
+        assert perturbs, name
+
+
+def test_every_profile_has_a_row_with_its_options() -> None:
+    rows = PROFILE.findall((ROOT / "docs" / "policies.md").read_text())
+    assert dict(rows) == {name: text_of(options) for name, options in BUILT_IN.items()}
+
+
+def test_every_rule_for_memory_has_a_row() -> None:
+    _, _, manual = (ROOT / "docs" / "policies.md").read_text().partition("## memory\n")
+    cells = re.findall(r"^\| (`[^|]*) \|", manual, re.MULTILINE)
+    rules = re.findall(r"`([\w+]+)`", " ".join(cells))
+    assert sorted(rules) == sorted(
+        ["filter", "kernel", "0x0", "0x1ff", "all", "text", "none", "filter+text", "kernel+text",
+         "0x33+text"]
+    )  # fmt: skip
+    for rule in rules:
+        assert str(memory_rule(rule)) == rule
 
 
 def text(default: object) -> str:
