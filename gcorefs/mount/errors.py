@@ -25,6 +25,7 @@ class RequestReason(Why):
     NOT_YOURS = (errno.EPERM, "another user holds it, and only root may release it")
     NO_VALUE = (errno.EINVAL, "a path gives an option a value that it cannot have")
     WHOLE_MOUNT = (errno.EINVAL, "a path names an option that holds for the whole mount")
+    CORES = (errno.EAGAIN, "its stop has too many cores with different policies")
     TOO_LONG = (errno.EPERM, "only root may ask in a path for longer than the mount's options")
 
 

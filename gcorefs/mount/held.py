@@ -15,7 +15,7 @@ from gcorefs.mount.door import Door, asked, first_door, joiners_door
 from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
-from gcorefs.mount.options import Options
+from gcorefs.mount.options import MountPolicy, Options
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.stops import SharedStop
 from gcorefs.process.access import Opener
@@ -122,7 +122,7 @@ class Held:
             stop = self._tracing(process)
             if stop is not None and not stop.takes_cores:
                 return None  # again, when no thread is traced any more
-            if stop is not None and inode.policy in stop.cores:
+            if stop is not None and not self._is_free(stop, inode.policy):
                 raise FUSEError(errno.ESTALE)  # it has another inode now: look the name up again
             core = self._begin(stop or self._begin_stop(inode, opener), inode, opener)
         elif core.is_ready and not was_ready:
@@ -163,6 +163,14 @@ class Held:
         self._nursery.start_soon(self._run, stop)  # runs after this task has begun its first core
         return stop
 
+    def _is_free(self, stop: SharedStop, policy: MountPolicy) -> bool:
+        """True if the stop has no core with this policy.  A core that has failed, and that nobody
+        has open any more, makes room for another try."""
+        core = stop.cores.get(policy)
+        if core is not None and core.has_failed and not core.is_wanted:
+            self._forget(stop.cores.pop(policy))
+        return policy not in stop.cores
+
     def _begin(self, stop: SharedStop, inode: Inode, opener: Opener) -> SharedCore:
         core = inode.core = stop.core(inode.policy, opener)
         self._cores[core] = stop, inode
@@ -186,9 +194,12 @@ class Held:
             return
         del self._stops[stop]
         for core in stop.cores.values():
-            _, inode = self._cores.pop(core)
-            if inode.core is core:
-                inode.core = None
-            self._limits.memory.give_back(core.opener.uid, core.memory)
+            self._forget(core)
         stop.forget()
         self._limits.stops.give_back(stop.opener.uid)
+
+    def _forget(self, core: SharedCore) -> None:
+        _, inode = self._cores.pop(core)
+        if inode.core is core:
+            inode.core = None
+        self._limits.memory.give_back(core.opener.uid, core.memory)

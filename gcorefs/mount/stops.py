@@ -22,6 +22,7 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
 from gcorefs.mount import core_report
 from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
@@ -32,6 +33,9 @@ from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.stopped import CLOSE_TIMEOUT
+
+_MOST_CORES = 64
+"""Cores of one stop."""
 
 _NO_THREAD_NAP = 0.05
 """Seconds until the next try, if no thread can be started."""
@@ -131,9 +135,14 @@ class SharedStop:
         return [core for core in self.cores.values() if core.is_wanted and not core.has_failed]
 
     def core(self, policy: MountPolicy, opener: Opener) -> SharedCore:
-        """The core with this policy.  If there is none, `opener` begins one."""
+        """The core with this policy.  If there is none, `opener` begins one.
+
+        RequestError: there are too many.  A core takes memory of the worker until the stop ends.
+        """
         core = self.cores.get(policy)
         if core is None:
+            if len(self.cores) >= _MOST_CORES:
+                raise RequestError(RequestReason.CORES, self.process.pid, f"uid {opener.uid}")
             core = SharedCore(self, self._stop, opener, policy, self._limits, self._pools)
             self.cores[policy] = core
             if self._nursery is not None:  # else `run` makes it when the process stands still

@@ -184,6 +184,41 @@ def test_a_stop_lasts_until_the_last_core_is_closed(mount: Mount, spawn: Spawn) 
     eventually(lambda: is_free(target.pid))
 
 
+def test_a_stop_has_so_many_cores(mount: Mount, spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    paths = [
+        mount.path / f"@idle_timeout={number}" / str(target.pid) for number in range(1, 60)
+    ] + [mount.path / f"@idle_timeout={number}.5" / str(target.pid) for number in range(1, 20)]
+    with opened(mount / target.pid) as fd:
+        os.read(fd, 1)
+        found = [errno_of(partial(read_some, path)) for path in paths]
+        assert found == [0] * 63 + [errno.EAGAIN] * (len(paths) - 63)
+        mount.expect("its stop has too many cores with different policies (uid 0)")
+        assert is_held(target.pid)
+    eventually(lambda: is_free(target.pid))
+    assert read_some(paths[-1]) == b"\x7fELF"
+
+
+def read_some(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return file.read(4)
+
+
+def test_a_core_that_was_refused_can_be_tried_again(
+    mount_with: Callable[..., Mount], spawn: Spawn
+) -> None:
+    mount = mount_with("user_memory=1")
+    target = spawn("threads", 150)
+    path = mount.path / "@memory=none" / str(target.pid)
+    with opened(mount / target.pid) as fd:
+        os.read(fd, 1)
+        mount.expect("the headers of its opener need too much memory")
+        for _ in range(3):
+            assert errno_of(partial(read_some, path)) == errno.EMFILE
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+    assert read_some(path) == b"\x7fELF"
+
+
 def test_a_new_core_after_a_copy_is_another_stop(mount: Mount, spawn: Spawn) -> None:
     target = spawn("threads", 1)
     with opened(mount.path / "@hold=copy" / str(target.pid)) as copied:
