@@ -6,6 +6,7 @@ import os
 import re
 import select
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -254,6 +255,30 @@ def test_attributes_tell_of_the_core_with_that_policy(mount: Mount, spawn: Spawn
         assert os.fstat(fd).st_size == len(whole(fd))
         result = gcorefs("info", "--json", path)
         assert json.loads(result.stdout)["gcorefs"]["policy"]["memory"] == "none"
+
+
+def test_each_core_says_what_becomes_of_a_thread_that_does_not_stop(
+    mount: Mount, spawn: Spawn
+) -> None:
+    target = spawn("vforker")
+    mount.expect("one of its threads does not stop, and unresponsive= forbids that")
+    words = ("fail", "partial", "zero", "omit")
+    with ExitStack() as stack:
+        files = {}
+        for word in words:  # the first one begins the stop
+            path = mount.path / f"@stop_timeout=0.3,unresponsive={word}" / str(target.pid)
+            files[word] = stack.enter_context(opened(path))
+        plain = stack.enter_context(opened(mount / target.pid))
+        assert errno_of(lambda: os.read(files["fail"], 1)) == errno.EBUSY
+        for word in words[1:]:
+            facts = note_of(whole(files[word]))
+            expected = {"stopped": 4, "partial": 0, "zero": 0, "omitted": 0}
+            expected["omitted" if word == "omit" else word] = 1
+            assert facts["threads"] == expected
+            assert facts["policy"]["stop_timeout"] == 0.3
+        assert note_of(whole(plain))["policy"]["stop_timeout"] == 0.3
+    assert target.ask("release") == {"released": True}
+    eventually(lambda: is_free(target.pid))
 
 
 # What is in the files.
