@@ -16,18 +16,29 @@ from gcorefs.option import Option, OptionError
 MARK = "@"
 """A text that begins with this begins with the name of a profile."""
 
-BUILT_IN: Mapping[str, Mapping[str, str]] = {
+Profiles = Mapping[str, Mapping[str, str]]
+"""Options with their values as texts, by the name of the profile."""
+
+BUILT_IN: Profiles = {
     "all": {"memory": "all"},
     "text": {"memory": "filter+text"},
     "threads": {"memory": "none"},
 }
 
 
+RESERVED = ("stacks", "glance", "gentle")
+"""Names of profiles to come."""
+
+
 class UnknownWord(OptionError):
     """There is no profile or no option of this name."""
 
 
-def settings(text: str, options: Mapping[str, Option]) -> dict[str, Any]:
+def settings(
+    text: str,
+    options: Mapping[str, Option],
+    profiles: Profiles = BUILT_IN,
+) -> dict[str, Any]:
     """The options that a text names, with their values.  OptionError.
 
     `options`: the options that it may name, and those of all profiles.
@@ -35,22 +46,22 @@ def settings(text: str, options: Mapping[str, Option]) -> dict[str, Any]:
     words = text.split(",")
     found: dict[str, Any] = {}
     if text.startswith(MARK):
-        profile = BUILT_IN.get(words.pop(0).removeprefix(MARK))
+        profile = profiles.get(words.pop(0).removeprefix(MARK))
         if profile is None:
-            raise _unknown(text, options)
+            raise _unknown(text, options, profiles)
         found = {name: options[name].parse(value) for name, value in profile.items()}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in options or not equals:
-            raise _unknown(word, options)
+            raise _unknown(word, options, profiles)
         found[name] = options[name].parse(value)
     return found
 
 
-def _unknown(word: str, options: Mapping[str, Option]) -> UnknownWord:
-    profiles = ", ".join(MARK + name for name in BUILT_IN)
+def _unknown(word: str, options: Mapping[str, Option], profiles: Profiles) -> UnknownWord:
+    names = ", ".join(MARK + name for name in profiles)
     return UnknownWord(
-        f"{word!r} is no policy; there are the profiles {profiles}, and the options "
+        f"{word!r} is no policy; there are the profiles {names}, and the options "
         + ", ".join(f"{name}=" for name in options)
     )
 

@@ -13,11 +13,14 @@ import trio
 
 from gcorefs.cli import background
 from gcorefs.mount import interpreter, log, server
-from gcorefs.mount.options import OPTIONS, parse
+from gcorefs.mount.options import OPTIONS, Configuration, parse
+from gcorefs.mount.policy_names import IN_NAMES
 from gcorefs.mount.server import MountError, Watchdog
 from gcorefs.option import OptionError
 from gcorefs.process.errors import named
 from gcorefs.process.threads import NoThread, is_no_thread
+from gcorefs.profile_file import DEFAULT_PATH, ProfileError, read_profiles
+from gcorefs.profiles import BUILT_IN, Profiles
 from gcorefs.worker.zygote import Zygote
 
 _STANDARD_ERROR = 2
@@ -42,11 +45,21 @@ class _Path(click.Path):
     help=", ".join(f"{name}=" for name in OPTIONS)
     + ", or FUSE's (allow_other ...): see gcorefs(8).",
 )
+@click.option(
+    "--config",
+    type=_Path(),
+    help=f"Profiles beside the built-in ones.  Default: {DEFAULT_PATH}, if it is there.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option("--log-file", type=_Path(), help="Log there, not to the system's log.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def mount(
-    mountpoint: str, words: tuple[str, ...], foreground: bool, log_file: str | None, verbose: bool
+    mountpoint: str,
+    words: tuple[str, ...],
+    config: str | None,
+    foreground: bool,
+    log_file: str | None,
+    verbose: bool,
 ) -> None:
     """Mount every process as a file at MOUNTPOINT.
 
@@ -57,10 +70,12 @@ def mount(
     if log_file is not None:
         log_file = os.path.abspath(log_file)  # in the background our current directory is /
     try:
-        options, fuse_options = parse(words)
+        configuration = Configuration(*parse(words), _profiles(config))
         server.check_mountpoint(mountpoint)
-    except (OptionError, MountError) as error:
+    except (OptionError, ProfileError, MountError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(named(error)) from error
 
     def run(on_ready: Callable[[], None], watchdog: Watchdog | None = None) -> None:
         with _mounting(mountpoint, on_ready) as tell_ready:
@@ -71,7 +86,7 @@ def mount(
             interpreter.settle()  # for the zygote and all workers too
             zygote = Zygote()  # before there is a second thread, that of the log
             log.start(handler, verbose)
-            trio.run(server.serve, mountpoint, options, fuse_options, tell_ready, zygote, watchdog)
+            trio.run(server.serve, mountpoint, configuration, tell_ready, zygote, watchdog)
 
     try:
         if foreground:
@@ -82,6 +97,13 @@ def mount(
                 background.run(run)
     except MountError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _profiles(config: str | None) -> Profiles:
+    """The profiles of the mount.  OSError, ProfileError."""
+    if config is None and not os.path.exists(DEFAULT_PATH):
+        return BUILT_IN
+    return read_profiles(config or DEFAULT_PATH, IN_NAMES)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from gcorefs.option import Option, OptionError, options_of
 from gcorefs.policy import Policy
+from gcorefs.profile_file import DEFAULT_PATH, ProfileError, read_profiles
 from gcorefs.profiles import BUILT_IN, MARK, settings
 
 _OPTIONS = options_of(Policy)
@@ -35,7 +37,7 @@ def takes_policy(
             given = {name: text for name, text in texts.items() if text is not None}
             policy_text = named.pop("policy_text")
             with _refusals_told():
-                values = settings(policy_text, _OPTIONS) if policy_text is not None else {}
+                values = {} if policy_text is None else _named(policy_text)
                 values = {name: value for name, value in values.items() if name not in but}
                 values |= {name: _OPTIONS[name].parse(text) for name, text in given.items()}
                 policy = Policy(**values)
@@ -59,9 +61,26 @@ def _as_word(option: Option) -> Callable[[Callable[..., None]], Callable[..., No
     )
 
 
+def _named(text: str) -> dict[str, Any]:
+    """The options that a text names.  OptionError, ProfileError, OSError."""
+    profiles = BUILT_IN
+    name = text.partition(",")[0].removeprefix(MARK)
+    if text.startswith(MARK) and name not in profiles and os.path.exists(DEFAULT_PATH):
+        # Imported here to save memory in a dump without options (victim.py).
+        from gcorefs.mount.policy_names import IN_NAMES  # noqa: PLC0415
+
+        found = read_profiles(DEFAULT_PATH, IN_NAMES)
+        # A dump has no time after which it lets a process go.
+        profiles = {
+            name: {option: value for option, value in values.items() if option in _OPTIONS}
+            for name, values in found.items()
+        }
+    return settings(text, _OPTIONS, profiles)
+
+
 @contextlib.contextmanager
 def _refusals_told() -> Iterator[None]:
     try:
         yield
-    except OptionError as error:
+    except (OptionError, ProfileError) as error:
         raise click.UsageError(str(error)) from error

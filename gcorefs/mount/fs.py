@@ -43,6 +43,7 @@ from gcorefs.mount.refusals import Refusals
 from gcorefs.mount.sight import Sight
 from gcorefs.mount.tree import Tree
 from gcorefs.process.errors import ProcessError, Reason, is_no_memory
+from gcorefs.profiles import Profiles
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -75,7 +76,7 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
 
 
 class GcoreFS(ReadOnly):
-    def __init__(self, options: Options, crew: Crew) -> None:
+    def __init__(self, options: Options, profiles: Profiles, crew: Crew) -> None:
         super().__init__()
         limits = Limits(options)
         pools = Pools(limits, crew)
@@ -83,7 +84,7 @@ class GcoreFS(ReadOnly):
         self.held = Held(options, limits, pools)
         self._sight = Sight()
         looks = Looks(self._sight, pools.questions, limits.requests)
-        self._tree = Tree(options, looks, self.held, limits)
+        self._tree = Tree(options, profiles, looks, self.held, limits)
         self._refusals = Refusals()
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}

@@ -1,12 +1,13 @@
 """The options after -o: our own, which are checked, and those of FUSE, which are passed on."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from gcorefs.option import OptionError, option, options_of
 from gcorefs.policy import Policy
+from gcorefs.profiles import Profiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,17 @@ _FUSE_FLAGS = frozenset(
      "nodev", "nosuid", "noexec", "noatime", "atime", "sync", "async", "dirsync"),
 )  # fmt: skip
 _FUSE_VALUES = frozenset(("fsname", "context", "fscontext", "rootcontext", "defcontext"))
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All that a mount is told when it begins."""
+
+    options: Options
+    fuse: Set[str]
+    """Options for FUSE."""
+    profiles: Profiles
+
 
 FUSE_OPTIONS = _FUSE_FLAGS | _FUSE_VALUES
 

@@ -21,10 +21,16 @@ from gcorefs.mount.inodes import Inodes, View
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.options import MountPolicy, Options
-from gcorefs.mount.policy_names import LONGEST, WholeMount, longer_than, policy_named
+from gcorefs.mount.policy_names import (
+    LONGEST,
+    WholeMount,
+    longer_than,
+    policy_named,
+    profile_of,
+)
 from gcorefs.mount.sight import is_everybodys
 from gcorefs.option import ValueRefused
-from gcorefs.profiles import MARK, UnknownWord
+from gcorefs.profiles import MARK, Profiles, UnknownWord
 
 _MARK = MARK.encode()
 
@@ -50,8 +56,11 @@ class PolicyDirectory(ProcessDirectory):
 class PolicyDirectories:
     """The directories of policies that are in use."""
 
-    def __init__(self, options: Options, inodes: Inodes, looks: Looks, limits: Limits) -> None:
+    def __init__(
+        self, options: Options, profiles: Profiles, inodes: Inodes, looks: Looks, limits: Limits
+    ) -> None:
         self._options = options
+        self._profiles = profiles
         self._inodes = inodes
         self._looks = looks
         self._limits = limits
@@ -83,7 +92,7 @@ class PolicyDirectories:
     def _judged(self, name: bytes, ctx: RequestContext) -> MountPolicy:
         """The policy with this name, if the caller may have it.  ENOENT, EINVAL, EPERM."""
         try:
-            policy = policy_named(name, self._options)
+            policy = policy_named(name, self._options, self._profiles)
         except UnknownWord:
             raise FUSEError(errno.ENOENT) from None
         except WholeMount as error:
@@ -92,12 +101,21 @@ class PolicyDirectories:
         except ValueRefused as error:
             reason = RequestReason.NO_VALUE
             raise PolicyRefused(reason, ctx.pid, error.name, str(error)) from error
-        too_long = longer_than(policy, self._options)
+        too_long = self._too_long(name, policy)
         if too_long and not is_everybodys(ctx.uid):
             detail = f"uid {ctx.uid}"
             line = f"{detail}: {too_long}"
             raise PolicyRefused(RequestReason.TOO_LONG, ctx.pid, detail, line)
         return policy
+
+    def _too_long(self, name: bytes, policy: MountPolicy) -> str:
+        """The first time that is longer than those of the mount and of the profile, which whoever
+        has mounted has written; empty if there is none."""
+        found = longer_than(policy, self._options)
+        if found and (profile := profile_of(name)):
+            own = policy_named(profile, self._options, self._profiles)
+            found = longer_than(policy, own) and found
+        return found
 
     def _new(self, name: bytes, policy: MountPolicy) -> PolicyDirectory:
         number, view = self._inodes.new_number(0), self._inodes.show(policy)

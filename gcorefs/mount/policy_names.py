@@ -5,7 +5,7 @@ from math import inf
 
 from gcorefs.mount.options import FUSE_OPTIONS, OPTIONS, MountPolicy, Options
 from gcorefs.option import ValueRefused
-from gcorefs.profiles import MARK, UnknownWord, settings, text_of
+from gcorefs.profiles import BUILT_IN, MARK, Profiles, UnknownWord, settings, text_of
 
 LONGEST = 255
 """Bytes of a name, as in most file systems (NAME_MAX, include/uapi/linux/limits.h)."""
@@ -27,8 +27,8 @@ class WholeMount(ValueRefused):
     """The option holds for the whole mount, and a name may not have it."""
 
 
-def policy_named(name: bytes, options: Options) -> MountPolicy:
-    """The policy of a directory in a mount with these options.
+def policy_named(name: bytes, options: Options, profiles: Profiles = BUILT_IN) -> MountPolicy:
+    """The policy of a directory in a mount with these options and profiles.
 
     UnknownWord: there is no such name.  ValueRefused, WholeMount.
     """
@@ -40,15 +40,21 @@ def policy_named(name: bytes, options: Options) -> MountPolicy:
         if option in FUSE_OPTIONS or (option in OPTIONS and option not in IN_NAMES):
             raise WholeMount(option, f"option {option}")
     _, has_value, _ = words[0]
-    found = settings(text.removeprefix(MARK) if has_value else text, IN_NAMES)
+    found = settings(text.removeprefix(MARK) if has_value else text, IN_NAMES, profiles)
     return replace(options.mount_policy, **found)
 
 
-def longer_than(policy: MountPolicy, options: Options) -> str:
-    """The first time of a policy that is longer than that of the mount, as a text; empty if there
-    is none."""
+def profile_of(name: bytes) -> bytes:
+    """The name of its profile alone; empty if it has none."""
+    first, _, _ = name.partition(b",")
+    return b"" if b"=" in first else first
+
+
+def longer_than(policy: MountPolicy, bound: MountPolicy) -> str:
+    """The first time of a policy that is longer than that of `bound`, as a text; empty if there is
+    none."""
     for name in _TIMES:
-        value, most = getattr(policy, name), getattr(options, name)
+        value, most = getattr(policy, name), getattr(bound, name)
         is_never = name != "stop_timeout"  # 0 seconds: never
         if (value or inf if is_never else value) > (most or inf if is_never else most):
             return f"{text_of({name: value})}, and the mount has {text_of({name: most})}"

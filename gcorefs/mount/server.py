@@ -23,7 +23,7 @@ from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.handshake import fuse_descriptors, shake_hands
 from gcorefs.mount.log import logger
-from gcorefs.mount.options import Options
+from gcorefs.mount.options import Configuration, Options
 from gcorefs.process import readv
 from gcorefs.process.errors import named
 from gcorefs.process.mark import mark
@@ -162,8 +162,7 @@ class Watchdog:
 
 async def serve(
     mountpoint: str,
-    options: Options,
-    fuse_options: set[str],
+    configuration: Configuration,
     on_ready: Callable[[], None],
     zygote: Zygote,
     watchdog: Watchdog | None = None,
@@ -178,10 +177,11 @@ async def serve(
             "slower and cannot wait for pages of FUSE and network file systems"
         )
     mark()
-    fs = GcoreFS(_affordable(options), Crew(zygote))
+    options = _affordable(configuration.options)
+    fs = GcoreFS(options, configuration.profiles, Crew(zygote))
     others = fuse_descriptors()
     try:
-        pyfuse3.init(fs, mountpoint, fuse_options)
+        pyfuse3.init(fs, mountpoint, set(configuration.fuse))
     except RuntimeError as error:
         raise MountError(f"{mountpoint}: cannot be mounted: {error}") from error
     try:

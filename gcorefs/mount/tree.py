@@ -25,15 +25,18 @@ from gcorefs.mount.nodes import Node, OwnNode
 from gcorefs.mount.options import Options
 from gcorefs.mount.policies import PolicyDirectories
 from gcorefs.mount.process_file import ProcessFile
+from gcorefs.profiles import Profiles
 
 
 class Tree:
-    def __init__(self, options: Options, looks: Looks, held: Held, limits: Limits) -> None:
+    def __init__(
+        self, options: Options, profiles: Profiles, looks: Looks, held: Held, limits: Limits
+    ) -> None:
         self._looks = looks
         self._held = held
         self._limits = limits
         self._inodes = Inodes()
-        self._policies = PolicyDirectories(options, self._inodes, looks, limits)
+        self._policies = PolicyDirectories(options, profiles, self._inodes, looks, limits)
         view = self._inodes.show(options.mount_policy)
         status = Status(StatusTexts(held), limits.requests)
         release = Release(held, looks, limits)

@@ -43,10 +43,11 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.kernel.proc.procfile import FormatError
     from gcorefs.mount.names import pid_of, pid_written
     from gcorefs.mount.options import MountPolicy, Options, parse
-    from gcorefs.mount.policy_names import difference, longer_than, policy_named
+    from gcorefs.mount.policy_names import IN_NAMES, difference, longer_than, policy_named
     from gcorefs.mount.server import MountError, mounts_in
     from gcorefs.option import OptionError
     from gcorefs.policy import Policy
+    from gcorefs.profile_file import ProfileError, parse_profiles
     from gcorefs.profiles import text_of
     from gcorefs.sources import restart
     from tests.pure.cores import account_of, made, mapped
@@ -190,6 +191,18 @@ def policy_names(data: bytes) -> None:
     again = difference(policy, _MOUNT)
     assert (policy_named(b"@" + again.encode(), _MOUNT) if again else _MOUNT.mount_policy) == policy
     assert longer_than(policy, _MOUNT).isprintable()
+
+
+@harness(
+    ProfileError,
+    b'[profiles.night]\nmemory = "all"\nmax_stop = 5\n',
+    b"profiles.a.hold = 'x'",
+    b"[profiles]\na = {memory = '0x33'}\n",
+)
+def profile_file(data: bytes) -> None:
+    profiles = parse_profiles("gcorefs.toml", data, IN_NAMES)
+    for name in profiles:
+        policy_named(b"@" + name.encode(), _MOUNT, profiles)
 
 
 @harness(OptionError, b"@text", b"memory=none,hold=copy", b"xstate=raw,copy_limit=3")

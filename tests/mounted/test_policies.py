@@ -329,6 +329,46 @@ def test_a_size_before_the_open_is_large_enough(mount: Mount, spawn: Spawn, tmp_
         eventually(lambda: is_free(target.pid))
 
 
+# Profiles of a file.
+
+
+def test_profiles_of_a_file_are_directories_too(
+    unmounted: Mount, spawn: Spawn, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[profiles.night]\nmemory = "none"\nhold = "copy"\nmax_stop = 50\n')
+    words = ("--config", config, "--log-file", unmounted.log, "-o", "allow_other,max_stop=9")
+    assert gcorefs("mount", *words, unmounted.path).returncode == 0
+    target = spawn("threads", 1)
+    facts = facts_of(unmounted.path / "@night" / str(target.pid))
+    assert (facts["memory"], facts["hold"]) == ("none", "copy")
+    assert facts_of(unmounted.path / "@all" / str(target.pid))["memory"] == "all"
+    # Whoever mounts may write longer times than a user may ask for.
+    for name, is_there in (
+        ("@night", True),
+        ("@night,memory=all,max_stop=40", True),
+        ("@night,max_stop=51", False),
+        ("@all,max_stop=10", False),
+    ):
+        found = run(*user(OTHER), "stat", unmounted.path / name)
+        assert (found.returncode == 0) == is_there, name
+    unmounted.expect("only root may ask in a path for longer than the mount's options")
+    eventually(lambda: is_free(target.pid))
+
+
+def test_a_wrong_file_is_told_before_anything_is_mounted(unmounted: Mount, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[profiles.night]\n\nmemory = "everything"\n')
+    result = gcorefs("mount", "--config", config, unmounted.path)
+    assert result.returncode == 1
+    (line,) = result.stderr.decode().splitlines()
+    assert f"{config}:3: profiles.night.memory: option memory: 'everything'" in line
+    result = gcorefs("mount", "--config", tmp_path / "missing", unmounted.path)
+    (line,) = result.stderr.decode().splitlines()
+    assert f"{tmp_path / 'missing'}: No such file or directory" in line
+    assert not unmounted.is_there
+
+
 # Users.
 
 

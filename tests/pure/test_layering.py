@@ -22,6 +22,7 @@ FOLDERS = (
     "elfcore",
     "option",
     "profiles",
+    "profile_file",
     "policy",
     "plan",
     "lifecycle",
