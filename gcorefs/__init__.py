@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [  # noqa: F405
     "Core",
     "GcorefsError",
+    "OptionError",
     "Policy",
     "ProcessError",
     "Reason",

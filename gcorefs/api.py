@@ -29,6 +29,7 @@ from gcorefs import tuning
 from gcorefs.errors import GcorefsError
 from gcorefs.export.sink import Sink, SinkError, open_sink
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.option import OptionError
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.admission import find
 from gcorefs.process.copy import Room
@@ -41,6 +42,7 @@ from gcorefs.stopped import Stop as StoppedProcess
 __all__ = [
     "Core",
     "GcorefsError",
+    "OptionError",
     "Policy",
     "ProcessError",
     "Reason",

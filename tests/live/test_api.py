@@ -215,3 +215,19 @@ def test_a_child_of_fork_reads_nothing_and_lets_nobody_go(spawn: Spawn, threads:
         assert core.read(0, 4) == b"\x7fELF"
         assert target.state_letters() == {"t"}
     assert_free(target.pid)
+
+
+def test_a_policy_is_named_by_the_words_of_the_commands(spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 3)
+    with gcorefs.stop(target.pid, gcorefs.Policy.of("@threads")) as stop:
+        registers = stop.core()
+        everything = stop.core(gcorefs.Policy.of("@all,unresponsive=omit"))
+        assert registers.facts["policy"]["memory"] == "none"
+        assert everything.facts["policy"]["memory"] == "all"
+        assert registers.facts["bytes"]["recorded"] == 0
+        assert everything.facts["left_out"]["filter"] == 0
+        assert registers.facts["threads"] == everything.facts["threads"]
+        assert registers.size < everything.size
+    for text in ("@none", "threads", "memory=x"):
+        with pytest.raises(gcorefs.OptionError):
+            gcorefs.Policy.of(text)
