@@ -243,7 +243,10 @@ class SharedStop:
             yield
         except Refusal as error:
             is_let_go = self._released.is_set() and error.reason is Reason.LET_GO
-            fail(self._why_let_go() if is_let_go else error.bare())
+            # Bare in any case: since Python 3.12 a frame of its traceback refers to the frame that
+            # called it, and that is contextlib's __exit__, which refers to the error.
+            refusal = error.bare()
+            fail(self._why_let_go() if is_let_go else refusal)
         except Exception:
             logger.exception("process %d: cannot be dumped", self.process.pid)
             fail(ProcessError(Reason.SURPRISE, self.process.pid))
