@@ -243,12 +243,12 @@ class SharedStop:
             yield
         except Refusal as error:
             is_let_go = self._released.is_set() and error.reason is Reason.LET_GO
-            # Bare in any case: since Python 3.12 a frame of its traceback refers to the frame that
-            # called it, and that is contextlib's __exit__, which refers to the error.
+            # Bare in any case, or it is part of a cycle (errors.told).
             refusal = error.bare()
             fail(self._why_let_go() if is_let_go else refusal)
-        except Exception:
+        except Exception as error:
             logger.exception("process %d: cannot be dumped", self.process.pid)
+            error.with_traceback(None)
             fail(ProcessError(Reason.SURPRISE, self.process.pid))
 
     def _why_let_go(self) -> ProcessError:

@@ -79,16 +79,23 @@ def told(pid: int, gone: Reason | None) -> Iterator[None]:
         yield
     except ProcessError:
         raise
-    except ProcessLookupError as error:
-        if gone is None:
-            raise
-        raise ProcessError(gone, pid) from error
-    except PermissionError as error:
-        raise ProcessError(Reason.NOT_SHOWN, pid, named(error)) from error
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODATA):
+        reason = _of_proc(error, gone)
+        if reason is None:
             raise
-        raise ProcessError(Reason.NOT_THERE, pid, named(error)) from error
+        detail = "" if reason is gone else named(error)
+        # Without its traceback: since Python 3.12 a frame there refers to the frame that called it,
+        # and that is contextlib's __exit__, which refers to the error.  The cycle would keep the
+        # memory of the process open.
+        raise ProcessError(reason, pid, detail) from error.with_traceback(None)
+
+
+def _of_proc(error: OSError, gone: Reason | None) -> Reason | None:
+    if isinstance(error, ProcessLookupError):
+        return gone
+    if isinstance(error, PermissionError):
+        return Reason.NOT_SHOWN
+    return Reason.NOT_THERE if error.errno in (errno.ENOENT, errno.ENODATA) else None
 
 
 def named(error: OSError) -> str:
