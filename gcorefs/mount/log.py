@@ -73,6 +73,19 @@ class _DroppingHandler(QueueHandler):
             self._dropped = 0
 
 
+def is_wanted(record: logging.LogRecord) -> bool:
+    """False for an answer that came too late: the caller was killed, or the mount is gone.
+
+    The kernel does not know the request any more (fs/fuse/dev.c, fuse_dev_do_write, ENOENT), and
+    pyfuse3 logs this as an error.
+    """
+    return not (
+        record.name == "pyfuse3"
+        and "fuse_reply_* failed" in record.getMessage()
+        and record.args == (os.strerror(errno.ENOENT),)
+    )
+
+
 def to_stderr() -> logging.Handler:
     handler = _Descriptor(sys.stderr.fileno())
     handler.setFormatter(logging.Formatter("gcorefs: %(levelname)s: %(message)s"))
@@ -137,6 +150,7 @@ def start(handler: logging.Handler, verbose: bool = False) -> None:
     NoThread."""
     writer = _Writer(handler)
     root = logging.getLogger()
+    writer.entrance.addFilter(is_wanted)
     root.addHandler(writer.entrance)
     root.setLevel(logging.INFO)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
