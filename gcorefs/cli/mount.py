@@ -12,6 +12,7 @@ import sdnotify
 import trio
 
 from gcorefs.cli import background
+from gcorefs.export.sink import SinkError
 from gcorefs.mount import interpreter, log, server
 from gcorefs.mount.options import OPTIONS, Configuration, parse
 from gcorefs.mount.policy_names import IN_NAMES
@@ -123,6 +124,8 @@ def _mounting(
         yield tell_ready
     except MountError:
         raise
+    except SinkError as error:  # the log, with its own path
+        raise MountError(str(error)) from error
     except Exception as error:
         why = "" if is_ready else _missing(error)
         if why:

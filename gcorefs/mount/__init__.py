@@ -28,6 +28,7 @@ keeper   what a core needs of its stop
 core_bytes  the bytes of one core, and the wait for them
 cores    one core of a stop: who may have it, and who has it
 core_report  what the log and `gcorefs status` say of a core
+hold_time  how long a process is held
 stops    one stop of one process, and its cores; lets forgotten processes go
 held     every stop of the mount: who begins it, who joins it, when it is forgotten
 entries  what stat shows

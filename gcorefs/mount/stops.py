@@ -6,11 +6,10 @@ one of them.  Everything here runs in the event loop; threads make the calls tha
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from math import inf
 from typing import Any
 
 import trio
@@ -23,6 +22,7 @@ from gcorefs.lifecycle import Phase
 from gcorefs.mount import core_report
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.errors import RequestError, RequestReason
+from gcorefs.mount.hold_time import HoldTime
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
@@ -66,14 +66,12 @@ class SharedStop:
         taken = replace(policy.policy, unresponsive="partial")
         self._stop = RemoteStop(process, opener, taken, pools, self._on_end)
         self._nursery: trio.Nursery | None = None  # makes and copies cores during the hold
-        self._stopped_at: float | None = None
-        """By trio's clock; None before the process stands still."""
+        self._time = HoldTime(options.open_timeout)
         self._hold_scope: trio.CancelScope | None = None
         self._released = trio.Event()
         # Set later than the event in RemoteStop, when the worker is free for the next stop.
         self._untraced = trio.Event()
         self._finished = trio.Event()
-        self._last_read = trio.current_time()
 
     # The state of the stop.
 
@@ -99,8 +97,7 @@ class SharedStop:
     @property
     def is_overdue(self) -> bool:
         """True if max_stop ended some time ago, and the process has not been let go."""
-        deadline = max(map(self._end, self._wanted or self.cores.values()))
-        deadline += tuning.now().overdue
+        deadline = self._time.end(self._holding) + tuning.now().overdue
         return not self._released.is_set() and trio.current_time() > deadline
 
     @property
@@ -149,12 +146,19 @@ class SharedStop:
                 self._nursery.start_soon(self._add, core)
         return core
 
+    @property
+    def _holding(self) -> Collection[SharedCore]:
+        """The cores whose time counts."""
+        return self._wanted or self.cores.values()
+
     def touch(self) -> None:
-        self._last_read = trio.current_time()
+        self._time.touch()
 
     def hurry(self) -> None:
         if self._hold_scope is not None:
-            self._hold_scope.deadline = min(self._hold_scope.deadline, self._deadline()[0])
+            self._hold_scope.deadline = min(
+                self._hold_scope.deadline, self._time.deadline(self._holding)[0]
+            )
 
     def leave(self) -> None:
         if self._wanted:
@@ -326,37 +330,19 @@ class SharedStop:
     async def _hold(self) -> None:
         """Hold the process until its release, and let it go if idle_timeout, open_timeout or
         max_stop ends before."""
-        self._stopped_at = trio.current_time() - self._stop.stopped_seconds
-        self.touch()
+        self._time.begin(self._stop.stopped_seconds)
         while True:
-            with trio.move_on_at(self._deadline()[0]) as self._hold_scope:
+            with trio.move_on_at(self._time.deadline(self._holding)[0]) as self._hold_scope:
                 await self._released.wait()
                 return
             if any(core.bytes.reads_under_way for core in self.cores.values()):
                 self.touch()  # a reader that waits for its bytes is not idle
-            deadline, why = self._deadline()
+            deadline, why = self._time.deadline(self._holding)
             if trio.current_time() < deadline:
                 continue
             self.let_go(why)
             logger.warning("process %d: let go, %s", self.process.pid, why)
             return
-
-    def _deadline(self) -> tuple[float, str]:
-        """When to let the process go, and why.  It is held as long as any core wants."""
-        return max(map(self._deadline_of, self._wanted or self.cores.values()))
-
-    def _deadline_of(self, core: SharedCore) -> tuple[float, str]:
-        policy, open_timeout = core.policy, self._options.open_timeout
-        idle = policy.idle_timeout or inf
-        return min(
-            (core.open_by, f"its file was not opened for {open_timeout:g} s"),
-            (self._end(core), f"it was stopped for {policy.max_stop:g} s"),
-            (self._last_read + idle, f"its file was not read for {idle:g} s"),
-        )
-
-    def _end(self, core: SharedCore) -> float:
-        """When its max_stop ends."""
-        return (self._stopped_at or inf) + (core.policy.max_stop or inf)
 
     def let_go(self, why: str = "") -> None:
         """Let the process run on.  Its open files still have the part of the header that is made;
