@@ -9,6 +9,7 @@
 #   make fuzz        FUZZ_RUNS cases for the parsers, guided by the code that they reach
 #   make bench       measures: BENCH_ROUNDS rounds with a process of BENCH_SIZE MiB
 #   make test-vm     VM_TESTS under Debian's kernel KERNEL, in qemu
+#   make test-debian TARGET (run, test) in a fresh Debian RELEASE, on this kernel
 #   make test-kernels   KERNEL_TESTS under each of KERNELS
 
 MOUNT ?= /mnt/gcore
@@ -21,6 +22,8 @@ PYTEST_WORKERS ?= 0
 BENCH_ROUNDS ?= 7
 BENCH_SIZE ?= 1024
 BENCH_OUT ?= build/bench
+RELEASE ?= trixie
+TARGET ?= test
 # 5.10, 6.1, 6.12 ..., or newest.
 KERNEL ?= newest
 ARCH ?= amd64
@@ -72,7 +75,7 @@ FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 VM_PACKAGES_amd64 := $(TEST_PACKAGES) qemu-system-x86 kmod e2fsprogs
 VM_PACKAGES_arm64 := $(TEST_PACKAGES) qemu-system-arm qemu-user-static debootstrap kmod e2fsprogs
 
-.PHONY: run check test test-full test-vm test-kernels lint docs fuzz bench clean
+.PHONY: run check test test-full test-vm test-debian test-kernels lint docs fuzz bench clean
 
 run: $(VENV)/run
 	examples/first-core "$(MOUNT)"
@@ -101,6 +104,10 @@ test-kernels:
 			failed="$$failed $$kernel"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed under:$$failed"; exit 1; }
+
+test-debian:
+	setup/packages debootstrap git
+	setup/in-debian "$(CURDIR)/.cache" "$(RELEASE)" make "$(TARGET)"
 
 check: $(VENV)/check lint
 	$(VENV)/bin/pytest -n auto tests/pure $(PYTEST_OPTIONS)

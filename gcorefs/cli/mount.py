@@ -124,9 +124,9 @@ def _mounting(
         yield tell_ready
     except MountError:
         raise
-    except SinkError as error:  # the log, with its own path
-        raise MountError(str(error)) from error
     except Exception as error:
+        if isinstance(error, SinkError) and error.errno not in _LIMITS:
+            raise MountError(str(error)) from error  # about the log, with its path
         why = "" if is_ready else _missing(error)
         if why:
             raise MountError(f"{mountpoint}: cannot be mounted: {why}") from error
