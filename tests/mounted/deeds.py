@@ -24,7 +24,7 @@ CALLS = [
     "clock_settime", "adjtimex", "sethostname", "setdomainname", "keyctl", "add_key", "chown",
     "fchownat", "chmod", "fchmodat", "unlink", "unlinkat", "rename", "renameat2", "symlink",
     "link", "mknod", "setxattr", "truncate", "utimensat", "quotactl", "syslog", "ioperm", "iopl",
-    "personality", "sched_setscheduler", "bind", "listen", "accept4", "setuid", "setgid",
+    "personality", "sched_setscheduler", "bind", "listen", "accept4", "setgid",
     "setreuid", "mlockall", "shmget", "msgget", "semget", "fanotify_init", "seccomp",
 ]  # fmt: skip
 
