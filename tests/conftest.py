@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -34,6 +34,7 @@ from gcorefs.tuning import Tuning
 from tests.tuned import tuned
 from tests.turns import is_alone, turn
 
+T = TypeVar("T")
 TARGETS = Path(__file__).parent / "targets"
 GCOREFS = Path(sys.executable).with_name("gcorefs")
 PURE = {Path(__file__).parent / name for name in ("pure", "fuzz")}
@@ -90,15 +91,32 @@ class Target:
 
     def states(self) -> dict[int, tuple[str, int]]:
         """The state letter of every thread, and the process that traces it (0: none)."""
-        states = {}
-        for tid in tasks.tids(self.pid):
-            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-                states[tid] = task_stat.stat(self.pid, tid).state, task_status.tracer(self.pid, tid)
-        return states
+        return thread_states(self.pid)
 
     def state_letters(self) -> set[str]:
         """The state letters of all its threads."""
         return {state for state, _ in self.states().values()}
+
+
+def of_each_thread(pid: int, ask: Callable[[int, int], T]) -> dict[int, T]:
+    """`ask(pid, tid)` by thread, of each that has not ended and does not end meanwhile.
+
+    ProcessLookupError: there is no such process.
+    """
+    found = {}
+    for tid in tasks.tids(pid):
+        with contextlib.suppress(ProcessLookupError):
+            found[tid] = ask(pid, tid)
+    return found
+
+
+def thread_states(pid: int) -> dict[int, tuple[str, int]]:
+    """By thread: its state letter, and the process that traces it (0: none)."""
+    return of_each_thread(pid, _state)
+
+
+def _state(pid: int, tid: int) -> tuple[str, int]:
+    return task_stat.stat(pid, tid).state, task_status.tracer(pid, tid)
 
 
 def text_of(command: Iterable[object]) -> list[str | bytes]:

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gcorefs.kernel.proc import task_stat, task_status, tasks
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.copy import Room
-from tests.conftest import Target
+from tests.conftest import Target, thread_states
 from tests.snapshot import Snapshot, find
 
 Account = dict[str, set[str]]
@@ -78,20 +77,12 @@ def compare(
 
 
 def await_free(pid: int) -> None:
-    while any(_is_traced(pid, tid) for tid in tasks.tids(pid)):
+    while any(tracer for _, tracer in thread_states(pid).values()):
         time.sleep(0.01)
-
-
-def _is_traced(pid: int, tid: int) -> bool:
-    try:
-        return bool(task_status.tracer(pid, tid))
-    except ProcessLookupError:  # it ended meanwhile
-        return False
 
 
 def assert_free(pid: int) -> None:
     """Nobody traces it, and no stop is left in it."""
-    for tid in tasks.tids(pid):
-        with contextlib.suppress(ProcessLookupError):
-            assert task_status.tracer(pid, tid) == 0
-            assert task_stat.stat(pid, tid).state not in "tT"
+    for state, tracer in thread_states(pid).values():
+        assert tracer == 0
+        assert state not in "tT"

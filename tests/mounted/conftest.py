@@ -19,22 +19,27 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks
 from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
-from tests.conftest import GCOREFS, Mount, Target, wait_until_gone
+from tests.conftest import (
+    GCOREFS,
+    Mount,
+    Target,
+    of_each_thread,
+    thread_states,
+    wait_until_gone,
+)
 from tests.mounted import faultpoints
 from tests.mounted.faultpoints import Hold, Point
 from tests.tuned import GCOREFS_HAS, program
 
 if TYPE_CHECKING:
     from tests.mounted.parties import Ledger
-
-T = TypeVar("T")
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NOBODY = 65534
@@ -65,30 +70,23 @@ def is_held(pid: int) -> bool:
 
 def is_free(pid: int) -> bool:
     """True if no thread is stopped or traced, or if there is none."""
-    return all(of_each_thread(pid, _is_free))
-
-
-def _is_free(pid: int, tid: int) -> bool:
-    return task_stat.stat(pid, tid).state not in "tT" and task_status.tracer(pid, tid) == 0
+    try:
+        states = thread_states(pid).values()
+    except ProcessLookupError:
+        return True
+    return all(state not in "tT" and tracer == 0 for state, tracer in states)
 
 
 def sleeping_in(pid: int) -> set[str]:
     """The functions of the kernel in which the threads of a process sleep (proc(5), wchan)."""
-    return set(of_each_thread(pid, _wchan))
+    try:
+        return set(of_each_thread(pid, _wchan).values())
+    except ProcessLookupError:
+        return set()
 
 
 def _wchan(pid: int, tid: int) -> str:
     return procfile.read(f"{pid}/task/{tid}/wchan").decode()
-
-
-def of_each_thread(pid: int, ask: Callable[[int, int], T]) -> list[T]:
-    """`ask(pid, tid)` of each thread that has not ended, and does not end meanwhile."""
-    found = []
-    with contextlib.suppress(ProcessLookupError):
-        for tid in tasks.tids(pid):
-            with contextlib.suppress(ProcessLookupError):
-                found.append(ask(pid, tid))
-    return found
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from tests.conftest import Mount, Target
-from tests.mounted.conftest import eventually, gcorefs, is_free, is_held, of_each_thread, opened
+from tests.conftest import Mount, Target, of_each_thread
+from tests.mounted.conftest import eventually, gcorefs, is_free, is_held, opened
 from tests.turns import alone
 
 OPENS = 3
