@@ -8,6 +8,7 @@
 The values are those of the options, as numbers or strings.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -26,11 +27,16 @@ class ProfileError(GcorefsError, ValueError):
     """A file is not as it should be.  The text names file, line and key."""
 
 
-def read_profiles(path: str, options: Mapping[str, Option]) -> Profiles:
+def read_profiles(path: str | None, options: Mapping[str, Option]) -> Profiles:
     """The profiles in a file, beside those that are built in.  OSError, ProfileError.
 
+    `path`: None for that of the machine, which need not be there.
     `options`: the options that a profile may have.
     """
+    if path is None:
+        if not os.path.exists(DEFAULT_PATH):
+            return BUILT_IN
+        path = DEFAULT_PATH
     with open(path, "rb") as file:
         return parse_profiles(path, file.read(), options)
 

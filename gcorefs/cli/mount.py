@@ -21,7 +21,6 @@ from gcorefs.option import OptionError
 from gcorefs.process.errors import named
 from gcorefs.process.threads import NoThread, is_no_thread
 from gcorefs.profile_file import DEFAULT_PATH, ProfileError, read_profiles
-from gcorefs.profiles import BUILT_IN, Profiles
 from gcorefs.worker.zygote import Zygote
 
 _STANDARD_ERROR = 2
@@ -71,7 +70,7 @@ def mount(
     if log_file is not None:
         log_file = os.path.abspath(log_file)  # in the background our current directory is /
     try:
-        configuration = Configuration(*parse(words), _profiles(config))
+        configuration = Configuration(*parse(words), read_profiles(config, IN_NAMES))
         server.check_mountpoint(mountpoint)
     except (OptionError, ProfileError, MountError) as error:
         raise click.ClickException(str(error)) from error
@@ -98,13 +97,6 @@ def mount(
                 background.run(run)
     except MountError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _profiles(config: str | None) -> Profiles:
-    """The profiles of the mount.  OSError, ProfileError."""
-    if config is None and not os.path.exists(DEFAULT_PATH):
-        return BUILT_IN
-    return read_profiles(config or DEFAULT_PATH, IN_NAMES)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 
 from gcorefs.option import Option, OptionError, options_of
 from gcorefs.policy import Policy
-from gcorefs.profile_file import DEFAULT_PATH, ProfileError, read_profiles
+from gcorefs.profile_file import ProfileError, read_profiles
 from gcorefs.profiles import BUILT_IN, MARK, settings
 
 _OPTIONS = options_of(Policy)
@@ -65,11 +64,11 @@ def _named(text: str) -> dict[str, Any]:
     """The options that a text names.  OptionError, ProfileError, OSError."""
     profiles = BUILT_IN
     name = text.partition(",")[0].removeprefix(MARK)
-    if text.startswith(MARK) and name not in profiles and os.path.exists(DEFAULT_PATH):
+    if text.startswith(MARK) and name not in profiles:
         # Imported here to save memory in a dump without options (victim.py).
         from gcorefs.mount.policy_names import IN_NAMES  # noqa: PLC0415
 
-        found = read_profiles(DEFAULT_PATH, IN_NAMES)
+        found = read_profiles(None, IN_NAMES)
         # A dump has no time after which it lets a process go.
         profiles = {
             name: {option: value for option, value in values.items() if option in _OPTIONS}

@@ -65,7 +65,7 @@ class Budget:
         """The most that `take` would give to `uid` now, if `users` users divide the total amount
         equally."""
         owner = self._owner(uid)
-        left = self.share(uid, users) - self.used(uid)
+        left = self.share(uid, users) - self._used[owner]
         return left if owner == _ROOT else min(left, self._total - self._sum)
 
     def share(self, uid: int, users: int) -> int:

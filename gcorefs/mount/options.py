@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from gcorefs.option import OptionError, option, options_of
 from gcorefs.policy import Policy
 from gcorefs.profiles import Profiles
+
+_P = TypeVar("_P", bound=Policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,12 @@ class MountPolicy(Policy):
     @property
     def policy(self) -> Policy:
         """How the core is taken."""
-        return Policy(*(getattr(self, each.name) for each in dataclasses.fields(Policy)))
+        return _part(Policy, self)
+
+
+def _part(kind: type[_P], options: _P) -> _P:
+    """The fields of a base class of `options`, as an object of that class."""
+    return kind(*(getattr(options, each.name) for each in dataclasses.fields(kind)))
 
 
 DEFAULT = MountPolicy()
@@ -59,7 +66,7 @@ class Options(MountPolicy):
     @property
     def mount_policy(self) -> MountPolicy:
         """The policy of a core that names no other."""
-        return MountPolicy(*(getattr(self, each.name) for each in dataclasses.fields(MountPolicy)))
+        return _part(MountPolicy, self)
 
 
 OPTIONS = options_of(Options)

@@ -6,9 +6,8 @@ only if it is short of memory.  A process whose current directory is gone in thi
 By its name the directory is found again, because the kernel looks a name up for each use
 (entries.py).
 
-Each spelling of a
-policy is a directory of its own, because a directory may have only one name (fs/dcache.c,
-d_splice_alias).  The files in directories of the same policy are the same files.
+Each spelling of a policy is a directory of its own, because a directory may have only one name
+(fs/dcache.c, d_splice_alias).  The files in directories of the same policy are the same files.
 """
 
 import errno
@@ -95,11 +94,9 @@ class PolicyDirectories:
             policy = policy_named(name, self._options, self._profiles)
         except UnknownWord:
             raise FUSEError(errno.ENOENT) from None
-        except WholeMount as error:
-            reason = RequestReason.WHOLE_MOUNT
-            raise PolicyRefused(reason, ctx.pid, error.name, str(error)) from error
         except ValueRefused as error:
-            reason = RequestReason.NO_VALUE
+            is_whole = isinstance(error, WholeMount)
+            reason = RequestReason.WHOLE_MOUNT if is_whole else RequestReason.NO_VALUE
             raise PolicyRefused(reason, ctx.pid, error.name, str(error)) from error
         too_long = self._too_long(name, policy)
         if too_long and not is_everybodys(ctx.uid):
