@@ -232,8 +232,12 @@ def test_of_much_memory_the_estimate_is_very_near(
 
 
 def test_of_many_threads_the_estimate_is_near(mount: Mount, spawn: Callable[..., Target]) -> None:
+    """A process that has not asked for AMX has no room for its tiles in its notes, but nothing
+    outside it shows whether it has asked (arch_prctl(2), ARCH_REQ_XCOMP_PERM)."""
+    has_amx = "amx_tile" in Path("/proc/cpuinfo").read_text().split()
+    tiles = 1000 * (11008 - 2688) if has_amx else 0  # sizes of the XSAVE area
     estimate, truth = sizes(mount, spawn("threads", 1000).pid)
-    assert truth <= estimate < truth * 1.5
+    assert truth <= estimate < truth * 1.5 + tiles
 
 
 def test_a_shared_file_that_others_filled_counts(
