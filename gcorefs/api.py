@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 from gcorefs import core as cores
 from gcorefs import tuning
+from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.errors import GcorefsError
 from gcorefs.export.sink import Sink, SinkError, open_sink
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
@@ -227,7 +228,9 @@ class Core:
 
 
 def _holder(policy: Policy) -> Holder:
-    return HoldCopy(Room(policy.copy_limit << 20)) if policy.hold == "copy" else HoldProcess()
+    if policy.hold != "copy":
+        return HoldProcess()
+    return HoldCopy(Room(policy.copy_limit << 20), memory_rule(policy.memory).is_small)
 
 
 def _within(timeout: float, future: "Future[T]", pid: int, detail: str = "") -> T:

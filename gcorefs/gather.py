@@ -5,40 +5,30 @@ This happens once, after the last thread has stopped, and through a thread that 
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 
-from gcorefs.arch.machine import Machine
-from gcorefs.arch.xsave import XsaveAccount
-from gcorefs.elfcore.elf import PF_X
-from gcorefs.elfcore.filter import LeftOut, Share
-from gcorefs.elfcore.memory_rules import MemoryRule, memory_rule
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
-from gcorefs.elfcore.provenance import How, Origin
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.provenance import How
+from gcorefs.gather_memory import Unwound, gather_memory, unknown_holes
 from gcorefs.kernel.proc import (
     address_space,
-    map_files,
     system_files,
     task_stat,
     task_status,
     user_namespaces,
 )
-from gcorefs.kernel.proc.task_stat import Process, Stat
-from gcorefs.plan import Evidence, MemoryEvidence, ThreadEvidence
+from gcorefs.plan import Evidence, ThreadEvidence
 from gcorefs.policy import Policy, Unresponsive
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import Reason, told
-from gcorefs.process.filter_facts import MappingFacts
-from gcorefs.process.holes import find_holes
-from gcorefs.process.mapped_files import LostFiles, MappedFiles, file_key
-from gcorefs.process.memory import Memory, Ways
-from gcorefs.process.page_providers import MayWait, NotBrought, source_of
-from gcorefs.process.unreadable import unreadable
+from gcorefs.process.memory import Memory
+from gcorefs.process.page_providers import MayWait, NotBrought
 from gcorefs.sources.procfs import ProcRegisters
 from gcorefs.sources.protocols import RegisterSource
 from gcorefs.sources.thread_record import ThreadRecord
+from gcorefs.standstill import Standstill
 
 _MICROSECONDS_PER_TICK = 1_000_000 // task_stat.TICKS
 _ARGUMENT_BYTES = 79  # ELF_PRARGSZ - 1
@@ -48,147 +38,44 @@ Times = Callable[[Sequence[int]], Sequence[tuple[int, ...]]]
 """Takes thread ids and gives their CPU times, in ticks (task_stat.task_times)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standstill:
-    """A process that stands still, and the means to read more from it."""
-
-    process: Process
-    tid: int
-    """A live thread of the process: all files of /proc are read through it."""
-    origin: Origin
-    machine: Machine
-    xstate: XsaveAccount | None
-    before: Stat
-    """The leader's stat before the stop: what the leader was doing then."""
-    records: Sequence[ThreadRecord]
-    """The record of each thread, in the order of the notes."""
-    late: Sequence[ThreadRecord]
-    """Of these, the threads that did not stop."""
-    memory: Memory
-    vmas: Sequence[Vma]
-    check: Callable[[], None]
-    """Raises EIO if the process does not stand still any more."""
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-
 def gather(seen: Standstill, policy: Policy) -> Evidence:
     """The evidence for a core with `policy`.  ProcessLookupError: the process died meanwhile."""
     status = task_status.status(seen.process.pid, seen.tid)
     mask = address_space.coredump_filter(seen.tid)
-    memory = _memory(seen, policy, mask)
     pids = _own_pids(status, "NStgid")
+    auxv = address_space.read_mm(seen.tid, "auxv")
+    late = {each.tid: _of_late(seen, each, policy.unresponsive) for each in seen.late}
+    records = [late.get(each.tid, each) for each in seen.records]
+    memory = gather_memory(seen, policy, mask, Unwound(auxv, records))
+    if memory.cut_stacks:
+        memory = replace(
+            memory, cut_stacks=[_own_tid(seen.pid, tid, len(pids)) for tid in memory.cut_stacks]
+        )
     return Evidence(
         origin=seen.origin,
         machine=seen.machine,
         info=_info(seen, status, pids),
-        threads=_threads(seen, policy.unresponsive, len(pids)),
+        threads=_threads(seen, records, late, len(pids)),
         memory=memory,
-        auxv=address_space.read_mm(seen.tid, "auxv"),
+        auxv=auxv,
         file_note_limit=system_files.file_note_limit() or FILE_NOTE_LIMIT,
         circumstances={"coredump_filter": f"{mask:#x}", **unknown_holes(seen.memory.ways)},
     )
 
 
-def unknown_holes(ways: Ways) -> dict[str, str]:
-    """For the note: why holes are not known, if so.  They are read and are zeros in the file."""
-    whys = {
-        "holes_unknown": ways.pagemap.why_unknown,
-        "shared_holes_unknown": ways.shmem.why_unknown,
-    }
-    return {name: why for name, why in whys.items() if why}
-
-
-# Memory.
-
-
-def _memory(seen: Standstill, policy: Policy, mask: int) -> MemoryEvidence:
-    tid, vmas, memory = seen.tid, seen.vmas, seen.memory
-    pagemap, shared = memory.ways.pagemap, memory.ways.shmem
-    rule = memory_rule(policy.memory)
-    choose = partial(rule.share, mask=mask)
-    code = {file_key(vma) for vma in vmas if vma.has_file and vma.flags & PF_X}
-    files = MappedFiles(tid)
-    lost = LostFiles(files, task_stat.started(seen.process), code)
-    facts = [MappingFacts(memory, pagemap, files, lost, may_wait) for may_wait in (True, False)]
-    asked = [partial(choose, facts=each) for each in facts]
-    shares = _shares(tid, vmas, asked, partial(_lost, rule=rule, memory=memory))
-    sizes = [share.size for share in shares]
-    holes = find_holes(vmas, sizes, pagemap, shared)
-    memory.unreadable_pages.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
-    return MemoryEvidence(
-        vmas=vmas,
-        shares=shares,
-        holes=holes,
-        files=[(vma, _path(vma, tid)) for vma in vmas if vma.kind.has_file],
-        unreadable=memory.unreadable_pages.ranges(),
-        unreadable_pages=memory.unreadable_pages.count,
-    )
-
-
-def _source(vma: Vma, tid: int) -> str:
-    return source_of(vma, tid, map_files.shmem_device()) or vma.dev
-
-
-def _shares(
-    tid: int,
-    vmas: Sequence[Vma],
-    choose: Sequence[Callable[[Vma], Share]],
-    lost: Callable[[Vma], Share],
-) -> list[Share]:
-    """The share of each mapping.  `choose`: one rule that may wait for a file, one that may not.
-    `lost`: the share if the file does not answer."""
-    patient, hasty = choose
-
-    def ask(vma: Vma, may_wait: bool) -> Share:
-        return patient(vma) if may_wait else hasty(vma)
-
-    # Only a question about a file may have to wait and need a thread of its own.
-    files = [vma for vma in vmas if vma.kind.has_file]
-    answers = iter(
-        ask_each(
-            [(_source(vma, tid), partial(ask, vma)) for vma in files],
-            lambda index: lost(files[index]),
-        )
-    )
-    # The share of plain memory that was written depends on its size alone.
-    written: dict[int, Share] = {}
-    shares = []
-    for vma in vmas:
-        if vma.kind.is_plain and vma.anonymous:
-            size = vma.end - vma.start
-            share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
-        else:
-            share = next(answers) if vma.kind.has_file else ask(vma, may_wait=False)
-        shares.append(share)
-    return shares
-
-
-def _lost(vma: Vma, rule: MemoryRule, memory: Memory) -> Share:
-    """The share of a mapping whose file did not answer: nothing, not even its ELF header."""
-    memory.lose(vma.start)
-    return Share(0, LeftOut.FILTER if rule.is_bounded_by_use else LeftOut.NO_ANSWER)
-
-
-def _path(vma: Vma, tid: int) -> bytes:
-    # maps shows the name of named shared anonymous memory instead of the path of its file, which
-    # is the kernel's own (mm/shmem.c, shmem_zero_setup).
-    if vma.name.startswith(b"[anon_shmem"):
-        return b"/dev/zero (deleted)"
-    return map_files.mapped_path(tid, vma.start, vma.end, vma.name)
-
-
 # Threads.
 
 
-def _threads(seen: Standstill, unresponsive: Unresponsive, depth: int) -> ThreadEvidence:
-    """`depth`: how many pid namespaces, from ours down, have a number for this process."""
+def _threads(
+    seen: Standstill,
+    all_records: Sequence[ThreadRecord],
+    found: Mapping[int, ThreadRecord],
+    depth: int,
+) -> ThreadEvidence:
+    """`found`: those of the threads that did not stop, by id.  `depth`: how many pid namespaces,
+    from ours down, have a number for this process."""
     pid, late = seen.process.pid, seen.late
-    found = {each.tid: _of_late(seen, each, unresponsive) for each in late}
     own = {each.tid: _own_tid(pid, each.tid, depth) for each in late}
-    all_records = [found.get(each.tid, each) for each in seen.records]
     records = [each for each in all_records if each.how is not How.OMITTED]
     return ThreadEvidence(
         threads=_Threads(seen, records, depth),

@@ -104,11 +104,12 @@ class HoldCopy:
 
     is_copy = True
 
-    def __init__(self, room: Room) -> None:
-        """`room`: how much memory the copy may take."""
+    def __init__(self, room: Room, is_small: bool = False) -> None:
+        """`room`: how much memory the copy may take.  `is_small`: it will hardly take any."""
         self.not_copied = ""
         self.was_filled = False
         self._room = room
+        self._is_small = is_small
         self._lock = threading.Lock()
         self._is_dropped = False
         self._empty: Copy | None = None  # room that is not filled yet
@@ -125,10 +126,11 @@ class HoldCopy:
         reach(Step.MAKING_ROOM, pid)
         copy = self._empty = Copy(self._room)
         status = tasks.ask_live_thread(pid, lambda tid: task_status.status(pid, tid))
-        kinds = ("RssAnon", "RssShmem", "VmSwap")  # a core has few pages of files
-        populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
-        with contextlib.suppress(NotCopied):
-            copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
+        if not self._is_small:
+            kinds = ("RssAnon", "RssShmem", "VmSwap")  # a core has few pages of files
+            populated = sum(int(status.get(kind, b"0").split()[0]) for kind in kinds) * 1024
+            with contextlib.suppress(NotCopied):
+                copy.prepare(populated + populated // _SLACK_SHARE + _SLACK_AT_LEAST)
         reach(Step.ROOM_MADE, pid)
 
     def fit(self, size: int) -> None:

@@ -58,9 +58,12 @@ class ThreadEvidence:
 class MemoryEvidence:
     """The mappings of the process in address order, and the facts about each."""
 
+    mappings: Sequence[Vma]
     vmas: Sequence[Vma]
+    """The same; a mapping of which the policy takes a part in the middle is cut into pieces
+    (elfcore/selection.py)."""
     shares: Sequence[Share]
-    """The part of each mapping that the policy takes."""
+    """The part of each of `vmas` that the policy takes."""
     holes: Sequence[tuple[Column, Column]]
     """The pages in each share that were never populated: starts and ends of runs, in order."""
     files: Sequence[tuple[Vma, bytes]]
@@ -69,6 +72,8 @@ class MemoryEvidence:
     """Start and end of the ranges that are known to be unreadable."""
     unreadable_pages: int
     """The number of pages in `unreadable`."""
+    cut_stacks: Sequence[int] = ()
+    """The threads of whose stacks a part is left out, by their ids in their own pid namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,7 @@ def plan_core(
         others=threads.others,
         account=_account(evidence.memory, load_plan),
         no_cpu=threads.no_cpu,
+        cut_stacks=evidence.memory.cut_stacks,
         xstate=threads.xstate,
     )
     xstate = threads.xstate
@@ -167,7 +173,7 @@ def plan_core(
         registers=threads.registers,
     )
     layout = Layout(evidence.machine, load_plan.loads, notes.pack(shelf))
-    return CorePlan(layout, provenance, len(evidence.memory.vmas))
+    return CorePlan(layout, provenance, len(evidence.memory.mappings))
 
 
 def _account(memory: MemoryEvidence, load_plan: LoadPlan) -> Account:
@@ -188,7 +194,7 @@ def _account(memory: MemoryEvidence, load_plan: LoadPlan) -> Account:
         beyond=sum(share.beyond for share in memory.shares),
         unreadable=memory.unreadable_pages * PAGE_SIZE,
         ranges=memory.unreadable,
-        names=_names(memory.vmas),
+        names=_names(memory.mappings),
     )
 
 

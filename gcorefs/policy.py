@@ -46,9 +46,13 @@ class Policy:
         "filter", "RULE",
         "filter: the memory that coredump_filter selects, and bytes that no file holds any more; "
         "kernel: the kernel's choice; 0x33: as filter, with this mask; all; text: code in files; "
-        "none; A+text: what A takes, and code in files.",
+        "stacks: what a backtrace of every thread needs; none; A+text: what A takes, and code in "
+        "files.",
         canonical=_canonical_memory,
     )  # fmt: skip
+    stack_limit: int = option(
+        1024, "KIB", "memory=stacks: how much of the stacks of one thread the core has at most."
+    )
     xstate: XState = option(
         "standard", "WORD",
         "Vector registers in a layout that every gdb knows, or in the processor's own.",
@@ -80,6 +84,7 @@ class Policy:
             "unresponsive": self.unresponsive,
             "stop_timeout": self.stop_timeout,
             "memory": self.memory,
+            **({"stack_limit": self.stack_limit} if "stacks" in self.memory else {}),
             "xstate": self.xstate,
         }
 

@@ -21,12 +21,13 @@ Profiles = Mapping[str, Mapping[str, str]]
 
 BUILT_IN: Profiles = {
     "all": {"memory": "all"},
+    "stacks": {"memory": "stacks", "hold": "copy"},
     "text": {"memory": "filter+text"},
-    "threads": {"memory": "none"},
+    "threads": {"memory": "none", "hold": "copy"},
 }
 
 
-RESERVED = ("stacks", "glance", "gentle")
+RESERVED = ("glance", "gentle")
 """Names of profiles to come."""
 
 

@@ -19,7 +19,7 @@ from gcorefs import __version__, tuning
 from gcorefs.core import Core
 from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.provenance import Origin
-from gcorefs.gather import Standstill, gather
+from gcorefs.gather import gather
 from gcorefs.holder import Holder, HoldProcess
 from gcorefs.kernel.proc import address_space, task_stat
 from gcorefs.kernel.proc.task_stat import Process, Stat
@@ -43,6 +43,7 @@ from gcorefs.sources.procfs import ProcMappings
 from gcorefs.sources.protocols import MappingSource
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracer import Tracer
+from gcorefs.standstill import Standstill
 from gcorefs.steps import Step
 
 CLOSE_TIMEOUT = 5.0

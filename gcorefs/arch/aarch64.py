@@ -9,7 +9,15 @@ from gcorefs.arch.aarch64_calls import (
     AARCH64_OPENING,
     AUDIT_ARCH_AARCH64,
 )
-from gcorefs.arch.machine import NT_PRFPREG, Convention, Machine, Regset, Rewind
+from gcorefs.arch.machine import (
+    NT_PRFPREG,
+    Convention,
+    Machine,
+    RegisterSets,
+    Regset,
+    Rewind,
+    ThreadArea,
+)
 from gcorefs.arch.machine import RegisterKind as Kind
 
 EM_AARCH64 = 183  # include/uapi/linux/elf-em.h
@@ -57,6 +65,10 @@ def za_size(quadwords: int) -> int:
     return _VECTOR_HEADER + (quadwords * _QUADWORD) ** 2
 
 
+def _tpidr(sets: RegisterSets) -> int:
+    return int.from_bytes(sets[Kind.TLS][:8], "little") if Kind.TLS in sets else 0
+
+
 # In the order of enum aarch64_regset (arch/arm64/kernel/ptrace.c), which is the order of the notes.
 # All of them have a core_note_type.  So the kernel's cores also have the system call, the debug
 # registers and, if it is built with CONFIG_CHECKPOINT_RESTORE, the keys (fs/binfmt_elf.c,
@@ -91,7 +103,12 @@ AARCH64 = Machine(
     call_result="x0",
     call_arguments=_ARGUMENTS,
     stack_pointer="sp",
+    frame_pointer="x29",
+    red_zone=0,  # AAPCS64, 6.4.5
     program_counter="pc",
+    # glibc's struct pthread ends at the thread pointer; two words follow it, and then the variables
+    # (variant I).
+    thread_area=ThreadArea(_tpidr, below=4096, above=4096, dtv=0),
     conventions={AUDIT_ARCH_AARCH64: Convention(AARCH64_CALLS, _ARGUMENTS)},
     opening=AARCH64_OPENING,
     result_in_user=None,

@@ -2,7 +2,14 @@
 
 import struct
 
-from gcorefs.arch.machine import NT_PRFPREG, Convention, Machine, Regset
+from gcorefs.arch.machine import (
+    NT_PRFPREG,
+    Convention,
+    Machine,
+    RegisterSets,
+    Regset,
+    ThreadArea,
+)
 from gcorefs.arch.machine import RegisterKind as Kind
 from gcorefs.arch.x86_calls import (
     AUDIT_ARCH_I386,
@@ -31,14 +38,27 @@ def _is_tls_used(entries: bytes) -> bool:
     return any(entry[1:] != unset for entry in struct.iter_unpack("<4I", entries))
 
 
+# struct user_regs_struct32, arch/x86/include/asm/user32.h
+_GENERAL = (
+    "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax", "eip",
+    "cs", "eflags", "esp", "ss",
+)  # fmt: skip
+
+
+def _gs_base(sets: RegisterSets) -> int:
+    """The base of the descriptor that gs selects (set_thread_area(2))."""
+    if Kind.GENERAL not in sets or Kind.TLS not in sets:
+        return 0
+    at = 4 * _GENERAL.index("gs")
+    selected = int.from_bytes(sets[Kind.GENERAL][at : at + 4], "little") >> 3
+    entries = struct.iter_unpack("<4I", sets[Kind.TLS])
+    return next((base for number, base, *_ in entries if number == selected), 0)
+
+
 I386 = Machine(
     elf_machine=EM_386,
     word_size=4,
-    # struct user_regs_struct32, arch/x86/include/asm/user32.h
-    general=(
-        "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax",
-        "eip", "cs", "eflags", "esp", "ss",
-    ),
+    general=_GENERAL,
     # x86_32_regsets of arch/x86/kernel/ptrace.c.
     regsets=(
         Regset(Kind.FLOATING_POINT, NT_PRFPREG, b"CORE", 108),
@@ -51,7 +71,10 @@ I386 = Machine(
     call_result="eax",
     call_arguments=_ARGUMENTS,
     stack_pointer="esp",
+    frame_pointer="ebp",
+    red_zone=0,
     program_counter="eip",
+    thread_area=ThreadArea(_gs_base, below=4096, above=2560, dtv=4),
     conventions={
         AUDIT_ARCH_I386: Convention(I386_CALLS, _ARGUMENTS),
         AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, _ARGUMENTS),

@@ -9,6 +9,7 @@ import enum
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from gcorefs.arch.xsave import XStates
 
@@ -80,6 +81,28 @@ class Regset:
         return data[: -(-size // 16) * 16]
 
 
+class RegisterSets(Protocol):
+    """The register sets of one thread, by kind."""
+
+    def __contains__(self, kind: RegisterKind, /) -> bool: ...
+    def __getitem__(self, kind: RegisterKind, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadArea:
+    """What libc keeps for a thread, around the address in its thread pointer (ELF Handling For
+    Thread-Local Storage, sections 3.4.2, 3.4.6 and 3.4.1 of the variants)."""
+
+    pointer: Callable[[RegisterSets], int]
+    """The thread pointer; 0 if it is not known."""
+    below: int
+    """Bytes below the thread pointer."""
+    above: int
+    """Bytes from the thread pointer on."""
+    dtv: int
+    """The offset of the address of the dynamic thread vector, from the thread pointer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Convention:
     """One way to call the kernel, as AUDIT_ARCH_* names it (include/uapi/linux/audit.h)."""
@@ -119,7 +142,12 @@ class Machine:
     call_result: str
     call_arguments: tuple[str, ...]
     stack_pointer: str
+    frame_pointer: str
+    """The register that holds it if a program is compiled with frame pointers."""
+    red_zone: int
+    """Bytes below the stack pointer that a function may use without moving it."""
     program_counter: str
+    thread_area: ThreadArea
     conventions: Mapping[int, Convention]
     """By AUDIT_ARCH_*, as PTRACE_GET_SYSCALL_INFO reports it for a thread: a 64-bit program may use
     i386's numbers, and its registers do not show that."""

@@ -4,7 +4,15 @@ import functools
 
 from gcorefs.arch.cpuid import cpuid
 from gcorefs.arch.i386 import NT_386_IOPERM
-from gcorefs.arch.machine import NT_PRFPREG, Convention, Host, Machine, Regset
+from gcorefs.arch.machine import (
+    NT_PRFPREG,
+    Convention,
+    Host,
+    Machine,
+    RegisterSets,
+    Regset,
+    ThreadArea,
+)
 from gcorefs.arch.machine import RegisterKind as Kind
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.x86_calls import (
@@ -20,16 +28,25 @@ EM_X86_64 = 62
 NT_X86_SHSTK = 0x204
 
 _ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+# struct user_regs_struct, arch/x86/include/asm/user_64.h
+_GENERAL = (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx",
+    "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds",
+    "es", "fs", "gs",
+)  # fmt: skip
+
+
+def _fs_base(sets: RegisterSets) -> int:
+    if Kind.GENERAL not in sets:
+        return 0
+    at = 8 * _GENERAL.index("fs_base")
+    return int.from_bytes(sets[Kind.GENERAL][at : at + 8], "little")
+
 
 X86_64 = Machine(
     elf_machine=EM_X86_64,
     word_size=8,
-    # struct user_regs_struct, arch/x86/include/asm/user_64.h
-    general=(
-        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
-        "rdx", "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base",
-        "gs_base", "ds", "es", "fs", "gs",
-    ),
+    general=_GENERAL,
     # x86_64_regsets of arch/x86/kernel/ptrace.c.  XSTATE has 11,008 bytes with AMX and may be
     # larger on later processors; PTRACE_GETREGSET says how much it filled.
     regsets=(
@@ -42,7 +59,12 @@ X86_64 = Machine(
     call_result="rax",
     call_arguments=_ARGUMENTS,
     stack_pointer="rsp",
+    frame_pointer="rbp",
+    red_zone=128,  # System V ABI for AMD64, 3.2.2
     program_counter="rip",
+    # glibc's struct pthread begins at the thread pointer and has 2,304 bytes (nptl/descr.h);
+    # the variables of the program and its libraries lie below it (variant II).
+    thread_area=ThreadArea(_fs_base, below=4096, above=2560, dtv=8),
     conventions={
         AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, _ARGUMENTS),
         AUDIT_ARCH_I386: Convention(I386_CALLS, ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp")),

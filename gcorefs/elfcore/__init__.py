@@ -4,6 +4,8 @@ elf      headers of an ELF file
 vma      what the kernel says of one mapping
 smaps    reads the text of /proc/PID/smaps
 filter   how much of a mapping the kernel would dump
+program  program headers and dynamic sections, as they lie in memory
+selection  parts of mappings, as ranges of addresses
 memory_rules  memory=: how much of a mapping the core has
 estimate  the largest size that a core can have, without page tables
 provenance  the note about how the core was made

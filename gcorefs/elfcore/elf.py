@@ -118,16 +118,29 @@ class ElfClass:
 
     def note_ends(self, beginning: bytes) -> Iterator[int]:
         """The file offset of the end of each PT_NOTE of a program that begins with these bytes."""
+        for header in self.program_headers(beginning):
+            if header.kind == PT_NOTE:
+                yield header.offset + header.filesz
+
+    def program_headers(self, beginning: bytes) -> list["ProgramHeader"]:
+        """The program headers of a program that begins with these bytes; those that lie in them."""
         _, kind, _, _, _, phoff, _, _, _, phentsize, phnum, *_ = self._ehdr.unpack_from(beginning)
         if kind not in (ET_EXEC, ET_DYN) or phentsize != self.phdr_size:
-            return
-        for at in range(phoff, phoff + phnum * phentsize, phentsize):
-            if at + phentsize > len(beginning):
-                return
-            fields = self._phdr.unpack_from(beginning, at)
-            if fields[0] == PT_NOTE:
-                offset, size = (fields[2], fields[5]) if self is ELF64 else (fields[1], fields[4])
-                yield offset + size
+            return []
+        return self.unpack_phdrs(beginning[phoff : phoff + phnum * phentsize])
+
+    def unpack_phdrs(self, table: bytes) -> list["ProgramHeader"]:
+        """The whole program headers in a table."""
+        found = []
+        for fields in self._phdr.iter_unpack(
+            table[: len(table) // self.phdr_size * self.phdr_size]
+        ):
+            if self is ELF32:
+                kind, offset, vaddr, _, filesz, memsz, flags, align = fields
+            else:
+                kind, flags, offset, vaddr, _, filesz, memsz, align = fields
+            found.append(ProgramHeader(kind, flags, offset, vaddr, filesz, memsz, align))
+        return found
 
     def pack_extended_numbering(self, phnum: int, notes_offset: int, notes_size: int) -> bytes:
         """The section headers of a core with too many program headers for e_phnum.

@@ -22,6 +22,7 @@ from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import ELF64, page_up
 from gcorefs.elfcore.segments import BSS_UNDIVIDED, most_bytes
+from gcorefs.elfcore.selection import MOST_OF_A_THREAD, MOST_OF_LINKER, MOST_OF_LOST_CODE
 from gcorefs.elfcore.vma import HUGE_PAGES, MapsError, is_special_name
 
 # Bytes of the notes: once for a process, with room for the facts in our own note; and for each
@@ -36,6 +37,7 @@ _PORTS = 8 << 10
 _THREADS_WITH_PORTS = 16
 
 _DELETED = b" (deleted)"
+_CODE_WITHOUT_A_FILE = (_DELETED, b"xp 00000000 00:00 0 \n")
 # Files that have no path: memfd_create(2), shmget(2), huge pages of mmap(2).
 _NAMELESS = (b"/memfd:", b"/SYSV", HUGE_PAGES)
 # This mapping is not part of VmSize (arch/x86/entry/vsyscall, gate_vma).
@@ -74,6 +76,9 @@ class Surroundings(NamedTuple):
     """The core keeps private mappings of lost files (memory_rules.py)."""
     has_text: bool = False
     """The core has the code that lies in files."""
+    of_a_stack: int = 0
+    """The core has so many bytes of a thread's stacks, and what a debugger needs to unwind them.
+    0: the filter decides."""
     tells_pages: bool = True
     """/proc/PID/pagemap tells which pages are populated; if False, all pages count as populated."""
     tells_leases: bool = True
@@ -181,6 +186,8 @@ class Estimate:
             self._add_private(max(0, plain), self._counters.anonymous)
         if self._mask & rules.HUGETLB_PRIVATE:
             self._add_private(self._huge, min(self._huge, self._counters.huge))
+        if of_a_stack := self._surroundings.of_a_stack:
+            self._add_stacks(of_a_stack, maps)
         memory = most_bytes(
             self._populated, self._sparse, self._whole, maps.count(b"\n"), self._undivided
         )
@@ -190,6 +197,15 @@ class Estimate:
         """Add private memory without a file."""
         self._sparse += size
         self._populated += populated if self._surroundings.tells_pages else size
+
+    def _add_stacks(self, size: int, maps: bytes) -> None:
+        threads, mapped = self._counters.threads, self._counters.mapped
+        stacks = min(threads * size, mapped)
+        self._add_private(stacks, min(stacks, self._counters.anonymous))
+        rest = MOST_OF_LINKER + threads * MOST_OF_A_THREAD
+        if any(line in maps for line in _CODE_WITHOUT_A_FILE):
+            rest += MOST_OF_LOST_CODE
+        self._whole += min(rest, mapped)
 
     def _add_named(self, line: _Line) -> None:
         """Add a mapping that has a name but no file."""

@@ -5,6 +5,7 @@
     0x33     as filter, with this mask in place of the coredump_filter of the process
     all      every byte that can be read
     text     the code that lies in files
+    stacks   what a debugger needs for a backtrace of every thread (process/unwinding.py)
     none     no byte
 
 `filter+text` is the memory of filter, and the code in files; the same for kernel and a mask.
@@ -23,7 +24,7 @@ from gcorefs.elfcore.filter import Facts, LeftOut, Share
 from gcorefs.elfcore.vma import Vma
 from gcorefs.errors import GcorefsError
 
-WORDS = "filter, kernel, all, text, none, a mask from 0x0 to 0x1ff, or one of these +text"
+WORDS = "filter, kernel, all, text, stacks, none, a mask from 0x0 to 0x1ff, or one of these +text"
 
 _ALL_BITS = (rules.DAX_SHARED << 1) - 1
 _MASK = re.compile("0x[0-9a-f]{1,3}")
@@ -37,7 +38,7 @@ class RuleError(GcorefsError, ValueError):
 @dataclass(frozen=True, slots=True)
 class MemoryRule:
     base: str
-    """filter, kernel, all, none, or a mask as hex() writes it."""
+    """filter, kernel, all, stacks, none, or a mask as hex() writes it."""
     has_text: bool = False
     """It also takes the code that lies in files."""
 
@@ -53,19 +54,31 @@ class MemoryRule:
                 return own
             case "all":
                 return _ALL_BITS
+            case "stacks":
+                return rules.ELF_HEADERS
             case "none":
                 return 0
         return int(self.base, 16)
 
     @property
+    def has_stacks(self) -> bool:
+        """It also takes parts of mappings that only the threads' registers tell."""
+        return self.base == "stacks"
+
+    @property
     def keeps_lost_files(self) -> bool:
         """True if it takes private mappings of files that do not show the bytes any more."""
-        return self.base not in ("kernel", "none")
+        return self.base not in ("kernel", "stacks", "none")
+
+    @property
+    def is_small(self) -> bool:
+        """True if it takes little memory of any process."""
+        return self.base in ("stacks", "none") and not self.has_text
 
     @property
     def is_bounded_by_use(self) -> bool:
         """True if it takes hardly a page of a file that is not in the page tables."""
-        return self.base in ("filter", "kernel", "none") and not self.has_text
+        return self.base in ("filter", "kernel", "stacks", "none") and not self.has_text
 
     def share(self, vma: Vma, mask: int, facts: Facts) -> Share:
         """The part of `vma` in the core.  `mask`: the coredump_filter of the process."""
@@ -110,7 +123,7 @@ def memory_rule(text: str) -> MemoryRule:
         raise RuleError(WORDS)
     if _MASK.fullmatch(base) and int(base, 16) <= _ALL_BITS:
         base = hex(int(base, 16))
-    elif base not in ("filter", "kernel", "all", "none"):
+    elif base not in ("filter", "kernel", "all", "stacks", "none"):
         raise RuleError(WORDS)
     return MemoryRule(base, has_text=text_word == _TEXT and base != "all")
 

@@ -121,6 +121,8 @@ class Provenance:
     account: Account = field(default_factory=Account)
     no_cpu: Sequence[int] = ()
     """The threads of `others` that did not stop because they got no CPU."""
+    cut_stacks: Sequence[int] = ()
+    """The threads of whose stacks a part is left out because it is longer than stack_limit."""
     xstate: XsaveAccount | None = None
     """Where the vector registers lie; None if that is not known, or if there are none."""
 
@@ -143,6 +145,7 @@ class Provenance:
             },
             "tids": {how: found for how, found in tids.items() if found},
             **({"no_cpu": list(self.no_cpu)} if self.no_cpu else {}),
+            **({"cut_stacks": list(self.cut_stacks)} if self.cut_stacks else {}),
             **({} if self.xstate is None else {"xstate": self.xstate.facts()}),
             **self.account.facts(),
         }
@@ -224,7 +227,7 @@ def parse(desc: bytes) -> dict[str, Any]:
         ):
             raise FactsError("xstate is not what it should be")
     lists = [("tids", found) for found in facts["tids"].values()]
-    lists.append(("no_cpu", facts.get("no_cpu", [])))
+    lists += [(name, facts.get(name, [])) for name in ("no_cpu", "cut_stacks")]
     if wrong := [name for name, found in lists if not isinstance(found, list)]:
         raise FactsError(f"{wrong[0]} is not what it should be")
     from_text(facts["unreadable"])

@@ -13,6 +13,7 @@ import trio
 
 from gcorefs import tuning
 from gcorefs.core import Core
+from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.errors import Refusal
 from gcorefs.holder import HoldCopy, Holder, HoldProcess
 from gcorefs.kernel.proc.task_stat import Process
@@ -62,7 +63,8 @@ class SharedCore:
         """The first opener.  The core counts for this user."""
         self.holder: Holder = HoldProcess()
         if policy.hold == "copy":
-            self.holder = HoldCopy(limits.copies.room(opener.uid))
+            is_small = memory_rule(policy.memory).is_small
+            self.holder = HoldCopy(limits.copies.room(opener.uid), is_small)
         self.holders = Holders()
         self.bytes = CoreBytes(keeper, opener.uid, pools)
         self.memory = 0

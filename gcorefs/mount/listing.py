@@ -19,7 +19,7 @@ from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
-from gcorefs.elfcore.memory_rules import FILTER, MemoryRule
+from gcorefs.elfcore.memory_rules import FILTER, MemoryRule, memory_rule
 from gcorefs.elfcore.segments import most_bytes
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.kernel.proc import address_space, map_files, task_stat, task_status, tasks
@@ -28,6 +28,7 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
+from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.sources.procfs import maps
 
@@ -155,9 +156,10 @@ def counters_are_behind(release: str, processors: int, threads: int) -> int:
     return pages * PAGE_SIZE
 
 
-def estimate(found: Look, rule: MemoryRule) -> int:
-    """Bytes that a core with `rule` may have, from the mappings alone: no page table is read
+def estimate(found: Look, policy: Policy) -> int:
+    """Bytes that a core with `policy` may have, from the mappings alone: no page table is read
     (elfcore/estimate.py)."""
+    rule = memory_rule(policy.memory)
     if not found.counters.mapped:
         return 0
     try:
@@ -166,6 +168,7 @@ def estimate(found: Look, rule: MemoryRule) -> int:
             map_files.shmem_device().encode("ascii"),
             rule.keeps_lost_files,
             rule.has_text,
+            policy.stack_limit << 10 if rule.has_stacks else 0,
             tells_pages=_is_told(f"{found.tid}/pagemap"),
             tells_leases=_is_told("locks"),
         )

@@ -85,7 +85,7 @@ class Looks:
             size = rough_estimate(found, rule)
             return dataclasses.replace(found, estimate=size, at=time.monotonic())
         with self._requests.lent(ctx.uid, pid):
-            question = _Begun(functools.partial(estimate, found, rule))
+            question = _Begun(functools.partial(estimate, found, inode.policy))
             try:
                 seconds = tuning.now().estimate_timeout
                 size = await self._estimates.ask(pid, ctx.uid, question, seconds)

@@ -23,6 +23,11 @@ copy_on_write  which pages a pin would copy
 mem       /proc/PID/mem, one way to read memory
 readv     process_vm_readv(2), another way
 memory    the memory of the process, each page read in the right way
+peek      small reads at addresses that may be wrong
+stacks    the live part of each thread's stack
+dynamic_linker  what the dynamic linker and libc keep for debuggers
+lost_code  code that no file holds any more
+unwinding  all that a debugger needs for a backtrace of every thread
 cgroups   the memory limits of the control groups that we are in
 copy      a copy of all its memory, so that the process can run on
 kernel_features  what the kernel of this host can do for us

@@ -219,7 +219,7 @@ def test_a_child_of_fork_reads_nothing_and_lets_nobody_go(spawn: Spawn, threads:
 
 def test_a_policy_is_named_by_the_words_of_the_commands(spawn: Callable[..., Target]) -> None:
     target = spawn("threads", 3)
-    with gcorefs.stop(target.pid, gcorefs.Policy.of("@threads")) as stop:
+    with gcorefs.stop(target.pid, gcorefs.Policy.of("@threads,hold=stop")) as stop:
         registers = stop.core()
         everything = stop.core(gcorefs.Policy.of("@all,unresponsive=omit"))
         assert registers.facts["policy"]["memory"] == "none"

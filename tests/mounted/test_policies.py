@@ -37,7 +37,6 @@ OTHER = 4321
 
 NOBODYS = (
     "@none",
-    "@stacks",
     "@glance",
     "@gentle",
     "@",
@@ -77,7 +76,9 @@ def facts_of(path: Path) -> dict[str, object]:
     [
         ("@all", "all", "stop"),
         ("@text", "filter+text", "stop"),
-        ("@threads", "none", "stop"),
+        ("@threads", "none", "copy"),
+        ("@stacks", "stacks", "copy"),
+        ("@stacks,hold=stop", "stacks", "stop"),
         ("@memory=0x07", "0x7", "stop"),
         ("@all,hold=copy", "all", "copy"),
         ("@memory=none,hold=copy", "none", "copy"),
@@ -171,7 +172,7 @@ def test_all_policies_share_one_stop(mount: Mount, spawn: Spawn) -> None:
         assert is_held(target.pid)  # the first is no copy
         text = (mount.path / ".gcorefs" / "status").read_text()
         policies = [stop["policy"] for stop in json.loads(text)["stops"]]
-        assert sorted(policies) == ["", "memory=all,hold=copy", "memory=none"]
+        assert sorted(policies) == ["", "memory=all,hold=copy", "memory=none,hold=copy"]
     eventually(lambda: is_free(target.pid))
 
 
@@ -319,9 +320,25 @@ def test_gdb_finds_every_thread_without_memory(mount: Mount, spawn: Spawn) -> No
     assert text.count("<futex") + text.count("(void (*)())") >= len(tids)
 
 
-def test_a_size_before_the_open_is_large_enough(mount: Mount, spawn: Spawn, tmp_path: Path) -> None:
-    target = spawn("memory", tmp_path)
-    for name in ("@all", "@text", "@threads", "@memory=0x1ff", "@memory=text"):
+@pytest.mark.parametrize("name", ["@stacks", "@threads"])
+def test_a_small_core_holds_nobody(mount: Mount, spawn: Spawn, name: str) -> None:
+    """Its process runs on while its file is open, and the file keeps its bytes."""
+    target = spawn("threads", 20)
+    with opened(mount.path / name / str(target.pid)) as fd:
+        before = whole(fd)
+        eventually(lambda: is_free(target.pid))
+        target.ask("ping")
+        assert whole(fd) == before
+    assert note_of(before)["policy"]["held"] == "copy"
+
+
+@pytest.mark.parametrize("program", ["threads", "memory", "other_stacks"])
+def test_a_size_before_the_open_is_large_enough(
+    mount: Mount, spawn: Spawn, tmp_path: Path, program: str
+) -> None:
+    words: dict[str, tuple[object, ...]] = {"threads": (100,), "memory": (tmp_path,)}
+    target = spawn(program, *words.get(program, ()))
+    for name in ("@all", "@text", "@threads", "@memory=0x1ff", "@memory=text", "@stacks"):
         path = mount.path / name / str(target.pid)
         before = path.stat().st_size
         with opened(path) as fd:

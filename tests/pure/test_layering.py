@@ -29,6 +29,8 @@ FOLDERS = (
     "kernel",
     "process",
     "sources",
+    "standstill",
+    "gather_memory",
     "gather",
     "holder",
     "core",

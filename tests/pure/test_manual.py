@@ -9,7 +9,7 @@ from gcorefs.arch.xsave import XsaveAccount, XsaveLayout
 from gcorefs.elfcore.filter import LeftOut
 from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.elfcore.provenance import NT_GCOREFS, Account, How, Origin, Provenance
-from gcorefs.gather import unknown_holes
+from gcorefs.gather_memory import unknown_holes
 from gcorefs.holder import HoldCopy
 from gcorefs.mount.options import OPTIONS
 from gcorefs.mount.policy_names import IN_NAMES
@@ -66,8 +66,8 @@ def test_every_rule_for_memory_has_a_row() -> None:
     cells = re.findall(r"^\| (`[^|]*) \|", manual, re.MULTILINE)
     rules = re.findall(r"`([\w+]+)`", " ".join(cells))
     assert sorted(rules) == sorted(
-        ["filter", "kernel", "0x0", "0x1ff", "all", "text", "none", "filter+text", "kernel+text",
-         "0x33+text"]
+        ["filter", "kernel", "0x0", "0x1ff", "all", "text", "stacks", "none", "filter+text",
+         "kernel+text", "0x33+text", "stacks+text"]
     )  # fmt: skip
     for rule in rules:
         assert str(memory_rule(rule)) == rule
@@ -89,7 +89,7 @@ def facts_of_a_note() -> dict[str, Any]:
     return Provenance(
         Origin(version="1", host="db7", pid=4711, stopped_at="", stop_milliseconds=1.0),
         policy={
-            **Policy().facts(),
+            **Policy(memory="stacks").facts(),
             "coredump_filter": "0x33",
             **unknown_holes(cast(Ways, ways)),
             **holder.facts(),
@@ -98,6 +98,7 @@ def facts_of_a_note() -> dict[str, Any]:
         others={number: how for number, how in enumerate(How) if not how.is_exact},
         account=Account(left_out={reason.value: 0 for reason in LeftOut}),
         no_cpu=[1],
+        cut_stacks=[1],
         xstate=XsaveAccount(layout, layout),
     ).facts()
 

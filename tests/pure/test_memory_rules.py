@@ -18,7 +18,7 @@ from tests.pure.smaps import make_vma
 from tests.pure.test_filter import ALL, FILE, KINDS, MASKS, SIZE, WRITTEN, Answers
 
 WORDS = ["filter", "kernel", "all", "text", "none", "0x0", "0x33", "0x1ff", "filter+text",
-         "kernel+text", "0x7+text"]  # fmt: skip
+         "kernel+text", "0x7+text", "stacks", "stacks+text"]  # fmt: skip
 OTHERS = {
     "0x033": "0x33", "0x000": "0x0", "text+filter": "filter+text", "text+0x07": "0x7+text",
     "all+text": "all", "text+all": "all",
@@ -26,7 +26,7 @@ OTHERS = {
 WRONG = [
     "", "+", "+text", "text+", "none+text", "text+none", "text+text", "filter+filter", "all+none",
     "filter+kernel", "filter+text+text", "0x", "0x200", "0x1000", "0X33", "33", "-0x1", "0x3g",
-    " all", "all ", "All", "stacks", "\n", "0x33\n", "\udcff",
+    " all", "all ", "All", "stack", "\n", "0x33\n", "\udcff",
 ]  # fmt: skip
 
 

@@ -12,15 +12,17 @@ from gcorefs.policy import Policy
 from gcorefs.profiles import BUILT_IN, UnknownWord
 
 OPTIONS = options_of(Policy)
-LATER = ["stacks", "glance", "gentle"]
+LATER = ["glance", "gentle"]
 
 NAMED = {
     "@all": Policy(memory="all"),
     "@text": Policy(memory="filter+text"),
-    "@threads": Policy(memory="none"),
+    "@threads": Policy(memory="none", hold="copy"),
+    "@stacks": Policy(memory="stacks", hold="copy"),
+    "@stacks,stack_limit=64,hold=stop": Policy(memory="stacks", stack_limit=64),
     "@all,hold=copy": Policy(memory="all", hold="copy"),
     "@all,unresponsive=omit": Policy(memory="all", unresponsive="omit"),
-    "@threads,memory=0x07": Policy(memory="0x7"),
+    "@threads,memory=0x07": Policy(memory="0x7", hold="copy"),
     "memory=none,hold=copy": Policy(memory="none", hold="copy"),
     "hold=copy,hold=stop": Policy(),
     "stop_timeout=0.25,memory=text+kernel": Policy(stop_timeout=0.25, memory="kernel+text"),

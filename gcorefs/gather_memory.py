@@ -1,0 +1,168 @@
+"""Collects the evidence about the memory of a process that stands still: which parts of it a core
+has, and what is known of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gcorefs.elfcore.elf import PF_X
+from gcorefs.elfcore.filter import LeftOut, Share, dump_size
+from gcorefs.elfcore.memory_rules import MemoryRule, memory_rule
+from gcorefs.elfcore.selection import cut
+from gcorefs.elfcore.vma import Vma
+from gcorefs.kernel.proc import map_files, task_stat
+from gcorefs.plan import MemoryEvidence
+from gcorefs.policy import Policy
+from gcorefs.process.bounded_questions import Question, ask_each
+from gcorefs.process.filter_facts import MappingFacts
+from gcorefs.process.holes import find_holes
+from gcorefs.process.mapped_files import FileKey, LostFiles, MappedFiles, file_key
+from gcorefs.process.memory import Memory, Ways
+from gcorefs.process.page_providers import source_of
+from gcorefs.process.stacks import Stacks, ThreadOnStack
+from gcorefs.process.unreadable import unreadable
+from gcorefs.process.unwinding import Unwinding, unwinding_ranges
+from gcorefs.sources.thread_record import ThreadRecord
+from gcorefs.standstill import Standstill
+
+
+def unknown_holes(ways: Ways) -> dict[str, str]:
+    """For the note: why holes are not known, if so.  They are read and are zeros in the file."""
+    whys = {
+        "holes_unknown": ways.pagemap.why_unknown,
+        "shared_holes_unknown": ways.shmem.why_unknown,
+    }
+    return {name: why for name, why in whys.items() if why}
+
+
+@dataclass(frozen=True, slots=True)
+class Unwound:
+    """What leads to the stacks of a process."""
+
+    auxv: bytes
+    records: Sequence[ThreadRecord]
+    """Of each thread; for one that did not stop, what the core has of it."""
+
+
+def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound) -> MemoryEvidence:
+    """`mask`: the coredump_filter of the process.  ProcessLookupError: it died meanwhile."""
+    tid, memory = seen.tid, seen.memory
+    pagemap = memory.ways.pagemap
+    rule = memory_rule(policy.memory)
+    choose = partial(rule.share, mask=mask)
+    code = {file_key(vma) for vma in seen.vmas if vma.has_file and vma.flags & PF_X}
+    files = MappedFiles(tid)
+    lost = LostFiles(files, task_stat.started(seen.process), code)
+    facts = [MappingFacts(memory, pagemap, files, lost, may_wait) for may_wait in (True, False)]
+    asked = [partial(choose, facts=each) for each in facts]
+    vmas = seen.vmas
+    shares = _shares(tid, vmas, asked, partial(_lost, rule=rule, memory=memory))
+    cut_stacks: Sequence[int] = ()
+    if rule.has_stacks:
+        stacks = _stacks(seen, unwound, facts, policy.stack_limit << 10)
+        cut_stacks = stacks.cut
+        kernels = partial(_end_of_kernels, mask=mask, facts=facts[1])
+        vmas, shares = cut(vmas, shares, stacks.ranges, kernels)
+    sizes = [share.size for share in shares]
+    holes = find_holes(vmas, sizes, pagemap, memory.ways.shmem)
+    memory.unreadable_pages.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
+    return MemoryEvidence(
+        mappings=seen.vmas,
+        vmas=vmas,
+        shares=shares,
+        holes=holes,
+        files=[(vma, _path(vma, tid)) for vma in seen.vmas if vma.kind.has_file],
+        unreadable=memory.unreadable_pages.ranges(),
+        unreadable_pages=memory.unreadable_pages.count,
+        cut_stacks=cut_stacks,
+    )
+
+
+def _end_of_kernels(vma: Vma, mask: int, facts: MappingFacts) -> int:
+    return vma.start + dump_size(vma, mask, facts).size
+
+
+def _stacks(
+    seen: Standstill, unwound: Unwound, facts: Sequence[MappingFacts], limit: int
+) -> Stacks:
+    lost = _lost_files(seen, facts)
+    threads = [
+        ThreadOnStack.of(each.tid, seen.machine, each.registers, each.registers.general)
+        for each in unwound.records
+    ]
+    found = Unwinding(
+        seen.machine, seen.pid, threads, unwound.auxv, seen.vmas, lambda vma: file_key(vma) in lost
+    )
+    return unwinding_ranges(found, seen.memory, limit)
+
+
+def _lost_files(seen: Standstill, facts: Sequence[MappingFacts]) -> frozenset[FileKey]:
+    """The mapped programs and libraries that no path leads to any more."""
+    patient, hasty = facts
+    code = {
+        file_key(vma): vma
+        for vma in seen.vmas
+        if vma.has_file and vma.flags & PF_X and not vma.kind.is_shared
+    }
+
+    def ask(vma: Vma, may_wait: bool) -> bool:
+        return (patient if may_wait else hasty).is_lost(vma)
+
+    questions: list[Question[bool]] = [
+        (_source(vma, seen.tid), partial(ask, vma)) for vma in code.values()
+    ]
+    answers = ask_each(questions, lambda _: False)
+    return frozenset(key for key, is_lost in zip(code, answers, strict=True) if is_lost)
+
+
+def _source(vma: Vma, tid: int) -> str:
+    return source_of(vma, tid, map_files.shmem_device()) or vma.dev
+
+
+def _shares(
+    tid: int,
+    vmas: Sequence[Vma],
+    choose: Sequence[Callable[[Vma], Share]],
+    lost: Callable[[Vma], Share],
+) -> list[Share]:
+    """The share of each mapping.  `choose`: one rule that may wait for a file, one that may not.
+    `lost`: the share if the file does not answer."""
+    patient, hasty = choose
+
+    def ask(vma: Vma, may_wait: bool) -> Share:
+        return patient(vma) if may_wait else hasty(vma)
+
+    # Only a question about a file may have to wait and need a thread of its own.
+    files = [vma for vma in vmas if vma.kind.has_file]
+    answers = iter(
+        ask_each(
+            [(_source(vma, tid), partial(ask, vma)) for vma in files],
+            lambda index: lost(files[index]),
+        )
+    )
+    # The share of plain memory that was written depends on its size alone.
+    written: dict[int, Share] = {}
+    shares = []
+    for vma in vmas:
+        if vma.kind.is_plain and vma.anonymous:
+            size = vma.end - vma.start
+            share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
+        else:
+            share = next(answers) if vma.kind.has_file else ask(vma, may_wait=False)
+        shares.append(share)
+    return shares
+
+
+def _lost(vma: Vma, rule: MemoryRule, memory: Memory) -> Share:
+    """The share of a mapping whose file did not answer: nothing, not even its ELF header."""
+    memory.lose(vma.start)
+    return Share(0, LeftOut.FILTER if rule.is_bounded_by_use else LeftOut.NO_ANSWER)
+
+
+def _path(vma: Vma, tid: int) -> bytes:
+    # maps shows the name of named shared anonymous memory instead of the path of its file, which
+    # is the kernel's own (mm/shmem.c, shmem_zero_setup).
+    if vma.name.startswith(b"[anon_shmem"):
+        return b"/dev/zero (deleted)"
+    return map_files.mapped_path(tid, vma.start, vma.end, vma.name)

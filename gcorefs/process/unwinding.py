@@ -1,0 +1,93 @@
+"""What a debugger needs for a backtrace of every thread (memory=stacks), as ranges of addresses.
+
+The live part of the stacks (stacks.py), what libc and the dynamic linker keep for debuggers
+(dynamic_linker.py), and code that no file holds (lost_code.py).  ELF headers and [vdso] come with
+the rule itself (memory_rules.py); all else is in the files of the program.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from gcorefs.arch.machine import Machine
+from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.elf import CLASSES, page_up
+from gcorefs.elfcore.selection import (
+    MOST_OF_LINKER,
+    MOST_OF_LOST_CODE,
+    Range,
+    whole_pages,
+)
+from gcorefs.elfcore.vma import Vma
+from gcorefs.process.dynamic_linker import libc_ranges, linker_ranges, loaded_program
+from gcorefs.process.lost_code import CodeOnStacks, lost_code, unwind_tables
+from gcorefs.process.memory import Memory
+from gcorefs.process.peek import Peek
+from gcorefs.process.stacks import StackFinder, Stacks, ThreadOnStack, thread_areas
+
+
+@dataclass(frozen=True, slots=True)
+class Unwinding:
+    """The facts about a process by which its stacks are found."""
+
+    machine: Machine
+    leader: int
+    threads: Sequence[ThreadOnStack]
+    auxv: bytes
+    vmas: Sequence[Vma]
+    is_lost: Callable[[Vma], bool]
+    """True if no path leads to the file of a mapping any more (mapped_files.py)."""
+
+
+def unwinding_ranges(found: Unwinding, memory: Memory, limit: int) -> Stacks:
+    """`limit`: the most bytes of the stacks of one thread.  EIO: the process was let go."""
+    peek = Peek(memory, found.vmas, CLASSES[found.machine.word_size])
+    known = [thread for thread in found.threads if thread.stack_pointer]
+    stacks = StackFinder(found.machine, peek, found.leader, limit).find(known)
+    code = _code(lost_code(found.vmas, found.is_lost), peek, known, stacks.ranges)
+    ranges = [
+        *stacks.ranges,
+        *thread_areas(found.machine, peek, known),
+        *_bounded(_of_linker(found, peek), MOST_OF_LINKER),
+        *_bounded(chain(_of_lost_files(found, peek), code), MOST_OF_LOST_CODE),
+    ]
+    return Stacks(whole_pages(ranges), stacks.cut)
+
+
+def _of_linker(found: Unwinding, peek: Peek) -> Iterator[Range]:
+    loaded = loaded_program(found.auxv, peek)
+    yield from linker_ranges(loaded, peek)
+    yield from libc_ranges(found.vmas, loaded, peek)
+
+
+def _of_lost_files(found: Unwinding, peek: Peek) -> Iterator[Range]:
+    for vma in found.vmas:
+        if vma.has_file and vma.offset == 0 and not vma.kind.is_shared and found.is_lost(vma):
+            yield from unwind_tables(vma, peek)
+
+
+def _code(
+    code: CodeOnStacks, peek: Peek, threads: Sequence[ThreadOnStack], stacks: Sequence[Range]
+) -> Iterator[Range]:
+    """The pages of code into which a register, or a word on a stack, points."""
+    if not code:
+        return
+    word = peek.form.word_size
+    pages = code.pages(register for thread in threads for register in thread.registers)
+    aligned = [(-(-start // word) * word, end) for start, end in stacks]
+    for data in peek.read_ranges(aligned):
+        pages |= code.pages(array(peek.form.word, data[: len(data) // word * word]))
+    for page in sorted(pages):
+        yield page, page + PAGE_SIZE
+
+
+def _bounded(ranges: Iterator[Range], left: int) -> Iterator[Range]:
+    """The ranges of whose pages `left` bytes have room."""
+    taken: set[int] = set()
+    for start, end in ranges:
+        pages = {*range(start // PAGE_SIZE, page_up(end) // PAGE_SIZE)} - taken
+        if len(pages) * PAGE_SIZE <= left:
+            left -= len(pages) * PAGE_SIZE
+            taken |= pages
+            yield start, end
