@@ -2,14 +2,16 @@
 has, and what is known of them.
 """
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gcorefs.elfcore.elf import PF_X
 from gcorefs.elfcore.filter import LeftOut, Share, dump_size
-from gcorefs.elfcore.memory_rules import MemoryRule, memory_rule
-from gcorefs.elfcore.selection import cut
+from gcorefs.elfcore.memory_rules import MemoryRule
+from gcorefs.elfcore.selection import Selection, cut, whole_pages
 from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel.proc import map_files, task_stat
 from gcorefs.plan import MemoryEvidence
@@ -22,7 +24,7 @@ from gcorefs.process.memory import Memory, Ways
 from gcorefs.process.page_providers import source_of
 from gcorefs.process.stacks import Stacks, ThreadOnStack
 from gcorefs.process.unreadable import unreadable
-from gcorefs.process.unwinding import Unwinding, unwinding_ranges
+from gcorefs.process.unwinding import Limits, Unwinding, unwinding_ranges
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.standstill import Standstill
 
@@ -49,21 +51,35 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
     """`mask`: the coredump_filter of the process.  ProcessLookupError: it died meanwhile."""
     tid, memory = seen.tid, seen.memory
     pagemap = memory.ways.pagemap
-    rule = memory_rule(policy.memory)
-    choose = partial(rule.share, mask=mask)
+    choice = policy.choice
+    choose = partial(choice.share, mask=mask)
     code = {file_key(vma) for vma in seen.vmas if vma.has_file and vma.flags & PF_X}
     files = MappedFiles(tid)
     lost = LostFiles(files, task_stat.started(seen.process), code)
-    facts = [MappingFacts(memory, pagemap, files, lost, may_wait) for may_wait in (True, False)]
+    threads = [
+        ThreadOnStack.of(each.tid, seen.machine, each.registers, each.registers.general)
+        for each in unwound.records
+    ]
+    stacks_in = _mappings_of(seen.vmas, [thread.stack_pointer for thread in threads])
+    patient = MappingFacts(memory, pagemap, files, lost, stacks_in)
+    facts = patient, replace(patient, may_wait=False)
     asked = [partial(choose, facts=each) for each in facts]
+    silent = partial(_lost, rule=choice.rule, memory=memory)
+    shares = _shares(tid, seen.vmas, asked, silent, choice.is_by_size)
+    stacks = Stacks()
+    if choice.rule.has_stacks:
+        found = Unwinding(
+            seen.machine, seen.pid, threads, unwound.auxv, seen.vmas, _lost_files(seen, facts)
+        )
+        limits = Limits(policy.stack_limit << 10, policy.referenced << 10)
+        stacks = unwinding_ranges(found, memory, limits)
+    parts = [*stacks.ranges, *choice.include.ranges]
+    selection = Selection(whole_pages(parts), whole_pages(choice.exclude.ranges))
     vmas = seen.vmas
-    shares = _shares(tid, vmas, asked, partial(_lost, rule=rule, memory=memory))
-    cut_stacks: Sequence[int] = ()
-    if rule.has_stacks:
-        stacks = _stacks(seen, unwound, facts, policy.stack_limit << 10)
-        cut_stacks = stacks.cut
-        kernels = partial(_end_of_kernels, mask=mask, facts=facts[1])
-        vmas, shares = cut(vmas, shares, stacks.ranges, kernels)
+    if not selection.is_empty:
+        vmas, shares = cut(
+            vmas, shares, selection, partial(_end_of_kernels, mask=mask, facts=facts[1])
+        )
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, memory.ways.shmem)
     memory.unreadable_pages.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
@@ -75,7 +91,7 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
         files=[(vma, _path(vma, tid)) for vma in seen.vmas if vma.kind.has_file],
         unreadable=memory.unreadable_pages.ranges(),
         unreadable_pages=memory.unreadable_pages.count,
-        cut_stacks=cut_stacks,
+        cut_stacks=stacks.cut,
     )
 
 
@@ -83,18 +99,11 @@ def _end_of_kernels(vma: Vma, mask: int, facts: MappingFacts) -> int:
     return vma.start + dump_size(vma, mask, facts).size
 
 
-def _stacks(
-    seen: Standstill, unwound: Unwound, facts: Sequence[MappingFacts], limit: int
-) -> Stacks:
-    lost = _lost_files(seen, facts)
-    threads = [
-        ThreadOnStack.of(each.tid, seen.machine, each.registers, each.registers.general)
-        for each in unwound.records
-    ]
-    found = Unwinding(
-        seen.machine, seen.pid, threads, unwound.auxv, seen.vmas, lambda vma: file_key(vma) in lost
-    )
-    return unwinding_ranges(found, seen.memory, limit)
+def _mappings_of(vmas: Sequence[Vma], addresses: Sequence[int]) -> frozenset[int]:
+    """The starts of the mappings around addresses."""
+    starts = array("Q", [vma.start for vma in vmas])
+    found = {bisect_right(starts, address) - 1 for address in addresses}
+    return frozenset(starts[index] for index in found if index >= 0)
 
 
 def _lost_files(seen: Standstill, facts: Sequence[MappingFacts]) -> frozenset[FileKey]:
@@ -125,9 +134,11 @@ def _shares(
     vmas: Sequence[Vma],
     choose: Sequence[Callable[[Vma], Share]],
     lost: Callable[[Vma], Share],
+    is_by_size: bool,
 ) -> list[Share]:
     """The share of each mapping.  `choose`: one rule that may wait for a file, one that may not.
-    `lost`: the share if the file does not answer."""
+    `lost`: the share if the file does not answer.  `is_by_size`: the share of plain memory that was
+    written depends on its size alone."""
     patient, hasty = choose
 
     def ask(vma: Vma, may_wait: bool) -> Share:
@@ -141,11 +152,10 @@ def _shares(
             lambda index: lost(files[index]),
         )
     )
-    # The share of plain memory that was written depends on its size alone.
     written: dict[int, Share] = {}
     shares = []
     for vma in vmas:
-        if vma.kind.is_plain and vma.anonymous:
+        if is_by_size and vma.kind.is_plain and vma.anonymous:
             size = vma.end - vma.start
             share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
         else:

@@ -32,7 +32,7 @@ class ValueRefused(OptionError):
 class Option:
     name: str
     type: Any
-    """float: 0 to 1e9; int: 1 to 1e9; a Literal: its words; str: what `canonical` takes."""
+    """float: 0 to 1e9; int: `least` to 1e9; a Literal: its words; str: what `canonical` takes."""
     default: Any
     unit: str
     """SECONDS, MIB, N or WORD, as usage lines show it."""
@@ -40,6 +40,8 @@ class Option:
     canonical: Callable[[str], str] | None = None
     """The one text for all texts with the same meaning, for a str.  ValueError: it has none; the
     error says what a text may be."""
+    least: int = 1
+    """The smallest whole number."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ class Option:
 
         kind = self.type
         if not self.words:
-            kind = Annotated[kind, msgspec.Meta(ge=0 if kind is float else 1, le=_MOST)]
+            kind = Annotated[kind, msgspec.Meta(ge=0 if kind is float else self.least, le=_MOST)]
         try:
             value = msgspec.convert(text, kind, strict=False)
         except (msgspec.ValidationError, UnicodeError) as error:
@@ -74,17 +76,21 @@ class Option:
             return f"none of {', '.join(self.words)}"
         if self.type is float:
             return f"not a number of seconds from 0 to {_MOST:g}"
-        return f"not a whole number from 1 to {_MOST:g}"
+        return f"not a whole number from {self.least} to {_MOST:g}"
 
     def _refusal(self, text: str, what: str) -> ValueRefused:
         return ValueRefused(self.name, f"option {self.name}: {text!r} is {what}")
 
 
 def option(
-    default: Any, unit: str, help_text: str, canonical: Callable[[str], str] | None = None
+    default: Any,
+    unit: str,
+    help_text: str,
+    canonical: Callable[[str], str] | None = None,
+    least: int = 1,
 ) -> Any:
     """A field of a dataclass of options."""
-    metadata = {"unit": unit, "help": help_text, "canonical": canonical}
+    metadata = {"unit": unit, "help": help_text, "canonical": canonical, "least": least}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.memory_choice import MemoryChoice
 from gcorefs.elfcore.memory_rules import memory_rule
+from gcorefs.elfcore.patterns import canonical as canonical_patterns
+from gcorefs.elfcore.patterns import patterns
 from gcorefs.option import option, options_of
 from gcorefs.profiles import settings
 
@@ -53,6 +56,26 @@ class Policy:
     stack_limit: int = option(
         1024, "KIB", "memory=stacks: how much of the stacks of one thread the core has at most."
     )
+    referenced: int = option(
+        0, "KIB",
+        "memory=stacks: so much of the memory at each address in a register or on a stack; 0: none "
+        "of it.",
+        least=0,
+    )  # fmt: skip
+    include: str = option(
+        "", "PATTERNS",
+        "Mappings that the core has in any case, by name (libfoo*, anon:name), or addresses "
+        "(7f00000-7f20000), with + between them.",
+        canonical=canonical_patterns,
+    )  # fmt: skip
+    exclude: str = option(
+        "", "PATTERNS",
+        "Mappings, or addresses, that the core does not have, whatever else takes them.",
+        canonical=canonical_patterns,
+    )  # fmt: skip
+    largest: int = option(
+        0, "MIB", "Leave out each mapping that is larger than this; 0: none.", least=0
+    )
     xstate: XState = option(
         "standard", "WORD",
         "Vector registers in a layout that every gdb knows, or in the processor's own.",
@@ -67,8 +90,18 @@ class Policy:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """RuleError: `memory` is no rule.  mypy checks the other words, but not this one."""
-        memory_rule(self.memory)
+        """RuleError, PatternError: a text has no meaning.  mypy checks the other words."""
+        self.choice  # noqa: B018
+
+    @property
+    def choice(self) -> MemoryChoice:
+        """How the memory of a core is chosen."""
+        return MemoryChoice(
+            memory_rule(self.memory),
+            patterns(self.include),
+            patterns(self.exclude),
+            self.largest << 20,
+        )
 
     @classmethod
     def of(cls, text: str) -> Self:
@@ -84,9 +117,20 @@ class Policy:
             "unresponsive": self.unresponsive,
             "stop_timeout": self.stop_timeout,
             "memory": self.memory,
-            **({"stack_limit": self.stack_limit} if "stacks" in self.memory else {}),
+            **{name: value for name, value in self._choosing() if value},
             "xstate": self.xstate,
         }
+
+    def _choosing(self) -> list[tuple[str, str | int]]:
+        """Further options that choose memory, each empty or 0 if it has no effect."""
+        has_stacks = memory_rule(self.memory).has_stacks
+        return [
+            ("stack_limit", self.stack_limit if has_stacks else 0),
+            ("referenced", self.referenced if has_stacks else 0),
+            ("include", self.include),
+            ("exclude", self.exclude),
+            ("largest", self.largest),
+        ]
 
 
 DEFAULT = Policy()

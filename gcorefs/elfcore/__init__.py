@@ -6,6 +6,9 @@ smaps    reads the text of /proc/PID/smaps
 filter   how much of a mapping the kernel would dump
 program  program headers and dynamic sections, as they lie in memory
 selection  parts of mappings, as ranges of addresses
+memory_kinds  kinds of mappings, by which memory= takes them
+patterns  include= and exclude=: names and ranges of addresses
+memory_choice  all options that choose memory, together
 memory_rules  memory=: how much of a mapping the core has
 estimate  the largest size that a core can have, without page tables
 provenance  the note about how the core was made

@@ -15,14 +15,20 @@ MADV_DONTDUMP is not visible either; it makes a core smaller.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import ELF64, page_up
+from gcorefs.elfcore.patterns import NONE, Patterns
 from gcorefs.elfcore.segments import BSS_UNDIVIDED, most_bytes
-from gcorefs.elfcore.selection import MOST_OF_A_THREAD, MOST_OF_LINKER, MOST_OF_LOST_CODE
+from gcorefs.elfcore.selection import (
+    MOST_OF_A_THREAD,
+    MOST_OF_LINKER,
+    MOST_OF_LOST_CODE,
+    MOST_REFERENCED,
+)
 from gcorefs.elfcore.vma import HUGE_PAGES, MapsError, is_special_name
 
 # Bytes of the notes: once for a process, with room for the facts in our own note; and for each
@@ -79,6 +85,10 @@ class Surroundings(NamedTuple):
     of_a_stack: int = 0
     """The core has so many bytes of a thread's stacks, and what a debugger needs to unwind them.
     0: the filter decides."""
+    has_referenced: bool = False
+    """With `of_a_stack`: it also has what registers and stacks point to."""
+    include: Patterns = NONE
+    """The core has these mappings and ranges."""
     tells_pages: bool = True
     """/proc/PID/pagemap tells which pages are populated; if False, all pages count as populated."""
     tells_leases: bool = True
@@ -186,6 +196,7 @@ class Estimate:
             self._add_private(max(0, plain), self._counters.anonymous)
         if self._mask & rules.HUGETLB_PRIVATE:
             self._add_private(self._huge, min(self._huge, self._counters.huge))
+        self._add_included(lines)
         if of_a_stack := self._surroundings.of_a_stack:
             self._add_stacks(of_a_stack, maps)
         memory = most_bytes(
@@ -198,6 +209,12 @@ class Estimate:
         self._sparse += size
         self._populated += populated if self._surroundings.tells_pages else size
 
+    def _add_included(self, lines: Sequence[_Line]) -> None:
+        include = self._surroundings.include
+        named = sum(line.end - line.start for line in lines if include.match(line.name))
+        ranges = sum(end - start for start, end in include.ranges)
+        self._whole += named + min(ranges, self._counters.mapped)
+
     def _add_stacks(self, size: int, maps: bytes) -> None:
         threads, mapped = self._counters.threads, self._counters.mapped
         stacks = min(threads * size, mapped)
@@ -205,6 +222,8 @@ class Estimate:
         rest = MOST_OF_LINKER + threads * MOST_OF_A_THREAD
         if any(line in maps for line in _CODE_WITHOUT_A_FILE):
             rest += MOST_OF_LOST_CODE
+        if self._surroundings.has_referenced:
+            rest += MOST_REFERENCED
         self._whole += min(rest, mapped)
 
     def _add_named(self, line: _Line) -> None:

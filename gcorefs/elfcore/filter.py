@@ -49,6 +49,10 @@ class LeftOut(enum.Enum):
     """coredump_filter excludes it."""
     POLICY = "policy"
     """memory= of the policy excludes it (memory_rules.py)."""
+    TOO_LARGE = "too_large"
+    """The mapping is larger than largest= of the policy allows."""
+    EXCLUDED = "excluded"
+    """exclude= of the policy names it."""
     NO_ANSWER = "no_answer"
     """The policy takes it, but the server of its file did not answer in time."""
     UNTOUCHED = "untouched"
@@ -91,6 +95,9 @@ class Facts(Protocol):
     def has_huge_zero_page(self, vma: Vma) -> bool:
         """It has the huge zero page.  A read that maps the huge zero page makes an anon_vma
         (mm/huge_memory.c, do_huge_pmd_anonymous_page); a read of a small page does not."""
+
+    def has_stack(self, vma: Vma) -> bool:
+        """The stack pointer of a thread points into it."""
 
     def is_lost(self, vma: Vma) -> bool:
         """The path no longer leads to the mapped file as it was mapped: the file has no link

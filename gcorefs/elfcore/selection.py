@@ -1,12 +1,12 @@
 """Parts of mappings that a core has, as ranges of addresses.
 
 A rule takes the beginning of a mapping (filter.py, Share).  memory=stacks also takes what lies in
-the middle of one.  Then the mapping is cut at the ends of each part, and each piece is in the core
-or is not.
+the middle of one; include= and exclude= may name ranges of addresses.  Then the mapping is cut at
+the ends of each part, and each piece is in the core or is not.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
@@ -21,11 +21,27 @@ MOST_OF_LINKER = 4 << 20
 """At most so much of the dynamic linker and libc."""
 MOST_OF_LOST_CODE = 16 << 20
 """At most so much of code that no file holds."""
+MOST_REFERENCED = 64 << 20
+"""At most so much of what registers and stacks point to (process/referenced.py)."""
 MOST_OF_A_THREAD = 32 << 10
 """At most so much of a thread: what libc keeps for it, whole pages, program headers."""
 
-_CUTTABLE = (LeftOut.FILTER, LeftOut.POLICY, LeftOut.UNTOUCHED)
+_CUTTABLE = (None, LeftOut.FILTER, LeftOut.POLICY, LeftOut.UNTOUCHED, LeftOut.TOO_LARGE)
 """Memory that is left out for another reason is never taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Ranges, each list as `whole_pages` returns them."""
+
+    parts: Sequence[Range]
+    """The core has them beside the shares of the mappings."""
+    without: Sequence[Range] = ()
+    """The core does not have them, whatever else says so."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.parts or self.without)
 
 
 def whole_pages(ranges: Iterable[Range]) -> list[Range]:
@@ -42,46 +58,89 @@ def whole_pages(ranges: Iterable[Range]) -> list[Range]:
     return merged
 
 
+def without(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
+    """What is left of `ranges` outside of `holes`.  Both as `whole_pages` returns them."""
+    found = []
+    for start, end in ranges:
+        border = start
+        for low, high in holes:
+            if low < end and border < high:
+                if border < low:
+                    found.append((border, low))
+                border = min(end, high)
+        if border < end:
+            found.append((border, end))
+    return found
+
+
 def cut(
     vmas: Sequence[Vma],
     shares: Sequence[Share],
-    parts: Sequence[Range],
+    selection: Selection,
     beyond: Callable[[Vma], int],
 ) -> tuple[list[Vma], list[Share]]:
     """The pieces of the mappings, and the share of each.
 
-    `parts`: ranges that the core has beside the shares, as `whole_pages` returns them.
-    `beyond`: where the kernel's own dumper ends in this mapping.
+    `beyond`: where the kernel's own dumper ends in a mapping.
     """
+    parts, holes = _Within(selection.parts), _Within(selection.without)
     pieces: list[Vma] = []
     piece_shares: list[Share] = []
-    index = 0
     for vma, share in zip(vmas, shares, strict=True):
-        while index < len(parts) and parts[index][1] <= vma.start:
-            index += 1
-        if index == len(parts) or parts[index][0] >= vma.end or share.left_out not in _CUTTABLE:
+        added, removed = parts.of(vma), holes.of(vma)
+        if share.left_out not in _CUTTABLE or not (added or (removed and share.size)):
             pieces.append(vma)
             piece_shares.append(share)
             continue
-        wanted = [(vma.start, vma.start + share.size)] if share.size else []
-        at = index
-        while at < len(parts) and parts[at][0] < vma.end:
-            start, end = parts[at]
-            wanted.append((max(start, vma.start), min(end, vma.end)))
-            at += 1
+        own = [(vma.start, vma.start + share.size)] if share.size else []
+        wanted = whole_pages([*own, *added])
         kernels = beyond(vma)
-        border = vma.start
-        for start, end in whole_pages(wanted):
-            if border < start:
-                pieces.append(_piece(vma, border, start))
-                piece_shares.append(Share(0, share.left_out))
+        for start, end, is_taken in _row(vma, without(wanted, removed), wanted):
             pieces.append(_piece(vma, start, end))
-            piece_shares.append(Share(end - start, None, end - min(end, max(start, kernels))))
-            border = end
-        if border < vma.end:
-            pieces.append(_piece(vma, border, vma.end))
-            piece_shares.append(Share(0, share.left_out))
+            if is_taken is None:
+                piece_shares.append(Share(0, share.left_out))
+            elif is_taken:
+                piece_shares.append(Share(end - start, None, end - min(end, max(start, kernels))))
+            else:
+                piece_shares.append(Share(0, LeftOut.EXCLUDED))
     return pieces, piece_shares
+
+
+def _row(
+    vma: Vma, taken: Sequence[Range], wanted: Sequence[Range]
+) -> Iterator[tuple[int, int, bool | None]]:
+    """The pieces of a mapping in order: True for what is taken, False for what is wanted but not
+    taken, None for the rest."""
+    known: list[tuple[int, int, bool | None]] = [(*each, True) for each in taken]
+    known += [(*each, False) for each in without(wanted, taken)]
+    border = vma.start
+    for start, end, is_taken in sorted(known):
+        if border < start:
+            yield border, start, None
+        yield start, end, is_taken
+        border = end
+    if border < vma.end:
+        yield border, vma.end, None
+
+
+class _Within:
+    """The parts of ranges in each of ascending mappings."""
+
+    def __init__(self, ranges: Sequence[Range]) -> None:
+        self._ranges = ranges
+        self._next = 0
+
+    def of(self, vma: Vma) -> list[Range]:
+        ranges = self._ranges
+        while self._next < len(ranges) and ranges[self._next][1] <= vma.start:
+            self._next += 1
+        at = self._next
+        found = []
+        while at < len(ranges) and ranges[at][0] < vma.end:
+            start, end = ranges[at]
+            found.append((max(start, vma.start), min(end, vma.end)))
+            at += 1
+        return found
 
 
 def _piece(vma: Vma, start: int, end: int) -> Vma:

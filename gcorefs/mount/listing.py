@@ -19,7 +19,7 @@ from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
-from gcorefs.elfcore.memory_rules import FILTER, MemoryRule, memory_rule
+from gcorefs.elfcore.memory_choice import MemoryChoice
 from gcorefs.elfcore.segments import most_bytes
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.kernel.proc import address_space, map_files, task_stat, task_status, tasks
@@ -28,7 +28,7 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Both, Limiters
 from gcorefs.mount.log import logger
-from gcorefs.policy import Policy
+from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.sources.procfs import maps
 
@@ -159,7 +159,8 @@ def counters_are_behind(release: str, processors: int, threads: int) -> int:
 def estimate(found: Look, policy: Policy) -> int:
     """Bytes that a core with `policy` may have, from the mappings alone: no page table is read
     (elfcore/estimate.py)."""
-    rule = memory_rule(policy.memory)
+    choice = policy.choice
+    rule = choice.rule
     if not found.counters.mapped:
         return 0
     try:
@@ -169,6 +170,8 @@ def estimate(found: Look, policy: Policy) -> int:
             rule.keeps_lost_files,
             rule.has_text,
             policy.stack_limit << 10 if rule.has_stacks else 0,
+            bool(policy.referenced),
+            choice.include,
             tells_pages=_is_told(f"{found.tid}/pagemap"),
             tells_leases=_is_told("locks"),
         )
@@ -178,7 +181,7 @@ def estimate(found: Look, policy: Policy) -> int:
         return estimate_.of(maps(found.tid))
     except (OSError, MapsError) as error:  # it exits, or /proc does not show its mappings
         logger.debug("process %d: its size is a rough guess: %s", found.process.pid, error)
-        return rough_estimate(found, rule)
+        return rough_estimate(found, choice)
 
 
 def _is_told(path: str) -> bool:
@@ -189,12 +192,12 @@ def _is_told(path: str) -> bool:
         return False
 
 
-def rough_estimate(found: Look, rule: MemoryRule = FILTER) -> int:
+def rough_estimate(found: Look, choice: MemoryChoice = DEFAULT.choice) -> int:
     """The same from the counters alone, if the mappings are not shown or take too long."""
     if not found.counters.mapped:
         return 0
     notes = found.counters.threads * 2 * HOST.register_bytes()
-    if rule.is_bounded_by_use:
+    if choice.is_bounded_by_use:
         populated = found.resident + found.counters.anonymous
     else:
         populated = found.counters.mapped

@@ -13,7 +13,6 @@ from typing import TypeVar
 from pyfuse3 import RequestContext
 
 from gcorefs import tuning
-from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.errors import Refusal
 from gcorefs.kernel.proc import current_call
 from gcorefs.mount.cores import SharedCore
@@ -80,9 +79,8 @@ class Looks:
             return dataclasses.replace(found, estimate=core.size, at=-math.inf)
         if seen is not None and seen.has_estimate_for(found):
             return dataclasses.replace(found, estimate=seen.estimate, at=seen.at)
-        rule = memory_rule(inode.policy.memory)
         if self._guess_until.get(found.uid, -math.inf) > time.monotonic():
-            size = rough_estimate(found, rule)
+            size = rough_estimate(found, inode.policy.choice)
             return dataclasses.replace(found, estimate=size, at=time.monotonic())
         with self._requests.lent(ctx.uid, pid):
             question = _Begun(functools.partial(estimate, found, inode.policy))
@@ -91,7 +89,7 @@ class Looks:
                 size = await self._estimates.ask(pid, ctx.uid, question, seconds)
             except Refusal as error:
                 logger.debug("process %d: its size is a rough guess: %s", pid, error)
-                size = rough_estimate(found, rule)
+                size = rough_estimate(found, inode.policy.choice)
                 # Not if the caller had too many questions before this one.
                 if error.reason is Reason.STUCK and question.has_begun:
                     self._guess(found.uid)

@@ -27,6 +27,7 @@ peek      small reads at addresses that may be wrong
 stacks    the live part of each thread's stack
 dynamic_linker  what the dynamic linker and libc keep for debuggers
 lost_code  code that no file holds any more
+referenced  the memory at the addresses that registers and stacks hold
 unwinding  all that a debugger needs for a backtrace of every thread
 cgroups   the memory limits of the control groups that we are in
 copy      a copy of all its memory, so that the process can run on

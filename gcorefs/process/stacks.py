@@ -48,8 +48,8 @@ class ThreadOnStack:
 class Stacks:
     """The parts of stacks that a core has."""
 
-    ranges: Sequence[Range]
-    cut: Sequence[int]
+    ranges: Sequence[Range] = ()
+    cut: Sequence[int] = ()
     """The threads of whose stacks a part is missing, because it is longer than the limit."""
 
 

@@ -5,8 +5,7 @@ The live part of the stacks (stacks.py), what libc and the dynamic linker keep f
 the rule itself (memory_rules.py); all else is in the files of the program.
 """
 
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -22,8 +21,10 @@ from gcorefs.elfcore.selection import (
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.dynamic_linker import libc_ranges, linker_ranges, loaded_program
 from gcorefs.process.lost_code import CodeOnStacks, lost_code, unwind_tables
+from gcorefs.process.mapped_files import FileKey, file_key
 from gcorefs.process.memory import Memory
 from gcorefs.process.peek import Peek
+from gcorefs.process.referenced import referenced_ranges, words_on_stacks
 from gcorefs.process.stacks import StackFinder, Stacks, ThreadOnStack, thread_areas
 
 
@@ -36,15 +37,28 @@ class Unwinding:
     threads: Sequence[ThreadOnStack]
     auxv: bytes
     vmas: Sequence[Vma]
-    is_lost: Callable[[Vma], bool]
-    """True if no path leads to the file of a mapping any more (mapped_files.py)."""
+    lost_files: Container[FileKey]
+    """The files that no path leads to any more (mapped_files.py)."""
+
+    def is_lost(self, vma: Vma) -> bool:
+        return file_key(vma) in self.lost_files
 
 
-def unwinding_ranges(found: Unwinding, memory: Memory, limit: int) -> Stacks:
-    """`limit`: the most bytes of the stacks of one thread.  EIO: the process was let go."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is taken, in bytes."""
+
+    of_a_thread: int
+    """The most of the stacks of one thread."""
+    referenced: int
+    """At each address in a register or on a stack; 0: none of it."""
+
+
+def unwinding_ranges(found: Unwinding, memory: Memory, limits: Limits) -> Stacks:
+    """EIO: the process was let go."""
     peek = Peek(memory, found.vmas, CLASSES[found.machine.word_size])
     known = [thread for thread in found.threads if thread.stack_pointer]
-    stacks = StackFinder(found.machine, peek, found.leader, limit).find(known)
+    stacks = StackFinder(found.machine, peek, found.leader, limits.of_a_thread).find(known)
     code = _code(lost_code(found.vmas, found.is_lost), peek, known, stacks.ranges)
     ranges = [
         *stacks.ranges,
@@ -52,6 +66,8 @@ def unwinding_ranges(found: Unwinding, memory: Memory, limit: int) -> Stacks:
         *_bounded(_of_linker(found, peek), MOST_OF_LINKER),
         *_bounded(chain(_of_lost_files(found, peek), code), MOST_OF_LOST_CODE),
     ]
+    if limits.referenced:
+        ranges += referenced_ranges(peek, known, stacks.ranges, limits.referenced)
     return Stacks(whole_pages(ranges), stacks.cut)
 
 
@@ -73,11 +89,9 @@ def _code(
     """The pages of code into which a register, or a word on a stack, points."""
     if not code:
         return
-    word = peek.form.word_size
     pages = code.pages(register for thread in threads for register in thread.registers)
-    aligned = [(-(-start // word) * word, end) for start, end in stacks]
-    for data in peek.read_ranges(aligned):
-        pages |= code.pages(array(peek.form.word, data[: len(data) // word * word]))
+    for words in words_on_stacks(peek, stacks):
+        pages |= code.pages(words)
     for page in sorted(pages):
         yield page, page + PAGE_SIZE
 

@@ -338,7 +338,17 @@ def test_a_size_before_the_open_is_large_enough(
 ) -> None:
     words: dict[str, tuple[object, ...]] = {"threads": (100,), "memory": (tmp_path,)}
     target = spawn(program, *words.get(program, ()))
-    for name in ("@all", "@text", "@threads", "@memory=0x1ff", "@memory=text", "@stacks"):
+    for name in (
+        "@all",
+        "@text",
+        "@threads",
+        "@memory=0x1ff",
+        "@memory=text",
+        "@stacks",
+        "@stacks,referenced=64",
+        "@memory=none,include=*",
+        "@memory=heap+shm+file",
+    ):
         path = mount.path / name / str(target.pid)
         before = path.stat().st_size
         with opened(path) as fd:

@@ -29,6 +29,7 @@ class Answers:
     program: bool = False
     swapped_out: bool = False
     huge_zero_page: bool = False
+    stack: bool = False
     lost: bool = False
     notes: int = 0
     asked: set[str] = field(default_factory=set)
@@ -51,6 +52,9 @@ class Answers:
 
     def has_huge_zero_page(self, vma: Vma) -> bool:
         return self._answer("huge_zero_page")
+
+    def has_stack(self, vma: Vma) -> bool:
+        return self._answer("stack")
 
     def is_lost(self, vma: Vma) -> bool:
         return self._answer("lost")

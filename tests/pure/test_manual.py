@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from gcorefs.arch.xsave import XsaveAccount, XsaveLayout
 from gcorefs.elfcore.filter import LeftOut
+from gcorefs.elfcore.memory_kinds import MemoryKind
 from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.elfcore.provenance import NT_GCOREFS, Account, How, Origin, Provenance
 from gcorefs.gather_memory import unknown_holes
@@ -51,7 +52,7 @@ def test_every_option_has_a_row_with_its_cost() -> None:
         if option.words:
             assert values == ", ".join(f"`{word}`" for word in option.words), name
         elif option.canonical is None:
-            assert values == f"{0 if option.type is float else 1} to 1e9", name
+            assert values == f"{0 if option.type is float else option.least} to 1e9", name
         assert costs, name
         assert perturbs, name
 
@@ -65,16 +66,17 @@ def test_every_rule_for_memory_has_a_row() -> None:
     _, _, manual = (ROOT / "docs" / "policies.md").read_text().partition("## memory\n")
     cells = re.findall(r"^\| (`[^|]*) \|", manual, re.MULTILINE)
     rules = re.findall(r"`([\w+]+)`", " ".join(cells))
+    kinds = [kind.value for kind in MemoryKind]
     assert sorted(rules) == sorted(
-        ["filter", "kernel", "0x0", "0x1ff", "all", "text", "stacks", "none", "filter+text",
-         "kernel+text", "0x33+text", "stacks+text"]
+        ["filter", "kernel", "0x0", "0x1ff", "all", "stacks", "none", *kinds, "filter+text",
+         "0x33+heap", "stacks+jit", "heap+stack"]
     )  # fmt: skip
     for rule in rules:
-        assert str(memory_rule(rule)) == rule
+        assert memory_rule(str(memory_rule(rule))) == memory_rule(rule)
 
 
 def text(default: object) -> str:
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    return f"{default:g}" if isinstance(default, float) else str(default) or "none"
 
 
 def facts_of_a_note() -> dict[str, Any]:
@@ -89,7 +91,7 @@ def facts_of_a_note() -> dict[str, Any]:
     return Provenance(
         Origin(version="1", host="db7", pid=4711, stopped_at="", stop_milliseconds=1.0),
         policy={
-            **Policy(memory="stacks").facts(),
+            **Policy(memory="stacks", referenced=1, include="x", exclude="y", largest=1).facts(),
             "coredump_filter": "0x33",
             **unknown_holes(cast(Ways, ways)),
             **holder.facts(),

@@ -1,6 +1,7 @@
 """memory=: which rule a word means, and how much of each kind of mapping it takes."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import PF_R, PF_X
 from gcorefs.elfcore.filter import LeftOut, Share
+from gcorefs.elfcore.memory_kinds import MASKS as KIND_MASKS
+from gcorefs.elfcore.memory_kinds import MemoryKind, kind_of
 from gcorefs.elfcore.memory_rules import MemoryRule, RuleError, memory_rule
 from gcorefs.elfcore.smaps import vm_flags
 from gcorefs.elfcore.vma import Vma
@@ -18,15 +21,17 @@ from tests.pure.smaps import make_vma
 from tests.pure.test_filter import ALL, FILE, KINDS, MASKS, SIZE, WRITTEN, Answers
 
 WORDS = ["filter", "kernel", "all", "text", "none", "0x0", "0x33", "0x1ff", "filter+text",
-         "kernel+text", "0x7+text", "stacks", "stacks+text"]  # fmt: skip
+         "kernel+text", "0x7+text", "stacks", "stacks+text", "stack", "heap",
+         "stack+heap+anon+jit+shm+file+text+hugetlb+dax", "filter+shm", "stacks+jit"]  # fmt: skip
 OTHERS = {
     "0x033": "0x33", "0x000": "0x0", "text+filter": "filter+text", "text+0x07": "0x7+text",
     "all+text": "all", "text+all": "all",
+    "heap+stack": "stack+heap", "text+heap+0x1": "0x1+heap+text", "all+heap+jit": "all",
 }  # fmt: skip
 WRONG = [
     "", "+", "+text", "text+", "none+text", "text+none", "text+text", "filter+filter", "all+none",
     "filter+kernel", "filter+text+text", "0x", "0x200", "0x1000", "0X33", "33", "-0x1", "0x3g",
-    " all", "all ", "All", "stack", "\n", "0x33\n", "\udcff",
+    " all", "all ", "All", "stack+stacks+none", "heap+heap", "none+heap", "\n", "0x33\n", "\udcff",
 ]  # fmt: skip
 
 
@@ -138,7 +143,7 @@ def test_none_takes_nothing_and_asks_for_nothing() -> None:
 
 @pytest.mark.parametrize("base", ["none", "filter", "kernel", "0x11"])
 def test_text_adds_the_code_in_files(base: str) -> None:
-    rule = MemoryRule(base, has_text=True)
+    rule = MemoryRule(base, (MemoryKind.TEXT,))
     program = Answers(program=True)
     code = mapping(flags=PF_R | PF_X, **FILE)
     assert rule.share(code, rules.ELF_HEADERS, program).size == SIZE
@@ -149,9 +154,63 @@ def test_text_adds_the_code_in_files(base: str) -> None:
         assert rule.share(other, rules.DEFAULT, program)[:2] == plain[:2]
 
 
+OF_A_KIND = [
+    (MemoryKind.STACK, mapping(name=b"[stack]", **WRITTEN), {}),
+    (MemoryKind.STACK, mapping("gd", **WRITTEN), {}),
+    (MemoryKind.STACK, mapping(**WRITTEN), {"stack": True}),
+    (MemoryKind.HEAP, mapping(name=b"[heap]", **WRITTEN), {}),
+    (MemoryKind.ANON, mapping(**WRITTEN), {}),
+    (MemoryKind.ANON, mapping(name=b"[anon:x]", **WRITTEN), {}),
+    (MemoryKind.JIT, mapping(flags=PF_R | PF_X, **WRITTEN), {}),
+    (MemoryKind.SHM, mapping("sh", **FILE), {"unlinked": True}),
+    (MemoryKind.FILE, mapping("sh", **FILE), {}),
+    (MemoryKind.FILE, mapping(**FILE), {}),
+    (MemoryKind.FILE, mapping(**FILE), {"unlinked": True}),
+    (MemoryKind.TEXT, mapping(flags=PF_R | PF_X, **FILE), {}),
+    (MemoryKind.HUGETLB, mapping("ht", "sh", **FILE), {}),
+    (MemoryKind.HUGETLB, mapping("ht", **FILE), {}),
+    (MemoryKind.DAX, mapping(**FILE), {"dax": True}),
+]
+
+
+@pytest.mark.parametrize(("kind", "vma", "facts"), OF_A_KIND)
+def test_a_kind_takes_its_own_mappings_and_no_other(
+    kind: MemoryKind, vma: Vma, facts: dict[str, Any]
+) -> None:
+    assert kind_of(vma, Answers(**facts)) is kind
+    for each in MemoryKind:
+        found = memory_rule(each.value).share(vma, rules.DEFAULT, Answers(**facts))
+        assert found.size == (SIZE if each is kind else 0)
+        if each is not kind:
+            assert found.left_out is LeftOut.POLICY
+    # A mask that takes all of it gives the estimate (elfcore/estimate.py).
+    taken = rules.kept_size(vma, KIND_MASKS[kind], Answers(**facts)).size
+    assert taken == SIZE or kind is MemoryKind.TEXT
+
+
+def test_a_kind_leaves_out_what_was_never_written() -> None:
+    for name in (b"[heap]", b"[stack]", b""):
+        share = memory_rule("heap+stack+anon").share(mapping(name=name), 0, Answers())
+        assert share == Share(0, LeftOut.UNTOUCHED)
+
+
+def test_no_kind_has_the_mappings_of_the_kernel() -> None:
+    assert kind_of(mapping(name=b"[vdso]"), Answers()) is None
+
+
 @pytest.mark.parametrize(
     ("word", "mask"),
-    [("filter", 0x21), ("kernel+text", 0x21), ("all", 0x1FF), ("none", 0), ("text", 0), ("0x7", 7)],
+    [
+        ("filter", 0x21),
+        ("kernel+text", 0x21),
+        ("all", 0x1FF),
+        ("none", 0),
+        ("text", 0),
+        ("0x7", 7),
+        ("stacks", 0x10),
+        ("heap+shm", 3),
+        ("filter+hugetlb", 0x61),
+    ],
 )
 def test_each_rule_has_the_effect_of_a_mask(word: str, mask: int) -> None:
     assert memory_rule(word).mask(0x21) == mask

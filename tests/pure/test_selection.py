@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.filter import LeftOut, Share
-from gcorefs.elfcore.selection import Range, cut, whole_pages
+from gcorefs.elfcore.selection import Range, Selection, cut, whole_pages, without
 from gcorefs.elfcore.smaps import vm_flags
 from gcorefs.elfcore.vma import Vma
 from tests.pure.smaps import make_vma
@@ -23,9 +23,9 @@ PARTS = st.lists(
 )
 REASONS = [
     LeftOut.FILTER, LeftOut.POLICY, LeftOut.UNTOUCHED, LeftOut.DONTDUMP, LeftOut.IO,
-    LeftOut.NO_ANSWER,
+    LeftOut.NO_ANSWER, LeftOut.TOO_LARGE, LeftOut.EXCLUDED,
 ]  # fmt: skip
-TAKEN = {LeftOut.FILTER, LeftOut.POLICY, LeftOut.UNTOUCHED}
+TAKEN = {None, LeftOut.FILTER, LeftOut.POLICY, LeftOut.UNTOUCHED, LeftOut.TOO_LARGE}
 
 
 @st.composite
@@ -55,14 +55,23 @@ def test_ranges_become_whole_pages_that_do_not_touch(parts: list[Range]) -> None
     assert pages(found) == pages([part for part in parts if part[0] < part[1]])
 
 
-@given(mappings(), PARTS)
+@given(PARTS, PARTS)
+def test_what_is_left_outside_of_holes(parts: list[Range], holes: list[Range]) -> None:
+    found = without(whole_pages(parts), whole_pages(holes))
+    assert pages(found) == pages(whole_pages(parts)) - pages(whole_pages(holes))
+    assert all(one[1] <= other[0] for one, other in pairwise(found))
+
+
+@given(mappings(), PARTS, PARTS)
 def test_the_pieces_of_a_mapping_are_the_mapping(
-    made: list[tuple[Vma, Share]], parts: list[Range]
+    made: list[tuple[Vma, Share]], parts: list[Range], holes: list[Range]
 ) -> None:
     vmas, shares = [vma for vma, _ in made], [share for _, share in made]
-    pieces, piece_shares = cut(vmas, shares, whole_pages(parts), lambda vma: vma.start)
+    pieces, piece_shares = cut(
+        vmas, shares, Selection(whole_pages(parts), whole_pages(holes)), lambda vma: vma.start
+    )
     assert len(pieces) == len(piece_shares)
-    wanted = pages([part for part in parts if part[0] < part[1]])
+    wanted, unwanted = pages(whole_pages(parts)), pages(whole_pages(holes))
     for vma, share in made:
         own = [
             (piece, its)
@@ -79,20 +88,31 @@ def test_the_pieces_of_a_mapping_are_the_mapping(
         expected = pages([(vma.start, vma.start + share.size)])
         if share.left_out in TAKEN:
             expected |= wanted & pages([(vma.start, vma.end)])
+            excluded = expected & unwanted
+            expected -= excluded
+        else:
+            excluded = set()
         assert taken == expected
-        assert all(its.left_out == share.left_out for p, its in own if its.size < p.size)
+        for piece, its in own:
+            if share.left_out not in TAKEN:
+                assert its is share
+            elif its.size < piece.size:
+                is_excluded = its.left_out is LeftOut.EXCLUDED
+                assert is_excluded or its.left_out is share.left_out
+                rest = pages([(piece.start + its.size, piece.end)])
+                assert (rest <= excluded) if is_excluded else not rest & excluded
 
 
 def test_a_mapping_without_a_part_stays_as_it_is() -> None:
     vma = make_vma(0, 4 * PAGE)
     share = Share(PAGE, LeftOut.POLICY)
-    assert cut([vma], [share], [(4 * PAGE, 5 * PAGE)], lambda _: 0) == ([vma], [share])
+    assert cut([vma], [share], Selection([(4 * PAGE, 5 * PAGE)]), lambda _: 0) == ([vma], [share])
 
 
 def test_what_the_kernel_would_leave_out_is_counted() -> None:
     vma = make_vma(0, 8 * PAGE, anonymous=PAGE, swapped=PAGE)
     parts = [(2 * PAGE, 4 * PAGE), (6 * PAGE, 8 * PAGE)]
-    pieces, shares = cut([vma], [Share(0, LeftOut.POLICY)], parts, lambda _: 3 * PAGE)
+    pieces, shares = cut([vma], [Share(0, LeftOut.POLICY)], Selection(parts), lambda _: 3 * PAGE)
     assert [share.beyond for share in shares] == [0, PAGE, 0, 2 * PAGE]
     assert pieces[1] == replace(vma, start=2 * PAGE, end=4 * PAGE, offset=vma.offset + 2 * PAGE,
                                 anonymous=0, swapped=0)  # fmt: skip

@@ -1,0 +1,79 @@
+"""include= and exclude=: mappings by their names, or memory by its addresses.
+
+    *secret*+libcrypto.so*      names, with * for any characters and ? for one
+    7f0000000000-7f0000200000   addresses, as in /proc/PID/maps
+
+A name is that of maps: a path, or what prctl(2) (PR_SET_VMA_ANON_NAME) has set.  A pattern may also
+stand for the last part of a path, and for a name without its brackets: `heap`, `anon:secret`.  A
+file name cannot have a slash, so in the name of a directory ? stands for it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gcorefs.elfcore.selection import Range
+from gcorefs.errors import GcorefsError
+
+WORDS = "names with * and ?, or ranges of addresses like 7f00000-7f20000, with + between them"
+
+_RANGE = re.compile("([0-9a-f]{1,16})-([0-9a-f]{1,16})")
+_BRACKETS = re.compile(rb"\[(.*)\]")
+_DELETED = b" (deleted)"
+
+
+class PatternError(GcorefsError, ValueError):
+    """There is no such pattern.  The text says what a pattern may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    names: re.Pattern[bytes] | None
+    """Matches each name; None if there are no names."""
+    ranges: Sequence[Range]
+
+    def match(self, name: bytes) -> bool:
+        """True if a pattern is for the name of a mapping, as in maps."""
+        if self.names is None or not name:
+            return False
+        name = name.removesuffix(_DELETED)
+        forms = [name, name.rpartition(b"/")[2]]
+        if inside := _BRACKETS.fullmatch(name):
+            forms.append(inside[1])
+        return any(self.names.fullmatch(form) for form in forms)
+
+
+NONE = Patterns(None, ())
+
+
+@lru_cache(100)
+def patterns(text: str) -> Patterns:
+    """The patterns of a text; an empty text has none.  PatternError."""
+    if not text:
+        return NONE
+    names = []
+    ranges = []
+    for word in text.split("+"):
+        if match := _RANGE.fullmatch(word):
+            start, end = (int(number, 16) for number in match.groups())
+            if start >= end:
+                raise PatternError(WORDS)
+            ranges.append((start, end))
+        elif not word or not word.isprintable():
+            raise PatternError(WORDS)
+        else:
+            names.append(b"".join(map(_as_expression, word)))
+    expression = re.compile(b"|".join(names), re.DOTALL) if names else None
+    return Patterns(expression, tuple(ranges))
+
+
+def canonical(text: str) -> str:
+    """The text itself.  PatternError if it has no patterns."""
+    patterns(text)
+    return text
+
+
+def _as_expression(character: str) -> bytes:
+    wild = {"*": b".*", "?": b"."}
+    return wild.get(character) or re.escape(character.encode("utf-8", "surrogateescape"))
