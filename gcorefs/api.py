@@ -122,6 +122,11 @@ class Stop:
         return Core(core, self._worker, self._home)
 
     @property
+    def stopped_seconds(self) -> float:
+        """How long the process stood still, until its release or until now."""
+        return self._stop.stopped_seconds
+
+    @property
     def late(self) -> Sequence[int]:
         """Threads that are still traced after the block has ended: they were interrupted but have
         not stopped yet, because they get no CPU.  Each is let go when it has stopped."""

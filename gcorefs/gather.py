@@ -5,8 +5,10 @@ This happens once, after the last thread has stopped, and through a thread that 
 """
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from gcorefs.elfcore.notes import FILE_NOTE_LIMIT, ProcessIds, ProcessInfo, Thread
@@ -44,8 +46,15 @@ def gather(seen: Standstill, policy: Policy) -> Evidence:
     mask = address_space.coredump_filter(seen.tid)
     pids = _own_pids(status, "NStgid")
     auxv = address_space.read_mm(seen.tid, "auxv")
-    late = {each.tid: _of_late(seen, each, policy.unresponsive) for each in seen.late}
-    records = [late.get(each.tid, each) for each in seen.records]
+    late = _late_threads(seen, policy.unresponsive, len(pids))
+    gone = {each.tid for each in seen.late} - late.keys()
+    records = [
+        late[each.tid].record if each.tid in late else each
+        for each in seen.records
+        if each.tid not in gone
+    ]
+    if not records:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     memory = gather_memory(seen, policy, mask, Unwound(auxv, records))
     if memory.cut_stacks:
         memory = replace(
@@ -66,24 +75,44 @@ def gather(seen: Standstill, policy: Policy) -> Evidence:
 # Threads.
 
 
+@dataclass(frozen=True, slots=True)
+class _LateThread:
+    """A thread that did not stop, as a core has it.  It may be gone later, so all that /proc tells
+    of it is read now."""
+
+    record: ThreadRecord
+    own_tid: int
+    times: tuple[int, ...]
+
+
+def _late_threads(
+    seen: Standstill, unresponsive: Unresponsive, depth: int
+) -> dict[int, _LateThread]:
+    """The threads that did not stop and have not ended meanwhile, by id.  `depth`: how many pid
+    namespaces, from ours down, have a number for this process."""
+    found = {}
+    for each in seen.late:
+        with contextlib.suppress(ProcessLookupError):
+            record = _of_late(seen, each, unresponsive)
+            own_tid = _own_tid(seen.pid, each.tid, depth)
+            found[each.tid] = _LateThread(record, own_tid, _times(seen, [each.tid])[0])
+    return found
+
+
 def _threads(
     seen: Standstill,
     all_records: Sequence[ThreadRecord],
-    found: Mapping[int, ThreadRecord],
+    late: Mapping[int, _LateThread],
     depth: int,
 ) -> ThreadEvidence:
-    """`found`: those of the threads that did not stop, by id.  `depth`: how many pid namespaces,
-    from ours down, have a number for this process."""
-    pid, late = seen.process.pid, seen.late
-    own = {each.tid: _own_tid(pid, each.tid, depth) for each in late}
     records = [each for each in all_records if each.how is not How.OMITTED]
     return ThreadEvidence(
-        threads=_Threads(seen, records, depth),
+        threads=_Threads(seen, records, late, depth),
         registers=[record.registers for record in records],
         signal=records[0].signal,
-        stopped=len(seen.records) - len(late),
-        others={own[tid]: record.how for tid, record in found.items()},
-        no_cpu=[own[each.tid] for each in late if each.is_starved],
+        stopped=len(seen.records) - len(seen.late),
+        others={each.own_tid: each.record.how for each in late.values()},
+        no_cpu=[each.own_tid for each in late.values() if each.record.is_starved],
         xstate=seen.xstate,
     )
 
@@ -91,18 +120,30 @@ def _threads(
 class _Threads:
     """The threads of some records, each made on demand."""
 
-    def __init__(self, seen: Standstill, records: Sequence[ThreadRecord], depth: int) -> None:
+    def __init__(
+        self,
+        seen: Standstill,
+        records: Sequence[ThreadRecord],
+        late: Mapping[int, _LateThread],
+        depth: int,
+    ) -> None:
         self._pid = seen.process.pid
         self._records = records
+        self._late = late
         self._depth = depth
         # A thread that did not stop may be gone later.  Then all times are read now.
-        tids = [record.tid for record in seen.records]
-        self._times = _known(_times(seen, tids), tids) if seen.late else partial(_times, seen)
+        tids = [record.tid for record in records if record.tid not in late]
+        known = {tid: each.times for tid, each in late.items()}
+        if late:
+            known |= zip(tids, _times_now(seen, tids), strict=True)
+            self._times: Times = lambda some: [known[tid] for tid in some]
+        else:
+            self._times = partial(_times_now, seen)
 
     def __getitem__(self, part: slice, /) -> Sequence[Thread]:
         records = self._records[part]
         with told(self._pid, Reason.DIED):
-            tids = [_own_tid(self._pid, record.tid, self._depth) for record in records]
+            tids = [self._own_tid(record.tid) for record in records]
         # Last, because it raises if the process no longer stands still.
         times = self._times([record.tid for record in records])
         return [
@@ -117,22 +158,25 @@ class _Threads:
             for tid, record, own_times in zip(tids, records, times, strict=True)
         ]
 
+    def _own_tid(self, tid: int) -> int:
+        late = self._late.get(tid)
+        return _own_tid(self._pid, tid, self._depth) if late is None else late.own_tid
+
+
+def _times_now(seen: Standstill, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
+    """The CPU times of these threads.  EIO: the process does not stand still any more."""
+    with told(seen.pid, Reason.DIED):
+        return _times(seen, tids)
+
 
 def _times(seen: Standstill, tids: Sequence[int]) -> Sequence[tuple[int, ...]]:
-    """The CPU times of these threads.  EIO: the process does not stand still any more."""
-    pid = seen.process.pid
+    """The same.  ESRCH: one of them has ended."""
     found: list[tuple[int, ...]] = []
-    with told(pid, Reason.DIED):
-        # A few at a time, so that the work ends soon after the last reader has gone.
-        for start in range(0, len(tids), _TIMES_AT_ONCE):
-            found += task_stat.task_times(pid, tids[start : start + _TIMES_AT_ONCE])
-            seen.check()
+    # A few at a time, so that the work ends soon after the last reader has gone.
+    for start in range(0, len(tids), _TIMES_AT_ONCE):
+        found += task_stat.task_times(seen.pid, tids[start : start + _TIMES_AT_ONCE])
+        seen.check()
     return found
-
-
-def _known(times: Sequence[tuple[int, ...]], tids: Sequence[int]) -> Times:
-    by_tid = dict(zip(tids, times, strict=True))
-    return lambda some: [by_tid[tid] for tid in some]
 
 
 @lru_cache  # most of many threads have equal times and share one tuple

@@ -15,6 +15,10 @@ from gcorefs.elfcore.patterns import patterns
 from gcorefs.option import option, options_of
 from gcorefs.profiles import settings
 
+StopWhom = Literal["all", "none"]
+"""Whom a stop stops: every thread; or nobody, and the core has what can be seen from outside while
+the process runs."""
+
 Hold = Literal["stop", "copy"]
 """How long a process stands still: until its core is read, or until its memory is copied."""
 
@@ -36,6 +40,11 @@ _QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // 4 >> 20
 
 @dataclass(frozen=True, slots=True)
 class Policy:
+    stop: StopWhom = option(
+        "all", "WORD",
+        "Stop every thread; or none: the process runs on, and of each thread the core has its "
+        "system call.",
+    )  # fmt: skip
     stop_timeout: float = option(
         1.0, "SECONDS",
         "How long a thread may take to stop before the core goes on without its registers.  "
@@ -114,6 +123,7 @@ class Policy:
         The holder adds how the process was held, because a copy may fail.
         """
         return {
+            "stop": self.stop,
             "unresponsive": self.unresponsive,
             "stop_timeout": self.stop_timeout,
             "memory": self.memory,

@@ -21,14 +21,15 @@ Profiles = Mapping[str, Mapping[str, str]]
 
 BUILT_IN: Profiles = {
     "all": {"memory": "all"},
+    "glance": {"stop": "none"},
     "stacks": {"memory": "stacks", "hold": "copy"},
     "text": {"memory": "filter+text"},
     "threads": {"memory": "none", "hold": "copy"},
 }
 
 
-RESERVED = ("glance", "gentle")
-"""Names of profiles to come."""
+RESERVED = ("gentle",)
+"""The name of a profile to come."""
 
 
 class UnknownWord(OptionError):

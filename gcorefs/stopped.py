@@ -39,6 +39,7 @@ from gcorefs.process.progress import Progress
 from gcorefs.process.shmem import Shmem
 from gcorefs.process.unreadable_pages import UnreadablePages
 from gcorefs.process.worker_threads import Postponed, Worker
+from gcorefs.sources.onlooker import Onlooker
 from gcorefs.sources.procfs import ProcMappings
 from gcorefs.sources.protocols import MappingSource
 from gcorefs.sources.thread_record import ThreadRecord
@@ -74,11 +75,22 @@ class Stop:
         self.progress = progress or Progress()
         self._policy = policy
         self._on_end = on_end or _nothing
-        self._tracer = Tracer(process, policy.stop_timeout, self._end, policy.xstate, self.progress)
+        self._tracer = self._new_tracer()
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
         self._holders: list[Holder] = []  # of its cores, and of cores that are still to be made
         self._lock = threading.Lock()
+
+    @property
+    def _is_glance(self) -> bool:
+        """No thread is stopped."""
+        return self._policy.stop == "none"
+
+    def _new_tracer(self) -> Tracer | Onlooker:
+        if self._is_glance:
+            return Onlooker(self.process, self.progress)
+        policy = self._policy
+        return Tracer(self.process, policy.stop_timeout, self._end, policy.xstate, self.progress)
 
     def take(self, *holders: Holder) -> None:
         """Stop and record every thread.  Call it at most once.
@@ -87,7 +99,7 @@ class Stop:
         ProcessError: the process cannot be stopped, and everything has been let go.
         """
         try:
-            refuse_early(self.process, self.opener)
+            refuse_early(self.process, self.opener, is_stopped=not self._is_glance)
             with told(self.process.pid, Reason.DIED):
                 self._take(holders)
         except BaseException:
@@ -172,6 +184,8 @@ class Stop:
     ) -> None:
         """EBUSY if the policy does not accept `late`, the threads that did not stop."""
         pid = self.process.pid
+        if self._is_glance:
+            return
         if late and policy.unresponsive == "fail":
             starved = [each.tid for each in late if each.is_starved]
             which = f"thread {starved[0]} gets no CPU" if starved else f"thread {late[0].tid}"
@@ -197,8 +211,10 @@ class Stop:
         still, for other cores.
         """
         policy, holder = policy or self._policy, holder or HoldProcess()
-        # The note tells how long the threads had, and that is the same for all cores of a stop.
-        policy = replace(policy, stop_timeout=self._policy.stop_timeout)
+        # The note tells what was done to the threads, and that is the same for all cores of a stop.
+        policy = replace(policy, stop=self._policy.stop, stop_timeout=self._policy.stop_timeout)
+        if self._is_glance:
+            policy = replace(policy, unresponsive="partial")
         if policy.xstate != self._policy.xstate:
             raise ValueError("vector registers are recorded in one layout for all cores of a stop")
         try:

@@ -56,6 +56,13 @@ def _info() -> click.Command:
     return info
 
 
+def _watch() -> click.Command:
+    victim.volunteer()
+    from gcorefs.cli.watch import watch
+
+    return watch
+
+
 _COMMANDS: dict[str, Callable[[], click.Command]] = {
     "dump": _dump,
     "info": _info,
@@ -63,6 +70,7 @@ _COMMANDS: dict[str, Callable[[], click.Command]] = {
     "release": _release,
     "status": _status,
     "umount": _umount,
+    "watch": _watch,
 }
 
 

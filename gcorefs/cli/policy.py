@@ -25,8 +25,12 @@ _POLICY = click.option(
 
 def takes_policy(
     but: Collection[str] = (),
+    profile: str = "",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add the options of a policy, except those in `but`, to a command as parameter `policy`."""
+    """Add the options of a policy, except those in `but`, to a command as parameter `policy`.
+
+    `profile`: the policy if --policy is not given; empty for the default of each option.
+    """
     options = [each for name, each in _OPTIONS.items() if name not in but]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -34,7 +38,7 @@ def takes_policy(
         def with_policy(*arguments: Any, **named: Any) -> None:
             texts = {each.name: named.pop(each.name) for each in options}
             given = {name: text for name, text in texts.items() if text is not None}
-            policy_text = named.pop("policy_text")
+            policy_text = named.pop("policy_text") or profile or None
             with _refusals_told():
                 values = {} if policy_text is None else _named(policy_text)
                 values = {name: value for name, value in values.items() if name not in but}

@@ -74,7 +74,8 @@ def _state(shared: SharedCore) -> tuple[str, str]:
     if shared.holder.is_filled:
         return "copied", "".join(waits)
     why = [f"not copied: {shared.holder.not_copied}"] if shared.holder.not_copied else []
-    return ("stopped" if shared.is_ready else "stopping"), "; ".join(waits + why)
+    states = ("looking", "live") if shared.policy.stop == "none" else ("stopping", "stopped")
+    return states[shared.is_ready], "; ".join(waits + why)
 
 
 def attributes(shared: SharedCore) -> dict[str, str]:

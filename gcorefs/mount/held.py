@@ -103,7 +103,8 @@ class Held:
         await self._settle(inode)
         process, core = inode.process, inode.core
         was_ready = core is not None and core.is_ready
-        door = doors[0 if core is None and not inode.is_outsiders else 1]
+        is_first = core is None and not inode.is_outsiders and inode.policy.stop == "all"
+        door = doors[0 if is_first else 1]
         question = partial(door, process, ctx.pid, ctx.uid, ctx.gid)
         opener = await self._pools.questions.ask(process.pid, ctx.uid, question)
         if inode.is_outsiders:  # the opener may see it by now: the kernel looks the name up again
@@ -119,7 +120,7 @@ class Held:
         if inode.core is not core and inode.core is not None:
             return None  # somebody else has begun a stop meanwhile: ask again, to join it
         if core is None or inode.core is None:
-            stop = self._tracing(process)
+            stop = self._under_way(inode)
             if stop is not None and not stop.takes_cores:
                 return None  # again, when no thread is traced any more
             if stop is not None and not self._is_free(stop, inode.policy):
@@ -137,7 +138,7 @@ class Held:
     async def _settle(self, inode: Inode) -> None:
         """Wait for the end of a stop that is being let go: a new stop must not meet its tracer."""
         process = inode.process
-        stop = self._tracing(process)
+        stop = self._under_way(inode)
         is_joining = inode.core is not None and not inode.core.is_over
         if stop is not None and (stop.is_over or not (stop.takes_cores or is_joining)):
             with trio.move_on_after(_SETTLE_TIMEOUT):
@@ -149,9 +150,11 @@ class Held:
         if inode.core is not None and inode.core.is_over:
             inode.core = None
 
-    def _tracing(self, process: Process) -> SharedStop | None:
-        """The stop whose tracer holds a process, or still lets it go.  There is at most one."""
-        stops = (each for each in self._stops if each.process == process)
+    def _under_way(self, inode: Inode) -> SharedStop | None:
+        """The stop of a process that stops the same threads as the policy of an inode, and that
+        still holds them, or lets them go.  There is at most one of each kind."""
+        process, whom = inode.process, inode.policy.stop
+        stops = (each for each in self._stops if each.process == process and each.whom == whom)
         return next((each for each in stops if each.is_tracing), None)
 
     def _begin_stop(self, inode: Inode, opener: Opener) -> SharedStop:

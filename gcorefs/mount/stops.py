@@ -53,6 +53,7 @@ class SharedStop:
     ) -> None:
         """`policy`: that of the first core.  It says how long threads may take to stop."""
         self.process = process
+        self.whom = policy.stop
         self.opener = opener
         """The opener that began the stop.  The stop counts for this user."""
         self.began = time.time_ns()

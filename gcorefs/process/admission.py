@@ -28,13 +28,18 @@ def find(pid: int) -> Process:
     return Process(pid, stat.start_time)
 
 
-def refuse_early(process: Process, opener: Opener | None, tracers: Container[int] = ()) -> None:
+def refuse_early(
+    process: Process,
+    opener: Opener | None,
+    tracers: Container[int] = (),
+    is_stopped: bool = True,
+) -> None:
     """Raise if it is known before the stop that there can be no core.
 
     EDEADLK: gcorefs itself, the opener's own process, another gcorefs; ESRCH: gone; EBUSY: another
     tracer has it, or it writes its core; EACCES: the kernel says no to `opener` (None: the opener
     is this process, and the kernel judges it at the seize).  `tracers`: processes that trace for
-    us.
+    us.  `is_stopped`: False if no thread will be stopped; then nothing is EBUSY.
     """
     pid = process.pid
     if pid == os.getpid():
@@ -53,10 +58,10 @@ def refuse_early(process: Process, opener: Opener | None, tracers: Container[int
             is_32_bit = tasks.ask_live_thread(pid, address_space.is_32_bit)
         except PermissionError as error:  # if /proc does not show it, we may not trace it either
             raise ProcessError(Reason.DENIED, pid, named(error)) from error
-        if task_status.is_dumping_core(pid):
+        if is_stopped and task_status.is_dumping_core(pid):
             raise ProcessError(Reason.DUMPING, pid)
     if machine_of(is_32_bit) is None:
         raise ProcessError(Reason.FOREIGN, pid, why_foreign(is_32_bit))
     # Our own stop is one that the opener is about to join.
-    if holder and holder != os.getpid() and holder not in tracers:
+    if is_stopped and holder and holder != os.getpid() and holder not in tracers:
         raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")

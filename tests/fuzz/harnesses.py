@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.arch.x86_64 import X86_64
     from gcorefs.arch.xsave import xsave_components
     from gcorefs.cli import picture
-    from gcorefs.elfcore import notes, space
+    from gcorefs.elfcore import notes, program, space
     from gcorefs.elfcore.corefile import CoreError, read_core
     from gcorefs.elfcore.elf import CLASSES
     from gcorefs.elfcore.header_store import Pieces
@@ -373,3 +373,16 @@ def packers(data: bytes) -> None:
     assert offset == len(text)
     # PRSTATUS of each, PRPSINFO, SIGINFO, AUXV, FILE, the layout, and the register sets.
     assert count == 6 + len(threads) - 1 + sum(map(len, sets))
+
+
+@harness((), Path("/bin/sh").read_bytes()[:4096], b"\x7fELF\1\1\1" + bytes(64))
+def module_in_memory(data: bytes) -> None:
+    """What a process has at the address of a module is its own: no bytes are an error."""
+    module = program.module_at(0x7F0000000000, data)
+    for form in CLASSES.values():
+        program.values(data, form)
+        program.module_of(0x1000, data, form)
+    if module is not None:
+        for kind in (program.PT_LOAD, program.PT_DYNAMIC, program.PT_GNU_EH_FRAME):
+            for start, _ in module.ranges(kind):
+                module.load_around(start)

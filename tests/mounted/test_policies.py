@@ -37,7 +37,6 @@ OTHER = 4321
 
 NOBODYS = (
     "@none",
-    "@glance",
     "@gentle",
     "@",
     "@all,",

@@ -12,12 +12,14 @@ from gcorefs.policy import Policy
 from gcorefs.profiles import BUILT_IN, UnknownWord
 
 OPTIONS = options_of(Policy)
-LATER = ["glance", "gentle"]
+LATER = ["gentle"]
 
 NAMED = {
     "@all": Policy(memory="all"),
     "@text": Policy(memory="filter+text"),
     "@threads": Policy(memory="none", hold="copy"),
+    "@glance": Policy(stop="none"),
+    "@threads,stop=none": Policy(memory="none", hold="copy", stop="none"),
     "@stacks": Policy(memory="stacks", hold="copy"),
     "@stacks,stack_limit=64,hold=stop": Policy(memory="stacks", stack_limit=64),
     "@all,hold=copy": Policy(memory="all", hold="copy"),

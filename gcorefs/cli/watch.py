@@ -1,0 +1,192 @@
+"""gcorefs watch: a flight recorder, which keeps the last cores of a process."""
+
+import contextlib
+import errno
+import os
+import re
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import click
+
+from gcorefs import api
+from gcorefs.cli import stopping
+from gcorefs.cli.policy import takes_policy
+from gcorefs.elfcore.vma import MapsError
+from gcorefs.export.recordings import Recordings
+from gcorefs.export.sink import SinkError
+from gcorefs.kernel.proc import tasks
+from gcorefs.kernel.proc.procfile import FormatError
+from gcorefs.policy import Policy
+from gcorefs.process.errors import ProcessError, Reason, named
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)?")
+_LEAST = 0.01
+_ENDED = (Reason.GONE, Reason.DIED)
+"""Why there is no core of a process that has just ended."""
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """Seconds, from a number with ms, s, m or h behind it, or alone."""
+    match = _DURATION.fullmatch(value)
+    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
+    if seconds < _LEAST:
+        raise click.BadParameter(f"{value!r} is no time like 10s, 500ms, 2m or 1h", ctx, param)
+    return seconds
+
+
+@click.command()
+@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("directory", metavar="DIR")
+@click.option(
+    "--every", callback=_duration, metavar="TIME", default="10s", show_default=True,
+    help="How often to take a core: 10s, 500ms, 2m, 1h.",
+)  # fmt: skip
+@click.option(
+    "--keep", type=click.IntRange(min=1), metavar="N", default=20, show_default=True,
+    help="How many cores to keep.",
+)  # fmt: skip
+@click.option(
+    "--space", type=click.IntRange(min=1), metavar="MIB",
+    help="How much of the disk these cores may take.  Default: no limit.",
+)  # fmt: skip
+@takes_policy(profile="@threads")
+def watch(
+    pid: int, directory: str, every: float, keep: int, space: int | None, policy: Policy
+) -> None:
+    """Take a core of process PID again and again, and keep the last ones in DIR.
+
+    Prints a line for each.  Ends when the process has ended; its last cores stay.  By default the
+    cores have the registers of every thread and no memory (--policy @threads).
+    """
+    if not tasks.is_ours():
+        raise click.ClickException(tasks.NOT_OURS)
+    stopping.end_in_good_order()
+    try:
+        with (
+            contextlib.closing(Recordings(directory, pid, keep, (space or 0) << 20)) as recordings,
+            _opened(pid) as pidfd,
+        ):
+            _watch(_Recorder(pid, policy, recordings), _Clock(pidfd, every))
+    except (ProcessError, SinkError) as error:
+        raise click.ClickException(str(error)) from error
+    except (FormatError, MapsError) as error:
+        raise click.ClickException(f"process {pid}: {error}") from error
+    except OSError as error:
+        raise click.ClickException(named(error)) from error
+
+
+@contextlib.contextmanager
+def _opened(pid: int) -> Iterator[int]:
+    """A descriptor that stands for the process: no other one has it, whatever becomes of the pid
+    (pidfd_open(2))."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a thread that leads no process
+            raise ProcessError(Reason.GONE, pid, "it is a thread of another process") from error
+        if error.errno == errno.ESRCH:
+            raise ProcessError(Reason.GONE, pid) from error
+        raise
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+class _Clock:
+    """When the next core is due.  A core that takes longer makes the clock leave out times."""
+
+    def __init__(self, pidfd: int, every: float) -> None:
+        self._every = every
+        self._due = time.monotonic()
+        self._poll = select.poll()
+        self._poll.register(pidfd, select.POLLIN)
+
+    def wait(self) -> bool:
+        """Wait until a core is due.  False as soon as the process has ended."""
+        now = time.monotonic()
+        while self._due < now:
+            self._due += self._every
+        return not self._poll.poll((self._due - now) * 1000)
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self._poll.poll(0))
+
+
+class _Recorder:
+    """Takes one core after the other."""
+
+    def __init__(self, pid: int, policy: Policy, recordings: Recordings) -> None:
+        self.pid = pid
+        self._policy = policy
+        self._recordings = recordings
+        self.last = ""
+        """The name of the last core."""
+
+    def record(self, is_over: Callable[[], bool]) -> str:
+        """Take a core.  The line about it.  `is_over`: True if the process has ended.
+
+        ProcessError, SinkError, FormatError, MapsError, OSError: there is no core this time.
+        """
+        recordings = self._recordings
+        name = recordings.name_at(datetime.now(UTC))
+        stop = api.stop(self.pid, self._policy)
+        with stopping.late_awaited(stop), contextlib.ExitStack() as undone:
+            with stop:
+                core = stop.core()
+                if is_over():  # else the pid may be another process's by now
+                    raise ProcessError(Reason.GONE, self.pid)
+                if not recordings.has_room(core.size):
+                    return f"{name}: its {core.size} bytes are more than --space allows"
+                recordings.make_room(core.size)
+                sink = recordings.sink(name)
+                undone.callback(sink.abort)
+                core.write_to(sink)
+            sink.commit()
+        self.last = name
+        recordings.trim()
+        return _line(name, core, stop.stopped_seconds)
+
+
+def _line(name: str, core: api.Core, stopped: float) -> str:
+    threads = core.facts["threads"]
+    others = [f"{count} {how}" for how, count in threads.items() if count and how != "stopped"]
+    unreadable = [f"{core.unreadable} pages unreadable"] if core.unreadable else []
+    return ", ".join(
+        [
+            f"{name}: {sum(threads.values())} threads",
+            *others,
+            f"stopped for {stopped * 1e3:.1f} ms",
+            f"{core.size} bytes",
+            *unreadable,
+        ]
+    )
+
+
+def _watch(recorder: _Recorder, clock: _Clock) -> None:
+    is_first = True
+    while True:
+        try:
+            _say(recorder.record(lambda: clock.is_over))
+        except (ProcessError, SinkError, FormatError, MapsError, OSError) as error:
+            is_end = isinstance(error, ProcessError) and error.reason in _ENDED and clock.is_over
+            if is_first and not is_end:
+                raise
+            if not is_end:  # the next one may do better
+                click.echo(str(error), err=True)
+        is_first = False
+        if not clock.wait():
+            last = f"; the last core is {recorder.last}" if recorder.last else ""
+            _say(f"process {recorder.pid} has ended{last}")
+            return
+
+
+def _say(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()

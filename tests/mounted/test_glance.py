@@ -1,0 +1,231 @@
+"""@glance (stop=none): a core of a process that nobody stops."""
+
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
+from tests.cgroups import Freezer
+from tests.conftest import Mount, Target, wait_until_asleep
+from tests.mounted.conftest import errno_of, eventually, is_free, is_held, note_of, opened, whole
+from tests.mounted.test_crashing import MIB, SlowReader, assert_whole, crash
+from tests.mounted.test_crashing import slow_reader as slow_reader  # noqa: PLC0414
+from tests.readers.corefile import Core
+from tests.readers.debuggers import gdb_threads
+from tests.readers.test_memory import bounds, regions
+
+Spawn = Callable[..., Target]
+
+
+@pytest.fixture
+def glance(mount: Mount, tmp_path: Path) -> Callable[[int], Core]:
+    """The core of a process that is looked at and not stopped."""
+
+    def take(pid: int, profile: str = "@glance") -> Core:
+        path = tmp_path / "core"
+        with opened(mount.path / profile / str(pid)) as fd:
+            path.write_bytes(whole(fd))
+        return Core(path)
+
+    return take
+
+
+def switches(pid: int) -> dict[int, tuple[bytes, bytes]]:
+    """How often each thread has slept and was preempted."""
+    return {
+        tid: (found["voluntary_ctxt_switches"], found["nonvoluntary_ctxt_switches"])
+        for tid in tasks.tids(pid)
+        for found in [task_status.status(pid, tid)]
+    }
+
+
+def test_no_thread_sees_it(spawn: Spawn, glance: Callable[[int], Core], mount: Mount) -> None:
+    target = spawn("threads", 20)
+    wait_until_asleep(target.pid)
+    before = switches(target.pid)
+    for profile in ("@glance", "@threads,stop=none", "@stacks,stop=none", "@glance,hold=copy"):
+        with opened(mount.path / profile / str(target.pid)) as fd:
+            assert whole(fd)
+            assert is_free(target.pid)
+    assert switches(target.pid) == before
+
+
+def test_each_thread_has_the_registers_of_its_call(
+    spawn: Spawn, glance: Callable[[int], Core]
+) -> None:
+    target = spawn("threads", 5)
+    wait_until_asleep(target.pid)
+    core = glance(target.pid)
+    tids = {target.pid, *(thread["tid"] for thread in target.truth["threads"])}
+    assert set(core.threads) == tids
+    for tid, thread in core.threads.items():
+        call = current_call.system_call(target.pid, tid)
+        assert call is not None
+        number, arguments, stack_pointer, program_counter = call
+        assert thread.status["orig_rax"] == number
+        assert thread.status["rdi"] == arguments[0]
+        assert thread.status["rsp"] == stack_pointer
+        assert thread.status["rip"] == program_counter
+    facts = note_of(core.path.read_bytes())
+    assert facts["threads"] == {"stopped": 0, "partial": 6, "zero": 0, "omitted": 0}
+    assert sorted(facts["tids"]["partial"]) == sorted(tids)
+    assert facts["policy"]["stop"] == "none"
+
+
+def test_memory_that_does_not_change_is_true(
+    spawn: Spawn, glance: Callable[..., Core], tmp_path: Path
+) -> None:
+    target = spawn("memory", tmp_path)
+    core = glance(target.pid, "@glance,memory=all")
+    for name, (region, content) in regions(target).items():
+        if name != "dontdump":
+            assert core.read(*bounds(region)) == content, name
+
+
+def test_a_thread_that_runs_has_no_registers(spawn: Spawn, glance: Callable[[int], Core]) -> None:
+    spinner = "while :; do :; done"
+    with subprocess.Popen(["/bin/sh", "-c", spinner]) as process:
+        try:
+            eventually(lambda: task_stat.stat(process.pid).utime > 0)
+            facts = note_of(glance(process.pid).path.read_bytes())
+        finally:
+            process.kill()
+    assert (facts["threads"]["zero"], facts["threads"]["partial"]) == (1, 0)
+
+
+# Processes that cannot be stopped.
+
+
+def assert_has_every_thread(core: Core, pid: int) -> None:
+    assert set(core.threads) == set(tasks.tids(pid))
+
+
+def test_a_process_under_strace(
+    mount: Mount, spawn: Spawn, strace: Callable[[int], int], glance: Callable[..., Core]
+) -> None:
+    target = spawn("threads", 5)
+    tracer = strace(target.pid)
+    assert_has_every_thread(glance(target.pid), target.pid)
+    assert_has_every_thread(glance(target.pid, "@threads,stop=none"), target.pid)
+    assert task_status.tracer(target.pid, target.pid) == tracer
+    mount.expect(f"TracerPid {tracer}")
+    assert errno_of(lambda: os.open(mount / target.pid, os.O_RDONLY)) == errno.EBUSY
+
+
+def test_a_thread_that_nothing_stops(spawn: Spawn, glance: Callable[[int], Core]) -> None:
+    target = spawn("vforker")
+    eventually(lambda: "D" in {task_stat.stat(target.pid, t).state for t in tasks.tids(target.pid)})
+    assert_has_every_thread(glance(target.pid), target.pid)
+    target.ask("release")
+
+
+@pytest.fixture(params=["v1", "v2"])
+def freezer(request: pytest.FixtureRequest) -> Iterator[Freezer]:
+    freezer = Freezer(request.param)
+    yield freezer
+    freezer.remove()
+
+
+def test_a_frozen_process(spawn: Spawn, glance: Callable[[int], Core], freezer: Freezer) -> None:
+    target = spawn("threads", 5)
+    freezer.add(target.pid)
+    freezer.freeze()
+    assert_has_every_thread(glance(target.pid), target.pid)
+    assert freezer.is_frozen
+    freezer.thaw()
+
+
+def test_a_process_that_writes_its_core(
+    spawn: Spawn, glance: Callable[[int], Core], slow_reader: SlowReader
+) -> None:
+    target = spawn("crasher", MIB)
+    crash(target, "segv")
+    assert_has_every_thread(glance(target.pid), target.pid)
+    assert_whole(slow_reader.finish(target))
+
+
+def test_threads_that_come_and_go(spawn: Spawn, glance: Callable[[int], Core]) -> None:
+    target = spawn("churn", "threads")
+    for _ in range(20):
+        core = glance(target.pid)
+        assert len(core.threads) >= 1
+
+
+# What others do meanwhile.
+
+
+def test_others_may_stop_the_process_meanwhile(mount: Mount, spawn: Spawn) -> None:
+    target = spawn("threads", 3)
+    pid = str(target.pid)
+    with opened(mount.path / "@glance" / pid) as glance:
+        assert whole(glance)
+        with opened(mount.path / pid) as core:
+            facts = note_of(whole(core))
+            assert is_held(target.pid)
+            assert whole(glance)
+        assert facts["threads"]["stopped"] == 4
+        eventually(lambda: is_free(target.pid))
+        with opened(mount.path / "@all" / pid) as core:
+            assert whole(core)
+    eventually(lambda: is_free(target.pid))
+
+
+@pytest.mark.parametrize("end", ["exec", "kill"])
+def test_after_its_end_there_is_no_other_memory(mount: Mount, spawn: Spawn, end: str) -> None:
+    script = (
+        "import os, sys\n"
+        "print('{\"pid\": %d}' % os.getpid(), flush=True)\n"
+        "sys.stdin.readline(); os.execv('/bin/sleep', ['sleep', '1000'])\n"
+    )
+    target = Target(["/usr/bin/python3", "-c", script])
+    try:
+        with opened(mount.path / "@glance" / str(target.pid)) as fd:
+            assert os.pread(fd, 4, 0) == b"\x7fELF"
+            size = os.fstat(fd).st_size
+            if end == "exec":
+                target.tell("")
+                eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
+            else:
+                os.kill(target.pid, signal.SIGKILL)
+                eventually(lambda: task_stat.stat(target.pid).is_dead)
+            mount.expect("the process died while it was being dumped")
+            assert errno_of(lambda: os.pread(fd, 1 << 20, size // 2)) == errno.EIO
+    finally:
+        target.kill()
+
+
+def test_what_was_unmapped_is_zeros_that_are_counted(mount: Mount) -> None:
+    script = (
+        "import mmap, os, sys\n"
+        "m = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "m[:] = b'\\xa5' * len(m)\n"
+        "print('{\"pid\": %d}' % os.getpid(), flush=True)\n"
+        "sys.stdin.readline(); m.close(); print('{}', flush=True); sys.stdin.readline()\n"
+    )
+    target = Target(["/usr/bin/python3", "-c", script])
+    try:
+        with opened(mount.path / "@glance" / str(target.pid)) as fd:
+            os.pread(fd, 1, 0)
+            target.ask("")
+            text = whole(fd)
+            assert text.count(b"\xa5" * 4096) < (64 << 20) // 4096
+            lost = int(os.getxattr(fd, "user.gcorefs.bytes.unreadable"))
+        assert lost >= 32 << 20
+    finally:
+        target.kill()
+
+
+def test_gdb_shows_the_innermost_frame(
+    mount: Mount, spawn: Spawn, glance: Callable[[int], Core]
+) -> None:
+    target = spawn("threads", 3)
+    wait_until_asleep(target.pid)
+    core = glance(target.pid)
+    found = gdb_threads(target.argv[0], core.path, "--", "thread apply all bt 1")
+    assert len(found) == 4
+    assert all("#0 " in text for text in found.values())
