@@ -38,7 +38,9 @@ def takes_policy(
         def with_policy(*arguments: Any, **named: Any) -> None:
             texts = {each.name: named.pop(each.name) for each in options}
             given = {name: text for name, text in texts.items() if text is not None}
-            policy_text = named.pop("policy_text") or profile or None
+            policy_text = named.pop("policy_text")
+            if policy_text is None and profile:
+                policy_text = profile
             with _refusals_told():
                 values = {} if policy_text is None else _named(policy_text)
                 values = {name: value for name, value in values.items() if name not in but}

@@ -9,7 +9,6 @@ its memory is read.
 import time
 from collections.abc import Sequence
 
-from gcorefs import tuning
 from gcorefs.arch import machine_of
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.xsave import XsaveAccount
@@ -18,7 +17,6 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.progress import Progress
 from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
-from gcorefs.steps import Step
 
 
 class Onlooker:
@@ -52,7 +50,6 @@ class Onlooker:
             records = [ThreadRecord(tid) for tid in tasks.tids(pid) if _is_of_program(pid, tid)]
         if not records:
             raise ProcessError(Reason.GONE, pid)
-        tuning.now().reach(Step.RECORDED_ALL, pid)
         return in_reading_order(records, pid)
 
     def release(self) -> None:

@@ -314,7 +314,8 @@ def test_a_terminal_sees_progress_and_a_file_does_not(
 
 
 POLICIES = {
-    ("--policy", "@threads"): ("none", "stop"),
+    ("--policy", "@threads"): ("none", "copy"),
+    ("--policy", "@stacks"): ("stacks", "copy"),
     ("--policy", "memory=none,hold=copy"): ("none", "copy"),
     ("--policy", "@all,hold=copy"): ("all", "copy"),
     ("--policy", "@text"): ("filter+text", "stop"),
