@@ -18,6 +18,7 @@ from tests.mounted.machine import Machine, boot
 from tests.mounted.test_capabilities import NUMBERS, granted
 
 MOUNT = "/mnt/gcore"
+PROGRAM = "/usr/local/bin/gcorefs"  # a folder that is not in every PATH
 
 # Only this is changed in the unit: other users may open; a call that is not in the filter kills at
 # once, so that it is noticed; the watchdog waits less long; we can read the log.
@@ -25,7 +26,7 @@ MOUNT = "/mnt/gcore"
 STRICT = f"""
 [Service]
 ExecStart=
-ExecStart=/usr/local/bin/gcorefs mount --foreground -o allow_other /mnt/gcore
+ExecStart={PROGRAM} mount --foreground -o allow_other /mnt/gcore
 SystemCallErrorNumber=kill
 WatchdogSec={int(WATCHDOG) // 6}
 StandardError=append:/run/gcorefs.log
@@ -132,7 +133,7 @@ def test_it_is_killed_before_the_processes_that_it_looks_at(service: Service, he
 def test_a_dead_mount_of_another_server_is_no_obstacle(machine: Machine) -> None:
     machine.run("mkdir", "-p", MOUNT)
     script = (
-        f"gcorefs mount -f {MOUNT} & until mountpoint -q {MOUNT}; do :; done; kill -KILL $!; wait"
+        f"{PROGRAM} mount -f {MOUNT} & until mountpoint -q {MOUNT}; do :; done; kill -KILL $!; wait"
     )
     machine.run("sh", "-c", script)
     service = Service(machine)
