@@ -41,9 +41,9 @@ many times stop_timeout, but at most so many seconds, in all."""
 _PIECE = 50
 """We interrupt so many threads before we ask again whether the process dumps core."""
 
-_MOST_REFUSALS = 10
-"""An execve(2) can make the kernel refuse a seize once, and a process may call it again and
-again."""
+_MOST_REFUSALS = 100
+"""An execve(2) can make the kernel refuse a seize once, and a process may call it again and again.
+One that does nothing else has the next seize refused as well in three of ten cases."""
 
 
 class Stopping:
