@@ -27,9 +27,11 @@ CALLS = [
     "personality", "sched_setscheduler", "bind", "listen", "accept4", "setgid",
     "setreuid", "mlockall", "shmget", "msgget", "semget", "fanotify_init", "seccomp",
 ]  # fmt: skip
+# The headers of Debian 12 lack these.
+NEWER_CALLS = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "file_setattr": 469}
 
 _HEADER = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
-_NUMBERS = dict(re.findall(r"#define __NR_(\w+) (\d+)", _HEADER.read_text()))
+_NUMBERS = NEWER_CALLS | dict(re.findall(r"#define __NR_(\w+) (\d+)", _HEADER.read_text()))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWUTS = 0x04000000
@@ -71,7 +73,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "/dev/null": lambda: open_device("/dev/null"),
     # A device without a driver: ENXIO if the open is allowed.
     "a device": lambda: open_device("/dev/other"),
-    **{name: lambda name=name: call(name) for name in CALLS},  # type: ignore[misc]
+    **{name: lambda name=name: call(name) for name in [*CALLS, *NEWER_CALLS]},  # type: ignore[misc]
 }
 
 
