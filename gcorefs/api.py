@@ -26,10 +26,9 @@ from typing import Any, TypeVar
 
 from gcorefs import core as cores
 from gcorefs import tuning
-from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.errors import GcorefsError
 from gcorefs.export.sink import Sink, SinkError, open_sink
-from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.holder import Holder, holder_of
 from gcorefs.option import OptionError
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.admission import find
@@ -233,9 +232,7 @@ class Core:
 
 
 def _holder(policy: Policy) -> Holder:
-    if policy.hold != "copy":
-        return HoldProcess()
-    return HoldCopy(Room(policy.copy_limit << 20), memory_rule(policy.memory).is_small)
+    return holder_of(policy, lambda: Room(policy.copy_limit << 20))
 
 
 def _within(timeout: float, future: "Future[T]", pid: int, detail: str = "") -> T:

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from gcorefs import tuning
 from gcorefs.elfcore.layout import Layout
+from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.kernel.proc import task_status, tasks
+from gcorefs.policy import Policy
 from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
@@ -29,15 +31,16 @@ class Holder(Protocol):
 
     @property
     def is_copy(self) -> bool:
-        """True if the policy wants a copy of the memory."""
+        """True if the core is to outlive the stop."""
 
     @property
     def is_filled(self) -> bool:
-        """True while the holder has all memory of the core."""
+        """True while the core needs no stop: the holder has all memory of it, or nobody wants that
+        of the stop."""
 
     @property
     def was_filled(self) -> bool:
-        """True if the holder has or had all memory of the core."""
+        """True if that is so, or was so."""
 
     def prepare(self, pid: int) -> None:
         """Prepare for the memory of a process that still runs.  ESRCH."""
@@ -193,6 +196,58 @@ class HoldCopy:
         self.drop()
         self._empty = None
         self._past = None
+
+
+class HoldNothing:
+    """The process runs on as soon as it is recorded, and its memory is read while it runs
+    (hold=none)."""
+
+    is_copy = True
+    not_copied = ""
+
+    def __init__(self) -> None:
+        self.was_filled = False
+        self._is_dropped = False
+
+    @property
+    def is_filled(self) -> bool:
+        return self.was_filled and not self._is_dropped
+
+    def prepare(self, pid: int) -> None:
+        pass
+
+    def fit(self, size: int) -> None:
+        pass
+
+    def facts(self) -> Mapping[str, str]:
+        return {"hold": "none"}
+
+    def fill(self, layout: Layout, memory: Memory, finish: Callable[[], None]) -> None:
+        del layout, memory
+        finish()
+        self.was_filled = True
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        return None
+
+    def give_up(self, why: str) -> None:
+        self.not_copied = why
+
+    def drop(self) -> None:
+        self._is_dropped = True
+
+    def close(self) -> None:
+        self.drop()
+
+
+def holder_of(policy: Policy, room: Callable[[], Room]) -> Holder:
+    """The holder that a policy wants.  `room`: the room for a copy."""
+    match policy.hold:
+        case "stop":
+            return HoldProcess()
+        case "none":
+            return HoldNothing()
+    return HoldCopy(room(), memory_rule(policy.memory).is_small)
 
 
 def _is_no_end(error: BaseException) -> bool:

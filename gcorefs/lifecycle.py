@@ -19,7 +19,7 @@ class Phase(enum.Enum):
     DIED = "died"
     """The process died during the stop.  The finished part of the headers can be read."""
     COPIED = "copied"
-    """Its memory is copied, and the process runs on."""
+    """Its memory is copied, or is read as it is, and the process runs on."""
     PAST = "past"
     """COPIED, and the process has become another program: nobody joins any more."""
     LET_GO = "let go"

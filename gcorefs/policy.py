@@ -19,8 +19,9 @@ StopWhom = Literal["all", "none"]
 """Whom a stop stops: every thread; or nobody, and the core has what can be seen from outside while
 the process runs."""
 
-Hold = Literal["stop", "copy"]
-"""How long a process stands still: until its core is read, or until its memory is copied."""
+Hold = Literal["stop", "copy", "none"]
+"""How long a process stands still: until its core is read; until its memory is copied; or until its
+threads are recorded, and memory is read while it runs."""
 
 Unresponsive = Literal["partial", "zero", "omit", "fail"]
 """How the core records a thread that does not stop: with the registers of its system call, from
@@ -91,7 +92,8 @@ class Policy:
     )  # fmt: skip
     hold: Hold = option(
         "stop", "WORD",
-        "Let the process go when its core is read, or when its memory is copied.",
+        "Let the process go when its core is read, when its memory is copied, or, with none, when "
+        "its threads are recorded.",
     )  # fmt: skip
     copy_limit: int = option(
         max(1, _QUARTER_OF_THE_MACHINE), "MIB",

@@ -86,6 +86,11 @@ class Stop:
         """No thread is stopped."""
         return self._policy.stop == "none"
 
+    @property
+    def _is_read_live(self) -> bool:
+        """Memory is read after the process has been let go."""
+        return self._policy.hold == "none"
+
     def _new_tracer(self) -> Tracer | Onlooker:
         if self._is_glance:
             return Onlooker(self.process, self.progress)
@@ -162,7 +167,7 @@ class Stop:
             PageProviders(tid, others, pagemap),
             CopyOnWrite(vmas, pagemap),
             pagemap,
-            only_pinned=bool(late),
+            only_pinned=bool(late) or self._is_read_live,
         )
         lost = UnreadablePages([range(vma.start, vma.end) for vma in others if vma.is_special])
         return Standstill(
@@ -261,9 +266,11 @@ class Stop:
         return seen
 
     def check(self) -> None:
-        """EIO if the memory of the process may have changed since the stop."""
+        """EIO if the memory of the process may have changed since the stop, and must not have."""
         if self.life.is_dead:
             raise ProcessError(Reason.DIED, self.process.pid)
+        if self._is_read_live and self.life.phase is Phase.COPIED:
+            return
         if not self.life.stands_still or self.progress.is_over:
             raise ProcessError(Reason.LET_GO, self.process.pid)
 

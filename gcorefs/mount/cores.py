@@ -13,9 +13,8 @@ import trio
 
 from gcorefs import tuning
 from gcorefs.core import Core
-from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.errors import Refusal
-from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.holder import Holder, holder_of
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
 from gcorefs.mount.core_bytes import CoreBytes, Reader
@@ -61,10 +60,7 @@ class SharedCore:
         self.policy = policy
         self.opener = opener
         """The first opener.  The core counts for this user."""
-        self.holder: Holder = HoldProcess()
-        if policy.hold == "copy":
-            is_small = memory_rule(policy.memory).is_small
-            self.holder = HoldCopy(limits.copies.room(opener.uid), is_small)
+        self.holder: Holder = holder_of(policy, partial(limits.copies.room, opener.uid))
         self.holders = Holders()
         self.bytes = CoreBytes(keeper, opener.uid, pools)
         self.memory = 0

@@ -241,7 +241,10 @@ class RemoteStop:
         return ProcessError(Reason.DIED if self.is_dead else Reason.LET_GO, self.process.pid)
 
     def check(self) -> None:
-        """EIO if the memory of the process may have changed since the stop.  For any thread."""
+        """EIO if the memory of the process may have changed since the stop, and must not have.  For
+        any thread."""
+        if self._policy.hold == "none" and self.life.phase in (Phase.COPIED, Phase.PAST):
+            return
         progress = self._progress
         is_let_go = not self.life.stands_still or progress.is_over or progress.is_tracer_gone
         if is_let_go or self.is_dead:

@@ -1,4 +1,4 @@
-"""@glance (stop=none): a core of a process that nobody stops."""
+"""@glance (stop=none): a core of a process that nobody stops.  hold=none: one that is not held."""
 
 import errno
 import os
@@ -175,49 +175,95 @@ def test_others_may_stop_the_process_meanwhile(mount: Mount, spawn: Spawn) -> No
     eventually(lambda: is_free(target.pid))
 
 
+LIVE = pytest.mark.parametrize("profile", ["@glance", "@hold=none"])
+"""Under both, memory is read while the process runs."""
+
+EXECUTES = """
+import os, sys
+print('{"pid": %d}' % os.getpid(), flush=True)
+sys.stdin.readline()
+os.execv("/bin/sleep", ["sleep", "1000"])
+"""
+
+UNMAPS = """
+import mmap, os, sys
+m = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m[:] = b"\\xa5" * len(m)
+print('{"pid": %d}' % os.getpid(), flush=True)
+sys.stdin.readline()
+m.close()
+print("{}", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def python() -> Iterator[Callable[[str], Target]]:
+    targets: list[Target] = []
+
+    def begin(script: str) -> Target:
+        targets.append(Target(["/usr/bin/python3", "-c", script]))
+        return targets[-1]
+
+    yield begin
+    for target in targets:
+        target.kill()
+
+
+@LIVE
 @pytest.mark.parametrize("end", ["exec", "kill"])
-def test_after_its_end_there_is_no_other_memory(mount: Mount, spawn: Spawn, end: str) -> None:
-    script = (
-        "import os, sys\n"
-        "print('{\"pid\": %d}' % os.getpid(), flush=True)\n"
-        "sys.stdin.readline(); os.execv('/bin/sleep', ['sleep', '1000'])\n"
-    )
-    target = Target(["/usr/bin/python3", "-c", script])
-    try:
-        with opened(mount.path / "@glance" / str(target.pid)) as fd:
-            assert os.pread(fd, 4, 0) == b"\x7fELF"
-            size = os.fstat(fd).st_size
-            if end == "exec":
-                target.tell("")
-                eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
-            else:
-                os.kill(target.pid, signal.SIGKILL)
-                eventually(lambda: task_stat.stat(target.pid).is_dead)
-            mount.expect("the process died while it was being dumped")
-            assert errno_of(lambda: os.pread(fd, 1 << 20, size // 2)) == errno.EIO
-    finally:
-        target.kill()
+def test_after_its_end_there_is_no_other_memory(
+    mount: Mount, python: Callable[[str], Target], profile: str, end: str
+) -> None:
+    target = python(EXECUTES)
+    with opened(mount.path / profile / str(target.pid)) as fd:
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+        size = os.fstat(fd).st_size
+        eventually(lambda: is_free(target.pid))
+        if end == "exec":
+            target.tell("")
+            eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
+        else:
+            os.kill(target.pid, signal.SIGKILL)
+            eventually(lambda: task_stat.stat(target.pid).is_dead)
+        mount.expect("the process died while it was being dumped")
+        assert errno_of(lambda: os.pread(fd, 1 << 20, size // 2)) == errno.EIO
 
 
-def test_what_was_unmapped_is_zeros_that_are_counted(mount: Mount) -> None:
-    script = (
-        "import mmap, os, sys\n"
-        "m = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
-        "m[:] = b'\\xa5' * len(m)\n"
-        "print('{\"pid\": %d}' % os.getpid(), flush=True)\n"
-        "sys.stdin.readline(); m.close(); print('{}', flush=True); sys.stdin.readline()\n"
-    )
-    target = Target(["/usr/bin/python3", "-c", script])
-    try:
-        with opened(mount.path / "@glance" / str(target.pid)) as fd:
-            os.pread(fd, 1, 0)
-            target.ask("")
-            text = whole(fd)
-            assert text.count(b"\xa5" * 4096) < (64 << 20) // 4096
-            lost = int(os.getxattr(fd, "user.gcorefs.bytes.unreadable"))
-        assert lost >= 32 << 20
-    finally:
-        target.kill()
+@LIVE
+def test_what_was_unmapped_is_zeros_that_are_counted(
+    mount: Mount, python: Callable[[str], Target], profile: str
+) -> None:
+    target = python(UNMAPS)
+    with opened(mount.path / profile / str(target.pid)) as fd:
+        os.pread(fd, 1, 0)
+        eventually(lambda: is_free(target.pid))
+        target.ask("")
+        text = whole(fd)
+        assert text.count(b"\xa5" * 4096) < (64 << 20) // 4096
+        lost = int(os.getxattr(fd, "user.gcorefs.bytes.unreadable"))
+    assert lost >= 32 << 20
+
+
+def test_without_a_hold_the_registers_are_those_of_the_stop(mount: Mount, spawn: Spawn) -> None:
+    target = spawn("threads", 5)
+    with opened(mount.path / "@hold=none" / str(target.pid)) as fd:
+        facts = note_of(whole(fd))
+        eventually(lambda: is_free(target.pid))
+        assert target.ask("ping") == {"pong": 1}
+        assert note_of(whole(fd)) == facts
+    assert facts["threads"]["stopped"] == 6
+    assert (facts["policy"]["hold"], facts["policy"]["stop"]) == ("none", "all")
+
+
+def test_without_a_hold_memory_that_does_not_change_is_true(
+    spawn: Spawn, glance: Callable[..., Core], tmp_path: Path
+) -> None:
+    target = spawn("memory", tmp_path)
+    core = glance(target.pid, "@hold=none,memory=all")
+    for name, (region, content) in regions(target).items():
+        if name != "dontdump":
+            assert core.read(*bounds(region)) == content, name
 
 
 def test_gdb_shows_the_innermost_frame(
