@@ -5,6 +5,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -70,7 +71,11 @@ def mount(
     if log_file is not None:
         log_file = os.path.abspath(log_file)  # in the background our current directory is /
     try:
-        configuration = Configuration(*parse(words), read_profiles(config, IN_NAMES))
+        config = None if config is None else os.path.abspath(config)
+        read = partial(read_profiles, config, IN_NAMES)
+        # In the foreground of a terminal a SIGHUP tells that the terminal is gone (signal(7)).
+        is_reloadable = not foreground or not _has_terminal()
+        configuration = Configuration(*parse(words), read(), read if is_reloadable else None)
         server.check_mountpoint(mountpoint)
     except (OptionError, ProfileError, MountError) as error:
         raise click.ClickException(str(error)) from error
@@ -171,6 +176,15 @@ class _Systemd:
         if not re.fullmatch("[1-9][0-9]{0,15}", microseconds):
             return None
         return Watchdog(int(microseconds) / 2e6, lambda: self._notifier.notify("WATCHDOG=1"))
+
+
+def _has_terminal() -> bool:
+    """True if this process has a controlling terminal (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _open_standard_descriptors() -> None:

@@ -5,6 +5,9 @@ Python ignores, and SIGKILL.
 """
 
 import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
 
 ENDING = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
@@ -25,3 +28,26 @@ def not_ignored() -> list[int]:
 def ignore_all() -> None:
     for each in ENDING:
         signal.signal(each, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Signals whose time has not come: they end nothing, and are kept."""
+
+    numbers: Sequence[int]
+    """The signals that are remembered."""
+    come: list[int]
+    """Those that have come, in order."""
+
+
+def remember() -> Remembered:
+    """From now on, remember the signals that would end this process.  Only the main thread may call
+    this."""
+    found = Remembered(not_ignored(), [])
+
+    def keep(number: int, _: FrameType | None) -> None:
+        found.come.append(number)
+
+    for each in found.numbers:
+        signal.signal(each, keep)
+    return found

@@ -85,6 +85,7 @@ class GcoreFS(ReadOnly):
         self._sight = Sight()
         looks = Looks(self._sight, pools.questions, limits.requests)
         self._tree = Tree(options, profiles, looks, self.held, limits)
+        self.replace_profiles = self._tree.replace_profiles
         self._refusals = Refusals()
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}

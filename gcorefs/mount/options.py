@@ -1,7 +1,7 @@
 """The options after -o: our own, which are checked, and those of FUSE, which are passed on."""
 
 import dataclasses
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -87,6 +87,9 @@ class Configuration:
     fuse: Set[str]
     """Options for FUSE."""
     profiles: Profiles
+    read_again: Callable[[], Profiles] | None = None
+    """Reads the profiles again, at a SIGHUP.  ProfileError, OSError.  None: a SIGHUP ends the
+    mount, because it tells that the terminal is gone."""
 
 
 FUSE_OPTIONS = _FUSE_FLAGS | _FUSE_VALUES

@@ -68,6 +68,18 @@ class PolicyDirectories:
         self._last: dict[int, dict[bytes, PolicyDirectory]] = {}
         """By user, and then by name in the order of their use."""
 
+    def replace_profiles(self, profiles: Profiles) -> None:
+        """Use other profiles from now on.  A directory whose name now means something else, or
+        nothing, is forgotten; cores that are open stay as they are."""
+        self._profiles = profiles
+        for name, directory in list(self._by_name.items()):
+            try:
+                is_same = policy_named(name, self._options, profiles) == directory.view.policy
+            except UnknownWord:
+                is_same = False
+            if not is_same:
+                self._drop(directory)
+
     def get(self, number: int) -> PolicyDirectory | None:
         return self._by_number.get(number)
 

@@ -27,6 +27,8 @@ from gcorefs.mount.options import Configuration, Options
 from gcorefs.process import readv
 from gcorefs.process.errors import named
 from gcorefs.process.mark import mark
+from gcorefs.profile_file import ProfileError
+from gcorefs.profiles import Profiles
 from gcorefs.worker.zygote import Zygote
 
 FSTYPE = "fuse.gcorefs"
@@ -169,7 +171,8 @@ async def serve(
 ) -> None:
     """Mount, call `on_ready` when the mount answers, and serve until the unmount or a signal.
 
-    SIGTERM, SIGINT, SIGHUP and SIGQUIT end it.  MountError: the kernel or fusermount3 refuses.
+    SIGTERM, SIGINT and SIGQUIT end it; SIGHUP ends it, or has the profiles read again
+    (Configuration).  MountError: the kernel or fusermount3 refuses.
     """
     if readv.is_denied():
         logger.warning(
@@ -180,6 +183,8 @@ async def serve(
     options = _affordable(configuration.options)
     fs = GcoreFS(options, configuration.profiles, Crew(zygote))
     others = fuse_descriptors()
+    # Before there is a mount: a signal would leave a dead one.
+    early = ending_signals.remember()
     try:
         pyfuse3.init(fs, mountpoint, set(configuration.fuse))
     except RuntimeError as error:
@@ -193,7 +198,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             fs.held.start(nursery)
             nursery.start_soon(fs.windows.run)
-            nursery.start_soon(_end_on_signal, fs)
+            nursery.start_soon(_end_on_signal, fs, early, configuration.read_again)
             nursery.start_soon(_report, fs, mountpoint, on_ready)
             if watchdog is not None:
                 nursery.start_soon(_stay_alive, fs, watchdog)
@@ -204,6 +209,9 @@ async def serve(
                     await fs.held.let_all_go()
                 nursery.cancel_scope.cancel()
     finally:
+        # The interpreter resets a handler of ours at its end (Modules/signalmodule.c,
+        # _PySignal_Fini), but not this.
+        ending_signals.ignore_all()
         pyfuse3.close(unmount=True)
         _remove_dead_mount(mountpoint)
 
@@ -260,19 +268,40 @@ def _no_more(options: Options, stops: int) -> Options:
     return dataclasses.replace(options, user_stops=each, max_stops=total)
 
 
-async def _end_on_signal(fs: GcoreFS) -> None:
-    ending = ending_signals.not_ignored()
-    # trio restores these handlers at the end of the block, before we unmount.  With the default
-    # handler a second signal would end us then, and leave a dead mount.
-    ending_signals.ignore_all()
-    with trio.open_signal_receiver(*ending) as signals:
+async def _end_on_signal(
+    fs: GcoreFS, early: ending_signals.Remembered, read_again: Callable[[], Profiles] | None
+) -> None:
+    """`early`: takes the signals before and after this."""
+    with trio.open_signal_receiver(*early.numbers) as signals:
+        for number in early.come:
+            signal.raise_signal(number)
         is_ending = False
         async for number in signals:
-            if not is_ending:
+            if number == signal.SIGHUP and read_again is not None:
+                if not is_ending:
+                    await _replace_profiles(fs, read_again)
+            elif not is_ending:
                 is_ending = True
                 logger.info("ends on %s", _name(number))
                 await fs.held.let_all_go()
                 pyfuse3.terminate()
+
+
+async def _replace_profiles(fs: GcoreFS, read_again: Callable[[], Profiles]) -> None:
+    try:
+        # The file may lie where nobody answers; then nothing changes, and the mount can end.
+        with trio.fail_after(_READ_TIMEOUT):
+            profiles = await trio.to_thread.run_sync(read_again, abandon_on_cancel=True)
+    except (ProfileError, OSError, trio.TooSlowError) as error:
+        why = named(error) if isinstance(error, OSError) else str(error) or "no answer"
+        logger.error("SIGHUP: the profiles stay as they were: %s", why)
+        return
+    fs.replace_profiles(profiles)
+    logger.info("SIGHUP: there are %d profiles", len(profiles))
+
+
+_READ_TIMEOUT = 5.0
+"""Seconds in which the file of the profiles must be read."""
 
 
 def _name(number: int) -> str:

@@ -43,6 +43,7 @@ class Tree:
         exact = ExactDirectory(view, looks, held, limits, options.open_timeout > 0)
         nodes = {names.STATUS: status, names.RELEASE: release, names.EXACT: exact}
         control = ControlDirectory(nodes, limits)
+        self.replace_profiles = self._policies.replace_profiles
         self.root = Root(view, looks, limits, {names.DIRECTORY: control}, self._policies)
         self._exact = exact
         own: tuple[OwnNode, ...] = (self.root, control, status, release, exact)

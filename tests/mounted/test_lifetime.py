@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pty
 import signal
 import subprocess
 import threading
@@ -67,7 +68,7 @@ def foreground(unmounted: Mount) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_in_the_foreground_it_stays_until_told(
     unmounted: Mount, foreground: "subprocess.Popen[bytes]", number: signal.Signals
 ) -> None:
@@ -83,6 +84,43 @@ def test_in_the_foreground_it_stays_until_told(
         f"gcorefs: INFO: ends on {number.name}",
     ]
     assert not is_mounted(unmounted)
+
+
+@pytest.mark.parametrize("milliseconds", [0, 1, 2, 5, 10, 20])
+def test_a_signal_while_it_mounts_leaves_no_dead_mount(unmounted: Mount, milliseconds: int) -> None:
+    command = text_of([GCOREFS, "mount", "--foreground", unmounted.path])
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as server:
+        eventually(lambda: is_mounted(unmounted))
+        time.sleep(milliseconds / 1000)  # whatever it does by then
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=20)
+    assert server.returncode == 0
+    assert not is_mounted(unmounted)
+
+
+def test_when_its_terminal_is_gone_it_ends(unmounted: Mount) -> None:
+    pid, terminal = pty.fork()
+    if not pid:
+        words = [GCOREFS, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
+        os.execv(GCOREFS, text_of(words))
+    try:
+        eventually(lambda: is_mounted(unmounted))
+    finally:
+        os.close(terminal)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    assert not is_mounted(unmounted)
+
+
+def test_without_a_terminal_a_sighup_ends_nothing(unmounted: Mount) -> None:
+    command = text_of([GCOREFS, "mount", "--foreground", unmounted.path])
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as server:
+        assert server.stderr is not None
+        server.stderr.readline()
+        server.send_signal(signal.SIGHUP)
+        assert b"SIGHUP: there are " in server.stderr.readline()
+        assert is_mounted(unmounted)
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=20)[1] == b"gcorefs: INFO: ends on SIGTERM\n"
 
 
 def test_a_signal_that_was_ignored_stays_ignored(unmounted: Mount) -> None:
@@ -210,7 +248,6 @@ def test_a_mount_in_use_is_unmounted_only_lazily(
     [
         signal.SIGTERM,
         signal.SIGINT,
-        signal.SIGHUP,
         signal.SIGQUIT,
         signal.SIGUSR1,
         signal.SIGXCPU,

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -380,6 +381,58 @@ def test_profiles_of_a_file_are_directories_too(
         assert (found.returncode == 0) == is_there, name
     unmounted.expect("only root may ask in a path for longer than the mount's options")
     eventually(lambda: is_free(target.pid))
+
+
+@pytest.fixture
+def configured(unmounted: Mount, tmp_path: Path) -> Path:
+    """The file of the profiles of a mount."""
+    config = tmp_path / "config.toml"
+    config.write_text('[profiles.night]\nmemory = "none"\n[profiles.day]\nmemory = "all"\n')
+    words = ("--config", config, "--log-file", unmounted.log, unmounted.path)
+    assert gcorefs("mount", *words).returncode == 0
+    return config
+
+
+def is_logged(mount: Mount, text: str) -> bool:
+    return text in mount.log.read_text()
+
+
+def test_at_a_sighup_the_profiles_are_read_again(
+    configured: Path, unmounted: Mount, spawn: Spawn
+) -> None:
+    pid = str(spawn("threads", 1).pid)
+    here = unmounted.path
+    night = os.stat(here / "@night").st_ino
+    day = os.stat(here / "@day").st_ino
+    with opened(here / "@night" / pid) as fd:
+        core = whole(fd)
+        configured.write_text('[profiles.night]\nmemory = "0x1"\n[profiles.noon]\nhold = "copy"\n')
+        os.kill(unmounted.server, signal.SIGHUP)
+        eventually(lambda: is_logged(unmounted, "SIGHUP: there are "))
+        # A core that is open stays as it is; a name means what the file says now.
+        assert whole(fd) == core
+        assert facts_of(here / "@night" / pid)["memory"] == "0x1"
+        assert facts_of(here / "@noon" / pid)["hold"] == "copy"
+        assert facts_of(here / "@all" / pid)["memory"] == "all"
+        assert errno_of(lambda: os.stat(here / "@day")) == errno.ENOENT
+    assert os.stat(here / "@night").st_ino not in (night, day)
+
+
+@pytest.mark.parametrize("content", ["[profiles", '[profiles.night]\nmemory = "x"\n', None])
+def test_a_wrong_file_changes_nothing(
+    configured: Path, unmounted: Mount, content: str | None
+) -> None:
+    before = os.stat(unmounted.path / "@night").st_ino
+    unmounted.expect("SIGHUP: the profiles stay as they were: ")
+    if content is None:
+        configured.unlink()
+    else:
+        configured.write_text(content)
+    os.kill(unmounted.server, signal.SIGHUP)
+    eventually(lambda: is_logged(unmounted, "SIGHUP: the profiles stay as they were: "))
+    assert str(configured) in unmounted.log.read_text()
+    assert os.stat(unmounted.path / "@night").st_ino == before
+    assert os.stat(unmounted.path / "@day").st_ino
 
 
 def test_a_wrong_file_is_told_before_anything_is_mounted(unmounted: Mount, tmp_path: Path) -> None:
