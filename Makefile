@@ -15,6 +15,11 @@
 MOUNT ?= /mnt/gcore
 VENV := .venv
 PYTHON := /usr/bin/python3
+# The kernel loads this object (gcorefs/sources/bpf).  The package has it if it is there when the
+# package is built, and is complete without it.  It is not in the repository, because nobody can
+# review it there.  It is built here and not by setup.py: an installation with pip must not need
+# clang.  One object serves all machines (-target bpfel, CO-RE).
+BPF := gcorefs/sources/bpf/mappings.bpf.o
 FUZZ_RUNS ?= 1000000
 # How many tests run side by side.  With auto they take half the time, but on a busy machine another
 # test disturbs one in a thousand.
@@ -66,7 +71,10 @@ KERNEL_TESTS ?= $(addprefix tests/live/test_, \
 KERNEL_LIMIT ?= 540
 
 CHECK_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse3 libfuse3-dev
-RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb
+# clang and libbpf1 are for BPF.  Everything works without them, but a stop of a large process takes
+# longer.
+RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb \
+	clang libbpf1
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd default-jdk-headless nodejs \
 	golang-go delve file redis-server redis-tools postgresql strace attr busybox cpio \
 	libarchive-tools rsync rclone zip
@@ -77,18 +85,18 @@ VM_PACKAGES_arm64 := $(TEST_PACKAGES) qemu-system-arm qemu-user-static debootstr
 
 .PHONY: run check test test-full test-vm test-debian test-kernels lint docs fuzz bench clean
 
-run: $(VENV)/run
+run: $(VENV)/run $(BPF)
 	examples/first-core "$(MOUNT)"
 
-test: $(VENV)/test lint
+test: $(VENV)/test $(BPF) lint
 	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) $(PYTEST_OPTIONS)
 
-test-full: $(VENV)/test lint
+test-full: $(VENV)/test $(BPF) lint
 	setup/packages $(FULL_PACKAGES)
 	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) -m 'full or not full' $(PYTEST_OPTIONS)
 
 # An emulated processor takes ten times as long.  So modules are compiled here first.
-test-vm: $(VENV)/test
+test-vm: $(VENV)/test $(BPF)
 	setup/packages $(VM_PACKAGES_$(ARCH))
 	$(VENV)/bin/pytest --collect-only -qq $(VM_TESTS) >/dev/null
 	$(VENV)/bin/python -m tests.vm --kernel "$(KERNEL)" --arch "$(ARCH)" --cpu "$(VM_CPU)" \
@@ -116,6 +124,9 @@ lint: $(VENV)/check
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+$(BPF): gcorefs/sources/bpf/mappings.bpf.c | $(VENV)/run
+	clang -O2 -g -target bpfel -Wall -Wextra -Werror -c $< -o $@
 
 # A stamp for each set-up, which is repeated if its packages may have changed.
 $(VENV)/run: pyproject.toml Makefile setup/constraints.txt
@@ -146,7 +157,7 @@ fuzz: $(VENV)/test
 	$(VENV)/bin/python -m tests.fuzz --runs $(FUZZ_RUNS) $(FUZZ)
 
 # By name: make bench BENCH='reading threads' BENCH_OPTIONS=--full
-bench: $(VENV)/bench
+bench: $(VENV)/bench $(BPF)
 	$(VENV)/bin/python -m tests.benchmarks --rounds $(BENCH_ROUNDS) --size $(BENCH_SIZE) \
 		--out "$(BENCH_OUT)" $(BENCH_OPTIONS) $(BENCH)
 
@@ -156,4 +167,4 @@ $(VENV)/bench: pyproject.toml Makefile setup/constraints.txt
 	touch $@ $(VENV)/run
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BPF) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,6 +36,7 @@ from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.mark import mark
 from gcorefs.process.worker_threads import Worker
+from gcorefs.sources.mappings import choose_for
 from gcorefs.stopped import CLOSE_TIMEOUT
 from gcorefs.stopped import Stop as StoppedProcess
 
@@ -77,7 +78,9 @@ class Stop:
         """ESRCH, EINVAL, EACCES."""
         self.pid = pid
         self._policy = policy
-        self._stop = StoppedProcess(find(pid), policy=policy)
+        process = find(pid)
+        choose_for(pid, policy.bpf)
+        self._stop = StoppedProcess(process, policy=policy)
         # Prepared before the stop, because that may take long.
         self._holder: Holder | None = _holder(policy)
         self._worker = Worker()

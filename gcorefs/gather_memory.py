@@ -155,7 +155,7 @@ def _shares(
     written: dict[int, Share] = {}
     shares = []
     for vma in vmas:
-        if is_by_size and vma.kind.is_plain and vma.anonymous:
+        if is_by_size and vma.kind.is_plain and vma.is_written:
             size = vma.end - vma.start
             share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
         else:

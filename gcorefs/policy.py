@@ -27,6 +27,9 @@ Unresponsive = Literal["partial", "zero", "omit", "fail"]
 """How the core records a thread that does not stop: with the registers of its system call, from
 /proc/TID/syscall; with zeros; not at all; or there is no core (EBUSY)."""
 
+Bpf = Literal["auto", "off"]
+"""Where mappings come from: BPF where it can be had, or smaps (sources/mappings.py)."""
+
 XState = Literal["standard", "raw"]
 """The layout of NT_X86_XSTATE: a layout that every gdb knows, or the processor's own."""
 
@@ -98,6 +101,10 @@ class Policy:
     copy_limit: int = option(
         max(1, _QUARTER_OF_THE_MACHINE), "MIB",
         "How much memory a copy may take.  Default: a quarter of the machine's.",
+    )  # fmt: skip
+    bpf: Bpf = option(
+        "auto", "WORD",
+        "Ask BPF for the mappings, if it can be had, or smaps, which takes longer.",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.provenance import Origin
 from gcorefs.gather import gather
 from gcorefs.holder import Holder, HoldProcess
-from gcorefs.kernel.proc import address_space, task_stat
+from gcorefs.kernel.proc import task_stat
 from gcorefs.kernel.proc.task_stat import Process, Stat
 from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.plan import plan_core, plan_loads
@@ -38,10 +38,15 @@ from gcorefs.process.pagemap import open_pagemap
 from gcorefs.process.progress import Progress
 from gcorefs.process.shmem import Shmem
 from gcorefs.process.unreadable_pages import UnreadablePages
+from gcorefs.process.walks import (
+    PopulatedBefore,
+    walk_before_stop,
+    walk_beside_smaps,
+    walk_in_stop,
+)
 from gcorefs.process.worker_threads import Postponed, Worker
+from gcorefs.sources.mappings import source, uses_bpf
 from gcorefs.sources.onlooker import Onlooker
-from gcorefs.sources.procfs import ProcMappings
-from gcorefs.sources.protocols import MappingSource
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracer import Tracer
 from gcorefs.standstill import Standstill
@@ -78,6 +83,8 @@ class Stop:
         self._tracer = self._new_tracer()
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
+        self._counts_no_pages = uses_bpf(policy.bpf)
+        self._populated: PopulatedBefore | None = None
         self._holders: list[Holder] = []  # of its cores, and of cores that are still to be made
         self._lock = threading.Lock()
 
@@ -117,6 +124,7 @@ class Stop:
         self.comm = before.comm
         for holder in holders:
             self._prepare(holder)
+        self._populated = walk_before_stop(process.pid) if self._counts_no_pages else None
         with self._lock:
             if not self.life.advance(Phase.STOPPING):
                 raise ProcessError(Reason.LET_GO, process.pid)
@@ -156,10 +164,11 @@ class Stop:
         """Find out what is mapped, and how each page of it is read."""
         tid = mem.tid
         pagemap = open_pagemap(tid)
-        if address_space.has_few_runs(tid):
-            pagemap.look_ahead()
-        source: MappingSource = ProcMappings(tid)
-        vmas = source.mappings()
+        if self._counts_no_pages:
+            walk_in_stop(pagemap, tid, self._populated)
+        else:
+            walk_beside_smaps(pagemap, tid)
+        vmas = source(tid, self._policy.bpf).mappings()
         tuning.now().reach(Step.SMAPS, self.process.pid)
         others = [vma for vma in vmas if not vma.kind.is_plain]
         ways = Ways(

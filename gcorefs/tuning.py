@@ -44,6 +44,10 @@ class Tuning:
     many_tables: int = 1024
     """KiB of page tables from which on it is asked how full they are."""
 
+    long_walk: int = 8192
+    """KiB of page tables for which smaps takes as long as it takes to load the program for BPF:
+    40 to 60 ms."""
+
     many_threads: int = 100
     """With this many threads or more, their CPU times are read after the header is made."""
 

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +31,9 @@ import pytest
 
 from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
 from gcorefs.mount.server import FSTYPE
+from gcorefs.sources import mappings
 from gcorefs.tuning import Tuning
+from tests.features import needs_bpf
 from tests.tuned import tuned
 from tests.turns import is_alone, turn
 
@@ -268,6 +271,22 @@ def at_least(name: str, number: int) -> Iterator[None]:
             yield
         finally:
             path.write_text(before)
+
+
+@pytest.fixture
+def bpf() -> Iterator[None]:
+    """Mappings come from BPF in this process, too, until the test ends."""
+    needs_bpf()
+    with warnings.catch_warnings():  # other tests may have left threads that wait
+        warnings.simplefilter("ignore", DeprecationWarning)
+        choice = mappings.choose("auto")
+    try:
+        assert str(choice) == "mappings come from BPF"
+        yield
+    finally:
+        mappings.choose("off")
+        for descriptor in choice.descriptors:
+            os.close(descriptor)
 
 
 @pytest.fixture

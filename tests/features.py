@@ -3,7 +3,10 @@ skipped without it."""
 
 import ctypes
 import errno
+import functools
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +35,16 @@ def needs_call(name: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, -1, None, 0, None, None, 0) < 0 and ctypes.get_errno() == errno.ENOSYS:
         pytest.skip(f"the kernel has no {name}(2)")
+
+
+@functools.cache
+def why_no_bpf() -> str:
+    """Why mappings cannot come from BPF here; empty if they can."""
+    script = "from gcorefs.sources import mappings; print(mappings.choose('auto').why_not)"
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def needs_bpf() -> None:
+    if why := why_no_bpf():
+        pytest.skip(why)

@@ -90,5 +90,8 @@ AARCH64_OWN_CALLS = {
     "setresuid": 147,
     "setresgid": 149,
     "setgroups": 159,
+    "bpf": 280,
+    "userfaultfd": 282,
     "memfd_secret": 447,
+    "mseal": 462,
 }

@@ -104,7 +104,10 @@ HOST = Host(
         "setresgid": 119,
         "capset": 126,
         "get_robust_list": 274,
+        "bpf": 321,
+        "userfaultfd": 323,
         "memfd_secret": 447,
+        "mseal": 462,
     },
     register_bytes=register_bytes,
 )

@@ -22,6 +22,7 @@ from gcorefs.option import OptionError
 from gcorefs.process.errors import named
 from gcorefs.process.threads import NoThread, is_no_thread
 from gcorefs.profile_file import DEFAULT_PATH, ProfileError, read_profiles
+from gcorefs.sources import mappings
 from gcorefs.worker.zygote import Zygote
 
 _STANDARD_ERROR = 2
@@ -88,8 +89,9 @@ def mount(
                 handler = log.to_file(log_file)
             else:
                 handler = log.to_stderr() if foreground else log.to_syslog()
+            mappings.choose(configuration.options.bpf)  # before there is a second thread
             interpreter.settle()  # for the zygote and all workers too
-            zygote = Zygote()  # before there is a second thread, that of the log
+            zygote = Zygote()  # before that of the log
             log.start(handler, verbose)
             trio.run(server.serve, mountpoint, configuration, tell_ready, zygote, watchdog)
 

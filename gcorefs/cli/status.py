@@ -117,6 +117,8 @@ def _notes(text: dict[str, Any], with_kernel: bool) -> list[str]:
     """What a status says of the whole mount; one of _NO_STATUS if it is not a status."""
     features = text.get("kernel", {})
     notes = [] if features.get("process_vm_readv", True) else [_DENIED]
+    if with_kernel or text.get("is_bpf_missing", False):
+        notes += [str(text["mappings"])] if "mappings" in text else []
     if with_kernel:
         notes += [f"{name}: {'yes' if it else 'no'}" for name, it in features.items()]
     return notes

@@ -2,6 +2,9 @@
 
 elf      headers of an ELF file
 vma      what the kernel says of one mapping
+backing  what stands behind the addresses of a mapping
+vm_bits  what the bits of vm_flags mean
+vma_rows  reads mappings from maps and BPF
 smaps    reads the text of /proc/PID/smaps
 filter   how much of a mapping the kernel would dump
 program  program headers and dynamic sections, as they lie in memory

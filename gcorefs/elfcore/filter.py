@@ -2,8 +2,9 @@
 
 The rules and their order are those of fs/coredump.c, vma_dump_size() and the ELF header
 check of dump_vma_snapshot(); the bits are those of /proc/PID/coredump_filter (core(5)).
-For the kernel, a mapping is written if vma->anon_vma is set, which nothing outside the kernel
-shows.  We decide by the pages, and are wrong about a mapping without such pages:
+For the kernel, a mapping is written if vma->anon_vma is set, which only BPF shows
+(sources/bpf).  With BPF our choice is exactly the kernel's.  Without it we decide by the pages, and
+are wrong about a mapping without such pages:
 - a private mapping that has lost all written pages (emptied by MADV_DONTNEED, split off a mapping
   that was written elsewhere, or given pages of zeros by UFFDIO_ZEROPAGE) counts as never written;
   it holds zeros or the bytes of the file;
@@ -170,8 +171,7 @@ def _without_dax(vma: Vma, mask: int, facts: Facts) -> Share:
     if mask & ANON_PRIVATE and _is_written(vma, facts):
         return Share(vma.size, None)
     if not vma.has_file:
-        is_written = vma.anonymous or vma.swapped
-        return Share(0, LeftOut.FILTER if is_written else LeftOut.UNTOUCHED)
+        return Share(0, LeftOut.FILTER if vma.is_written else LeftOut.UNTOUCHED)
     if mask & ELF_HEADERS and vma.offset == 0 and vma.flags & PF_R and facts.is_program(vma):
         return Share(PAGE_SIZE, None if vma.size == PAGE_SIZE else LeftOut.FILTER)
     return Share(0, LeftOut.FILTER)
@@ -183,6 +183,8 @@ def _all_if(wanted: object, vma: Vma) -> Share:
 
 def _is_written(vma: Vma, facts: Facts) -> bool:
     """True if vma->anon_vma is set, as far as we can tell."""
+    if vma.has_anon_vma is not None:
+        return vma.has_anon_vma
     if vma.anonymous:
         return True
     if vma.has_file:

@@ -185,4 +185,4 @@ def never(vma: Vma) -> LeftOut | None:
 
 def _is_written(vma: Vma) -> bool:
     """hugetlbfs pages are counted nowhere (fs/proc/task_mmu.c, smaps_account)."""
-    return bool(vma.anonymous or vma.swapped or vma.kind.is_hugetlb)
+    return vma.is_written or vma.kind.is_hugetlb

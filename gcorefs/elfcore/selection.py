@@ -146,4 +146,4 @@ class _Within:
 def _piece(vma: Vma, start: int, end: int) -> Vma:
     """A part of a mapping.  How many of its pages are populated, is not known."""
     offset = vma.offset + start - vma.start
-    return replace(vma, start=start, end=end, offset=offset, anonymous=0, swapped=0)
+    return replace(vma, start=start, end=end, offset=offset, anonymous=None, swapped=None)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
-from gcorefs.elfcore.vma import Kind, MapsError, Vma, VmFlag
+from gcorefs.elfcore.backing import ADDRESSES, Kinds
+from gcorefs.elfcore.vma import MapsError, Vma, VmFlag
 
 # fs/proc/task_mmu.c, show_smap_vma_flags.
 _LETTERS = {
@@ -29,12 +29,10 @@ def vm_flags(letters: Iterable[str]) -> VmFlag:
     return found
 
 
-_PERMS = {(r + w + x).encode(): r_ | w_ | x_
-            for r, r_ in (("r", PF_R), ("-", 0))
-            for w, w_ in (("w", PF_W), ("-", 0))
-            for x, x_ in (("x", PF_X), ("-", 0))}  # fmt: skip
+def _flags(letters: bytes) -> VmFlag:
+    return vm_flags(letters.decode("ascii").split())
 
-_ADDRESSES = rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) "
+
 _SHARED = rb"Shared_Clean: +\d{1,20} kB\nShared_Dirty: +\d{1,20} kB\n"
 _ANONYMOUS = rb"Anonymous: +(\d{1,20}) kB\n"
 _SWAP = rb"Swap: +\d{1,20} kB\nSwapPss: +\d{1,20} kB\n"
@@ -43,7 +41,7 @@ _FLAGS = rb"VmFlags:([a-z0-9? ]*+)\n"
 # One mapping: its line as in maps, then "Key: value" lines.  The keys depend on the kernel version
 # (KSM, ProtectionKey).  So the pattern names only the keys that we need; their order is fixed.
 _ENTRY = re.compile(
-    _ADDRESSES + rb"([^\n]*+)\n"
+    ADDRESSES + rb"([^\n]*+)\n"
     rb"(?:(?!Shared_Clean:)[A-Z][^\n:]*:[^\n]*\n)*?"
     rb"("
     + _SHARED
@@ -56,11 +54,6 @@ _ENTRY = re.compile(
 )
 
 _NONE_YET = re.compile(rb"(?!)")
-
-# The rest of the first line, behind the addresses.
-_BACKING = re.compile(
-    rb"([r-][w-][x-])[ps] ([0-9a-f]{1,16}) ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+)"
-)
 
 
 @lru_cache(maxsize=8)
@@ -80,7 +73,7 @@ def _entry_with(lines: tuple[tuple[bytes, int], ...]) -> re.Pattern[bytes]:
     for first in (shared, swap):
         parts[first : first + 2] = [b"(" + parts[first], parts[first + 1] + b")"]
     parts[anonymous] = _ANONYMOUS
-    return re.compile(_ADDRESSES + rb"([^\n]*+)\n" + b"".join(parts) + _FLAGS)
+    return re.compile(ADDRESSES + rb"([^\n]*+)\n" + b"".join(parts) + _FLAGS)
 
 
 def _lines(entry: bytes) -> tuple[tuple[bytes, int], ...]:
@@ -137,33 +130,12 @@ class _Pairs(dict[bytes, tuple[int, int]]):
 _NUMBER = re.compile(rb"\d+")
 
 
-class _Kinds(dict[tuple[bytes, bytes], tuple[Kind, int]]):
-    """Kind and file offset by the texts behind the addresses and behind VmFlags."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[tuple[bytes, ...], Kind] = {}  # without the file offset
-
-    def __missing__(self, texts: tuple[bytes, bytes]) -> tuple[Kind, int]:
-        match = _BACKING.fullmatch(texts[0])
-        if match is None:
-            raise MapsError("unexpected text behind the addresses of a mapping in smaps")
-        perms, offset, dev, inode, name = match.groups()
-        key = perms, dev, inode, name, texts[1]
-        kind = self._kinds.get(key)
-        if kind is None:
-            flags = vm_flags(texts[1].decode("ascii").split())
-            kind = Kind(_PERMS[perms], dev.decode("ascii"), int(inode), name, flags)
-            self._kinds[key] = kind
-        found = self[texts] = kind, int(offset, 16)
-        return found
-
-
 class _Parser:
     def __init__(self) -> None:
         self.vmas: list[Vma] = []
         self._border = 0
         self._entry = _NONE_YET
-        self._kinds = _Kinds()
+        self._kinds = Kinds(_flags)
         self._sizes = _Sizes()
         self._shared = _Pairs(_SHARED)
         self._swap = _Pairs(_SWAP)

@@ -137,17 +137,30 @@ class Vma:
     kind: Kind
     offset: int
     """The file offset of `start`."""
-    anonymous: int
-    """Bytes of anonymous pages: private memory that the process wrote, not pages of the file."""
-    swapped: int
-    shared: int = 0
+    anonymous: int | None
+    """Bytes of anonymous pages: private memory that the process wrote, not pages of the file.
+
+    None here and below: nobody has counted.  smaps counts, and walks all page tables for that.
+    """
+    swapped: int | None
+    shared: int | None = 0
     """Bytes of pages that another process maps too, pages of files included, and roughly the
     swapped-out bytes that are shared (Swap less SwapPss).  hugetlbfs pages are not counted
     (fs/proc/task_mmu.c, smaps_account)."""
+    has_anon_vma: bool | None = None
+    """vma->anon_vma is set: for the kernel, the process has written to it.  None: not known."""
 
     @property
     def size(self) -> int:
         return self.end - self.start
+
+    @property
+    def is_written(self) -> bool:
+        """The process has written to it, as far as its source shows.  hugetlbfs pages are counted
+        nowhere."""
+        if self.has_anon_vma is not None:
+            return self.has_anon_vma
+        return bool(self.anonymous or self.swapped)
 
     @property
     def flags(self) -> int:

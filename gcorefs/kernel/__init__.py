@@ -12,6 +12,8 @@ open_file  a file descriptor that may be passed to another process
 robust_mutex  tells other processes that one of our threads has ended
 robust_list  whether a thread belongs to a program
 seccomp   whether a filter judges the system calls of a thread
+bpf       iterators over the mappings of a process
+libbpf    loads the program of such an iterator
 process_vm  the memory of another process
 pagemap_scan  runs of pages with given properties, from the page tables
 own_memory  our own memory, beyond what Python's mmap can do

@@ -21,7 +21,9 @@ These calls release the interpreter lock.  The caller waits for the answer under
   and mmap_lock (fs/proc/task_mmu.c, m_start); and the last user of an address space frees it and
   its files (kernel/fork.c, mmput).  status takes neither lock.
 - fopen(3) and similar functions: as open(2) and read(2).
-- madvise(2), MADV_POPULATE_WRITE: our own memory, but it takes long.
+- bpf(2): an iterator holds nothing until it is read; a read of it is as open(2) and read(2) of a
+  file of /proc (kernel/bpf/task_iter.c, task_vma_seq_get_next: mmap_lock).
+- madvise(2), MADV_POPULATE_WRITE, and mlock(2): our own memory, but it takes long.
 
 These calls keep the lock, and sleep at most on our own memory, which nobody else holds:
 - PTRACE_INTERRUPT: a spin lock (kernel/ptrace.c, ptrace_request, lock_task_sighand).
@@ -34,7 +36,8 @@ These calls keep the lock, and sleep at most on our own memory, which nobody els
 - close(2) of a file of /proc: nothing (fs/proc/base.c has no flush; fs/seq_file.c,
   single_release).
 - setgroups(2), setresuid(2), setresgid(2), capset(2): nothing (kernel/cred.c, commit_creds).
-- memfd_secret(2), mmap(2), munmap(2): our own mmap_lock.
+- memfd_secret(2), userfaultfd(2), mmap(2), mseal(2), munmap(2), pkey_alloc(2),
+  pkey_mprotect(2): our own mmap_lock.
 
 Python's own calls release the lock too: os.open, os.read, os.preadv, os.stat, os.listdir,
 os.readlink, os.lseek, os.close, os.waitid, fcntl.ioctl.  os.getpgid keeps it, and does not sleep

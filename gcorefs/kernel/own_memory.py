@@ -1,9 +1,12 @@
-"""Our own memory, beyond what Python's mmap can do: madvise(2), memfd_secret(2), mmap(2)."""
+"""Our own memory, beyond what Python's mmap can do: madvise(2), memfd_secret(2), mlock(2), mmap(2),
+mseal(2), pkeys(7), userfaultfd(2)."""
 
 import contextlib
 import ctypes
+import fcntl
 import mmap
 import os
+import struct
 import weakref
 from collections.abc import Iterator
 
@@ -37,6 +40,77 @@ def memfd_secret() -> int:
     fd = int(_syscall(ctypes.c_long(_SYS_MEMFD_SECRET), ctypes.c_long(os.O_CLOEXEC)))
     if fd < 0:
         raise failure()
+    return fd
+
+
+_mlock = sleeping["mlock"]
+_mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+
+
+def lock(buffer: memoryview) -> None:
+    """Keep the pages of `buffer`, which is a mapping of ours, in memory (mlock(2)).  ENOMEM, EPERM:
+    RLIMIT_MEMLOCK."""
+    target = ctypes.c_char.from_buffer(buffer)
+    if _mlock(ctypes.addressof(target), len(buffer)):
+        raise failure()
+
+
+_SYS_MSEAL = HOST.call("mseal")
+
+
+def seal(buffer: memoryview) -> None:
+    """Let nobody change `buffer`, a mapping of ours, as long as we live (mseal(2)).  ENOSYS."""
+    target = ctypes.c_char.from_buffer(buffer)
+    address, length = ctypes.addressof(target), len(buffer)
+    words = map(ctypes.c_long, (_SYS_MSEAL, address, length, 0))
+    if _syscall(*words):
+        raise failure()
+
+
+_pkey_alloc = quick["pkey_alloc"]
+_pkey_alloc.argtypes = (ctypes.c_uint, ctypes.c_uint)
+_pkey_mprotect = quick["pkey_mprotect"]
+_pkey_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int)
+
+
+def new_key() -> int:
+    """A protection key that denies nothing (pkeys(7)).  ENOSPC: there are no more; EINVAL."""
+    if (key := int(_pkey_alloc(0, 0))) < 0:
+        raise failure()
+    return key
+
+
+def protect(buffer: memoryview, key: int) -> None:
+    """Give `buffer`, which is a mapping of ours, a protection key (pkey_mprotect(2))."""
+    target = ctypes.c_char.from_buffer(buffer)
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    if _pkey_mprotect(ctypes.addressof(target), len(buffer), access, key):
+        raise failure()
+
+
+_SYS_USERFAULTFD = HOST.call("userfaultfd")
+# include/uapi/linux/userfaultfd.h: struct uffdio_api, struct uffdio_register.
+_UFFD_API = 0xAA
+_UFFDIO_API, _API = 0xC018AA3F, struct.Struct("QQQ")
+_UFFDIO_REGISTER, _REGISTER = 0xC020AA00, struct.Struct("QQQQ")
+UFFD_MISSING, UFFD_WP, UFFD_MINOR = 1 << 0, 1 << 1, 1 << 2
+UFFD_FEATURE_MINOR_SHMEM = 1 << 10
+
+
+def supply(buffer: memoryview, mode: int, features: int = 0) -> int:
+    """A descriptor on which we are told of faults in `buffer`, which is a mapping of ours
+    (userfaultfd(2)).  EPERM, ENOSYS, EINVAL."""
+    target = ctypes.c_char.from_buffer(buffer)
+    fd = int(_syscall(ctypes.c_long(_SYS_USERFAULTFD), ctypes.c_long(os.O_CLOEXEC)))
+    if fd < 0:
+        raise failure()
+    try:
+        fcntl.ioctl(fd, _UFFDIO_API, _API.pack(_UFFD_API, features, 0))
+        register = _REGISTER.pack(ctypes.addressof(target), len(buffer), mode, 0)
+        fcntl.ioctl(fd, _UFFDIO_REGISTER, register)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -26,8 +26,8 @@ class Stream:
     lock back after each page would wait once for each page beside a busy thread.
     """
 
-    def __init__(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, fd: int) -> None:
+        """Owns the descriptor from now on.  ENOMEM."""
         self._file = _fdopen(fd, b"r")
         if not self._file:
             os.close(fd)

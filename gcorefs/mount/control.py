@@ -32,6 +32,7 @@ from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenFile, OwnNode, refuse_writers
 from gcorefs.mount.sight import is_everybodys
 from gcorefs.process.kernel_features import kernel_features
+from gcorefs.sources import mappings
 from gcorefs.steps import Step
 
 _USER_STATUS_FILES = 32
@@ -105,7 +106,12 @@ def _text(held: Held, uid: int) -> bytes:
         with contextlib.suppress(Refusal):  # it is being forgotten just now
             if report := _report(core, uid):
                 stops.append(report)
-    facts = {"version": __version__, "kernel": kernel_features()}
+    facts = {
+        "version": __version__,
+        "kernel": kernel_features(),
+        "mappings": str(mappings.in_use()),
+        "is_bpf_missing": mappings.in_use().is_bpf_missing,
+    }
     # A line for each stop: json.dumps takes ten times as long where it is to indent.
     beginning = json.dumps(facts).removesuffix("}")
     lines = ",\n".join(map(json.dumps, stops))

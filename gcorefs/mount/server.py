@@ -29,6 +29,7 @@ from gcorefs.process.errors import named
 from gcorefs.process.mark import mark
 from gcorefs.profile_file import ProfileError
 from gcorefs.profiles import Profiles
+from gcorefs.sources import mappings
 from gcorefs.worker.zygote import Zygote
 
 FSTYPE = "fuse.gcorefs"
@@ -179,6 +180,7 @@ async def serve(
             "process_vm_readv(2) is denied here: memory is read through /proc/PID/mem, which is "
             "slower and cannot wait for pages of FUSE and network file systems"
         )
+    logger.info("%s", mappings.in_use())
     mark()
     options = _affordable(configuration.options)
     fs = GcoreFS(options, configuration.profiles, Crew(zygote))

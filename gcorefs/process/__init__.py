@@ -13,6 +13,7 @@ late      threads that have not stopped yet when all others are let go
 filter_facts  what the kernel's filter has to know of a mapping
 mapped_files  the files behind mappings
 pagemap   which pages are in the page tables
+walks     when the page tables are walked to find holes
 holes     memory that was never populated, found without touching it
 unreadable  which pages cannot be read, found before any is read
 unreadable_pages  which pages could not be read

@@ -6,14 +6,16 @@ the process.  If it may not be, the kernel first makes a copy of it (mm/gup.c, g
 So if we read a child of a 10 GiB server in this way, the machine loses 10 GiB for good.
 /proc/PID/mem does not pin (mm/memory.c, __access_remote_vm), so these pages are read through it.
 
-/proc/PID/smaps tells which mappings have shared pages, and /proc/PID/pagemap tells which pages
-are shared.  We ask pagemap only for ranges that we are about to read in these mappings.  Also:
+/proc/PID/smaps tells which mappings have shared pages, and BPF which may have some; and
+/proc/PID/pagemap tells which pages are shared.  We ask pagemap only for ranges that we are about to
+read in these mappings.  Also:
 
 - The kernel copies a page that KSM has merged even if no other process has it any more, and
   pagemap does not tell.  So no page counts as exclusive in a mapping that KSM may merge
   (madvise(2), MADV_MERGEABLE).
 - pagemap does not tell whether a swapped-out page is shared.  So no page counts as exclusive in a
-  mapping that has shared pages and swapped-out pages.
+  mapping that has shared pages and swapped-out pages.  BPF counts neither: pagemap tells whether
+  any page is swapped out, when the mapping is read for the first time.
 - A huge page is one folio.  While another process maps any part of it, the kernel copies also a
   page that only this process maps (mm/memory.c, wp_can_reuse_anon_folio).  So all pages near a
   shared page, as far as a folio reaches, count as shared.
@@ -23,7 +25,7 @@ another process alone maps another part; a page that only this process has in me
 process has it swapped out.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
@@ -43,16 +45,18 @@ class CopyOnWrite:
         found = [
             vma
             for vma in vmas
-            if (vma.shared and (vma.anonymous or vma.swapped)) or vma.kind.hides_sharing
+            if (vma.shared != 0 and (vma.anonymous != 0 or vma.swapped != 0))
+            or vma.kind.hides_sharing
         ]
         self._mappings = _Borders(found)
-        self._untold = _Borders([vma for vma in found if vma.swapped or vma.kind.is_mergeable])
+        # Of each, whether pagemap does not tell which pages are shared; None: not asked yet.
+        self._are_untold = [_is_untold(vma) for vma in found]
         self._pagemap = pagemap
 
     def overlaps(self, start: int, end: int) -> bool:
         """True if there may be pages to copy between two addresses."""
         reach = REACH * PAGE_SIZE
-        return next(self._mappings.between(start - reach, end + reach), None) is not None
+        return bool(self._mappings.between(start - reach, end + reach))
 
     def runs(self, address: int, length: int) -> Iterator[tuple[int, int]]:
         """Start and end of each run of pages to copy, clipped to the range, in order."""
@@ -79,10 +83,21 @@ class CopyOnWrite:
         flags = self._pagemap.flags(first * PAGE_SIZE, count * PAGE_SIZE)
         anonymous = flags.translate(ANONYMOUS)
         shared = bytearray(flags.translate(NOT_EXCLUSIVE))
-        for start, end in self._untold.between(first * PAGE_SIZE, (first + count) * PAGE_SIZE):
-            own = slice(start // PAGE_SIZE - first, end // PAGE_SIZE - first)
-            shared[own] = anonymous[own]
+        for index in self._mappings.between(first * PAGE_SIZE, (first + count) * PAGE_SIZE):
+            start, end = self._mappings[index]
+            if (is_untold := self._are_untold[index]) is None:
+                is_untold = self._pagemap.has_swapped_pages(start, end)
+                self._are_untold[index] = is_untold
+            if is_untold:
+                own = slice(max(0, start // PAGE_SIZE - first), max(0, end // PAGE_SIZE - first))
+                shared[own] = anonymous[own]
         return anonymous, bytes(shared)
+
+
+def _is_untold(vma: Vma) -> bool | None:
+    if vma.kind.is_mergeable:
+        return True
+    return None if vma.swapped is None else vma.swapped > 0
 
 
 class _Borders:
@@ -92,12 +107,12 @@ class _Borders:
         self._starts = [vma.start for vma in vmas]
         self._ends = [vma.end for vma in vmas]
 
-    def between(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Start and end of the part of each mapping between two addresses."""
-        index = bisect_right(self._ends, start)
-        while index < len(self._starts) and self._starts[index] < end:
-            yield max(start, self._starts[index]), min(end, self._ends[index])
-            index += 1
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return self._starts[index], self._ends[index]
+
+    def between(self, start: int, end: int) -> range:
+        """The mappings of which a part is between two addresses."""
+        return range(bisect_right(self._ends, start), bisect_left(self._starts, end))
 
 
 def neighbourhoods(shared: bytes) -> Iterator[Run]:

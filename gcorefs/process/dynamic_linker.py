@@ -133,7 +133,7 @@ def libc_ranges(vmas: Sequence[Vma], loaded: LoadedProgram, peek: Peek) -> Itera
         is_own = whole is not None and (vma.dev, vma.inode) == (whole.dev, whole.inode)
         if not is_own and not _GLIBC.fullmatch(vma.name.rpartition(b"/")[2]):
             continue
-        if vma.flags & PF_W or vma.anonymous:
+        if vma.flags & PF_W or vma.is_written:
             yield vma.start, min(vma.end, vma.start + _LARGEST_DATA)
             bss = vmas[index + 1] if index + 1 < len(vmas) else vma
             if bss.start == vma.end and not bss.has_file and bss.name != b"[heap]":

@@ -26,6 +26,8 @@ Holes = tuple[Column, Column]
 
 _NONE: Holes = array("Q"), array("Q")
 
+_NOWHERE = (1 << 64) - 1, 1 << 64
+
 _NEAR = 1 << 20
 """A walk of fewer bytes takes no longer than one more call."""
 
@@ -37,8 +39,13 @@ def find_holes(
     found: list[Holes] = [_NONE] * len(vmas)
     for row in _rows(vmas, sizes, shared):
         starts, ends = pagemap.runs([(vmas[index].start, vmas[index].end) for index in row])
+        populated, start, end = zip(starts, ends, strict=True), 0, 0
         for index in row:
-            found[index] = _between(starts, ends, vmas[index])
+            vma = vmas[index]
+            while end <= vma.start:
+                start, end = next(populated, _NOWHERE)
+            if start > vma.start or end < vma.end:
+                found[index] = _between(starts, ends, vma)
     for index, vma in enumerate(vmas):
         if vma.kind.has_file and sizes[index] == vma.size:
             holes = shared.holes(vma)
@@ -70,8 +77,9 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int], shared: Shmem) -> Iterator[
     between = 0
     for index, (vma, size) in enumerate(zip(vmas, sizes, strict=True)):
         if (
-            size > vma.anonymous + vma.swapped
-            and size == vma.end - vma.start
+            size == vma.end - vma.start
+            # Pages that nobody has counted may be populated or not.
+            and size > (vma.anonymous or 0) + (vma.swapped or 0)
             and _is_private_anonymous(vma, shared)
         ):
             if between > _NEAR:

@@ -63,6 +63,9 @@ def runs_in(pages: bytes, low: int, high: int) -> Iterator[Run]:
         yield first, low
 
 
+_NO_RUNS: tuple[Column, Column] = array("Q"), array("Q")
+
+
 class Pagemap:
     """Of the process whose thread `tid` is."""
 
@@ -79,18 +82,28 @@ class Pagemap:
         if not os.pread(self._file.number, _ENTRY_SIZE, 0):
             raise address_space.without_text(tid, "pagemap")
 
-    def look_ahead(self) -> None:
-        """Start to find the runs of all mappings, in a thread.
+    def look_ahead(self, known: tuple[Column, Column] = _NO_RUNS) -> None:
+        """Start to find the runs of all mappings, in a thread.  `known`: runs that are populated.
 
         A walk of many page tables takes a third of the time of smaps, which walks them too, or
         more.  Both can run at the same time.
         """
         with contextlib.suppress(NoThread):
-            self._ahead = start_thread("gcorefs-pagemap", self._find_all)
+            self._ahead = start_thread("gcorefs-pagemap", self._find_all, known)
 
-    def _find_all(self) -> None:
+    def _find_all(self, known: tuple[Column, Column]) -> None:
+        starts, ends = array("Q"), array("Q")
+        at = 0
         with contextlib.suppress(OSError):  # `runs` meets the error again
-            self._all = self._scan_populated(0, HOST.address_space_end)
+            for start, end in zip(*known, strict=True):
+                if (between := self.populated_runs(at, start)) is None:
+                    return
+                join_runs(starts, ends, *between)
+                join_runs(starts, ends, array("Q", (start,)), array("Q", (end,)))
+                at = end
+            if (behind := self.populated_runs(at, HOST.address_space_end)) is not None:
+                join_runs(starts, ends, *behind)
+                self._all = starts, ends
 
     def flags(self, address: int, length: int) -> bytes:
         """The highest byte of the entry of each page that the range touches.
@@ -140,7 +153,7 @@ class Pagemap:
             self._ahead.join()
             if self._all is not None and ranges[-1][1] <= HOST.address_space_end:
                 return self._all
-        found = self._scan_populated(ranges[0][0], ranges[-1][1])
+        found = self.populated_runs(ranges[0][0], ranges[-1][1])
         if found is not None:
             return found
         starts, ends = array("Q"), array("Q")
@@ -157,7 +170,9 @@ class Pagemap:
             self._read_runs(start, end, self.populated, found)
         return found
 
-    def _scan_populated(self, start: int, end: int) -> tuple[Column, Column] | None:
+    def populated_runs(self, start: int, end: int) -> tuple[Column, Column] | None:
+        """Starts and ends of the runs of populated pages between two addresses, in order; the
+        kernel's page of zeros is none of them.  None if this kernel has no PAGEMAP_SCAN."""
         return self.scan(start, end, any_of=PRESENT | SWAPPED, none_of=PFNZERO)
 
     def scan(
@@ -239,7 +254,7 @@ class Unknown(Pagemap):
     def __init__(self, why: str) -> None:
         self.why_unknown = why
 
-    def look_ahead(self) -> None:
+    def look_ahead(self, known: tuple[Column, Column] = _NO_RUNS) -> None:
         pass
 
     def flags(self, address: int, length: int) -> bytes:

@@ -56,4 +56,4 @@ def _pages(words: Iterable[int], size: int) -> Iterator[int]:
 
 def _is_data(vma: Vma) -> bool:
     """True for memory that no file has, or that the process has written."""
-    return not vma.is_special and (not vma.has_file or vma.kind.is_shared or bool(vma.anonymous))
+    return not vma.is_special and (not vma.has_file or vma.kind.is_shared or vma.is_written)

@@ -10,5 +10,7 @@ stopping  seizes and interrupts every thread, and waits for the stops
 holding   holds the threads, and lets them go
 tracer    carries out a stop in an OS thread of its own
 onlooker  looks at a process without a stop, in place of a tracer
+mappings  which source of mappings is in use
+bpf       mappings from BPF
 procfs    what /proc tells: mappings, and a few registers of a thread that sleeps
 """

@@ -4,6 +4,7 @@ maps and smaps (proc_pid_maps(5), proc_pid_smaps(5)) are long if there are many 
 """
 
 import contextlib
+import os
 from collections.abc import Generator
 
 from gcorefs.arch.machine import Machine
@@ -24,7 +25,7 @@ def maps(tid: int) -> bytes:
     """The mappings, without a look at any page table (proc(5)).  ESRCH, EACCES."""
     path = f"{tid}/maps"
     try:
-        with contextlib.closing(Stream(f"/proc/{path}")) as stream:
+        with contextlib.closing(open_maps(tid)) as stream:
             pieces = [stream.read(_PIECE)]
             while len(pieces[-1]) == _PIECE:
                 pieces.append(stream.read(_PIECE))
@@ -33,6 +34,15 @@ def maps(tid: int) -> bytes:
     if not pieces[0]:
         raise address_space.without_text(tid, "maps")
     return b"".join(pieces)
+
+
+def open_maps(tid: int) -> Stream:
+    """The same text, to read it in pieces.  The errors of open(2)."""
+    return _stream(f"{tid}/maps")
+
+
+def _stream(path: str) -> Stream:
+    return Stream(os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC))
 
 
 class ProcMappings:
@@ -49,7 +59,7 @@ class ProcMappings:
         path = f"{self._tid}/smaps"
         try:
             with (
-                contextlib.closing(Stream(f"/proc/{path}")) as stream,
+                contextlib.closing(_stream(path)) as stream,
                 contextlib.closing(_pieces(stream)) as pieces,
             ):
                 vmas = parse_pieces(pieces)

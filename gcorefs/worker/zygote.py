@@ -18,6 +18,7 @@ from gcorefs.kernel import ending_signals
 from gcorefs.kernel.libc import quick
 from gcorefs.process.admission import find
 from gcorefs.process.mark import mark
+from gcorefs.sources import mappings
 from gcorefs.stopped import Stop
 from gcorefs.worker import service
 from gcorefs.worker.channel import Channel
@@ -33,7 +34,8 @@ class Zygote:
     def __init__(self) -> None:
         """Fork the zygote.  EAGAIN, ENOMEM, EMFILE.
 
-        The caller has one thread, and the settings of its interpreter are those of all workers.
+        The caller has one thread.  The settings of its interpreter, and its source of mappings
+        (sources/mappings.py), are those of all workers.
         """
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
@@ -102,7 +104,8 @@ def _warm_up() -> None:
 
 
 def _stand_alone(requests: socket.socket) -> None:
-    """Keep no file and no signal handler of the server, except `requests`."""
+    """Keep no file and no signal handler of the server, except `requests` and what the source of
+    mappings needs."""
     quick["prctl"](_PR_SET_NAME, b"gcorefs-zygote", 0, 0, 0)
     # A session of its own: the suspend key of a terminal must not stop a process that holds others.
     with contextlib.suppress(OSError):
@@ -114,7 +117,7 @@ def _stand_alone(requests: socket.socket) -> None:
     for number in _STANDARD:
         if number != requests.fileno():
             os.dup2(null, number)
-    kept = {*_STANDARD, requests.fileno()}
+    kept = {*_STANDARD, requests.fileno(), *mappings.in_use().descriptors}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in kept:
             with contextlib.suppress(OSError):  # listdir() has closed its own by now

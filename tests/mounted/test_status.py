@@ -15,11 +15,12 @@ import pytest
 
 from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, text_of
-from tests.features import has_pagemap_scan
+from tests.features import has_pagemap_scan, why_no_bpf
 from tests.mounted.conftest import (
     NOBODY,
     Pause,
     assert_refused,
+    end,
     errno_of,
     eventually,
     gcorefs,
@@ -64,7 +65,8 @@ def attribute_names(path: Path, *prefix: str) -> list[str]:
 def test_nothing_is_held_before_anything_is_opened(mount: Mount) -> None:
     assert status(mount) == []
     result = gcorefs("status", "--mount", mount.path)
-    assert (result.returncode, result.stdout) == (0, b"nothing is held\n")
+    missing = f"{mount.path}: mappings come from smaps: {why_no_bpf()}\n" if why_no_bpf() else ""
+    assert (result.returncode, result.stdout.decode()) == (0, f"nothing is held\n{missing}")
     assert json.loads(gcorefs("status", "--json", "--mount", mount.path).stdout) == []
 
 
@@ -74,7 +76,22 @@ def test_status_shows_what_the_kernel_can_do(mount: Mount) -> None:
     assert features["process_vm_readv"]
     lines = gcorefs("status", "--kernel", "--mount", mount.path).stdout.decode().splitlines()
     expected = [f"{mount.path}: {name}: {'yes' if it else 'no'}" for name, it in features.items()]
-    assert lines == ["nothing is held", *expected]
+    source = f"smaps: {why_no_bpf()}" if why_no_bpf() else "BPF"
+    assert lines == ["nothing is held", f"{mount.path}: mappings come from {source}", *expected]
+
+
+@pytest.mark.parametrize("option", ["auto", "off"])
+def test_log_and_status_say_once_where_mappings_come_from(unmounted: Mount, option: str) -> None:
+    why = "bpf=off" if option == "off" else why_no_bpf()
+    line = f"mappings come from {f'smaps: {why}' if why else 'BPF'}"
+    unmounted.make(f"bpf={option}")
+    try:
+        text = json.loads((unmounted.path / ".gcorefs" / "status").read_text())
+        assert text["mappings"] == line
+        assert text["is_bpf_missing"] == (option == "auto" and bool(why))
+        eventually(lambda: unmounted.log.read_text().count(line) == 1)
+    finally:
+        end(unmounted.server)
 
 
 def test_status_shows_who_holds_what(mount: Mount, spawn: Callable[..., Target]) -> None:

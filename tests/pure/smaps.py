@@ -61,6 +61,9 @@ def entry(vma: Vma, shape: Shape = Shape()) -> bytes:
     if vma.name:
         # show_map_vma: seq_setwidth(25 + sizeof(void *) * 6 - 1), then seq_pad(' ').
         head = head.ljust(72) + b" " + vma.name
+    assert vma.anonymous is not None
+    assert vma.swapped is not None
+    assert vma.shared is not None
     shared = vma.shared // 1024
     swap_shared = min(shared // 2, vma.swapped // 1024)
     clean = (shared - swap_shared) // 3

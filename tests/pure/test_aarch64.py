@@ -248,8 +248,8 @@ def test_a_set_of_fixed_size_is_never_cut(data: bytes) -> None:
 _TABLE = Path("/usr/include/asm-generic/unistd.h")
 _OLD = {"access", "epoll_wait", "getdents", "lstat", "open", "readlink", "select", "stat"}
 """The calls of x86-64 that the common table does not have."""
-_NEW = {"getxattrat": 464, "listxattrat": 465, "file_getattr": 468}
-"""The calls of Linux 6.13 and 6.17, which the table of an older Debian does not have."""
+_NEW = {"mseal": 462, "getxattrat": 464, "listxattrat": 465, "file_getattr": 468}
+"""The calls of Linux 6.10, 6.13 and 6.17, which the table of an older Debian does not have."""
 
 
 def numbers() -> dict[str, int]:

@@ -115,4 +115,4 @@ def test_what_the_kernel_would_leave_out_is_counted() -> None:
     pieces, shares = cut([vma], [Share(0, LeftOut.POLICY)], Selection(parts), lambda _: 3 * PAGE)
     assert [share.beyond for share in shares] == [0, PAGE, 0, 2 * PAGE]
     assert pieces[1] == replace(vma, start=2 * PAGE, end=4 * PAGE, offset=vma.offset + 2 * PAGE,
-                                anonymous=0, swapped=0)  # fmt: skip
+                                anonymous=None, swapped=None)  # fmt: skip

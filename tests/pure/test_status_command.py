@@ -68,6 +68,22 @@ def test_denied_reads_are_told_unasked(
     )
 
 
+@pytest.mark.parametrize(
+    ("is_missing", "words", "is_told"),
+    [(True, [], True), (False, [], False), (False, ["--kernel"], True)],
+)
+def test_the_source_of_mappings_is_told_on_request_or_if_it_is_not_the_wanted_one(
+    is_missing: bool,
+    words: list[str],
+    is_told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = json.dumps({"stops": [], "mappings": "from X\x1b", "is_bpf_missing": is_missing})
+    line = f"{tmp_path}: from X\\x1b\n" if is_told else ""
+    assert status(text, tmp_path, monkeypatch, *words) == (0, f"nothing is held\n{line}")
+
+
 VALUES: list[Any] = ["x", None, [], {}]
 WRONG = [
     {name: value} for name in ("stopped_ms", "bytes_read", "files", "openers") for value in VALUES

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.policy import Policy
+from gcorefs.sources import mappings
 from tests.conftest import Target, wait_until_gone
 from tests.features import has_pagemap_scan
 from tests.readers.corefile import Core
@@ -22,7 +23,7 @@ from tests.snapshot import Snapshot, find
 
 HEADERS = 1 << 20  # more than the headers and notes of these programs
 
-# Mappings that the kernel takes with bit 0, although nothing outside it shows that.
+# Mappings that the kernel takes with bit 0, although nothing but BPF shows that.
 NOT_SEEN = {
     "emptied": "MADV_DONTNEED leaves vma->anon_vma as it was (mm/madvise.c)",
     "split_rest": "the halves of a mapping that was split share it (mm/vma.c, __split_vma)",
@@ -78,7 +79,8 @@ def spans(pages: set[int]) -> list[str]:
 
 def assert_the_same_is_held(target: Target, mask: int, core_pattern: Path, path: Path) -> None:
     Path(f"/proc/{target.pid}/coredump_filter").write_text(hex(mask))
-    names = not_seen_of(target.pid) if mask & 1 else set()
+    is_all_seen = mappings.uses_bpf("auto") or not mask & 1
+    names: set[str] = set() if is_all_seen else not_seen_of(target.pid)
     found = held(ours(target.pid, path))
     wanted = held(kernels(target.pid, core_pattern))
     not_seen = {
@@ -105,6 +107,23 @@ def test_the_kernel_holds_the_same_under_every_mask(
         target = kinds() if program == "kinds" else spawn("memory", tmp_path)
         assert_the_same_is_held(target, mask, core_pattern, tmp_path / "ours")
         target.kill()
+
+
+@pytest.mark.usefixtures("bpf")
+@pytest.mark.parametrize("mask", [0x01, 0x04, 0x10, 0x11, 0x21, 0x33, 0x7F])
+@pytest.mark.parametrize("program", ["memory", "kinds"])
+def test_with_bpf_the_kernel_holds_exactly_the_same(
+    kinds: Callable[[], Target],
+    spawn: Callable[..., Target],
+    core_pattern: Path,
+    tmp_path: Path,
+    program: str,
+    mask: int,
+) -> None:
+    target = kinds() if program == "kinds" else spawn("memory", tmp_path)
+    names = {region["name"] for region in target.truth["regions"]}
+    assert program == "memory" or names >= NOT_SEEN.keys()
+    assert_the_same_is_held(target, mask, core_pattern, tmp_path / "ours")
 
 
 @pytest.mark.usefixtures("swap")

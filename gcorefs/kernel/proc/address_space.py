@@ -4,6 +4,7 @@ proc_pid_auxv(5), core(5), proc_pid_status(5).
 """
 
 import os
+from dataclasses import dataclass
 
 from gcorefs import tuning
 from gcorefs.arch.page import PAGE_SIZE
@@ -65,17 +66,35 @@ def is_32_bit(tid: int) -> bool:
     return int.from_bytes(first, "little") >> 32 != 0
 
 
-def has_few_runs(tid: int) -> bool:
-    """True if the page tables are many, and nearly empty or nearly full: a walk of them is long
-    and finds few runs of pages.  Each table is one page, and has an entry for each page below
-    it."""
+@dataclass(frozen=True, slots=True)
+class PageTables:
+    size: int
+    """KiB.  Each table is one page, and has an entry for each page below it."""
+    resident: int
+    """KiB of memory that the process has in them."""
+
+    @property
+    def are_many(self) -> bool:
+        return self.size > tuning.now().many_tables
+
+    @property
+    def have_few_runs(self) -> bool:
+        """True if they are many, and nearly empty or nearly full: a walk of them is long and finds
+        few runs of pages."""
+        if not self.are_many:
+            return False
+        return (
+            self.resident < self.size * _HARDLY_FILLED or self.resident > self.size * _NEARLY_FULL
+        )
+
+
+def page_tables(tid: int) -> PageTables | None:
+    """The page tables of a process; None if it was killed: a read of its memory will report that.
+    ESRCH."""
     found = task_status.status(tid)
-    if "VmPTE" not in found:  # killed: a read of its memory will report that
-        return False
-    tables, resident = (int(found[key].split()[0]) for key in ("VmPTE", "VmRSS"))  # in kB
-    if tables <= tuning.now().many_tables:
-        return False
-    return resident < tables * _HARDLY_FILLED or resident > tables * _NEARLY_FULL
+    if "VmPTE" not in found:
+        return None
+    return PageTables(*(int(found[key].split()[0]) for key in ("VmPTE", "VmRSS")))
 
 
 _ENTRIES = PAGE_SIZE // 8
