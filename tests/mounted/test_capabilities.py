@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GCOREFS, Mount
+from tests.features import needs_bpf
 from tests.mounted import uses
 from tests.mounted.conftest import UNIT, assert_refused, end, run
 
 # include/uapi/linux/capability.h
 NUMBERS = {
     "dac_read_search": 2, "setgid": 6, "setuid": 7, "sys_ptrace": 19, "sys_admin": 21,
+    "perfmon": 38, "bpf": 39,
 }  # fmt: skip
 
 
@@ -74,7 +77,10 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(granted() - {"sys_admin"}))
+BPF = {"bpf", "perfmon"}
+
+
+@pytest.mark.parametrize("name", sorted(granted() - {"sys_admin"} - BPF))
 def test_without_a_capability_what_it_is_for_is_refused(unmounted: Mount, name: str) -> None:
     logged, fails = NEEDED[name]
     unmounted.expect(logged)
@@ -85,6 +91,32 @@ def test_without_sys_admin_nothing_is_mounted(unmounted: Mount) -> None:
     result = mount_with_only(granted() - {"sys_admin"}, unmounted)
     assert result.returncode == 1
     assert b"cannot be mounted" in result.stderr
+
+
+def test_the_drop_in_without_bpf_has_all_others() -> None:
+    text = UNIT.with_name("without-bpf.conf").read_text().splitlines()
+    lines = [line for line in text if line.startswith("CapabilityBoundingSet=")]
+    names = ["CAP_" + name.upper() for name in granted() - BPF]
+    assert [sorted(line.partition("=")[2].split()) for line in lines] == [[], sorted(names)]
+    assert "SystemCallFilter=~bpf" in text
+
+
+SOURCE = "from gcorefs.sources import mappings; print(mappings.choose('auto'))"
+
+
+@pytest.mark.parametrize(
+    ("names", "is_had"),
+    [(BPF, True), ({"sys_admin"}, True), ({"bpf"}, False), ({"perfmon"}, False), (set(), False)],
+    ids=str,
+)
+def test_bpf_needs_two_capabilities_or_the_one_that_includes_them(
+    names: set[str], is_had: bool
+) -> None:
+    needs_bpf()
+    denied = "smaps: bpf(2) is denied: no CAP_BPF and CAP_PERFMON, a seccomp filter, or lockdown"
+    result = run(*confined(names), sys.executable, "-c", SOURCE)
+    expected = f"mappings come from {'BPF' if is_had else denied}\n"
+    assert (result.returncode, result.stdout.decode()) == (0, expected)
 
 
 def test_without_sys_admin_holes_are_filled_in(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from gcorefs.kernel.proc import procfile, task_status
 from tests.conftest import Target
+from tests.features import needs_bpf
 from tests.mounted import deeds, uses
 from tests.mounted.conftest import UNIT, eventually
 from tests.mounted.machine import Machine, boot
@@ -122,6 +123,11 @@ def test_it_has_what_the_unit_grants_and_no_more(service: Service) -> None:
     assert int(procfile.read(f"{service.server}/coredump_filter"), 16) == 0
 
 
+def test_it_has_its_mappings_from_bpf(service: Service) -> None:
+    needs_bpf()
+    assert service.log.read_text().count("mappings come from BPF\n") == 1
+
+
 def test_it_is_killed_before_the_processes_that_it_looks_at(service: Service, held: Target) -> None:
     # The pid of the target is its number in the machine.
     theirs = service.machine.run("cat", f"/proc/{held.pid}/oom_score_adj")
@@ -229,6 +235,7 @@ ERRNOS = {
     "a namespace by clone": "EPERM",
     "a set-uid file": "EPERM",
     "a device": "EPERM",
+    "bpf": "E2BIG",  # it is allowed, and these arguments mean nothing
 }
 # systemd 257 uses PR_SET_MDWE (PR_SET_MDWE(2const)), and allows seccomp(2) to every service, for
 # filters of its own (@sandbox).  A call that libseccomp does not know does not exist either.
