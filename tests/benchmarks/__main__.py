@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import cost, death, machine, opening, plots, reading, reserved, stopped
+from tests.benchmarks import cost, death, machine, opening, plots, reading, reserved, stopped, walks
 from tests.benchmarks.bench import Bench, Options
 from tests.benchmarks.figures import Topic, restored, spread
 
@@ -27,6 +27,7 @@ TOPICS: dict[str, Callable[[Bench], Topic]] = {
     "stopped": stopped.measure,
     "threads": opening.threads,
     "mappings": opening.mappings,
+    "bpf": walks.measure,
     "memory": cost.memory,
     "listing": cost.listing,
     "death": death.measure,
