@@ -18,7 +18,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import cost, death, machine, opening, plots, reading, reserved, stopped, walks
+from tests.benchmarks import (
+    cost,
+    death,
+    machine,
+    opening,
+    plots,
+    reading,
+    reserved,
+    stacks,
+    stopped,
+    walks,
+)
 from tests.benchmarks.bench import Bench, Options
 from tests.benchmarks.figures import Topic, restored, spread
 
@@ -28,6 +39,7 @@ TOPICS: dict[str, Callable[[Bench], Topic]] = {
     "threads": opening.threads,
     "mappings": opening.mappings,
     "bpf": walks.measure,
+    "stacks": stacks.measure,
     "memory": cost.memory,
     "listing": cost.listing,
     "death": death.measure,
