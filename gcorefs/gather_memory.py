@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from gcorefs.elfcore.elf import PF_X
-from gcorefs.elfcore.filter import LeftOut, Share, dump_size
+from gcorefs.elfcore.filter import ANON_PRIVATE, LeftOut, Share, dump_size
 from gcorefs.elfcore.memory_rules import MemoryRule
 from gcorefs.elfcore.selection import Selection, cut, whole_pages
 from gcorefs.elfcore.vma import Vma
@@ -96,6 +96,8 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
 
 
 def _end_of_kernels(vma: Vma, mask: int, facts: MappingFacts) -> int:
+    if vma.kind.is_plain and mask & ANON_PRIVATE and vma.is_written:  # as most stacks
+        return vma.end
     return vma.start + dump_size(vma, mask, facts).size
 
 
