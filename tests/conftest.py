@@ -289,6 +289,13 @@ def bpf() -> Iterator[None]:
             os.close(descriptor)
 
 
+@pytest.fixture(params=["smaps", "BPF"])
+def each_source(request: pytest.FixtureRequest) -> None:
+    """Run a test with mappings from smaps, and with mappings from BPF."""
+    if request.param == "BPF":
+        request.getfixturevalue("bpf")
+
+
 @pytest.fixture
 def tune() -> Iterator[Callable[[Tuning], None]]:
     """Have this process use another tuning until the test ends."""

@@ -14,6 +14,8 @@ from tests.turns import alone
 Spawn = Callable[..., Target]
 Read = Callable[[Snapshot, int, int], bytes]
 
+pytestmark = pytest.mark.usefixtures("each_source")
+
 SIZE = 16 * MIB
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from gcorefs.kernel.proc import tasks
 from tests.conftest import GCOREFS, Target
+from tests.features import needs_bpf
 from tests.mounted.conftest import PAGE, assert_refused, eventually, is_free, note_of, run
 from tests.mounted.test_account import unreadable
 from tests.readers.corefile import Core
@@ -166,13 +167,22 @@ def test_a_file_that_the_core_needs_is_named(target: Target, tmp_path: Path, nam
     words = f"process {target.pid}: ", f"(/proc/{target.pid}/{name}: it is empty)"
     for command in ("dump $P -o $D/dump", "info $P"):
         assert_refused(inside(setup, f"$G {command}", target.pid, tmp_path), *words)
-    script = f'$G mount --log-file $D/log $D/mnt; exec {sys.executable} -c "$4" $D/mnt/$P'
+    options = "-o bpf=off --log-file $D/log"
+    script = f'$G mount {options} $D/mnt; exec {sys.executable} -c "$4" $D/mnt/$P'
     result = inside(setup, script, target.pid, tmp_path, READ)
     assert result.stdout == b"%d\n" % errno.ENOTSUP
     assert not (tmp_path / "dump").exists()
     log = (tmp_path / "log").read_text()
     assert "".join(words[1:]) in log
     assert "Traceback" not in log
+    eventually(lambda: is_free(target.pid))
+
+
+def test_with_bpf_no_core_needs_smaps(target: Target, tmp_path: Path) -> None:
+    needs_bpf()
+    script = "$G mount --log-file $D/log $D/mnt; head -c 4 $D/mnt/$P"
+    result = inside(masked("$P/smaps"), script, target.pid, tmp_path)
+    assert (result.returncode, result.stdout) == (0, b"\x7fELF"), result
     eventually(lambda: is_free(target.pid))
 
 
