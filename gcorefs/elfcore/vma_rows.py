@@ -65,7 +65,7 @@ class Maps:
     """Reads a text of /proc/PID/maps that comes in pieces, cut at any place."""
 
     def __init__(self) -> None:
-        self._borders = array("Q")  # start and end of each mapping
+        self._borders: list[int] = []  # start and end of each mapping
         self._texts: list[bytes] = []  # what stands behind the addresses
         self._rest = b""
 
@@ -79,8 +79,8 @@ class Maps:
         if len(numbers) != 2 * len(lines):
             raise MapsError("unexpected text in maps")
         try:
-            self._borders.extend(map(int, numbers, repeat(16)))
-        except (ValueError, OverflowError) as error:
+            self._borders += map(int, numbers, repeat(16))
+        except ValueError as error:
             raise MapsError("unexpected addresses in maps") from error
         self._texts += [backing for _, _, backing in parts]
 
@@ -100,12 +100,13 @@ class Maps:
             del borders[-2:]
         starts, ends = borders[::2], borders[1::2]
         rows = rows[: _WORDS * len(starts)]
-        if starts != rows[::_WORDS] or ends != rows[1::_WORDS]:
+        columns = [rows[index::_WORDS].tolist() for index in range(_WORDS)]
+        if [starts, ends] != columns[:2]:
             raise OtherMappings("maps and BPF show different mappings")
         kinds = Kinds(bits.flags)
         vmas = []
         for start, end, text, flags, anon_vma in zip(
-            starts, ends, texts, rows[2::_WORDS], rows[3::_WORDS], strict=True
+            starts, ends, texts, columns[2], columns[3], strict=True
         ):
             kind, offset = kinds[text, flags]
             anonymous, swapped, shared, has_anon_vma = _COUNTS[anon_vma]
