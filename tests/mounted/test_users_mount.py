@@ -14,7 +14,9 @@ import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status
 from gcorefs.steps import Step
+from gcorefs.tuning import Tuning
 from tests.conftest import GCOREFS, text_of
+from tests.features import needs_bpf
 from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
@@ -120,6 +122,29 @@ def test_what_a_user_may_see_is_there_and_the_rest_is_refused(
         assert text not in mount.log.read_text()
     else:
         eventually(lambda: text in mount.log.read_text())
+
+
+def test_a_user_who_may_not_use_bpf_is_told_and_has_cores(
+    users: Callable[..., UsersMount],
+) -> None:
+    needs_bpf()
+    denied = "mappings come from smaps: bpf(2) is denied"
+    mount = users()
+    with asleep(*AS_NOBODY, "sleep") as own:
+        assert mount.run("cat", mount / own).stdout[:4] == b"\x7fELF"
+        told = mount.run(GCOREFS, "status", "--mount", mount.path).stdout.decode()
+    assert f"{mount.path}: {denied}" in told
+    assert mount.log.read_text().count(denied) == 1
+
+
+@pytest.mark.parametrize("long_walk", [0, 1 << 30])
+def test_a_user_who_may_not_use_bpf_has_dumps(tmp_path: Path, long_walk: int) -> None:
+    """Whether it is tried, for a process with long page tables, or not."""
+    tuned = program(tmp_path, Tuning(long_walk=long_walk))
+    os.chmod(tmp_path, 0o755)
+    with asleep(*AS_NOBODY, "sleep") as own:
+        result = run(*AS_NOBODY, tuned, "dump", own, "-o", "-")
+    assert (result.returncode, result.stdout[:4], result.stderr) == (0, b"\x7fELF", b"")
 
 
 def test_a_mount_of_a_user_s_is_not_dead_because_root_may_not_enter_it(
