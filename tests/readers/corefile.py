@@ -76,17 +76,6 @@ class Thread:
     """Every field of PRSTATUS, including the registers."""
     regsets: dict[str | int, bytes] = field(default_factory=dict)
 
-    @property
-    def pointer(self) -> int:
-        """The address of the thread's control block: behind fs, or gs in a 32-bit program."""
-        if "fs_base" in self.status:
-            return self.status["fs_base"]
-        if ARM_TLS in self.regsets:
-            return int.from_bytes(self.regsets[ARM_TLS][:8], "little")
-        entries = struct.iter_unpack("<4I", self.regsets[X86_TLS])  # struct user_desc
-        selected = self.status["gs"] >> 3
-        return next(int(base) for number, base, *_ in entries if number == selected)
-
 
 class Core:
     """A whole core; memory is read only on demand."""

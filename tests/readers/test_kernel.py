@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -54,18 +53,12 @@ NOT_COMPARED_AS_BYTES = ("NT_SIGINFO", "NT_PRSTATUS", "NT_PRPSINFO")
 # mm/mprotect.c: execute-only memory has a protection key, if the processor has such keys.
 HAS_PROTECTION_KEYS = "ospke" in Path("/proc/cpuinfo").read_text().split()
 
-# include/uapi/linux/rseq.h: cpu_id_start and cpu_id; node_id and mm_cid.  The kernel writes
-# them into each thread's memory when it returns to user space on another processor.
-RSEQ_FIELDS = ((0, 8), (20, 28))
-
 
 @dataclass(frozen=True)
 class Both:
     program: Path
     ours: Core
     kernels: Core
-    rseq_offset: int
-    """Offset of struct rseq from the thread pointer, according to the libc of the program."""
 
 
 Compare = Callable[..., Both]
@@ -73,9 +66,11 @@ Compare = Callable[..., Both]
 
 @pytest.fixture
 def both(
-    core_pattern: Path, dump: Callable[..., Path], build: Callable[[str], Path]
+    core_pattern: Path, dump: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Compare]:
     """Start a program, with the command `prefix` before it, and take both cores of it."""
+    # Without this, the kernel writes the current processor into each thread's memory (rseq(2)).
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
     targets: list[Target] = []
 
     def make(*argv: object, prefix: tuple[str, ...] = (), mask: str = "0x33") -> Both:
@@ -89,9 +84,7 @@ def both(
         wait_until_asleep(pid)
         os.kill(pid, signal.SIGABRT)
         wait_until_gone(pid)
-        rseq = build("rseq32" if ours.bits == 32 else "rseq")
-        offset = int(subprocess.check_output([rseq]))
-        return Both(Path(str(argv[0])), ours, Core(Path(f"{core_pattern}.{pid}")), offset)
+        return Both(Path(str(argv[0])), ours, Core(Path(f"{core_pattern}.{pid}")))
 
     yield make
     for target in targets:
@@ -232,8 +225,6 @@ def signed(word: int) -> int:
 def written_by_the_kernel(both: Both) -> Iterator[tuple[int, int]]:
     """The places where the kernel writes into the memory of a process that goes on."""
     for thread in both.ours.threads.values():
-        area = thread.pointer + both.rseq_offset
-        yield from ((area + first, area + last) for first, last in RSEQ_FIELDS)
         if sleeps(thread):
             # The rest of the sleep, written at each interruption (clock_nanosleep(2)).
             rest = thread.status["x3" if NUMBER == "x8" else "r10"]
