@@ -164,7 +164,7 @@ def plan_core(
         machine=evidence.machine,
         info=evidence.info,
         threads=threads.threads,
-        siginfo=struct.pack("<i", threads.signal),
+        siginfo=struct.pack("<i", threads.signal) if threads.signal else b"",
         auxv=evidence.auxv,
         files=evidence.memory.files,
         file_note_limit=evidence.file_note_limit,

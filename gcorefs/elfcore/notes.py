@@ -105,6 +105,8 @@ class ProcessNotes:
     threads: Threads
     """Read only after all else is laid out."""
     siginfo: bytes
+    """Empty: no signal stopped the process, and there is no note.  lldb 21 waits for ever if a note
+    says signal 0."""
     auxv: bytes
     files: Sequence[tuple[Vma, bytes]]
     """Every mapping that has a file, with its path."""
@@ -124,11 +126,10 @@ class ProcessNotes:
             size, len(registers), self._statuses
         )
         regsets: Sequence[Unmade] = regset_notes(self.machine, registers)
-        process = [
-            pack_prpsinfo(self.machine, self.info),
-            pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")),
-            pack_auxv(self.machine, self.auxv),
-        ]
+        process = [pack_prpsinfo(self.machine, self.info)]
+        if self.siginfo:
+            process.append(pack_note(CORE, NT_SIGINFO, self.siginfo.ljust(SIGINFO_SIZE, b"\0")))
+        process.append(pack_auxv(self.machine, self.auxv))
         if files := pack_files(self.machine, self.files, self.file_note_limit):
             process.append(files)
         last = []

@@ -197,7 +197,7 @@ def test_a_list_of_files_that_the_kernel_would_not_write_is_left_out(size: int) 
     # fill_files_note refuses a buffer of exactly the limit, so the list must be smaller.
     assert notes.pack_files(X86_64, _files_of(size)) == b""
     kinds = [kind for _, kind, _ in unpack(bytes(_process(files=_files_of(size)).pack()))]
-    assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_PRFPREG, NT_X86_XSTATE]
+    assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_PRFPREG, NT_X86_XSTATE]
 
 
 def test_the_limit_of_a_list_of_files_can_be_another() -> None:
@@ -221,7 +221,8 @@ def test_siginfo_is_128_bytes() -> None:
 def _whole_process() -> ProcessNotes:
     threads = [_thread(14), _thread(15), _thread(16, ()), _thread(17)]
     files = [_file(0x1000, b"/bin/a b", 3), _file(0x3000, b"/l\xff\n (deleted)")]
-    return _process(threads=threads, files=files, xsave_layout=[(2, 256, 576)])
+    siginfo = struct.pack("<i", 19)
+    return _process(threads=threads, files=files, siginfo=siginfo, xsave_layout=[(2, 256, 576)])
 
 
 def test_the_notes_stand_in_the_kernel_s_order() -> None:
@@ -249,7 +250,7 @@ def test_each_thread_s_notes_hold_its_own_bytes() -> None:
 
 def test_what_there_is_not_has_no_note() -> None:
     kinds = [kind for _, kind, _ in unpack(bytes(_process(threads=[_thread(sets=())]).pack()))]
-    assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_FILE]
+    assert kinds == [NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FILE]
 
 
 def _seen_by_pyelftools(process: ProcessNotes) -> list[Any]:

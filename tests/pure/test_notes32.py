@@ -137,7 +137,7 @@ def test_pyelftools_reads_process_and_files_as_we_meant_them() -> None:
         machine=I386,
         info=INFO,
         threads=[Thread(tid, Registers.of(bytes(68), SETS)) for tid in (14, 15)],
-        siginfo=b"",
+        siginfo=b"\x13",
         auxv=AUXV,
         files=[(vma, b"/bin/a")],
     )

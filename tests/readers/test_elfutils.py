@@ -83,7 +83,7 @@ def test_pyelftools_lists_a_note_segment_and_then_memory(
     target = spawn("threads", 5)
     core = Core(dump(target.pid))
     assert core.order == ["PT_NOTE"] + ["PT_LOAD"] * len(core.loads)
-    kinds = ["NT_PRSTATUS", "NT_PRPSINFO", "NT_SIGINFO", "NT_AUXV", "NT_FILE", "NT_FPREGSET", 0x202]
+    kinds = ["NT_PRSTATUS", "NT_PRPSINFO", "NT_AUXV", "NT_FILE", "NT_FPREGSET", 0x202]
     others = ["NT_PRSTATUS", "NT_FPREGSET", 0x202]
     assert [note.kind for note in core.notes] == [*kinds, *others * 5, 0x205]
     assert [note.kind for note in core.own_notes] == [int.from_bytes(b"GCOR")]
