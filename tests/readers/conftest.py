@@ -16,6 +16,23 @@ from tests.snapshot import Snapshot, find
 
 
 @pytest.fixture
+def spawn(spawn: Callable[..., Target]) -> Iterator[Callable[..., Target]]:
+    """Targets that must be let go, at the latest a moment after the test's last close(2).
+
+    A thread that stops late, after the stop has ended, is let go then.
+    """
+    targets: list[Target] = []
+
+    def start(name: str, *arguments: object, parent: bool = False) -> Target:
+        targets.append(spawn(name, *arguments, parent=parent))
+        return targets[-1]
+
+    yield start
+    for target in targets:
+        eventually(functools.partial(is_free, target.pid))
+
+
+@pytest.fixture
 def dump(tmp_path: Path) -> Callable[..., Path]:
     """Write the core of a process.  The process runs on when this returns."""
 

@@ -2,17 +2,15 @@
 threads that did not stop, and with threads that come and go.
 """
 
-import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import eventually, is_free
 from tests.readers.corefile import Core
 from tests.readers.debuggers import gdb, lldb, run
 
@@ -28,22 +26,12 @@ print(json.dumps([program.crashed_thread().tid, sorted(each.tid for each in prog
 
 
 @pytest.fixture(params=["copy", "mounted file"])
-def core_of(request: pytest.FixtureRequest, dump: Callable[[int], Path]) -> Iterator[Where]:
+def core_of(request: pytest.FixtureRequest, dump: Callable[[int], Path]) -> Where:
     """A core to read: a copy, or the file in the mount."""
-    pids: list[int] = []
-
-    def mounted(target: Target) -> Path:
-        pids.append(target.pid)
-        return mount / target.pid
-
     if request.param == "copy":
-        yield lambda target: dump(target.pid)
-    else:
-        mount: Mount = request.getfixturevalue("mount")
-        yield mounted
-        # A thread that stops late, after the stop has ended, is let go then.
-        for pid in pids:
-            eventually(functools.partial(is_free, pid))
+        return lambda target: dump(target.pid)
+    mount: Mount = request.getfixturevalue("mount")
+    return lambda target: mount / target.pid
 
 
 def marked(listed: list[tuple[str, str]]) -> tuple[int, list[int]]:
