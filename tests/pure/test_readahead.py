@@ -63,7 +63,7 @@ def reader(source: Source) -> Iterator[ReadAhead]:
 async def read(reader: ReadAhead, offset: int, length: int) -> bytes | None:
     """These bytes, when they have been read ahead; None if they are not read ahead."""
     piece = reader.piece(offset, length)
-    if piece is None and reader.is_coming(offset, length):
+    if piece is None:  # if the bytes have come since then, this does not wait
         with trio.fail_after(30):
             piece = await reader.arrival(offset, length)
     # Copy it now: it is not valid later.
