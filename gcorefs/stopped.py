@@ -98,6 +98,11 @@ class Stop:
         """Memory is read after the process has been let go."""
         return self._policy.hold == "none"
 
+    @property
+    def _is_small(self) -> bool:
+        """The first core has little memory."""
+        return self._policy.choice.rule.is_small
+
     def _new_tracer(self) -> Tracer | Onlooker:
         if self._is_glance:
             return Onlooker(self.process, self.progress)
@@ -124,7 +129,8 @@ class Stop:
         self.comm = before.comm
         for holder in holders:
             self._prepare(holder)
-        self._populated = walk_before_stop(process.pid) if self._counts_no_pages else None
+        if self._counts_no_pages and not self._is_small:
+            self._populated = walk_before_stop(process.pid)
         with self._lock:
             if not self.life.advance(Phase.STOPPING):
                 raise ProcessError(Reason.LET_GO, process.pid)
@@ -164,7 +170,9 @@ class Stop:
         """Find out what is mapped, and how each page of it is read."""
         tid = mem.tid
         pagemap = open_pagemap(tid)
-        if self._counts_no_pages:
+        if self._is_small:
+            pass  # few pages are asked for, each by its address
+        elif self._counts_no_pages:
             walk_in_stop(pagemap, tid, self._populated)
         else:
             walk_beside_smaps(pagemap, tid)
