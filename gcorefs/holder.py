@@ -14,7 +14,7 @@ from gcorefs import tuning
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.kernel.proc import task_status, tasks
-from gcorefs.policy import Policy
+from gcorefs.policy import Hold, Policy
 from gcorefs.process.copy import Copy, NotCopied, Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.memory import Memory
@@ -199,14 +199,16 @@ class HoldCopy:
 
 
 class HoldNothing:
-    """The process runs on as soon as it is recorded, and its memory is read while it runs
-    (hold=none)."""
+    """The process runs on as soon as it is recorded, or was not stopped at all, and its memory is
+    read while it runs."""
 
     is_copy = True
     not_copied = ""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Hold) -> None:
+        """`hold`: what the policy says, for the note."""
         self.was_filled = False
+        self._hold = hold
         self._is_dropped = False
 
     @property
@@ -220,7 +222,7 @@ class HoldNothing:
         pass
 
     def facts(self) -> Mapping[str, str]:
-        return {"hold": "none"}
+        return {"hold": self._hold}
 
     def fill(self, layout: Layout, memory: Memory, finish: Callable[[], None]) -> None:
         del layout, memory
@@ -242,11 +244,10 @@ class HoldNothing:
 
 def holder_of(policy: Policy, room: Callable[[], Room]) -> Holder:
     """The holder that a policy wants.  `room`: the room for a copy."""
-    match policy.hold:
-        case "stop":
-            return HoldProcess()
-        case "none":
-            return HoldNothing()
+    if policy.is_read_live:
+        return HoldNothing(policy.hold)
+    if policy.hold == "stop":
+        return HoldProcess()
     return HoldCopy(room(), memory_rule(policy.memory).is_small)
 
 

@@ -112,6 +112,11 @@ class Policy:
         self.choice  # noqa: B018
 
     @property
+    def is_read_live(self) -> bool:
+        """Memory is read while the process runs."""
+        return self.hold == "none" or (self.hold == "stop" and self.stop == "none")
+
+    @property
     def choice(self) -> MemoryChoice:
         """How the memory of a core is chosen."""
         return MemoryChoice(

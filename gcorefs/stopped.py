@@ -96,7 +96,7 @@ class Stop:
     @property
     def _is_read_live(self) -> bool:
         """Memory is read after the process has been let go."""
-        return self._policy.hold == "none"
+        return self._policy.is_read_live
 
     @property
     def _is_small(self) -> bool:

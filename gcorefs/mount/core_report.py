@@ -37,7 +37,9 @@ def log_end(shared: SharedCore) -> None:
 def _how_held(shared: SharedCore) -> str:
     if why := shared.holder.not_copied:
         return f", held (not copied: {why})"
-    return ", copied" if shared.holder.was_filled else ""
+    if not shared.holder.was_filled:
+        return ""
+    return ", read while it ran" if shared.policy.is_read_live else ", copied"
 
 
 def facts(shared: SharedCore) -> dict[str, Any]:
@@ -72,10 +74,9 @@ def _state(shared: SharedCore) -> tuple[str, str]:
         return "let go", shared.keeper.why_over
     waits = [] if shared.is_open else ["waits to be opened"]
     if shared.holder.is_filled:
-        return "copied", "".join(waits)
+        return ("live" if shared.policy.is_read_live else "copied"), "".join(waits)
     why = [f"not copied: {shared.holder.not_copied}"] if shared.holder.not_copied else []
-    states = ("looking", "live") if shared.policy.stop == "none" else ("stopping", "stopped")
-    return states[shared.is_ready], "; ".join(waits + why)
+    return ("stopped" if shared.is_ready else "stopping"), "; ".join(waits + why)
 
 
 def attributes(shared: SharedCore) -> dict[str, str]:

@@ -243,7 +243,7 @@ class RemoteStop:
     def check(self) -> None:
         """EIO if the memory of the process may have changed since the stop, and must not have.  For
         any thread."""
-        if self._policy.hold == "none" and self.life.phase in (Phase.COPIED, Phase.PAST):
+        if self._policy.is_read_live and self.life.phase in (Phase.COPIED, Phase.PAST):
             return
         progress = self._progress
         is_let_go = not self.life.stands_still or progress.is_over or progress.is_tracer_gone

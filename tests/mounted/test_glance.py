@@ -231,6 +231,27 @@ def test_after_its_end_there_is_no_other_memory(
 
 
 @LIVE
+def test_a_core_of_its_past_is_not_that_of_another_program(
+    mount: Mount, python: Callable[[str], Target], profile: str
+) -> None:
+    """Who opens the file after an execve(2) gets a core of the new program, and no byte of the
+    old one, which may have been another user's."""
+    target = python(EXECUTES)
+    path = mount.path / profile / str(target.pid)
+    with opened(path) as fd:
+        header = os.pread(fd, 4096, 0)
+        eventually(lambda: is_free(target.pid))
+        target.tell("")
+        eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
+        with opened(path) as again:
+            other = whole(again)
+            assert os.fstat(again).st_ino != os.fstat(fd).st_ino
+        assert os.pread(fd, 4096, 0) == header
+    assert b"sleep\0" in other
+    assert b"python3" not in other
+
+
+@LIVE
 def test_what_was_unmapped_is_zeros_that_are_counted(
     mount: Mount, python: Callable[[str], Target], profile: str
 ) -> None:
