@@ -159,8 +159,8 @@ def test_a_process_that_becomes_a_32_bit_program_before_the_stop_has_a_core_of_i
     """It calls execve(2) after the first checks: the core is of the program at the stop."""
     ask_before = admission.refuse_early
 
-    def refuse_early(*arguments: Any) -> None:
-        ask_before(*arguments)
+    def refuse_early(*arguments: Any, **named: Any) -> None:
+        ask_before(*arguments, **named)
         assert process.stdin is not None
         process.stdin.close()
         while (call := current_call.system_call(process.pid, process.pid)) is None or call[0] != 29:
