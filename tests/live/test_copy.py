@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gcorefs import gather
+from gcorefs import gather_memory
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.smaps import parse_smaps
@@ -133,7 +133,7 @@ def test_a_kernel_that_populates_no_memory_in_advance_copies_too(
 def test_pages_that_cannot_be_read_are_counted_by_the_copy(
     spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "unreadable", lambda *_: [])  # no page is known beforehand
+    monkeypatch.setattr(gather_memory, "unreadable", lambda *_: [])  # no page is known beforehand
     target = spawn("memory", tmp_path)
     Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
     regions = {region["name"]: region for region in target.truth["regions"]}
