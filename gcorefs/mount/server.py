@@ -180,7 +180,6 @@ async def serve(
             "process_vm_readv(2) is denied here: memory is read through /proc/PID/mem, which is "
             "slower and cannot wait for pages of FUSE and network file systems"
         )
-    logger.info("%s", mappings.in_use())
     mark()
     options = _affordable(configuration.options)
     fs = GcoreFS(options, configuration.profiles, Crew(zygote))
@@ -320,6 +319,7 @@ async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) ->
         return
     fs.mounted_as(found.st_dev)
     logger.info("mounted at %s", mountpoint)
+    logger.info("%s", mappings.in_use())
     on_ready()
 
 

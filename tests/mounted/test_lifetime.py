@@ -15,6 +15,7 @@ import pytest
 from gcorefs.mount.server import FSTYPE
 from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, mounts, text_of, wait_until_gone
+from tests.features import why_no_bpf
 from tests.mounted.conftest import (
     CUT_OFF,
     Pause,
@@ -68,6 +69,17 @@ def foreground(unmounted: Mount) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+def in_use() -> str:
+    why_not = why_no_bpf()
+    return "mappings come from " + (f"smaps: {why_not}" if why_not else "BPF")
+
+
+def said_at_first(server: "subprocess.Popen[bytes]") -> bytes:
+    """The two lines of a server that has mounted."""
+    assert server.stderr is not None
+    return server.stderr.readline() + server.stderr.readline()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_in_the_foreground_it_stays_until_told(
     unmounted: Mount, foreground: "subprocess.Popen[bytes]", number: signal.Signals
@@ -75,12 +87,13 @@ def test_in_the_foreground_it_stays_until_told(
     assert str(os.getpid()) in os.listdir(unmounted.path)
     assert foreground.poll() is None
     assert foreground.stderr is not None
-    first = foreground.stderr.readline()
+    first = said_at_first(foreground)
     foreground.send_signal(number)
     _, said = foreground.communicate(timeout=20)
     assert foreground.returncode == 0
     assert (first + said).decode().splitlines() == [
         f"gcorefs: INFO: mounted at {unmounted.path}",
+        f"gcorefs: INFO: {in_use()}",
         f"gcorefs: INFO: ends on {number.name}",
     ]
     assert not is_mounted(unmounted)
@@ -115,7 +128,7 @@ def test_without_a_terminal_a_sighup_ends_nothing(unmounted: Mount) -> None:
     command = text_of([GCOREFS, "mount", "--foreground", unmounted.path])
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as server:
         assert server.stderr is not None
-        server.stderr.readline()
+        said_at_first(server)
         server.send_signal(signal.SIGHUP)
         assert b"SIGHUP: there are " in server.stderr.readline()
         assert is_mounted(unmounted)
@@ -128,8 +141,7 @@ def test_a_signal_that_was_ignored_stays_ignored(unmounted: Mount) -> None:
     command = text_of(["sh", "-c", 'trap "" HUP USR1; exec "$@"', "-"])
     command += text_of([GCOREFS, "mount", "--foreground", unmounted.path])
     with subprocess.Popen(command, stderr=subprocess.PIPE) as server:
-        assert server.stderr is not None
-        server.stderr.readline()
+        said_at_first(server)
         server.send_signal(signal.SIGHUP)
         server.send_signal(signal.SIGUSR1)
         server.send_signal(signal.SIGRTMIN + 1)
