@@ -105,6 +105,9 @@ AARCH64 = Machine(
     stack_pointer="sp",
     frame_pointer="x29",
     red_zone=0,  # AAPCS64, 6.4.5
+    # uapi/asm/ucontext.h and sigcontext.h: ss_flags, ss_size, 128 bytes of signals, a gap, the
+    # address of a fault, x0 to x30.
+    stack_in_frame=52,
     program_counter="pc",
     # glibc's struct pthread ends at the thread pointer; two words follow it, and then the variables
     # (variant I).

@@ -73,6 +73,7 @@ I386 = Machine(
     stack_pointer="esp",
     frame_pointer="ebp",
     red_zone=0,
+    stack_in_frame=10,  # uapi/asm/sigcontext.h: ss_flags, ss_size, gs to ds, edi, esi, ebp
     program_counter="eip",
     thread_area=ThreadArea(_gs_base, below=4096, above=2560, dtv=4),
     conventions={

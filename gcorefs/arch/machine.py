@@ -146,6 +146,9 @@ class Machine:
     """The register that holds it if a program is compiled with frame pointers."""
     red_zone: int
     """Bytes below the stack pointer that a function may use without moving it."""
+    stack_in_frame: int
+    """Words from ss_sp to the stack pointer in the struct ucontext that the kernel puts on the
+    stack for the handler of a signal."""
     program_counter: str
     thread_area: ThreadArea
     conventions: Mapping[int, Convention]

@@ -61,6 +61,7 @@ X86_64 = Machine(
     stack_pointer="rsp",
     frame_pointer="rbp",
     red_zone=128,  # System V ABI for AMD64, 3.2.2
+    stack_in_frame=18,  # uapi/asm/ucontext.h, sigcontext.h: ss_flags, ss_size, r8 to rcx
     program_counter="rip",
     # glibc's struct pthread begins at the thread pointer and has 2,304 bytes (nptl/descr.h);
     # the variables of the program and its libraries lie below it (variant II).

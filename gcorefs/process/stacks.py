@@ -7,8 +7,8 @@ that has its stacks on a heap keeps their bounds: Go has them in the first two w
 whose address is in a register or right below the thread pointer (runtime/runtime2.go, stack).
 
 A thread may stand on another stack than its own: an alternate one (sigaltstack(2)), or that of a
-coroutine.  The live part of its own stack then begins at the lowest address in it that a register
-or a word on the other stack holds: the frame of a signal has the old stack pointer.
+coroutine.  The live part of its own stack then begins where the frame of the signal says, or at the
+lowest address in it that a register or a word on the other stack holds.
 """
 
 from array import array
@@ -82,34 +82,52 @@ class StackFinder:
         here = self._live(thread.stack_pointer, thread)
         if here is None:
             return
-        yield here
         start, end = here
-        if (frame := self._frame(thread, here)) is not None:
-            yield frame
         own = self._own(thread)
         if own is None or start < own.end <= end or own.start <= start < own.end:
+            yield here
+            yield from self._frame(thread, here)
             return
         on_stack = self._peek.read(start, min(end - start, self._limit))
         size = self._machine.word_size
         words = array(self._peek.form.word, on_stack[: len(on_stack) // size * size])
+        began, end_here = self._in_frame(words, thread.stack_pointer, own)
+        yield start, end_here or end
+        yield from self._frame(thread, here)
         inside = [word for word in (*thread.registers, *words) if own.start <= word < own.end]
         # Not what libc keeps of the thread: the registers and the stack point there too.
         inside = [word for word in inside if not own.start <= thread.thread_pointer <= word]
-        if inside and (rest := self._live(min(inside), thread)) is not None:
+        began = began or min(inside, default=0)
+        if began and (rest := self._live(began, thread)) is not None:
             yield rest
 
-    def _frame(self, thread: ThreadOnStack, here: Range) -> Range | None:
+    def _in_frame(self, words: "array[int]", stack_pointer: int, own: Vma) -> tuple[int, int]:
+        """The stack pointer in `own` that the frame of a signal on an alternate stack has, and the
+        end of that stack; zeros if there is no such frame.  The frame names the stack on which it
+        lies (sigaltstack(2))."""
+        here = self._peek.vma(stack_pointer)
+        for at in range(len(words) - self._machine.stack_in_frame):
+            base, size = words[at], words[at + 2]
+            is_ours = base <= stack_pointer < base + size
+            if is_ours and here is not None and here.start <= base and base + size <= here.end:
+                found = words[at + self._machine.stack_in_frame]
+                if own.start <= found < own.end:
+                    return found, base + size
+        return 0, 0
+
+    def _frame(self, thread: ThreadOnStack, here: Range) -> Iterator[Range]:
         """The stack of a coroutine into which the frame pointer points, if a frame is there: the
         frame pointer of its caller, and an address in code."""
         pointer = thread.registers[self._machine.general.index(self._machine.frame_pointer)]
         vma = self._peek.vma(pointer)
         if here[0] <= pointer < here[1] or vma is None or not _is_stack(vma):
-            return None
+            return
         caller, back = self._peek.words(pointer, 2) or (0, 0)
         code = self._peek.vma(back)
         if not pointer < caller < vma.end or code is None or not code.flags & PF_X:
-            return None
-        return self._live(pointer, thread)
+            return
+        if (found := self._live(pointer, thread)) is not None:
+            yield found
 
     def _own(self, thread: ThreadOnStack) -> Vma | None:
         """The mapping that holds the base of a thread's own stack."""
