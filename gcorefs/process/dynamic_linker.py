@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import program
 from gcorefs.elfcore.elf import PF_W
 from gcorefs.elfcore.program import Module
@@ -56,9 +57,7 @@ def main_module(loaded: LoadedProgram, peek: Peek) -> Module | None:
     vma = peek.vma(loaded.table_at)
     if vma is None:
         return None
-    return program.module_at(
-        vma.start, peek.read(vma.start, loaded.table_at + len(table) - vma.start)
-    )
+    return program.module_at(vma.start, peek.read(vma.start, PAGE_SIZE))
 
 
 def linker_ranges(loaded: LoadedProgram, peek: Peek) -> Iterator[Range]:
@@ -70,13 +69,13 @@ def linker_ranges(loaded: LoadedProgram, peek: Peek) -> Iterator[Range]:
         return
     for start, end in main.ranges(program.PT_DYNAMIC):
         yield start, end
-        dynamic = program.values(_dynamic(start, peek), peek.form)
+        dynamic = program.values(dynamic_section(start, peek), peek.form)
         if debug := dynamic.get(program.DT_DEBUG, 0):
             yield from _lists(debug, peek)
 
 
-def _dynamic(start: int, peek: Peek) -> bytes:
-    """The entries of a dynamic section."""
+def dynamic_section(start: int, peek: Peek) -> bytes:
+    """The entries of a dynamic section, MOST_DYNAMIC at most."""
     size = 2 * peek.form.word_size
     data = peek.read(start, program.MOST_DYNAMIC * size)
     count = sum(1 for _ in program.pairs(data, peek.form))
@@ -113,7 +112,7 @@ def _modules(link_map: int, peek: Peek) -> Iterator[Range]:
         yield from _around(link_map, peek)
         if text := peek.text(name):
             yield name, name + min(len(text) + 1, LONGEST_TEXT)
-        if entries := _dynamic(dynamic, peek):
+        if entries := dynamic_section(dynamic, peek):
             yield dynamic, dynamic + len(entries)
         link_map = following
 

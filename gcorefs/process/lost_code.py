@@ -14,6 +14,7 @@ from gcorefs.elfcore import program
 from gcorefs.elfcore.elf import PF_X
 from gcorefs.elfcore.selection import Range
 from gcorefs.elfcore.vma import Vma
+from gcorefs.process.dynamic_linker import dynamic_section
 from gcorefs.process.peek import Peek
 
 LARGEST = 8 << 20
@@ -36,7 +37,7 @@ def unwind_tables(header: Vma, peek: Peek) -> Iterator[Range]:
         yield start, min(end, start + LARGEST)
     for start, end in module.ranges(program.PT_DYNAMIC):
         yield start, end
-        found = program.values(peek.read(start, end - start), peek.form)
+        found = program.values(dynamic_section(start, peek), peek.form)
         strings = found.get(program.DT_STRTAB, 0)
         if strings < module.bias:  # the dynamic linker has not relocated it
             strings += module.bias

@@ -13,15 +13,34 @@ from gcorefs.elfcore.vma import Vma
 from gcorefs.process.peek import Peek
 from gcorefs.process.stacks import ThreadOnStack
 
+_AT_ONCE = 4 << 20
+"""Bytes of stacks that are read at one time."""
 _BEFORE = 64
 """Bytes before an address: what malloc(3) keeps of a block, and the head of a C++ object."""
 
 
 def words_on_stacks(peek: Peek, stacks: Sequence[Range]) -> Iterator["array[int]"]:
-    """The words of each range."""
+    """The words of each range, in pieces."""
     size = peek.form.word_size
-    for data in peek.read_ranges([(-(-start // size) * size, end) for start, end in stacks]):
-        yield array(peek.form.word, data[: len(data) // size * size])
+    aligned = [(-(-start // size) * size, end) for start, end in stacks]
+    for some in _in_pieces(aligned):
+        for data in peek.read_ranges(some):
+            yield array(peek.form.word, data[: len(data) // size * size])
+
+
+def _in_pieces(ranges: Sequence[Range]) -> Iterator[Sequence[Range]]:
+    """The ranges in groups of about _AT_ONCE bytes: a policy may allow stacks of any size, and
+    there may be ten thousand."""
+    some: list[Range] = []
+    size = 0
+    for low, high in ranges:
+        for start in range(low, high, _AT_ONCE):
+            some.append((start, min(high, start + _AT_ONCE)))
+            size += some[-1][1] - start
+            if size >= _AT_ONCE:
+                yield some
+                some, size = [], 0
+    yield some
 
 
 def referenced_ranges(

@@ -99,7 +99,10 @@ def _code(
 def _bounded(ranges: Iterator[Range], left: int) -> Iterator[Range]:
     """The ranges of whose pages `left` bytes have room."""
     taken: set[int] = set()
+    most = left
     for start, end in ranges:
+        if end - start > most:  # a process may claim any size; there is no list of such a range
+            continue
         pages = {*range(start // PAGE_SIZE, page_up(end) // PAGE_SIZE)} - taken
         if len(pages) * PAGE_SIZE <= left:
             left -= len(pages) * PAGE_SIZE

@@ -200,3 +200,27 @@ def test_redis(start: Callable[..., Target], tmp_path: Path) -> None:
     cores = both(target.pid, tmp_path)
     assert_equal(Path(server), cores)
     assert cores.stacks.stat().st_size < 1 << 20
+
+
+CLAIMS = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+libc.getauxval.restype = ctypes.c_ulong
+table, count = libc.getauxval(3), libc.getauxval(5)
+page = table & -4096
+assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(4096), 3) == 0
+for at in range(table, table + 56 * count, 56):
+    if ctypes.c_uint32.from_address(at).value == 2:  # PT_DYNAMIC
+        ctypes.c_uint64.from_address(at + 40).value = 1 << 62  # p_memsz
+print('{"pid": %d}' % os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_a_program_that_claims_any_size_gets_no_more_than_others(
+    start: Callable[..., Target], tmp_path: Path
+) -> None:
+    target = start("/usr/bin/python3", "-c", CLAIMS)
+    wait_until_asleep(target.pid)
+    cores = both(target.pid, tmp_path)
+    assert cores.stacks.stat().st_size < 1 << 20
