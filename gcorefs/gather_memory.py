@@ -56,10 +56,11 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
     code = {file_key(vma) for vma in seen.vmas if vma.has_file and vma.flags & PF_X}
     files = MappedFiles(tid)
     lost = LostFiles(files, task_stat.started(seen.process), code)
-    threads = [
-        ThreadOnStack.of(each.tid, seen.machine, each.registers, each.registers.general)
-        for each in unwound.records
-    ]
+    threads: Sequence[ThreadOnStack] = ()
+    if choice.rule.asks_for_stacks:
+        threads = [
+            ThreadOnStack.of(each.tid, seen.machine, each.registers) for each in unwound.records
+        ]
     stacks_in = _mappings_of(seen.vmas, [thread.stack_pointer for thread in threads])
     patient = MappingFacts(memory, pagemap, files, lost, stacks_in)
     facts = patient, replace(patient, may_wait=False)
@@ -103,6 +104,8 @@ def _end_of_kernels(vma: Vma, mask: int, facts: MappingFacts) -> int:
 
 def _mappings_of(vmas: Sequence[Vma], addresses: Sequence[int]) -> frozenset[int]:
     """The starts of the mappings around addresses."""
+    if not addresses:
+        return frozenset()
     starts = array("Q", [vma.start for vma in vmas])
     found = {bisect_right(starts, address) - 1 for address in addresses}
     return frozenset(starts[index] for index in found if index >= 0)

@@ -79,6 +79,11 @@ class MemoryRule:
         return self.base == "stacks"
 
     @property
+    def asks_for_stacks(self) -> bool:
+        """True if it has to know where the threads' stacks are."""
+        return self.has_stacks or MemoryKind.STACK in self.kinds
+
+    @property
     def keeps_lost_files(self) -> bool:
         """True if it takes private mappings of files that do not show the bytes any more."""
         return self.base not in ("kernel", "stacks", "none")

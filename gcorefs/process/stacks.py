@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gcorefs.arch.machine import Machine, RegisterSets
+from gcorefs.arch.machine import Machine, RegisterKind, RegisterSets
 from gcorefs.elfcore.elf import CLASSES, PF_R, PF_W, PF_X, page_up
 from gcorefs.elfcore.selection import Range
 from gcorefs.elfcore.vma import Vma
@@ -36,10 +36,10 @@ class ThreadOnStack:
     """The general registers; a stack pointer of 0 and none of them if they are not known."""
 
     @classmethod
-    def of(cls, tid: int, machine: Machine, sets: RegisterSets, general: bytes) -> "ThreadOnStack":
-        if not general:
+    def of(cls, tid: int, machine: Machine, sets: RegisterSets) -> "ThreadOnStack":
+        if RegisterKind.GENERAL not in sets:
             return cls(tid, 0, 0, ())
-        words = tuple(array(CLASSES[machine.word_size].word, general))
+        words = tuple(array(CLASSES[machine.word_size].word, sets[RegisterKind.GENERAL]))
         stack_pointer = words[machine.general.index(machine.stack_pointer)]
         return cls(tid, stack_pointer, machine.thread_area.pointer(sets), words)
 
