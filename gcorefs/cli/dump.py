@@ -13,12 +13,9 @@ from gcorefs.api import Progress
 from gcorefs.cli import stopping
 from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.terminal import Terminal
-from gcorefs.elfcore.vma import MapsError
-from gcorefs.export.sink import SinkError, open_sink
+from gcorefs.export.sink import open_sink
 from gcorefs.kernel.proc import tasks
-from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.policy import Policy
-from gcorefs.process.errors import ProcessError, named
 
 
 @click.command()
@@ -41,7 +38,7 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
         raise click.ClickException(f"{output!r} is not the name of a file")
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     name = output or (f"core.{pid}" if is_terminal else "-")
-    try:
+    with stopping.refusals_told(pid):
         stop = api.stop(pid, policy)
         sink = open_sink(name, is_chosen=output is not None)
         with stopping.late_awaited(stop):
@@ -54,12 +51,6 @@ def dump(pid: int, output: str | None, policy: Policy) -> None:
                 sink.commit()
             finally:
                 sink.abort()
-    except (ProcessError, SinkError) as error:
-        raise click.ClickException(str(error)) from error
-    except (FormatError, MapsError) as error:
-        raise click.ClickException(f"process {pid}: {error}") from error
-    except OSError as error:
-        raise click.ClickException(named(error)) from error
     if core.not_copied:
         click.echo(f"held until it was written, not copied: {core.not_copied}", err=True)
     if core.unreadable:

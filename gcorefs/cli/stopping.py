@@ -9,7 +9,11 @@ from types import FrameType
 import click
 
 from gcorefs.api import Stop
+from gcorefs.elfcore.vma import MapsError
+from gcorefs.export.sink import SinkError
 from gcorefs.kernel.ending_signals import not_ignored
+from gcorefs.kernel.proc.procfile import FormatError
+from gcorefs.process.errors import ProcessError, named
 
 
 def end_in_good_order() -> None:
@@ -31,6 +35,19 @@ def end_in_good_order() -> None:
 
     for each in not_ignored():
         signal.signal(each, end)
+
+
+@contextlib.contextmanager
+def refusals_told(pid: int) -> Iterator[None]:
+    """Tell in one line why there is no core of process `pid`."""
+    try:
+        yield
+    except (ProcessError, SinkError) as error:
+        raise click.ClickException(str(error)) from error
+    except (FormatError, MapsError) as error:
+        raise click.ClickException(f"process {pid}: {error}") from error
+    except OSError as error:
+        raise click.ClickException(named(error)) from error
 
 
 @contextlib.contextmanager

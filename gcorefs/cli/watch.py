@@ -21,7 +21,7 @@ from gcorefs.export.sink import SinkError
 from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.policy import Policy
-from gcorefs.process.errors import ProcessError, Reason, named
+from gcorefs.process.errors import ProcessError, Reason
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)?")
@@ -66,18 +66,12 @@ def watch(
     if not tasks.is_ours():
         raise click.ClickException(tasks.NOT_OURS)
     stopping.end_in_good_order()
-    try:
-        with (
-            contextlib.closing(Recordings(directory, pid, keep, (space or 0) << 20)) as recordings,
-            _opened(pid) as pidfd,
-        ):
-            _watch(_Recorder(pid, policy, recordings), _Clock(pidfd, every))
-    except (ProcessError, SinkError) as error:
-        raise click.ClickException(str(error)) from error
-    except (FormatError, MapsError) as error:
-        raise click.ClickException(f"process {pid}: {error}") from error
-    except OSError as error:
-        raise click.ClickException(named(error)) from error
+    with (
+        stopping.refusals_told(pid),
+        contextlib.closing(Recordings(directory, pid, keep, (space or 0) << 20)) as recordings,
+        _opened(pid) as pidfd,
+    ):
+        _watch(_Recorder(pid, policy, recordings), _Clock(pidfd, every))
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from functools import partial
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
+from gcorefs.elfcore.selection import Range, whole_pages
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.pagemap_scan import GUARD
 from gcorefs.kernel.proc import address_space, map_files
@@ -32,8 +33,6 @@ from gcorefs.process.bounded_questions import Question, ask_each
 from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
 from gcorefs.process.page_providers import source_of
 from gcorefs.process.pagemap import Pagemap
-
-Range = tuple[int, int]
 
 _MADV_GUARD_INSTALL = 102
 _FLAGS_WITH_GUARD = re.compile(rb"^VmFlags:.* gu ", re.MULTILINE)
@@ -68,7 +67,7 @@ def unreadable(
         first = vma.start + max(0, page_up(size) - vma.offset)
         if first < end:
             found += _absent(first, end, pagemap)
-    return _merged(found)
+    return whole_pages(found)
 
 
 def _files(files: MappedFiles, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, int, int]]:
@@ -130,15 +129,5 @@ def _guarded(
     shown = guards is Guards.SHOWN
     possible = [(vma, end) for vma, end in wanted if not shown or vma.kind.has_guards]
     # One scan for adjacent mappings: few of thousands have guards.
-    for start, end in _merged([(vma.start, end) for vma, end in possible]):
+    for start, end in whole_pages([(vma.start, end) for vma, end in possible]):
         yield from zip(*pagemap.scan(start, end, all_of=GUARD) or ((), ()), strict=True)
-
-
-def _merged(ranges: list[Range]) -> list[Range]:
-    merged: list[Range] = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(merged[-1][1], end)
-        else:
-            merged.append((start, end))
-    return merged
