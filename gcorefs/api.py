@@ -27,16 +27,18 @@ from typing import Any, TypeVar
 from gcorefs import core as cores
 from gcorefs import tuning
 from gcorefs.errors import GcorefsError
-from gcorefs.export.sink import Sink, SinkError, open_sink
-from gcorefs.holder import Holder, holder_of
+from gcorefs.export.sink import FileSink, Sink, SinkError, open_sink
+from gcorefs.hold.choice import Rooms, holder_of
+from gcorefs.hold.holder import Holder
+from gcorefs.hold.room import Disk, Room
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.option import OptionError
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.admission import find
-from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.mark import mark
 from gcorefs.process.worker_threads import Worker
-from gcorefs.sources.mappings import choose_for
+from gcorefs.sources.bpf_choice import choose_for
 from gcorefs.stopped import CLOSE_TIMEOUT
 from gcorefs.stopped import Stop as StoppedProcess
 
@@ -60,31 +62,38 @@ Progress = Callable[[int, int], None]
 """Takes the bytes written so far and the bytes in total."""
 
 _CHUNK = 512 << 10
+_LONGEST_COPY = 64 << 20
+_LONGEST_ROUND = 600.0
+"""Seconds.  The copy itself gives up if it makes no progress (hold/copy.py)."""
 
 
-def stop(pid: int, policy: Policy = DEFAULT) -> "Stop":
+def stop(process: int | Process, policy: Policy = DEFAULT) -> "Stop":
     """A context manager: the process stands still in the `with` block, and is let go at its end.
 
-    ProcessError: ESRCH, EINVAL, EACCES if `pid` is not a process that we can stop.  The `with`
-    statement itself raises ProcessError for every other reason (errors.Reason).
+    `process`: a pid; or one process, whatever has its pid by now.  ProcessError: ESRCH, EINVAL,
+    EACCES if it is not a process that we can stop.  The `with` statement itself raises ProcessError
+    for every other reason (errors.Reason).
     """
-    return Stop(pid, policy)
+    return Stop(process, policy)
 
 
 class Stop:
     """One process, stopped from the beginning of a `with` block to its end."""
 
-    def __init__(self, pid: int, policy: Policy = DEFAULT) -> None:
+    def __init__(self, process: int | Process, policy: Policy = DEFAULT) -> None:
         """ESRCH, EINVAL, EACCES."""
-        self.pid = pid
+        self.pid = pid = process if isinstance(process, int) else process.pid
         self._policy = policy
-        process = find(pid)
-        choose_for(pid, policy.bpf)
-        self._stop = StoppedProcess(process, policy=policy)
+        found = find(pid)
+        if found != process and not isinstance(process, int):
+            raise ProcessError(Reason.GONE, pid)
+        choose_for(pid, policy)
+        self._stop = StoppedProcess(found, policy=policy)
         # Prepared before the stop, because that may take long.
         self._holder: Holder | None = _holder(policy)
         self._worker = Worker()
         self._home = _Home(pid)
+        self._is_copied = False
 
     def __enter__(self) -> "Stop":
         self._home.check()
@@ -93,6 +102,10 @@ class Stop:
         try:
             taking = self._worker.submit(self._stop.take, self._holder)
             timeout = self._policy.stop_timeout + tuning.now().take_timeout
+            if self._policy.hold == "precopy":
+                # As many stops, and a last round that has begun just in time.
+                timeout *= 1 + self._policy.precopy_rounds
+                timeout += self._policy.precopy_time + _LONGEST_ROUND
             _within(timeout, taking, self.pid, "it could not be recorded in time")
         except BaseException:
             self._close()
@@ -103,11 +116,12 @@ class Stop:
         if self._home.is_here:
             self._close()
 
-    def core(self, policy: Policy | None = None) -> "Core":
+    def core(self, policy: Policy | None = None, runs_on: bool = True) -> "Core":
         """A core of the process, with the policy of the stop or another.
 
-        With `hold="copy"` this copies the memory of the core, and lets the process go unless
-        another core needs it.  If the copy fails, `Core.not_copied` says why.  ProcessError.
+        With `hold="copy"` or "precopy" this copies the memory of the core, and lets the process go
+        unless another core needs it, or `runs_on` is False.  If the copy fails, `Core.not_copied`
+        says why.  ProcessError.
         """
         self._home.check()
         policy = policy or self._policy
@@ -118,10 +132,23 @@ class Stop:
         core = _within(
             tuning.now().take_timeout, making, self.pid, "it could not be recorded in time"
         )
-        # The copy itself gives up if it makes no progress (process/copy.py).
-        if self._worker.submit(self._stop.copy, core).result():
+        # The copy itself gives up if it makes no progress (hold/copy.py).
+        self._is_copied = self._worker.submit(self._stop.copy, core).result()
+        if runs_on:
+            self.run_on()
+        return Core(core, self._worker, self._home, bool(policy.spool))
+
+    def run_on(self) -> None:
+        """Let the process go if the memory of all its cores is copied.  For `core`, with `runs_on`
+        False."""
+        if self._is_copied:
             self._stop.run_on()
-        return Core(core, self._worker, self._home)
+
+    @property
+    def woken(self) -> int:
+        """With `stop="gentle"`: how many threads that were left asleep have run since they were
+        recorded."""
+        return self._stop.woken
 
     @property
     def stopped_seconds(self) -> float:
@@ -175,8 +202,10 @@ class Core:
     """One ELF core.  The header stays readable after the block of its stop has ended; the memory
     is readable only before that."""
 
-    def __init__(self, core: cores.Core, worker: Worker, home: _Home) -> None:
+    def __init__(self, core: cores.Core, worker: Worker, home: _Home, is_spooled: bool) -> None:
+        """`is_spooled`: a copy of its memory lies in a file."""
         self._core = core
+        self._is_spooled = is_spooled
         self._worker = worker
         self._home = home
 
@@ -221,6 +250,9 @@ class Core:
         The process stands still meanwhile.  Commit after it has been let go: that may take long.
         """
         self._home.check()
+        if isinstance(sink, FileSink) and self._is_spooled and self._core.is_copied:
+            self._write_copied(sink, progress)
+            return
         # One buffer is read into while the other is written out.  Both calls release the
         # interpreter lock, so the process stands still for the longer of the two, not their sum.
         filling, full = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
@@ -233,9 +265,30 @@ class Core:
             sink.write(full[:count])
             progress(offset, self.size)
 
+    def _write_copied(self, sink: FileSink, progress: Progress) -> None:
+        """The same for a copy that lies in a file, perhaps of the same file system (spool=)."""
+        buffer = memoryview(bytearray(_CHUNK))
+        offset = 0
+        while offset < self.size:
+            place = self._core.place(offset, min(self.size - offset, _LONGEST_COPY))
+            count = 0
+            if place.file is not None:
+                count = sink.copy_from(place.file, place.offset, place.length)
+            if not count:
+                count = min(place.length, _CHUNK)
+                reading = self._worker.submit(self._core.read_into, offset, buffer[:count])
+                _within(tuning.now().read_timeout, reading, self._core.pid)
+                sink.write(buffer[:count])
+            offset += count
+            progress(offset, self.size)
+
 
 def _holder(policy: Policy) -> Holder:
-    return holder_of(policy, lambda: Room(policy.copy_limit << 20))
+    rooms = Rooms(
+        lambda: Room(policy.copy_limit << 20),
+        lambda: Disk(policy.spool_limit << 20, policy.spool),
+    )
+    return holder_of(policy, rooms)
 
 
 def _within(timeout: float, future: "Future[T]", pid: int, detail: str = "") -> T:

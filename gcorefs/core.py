@@ -12,10 +12,11 @@ from gcorefs import tuning
 from gcorefs.elfcore.layout import Header, Layout
 from gcorefs.elfcore.provenance import Provenance
 from gcorefs.elfcore.segments import ZEROS
-from gcorefs.holder import Holder
+from gcorefs.hold.holder import Holder
+from gcorefs.hold.store import Place
 from gcorefs.plan import CorePlan
 from gcorefs.process import readv
-from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.errors import ProcessError, Reason, named
 from gcorefs.process.memory import Memory
 from gcorefs.process.page_providers import MayWait
 from gcorefs.process.program import Program, program_of
@@ -80,12 +81,12 @@ class Core:
     @property
     def threads(self) -> int:
         """Threads of the process, including threads that are not in the core."""
-        return self.provenance.stopped + self.unresponsive_threads
+        return self.provenance.stopped + len(self.provenance.others)
 
     @property
     def unresponsive_threads(self) -> int:
-        """Threads that did not stop."""
-        return len(self.provenance.others)
+        """Threads that did not stop and whose registers are not all known."""
+        return sum(not how.is_exact for how in self.provenance.others.values())
 
     @property
     def starved_threads(self) -> int:
@@ -198,6 +199,17 @@ class Core:
             return None
         return self.holder.view(offset - layout.memory_offset, length)
 
+    def place(self, offset: int, length: int) -> Place:
+        """The file that has the bytes from `offset` on, if they are memory that was copied to one:
+        as many of `length` bytes, which are in the core, as lie together."""
+        layout = self.layout
+        if offset < layout.memory_offset:
+            return Place(None, 0, min(length, layout.memory_offset - offset))
+        if offset >= layout.zeros_offset:
+            return Place(None, 0, length)
+        length = min(length, layout.zeros_offset - offset)
+        return self.holder.place(offset - layout.memory_offset, length)
+
     def read_here(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer` if it needs no access to the process: with bytes of the header, or zeros.
 
@@ -216,15 +228,18 @@ class Core:
         return True
 
     def read_at_once(self, offset: int, buffer: memoryview) -> bool:
-        """Fill `buffer` from one extent of memory that is in the page tables now.
+        """Fill `buffer` from one extent of memory that is copied, or is in the page tables now.
 
         The range must end before the end of the file.  Call this in a thread: it waits for
-        mmap_lock of the process.  False: not all was read; call `read_into`.  EIO as there.
+        mmap_lock of the process, or for a disk.  False: not all was read; call `read_into`.  EIO as
+        there.
         """
-        address, memory = self.layout.address(offset, len(buffer)), self._memory
-        if address is None or address == ZEROS or memory is None:
+        address = self.layout.address(offset, len(buffer))
+        if address is None or address == ZEROS:
             return False
-        return memory.read_at_once(address, buffer)
+        return self._read_copied_or(
+            offset, buffer, lambda memory: memory.read_at_once(address, buffer)
+        )
 
     def _read_header(self, offset: int, buffer: memoryview) -> None:
         try:
@@ -238,20 +253,38 @@ class Core:
         clear(buffer)
 
     def _read_memory(self, offset: int, buffer: memoryview, sources: Container[str] | None) -> None:
+        def read(memory: Memory) -> bool:
+            memory.read_ranges(*self.layout.memory(offset, len(buffer)), buffer, sources)
+            return True
+
+        self._read_copied_or(offset, buffer, read)
+
+    def _read_copied_or(
+        self, offset: int, buffer: memoryview, read: Callable[[Memory], bool]
+    ) -> bool:
+        """Fill `buffer` from the copy, or if there is none, `read` the process.  False: `read`
+        says that not all was read."""
+        if self._read_copied(offset, buffer):
+            return True
         memory = self._memory
-        if (view := self.view(offset, len(buffer))) is not None:
-            buffer[:] = view
-            return
         if memory is None:
             self._check()  # raises DIED if the process died
             raise ProcessError(Reason.LET_GO, self.pid)
         try:
-            memory.read_ranges(*self.layout.memory(offset, len(buffer)), buffer, sources)
+            return read(memory)
         except ProcessError:
             # Meanwhile the process may have been copied and let go.
-            if (view := self.view(offset, len(buffer))) is None:
+            if not self._read_copied(offset, buffer):
                 raise
-            buffer[:] = view
+            return True
+
+    def _read_copied(self, offset: int, buffer: memoryview) -> bool:
+        try:
+            return self.holder.read_into(offset - self.layout.memory_offset, buffer)
+        except ProcessError:
+            raise
+        except OSError as error:
+            raise ProcessError(Reason.SPOOL, self.pid, named(error)) from error
 
     # The end.
 

@@ -110,8 +110,12 @@ def _threads(
         threads=_Threads(seen, records, late, depth),
         registers=[record.registers for record in records],
         signal=records[0].signal,
-        stopped=len(seen.records) - len(seen.late),
-        others={each.own_tid: each.record.how for each in late.values()},
+        stopped=sum(each.how is How.STOPPED for each in records),
+        others={
+            each.own_tid: each.record.how
+            for each in late.values()
+            if each.record.how is not How.STOPPED
+        },
         no_cpu=[each.own_tid for each in late.values() if each.record.is_starved],
         xstate=seen.xstate,
     )
@@ -186,6 +190,8 @@ def _in_microseconds(ticks: tuple[int, ...]) -> tuple[int, ...]:
 
 def _of_late(seen: Standstill, late: ThreadRecord, unresponsive: Unresponsive) -> ThreadRecord:
     """The record of a thread that did not stop, as this core has it."""
+    if late.how is not How.ZERO:  # it was not to stop, or not for long
+        return late
     if unresponsive == "omit":
         return replace(late, how=How.OMITTED)
     if unresponsive != "partial":

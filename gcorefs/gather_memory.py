@@ -4,10 +4,11 @@ has, and what is known of them.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from gcorefs.elfcore.backing import MOST_OF_PATHS
 from gcorefs.elfcore.elf import PF_X
 from gcorefs.elfcore.filter import ANON_PRIVATE, LeftOut, Share, dump_size
 from gcorefs.elfcore.memory_rules import MemoryRule
@@ -18,6 +19,7 @@ from gcorefs.plan import MemoryEvidence
 from gcorefs.policy import Policy
 from gcorefs.process.bounded_questions import Question, ask_each
 from gcorefs.process.filter_facts import MappingFacts
+from gcorefs.process.guards import guarded
 from gcorefs.process.holes import find_holes
 from gcorefs.process.mapped_files import FileKey, LostFiles, MappedFiles, file_key
 from gcorefs.process.memory import Memory, Ways
@@ -83,15 +85,17 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
         )
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, memory.ways.shmem)
-    memory.unreadable_pages.add_ranges(unreadable(files, [*zip(vmas, sizes, strict=True)], pagemap))
+    taken = [*zip(vmas, sizes, strict=True)]
+    memory.unreadable_pages.add_ranges(unreadable(files, taken, pagemap))
     return MemoryEvidence(
         mappings=seen.vmas,
         vmas=vmas,
         shares=shares,
         holes=holes,
-        files=[(vma, _path(vma, tid)) for vma in seen.vmas if vma.kind.has_file],
+        files=[*_files(seen.vmas, tid)],
         unreadable=memory.unreadable_pages.ranges(),
         unreadable_pages=memory.unreadable_pages.count,
+        guards=sum(end - start for start, end in guarded(taken, pagemap)),
         cut_stacks=stacks.cut,
     )
 
@@ -173,6 +177,17 @@ def _lost(vma: Vma, rule: MemoryRule, memory: Memory) -> Share:
     """The share of a mapping whose file did not answer: nothing, not even its ELF header."""
     memory.lose(vma.start)
     return Share(0, LeftOut.FILTER if rule.is_bounded_by_use else LeftOut.NO_ANSWER)
+
+
+def _files(vmas: Sequence[Vma], tid: int) -> Iterator[tuple[Vma, bytes]]:
+    """Each mapping of a file, with its path.  There is no NT_FILE of so many bytes
+    (core_file_note_size_limit), so the names do as they are in maps."""
+    left = MOST_OF_PATHS
+    for vma in vmas:
+        if vma.kind.has_file:
+            path = _path(vma, tid) if left > 0 else vma.name
+            left -= len(path)
+            yield vma, path
 
 
 def _path(vma: Vma, tid: int) -> bytes:

@@ -3,7 +3,7 @@
 This module is pure: no process, no file of /proc, no clock.  The same evidence gives the same
 bytes.
 
-There are two steps.  How a process is held depends on how much memory its core has (holder.py),
+There are two steps.  How a process is held depends on how much memory its core has (hold/),
 and the note says how it is held.  So `plan_loads` gives the size of the memory, and `plan_core`
 makes the header afterwards.
 """
@@ -16,14 +16,16 @@ from itertools import islice
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.xsave import XsaveAccount
+from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import CLASSES
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.layout import Layout
+from gcorefs.elfcore.loads import load
 from gcorefs.elfcore.notes import ProcessInfo, ProcessNotes, Threads
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.registers import Registers
-from gcorefs.elfcore.segments import Column, Loads, Segment, load, that_fit
+from gcorefs.elfcore.segments import Loads, Segment, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.policy import Policy
 
@@ -72,6 +74,8 @@ class MemoryEvidence:
     """Start and end of the ranges that are known to be unreadable."""
     unreadable_pages: int
     """The number of pages in `unreadable`."""
+    guards: int = 0
+    """Bytes of guard pages (process/guards.py)."""
     cut_stacks: Sequence[int] = ()
     """The threads of whose stacks a part is left out, by their ids in their own pid namespace."""
 
@@ -102,7 +106,7 @@ class LoadPlan:
     @property
     def size(self) -> int:
         """Bytes of memory in the file."""
-        return sum(self.loads.lengths)
+        return self.loads.in_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,21 +182,21 @@ def plan_core(
 
 def _account(memory: MemoryEvidence, load_plan: LoadPlan) -> Account:
     loads = load_plan.loads
-    in_core = sum(loads.filesz)
-    zeros = sum(segment.holes for segment in load_plan.segments if segment.hole_starts)
+    in_core = loads.in_file + loads.shared
     left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
     for vma, share in zip(memory.vmas, memory.shares, strict=True):
         if share.left_out is not None:
             left_out[share.left_out.value] += vma.size - share.size
     left_out[LeftOut.TOO_FAR.value] = sum(share.size for share in memory.shares) - in_core
     return Account(
-        recorded=in_core - zeros,
-        zeros=zeros,
+        recorded=in_core - loads.zeros,
+        zeros=loads.zeros,
         shared=loads.shared,
         area=loads.area,
         left_out=left_out,
         beyond=sum(share.beyond for share in memory.shares),
         unreadable=memory.unreadable_pages * PAGE_SIZE,
+        guards=memory.guards,
         ranges=memory.unreadable,
         names=_names(memory.mappings),
     )

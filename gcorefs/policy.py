@@ -15,20 +15,22 @@ from gcorefs.elfcore.patterns import patterns
 from gcorefs.option import option, options_of
 from gcorefs.profiles import settings
 
-StopWhom = Literal["all", "none"]
-"""Whom a stop stops: every thread; or nobody, and the core has what can be seen from outside while
-the process runs."""
+StopWhom = Literal["all", "gentle", "each", "none"]
+"""Whom a stop stops: every thread; those that run, while those that sleep in a system call are left
+asleep; each thread for itself, and lets it go at once; or nobody, and the core has what can be seen
+from outside while the process runs."""
 
-Hold = Literal["stop", "copy", "none"]
-"""How long a process stands still: until its core is read; until its memory is copied; or until its
-threads are recorded, and memory is read while it runs."""
+Hold = Literal["stop", "copy", "precopy", "fork", "none"]
+"""How long a process stands still: until its core is read; until its memory is copied; until the
+memory is copied that it has written since most was copied ahead; until it has forked a child that
+keeps its memory; or until its threads are recorded, and memory is read while it runs."""
 
 Unresponsive = Literal["partial", "zero", "omit", "fail"]
 """How the core records a thread that does not stop: with the registers of its system call, from
 /proc/TID/syscall; with zeros; not at all; or there is no core (EBUSY)."""
 
 Bpf = Literal["auto", "off"]
-"""Where mappings come from: BPF where it can be had, or smaps (sources/mappings.py)."""
+"""Where mappings come from: BPF where it can be had, or smaps (sources/bpf_choice.py)."""
 
 XState = Literal["standard", "raw"]
 """The layout of NT_X86_XSTATE: a layout that every gdb knows, or the processor's own."""
@@ -39,6 +41,14 @@ def _canonical_memory(text: str) -> str:
     return str(memory_rule(text))
 
 
+def _canonical_directory(text: str) -> str:
+    """The absolute path of a directory; empty: none.  ValueError."""
+    if text and not text.startswith("/"):
+        raise ValueError("the absolute paths of directories")
+    return text and os.path.normpath(text)
+
+
+_MOST_MEBIBYTES = 1_000_000_000
 _QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // 4 >> 20
 
 
@@ -46,8 +56,8 @@ _QUARTER_OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // 4 >> 20
 class Policy:
     stop: StopWhom = option(
         "all", "WORD",
-        "Stop every thread; or none: the process runs on, and of each thread the core has its "
-        "system call.",
+        "Stop every thread; gentle: leave those asleep that sleep in a system call; each: stop one "
+        "thread at a time; none: stop nobody.",
     )  # fmt: skip
     stop_timeout: float = option(
         1.0, "SECONDS",
@@ -96,11 +106,26 @@ class Policy:
     hold: Hold = option(
         "stop", "WORD",
         "Let the process go when its core is read, when its memory is copied, or, with none, when "
-        "its threads are recorded.",
+        "its threads are recorded.  precopy: copy memory while it runs, and in the stop only what "
+        "it wrote meanwhile.  fork: make it fork a child that keeps its memory.",
     )  # fmt: skip
+    precopy_rounds: int = option(
+        4, "N", "hold=precopy: how often memory is copied ahead at most, each time after a "
+        "short stop.",
+    )  # fmt: skip
+    precopy_time: float = option(60.0, "SECONDS", "hold=precopy: when to begin no further round.")
     copy_limit: int = option(
         max(1, _QUARTER_OF_THE_MACHINE), "MIB",
         "How much memory a copy may take.  Default: a quarter of the machine's.",
+    )  # fmt: skip
+    spool: str = option(
+        "", "DIR",
+        "Keep copies in files without a name in this directory, not in memory.",
+        canonical=_canonical_directory,
+    )  # fmt: skip
+    spool_limit: int = option(
+        _MOST_MEBIBYTES, "MIB", "How much of its disk copies may take; a sixteenth is left in any "
+        "case.",
     )  # fmt: skip
     bpf: Bpf = option(
         "auto", "WORD",
@@ -114,7 +139,12 @@ class Policy:
     @property
     def is_read_live(self) -> bool:
         """Memory is read while the process runs."""
-        return self.hold == "none" or (self.hold == "stop" and self.stop == "none")
+        return self.hold == "none" or (self.hold == "stop" and self.stop in ("each", "none"))
+
+    @property
+    def leaves_asleep(self) -> bool:
+        """Registers of threads that sleep are read without a stop."""
+        return self.stop in ("gentle", "none")
 
     @property
     def choice(self) -> MemoryChoice:

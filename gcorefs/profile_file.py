@@ -10,13 +10,14 @@ The values are those of the options, as numbers or strings.
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from gcorefs.errors import GcorefsError
 from gcorefs.option import Option, OptionError
-from gcorefs.profiles import BUILT_IN, RESERVED, Profiles
+from gcorefs.profiles import BUILT_IN, Profiles
 
 DEFAULT_PATH = "/etc/gcorefs.toml"
 
@@ -37,8 +38,18 @@ def read_profiles(path: str | None, options: Mapping[str, Option]) -> Profiles:
         if not os.path.exists(DEFAULT_PATH):
             return BUILT_IN
         path = DEFAULT_PATH
-    with open(path, "rb") as file:
-        return parse_profiles(path, file.read(), options)
+    return parse_profiles(path, _content(path), options)
+
+
+def _content(path: str) -> bytes:
+    # stat(2) first: open(2) of a FIFO waits for a writer.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ProfileError(_line(f"{path}: it is no regular file"))
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def parse_profiles(path: str, data: bytes, options: Mapping[str, Option]) -> Profiles:
@@ -66,8 +77,8 @@ def _profile(
     key = ("profiles", name)
     if not _NAME.fullmatch(name) or name in options:
         raise places.error(key, "a name has lower-case letters, digits, - and _")
-    if name in BUILT_IN or name in RESERVED:
-        raise places.error(key, "gcorefs has a profile of that name, or will have one")
+    if name in BUILT_IN:
+        raise places.error(key, "gcorefs has a profile of that name")
     if not isinstance(values, dict) or not values:
         raise places.error(key, "it is no table of options")
     found = {}

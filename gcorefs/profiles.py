@@ -21,15 +21,12 @@ Profiles = Mapping[str, Mapping[str, str]]
 
 BUILT_IN: Profiles = {
     "all": {"memory": "all"},
+    "gentle": {"stop": "gentle", "hold": "copy"},
     "glance": {"stop": "none"},
     "stacks": {"memory": "stacks", "hold": "copy"},
     "text": {"memory": "filter+text"},
-    "threads": {"memory": "none", "hold": "copy"},
+    "threads": {"memory": "none", "stop": "each", "hold": "copy"},
 }
-
-
-RESERVED = ("gentle",)
-"""The name of a profile to come."""
 
 
 class UnknownWord(OptionError):

@@ -44,6 +44,8 @@ class Step(Enum):
     """The kernel has seized it, and we have not noted it yet."""
     SEIZED_ALL = auto()
     """All known threads are seized, and run."""
+    LEFT_ASLEEP = auto()
+    """With stop=gentle: the threads that sleep are recorded, and none has been looked at again."""
     INTERRUPTED_ONE = auto()
     """A thread is interrupted.  It may have left its system call with an EINTR that is ours."""
     INTERRUPTED_ALL = auto()
@@ -74,6 +76,10 @@ class Step(Enum):
     """The copy of the memory is about to begin."""
     FILLED = auto()
     """All memory is copied.  The end of the header may still be missing."""
+    FORKING = auto()
+    """A thread of the process is about to make a child that has its memory (hold=fork)."""
+    FORKED = auto()
+    """The thread has its own registers again."""
     COPIED = auto()
     """The copy is complete.  The process still stands still."""
     DEATH_TOLD = auto()

@@ -7,49 +7,47 @@ thread may call `let_go` and `close` at any time.
 """
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import UTC, datetime
+from functools import partial
 
-from gcorefs import __version__, tuning
+from gcorefs import tuning
 from gcorefs.core import Core
 from gcorefs.elfcore.header_store import Shelf
-from gcorefs.elfcore.provenance import Origin
+from gcorefs.elfcore.provenance import How
 from gcorefs.gather import gather
-from gcorefs.holder import Holder, HoldProcess
+from gcorefs.hold.holder import Holder
+from gcorefs.hold.uncopied import HoldProcess
 from gcorefs.kernel.proc import task_stat
-from gcorefs.kernel.proc.task_stat import Process, Stat
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.plan import plan_core, plan_loads
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import refuse_early
-from gcorefs.process.copy_on_write import CopyOnWrite
-from gcorefs.process.errors import ProcessError, Reason, told
+from gcorefs.process.child_memory import ChildMemory, NotForked
+from gcorefs.process.errors import ProcessError, Reason, named, told
 from gcorefs.process.mem import MemFile
-from gcorefs.process.memory import Memory, Ways
-from gcorefs.process.page_providers import PageProviders
-from gcorefs.process.pagemap import open_pagemap
+from gcorefs.process.memory import Memory
+from gcorefs.process.program import Program, program_of
 from gcorefs.process.progress import Progress
-from gcorefs.process.shmem import Shmem
-from gcorefs.process.unreadable_pages import UnreadablePages
 from gcorefs.process.walks import (
     PopulatedBefore,
     walk_before_stop,
-    walk_beside_smaps,
     walk_in_stop,
 )
 from gcorefs.process.worker_threads import Postponed, Worker
-from gcorefs.sources.mappings import source, uses_bpf
+from gcorefs.sources.bpf_choice import uses_bpf
+from gcorefs.sources.forking import Child, Parent, fork, reap_child
+from gcorefs.sources.injection import NotInjected
 from gcorefs.sources.onlooker import Onlooker
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracer import Tracer
-from gcorefs.standstill import Standstill
+from gcorefs.standstill import Recorded, Standstill, look_at
 from gcorefs.steps import Step
 
 CLOSE_TIMEOUT = 5.0
@@ -85,6 +83,8 @@ class Stop:
         self._cores: list[Core] = []
         self._counts_no_pages = uses_bpf(policy.bpf)
         self._populated: PopulatedBefore | None = None
+        self._program: Program | None = None  # if a thread may still call execve(2)
+        self._paused_seconds = 0.0
         self._holders: list[Holder] = []  # of its cores, and of cores that are still to be made
         self._lock = threading.Lock()
 
@@ -104,10 +104,10 @@ class Stop:
         return self._policy.choice.rule.is_small
 
     def _new_tracer(self) -> Tracer | Onlooker:
-        if self._is_glance:
-            return Onlooker(self.process, self.progress)
         policy = self._policy
-        return Tracer(self.process, policy.stop_timeout, self._end, policy.xstate, self.progress)
+        if self._is_glance:
+            return Onlooker(self.process, self.progress, policy.bpf, policy.xstate)
+        return Tracer(self.process, policy, self._end, self.progress)
 
     def take(self, *holders: Holder) -> None:
         """Stop and record every thread.  Call it at most once.
@@ -129,26 +129,42 @@ class Stop:
         self.comm = before.comm
         for holder in holders:
             self._prepare(holder)
+            for call in holder.pauses(process.pid):
+                self._pause(call)
         if self._counts_no_pages and not self._is_small:
             self._populated = walk_before_stop(process.pid)
+        if self._policy.stop in ("each", "none"):  # it runs while its threads are recorded
+            self._program = program_of(process.pid)
         with self._lock:
             if not self.life.advance(Phase.STOPPING):
                 raise ProcessError(Reason.LET_GO, process.pid)
             self._tracer.start()
         records = self._tracer.wait()
         stop_seconds = time.monotonic() - self.progress.stopped_at
-        late = [record for record in records if not record.how.is_exact]
-        self._refuse_unresponsive(records, late, self._policy)
-        tid = next((record.tid for record in records if record.how.is_exact), records[0].tid)
+        is_each = self._policy.stop == "each"
+        late = [each for each in records if is_each or each.how is not How.STOPPED]
+        recorded = Recorded(
+            process,
+            self._tracer.machine,
+            self._tracer.xstate,
+            before,
+            records,
+            late,
+            self.progress.stopped_at,
+            stop_seconds,
+        )
+        recorded.refuse_unresponsive(self._policy)
+        if late and self._program is None:
+            self._program = program_of(process.pid)
         # Open the memory before the access check.  If a thread that did not stop calls execve(2)
         # between the two, the file still means the memory of the old program, which is gone.
-        mem = MemFile(process.pid, tid)
+        mem = MemFile(process.pid, recorded.tid)
         tuning.now().reach(Step.PINNED, process.pid)
         if task_stat.stat(process.pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, process.pid)
         if self.opener is not None:
             access.check(self.opener, process.pid)
-        seen = self._look(mem, before, records, late, stop_seconds)
+        seen = look_at(recorded, mem, self._policy, self.check, self._fork)
         with self._lock:  # else a stop that is closed meanwhile gets memory again
             if not self.life.advance(Phase.HELD):
                 self.check()
@@ -159,71 +175,18 @@ class Stop:
             self._holders.append(holder)
         holder.prepare(self.process.pid)
 
-    def _look(
-        self,
-        mem: MemFile,
-        before: Stat,
-        records: Sequence[ThreadRecord],
-        late: Sequence[ThreadRecord],
-        stop_seconds: float,
-    ) -> Standstill:
-        """Find out what is mapped, and how each page of it is read."""
-        tid = mem.tid
-        pagemap = open_pagemap(tid)
-        if self._is_small:
-            pass  # few pages are asked for, each by its address
-        elif self._counts_no_pages:
-            walk_in_stop(pagemap, tid, self._populated)
-        else:
-            walk_beside_smaps(pagemap, tid)
-        vmas = source(tid, self._policy.bpf).mappings()
-        tuning.now().reach(Step.SMAPS, self.process.pid)
-        others = [vma for vma in vmas if not vma.kind.is_plain]
-        ways = Ways(
-            Shmem(tid, others),
-            PageProviders(tid, others, pagemap),
-            CopyOnWrite(vmas, pagemap),
-            pagemap,
-            only_pinned=bool(late) or self._is_read_live,
-        )
-        lost = UnreadablePages([range(vma.start, vma.end) for vma in others if vma.is_special])
-        return Standstill(
-            process=self.process,
-            tid=tid,
-            origin=self._origin(stop_seconds),
-            machine=self._tracer.machine,
-            xstate=self._tracer.xstate,
-            before=before,
-            records=records,
-            late=late,
-            memory=Memory(mem, ways, lost, self.check),
-            vmas=vmas,
-            check=self.check,
-        )
-
-    def _refuse_unresponsive(
-        self, records: Sequence[ThreadRecord], late: Sequence[ThreadRecord], policy: Policy
-    ) -> None:
-        """EBUSY if the policy does not accept `late`, the threads that did not stop."""
-        pid = self.process.pid
-        if self._is_glance:
-            return
-        if late and policy.unresponsive == "fail":
-            starved = [each.tid for each in late if each.is_starved]
-            which = f"thread {starved[0]} gets no CPU" if starved else f"thread {late[0].tid}"
-            raise ProcessError(Reason.UNRESPONSIVE, pid, which)
-        if len(late) == len(records) and policy.unresponsive == "omit":
-            raise ProcessError(Reason.UNRESPONSIVE, pid, "none of its threads stopped")
-
-    def _origin(self, stop_seconds: float) -> Origin:
-        stopped_at = time.time() - (time.monotonic() - self.progress.stopped_at)
-        return Origin(
-            version=__version__,
-            host=os.uname().nodename,
-            pid=self.process.pid,
-            stopped_at=datetime.fromtimestamp(stopped_at, UTC).isoformat(timespec="milliseconds"),
-            stop_milliseconds=stop_seconds * 1e3,
-        )
+    def _pause(self, call: Callable[[Memory], None]) -> None:
+        """Stop the process for one call, before the stop itself."""
+        pause = Stop(self.process, self.opener, self._policy)
+        try:
+            pause.take()
+            call(pause.memory)
+            pause.check()  # what was seen is true only if the process has stood still all the time
+        finally:
+            pause.close()
+            self._paused_seconds += pause.stopped_seconds
+        if self.life.is_let_go:
+            raise ProcessError(Reason.LET_GO, self.process.pid)
 
     def core(self, policy: Policy | None = None, holder: Holder | None = None) -> Core:
         """A core of the process, with the policy of the stop or another.
@@ -252,7 +215,11 @@ class Stop:
 
     def _core(self, policy: Policy, holder: Holder) -> Core:
         seen = self._standstill()
-        self._refuse_unresponsive(seen.records, seen.late, policy)
+        seen.recorded.refuse_unresponsive(policy)
+        holder.look(seen.memory)
+        # In a small core few pages are asked for, each by its address.
+        if self._counts_no_pages and not (self._cores or policy.choice.rule.is_small):
+            walk_in_stop(seen.memory.ways.pagemap, seen.tid, self._populated)
         reach = tuning.now().reach
         reach(Step.ASSEMBLING, self.process.pid)
         evidence = gather(seen, policy)
@@ -268,12 +235,22 @@ class Stop:
         plan = plan_core(evidence, load_plan, policy, holder.facts(), shelf)
         core = Core(self.process.pid, plan, seen.memory, holder, self.check, _begin(later))
         seen.memory.check_pinned()
+        self._check_program()
         with self._lock:
             self.check()
             self._cores.append(core)
         if not self.ready_seconds:
             self.ready_seconds = time.monotonic() - self.progress.stopped_at
         return core
+
+    def _check_program(self) -> None:
+        """EIO if what was gathered may be about another program than the one that was judged.
+
+        Where a thread can still call execve(2), that may be a set-uid program.  The open memory
+        does not show it if another process shares the memory (clone(2), CLONE_VM).
+        """
+        if self._program is not None and program_of(self.process.pid) != self._program:
+            raise ProcessError(Reason.DIED, self.process.pid, "or called execve")
 
     def _standstill(self) -> Standstill:
         """EIO: the process died, or was let go."""
@@ -327,9 +304,14 @@ class Stop:
         return self.life.is_dead
 
     @property
+    def woken(self) -> int:
+        """How many threads that were left asleep have run since they were recorded."""
+        return self.progress.woken
+
+    @property
     def stopped_seconds(self) -> float:
-        """How long the process stood still, until its release or until now."""
-        return self.progress.stopped_seconds
+        """How long the process stood still, until its release or until now, pauses included."""
+        return self._paused_seconds + self.progress.stopped_seconds
 
     # The end.
 
@@ -343,6 +325,46 @@ class Stop:
         core.fill()
         are_filled = all(each.holder.was_filled for each in self._cores)
         return are_filled and self.life.advance(Phase.COPIED)
+
+    def fork(self) -> Child:
+        """Let the process make a child that has its memory (sources/forking.py).
+
+        The child is there until `end_child`.  NotForked: there is none, and why; ProcessError.
+        """
+        child = self._inject(fork)
+        assert child is not None
+        return child
+
+    def _inject(self, work: Callable[[Parent], Child | None]) -> Child | None:
+        tracer, seen = self._tracer, self._standstill()
+        try:
+            if seen.late or not isinstance(tracer, Tracer):
+                raise NotForked("not all of its threads stand still")
+            return tracer.inject(partial(work, seen.parent()))
+        except NotInjected as error:
+            raise NotForked(str(error)) from error
+        except OSError as error:
+            self.check()
+            raise NotForked(named(error)) from error
+
+    def _fork(self) -> ChildMemory:
+        pid = self.fork().pid
+        return ChildMemory(MemFile(pid, pid), self.end_child)
+
+    @property
+    def has_child(self) -> bool:
+        """True from `fork` to `end_child`, or until the kernel kills the child."""
+        return isinstance(self._tracer, Tracer) and self._tracer.has_child
+
+    def end_child(self) -> None:
+        """Kill the child of `fork`, if there is one, and wait until nothing is left of it."""
+        if not isinstance(self._tracer, Tracer) or (child := self._tracer.end_child()) is None:
+            return
+        reaping = Stop(self.process, policy=replace(self._policy, hold="stop"))
+        # If the process is gone, its children are gone with it.
+        with contextlib.suppress(ProcessError, NotForked), contextlib.closing(reaping):
+            reaping.take()
+            reaping._inject(partial(reap_child, child))
 
     def run_on(self) -> None:
         """Let every thread run on.  Copied memory stays readable."""

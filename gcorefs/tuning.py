@@ -54,6 +54,10 @@ class Tuning:
     most_waiting: int = 64
     """Workers that may wait for something after the stops of one user."""
 
+    most_names: int = 50_000
+    """Names below all policies but the last that a user has at one time.  Each takes 1.2 KB, for as
+    long as the kernel remembers it."""
+
     overdue: float = 5.0
     """Seconds past max_stop after which a process that is still held should long have been let go:
     the watchdog is not told any more."""

@@ -76,6 +76,38 @@ class Freezer:
 
 
 @contextlib.contextmanager
+def group_named(version: str, *names: str) -> Iterator["NamedGroup"]:
+    """Groups of these names, each below the one before it; in version 1 in systemd's hierarchy.
+
+    Afterwards their processes are at the top.
+    """
+    folder = top(version, "name=systemd")
+    paths = [folder.joinpath(*names[:count]) for count in range(1, len(names) + 1)]
+    paths[0].mkdir()
+    try:
+        for path in paths[1:]:
+            path.mkdir()
+        yield NamedGroup(paths[-1])
+        for pid in (paths[-1] / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (folder / "cgroup.procs").write_text(pid)
+    finally:
+        for path in paths[::-1]:
+            if path.exists():
+                _remove(path)
+
+
+class NamedGroup:
+    """The lowest of some groups."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, pid: int) -> None:
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+
+@contextlib.contextmanager
 def memory_group() -> Iterator["MemoryGroup"]:
     """A group with a limit for its memory, of the version that has the memory controller."""
     controllers = procfile.read_system("cgroups").decode().splitlines()

@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
-from gcorefs.process.pagemap import Pagemap
+from gcorefs.kernel import soft_dirty
+from gcorefs.process.guards import Guards, guards_of_this_kernel
+from gcorefs.process.pagemap import Pagemap, scans_guards
 
 
 def has_pagemap_scan() -> bool:
@@ -20,6 +22,21 @@ def has_pagemap_scan() -> bool:
 def needs_pagemap_scan() -> None:
     if not has_pagemap_scan():
         pytest.skip("the kernel has no PAGEMAP_SCAN")
+
+
+def needs_guards() -> None:
+    if guards_of_this_kernel() is Guards.NONE:
+        pytest.skip("the kernel has no MADV_GUARD_INSTALL")
+
+
+def needs_guards_in_pagemap_scan() -> None:
+    if not scans_guards():
+        pytest.skip("the kernel's PAGEMAP_SCAN does not know guards")
+
+
+def needs_soft_dirty() -> None:
+    if not soft_dirty.is_supported():
+        pytest.skip("the kernel does not mark the pages that a process writes (soft-dirty)")
 
 
 _NEW_CALLS = {"getxattrat": 464, "listxattrat": 465, "file_getattr": 468}
@@ -38,13 +55,27 @@ def needs_call(name: str) -> None:
 
 
 @functools.cache
-def why_no_bpf() -> str:
-    """Why mappings cannot come from BPF here; empty if they can."""
-    script = "from gcorefs.sources import mappings; print(mappings.choose('auto').why_not)"
+def _why_no_bpf(field: str) -> str:
+    script = f"from gcorefs.sources import bpf_choice; print(bpf_choice.choose('auto').{field})"
     command = [sys.executable, "-c", script]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def why_no_bpf() -> str:
+    """Why mappings cannot come from BPF here; empty if they can."""
+    return _why_no_bpf("why_not")
+
+
 def needs_bpf() -> None:
     if why := why_no_bpf():
+        pytest.skip(why)
+
+
+def why_no_bpf_registers() -> str:
+    """The same for the registers of threads that sleep."""
+    return _why_no_bpf("why_no_registers")
+
+
+def needs_bpf_registers() -> None:
+    if why := why_no_bpf_registers():
         pytest.skip(why)

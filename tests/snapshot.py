@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gcorefs.core import Core
-from gcorefs.holder import HoldCopy, Holder, HoldProcess
+from gcorefs.hold.copied import HoldCopy
+from gcorefs.hold.copy import Copy
+from gcorefs.hold.holder import Holder
+from gcorefs.hold.room import Room
+from gcorefs.hold.uncopied import HoldProcess
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
-from gcorefs.process.copy import Room
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.stopped import Stop
 
@@ -24,10 +27,11 @@ class Snapshot:
         policy: Policy = DEFAULT,
         on_end: Callable[[], None] = lambda: None,
         room: Room | None = None,
+        holder: Holder | None = None,
     ) -> None:
         """`room`: for a copy of the memory, so that the process need not be held."""
         self.process = process
-        self.holder: Holder = HoldProcess() if room is None else HoldCopy(room)
+        self.holder = holder or (HoldProcess() if room is None else HoldCopy(lambda: Copy(room)))
         self.stop = Stop(process, opener, policy, on_end)
         self._core: Core | None = None
         self._records: Sequence[ThreadRecord] = ()

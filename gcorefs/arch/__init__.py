@@ -6,6 +6,10 @@ x86_64   64-bit processes on x86-64
 i386     32-bit processes on x86-64
 x86_calls  the numbers of the system calls of both
 xsave    the place of the vector registers of both
+x86_injected  how threads of both make system calls for us
+x86_saved  a thread of both, as the kernel keeps it while it does not run
+xsave_saved  its vector registers
+x86_regsets  the register sets of such a thread, as ptrace(2) would give them
 cpuid    asks the processor about itself
 aarch64  64-bit processes on aarch64
 aarch64_calls  the numbers of their system calls

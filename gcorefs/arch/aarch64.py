@@ -5,6 +5,7 @@ make their calls by the numbers of another table.
 """
 
 from gcorefs.arch.aarch64_calls import (
+    AARCH64_BPF,
     AARCH64_CALLS,
     AARCH64_OPENING,
     AUDIT_ARCH_AARCH64,
@@ -112,7 +113,7 @@ AARCH64 = Machine(
     # glibc's struct pthread ends at the thread pointer; two words follow it, and then the variables
     # (variant I).
     thread_area=ThreadArea(_tpidr, below=4096, above=4096, dtv=0),
-    conventions={AUDIT_ARCH_AARCH64: Convention(AARCH64_CALLS, _ARGUMENTS)},
+    conventions={AUDIT_ARCH_AARCH64: Convention(AARCH64_CALLS, AARCH64_BPF, _ARGUMENTS)},
     opening=AARCH64_OPENING,
     result_in_user=None,
     rewind=Rewind(

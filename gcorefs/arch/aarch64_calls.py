@@ -32,6 +32,7 @@ AARCH64_CALLS = {
     286: "preadv2",
     287: "pwritev2",
     426: "io_uring_enter",
+    427: "io_uring_register",
     441: "epoll_pwait2",
     # Calls with a time-out that is not written back.
     72: "pselect6",
@@ -80,6 +81,8 @@ AARCH64_CALLS = {
     468: "file_getattr",
 }
 
+AARCH64_BPF = 280
+
 # openat, openat2.
 AARCH64_OPENING = frozenset((56, 437))
 
@@ -87,10 +90,12 @@ AARCH64_OPENING = frozenset((56, 437))
 AARCH64_OWN_CALLS = {
     "capset": 91,
     "get_robust_list": 100,
+    "timer_create": 107,
+    "timer_settime": 110,
     "setresuid": 147,
     "setresgid": 149,
     "setgroups": 159,
-    "bpf": 280,
+    "bpf": AARCH64_BPF,
     "userfaultfd": 282,
     "memfd_secret": 447,
     "mseal": 462,

@@ -60,5 +60,6 @@ def host() -> Host:
         nowhere=1 << 54,
         page_sizes=frozenset((4096,)),
         calls=AARCH64_OWN_CALLS,
+        saved_threads=None,
         register_bytes=functools.partial(register_bytes, auxv),
     )

@@ -14,10 +14,14 @@ from gcorefs.arch.machine import RegisterKind as Kind
 from gcorefs.arch.x86_calls import (
     AUDIT_ARCH_I386,
     AUDIT_ARCH_X86_64,
+    I386_BPF,
     I386_CALLS,
     I386_OPENING,
+    X86_64_BPF,
     X86_64_CALLS,
 )
+from gcorefs.arch.x86_injected import I386_INJECTED
+from gcorefs.arch.x86_regsets import GENERAL_32, sets_of_32_bit
 from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 
 EM_386 = 3
@@ -38,18 +42,11 @@ def _is_tls_used(entries: bytes) -> bool:
     return any(entry[1:] != unset for entry in struct.iter_unpack("<4I", entries))
 
 
-# struct user_regs_struct32, arch/x86/include/asm/user32.h
-_GENERAL = (
-    "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax", "eip",
-    "cs", "eflags", "esp", "ss",
-)  # fmt: skip
-
-
 def _gs_base(sets: RegisterSets) -> int:
     """The base of the descriptor that gs selects (set_thread_area(2))."""
     if Kind.GENERAL not in sets or Kind.TLS not in sets:
         return 0
-    at = 4 * _GENERAL.index("gs")
+    at = 4 * GENERAL_32.index("gs")
     selected = int.from_bytes(sets[Kind.GENERAL][at : at + 4], "little") >> 3
     entries = struct.iter_unpack("<4I", sets[Kind.TLS])
     return next((base for number, base, *_ in entries if number == selected), 0)
@@ -58,7 +55,7 @@ def _gs_base(sets: RegisterSets) -> int:
 I386 = Machine(
     elf_machine=EM_386,
     word_size=4,
-    general=_GENERAL,
+    general=GENERAL_32,
     # x86_32_regsets of arch/x86/kernel/ptrace.c.
     regsets=(
         Regset(Kind.FLOATING_POINT, NT_PRFPREG, b"CORE", 108),
@@ -77,11 +74,13 @@ I386 = Machine(
     program_counter="eip",
     thread_area=ThreadArea(_gs_base, below=4096, above=2560, dtv=4),
     conventions={
-        AUDIT_ARCH_I386: Convention(I386_CALLS, _ARGUMENTS),
-        AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, _ARGUMENTS),
+        AUDIT_ARCH_I386: Convention(I386_CALLS, I386_BPF, _ARGUMENTS),
+        AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, X86_64_BPF, _ARGUMENTS),
     },
     opening=I386_OPENING,
+    injected=I386_INJECTED,
     # rax in struct user (asm/user_64.h): a 64-bit tracer writes a 32-bit thread's result there.
     result_in_user=80,
     xstates=XStates.of_this_processor,
+    saved_sets=sets_of_32_bit,
 )  # fmt: skip

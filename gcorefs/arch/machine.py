@@ -7,11 +7,13 @@ PRSTATUS.
 
 import enum
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gcorefs.arch.x86_saved import SavedThread
 from gcorefs.arch.xsave import XStates
+from gcorefs.arch.xsave_saved import SavedFormat
 
 NT_PRSTATUS = 1
 NT_PRFPREG = 2
@@ -52,6 +54,10 @@ class RegisterKind(enum.Enum):
     TAGGED_ADDR_CTRL = enum.auto()
     POE = enum.auto()
     GCS = enum.auto()
+
+
+Sets = Sequence[tuple[RegisterKind, bytes]]
+"""Register sets beyond the general registers, in any order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ class Convention:
     restarted: Mapping[int, str]
     """Numbers and names of the calls that return a plain EINTR after a stop, and may be made
     again (sources/restart.py says which these are)."""
+    bpf: int
+    """The number of bpf(2)."""
     arguments: tuple[str, ...]
     """The registers in which the arguments come."""
 
@@ -123,6 +131,23 @@ class Rewind:
     """The instruction that calls the kernel."""
     number_note: int
     """The register set with the number of the call in which the thread is; -1 outside of a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """How a stopped thread is made to call the kernel for us (sources/injection.py)."""
+
+    instruction: bytes
+    """The instruction that calls the kernel."""
+    numbers: Mapping[str, int]
+    """Of the calls that are made."""
+    with_other_mask: frozenset[int]
+    """The numbers of the calls that wait with another signal mask than that of the thread, and put
+    it back at their end."""
+    flags: str
+    """The word that has the flag by which each instruction traps."""
+    trap: int
+    """That flag."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +188,11 @@ class Machine:
     xstates: Callable[[bool], XStates] | None = None
     """Makes what takes the XSAVE areas of one process.  The argument is True if they stay in the
     layout of the kernel.  None: there are no such areas."""
+    saved_sets: Callable[[SavedThread, SavedFormat], tuple[bytes, Sets]] | None = None
+    """The general registers and the other sets of a thread that does not run, as ptrace(2) would
+    give them.  UnknownRegisters.  None: what the kernel keeps of such a thread is not known."""
+    injected: Injected | None = None
+    """None: how that is done is not known."""
     has_getregs: bool = False
     """True if a thread may run code of the other word size.  PTRACE_GETREGSET then has registers of
     that size, but PTRACE_GETREGS and PTRACE_GETFPREGS have registers of this machine."""
@@ -224,6 +254,8 @@ class Host:
     """The page sizes with which gcorefs has run there.  With any other it refuses every process."""
     calls: Mapping[str, int]
     """Numbers of the system calls that gcorefs makes without libc."""
+    saved_threads: Callable[[bytes], Iterator[SavedThread]] | None
+    """The threads in the rows of BPF.  None: there are no such rows."""
     register_bytes: Callable[[], int]
     """The most bytes that the registers of a thread take, without the general registers."""
 

@@ -18,10 +18,15 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.x86_calls import (
     AUDIT_ARCH_I386,
     AUDIT_ARCH_X86_64,
+    I386_BPF,
     I386_CALLS,
+    X86_64_BPF,
     X86_64_CALLS,
     X86_64_OPENING,
 )
+from gcorefs.arch.x86_injected import X86_64_INJECTED
+from gcorefs.arch.x86_regsets import sets_of_64_bit
+from gcorefs.arch.x86_saved import saved_threads
 from gcorefs.arch.xsave import NT_X86_XSTATE, XStates
 
 EM_X86_64 = 62
@@ -67,12 +72,16 @@ X86_64 = Machine(
     # the variables of the program and its libraries lie below it (variant II).
     thread_area=ThreadArea(_fs_base, below=4096, above=2560, dtv=8),
     conventions={
-        AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, _ARGUMENTS),
-        AUDIT_ARCH_I386: Convention(I386_CALLS, ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp")),
+        AUDIT_ARCH_X86_64: Convention(X86_64_CALLS, X86_64_BPF, _ARGUMENTS),
+        AUDIT_ARCH_I386: Convention(
+            I386_CALLS, I386_BPF, ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp")
+        ),
     },
     opening=X86_64_OPENING,
+    injected=X86_64_INJECTED,
     result_in_user=80,  # rax in struct user, asm/user_64.h
     xstates=XStates.of_this_processor,
+    saved_sets=sets_of_64_bit,
     has_getregs=True,
 )  # fmt: skip
 
@@ -104,11 +113,14 @@ HOST = Host(
         "setresuid": 117,
         "setresgid": 119,
         "capset": 126,
+        "timer_create": 222,
+        "timer_settime": 223,
         "get_robust_list": 274,
-        "bpf": 321,
+        "bpf": X86_64_BPF,
         "userfaultfd": 323,
         "memfd_secret": 447,
         "mseal": 462,
     },
+    saved_threads=saved_threads,
     register_bytes=register_bytes,
 )

@@ -37,6 +37,7 @@ X86_64_CALLS = {
     327: "preadv2",
     328: "pwritev2",
     426: "io_uring_enter",
+    427: "io_uring_register",
     441: "epoll_pwait2",
     # Calls with a time-out that is not written back.
     23: "select",
@@ -122,6 +123,7 @@ I386_CALLS = {
     420: "semtimedop_time64",
     421: "rt_sigtimedwait_time64",
     426: "io_uring_enter",
+    427: "io_uring_register",
     441: "epoll_pwait2",
     82: "select",
     142: "_newselect",
@@ -183,6 +185,9 @@ I386_CALLS = {
     465: "listxattrat",
     468: "file_getattr",
 }
+
+X86_64_BPF = 321
+I386_BPF = 357
 
 # open, creat, openat, openat2 of syscall_64.tbl and syscall_32.tbl.
 X86_64_OPENING = frozenset((2, 85, 257, 437))

@@ -5,15 +5,14 @@ and its libraries, and may have no more memory than that (victim.py).
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from gcorefs import __version__
 from gcorefs.cli import victim
-from gcorefs.cli.printable import printable
+from gcorefs.cli.one_line import told_in_one_line
 
 # ruff: noqa: PLC0415
 
@@ -25,7 +24,7 @@ def _mount() -> click.Command:
 
 
 def _umount() -> click.Command:
-    from gcorefs.cli.mount import umount
+    from gcorefs.cli.umount import umount
 
     return umount
 
@@ -56,6 +55,44 @@ def _info() -> click.Command:
     return info
 
 
+def _bundle() -> click.Command:
+    victim.volunteer()
+    from gcorefs.cli.bundle import bundle
+
+    return bundle
+
+
+def _cat() -> click.Command:
+    from gcorefs.cli.cat import cat
+
+    return cat
+
+
+def _check() -> click.Command:
+    from gcorefs.cli.check import check
+
+    return check
+
+
+def _mount_core() -> click.Command:
+    from gcorefs.cli.mount_core import mount_core
+
+    return mount_core
+
+
+def _ls() -> click.Command:
+    from gcorefs.cli.ls import ls
+
+    return ls
+
+
+def _stacks() -> click.Command:
+    victim.volunteer()
+    from gcorefs.cli.stacks import stacks
+
+    return stacks
+
+
 def _watch() -> click.Command:
     victim.volunteer()
     from gcorefs.cli.watch import watch
@@ -64,10 +101,16 @@ def _watch() -> click.Command:
 
 
 _COMMANDS: dict[str, Callable[[], click.Command]] = {
+    "bundle": _bundle,
+    "cat": _cat,
+    "check": _check,
     "dump": _dump,
     "info": _info,
+    "ls": _ls,
     "mount": _mount,
+    "mount-core": _mount_core,
     "release": _release,
+    "stacks": _stacks,
     "status": _status,
     "umount": _umount,
     "watch": _watch,
@@ -85,24 +128,12 @@ class _Group(click.Group):
         return None if load is None else load()
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
-        with _one_line():
+        with told_in_one_line():
             return super().make_context(*arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _one_line():
+        with told_in_one_line():
             return super().invoke(ctx)
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    try:
-        yield
-    except click.exceptions.NoArgsIsHelpError:
-        raise
-    except click.UsageError as error:
-        raise click.UsageError(printable(error.format_message()), error.ctx) from None
-    except click.ClickException as error:
-        raise click.ClickException(printable(error.format_message())) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

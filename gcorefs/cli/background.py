@@ -6,10 +6,23 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from gcorefs.mount import log
-from gcorefs.mount.server import MountError
+from gcorefs.mount.mountpoints import MountError
 
 Serve = Callable[[Callable[[], None]], None]
 """Serves until the end, and calls its argument when it is ready."""
+
+_STANDARD_ERROR = 2
+
+
+def open_standard_descriptors() -> None:
+    """Open /dev/null for each of the file descriptors 0, 1 and 2 that is closed.
+
+    Call it before `run`.  Otherwise a pipe, the log or another file gets that number, and `run`
+    replaces it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(number)
 
 
 def run(serve: Serve) -> None:

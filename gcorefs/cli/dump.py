@@ -2,69 +2,189 @@
 
 import contextlib
 import os
-import signal
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import click
 
 from gcorefs import api
-from gcorefs.api import Progress
+from gcorefs.api import Core, Progress, Sink, Stop
 from gcorefs.cli import stopping
+from gcorefs.cli.compression import Compression, takes_compression
+from gcorefs.cli.core_line import core_line
+from gcorefs.cli.one_core import lacks, refuse_no_name, write_core
+from gcorefs.cli.output import Output
 from gcorefs.cli.policy import takes_policy
+from gcorefs.cli.printable import printable
+from gcorefs.cli.target import Targets, takes_targets, tell
 from gcorefs.cli.terminal import Terminal
-from gcorefs.export.sink import open_sink
-from gcorefs.kernel.proc import tasks
+from gcorefs.export.sink import STANDARD_OUTPUT, open_sink
+from gcorefs.kernel import soft_dirty
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
+from gcorefs.together import stop_together
 
 
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1))
+@takes_targets
 @click.option(
     "-o", "output", metavar="FILE",
-    help="Where to; '-' is standard output.  Default: core.PID, or standard output when piped.",
+    help="Where to; '-' is standard output.  The core of each of several processes: FILE.PID.  "
+    "Default: core.PID, or standard output when piped and one process is named.",
 )  # fmt: skip
+@click.option(
+    "--together", is_flag=True,
+    help="Stop all these processes first, and let none go until all are recorded.",
+)  # fmt: skip
+@takes_compression
 @takes_policy()
-def dump(pid: int, output: str | None, policy: Policy) -> None:
-    """Write the core of process PID.
+def dump(
+    targets: Targets,
+    output: str | None,
+    together: bool,
+    compression: Compression,
+    policy: Policy,
+) -> None:
+    """Write the core of a process, or of several.
 
-    The process stands still until the core is written, then goes on as it was.  With --hold copy
-    it goes on as soon as its memory is copied to that of gcorefs, where there is room for it.
+    A process stands still until its core is written, then goes on as it was.  With --hold copy
+    it goes on as soon as its memory is copied to that of gcorefs, where there is room for it; with
+    --hold precopy most of that is copied before it stands still, where the kernel can tell what it
+    writes meanwhile.
+
+    With --compress it stands still while the core is compressed, except with --hold copy, precopy
+    or fork.
+
+    If one of several cores cannot be had, the others are written, and the status is 1.  With
+    --together either all are written or none.
     """
-    if not tasks.is_ours():
-        raise click.ClickException(tasks.NOT_OURS)
+    selected = targets.select()
     stopping.end_in_good_order()
-    if output is not None and not os.path.basename(output):
-        raise click.ClickException(f"{output!r} is not the name of a file")
+    refuse_no_name(output)
+    if targets.is_single and len(selected.processes) == 1:
+        process = selected.processes[0]
+        _dump(process, _place(process.pid, output, compression), policy)
+        return
+    prefix = _prefix(output)
+    places = {
+        each: _Place(f"{prefix}.{each.pid}{compression.suffix}", False, compression)
+        for each in selected.processes
+    }
+    if together:
+        if selected.errors:
+            raise selected.errors[0]
+        _dump_together(places, policy)
+        return
+    tell(selected.errors)
+    if not _dump_each(places, policy) or selected.errors:
+        raise click.exceptions.Exit(1)
+
+
+class _Place:
+    """Where a core goes."""
+
+    def __init__(self, name: str, is_chosen: bool, compression: Compression) -> None:
+        """`is_chosen`: the user chose the name."""
+        self.name = name
+        self._is_chosen = is_chosen
+        self._compression = compression
+
+    def open(self) -> Sink:
+        """SinkError."""
+        return self._compression.sink(lambda: open_sink(self.name, self._is_chosen))
+
+    def spooled(self, policy: Policy) -> Policy:
+        """The policy that copies memory ahead to the file system of the core, so that only the last
+        round needs memory, and the file system may share what it has then.
+
+        Not if the kernel cannot tell what to copy: then all of it is copied in the stop, which a
+        disk must not make longer.
+        """
+        is_file = self.name != "-" and (not os.path.exists(self.name) or os.path.isfile(self.name))
+        if policy.hold != "precopy" or policy.spool or not (is_file and soft_dirty.is_supported()):
+            return policy
+        return replace(policy, spool=os.path.dirname(os.path.realpath(self.name)))
+
+
+def _place(pid: int, output: str | None, compression: Compression) -> _Place:
+    """The place of the only core."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    name = output or (f"core.{pid}" if is_terminal else "-")
-    with stopping.refusals_told(pid):
-        stop = api.stop(pid, policy)
-        sink = open_sink(name, is_chosen=output is not None)
-        with stopping.late_awaited(stop):
-            try:
-                # Let the process run on before the commit: that may have to delete an old file,
-                # which takes long.
-                with _shown(f"process {pid}") as show, stop:
-                    core = stop.core()
-                    core.write_to(sink, show)
-                sink.commit()
-            finally:
-                sink.abort()
-    if core.not_copied:
-        click.echo(f"held until it was written, not copied: {core.not_copied}", err=True)
-    if core.unreadable:
-        click.echo(f"{core.unreadable} pages could not be read and are zeros", err=True)
+    name = output or (f"core.{pid}{compression.suffix}" if is_terminal else "-")
+    return _Place(name, output is not None, compression)
 
 
-def _shown(name: str) -> AbstractContextManager[Progress]:
+def _prefix(output: str | None) -> str:
+    """What the names of several cores begin with."""
+    if output == "-" or (output and os.path.exists(output) and not os.path.isfile(output)):
+        name = STANDARD_OUTPUT if output == "-" else output
+        raise click.ClickException(
+            f"several cores cannot go to {name}: with -o PREFIX they are files PREFIX.PID"
+        )
+    return output or "core"
+
+
+def _dump(process: Process, place: _Place, policy: Policy) -> str:
+    """Write one core.  The line about it.  ClickException."""
+    with stopping.refusals_told(process.pid):
+        stop = api.stop(process, place.spooled(policy))
+        core = write_core(stop, place.open, lambda: _shown(process.pid))
+    _tell_of(stop, core)
+    return core_line(place.name, core, stop.stopped_seconds)
+
+
+def _dump_each(places: Mapping[Process, _Place], policy: Policy) -> bool:
+    """Write one core after the other.  False if one of them cannot be had."""
+    is_complete = True
+    for process, place in places.items():
+        try:
+            line = _dump(process, place, policy)
+        except click.ClickException as error:
+            tell([error])
+            is_complete = False
+        else:
+            click.echo(printable(line))
+    return is_complete
+
+
+def _dump_together(places: Mapping[Process, _Place], policy: Policy) -> None:
+    """Write the cores of one instant.  ClickException: there is none of them."""
+    names = {process.pid: place.name for process, place in places.items()}
+    with contextlib.ExitStack() as undone, stopping.refusals_told():
+        sinks = {}
+        for process, place in places.items():
+            sinks[process.pid] = sink = place.open()
+            undone.callback(sink.abort)
+        # All of them are in one directory.
+        together = stop_together([*places], next(iter(places.values())).spooled(policy))
+        with stopping.late_awaited(together.stops):
+            with contextlib.closing(Output()) as writer, together:
+                cores = together.cores()
+                for stop, core in cores:
+                    with _shown(stop.pid) as show:
+                        writer.do(core.write_to, sinks[stop.pid], show)
+            for stop, _ in cores:
+                sinks[stop.pid].commit()
+    for stop, core in cores:
+        _tell_of(stop, core)
+        click.echo(printable(core_line(names[stop.pid], core, stop.stopped_seconds)))
+    for error in together.ended:
+        click.echo(f"left out: {error}", err=True)
+
+
+def _tell_of(stop: Stop, core: Core) -> None:
+    """What the core lacks, on standard error."""
+    for each in lacks(stop, core):
+        click.echo(each, err=True)
+
+
+def _shown(pid: int) -> AbstractContextManager[Progress]:
     """Progress on standard error, if that is a terminal."""
-    # A terminal with `stty tostop` would stop us if we run in the background.
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
         terminal = Terminal(2)
     except OSError:
         return contextlib.nullcontext(lambda done, size: None)
     from gcorefs.cli.progress import bar  # noqa: PLC0415 (rich, only if it is needed)
 
-    return bar(terminal, name)
+    return bar(terminal, f"process {pid}")

@@ -15,35 +15,46 @@ from gcorefs import api
 from gcorefs.cli import picture, stopping
 from gcorefs.cli.picture import Paper
 from gcorefs.cli.policy import takes_policy
+from gcorefs.cli.target import Targets, names_targets
 from gcorefs.elfcore import space
 from gcorefs.elfcore.corefile import Core, CoreError, read_core
 from gcorefs.elfcore.space import Row
-from gcorefs.elfcore.vma import MapsError
-from gcorefs.kernel.proc import tasks
-from gcorefs.kernel.proc.procfile import FormatError
+from gcorefs.export.seek_table import FRAME_MAGIC
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
-from gcorefs.process.errors import ProcessError, Reason, named
+from gcorefs.process.errors import Reason
 
 _ROWS = 40
 _LONGEST_PID = 9  # digits; PID_MAX_LIMIT of the kernel has fewer
 
 
+_OF_COPIES = (
+    "hold", "precopy_rounds", "precopy_time", "copy_limit", "spool", "spool_limit",
+)  # fmt: skip
+"""The options that mean nothing here, because no memory is kept."""
+
+
 @click.command()
-@click.argument("name", metavar="CORE-or-PID")
+@click.argument("name", metavar="[CORE-or-PID]", required=False)
+@names_targets
 @click.option("--all", "is_all", is_flag=True, help="Every mapping, however many there are.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: every mapping, in bytes.")
-@takes_policy(but=("hold", "copy_limit"))  # it reads no memory
-def info(name: str, is_all: bool, as_json: bool, policy: Policy) -> None:
+@takes_policy(but=_OF_COPIES)
+def info(name: str | None, targets: Targets, is_all: bool, as_json: bool, policy: Policy) -> None:
     """Tell what a core is, and draw its address space.
 
-    CORE is any ELF core, made by gcorefs or not; only its headers are read.  If it lies below a
-    mount, its process stands still until they are read.
+    CORE is any ELF core, made by gcorefs or not, or one that `gcorefs dump --compress zstd` has
+    written; only its headers are read.  If it lies below a mount, its process stands still until
+    they are read.
 
     Digits alone are the PID of a process, which stands still until its headers are made (./1234
     is a file of that name).
     """
     stopping.end_in_good_order()
-    core = _of_process(name, policy) if re.fullmatch("[0-9]+", name) else _of_file(name)
+    if name is None or targets or re.fullmatch("[0-9]+", name):
+        core = _of_process(_process(name, targets), policy)
+    else:
+        core = _of_file(name)
     rows = space.mappings(core)
     if as_json:
         click.echo(json.dumps(_facts(core, rows), indent=2))
@@ -56,7 +67,9 @@ def info(name: str, is_all: bool, as_json: bool, policy: Policy) -> None:
             print(line, file=output)
         output.flush()  # here, where click handles EPIPE
     if core.missing:
-        raise click.ClickException(f"{name}: it is cut off, {core.missing} bytes are missing")
+        raise click.ClickException(
+            f"{name or core.pid}: it is cut off, {core.missing} bytes are missing"
+        )
 
 
 def _paper(output: io.TextIOWrapper) -> Paper:
@@ -69,24 +82,25 @@ def _paper(output: io.TextIOWrapper) -> Paper:
     )
 
 
-def _of_process(name: str, policy: Policy) -> Core:
-    """The headers of the process's core.  The process runs on when this returns."""
-    if not tasks.is_ours():
-        raise click.ClickException(tasks.NOT_OURS)
+def _process(name: str | None, targets: Targets) -> Process:
+    """The process that is meant."""
+    if name is not None and targets:
+        raise click.UsageError(f"Give either {name} or a name of processes, not both.")
+    if name is None:
+        return targets.select().one()
     if len(name) > _LONGEST_PID or not int(name):
         raise click.ClickException(f"process {name}: {Reason.GONE.text}")
-    try:
-        stop = api.stop(int(name), policy)
-        with stopping.late_awaited(stop), stop:
+    return targets.with_pids([int(name)]).select().one()
+
+
+def _of_process(process: Process, policy: Policy) -> Core:
+    """The headers of the process's core.  The process runs on when this returns."""
+    with stopping.refusals_told(process.pid):
+        stop = api.stop(process, policy)
+        with stopping.late_awaited([stop]), stop:
             core = stop.core()
             header, size = core.header, core.size
         return read_core(io.BytesIO(header), size)
-    except (FormatError, MapsError) as error:
-        raise click.ClickException(f"process {name}: {error}") from error
-    except ProcessError as error:
-        raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"process {name}: {named(error)}") from error
 
 
 def _of_file(name: str) -> Core:
@@ -96,10 +110,20 @@ def _of_file(name: str) -> Core:
             raise click.ClickException(f"{name}: it is no regular file")
         # Unbuffered, so that no byte is read that is not needed.
         with open(name, "rb", buffering=0) as file:
+            if os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC:
+                return _of_compressed(name)
             return read_core(cast(BinaryIO, file))
     except (OSError, CoreError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise click.ClickException(f"{name}: {reason}") from error
+
+
+def _of_compressed(name: str) -> Core:
+    # Imported here, because most cores are not compressed.
+    from gcorefs.export.seekable import ContentStream, SeekableFile  # noqa: PLC0415
+
+    with SeekableFile(name) as content:
+        return read_core(cast(BinaryIO, ContentStream(content)))
 
 
 def _facts(core: Core, rows: list[Row]) -> dict[str, Any]:

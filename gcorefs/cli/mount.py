@@ -1,4 +1,4 @@
-"""gcorefs mount, gcorefs umount."""
+"""gcorefs mount."""
 
 import contextlib
 import errno
@@ -6,39 +6,29 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import click
 import sdnotify
 import trio
 
 from gcorefs.cli import background
+from gcorefs.cli.named_path import NamedPath
 from gcorefs.export.sink import SinkError
 from gcorefs.mount import interpreter, log, server
+from gcorefs.mount.mountpoints import MountError, check_mountpoint
 from gcorefs.mount.options import OPTIONS, Configuration, parse
 from gcorefs.mount.policy_names import IN_NAMES
-from gcorefs.mount.server import MountError, Watchdog
+from gcorefs.mount.server import Watchdog
 from gcorefs.option import OptionError
-from gcorefs.process.errors import named
+from gcorefs.process.errors import limit_met, named, named_with_limit
 from gcorefs.process.threads import NoThread, is_no_thread
 from gcorefs.profile_file import DEFAULT_PATH, ProfileError, read_profiles
-from gcorefs.sources import mappings
+from gcorefs.sources import bpf_choice
 from gcorefs.worker.zygote import Zygote
-
-_STANDARD_ERROR = 2
-
-
-class _Path(click.Path):
-    """A path that is not empty: an empty path would mean the current directory."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not value:
-            self.fail("a path cannot be empty", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 @click.command()
-@click.argument("mountpoint", type=_Path())
+@click.argument("mountpoint", type=NamedPath())
 @click.option(
     "-o",
     "words",
@@ -49,11 +39,11 @@ class _Path(click.Path):
 )
 @click.option(
     "--config",
-    type=_Path(),
+    type=NamedPath(),
     help=f"Profiles beside the built-in ones.  Default: {DEFAULT_PATH}, if it is there.",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
-@click.option("--log-file", type=_Path(), help="Log there, not to the system's log.")
+@click.option("--log-file", type=NamedPath(), help="Log there, not to the system's log.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def mount(
     mountpoint: str,
@@ -67,7 +57,7 @@ def mount(
 
     Returns once the mount answers.
     """
-    _open_standard_descriptors()
+    background.open_standard_descriptors()
     mountpoint = os.path.abspath(mountpoint)
     if log_file is not None:
         log_file = os.path.abspath(log_file)  # in the background our current directory is /
@@ -77,7 +67,7 @@ def mount(
         # In the foreground of a terminal a SIGHUP tells that the terminal is gone (signal(7)).
         is_reloadable = not foreground or not _has_terminal()
         configuration = Configuration(*parse(words), read(), read if is_reloadable else None)
-        server.check_mountpoint(mountpoint)
+        check_mountpoint(mountpoint)
     except (OptionError, ProfileError, MountError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
@@ -89,7 +79,7 @@ def mount(
                 handler = log.to_file(log_file)
             else:
                 handler = log.to_stderr() if foreground else log.to_syslog()
-            mappings.choose(configuration.options.bpf)  # before there is a second thread
+            bpf_choice.choose(configuration.options.bpf)  # before there is a second thread
             interpreter.settle()  # for the zygote and all workers too
             zygote = Zygote()  # before that of the log
             log.start(handler, verbose)
@@ -124,22 +114,13 @@ def _mounting(
     except MountError:
         raise
     except Exception as error:
-        if isinstance(error, SinkError) and error.errno not in _LIMITS:
+        if isinstance(error, SinkError) and limit_met(error) is None:
             raise MountError(str(error)) from error  # about the log, with its path
         why = "" if is_ready else _missing(error)
         if why:
             raise MountError(f"{mountpoint}: cannot be mounted: {why}") from error
         log.logger.exception("the mount at %s ended", mountpoint)
         raise
-
-
-_LIMITS = {
-    errno.EAGAIN: "RLIMIT_NPROC, pids.max",
-    errno.EFBIG: "RLIMIT_FSIZE",
-    errno.EMFILE: "RLIMIT_NOFILE",
-    errno.ENFILE: "fs.file-max",
-}
-"""The limits that fork(2) and others meet (setrlimit(2))."""
 
 
 def _missing(error: Exception) -> str:
@@ -154,8 +135,7 @@ def _missing(error: Exception) -> str:
         return str(error)
     if not isinstance(error, OSError):
         return ""
-    limit = _LIMITS.get(error.errno or 0, "")
-    return named(error) + (f" ({limit})" if limit and limit not in named(error) else "")
+    return named_with_limit(error)
 
 
 class _Systemd:
@@ -187,36 +167,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def _open_standard_descriptors() -> None:
-    """Open /dev/null for each of the file descriptors 0, 1 and 2 that is closed.
-
-    Otherwise a pipe or the log gets that number, and on_ready replaces it.
-    """
-    while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
-        pass
-    os.close(number)
-
-
-@click.command()
-@click.argument("mountpoint", type=_Path())
-@click.option("-l", "--lazy", is_flag=True, help="Even while files are open.")
-def umount(mountpoint: str, lazy: bool) -> None:
-    """Take the mount at MOUNTPOINT away, even if its server is gone.
-
-    Every process that is held is let go.
-    """
-    mountpoint = os.path.abspath(mountpoint)
-    try:
-        kind = server.fstype(mountpoint)
-    except MountError as error:
-        raise click.ClickException(str(error)) from error
-    if kind != server.FSTYPE:
-        raise click.ClickException(f"{mountpoint}: no gcorefs is mounted there")
-    try:
-        # A mount without a server is taken away lazily: files that are open there keep it busy,
-        # and nobody can read them any more.
-        server.unmount(mountpoint, lazy or not server.answers(mountpoint))
-    except MountError as error:
-        raise click.ClickException(str(error)) from error

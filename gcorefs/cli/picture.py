@@ -23,6 +23,7 @@ _SMALL_BAR = 8
 _LEAST_NAME = 12
 _ROOM_FOR_ENDS = 120
 """With this many columns or more, the table shows the end of a mapping too."""
+_HEADING = 10
 _MOST_TIDS = 10
 
 
@@ -61,7 +62,8 @@ class Paper:
 def draw(paper: Paper, core: Core, whole: Row, rows: Sequence[Row]) -> Iterator[str]:
     """Lines: the facts of the core, the sum of its memory (`whole`), and its mappings."""
     for heading, text in _what(core):
-        yield f"{heading:<10}{_cut(printable(text), paper, 10)}"
+        room = max(len(heading), _HEADING)
+        yield f"{heading:<{_HEADING}}{_cut(printable(text), paper, room)}"
     yield ""
     yield f"{size(whole.size)} in {whole.mappings} mapping{'s' * (whole.mappings != 1)}"
     yield _bar(paper, whole, min(_BAR, paper.width or _BAR))
@@ -92,7 +94,8 @@ def _what(core: Core) -> Iterator[tuple[str, str]]:
         no_cpu = {"no CPU": facts["no_cpu"]} if "no_cpu" in facts else {}
         for how, tids in {**facts["tids"], **no_cpu}.items():
             more = f" and {len(tids) - _MOST_TIDS} more" if len(tids) > _MOST_TIDS else ""
-            yield f"  {how}", " ".join(map(str, tids[:_MOST_TIDS])) + more
+            listed = " ".join(map(str, tids[:_MOST_TIDS])) + more
+            yield f"  {how}", listed if len(how) < _HEADING - 2 else f" {listed}"
         yield "policy", " ".join(f"{name}={value}" for name, value in facts["policy"].items())
         if "xstate" in facts:
             yield "vectors", _vectors(facts["xstate"])
@@ -243,6 +246,15 @@ def size(count: int) -> str:
     if count == 0:
         return "0 B"
     return f"{short} B" if count < 1024 else f"{short[:-1]} {short[-1]}iB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people, with two digits: it is a guess."""
+    if not seconds:
+        return "none"
+    if seconds < 1:
+        return f"{float(f'{seconds * 1000:.2g}'):g} ms"
+    return f"{float(f'{seconds:.2g}'):g} s"
 
 
 def _short(count: int) -> str:

@@ -9,6 +9,7 @@ import click
 
 from gcorefs.option import Option, OptionError, options_of
 from gcorefs.policy import Policy
+from gcorefs.process.errors import named_with_limit
 from gcorefs.profile_file import ProfileError, read_profiles
 from gcorefs.profiles import BUILT_IN, MARK, settings
 
@@ -89,3 +90,5 @@ def _refusals_told() -> Iterator[None]:
         yield
     except (OptionError, ProfileError) as error:
         raise click.UsageError(str(error)) from error
+    except OSError as error:  # of the file of the profiles
+        raise click.ClickException(named_with_limit(error)) from error

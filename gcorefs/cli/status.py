@@ -8,20 +8,23 @@ numbers: a query to a name service may wait for a process that is stopped.
 import errno
 import json
 import os
-from typing import Any
+from typing import Any, TextIO
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from gcorefs import tuning
+from gcorefs.cli import table
 from gcorefs.cli.printable import printable
-from gcorefs.mount import names, server
-from gcorefs.mount.server import MountError
+from gcorefs.cli.target import Targets, listed, takes_targets
+from gcorefs.mount import mountpoints, names
+from gcorefs.mount.mountpoints import MountError
+from gcorefs.process.errors import is_no_memory, limit_met
 
 # Any user may mount something of this type, and write what they like.
 _NO_STATUS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+_PIECE = 1 << 16
+"""Characters of one read."""
 
 _DENIED = "process_vm_readv(2) is denied to gcorefs, which reads through /proc/PID/mem"
 
@@ -29,12 +32,12 @@ _DENIED = "process_vm_readv(2) is denied to gcorefs, which reads through /proc/P
 def _mountpoints(given: str | None) -> list[str]:
     try:
         if given is None:
-            return server.mountpoints()
+            return mountpoints.mountpoints()
         path = os.path.abspath(given)
-        kind = server.fstype(path)
+        kind = mountpoints.fstype(path)
     except MountError as error:
         raise click.ClickException(str(error)) from error
-    if kind != server.FSTYPE:
+    if kind != mountpoints.FSTYPE:
         raise click.ClickException(f"{path}: no gcorefs is mounted there")
     return [path]
 
@@ -48,7 +51,7 @@ def _open(mountpoint: str, name: bytes, flags: int) -> int:
     path = os.path.join(mountpoint, os.fsdecode(names.DIRECTORY))
     directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if not server.is_gcorefs(directory):
+        if not mountpoints.is_gcorefs(directory):
             raise OSError(errno.ENODEV, "no gcorefs is mounted there")
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except MountError as error:
@@ -86,11 +89,13 @@ def status(mountpoint: str | None, as_json: bool, with_kernel: bool) -> None:
         cause: Exception
         try:
             with open(_open(place, names.STATUS, os.O_RDONLY), encoding="ascii") as file:
-                text = _parsed(file.read(tuning.now().most_status))
+                text = json.loads(_content(file))
                 found, about = text["stops"], _notes(text, with_kernel)
                 for stop in found:
                     _cells(stop)
         except OSError as error:
+            if limit_met(error) is not None or is_no_memory(error):
+                raise  # it is about us, and no mount can be asked
             why, cause = str(error.strerror), error
         except _NO_STATUS as error:
             why, cause = "not the status of a gcorefs", error
@@ -126,18 +131,9 @@ def _notes(text: dict[str, Any], with_kernel: bool) -> list[str]:
 
 def _show(stops: list[dict[str, Any]]) -> None:
     several = len({stop["mount"] for stop in stops}) > 1
-    table = Table(box=None, pad_edge=False)
-    for heading in ("PID", "NAME", "THREADS", "STOPPED", "READ", "OPENED BY", "STATE"):
-        table.add_column(heading, justify="right" if heading in _NUMBERS else "left")
-    if several:
-        table.add_column("MOUNT")
-    for stop in stops:
-        cells = [*_cells(stop), *([stop["mount"]] if several else [])]
-        table.add_row(*(Text(cell) for cell in map(printable, cells)))
-    console = Console()
-    if not console.is_terminal:  # a line in a pipe may have any length
-        console = Console(width=10_000)
-    console.print(table)
+    headings = ("PID", "NAME", "THREADS", "STOPPED", "READ", "OPENED BY", "STATE")
+    rows = [[*_cells(stop), *([stop["mount"]] if several else [])] for stop in stops]
+    table.show([*headings, *(["MOUNT"] if several else [])], _NUMBERS, rows)
 
 
 def _cells(stop: dict[str, Any]) -> list[str]:
@@ -154,36 +150,46 @@ def _cells(stop: dict[str, Any]) -> list[str]:
     ]
 
 
-def _parsed(text: str) -> Any:
-    if len(text) == tuning.now().most_status:
+def _content(file: TextIO) -> str:
+    """All of it.  ValueError: it is too long."""
+    pieces, rest = [], tuning.now().most_status
+    # One read of so many characters would make room for all of them.
+    while piece := file.read(min(_PIECE, rest)):
+        pieces.append(piece)
+        rest -= len(piece)
+    if not rest:
         raise ValueError("it is too long")
-    return json.loads(text)
+    return "".join(pieces)
 
 
 _NUMBERS = ("PID", "THREADS", "STOPPED", "READ")
 
 
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1))
+@takes_targets
 @_MOUNT
-def release(pid: int, mountpoint: str | None) -> None:
-    """Let process PID go, even while its file is open.
+def release(targets: Targets, mountpoint: str | None) -> None:
+    """Let processes go, even while their files are open.
 
     Readers keep the header; from now on they get an I/O error for memory.  Root can let any
     process go, another user a process whose file nobody else has open.
     """
+    places = _mountpoints(mountpoint)
+    pids = targets.numbers()
     failures: list[str] = []
-    released = False
-    for place in _mountpoints(mountpoint):
-        try:
-            with open(_open(place, names.RELEASE, os.O_WRONLY), "wb", buffering=0) as file:
-                file.write(b"%d\n" % pid)
-            released = True
-        except OSError as error:
-            if error.errno != errno.ESRCH:
-                failures.append(f"{place}: {error.strerror}")
-    if not released:
-        why = printable("; ".join(failures))
-        raise click.ClickException(why or f"process {pid} is not held")
+    is_released = False
+    for pid in pids:
+        for place in places:
+            try:
+                with open(_open(place, names.RELEASE, os.O_WRONLY), "wb", buffering=0) as file:
+                    file.write(b"%d\n" % pid)
+                is_released = True
+            except OSError as error:
+                if error.errno != errno.ESRCH:
+                    failures.append(f"{place}: {error.strerror}")
+    failures = [*dict.fromkeys(failures)]
+    if not is_released:
+        nobody = f"process {pids[0]} is" if len(pids) == 1 else f"processes {listed(pids)} are"
+        raise click.ClickException(printable("; ".join(failures)) or f"{nobody} not held")
     for failure in failures:
         click.echo(printable(failure), err=True)

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import click
@@ -13,7 +13,7 @@ from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import SinkError
 from gcorefs.kernel.ending_signals import not_ignored
 from gcorefs.kernel.proc.procfile import FormatError
-from gcorefs.process.errors import ProcessError, named
+from gcorefs.process.errors import ProcessError, named_with_limit
 
 
 def end_in_good_order() -> None:
@@ -38,41 +38,73 @@ def end_in_good_order() -> None:
 
 
 @contextlib.contextmanager
-def refusals_told(pid: int) -> Iterator[None]:
-    """Tell in one line why there is no core of process `pid`."""
+def refusals_told(pid: int = 0) -> Iterator[None]:
+    """Tell in one line why there is no core of process `pid`, or, with 0, of several."""
     try:
         yield
     except (ProcessError, SinkError) as error:
         raise click.ClickException(str(error)) from error
     except (FormatError, MapsError) as error:
-        raise click.ClickException(f"process {pid}: {error}") from error
+        raise click.ClickException(f"process {pid}: {error}" if pid else str(error)) from error
     except OSError as error:
-        raise click.ClickException(named(error)) from error
+        raise click.ClickException(named_with_limit(error)) from error
 
 
 @contextlib.contextmanager
-def late_awaited(stop: Stop) -> Iterator[None]:
+def late_awaited(stops: Sequence[Stop]) -> Iterator[None]:
     """After the block, wait for the threads that were interrupted but have not stopped yet.
 
-    If we ended earlier, they would see the interruption.  We do not wait if a signal ends us.
+    If we ended earlier, they would see the interruption.  We do not wait if a signal ends us.  The
+    suspend key of the terminal counts after all that.  `stops` may be filled in the block.
     """
+    with _not_suspended():
+        try:
+            yield
+        except Exception:
+            _await_late(stops)
+            raise
+        _await_late(stops)
+
+
+@contextlib.contextmanager
+def _not_suspended() -> Iterator[None]:
+    """No job control signal stops us in the block: the process that we hold would stand still for
+    as long as we do.  If SIGTSTP has come, it stops us behind the block, unless SIGCONT has come
+    too.  It came later, in all probability: Python does not tell."""
+    came = set[int]()
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.add(number)
+
+    # What is set to be ignored stays ignored (ending_signals.py).
+    is_ignored = signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN
+    handlers = {
+        signal.SIGTSTP: signal.SIG_IGN if is_ignored else note,
+        signal.SIGCONT: note,
+        # A write from the background to a terminal with `stty tostop` causes SIGTTOU.
+        signal.SIGTTIN: signal.SIG_IGN,
+        signal.SIGTTOU: signal.SIG_IGN,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
-    except Exception:
-        _await_late(stop)
-        raise
-    _await_late(stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if signal.SIGTSTP in came and signal.SIGCONT not in came:
+        signal.raise_signal(signal.SIGTSTP)
 
 
-def _await_late(stop: Stop) -> None:
-    if late := stop.late:
-        click.echo(
-            f"process {stop.pid}: runs on; waiting for thread {late[0]}, which gets no "
-            "CPU and has to stop once so that it never sees that it was interrupted",
-            err=True,
-        )
-        while not stop.wait_late(_LATE_NAP):
-            pass
+def _await_late(stops: Sequence[Stop]) -> None:
+    for stop in stops:
+        if late := stop.late:
+            click.echo(
+                f"process {stop.pid}: runs on; waiting for thread {late[0]}, which gets no "
+                "CPU and has to stop once so that it never sees that it was interrupted",
+                err=True,
+            )
+            while not stop.wait_late(_LATE_NAP):
+                pass
 
 
 _LATE_NAP = 1.0

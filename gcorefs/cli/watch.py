@@ -14,12 +14,15 @@ import click
 
 from gcorefs import api
 from gcorefs.cli import stopping
+from gcorefs.cli.core_line import core_line
+from gcorefs.cli.output import Output
 from gcorefs.cli.policy import takes_policy
+from gcorefs.cli.target import PID, Targets, names_targets
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.recordings import Recordings
-from gcorefs.export.sink import SinkError
-from gcorefs.kernel.proc import tasks
+from gcorefs.export.sink import FileSink, SinkError
 from gcorefs.kernel.proc.procfile import FormatError
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 
@@ -40,8 +43,8 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
 
 
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1))
-@click.argument("directory", metavar="DIR")
+@click.argument("words", metavar="[PID] DIR", nargs=-1, required=True)
+@names_targets
 @click.option(
     "--every", callback=_duration, metavar="TIME", default="10s", show_default=True,
     help="How often to take a core: 10s, 500ms, 2m, 1h.",
@@ -56,15 +59,20 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
 )  # fmt: skip
 @takes_policy(profile="@threads")
 def watch(
-    pid: int, directory: str, every: float, keep: int, space: int | None, policy: Policy
+    words: tuple[str, ...],
+    targets: Targets,
+    every: float,
+    keep: int,
+    space: int | None,
+    policy: Policy,
 ) -> None:
-    """Take a core of process PID again and again, and keep the last ones in DIR.
+    """Take a core of a process again and again, and keep the last ones in DIR.
 
     Prints a line for each.  Ends when the process has ended; its last cores stay.  By default the
     cores have the registers of every thread and no memory (--policy @threads).
     """
-    if not tasks.is_ours():
-        raise click.ClickException(tasks.NOT_OURS)
+    process, directory = _process_and_directory(words, targets)
+    pid = process.pid
     stopping.end_in_good_order()
     with (
         stopping.refusals_told(pid),
@@ -72,6 +80,14 @@ def watch(
         _opened(pid) as pidfd,
     ):
         _watch(_Recorder(pid, policy, recordings), _Clock(pidfd, every))
+
+
+def _process_and_directory(words: tuple[str, ...], targets: Targets) -> tuple[Process, str]:
+    *pids, directory = words
+    if len(pids) > 1 or (not pids and not targets):
+        raise click.UsageError("Give one process, and the directory of its cores: PID DIR.")
+    numbers = [PID(pid) for pid in pids]
+    return targets.with_pids(numbers).select().one(), directory
 
 
 @contextlib.contextmanager
@@ -131,36 +147,28 @@ class _Recorder:
         recordings = self._recordings
         name = recordings.name_at(datetime.now(UTC))
         stop = api.stop(self.pid, self._policy)
-        with stopping.late_awaited(stop), contextlib.ExitStack() as undone:
-            with stop:
+        with stopping.late_awaited([stop]), contextlib.ExitStack() as undone:
+            with contextlib.closing(Output()) as writer, stop:
                 core = stop.core()
                 if is_over():  # else the pid may be another process's by now
                     raise ProcessError(Reason.GONE, self.pid)
-                if not recordings.has_room(core.size):
-                    return f"{name}: its {core.size} bytes are more than --space allows"
-                recordings.make_room(core.size)
-                sink = recordings.sink(name)
-                undone.callback(sink.abort)
-                core.write_to(sink)
+                sink = writer.do(self._write, core, name, undone)
+            if sink is None:
+                return f"{name}: its {core.size} bytes are more than --space allows"
             sink.commit()
         self.last = name
         recordings.trim()
-        return _line(name, core, stop.stopped_seconds)
+        return core_line(name, core, stop.stopped_seconds)
 
-
-def _line(name: str, core: api.Core, stopped: float) -> str:
-    threads = core.facts["threads"]
-    others = [f"{count} {how}" for how, count in threads.items() if count and how != "stopped"]
-    unreadable = [f"{core.unreadable} pages unreadable"] if core.unreadable else []
-    return ", ".join(
-        [
-            f"{name}: {sum(threads.values())} threads",
-            *others,
-            f"stopped for {stopped * 1e3:.1f} ms",
-            f"{core.size} bytes",
-            *unreadable,
-        ]
-    )
+    def _write(self, core: api.Core, name: str, undone: contextlib.ExitStack) -> FileSink | None:
+        """None: there is no room for it.  `undone` aborts the sink."""
+        if not self._recordings.has_room(core.size):
+            return None
+        self._recordings.make_room(core.size)
+        sink = self._recordings.sink(name)
+        undone.callback(sink.abort)
+        core.write_to(sink)
+        return sink
 
 
 def _watch(recorder: _Recorder, clock: _Clock) -> None:

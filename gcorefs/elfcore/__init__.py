@@ -1,5 +1,6 @@
 """The core file format.  It knows no process and no clock: the same input gives the same bytes.
 
+columns  columns of 64-bit numbers, each handled as a whole
 elf      headers of an ELF file
 vma      what the kernel says of one mapping
 backing  what stands behind the addresses of a mapping
@@ -20,7 +21,9 @@ registers  the register sets of a thread, by kind
 register_notes  the notes with these sets
 notes    the notes of a core, as structures
 segments  memory as program headers tell of it, and zeros only once
+loads    the program headers of mappings: what becomes of each hole
 layout   where every byte of the file lies
+file_notes  the notes of a program or a library
 corefile  reads the headers and notes of any core
 space    the address space of a core: what became of the bytes of each mapping
 """

@@ -22,6 +22,44 @@ _BACKING = re.compile(
 )
 
 
+MOST_OF_PATHS = 16 << 20
+"""Bytes.  No NT_FILE has so many (fs/coredump.c, CORE_FILE_NOTE_SIZE_MAX), so the names of a
+process with more need not be complete."""
+_LONGEST = 1 << 20
+_USUAL = 512
+
+
+class Texts:
+    """The texts of one process, each cut where it is too long.
+
+    No directory is too deep for maps: a path has many megabytes if the process likes, and 65,530
+    mappings may have a path each.
+    """
+
+    def __init__(self) -> None:
+        self._left = MOST_OF_PATHS
+
+    def cut(self, text: bytes) -> bytes:
+        """The text, or its beginning: some hundred bytes if there were many long ones."""
+        if len(text) <= _USUAL:
+            return text
+        length = max(_USUAL, min(len(text), _LONGEST, self._left))
+        self._left -= length
+        return text[:length]
+
+
+def begun(rest: bytes) -> bytes:
+    """The beginning of a text that goes on in the next piece, without what `Texts.cut` would drop
+    of its first line: the line may take hundreds of pieces."""
+    if len(rest) <= _KEPT:
+        return rest
+    end = rest.find(b"\n")
+    return rest[:_KEPT] + (rest[max(end, _KEPT) :] if end >= 0 else b"")
+
+
+_KEPT = 2 * _LONGEST
+
+
 class Kinds(dict[tuple[bytes, F], tuple[Kind, int]]):
     """Kind and file offset by the text behind the addresses and the flags, as the source of the
     mappings writes them.  MapsError: the kernel does not write such a text."""

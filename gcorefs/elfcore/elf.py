@@ -7,8 +7,8 @@ little-endian, as on all machines that we support.
 import functools
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from gcorefs.arch.page import PAGE_SIZE
 
@@ -48,8 +48,8 @@ class ProgramHeader(NamedTuple):
 class ElfClass:
     """The structures of ELFCLASS64 or ELFCLASS32.  The classes differ in the width of a word."""
 
-    def __init__(self, number: int, word: str, phdr: str) -> None:
-        self.word = word
+    def __init__(self, number: int, word: Literal["Q", "I"], phdr: str) -> None:
+        self.word: Literal["Q", "I"] = word
         """The struct module's letter for an unsigned word."""
         self.word_size = struct.calcsize(f"<{word}")
         self.most = (1 << 8 * self.word_size) - 1
@@ -95,26 +95,28 @@ class ElfClass:
 
     def pack_loads(
         self,
-        flags: Iterable[int],
-        offsets: Iterable[int],
-        vaddrs: Iterable[int],
-        filesizes: Iterable[int],
-        memsizes: Iterable[int],
-    ) -> bytes:
+        flags: bytearray,
+        offsets: "array[int]",
+        vaddrs: "array[int]",
+        filesizes: "array[int]",
+        memsizes: "array[int]",
+    ) -> bytearray:
         """The program headers of many PT_LOADs, from one column for each field."""
-        flags = [*flags]
-        columns = offsets, vaddrs, None, filesizes, memsizes
-        align = array(self.word, [PAGE_SIZE]) * len(flags)
-        if self is ELF32:
-            fields = [array(self.word, [PT_LOAD]) * len(flags), *columns, flags, align]
-        else:  # p_type and p_flags are half a word each and share the first word
-            first = {each: PT_LOAD | each << 32 for each in {*flags}}
-            fields = [map(first.__getitem__, flags), *columns, align]
-        words = array(self.word, bytes(self.phdr_size * len(flags)))
-        for number, column in enumerate(fields):
-            if column is not None:  # p_paddr is 0
-                words[number :: len(fields)] = array(self.word, column)
-        return words.tobytes()
+        count = len(flags)
+        width = self.phdr_size // self.word_size
+        table = bytearray(self.phdr_size * count)
+        octets = memoryview(table)
+        words = octets.cast(self.word)
+        # All words but p_type, p_paddr, which is 0, and p_flags.
+        align = array("Q", (PAGE_SIZE,)) * count
+        columns = {1: offsets, 2: vaddrs, 4: filesizes, 5: memsizes, width - 1: align}
+        for number, column in columns.items():
+            own = column if self is ELF64 else array(self.word, column)
+            words[number::width] = memoryview(own)
+        octets[0 :: self.phdr_size] = bytes((PT_LOAD,)) * count
+        # Elf64_Phdr has p_flags behind p_type, Elf32_Phdr behind p_memsz.
+        octets[(24 if self is ELF32 else 4) :: self.phdr_size] = flags
+        return table
 
     def note_ends(self, beginning: bytes) -> Iterator[int]:
         """The file offset of the end of each PT_NOTE of a program that begins with these bytes."""

@@ -9,8 +9,8 @@ reads no further.  The estimate does not see the following, which can make a cor
   core then has the whole mapping;
 - a file that is lost but not marked as deleted: it changed in place, or no path leads to it any
   more; and notes of an ELF file that do not end in its first page (filter.py, kept_size);
-- pages that are populated but not counted anywhere: guards (MADV_GUARD_INSTALL), pages that
-  userfaultfd(2) watches, and pages of zeros (if pagemap.py cannot tell them apart).
+- pages that are populated but not counted anywhere: pages that userfaultfd(2) watches; guards and
+  pages of zeros (if pagemap.py cannot tell them apart).
 MADV_DONTDUMP is not visible either; it makes a core smaller.
 """
 
@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import ELF64, page_up
+from gcorefs.elfcore.loads import BSS_UNDIVIDED, most_bytes
 from gcorefs.elfcore.patterns import NONE, Patterns
-from gcorefs.elfcore.segments import BSS_UNDIVIDED, most_bytes
 from gcorefs.elfcore.selection import (
     MOST_OF_A_THREAD,
     MOST_OF_LINKER,
@@ -88,7 +88,9 @@ class Surroundings(NamedTuple):
     has_referenced: bool = False
     """With `of_a_stack`: it also has what registers and stacks point to."""
     include: Patterns = NONE
-    """The core has these mappings and ranges."""
+    """The core has these mappings and ranges.  The estimate counts all that have a name: users whom
+    /proc shows no names see it, and would find them out by asking for one pattern after the
+    other."""
     tells_pages: bool = True
     """/proc/PID/pagemap tells which pages are populated; if False, all pages count as populated."""
     tells_leases: bool = True
@@ -210,10 +212,11 @@ class Estimate:
         self._populated += populated if self._surroundings.tells_pages else size
 
     def _add_included(self, lines: Sequence[_Line]) -> None:
-        include = self._surroundings.include
-        named = sum(line.end - line.start for line in lines if include.match(line.name))
-        ranges = sum(end - start for start, end in include.ranges)
-        self._whole += named + min(ranges, self._counters.mapped)
+        include, mapped = self._surroundings.include, self._counters.mapped
+        included = sum(end - start for start, end in include.ranges)
+        if include.names is not None:
+            included += sum(line.end - line.start for line in lines if line.name)
+        self._whole += min(included, mapped)
 
     def _add_stacks(self, size: int, maps: bytes) -> None:
         threads, mapped = self._counters.threads, self._counters.mapped

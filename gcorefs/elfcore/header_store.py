@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 _ROW = 1 << 20
 _SHORTER = 4
@@ -132,17 +132,22 @@ class Unmade(Protocol):
     def unpack(self) -> bytes: ...
 
 
+Piece: TypeAlias = bytes | bytearray | Unmade
+"""Bytes, or what makes them."""
+_MADE = bytes, bytearray
+
+
 class Pieces:
     """Pieces of bytes, one behind the other."""
 
-    def __init__(self, pieces: Iterable[bytes | Unmade] = ()) -> None:
-        self._pieces: list[bytes | Unmade] = []
+    def __init__(self, pieces: Iterable[Piece] = ()) -> None:
+        self._pieces: list[Piece] = []
         self._offsets = array("Q", [0])  # piece i is from _offsets[i] to _offsets[i + 1]
         self.extend(pieces)
 
-    def extend(self, pieces: Iterable[bytes | Unmade]) -> None:
+    def extend(self, pieces: Iterable[Piece]) -> None:
         added = [*pieces]
-        sizes = [len(each) if isinstance(each, bytes) else each.size for each in added]
+        sizes = [len(each) if isinstance(each, _MADE) else each.size for each in added]
         self._pieces += added
         self._offsets.extend(accumulate(sizes, initial=self._offsets.pop()))
 
@@ -150,7 +155,7 @@ class Pieces:
     def size(self) -> int:
         return self._offsets[-1]
 
-    def __iter__(self) -> Iterator[bytes | Unmade]:
+    def __iter__(self) -> Iterator[Piece]:
         return iter(self._pieces)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -159,9 +164,9 @@ class Pieces:
         done = 0
         while done < len(buffer):
             piece = self._pieces[index]
-            data = piece if isinstance(piece, bytes) else piece.unpack()
+            data = piece if isinstance(piece, _MADE) else piece.unpack()
             start = offset + done - self._offsets[index]
-            found = data[start : start + len(buffer) - done]
+            found = memoryview(data)[start : start + len(buffer) - done]
             buffer[done : done + len(found)] = found
             done += len(found)
             index += 1

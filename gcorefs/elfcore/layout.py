@@ -21,13 +21,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from operator import mul, sub
 from typing import Protocol
 
 from gcorefs.arch.machine import Machine
 from gcorefs.elfcore import elf
-from gcorefs.elfcore.header_store import Pieces
-from gcorefs.elfcore.segments import ZEROS, Column, Loads
+from gcorefs.elfcore.columns import Column, differences, raised
+from gcorefs.elfcore.header_store import Piece, Pieces
+from gcorefs.elfcore.segments import ZEROS, Loads
 
 
 class Source(enum.Enum):
@@ -71,15 +71,9 @@ class Layout:
         shoff = form.ehdr_size + phnum * form.phdr_size
         notes_offset = shoff + shnum * form.shdr_size
         memory_offset = elf.page_up(notes_offset + notes.size)
-        zeros_offset = memory_offset + sum(loads.lengths)
-        # A segment in the area of zeros does not move the offset of the next segment.
-        steps = map(mul, loads.filesz, loads.is_zero.translate(b"\1\0" + bytes(254)))
-        offsets = array("Q", accumulate(steps, initial=memory_offset))
-        offsets.pop()
-        zero = -1
-        while (zero := loads.is_zero.find(1, zero + 1)) >= 0:
-            offsets[zero] = zeros_offset
-        parts = [
+        zeros_offset = memory_offset + loads.in_file
+        offsets = raised(loads.places, memory_offset)
+        parts: list[Piece] = [
             form.pack_ehdr(machine.elf_machine, phnum, shoff if shnum else 0, shnum),
             # p_align 4: with 8, elfutils and drgn expect notes padded to eight bytes.
             form.pack_phdr(elf.ProgramHeader(elf.PT_NOTE, 0, notes_offset, 0, notes.size, 0, 4)),
@@ -134,7 +128,7 @@ class Layout:
         """Addresses, or ZEROS, and lengths of the extents of `length` bytes at `offset`.  The
         range must lie between the header and the end of the file."""
         addresses, borders = self._between(offset, offset + length)
-        return addresses, array("Q", map(sub, borders[1:], borders))
+        return addresses, differences(borders[1:], borders[:-1])
 
     def _between(self, offset: int, end: int) -> tuple[Column, Column]:
         """Addresses and boundaries of the extents between two offsets behind the header."""

@@ -12,8 +12,8 @@
 `filter+text` is the memory of filter, and the code in files; the same for other rules, and for any
 number of kinds.
 
-No rule takes memory that the process, or the kernel, wants in no core (MADV_DONTDUMP), or registers
-of a device, whose read may have side effects.
+Only `all+dontdump` takes memory that the process, or the kernel, wants in no core (MADV_DONTDUMP).
+No rule takes registers of a device, whose read may have side effects.
 """
 
 import re
@@ -27,8 +27,10 @@ from gcorefs.elfcore.vma import Vma
 from gcorefs.errors import GcorefsError
 
 _BASES = ("filter", "kernel", "all", "stacks", "none")
+_DONTDUMP = "dontdump"
+_UNSPARING = f"all+{_DONTDUMP}"
 WORDS = (
-    f"{', '.join(_BASES)}, a mask from 0x0 to 0x1ff, or kinds "
+    f"{', '.join(_BASES)}, {_UNSPARING}, a mask from 0x0 to 0x1ff, or kinds "
     f"({', '.join(kind.value for kind in MemoryKind)}), or both with + between them"
 )
 
@@ -43,7 +45,7 @@ class RuleError(GcorefsError, ValueError):
 @dataclass(frozen=True, slots=True)
 class MemoryRule:
     base: str
-    """filter, kernel, all, stacks, none, or a mask as hex() writes it."""
+    """filter, kernel, all, all+dontdump, stacks, none, or a mask as hex() writes it."""
     kinds: tuple[MemoryKind, ...] = ()
     """It also takes these kinds of mappings, in the order of MemoryKind."""
 
@@ -61,7 +63,7 @@ class MemoryRule:
         match self.base:
             case "filter" | "kernel":
                 bits = own
-            case "all":
+            case "all" | "all+dontdump":
                 return _ALL_BITS
             case "stacks":
                 bits = rules.ELF_HEADERS
@@ -127,7 +129,9 @@ class MemoryRule:
             case "kernel":
                 return rules.dump_size(vma, mask, facts)
             case "all":
-                return _everything(vma)
+                return _everything(vma, never(vma))
+            case "all+dontdump":
+                return _everything(vma, _registers(vma))
             case "none":
                 return _nothing(vma)
         own = rules.ELF_HEADERS if self.has_stacks else int(self.base, 16)
@@ -147,25 +151,29 @@ def memory_rule(text: str) -> MemoryRule:
     kinds = {_KINDS[word] for word in words if word in _KINDS}
     bases = [word for word in words if word not in _KINDS]
     is_repeated = len(kinds) + len(bases) < len(words)
+    if sorted(bases) == ["all", _DONTDUMP]:
+        bases = [_UNSPARING]
     if is_repeated or len(bases) > 1 or (kinds and "none" in bases):
         raise RuleError(WORDS)
     (base,) = bases or ("none",)
     if _MASK.fullmatch(base) and int(base, 16) <= _ALL_BITS:
         base = hex(int(base, 16))
-    elif base not in _BASES:
+    elif base not in (*_BASES, _UNSPARING):
         raise RuleError(WORDS)
-    taken = () if base == "all" else tuple(kind for kind in MemoryKind if kind in kinds)
+    taken = (
+        () if base in ("all", _UNSPARING) else tuple(kind for kind in MemoryKind if kind in kinds)
+    )
     return MemoryRule(base, taken)
 
 
 _KINDS = {kind.value: kind for kind in MemoryKind}
 
 
-def _everything(vma: Vma) -> Share:
+def _everything(vma: Vma, why_never: LeftOut | None) -> Share:
     if vma.is_special:
         return Share(vma.size, None)
-    if (reason := never(vma)) is not None:
-        return Share(0, reason)
+    if why_never is not None:
+        return Share(0, why_never)
     if not vma.flags and not vma.kind.is_shared and not _is_written(vma):
         # PROT_NONE: reserved addresses, or a gap between the parts of a library.
         return Share(0, LeftOut.POLICY if vma.has_file else LeftOut.UNTOUCHED)
@@ -182,9 +190,12 @@ def _nothing(vma: Vma) -> Share:
 
 
 def never(vma: Vma) -> LeftOut | None:
-    """Why no rule takes it; None if a rule may."""
-    if vma.kind.is_dontdump:
-        return LeftOut.DONTDUMP
+    """Why no rule but all+dontdump takes it; None if a rule may."""
+    return LeftOut.DONTDUMP if vma.kind.is_dontdump else _registers(vma)
+
+
+def _registers(vma: Vma) -> LeftOut | None:
+    """IO if they are registers of a device."""
     return LeftOut.IO if vma.kind.is_io and not vma.kind.is_hugetlb else None
 
 

@@ -235,6 +235,8 @@ def pack_files(
     numbers = [len(files), PAGE_SIZE]
     for vma, _ in files:
         numbers += (vma.start, vma.end, vma.offset // PAGE_SIZE)
+    if sum(len(path) for _, path in files) >= limit:
+        return b""
     desc = struct.pack(f"<{len(numbers)}{CLASSES[machine.word_size].word}", *numbers)
     desc += b"".join(path + b"\0" for _, path in files)
     return pack_note(CORE, NT_FILE, desc) if len(desc) < limit else b""

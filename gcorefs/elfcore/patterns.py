@@ -63,7 +63,7 @@ def patterns(text: str) -> Patterns:
         elif not word or not word.isprintable():
             raise PatternError(WORDS)
         else:
-            names.append(b"".join(map(_as_expression, word)))
+            names.append(_as_expression(word))
     expression = re.compile(b"|".join(names), re.DOTALL) if names else None
     return Patterns(expression, tuple(ranges))
 
@@ -74,6 +74,17 @@ def canonical(text: str) -> str:
     return text
 
 
-def _as_expression(character: str) -> bytes:
-    wild = {"*": b".*", "?": b"."}
-    return wild.get(character) or re.escape(character.encode("utf-8", "surrogateescape"))
+def _as_expression(word: str) -> bytes:
+    """Each part between two stars matches where it first fits, and there is no other try (?>):
+    a later place only leaves less room for the parts behind it.  With a plain .* between them re
+    would try all combinations of places, which takes for ever, with the interpreter lock held.
+    """
+    parts = [b"".join(map(_literal, part)) for part in word.split("*")]
+    if len(parts) == 1:
+        return parts[0]
+    first, *middle, last = parts
+    return b"".join([first, *(b"(?>.*?%b)" % part for part in middle if part), b".*", last])
+
+
+def _literal(character: str) -> bytes:
+    return b"." if character == "?" else re.escape(character.encode("utf-8", "surrogateescape"))

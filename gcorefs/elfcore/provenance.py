@@ -30,8 +30,14 @@ class How(enum.StrEnum):
 
     STOPPED = "stopped"
     """All of them, at its stop."""
+    BLOCKED = "blocked-exact"
+    """All of them, while it slept in a system call.  The result of that call is not known yet: the
+    register for it has what the kernel puts there meanwhile."""
     PARTIAL = "partial"
     """Those of its system call, from /proc."""
+    STALE = "stale"
+    """All of them, as they were when it entered the kernel for the last time.  It has run since, or
+    may have."""
     ZERO = "zero"
     """None.  They are zeros in the core."""
     OMITTED = "omitted"
@@ -40,9 +46,11 @@ class How(enum.StrEnum):
     @property
     def is_exact(self) -> bool:
         """True if every register is what the thread had."""
-        return self is How.STOPPED
+        return self in (How.STOPPED, How.BLOCKED)
 
 
+_ALWAYS = frozenset((How.STOPPED, How.PARTIAL, How.ZERO, How.OMITTED))
+"""Those that a note counts even if there is no such thread."""
 MOST_RANGES = 1000
 """The note lists no more unreadable ranges than this.  It counts all of them."""
 
@@ -65,6 +73,8 @@ class Account:
     """Bytes of mapped files that the kernel's dumper would leave out (filter.py, kept_size)."""
     unreadable: int = 0
     """Bytes that are zeros in the file because they could not be read."""
+    guards: int = 0
+    """Bytes of guard pages: zeros, and no loss, as the process itself cannot read them."""
     ranges: Sequence[tuple[int, int]] = ()
     """Start and end of the unreadable ranges that were known when the header was made."""
     names: Mapping[int, str] = field(default_factory=dict)
@@ -80,6 +90,7 @@ class Account:
                 "left_out": left_out,
                 "beyond_kernel": self.beyond,
                 "unreadable": self.unreadable,
+                "guards": self.guards,
             },
             "zeros": {"area": self.area, "shared": self.shared},
             "left_out": dict(self.left_out),
@@ -140,7 +151,7 @@ class Provenance:
             "stop_milliseconds": round(self.origin.stop_milliseconds, 3),
             "policy": dict(self.policy),
             "threads": {
-                **{how: len(found) for how, found in tids.items()},
+                **{how: len(found) for how, found in tids.items() if found or how in _ALWAYS},
                 How.STOPPED.value: self.stopped,
             },
             "tids": {how: found for how, found in tids.items() if found},
@@ -190,7 +201,7 @@ _SHAPE_OF_XSTATE: dict[str, type] = {
     "kept": int,
 }
 _COUNTS = {
-    "threads": tuple(how.value for how in How),
+    "threads": tuple(how.value for how in _ALWAYS),
     "bytes": ("mapped", "recorded", "zeros", "left_out", "unreadable"),
     "zeros": ("area", "shared"),
     "left_out": (),

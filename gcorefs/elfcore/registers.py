@@ -4,15 +4,12 @@ The sets of ten thousand threads take 30 MiB.  A store compresses those of many 
 (header_store.py).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gcorefs.arch.machine import RegisterKind
+from gcorefs.arch.machine import RegisterKind, Sets
+from gcorefs.arch.xsave import XStates
 from gcorefs.elfcore.header_store import Later, Packed, Shelf, at_once
-
-Sets = Sequence[tuple[RegisterKind, bytes]]
-"""Sets beyond the general registers, in any order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +64,13 @@ class Registers:
             return self.general
         place = self.shape.places()[kind]
         return (self.data.unpack() if isinstance(self.data, Packed) else self.data)[place]
+
+
+def xstate_sets(xstates: XStates, state: bytes) -> Sets:
+    """The sets that a core has for one XSAVE area of a thread."""
+    written, kept = xstates.take(state)
+    found = [(RegisterKind.XSTATE, written)]
+    return [(RegisterKind.KERNEL_XSTATE, kept), *found] if kept else found
 
 
 class RegisterStore:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from gcorefs.elfcore.backing import ADDRESSES, Kinds
+from gcorefs.elfcore.backing import ADDRESSES, Kinds, Texts, begun
 from gcorefs.elfcore.vma import MapsError, Vma, VmFlag
 
 # fs/proc/task_mmu.c, show_smap_vma_flags.
@@ -100,7 +100,7 @@ def parse_pieces(pieces: Iterable[bytes]) -> list[Vma]:
         last = text.rfind(b"\nVmFlags:") + 1
         end = text.find(b"\n", last) + 1 if last else 0
         parser.add(text[:end])
-        rest = text[end:]
+        rest = begun(text[end:])
     parser.add(rest)
     return parser.vmas
 
@@ -136,13 +136,14 @@ class _Parser:
         self._border = 0
         self._entry = _NONE_YET
         self._kinds = Kinds(_flags)
+        self._texts = Texts()
         self._sizes = _Sizes()
         self._shared = _Pairs(_SHARED)
         self._swap = _Pairs(_SWAP)
 
     def add(self, text: bytes) -> None:
         """Add the mappings of whole entries."""
-        vmas, kinds = self.vmas, self._kinds
+        vmas, kinds, cut = self.vmas, self._kinds, self._texts.cut
         sizes, shared, swap = self._sizes, self._shared, self._swap
         position = 0
         while position < len(text):
@@ -153,7 +154,7 @@ class _Parser:
             if not self._border <= start < end or (start | end) & 0xFFF:
                 raise MapsError(f"mapping {start:#x}-{end:#x} is out of order")
             self._border = end
-            kind, offset = kinds[backing, words]
+            kind, offset = kinds[cut(backing), words]
             clean, dirty = shared[shared_]
             swapped, own = swap[swap_]
             also = clean + dirty + swapped - own

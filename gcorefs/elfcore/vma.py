@@ -9,6 +9,9 @@ HUGE_PAGES = b"/anon_hugepage (deleted)"
 """The file of an anonymous mapping of huge pages (fs/hugetlbfs/inode.c, hugetlb_file_setup)."""
 
 
+VDSO = b"[vdso]"
+
+
 def is_special_name(name: bytes) -> bool:
     """True if a mapping without a file, with this name in maps, is one of the kernel's own."""
     return (

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import repeat
 
-from gcorefs.elfcore.backing import Kinds
+from gcorefs.elfcore.backing import Kinds, Texts, begun
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 from gcorefs.elfcore.vm_bits import VmBits
 from gcorefs.elfcore.vma import Kind, MapsError, Vma, VmFlag
@@ -67,11 +67,13 @@ class Maps:
     def __init__(self) -> None:
         self._borders: list[int] = []  # start and end of each mapping
         self._texts: list[bytes] = []  # what stands behind the addresses
+        self._cut = Texts().cut
         self._rest = b""
 
     def add(self, piece: bytes) -> None:
         """MapsError: the kernel does not write such a text."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        *lines, rest = (self._rest + piece).split(b"\n")
+        self._rest = begun(rest)
         if not lines:
             return
         parts = [line.partition(b" ") for line in lines]
@@ -82,7 +84,7 @@ class Maps:
             self._borders += map(int, numbers, repeat(16))
         except ValueError as error:
             raise MapsError("unexpected addresses in maps") from error
-        self._texts += [backing for _, _, backing in parts]
+        self._texts += [self._cut(backing) for _, _, backing in parts]
 
     def with_rows(self, rows: "array[int]", bits: VmBits) -> list[Vma]:
         """Every mapping, in address order, when all pieces are there.  Rows that are too many do

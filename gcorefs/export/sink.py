@@ -23,6 +23,10 @@ STANDARD_OUTPUT = "standard output"
 _HAS_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
 
 
+# Another file system, or one that does not support it; Linux before 5.19 says EXDEV or EINVAL.
+_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+
+
 class SinkError(GcorefsError, OSError):
     """The output cannot be written.  `filename` names it; `errno` and `strerror` say why."""
 
@@ -154,6 +158,17 @@ class FileSink:
     def write(self, data: memoryview) -> None:
         with _told_of(self._name):
             _write(self._fd, data)
+
+    def copy_from(self, file: int, offset: int, length: int) -> int:
+        """Append bytes of an open file without reading them: a file system that can do it shares
+        the blocks (copy_file_range(2)).  Returns how many; 0: `write` them.  SinkError."""
+        with _told_of(self._name):
+            try:
+                return os.copy_file_range(file, self._fd, length, offset)
+            except OSError as error:
+                if error.errno in _CANNOT_COPY:
+                    return 0
+                raise
 
     def commit(self) -> None:
         with _told_of(self._name):

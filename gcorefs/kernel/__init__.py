@@ -5,7 +5,8 @@ call, and knows nothing of stops, cores and policies.
 
 libc      which calls release the interpreter lock, and why
 ptrace    stops a thread, and reads the state of a stopped one
-wait4     the wait status of a tracee; wakes one of our threads that waits for it
+wait4     the wait status of a tracee
+bell      wakes one of our threads that sleeps in a system call
 siginfo   the structure that both use
 ending_signals  the signals that end a process by default
 open_file  a file descriptor that may be passed to another process
@@ -16,6 +17,7 @@ bpf       iterators over the mappings of a process
 libbpf    loads the program of such an iterator
 process_vm  the memory of another process
 pagemap_scan  runs of pages with given properties, from the page tables
+soft_dirty  which pages a process has written
 own_memory  our own memory, beyond what Python's mmap can do
 statx     the attributes of a file that the kernel has cached
 stdio     reads a long file of /proc with few calls

@@ -1,5 +1,5 @@
-"""bpf(2): runs an iterator program over the mappings of one task
-(Documentation/bpf/bpf_iterators.rst).  libbpf.py loads the program."""
+"""bpf(2): runs an iterator program over the mappings of one task, or over the threads of one
+process (Documentation/bpf/bpf_iterators.rst).  libbpf.py loads the program."""
 
 import ctypes
 import os
@@ -30,9 +30,19 @@ def open_iterator(program: int, tid: int) -> int:
     """A descriptor from which the rows of `program` about thread `tid` are read.
 
     Each read runs the program, and returns at most 32 KiB (kernel/bpf/bpf_iter.c, bpf_seq_read).
-    EPERM, ENOMEM, EMFILE.  E2BIG: before Linux 6.1 there is no iterator of one task.
+    EPERM, ENOMEM, EMFILE.  A kernel that has no iterators of one task (before 6.1) shows the rows
+    of all tasks.
     """
-    info = ctypes.create_string_buffer(_TASK_INFO.pack(tid, 0, 0))
+    return _open_iterator(program, _TASK_INFO.pack(tid, 0, 0))
+
+
+def open_iterator_of_all(program: int, pid: int) -> int:
+    """The same for all threads of process `pid`, in one iterator."""
+    return _open_iterator(program, _TASK_INFO.pack(0, pid, 0))
+
+
+def _open_iterator(program: int, which: bytes) -> int:
+    info = ctypes.create_string_buffer(which)
     where, length = ctypes.addressof(info), _TASK_INFO.size
     request = _LINK_CREATE.pack(program, 0, _BPF_TRACE_ITER, 0, where, length, 0)
     link = _bpf(_BPF_LINK_CREATE, request)

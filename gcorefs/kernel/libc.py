@@ -7,13 +7,14 @@ goes through PyDLL only if it never sleeps on something that another user can ho
 say what each call sleeps on, with the function of the kernel.
 
 These calls release the interpreter lock.  The caller waits for the answer under a bound
-(mount/listing.py, mount/stops.py, cli/stopping.py), and a thread that hangs stays counted:
+(mount/questions.py, mount/stops.py, cli/stopping.py), and a thread that hangs stays counted:
 - PTRACE_SEIZE: cred_guard_mutex of the process, which its execve(2) holds for as long as a file
   server likes (kernel/ptrace.c, ptrace_attach; fs/exec.c, begin_new_exec).
 - get_robust_list(2): exec_update_lock, in the same way (kernel/futex/syscalls.c,
   futex_get_robust_list_common, since Linux 6.18).
-- process_vm_readv(2): exec_update_lock (kernel/fork.c, mm_access), mmap_lock of the process, and
-  pages that somebody must supply (mm/process_vm_access.c, process_vm_rw_single_vec).
+- process_vm_readv(2) and process_vm_writev(2): exec_update_lock (kernel/fork.c, mm_access),
+  mmap_lock of the process, and pages that somebody must supply (mm/process_vm_access.c,
+  process_vm_rw_single_vec).
 - statx(2) of a link in map_files: exec_update_lock and mmap_lock (fs/proc/base.c,
   map_files_d_revalidate).
 - open(2) and read(2) of a file of /proc: the lock of the directory, which another reader of it
@@ -23,7 +24,7 @@ These calls release the interpreter lock.  The caller waits for the answer under
 - fopen(3) and similar functions: as open(2) and read(2).
 - bpf(2): an iterator holds nothing until it is read; a read of it is as open(2) and read(2) of a
   file of /proc (kernel/bpf/task_iter.c, task_vma_seq_get_next: mmap_lock).
-- madvise(2), MADV_POPULATE_WRITE, and mlock(2): our own memory, but it takes long.
+- madvise(2), MADV_POPULATE_WRITE, malloc_trim(3), and mlock(2): our own memory, but it takes long.
 
 These calls keep the lock, and sleep at most on our own memory, which nobody else holds:
 - PTRACE_INTERRUPT: a spin lock (kernel/ptrace.c, ptrace_request, lock_task_sighand).

@@ -1,5 +1,5 @@
-"""Our own memory, beyond what Python's mmap can do: madvise(2), memfd_secret(2), mlock(2), mmap(2),
-mseal(2), pkeys(7), userfaultfd(2)."""
+"""Our own memory, beyond what Python's mmap can do: madvise(2), malloc_trim(3), memfd_secret(2),
+mlock(2), mmap(2), mseal(2), pkeys(7), userfaultfd(2)."""
 
 import contextlib
 import ctypes
@@ -28,6 +28,15 @@ def populate(buffer: memoryview) -> None:
     target = ctypes.c_char.from_buffer(buffer)
     if _madvise(ctypes.addressof(target), len(buffer), _MADV_POPULATE_WRITE):
         raise failure()
+
+
+_malloc_trim = sleeping["malloc_trim"]
+_malloc_trim.argtypes = (ctypes.c_size_t,)
+
+
+def trim() -> None:
+    """Give whole pages that malloc(3) has kept back to the kernel (malloc_trim(3))."""
+    _malloc_trim(0)
 
 
 _syscall = quick["syscall"]

@@ -6,16 +6,20 @@ import fcntl
 import struct
 from array import array
 
-from gcorefs.elfcore.segments import Column
+from gcorefs.elfcore.columns import Column
 
 # include/uapi/linux/fs.h: struct pm_scan_arg, struct page_region, _IOWR('f', 16, ...).
 _SCAN_ARGUMENT = struct.Struct("<12Q")
 _PAGEMAP_SCAN = 3 << 30 | _SCAN_ARGUMENT.size << 16 | ord("f") << 8 | 16
+FILE = 1 << 2
+"""A page of a file, or of shared memory."""
 PRESENT = 1 << 3
 SWAPPED = 1 << 4
 PFNZERO = 1 << 5
 """The kernel's zero page."""
 HUGE = 1 << 6
+SOFT_DIRTY = 1 << 7
+"""Written since the marks were cleared, or in a mapping that is newer (soft_dirty.py)."""
 GUARD = 1 << 8
 """Since Linux 6.15."""
 _REGIONS_AT_ONCE = 4096

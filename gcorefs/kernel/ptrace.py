@@ -4,6 +4,7 @@ Each function raises OSError with the errno of the call.
 """
 
 import ctypes
+import enum
 import errno
 import threading
 
@@ -16,13 +17,22 @@ PTRACE_CONT = 7
 PTRACE_GETREGS = 12
 PTRACE_GETFPREGS = 14
 PTRACE_DETACH = 17
+PTRACE_SYSCALL = 24
+PTRACE_SETOPTIONS = 0x4200
+PTRACE_GETEVENTMSG = 0x4201
 PTRACE_GETREGSET = 0x4204
 PTRACE_SETREGSET = 0x4205
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 PTRACE_PEEKSIGINFO = 0x4209
 PTRACE_GETSIGMASK = 0x420A
+PTRACE_SETSIGMASK = 0x420B
 PTRACE_GET_SYSCALL_INFO = 0x420E
+PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
+PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4211
+PTRACE_EVENT_FORK = 1
+PTRACE_EVENT_VFORK = 2
+PTRACE_EVENT_CLONE = 3
 PTRACE_EVENT_STOP = 128
 
 
@@ -190,3 +200,85 @@ def get_pending(tid: int) -> int:
         found |= 1 << (answers.siginfo.signo - 1)
         which.offset += 1
     return found
+
+
+# To make calls in a stopped thread (sources/injection.py).
+
+
+class Options(enum.IntFlag):
+    """PTRACE_O_*."""
+
+    NONE = 0
+    TRACESYSGOOD = 1
+    TRACEFORK = 1 << PTRACE_EVENT_FORK
+    TRACEVFORK = 1 << PTRACE_EVENT_VFORK
+    TRACECLONE = 1 << PTRACE_EVENT_CLONE
+    EXITKILL = 1 << 20
+    SUSPEND_SECCOMP = 1 << 21
+
+
+def set_options(tid: int, options: Options) -> None:
+    """EPERM: SUSPEND_SECCOMP is not for us.  ESRCH."""
+    if _ptrace(PTRACE_SETOPTIONS, tid, None, int(options)) < 0:
+        raise failure()
+
+
+def resume_to_call(tid: int) -> None:
+    """Let a stopped thread run to the next entry into a system call or exit from it.  ESRCH."""
+    if _ptrace(PTRACE_SYSCALL, tid, None, None) < 0:
+        raise failure()
+
+
+def get_event_message(tid: int) -> int:
+    """What the event is about: in an event of clone(2), the new thread.  ESRCH."""
+    message = ctypes.c_ulong()
+    if _ptrace(PTRACE_GETEVENTMSG, tid, None, ctypes.addressof(message)) < 0:
+        raise failure()
+    return message.value
+
+
+def set_signal_mask(tid: int, mask: int) -> None:
+    """Block these signals of a stopped thread: bit n - 1 for signal n.  ESRCH."""
+    value = ctypes.c_uint64(mask)
+    if _ptrace(PTRACE_SETSIGMASK, tid, 8, ctypes.addressof(value)) < 0:
+        raise failure()
+
+
+class _RseqConfiguration(ctypes.Structure):
+    _fields_ = (
+        ("pointer", ctypes.c_uint64),
+        ("size", ctypes.c_uint32),
+        ("signature", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+def get_rseq(tid: int) -> int:
+    """The address of struct rseq of a stopped thread; 0: it has none.  EIO: this kernel is older
+    than the request (5.13).  ESRCH."""
+    found = _RseqConfiguration()
+    size = ctypes.sizeof(found)
+    if _ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, size, ctypes.addressof(found)) < 0:
+        raise failure()
+    return int(found.pointer)
+
+
+class _DispatchConfig(ctypes.Structure):
+    _fields_ = (
+        ("mode", ctypes.c_uint64),
+        ("selector", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
+    )
+
+
+def dispatches_calls(tid: int) -> bool:
+    """True if calls of a stopped thread may come back to it as SIGSYS (prctl(2),
+    PR_SET_SYSCALL_USER_DISPATCH).  EIO: this kernel is older than the request (6.4).  ESRCH."""
+    found = _DispatchConfig()
+    size = ctypes.sizeof(found)
+    request = PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG
+    if _ptrace(request, tid, size, ctypes.addressof(found)) < 0:
+        raise failure()
+    return bool(found.mode)

@@ -1,13 +1,11 @@
-"""wait4(2) and waitid(2): the wait status of a tracee; wakes one of our threads that waits for it.
+"""wait4(2) and waitid(2): the wait status of a tracee.
 
-The latter uses tgkill(2) and signal(7).  Each function raises OSError with the errno of the call.
+Each function raises OSError with the errno of the call.
 """
 
 import ctypes
-import functools
 import os
 import threading
-from signal import SIG_UNBLOCK, SIGURG, pthread_sigmask
 
 from gcorefs.kernel.libc import failure, quick, sleeping
 from gcorefs.kernel.siginfo import Siginfo
@@ -73,37 +71,8 @@ _AWAIT = _PEEK & ~os.WNOHANG
 def await_status() -> None:
     """Sleep until a tracee of the calling thread has a wait status.
 
-    Returns at once if one has it or if no tracee is left, and early after `ring`.  The kernel wakes
+    Returns at once if one has it or if no tracee is left, and early after
+    `ring` (bell.py).  The kernel wakes
     a thread only for its own tracees (kernel/exit.c, child_wait_callback).
     """
     _waitid_sleeping(_P_ALL, 0, _answers.to_siginfo, _AWAIT)
-
-
-_BELL = int(SIGURG)
-"""Ignored by default, so a late one does nothing."""
-_tgkill = quick["tgkill"]
-_signal = quick["signal"]
-_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-_signal.restype = ctypes.c_void_p
-
-
-@functools.cache
-def hang_bell() -> None:
-    """Make `ring` interrupt a sleeping call.
-
-    Only a signal with a handler interrupts a wait.  abs(3) is a handler that does nothing.  Python
-    has no handler for it, because that would wake its main thread each time.  execve(2) resets it.
-    """
-    _signal(_BELL, ctypes.cast(quick["abs"], ctypes.c_void_p))
-    quick["siginterrupt"](_BELL, 1)
-
-
-def hear_bell() -> None:
-    """Let `ring` wake the calling thread, whatever signals were blocked when it started."""
-    pthread_sigmask(SIG_UNBLOCK, {_BELL})
-
-
-def ring(tid: int) -> None:
-    """Wake one of our threads from `await_status`.  A thread that is only about to sleep there
-    misses it: repeat until it has reacted."""
-    _tgkill(os.getpid(), tid, _BELL)

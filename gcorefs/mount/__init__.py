@@ -5,14 +5,16 @@ names    what users write to us: names, a pid
 policy_names  the policy in the name of a directory
 interpreter  settings of the interpreter for an event loop beside threads
 errors   why a request is refused, whatever process it is about
+pid_lists  what open directories are read from
 limits   what one user may have, and what all users may have together
 subordinate  which user owns a subordinate uid
 log      a log that never waits for its reader
 refusals  the log lines about refused requests
 in_thread  blocking calls outside of the event loop
 inodes   one inode is one process with one policy, as long as its bytes do not change
-listing  what ls shows of a process, without a stop
+questions  questions about processes that may never be answered
 sight    what a user may see, as in /proc
+shared   one answer for all who ask the same at the same time
 looks    asks both in threads, for a caller
 door     who may open
 errands  work that another thread does while the event loop waits in place
@@ -29,6 +31,8 @@ core_bytes  the bytes of one core, and the wait for them
 cores    one core of a stop: who may have it, and who has it
 core_report  what the log and `gcorefs status` say of a core
 hold_time  how long a process is held
+max_stop  the same, while its first core is made
+pauses   short stops before that, for a copy of memory that runs ahead
 stops    one stop of one process, and its cores; lets forgotten processes go
 held     every stop of the mount: who begins it, who joins it, when it is forgotten
 entries  what stat shows
@@ -40,6 +44,10 @@ control  the mount's own files: what is held, and a way to let it go
 tree     all nodes, by number
 readonly  requests that every file refuses
 fs       the protocol adapter: it translates and decides nothing
-handshake  FUSE_INIT, with a flag that libfuse does not send
+handshake  FUSE_INIT, with what libfuse does not send
+bounded_read  keeps the event loop from sleeping in a read of a request
+mountpoints  the mounts of this host from outside, and how one is taken away
+affordable  how many stops this machine can afford
+core_file  a mount of one file, the content of a compressed core
 server   mounts, serves, lets everything go, unmounts
 """

@@ -12,6 +12,7 @@ import json
 import os
 import stat as modes
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenFile, OwnNode, refuse_writers
 from gcorefs.mount.sight import is_everybodys
 from gcorefs.process.kernel_features import kernel_features
-from gcorefs.sources import mappings
+from gcorefs.sources import bpf_choice
 from gcorefs.steps import Step
 
 _USER_STATUS_FILES = 32
@@ -43,7 +44,8 @@ _MOST_BUILDS = 4
 
 _SHARE = 10
 """After a status was built for a user, the next one begins this many times as long after that one
-began.  So whoever reads it again and again takes a tenth of one processor at the most."""
+began as that one took of a processor.  So whoever reads it again and again takes a tenth of one
+processor at the most, and nobody waits for longer because others make gcorefs slow."""
 
 
 @dataclass(slots=True)
@@ -85,9 +87,9 @@ class StatusTexts:
 
     async def _build(self, uid: int, turn: _Turn) -> None:
         begin, number = trio.current_time(), self._requests
-        turn.text = await in_thread(0, self._builds, _text, self._held, uid)
+        turn.text, seconds = await in_thread(0, self._builds, _text, self._held, uid)
         turn.began = number
-        turn.next_at = begin + _SHARE * (trio.current_time() - begin)
+        turn.next_at = begin + _SHARE * seconds
 
     def _forget_idle(self) -> None:
         now = trio.current_time()
@@ -99,8 +101,12 @@ class StatusTexts:
                 turn.text = b""
 
 
-def _text(held: Held, uid: int) -> bytes:
-    """In a thread.  Each core is seen as it is at one moment, one after the other."""
+def _text(held: Held, uid: int) -> tuple[bytes, float]:
+    """The text, and how many seconds of a processor it took.
+
+    In a thread.  Each core is seen as it is at one moment, one after the other.
+    """
+    began = time.thread_time()
     stops = []
     for core in held.cores():
         with contextlib.suppress(Refusal):  # it is being forgotten just now
@@ -109,15 +115,15 @@ def _text(held: Held, uid: int) -> bytes:
     facts = {
         "version": __version__,
         "kernel": kernel_features(),
-        "mappings": str(mappings.in_use()),
-        "is_bpf_missing": mappings.in_use().is_bpf_missing,
+        "mappings": str(bpf_choice.in_use()),
+        "is_bpf_missing": bpf_choice.in_use().is_bpf_missing,
     }
     # A line for each stop: json.dumps takes ten times as long where it is to indent.
     beginning = json.dumps(facts).removesuffix("}")
     lines = ",\n".join(map(json.dumps, stops))
     text = f'{beginning}, "stops": [\n{lines}\n]}}\n'.encode("ascii")
     tuning.now().reach(Step.STATUS_MADE, 0)
-    return text
+    return text, time.thread_time() - began
 
 
 class Status(OwnNode):
@@ -130,7 +136,11 @@ class Status(OwnNode):
         self._texts = texts
         self._requests = requests
         self._files = Budget(
-            _USER_STATUS_FILES, sys.maxsize, RequestReason.USER_FILES, RequestReason.ALL_FILES
+            _USER_STATUS_FILES,
+            sys.maxsize,
+            RequestReason.USER_FILES,
+            RequestReason.ALL_FILES,
+            requests.owner,
         )
 
     async def open(self, flags: FlagT, ctx: RequestContext) -> OpenFile:

@@ -26,7 +26,7 @@ def log_end(shared: SharedCore) -> None:
         core.unresponsive_threads,
         starved,
         shared.stop.ready_seconds * 1e3,
-        shared.stop.stopped_seconds * 1e3,
+        (shared.stop.stopped_seconds + shared.keeper.paused_seconds) * 1e3,
         shared.bytes.served,
         core.unreadable,
         _how_held(shared),
@@ -58,7 +58,7 @@ def facts(shared: SharedCore) -> dict[str, Any]:
         **shared.holder.facts(),
         "read_through": core.read_through if core is not None else readv.way(),
         "ready_ms": round(shared.stop.ready_seconds * 1e3, 1),
-        "stopped_ms": round(shared.stop.stopped_seconds * 1e3, 1),
+        "stopped_ms": round((shared.stop.stopped_seconds + shared.keeper.paused_seconds) * 1e3, 1),
         "bytes_read": shared.bytes.served,
         "pages_unreadable": core.unreadable if core is not None else 0,
         "size": shared.size,
@@ -85,7 +85,9 @@ def attributes(shared: SharedCore) -> dict[str, str]:
     core = shared.bytes.core
     if core is None or not shared.is_ready:
         return {}
+    woken = {"threads.woken": str(shared.stop.woken)} if shared.policy.stop == "gentle" else {}
     return core.provenance.attributes() | {
+        **woken,
         **{f"policy.{name}": value for name, value in core.hold.items()},
         "state": _state(shared)[0],
         # The count of this moment: some pages turn out to be unreadable only at their read.

@@ -14,7 +14,8 @@ import trio
 from gcorefs import tuning
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
-from gcorefs.holder import Holder, holder_of
+from gcorefs.hold.choice import Rooms, holder_of
+from gcorefs.hold.holder import Holder
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
 from gcorefs.mount.core_bytes import CoreBytes, Reader
@@ -60,7 +61,10 @@ class SharedCore:
         self.policy = policy
         self.opener = opener
         """The first opener.  The core counts for this user."""
-        self.holder: Holder = holder_of(policy, partial(limits.copies.room, opener.uid))
+        self.holder: Holder = holder_of(
+            policy,
+            Rooms(partial(limits.copies.room, opener.uid), partial(limits.spools.room, opener.uid)),
+        )
         self.holders = Holders()
         self.bytes = CoreBytes(keeper, opener.uid, pools)
         self.memory = 0
@@ -167,7 +171,7 @@ class SharedCore:
         try:
             if self.bytes.core is not None:
                 await self._pools.block(pid, self.opener.uid, self.bytes.core.fill)
-            if self.keeper.is_all_filled:
+            if self.keeper.may_run_on:
                 self.stop.run_on()
                 await self.stop.untraced()  # the next stop must not meet this tracer
         except Refusal as error:

@@ -40,6 +40,9 @@ class Carried(Protocol):
     def hear(self, message: object) -> None:
         """Take a message of the worker."""
 
+    def part(self) -> None:
+        """The stop is over, and its worker answers nothing about it any more."""
+
     def lose(self, cause: OSError | None) -> None:
         """The worker has ended without a message, or `cause` kept us from hearing it."""
 
@@ -54,6 +57,8 @@ class Link:
         """The stop that the worker carries out, or with which it stays."""
         self.silent: frozenset[str] = frozenset()
         """Sources of pages that have not answered the worker."""
+        self.keeps_child = False
+        """True from the end of a stop whose memory a child keeps.  The worker makes no other."""
         self.waits = False
         """True while the worker waits after a stop: for late threads, for answers, or for a request
         that hangs."""
@@ -136,7 +141,10 @@ class Crew:
         """
         link = self._staying.get(carried.process)
         if link is not None:
+            former = link.carried
             self._stop_staying(link)
+            if former is not None:
+                former.part()
         else:
             link = self._idle.pop() if self._idle else await self._further_link()
         link.carried = carried
@@ -161,6 +169,9 @@ class Crew:
         """A stop is over.  Its worker may still wait for something."""
         carried = link.carried
         assert carried is not None
+        if released.has_child:
+            link.keeps_child = True
+            return
         link.silent = released.silent
         link.waits = bool(released.late or released.silent or released.is_busy)
         # A worker with late threads waits for them in any case.  So it stays, and counts.
@@ -177,6 +188,10 @@ class Crew:
     def rest(self, link: Link, may_go_on: bool) -> None:
         """A worker waits for nothing any more."""
         carried = link.carried
+        if link.keeps_child:
+            link.carried = None
+            link.end()
+            return
         if carried is None or self._staying.get(carried.process) is not link:
             return  # it carries out the next stop already
         self._stop_staying(link)

@@ -2,21 +2,22 @@
 
 import errno
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
+from functools import partial
 from typing import Protocol
 
 from pyfuse3 import ROOT_INODE, EntryAttributes, FUSEError, InodeT, RequestContext
 
+from gcorefs.look import Look
 from gcorefs.mount import entries, names
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Reference, View
 from gcorefs.mount.limits import Kept, Limits
-from gcorefs.mount.listing import Look
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenDirectory, OwnDirectory, OwnNode, Reply, reply_dots
+from gcorefs.mount.pid_lists import PidLists
 from gcorefs.mount.process_file import entry_of
-from gcorefs.process.access import Opener
 
 _MOST_TRIES = 100
 
@@ -46,7 +47,8 @@ class ProcessDirectory(OwnDirectory):
     async def open_directory(self, ctx: RequestContext) -> OpenDirectory:
         with self._limits.others.kept(ctx.uid, 0) as kept:
             viewer = await self._looks.viewer(ctx)
-            return _OpenProcesses(self._view, self._looks, viewer, kept)
+            ask = partial(self._looks.pids, viewer, ctx.uid)
+            return _OpenProcesses(self._view, ask, self._limits.pid_lists, kept)
 
 
 _EXACT = 1 << 62
@@ -174,23 +176,25 @@ class _OpenNodes(OpenDirectory):
 class _OpenProcesses(OpenDirectory):
     """Reads the list of pids at the first read, and again when it is read from its beginning."""
 
-    def __init__(self, view: View, looks: Looks, viewer: Opener | None, kept: Kept) -> None:
-        """`viewer`: the opener, if /proc may hide processes from it; else None."""
+    def __init__(
+        self, view: View, ask: Callable[[], Awaitable[list[int]]], lists: PidLists, kept: Kept
+    ) -> None:
+        """`ask`: for the pids that /proc shows to the opener, in order."""
         self._view = view
-        self._looks = looks
-        self._viewer = viewer
+        self._ask = ask
+        self._lists = lists
         self._kept = kept
-        self._pids: list[int] = []
 
     async def read(self, start: int, reply: Reply) -> None:
         # Identifiers: 1 and 2 for the dots, then pid + 2.  So a process that comes or goes between
         # two calls does not move the others.
-        if start == 0 or not self._pids:
-            self._pids = await self._looks.pids(self._viewer, self._kept.uid)
+        pids = self._lists.of(self._kept.uid, self) if start else None
+        if pids is None:
+            pids = self._lists.keep(self._kept.uid, self, await self._ask())
         if not reply_dots(start, reply):
             return
         blank = entries.listed()
-        for pid in self._pids[bisect_right(self._pids, start - 2) :]:
+        for pid in pids[bisect_right(pids, start - 2) :]:
             inode = self._view.listed(pid)
             if inode.seen is None:
                 entry = blank
@@ -202,6 +206,7 @@ class _OpenProcesses(OpenDirectory):
                 return
 
     def release(self) -> None:
+        self._lists.drop(self._kept.uid, self)
         self._kept.give_back()
 
 

@@ -6,7 +6,7 @@ Rules of this file:
 - Only FUSEError leaves a handler, because any other exception would end the whole mount.
   _answered is the one place where errors become errnos.
 - No handler blocks the event loop.  Threads with a time limit make all calls that may block, which
-  includes every read of a file of /proc (listing.py says why).
+  includes every read of a file of /proc (questions.py says why).
 """
 
 import errno

@@ -1,12 +1,18 @@
-"""FUSE_INIT, with one flag that libfuse does not send: FUSE_PARALLEL_DIROPS.
+"""FUSE_INIT, with two things that libfuse does not send: FUSE_PARALLEL_DIROPS and max_background.
 
 Without the flag, the kernel looks up one name in a directory at a time, and lists nothing meanwhile
 (fs/fuse/inode.c, fuse_lock_inode).  A look-up below .gcorefs/exact takes as long as a stop, and any
 user can make a stop take longer.  So any user could keep all others out, and signals would not
 reach those who wait.  libfuse passes the flag on since 3.16.2 only, and pyfuse3 never asks for it.
 
-So while libfuse answers this one request, the descriptor of the session is our socket.  We add the
-flag to the answer and write it to the kernel.
+The kernel sends asynchronous reads, what it reads ahead, and each FUSE_RELEASE as background
+requests.  By default only 12 may be under way (fs/fuse/inode.c, FUSE_DEFAULT_MAX_BACKGROUND;
+dev.c, flush_bg_queue).  So 12 waiting reads of one user would keep us from hearing that others
+have closed their files, whose processes stand still.  We bound what is under way, for each
+user (limits.py).  pyfuse3 cannot set max_background.
+
+So while libfuse answers this one request, the descriptor of the session is our socket.  We change
+the answer and write it to the kernel.
 """
 
 import os
@@ -22,9 +28,13 @@ _LONGEST = 64 << 10
 
 # include/uapi/linux/fuse.h: fuse_in_header and fuse_init_in, fuse_out_header and fuse_init_out.
 _REQUEST = struct.Struct("<IIQ24xIIII")  # len, opcode, unique; major, minor, readahead, flags
-_ANSWER = struct.Struct("<IiQIIII")  # len, error, unique; major, minor, readahead, flags
+# len, error, unique; major, minor, readahead, flags, max_background, congestion_threshold
+_ANSWER = struct.Struct("<IiQIIIIHH")
 _FUSE_INIT = 26
 _PARALLEL_DIROPS = 1 << 18
+_NO_LIMIT = 0xFFFF
+"""Of background requests.  If an ordinary user has mounted, the kernel takes less (fs/fuse/inode.c,
+process_init_limits)."""
 
 
 def fuse_descriptors() -> set[int]:
@@ -53,7 +63,7 @@ async def shake_hands(session: int) -> None:
         answer = await _answer(session, device, request)
     finally:
         os.close(device)
-    os.write(session, with_parallel_lookups(request, answer))
+    os.write(session, improved(request, answer))
 
 
 async def _answer(session: int, device: int, request: bytes) -> bytes:
@@ -73,14 +83,16 @@ async def _answer(session: int, device: int, request: bytes) -> bytes:
             os.dup2(device, session, inheritable=False)
 
 
-def with_parallel_lookups(request: bytes, answer: bytes) -> bytes:
-    """The answer to FUSE_INIT, with the flag if the kernel knows it."""
+def improved(request: bytes, answer: bytes) -> bytes:
+    """The answer to FUSE_INIT, with the flag if the kernel knows it, and without a limit of
+    background requests."""
     _, opcode, unique, *_, offered = _REQUEST.unpack_from(request)
-    if opcode != _FUSE_INIT or not offered & _PARALLEL_DIROPS or len(answer) < _ANSWER.size:
+    if opcode != _FUSE_INIT or len(answer) < _ANSWER.size:
         return answer  # an error has no more than a header
-    size, error, about, major, minor, readahead, flags = _ANSWER.unpack_from(answer)
+    size, error, about, major, minor, readahead, flags, _, _ = _ANSWER.unpack_from(answer)
     if about != unique:
         return answer
-    flags |= _PARALLEL_DIROPS
-    head = _ANSWER.pack(size, error, about, major, minor, readahead, flags)
+    flags |= offered & _PARALLEL_DIROPS
+    fields = size, error, about, major, minor, readahead, flags, _NO_LIMIT, _NO_LIMIT
+    head = _ANSWER.pack(*fields)
     return head + answer[len(head) :]

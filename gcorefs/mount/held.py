@@ -21,6 +21,7 @@ from gcorefs.mount.stops import SharedStop
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
 
+_BEING_LET_GO = "it is still being let go"
 _SETTLE_TIMEOUT = 10.0
 _MOST_TRIES = 100
 
@@ -121,7 +122,7 @@ class Held:
             return None  # somebody else has begun a stop meanwhile: ask again, to join it
         if core is None or inode.core is None:
             stop = self._under_way(inode)
-            if stop is not None and not stop.takes_cores:
+            if stop is not None and not stop.serves(inode.policy.stop):
                 return None  # again, when no thread is traced any more
             if stop is not None and not self._is_free(stop, inode.policy):
                 raise FUSEError(errno.ESTALE)  # it has another inode now: look the name up again
@@ -136,26 +137,35 @@ class Held:
             await core.is_joinable(opener)
 
     async def _settle(self, inode: Inode) -> None:
-        """Wait for the end of a stop that is being let go: a new stop must not meet its tracer."""
+        """Wait for the end of a stop that is being let go, or of one that the policy cannot join: a
+        new stop must not meet its tracer."""
         process = inode.process
         stop = self._under_way(inode)
         is_joining = inode.core is not None and not inode.core.is_over
-        if stop is not None and (stop.is_over or not (stop.takes_cores or is_joining)):
+        is_joinable = stop is not None and stop.serves(inode.policy.stop)
+        if stop is not None and (stop.is_over or not (is_joinable or is_joining)):
             with trio.move_on_after(_SETTLE_TIMEOUT):
                 await stop.untraced()
             if stop.is_tracing:
-                raise ProcessError(Reason.TRACED, process.pid, "it is still being let go")
+                why = f"it is held with stop={stop.whom}" if stop.takes_cores else _BEING_LET_GO
+                raise ProcessError(Reason.TRACED, process.pid, why)
         if inode.is_retired:
             raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
         if inode.core is not None and inode.core.is_over:
             inode.core = None
 
     def _under_way(self, inode: Inode) -> SharedStop | None:
-        """The stop of a process that stops the same threads as the policy of an inode, and that
-        still holds them, or lets them go.  There is at most one of each kind."""
-        process, whom = inode.process, inode.policy.stop
-        stops = (each for each in self._stops if each.process == process and each.whom == whom)
-        return next((each for each in stops if each.is_tracing), None)
+        """The stop of a process that still holds threads or lets them go: one that traces them, or,
+        for a policy that does not, a look.  There is at most one of each."""
+        process, is_look = inode.process, inode.policy.stop == "none"
+        return next(
+            (
+                each
+                for each in self._stops
+                if each.process == process and each.is_look == is_look and each.is_tracing
+            ),
+            None,
+        )
 
     def _begin_stop(self, inode: Inode, opener: Opener) -> SharedStop:
         process = inode.process

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pyfuse3 import FUSEError
 
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.look import Look
 from gcorefs.mount.cores import SharedCore
-from gcorefs.mount.listing import Look
 from gcorefs.mount.options import MountPolicy
 
 # The lowest bits of a number are the pid, which is below 2^22 (PID_MAX_LIMIT,
@@ -110,6 +110,11 @@ class View:
         """True if nobody may look a process up in it any more."""
         self._current: dict[int, Inode | Listed] = {}
         self._outsiders: dict[int, Inode] = {}
+
+    @property
+    def size(self) -> int:
+        """How many inodes there are."""
+        return len(self._current) + len(self._outsiders)
 
     def get(self, process: Process) -> Inode:
         """The inode of this process.  A new one if there is none, or if the last one is retired."""

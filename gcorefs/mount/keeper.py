@@ -19,11 +19,15 @@ class Keeper(Protocol):
         """True if nobody may join any more."""
 
     @property
+    def paused_seconds(self) -> float:
+        """How long the process stood still in pauses before the stop (hold=precopy)."""
+
+    @property
     def is_let_go(self) -> bool: ...
 
     @property
-    def is_all_filled(self) -> bool:
-        """True if the memory of every finished core is copied."""
+    def may_run_on(self) -> bool:
+        """True if no core needs the process to stand still."""
 
     def let_go(self, why: str = "") -> None:
         """Let the process run on."""

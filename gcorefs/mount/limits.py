@@ -14,16 +14,17 @@ from dataclasses import dataclass
 
 import trio
 
+from gcorefs.hold.room import Disk, NotCopied, Room
 from gcorefs.mount import subordinate
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.options import Options
-from gcorefs.process.copy import NotCopied, Room
+from gcorefs.mount.pid_lists import PidLists
 
 _USER_REQUESTS = 256
 _REQUESTS = 9_000
 """Requests that may wait at one time, each in a task.  If all are taken, further requests stay
 unread (server.py), and block all requests behind them.  So one user may not have all of them, and
-not so many that the last answer comes too late (listing.py, LOOK_TIMEOUT)."""
+not so many that the last answer comes too late (questions.py, LOOK_TIMEOUT)."""
 
 _MEBIBYTE = 1 << 20
 _ROOT = 0
@@ -41,7 +42,7 @@ class Budget:
         owner: Callable[[int], int] = int,
     ) -> None:
         """`owner`: the user who is charged for a uid; by default, that uid."""
-        self._owner = owner
+        self.owner = owner
         self._each, self._total = each, total
         self._each_over, self._total_over = each_over, total_over
         self._used: Counter[int] = Counter()
@@ -49,7 +50,7 @@ class Budget:
 
     def take(self, uid: int, pid: int, amount: int = 1) -> None:
         """RequestError if it is too much.  `pid`: the process that needs it."""
-        owner = self._owner(uid)
+        owner = self.owner(uid)
         if self._used[owner] + amount > self._each:
             raise RequestError(self._each_over, pid, f"uid {uid}")
         if self._sum + amount > self._total and owner != _ROOT:
@@ -59,21 +60,21 @@ class Budget:
 
     def used(self, uid: int) -> int:
         """What the user has who is charged for `uid`."""
-        return self._used[self._owner(uid)]
+        return self._used[self.owner(uid)]
 
     def left(self, uid: int, users: int = 1) -> int:
         """The most that `take` would give to `uid` now, if `users` users divide the total amount
         equally."""
-        owner = self._owner(uid)
+        owner = self.owner(uid)
         left = self.share(uid, users) - self._used[owner]
         return left if owner == _ROOT else min(left, self._total - self._sum)
 
     def share(self, uid: int, users: int) -> int:
         """The share of `uid`, if `users` users divide the total amount equally."""
-        return self._each if self._owner(uid) == _ROOT else min(self._each, self._total // users)
+        return self._each if self.owner(uid) == _ROOT else min(self._each, self._total // users)
 
     def give_back(self, uid: int, amount: int = 1) -> None:
-        owner = self._owner(uid)
+        owner = self.owner(uid)
         self._used[owner] -= amount
         if not self._used[owner]:
             del self._used[owner]
@@ -112,9 +113,12 @@ class Kept:
 class Copies:
     """The memory that copies take, charged to the first opener: `each` bytes for a user, and twice
     that for all users but root together.  A process whose copy has no room is held instead
-    (holder.py)."""
+    (hold/)."""
 
-    def __init__(self, each: int) -> None:
+    def __init__(self, whole: Room, each: int, owner: Callable[[int], int] = int) -> None:
+        """`whole`: what the machine has.  `owner`: as for a Budget."""
+        self.whole = whole
+        self._owner = owner
         self.each = each
         self._lock = threading.Lock()
         self._used: Counter[int] = Counter()
@@ -127,19 +131,20 @@ class Copies:
 
     def take(self, uid: int, amount: int) -> bool:
         """False if that is too much."""
+        owner = self._owner(uid)
         with self._lock:
             while self._freed:
-                owner, freed = self._freed.popleft()
-                self._used[owner] -= freed
-            if self._used[uid] + amount > self.each:
+                former, freed = self._freed.popleft()
+                self._used[former] -= freed
+            if self._used[owner] + amount > self.each:
                 return False
-            if self._used.total() + amount > 2 * self.each and uid != _ROOT:
+            if self._used.total() + amount > 2 * self.each and owner != _ROOT:
                 return False
-            self._used[uid] += amount
+            self._used[owner] += amount
             return True
 
     def give_back(self, uid: int, amount: int) -> None:
-        self._freed.append((uid, amount))
+        self._freed.append((self._owner(uid), amount))
 
 
 class _UsersRoom(Room):
@@ -149,16 +154,21 @@ class _UsersRoom(Room):
         self._uid = uid
 
     def take(self, amount: int, more: int) -> None:
-        super().take(amount, more)
+        whole = self._copies.whole
+        whole.take(amount, more)
         if not self._copies.take(self._uid, more):
-            raise NotCopied(f"uid {self._uid} has not enough of its copy_limit left")
+            whole.keep(more)
+            raise NotCopied(f"uid {self._uid} has not enough of its {whole.option} left")
+
+    def keep(self, amount: int) -> None:
+        self._copies.whole.keep(amount)
 
     def give_back(self, amount: int) -> None:
         self._copies.give_back(self._uid, amount)
 
 
 class Limiters:
-    """A number of threads for each key: a user, a process, a file server.
+    """A number of threads for each key: a process, a file server.
 
     A thread that was abandoned keeps its place until it ends (trio.to_thread.run_sync).  So a
     process or server that does not answer blocks no more threads than this.
@@ -192,6 +202,18 @@ class Limiters:
             del self._by_key[key]
 
 
+class UserLimiters:
+    """A number of threads for each user."""
+
+    def __init__(self, each: int, owner: Callable[[int], int] = int) -> None:
+        """`owner`: as for a Budget."""
+        self._limiters = Limiters(each)
+        self._owner = owner
+
+    def of(self, uid: int) -> contextlib.AbstractContextManager[trio.CapacityLimiter]:
+        return self._limiters.of(self._owner(uid))
+
+
 class Both:
     """Two limiters in one, as trio.to_thread.run_sync needs: a thread needs a place in both."""
 
@@ -212,8 +234,11 @@ class Both:
 
 
 class Limits:
-    """The budgets of one mount.  Before an opener is judged, a subordinate uid is charged to its
-    owner.  After that there are no subordinate uids (access.identify)."""
+    """The budgets of one mount.  A subordinate uid is charged to its owner.
+
+    That is so also after an opener was judged: outside of the user namespace in which the owner is
+    many users, a set-uid file of one of these makes the owner that user.
+    """
 
     def __init__(self, options: Options) -> None:
         self.owner = owner = subordinate.of_this_host().owner
@@ -235,7 +260,11 @@ class Limits:
         )
         """Open directories and control files."""
         self.stops = Budget(
-            options.user_stops, options.max_stops, RequestReason.USER_STOPS, RequestReason.ALL_STOPS
+            options.user_stops,
+            options.max_stops,
+            RequestReason.USER_STOPS,
+            RequestReason.ALL_STOPS,
+            owner,
         )
         """Stops that are under way or still have an open file, charged to the first opener."""
         self.memory = Budget(
@@ -243,6 +272,7 @@ class Limits:
             options.max_memory * _MEBIBYTE,
             RequestReason.USER_MEMORY,
             RequestReason.ALL_MEMORY,
+            owner,
         )
         """Bytes of memory that the headers of these take."""
         self.read_ahead = Budget(
@@ -250,10 +280,16 @@ class Limits:
             options.max_read_ahead * _MEBIBYTE,
             RequestReason.USER_MEMORY,
             RequestReason.ALL_MEMORY,
+            owner,
         )
         """Bytes of memory for reading ahead, charged to the opener.  A file without room is not
         read ahead (windows.py)."""
-        self.copies = Copies(options.copy_limit * _MEBIBYTE)
+        memory, disk = options.copy_limit * _MEBIBYTE, options.spool_limit * _MEBIBYTE
+        self.copies = Copies(Room(memory), memory, owner)
+        self.spools = Copies(Disk(disk, options.spool), disk, owner)
+        """The same for the disk of the spool."""
+        self.pid_lists = PidLists(owner)
+        """The lists that open directories are read from."""
         self.requests = Budget(
             _USER_REQUESTS,
             _REQUESTS,

@@ -1,6 +1,6 @@
 """What callers may see of processes: asked in threads, with a time limit, on the caller's account.
 
-sight.py has the questions, and listing.py explains why nothing here asks in the event loop.
+sight.py has the questions, and questions.py explains why nothing here asks in the event loop.
 """
 
 import dataclasses
@@ -15,11 +15,13 @@ from pyfuse3 import RequestContext
 from gcorefs import tuning
 from gcorefs.errors import Refusal
 from gcorefs.kernel.proc import current_call
+from gcorefs.look import Look, estimate, rough_estimate
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Budget
-from gcorefs.mount.listing import Look, Questions, estimate, rough_estimate
 from gcorefs.mount.log import logger
+from gcorefs.mount.questions import Questions
+from gcorefs.mount.shared import Shared
 from gcorefs.mount.sight import Caller, Sight, is_everybodys
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import Reason
@@ -35,8 +37,9 @@ class Looks:
         self._sight = sight
         self._questions = questions
         # Separate threads: a slow look through the mappings delays no other question.
-        self._estimates = Questions()
+        self._estimates = Questions(requests.owner)
         self._requests = requests
+        self._pids = Shared[list[int]]()
         self._guess_until: dict[int, float] = {}  # by the owner of the processes
 
     async def viewer(self, ctx: RequestContext) -> Opener | None:
@@ -47,7 +50,10 @@ class Looks:
 
     async def pids(self, viewer: Opener | None, uid: int) -> list[int]:
         """The processes that a directory lists, in order."""
-        return await self._ask(0, uid, functools.partial(self._sight.pids, viewer, uid))
+        ask = functools.partial(self._ask, 0, uid, functools.partial(self._sight.pids, viewer, uid))
+        # To read 10,000 pids takes 20 ms of the interpreter lock, and one user may ask for them 256
+        # times at one time.
+        return await self._pids.of((viewer, uid), ask)
 
     async def shows(self, viewer: Opener | None, uid: int, pid: int) -> bool:
         """True if /proc shows all of a process to `viewer`, who has the uid `uid`."""

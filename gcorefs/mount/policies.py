@@ -14,6 +14,7 @@ import errno
 
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
+from gcorefs import tuning
 from gcorefs.mount.directories import ProcessDirectory
 from gcorefs.mount.errors import PolicyRefused, RequestReason
 from gcorefs.mount.inodes import Inodes, View
@@ -138,7 +139,7 @@ class PolicyDirectories:
         last.pop(directory.name, None)
         last[directory.name] = directory
         directory.users.add(user)
-        if len(last) > _MOST_OF_A_USER:
+        while len(last) > _MOST_OF_A_USER or _has_too_many_names([*last.values()]):
             oldest = last.pop(next(iter(last)))
             oldest.users.discard(user)
             if not oldest.users:
@@ -162,3 +163,8 @@ class PolicyDirectories:
         if directory.lookups <= 0:
             self._drop(directory)
         return True
+
+
+def _has_too_many_names(directories: list[PolicyDirectory]) -> bool:
+    # The last one is in use, and has as many names as there are processes.
+    return sum(each.view.size for each in directories[:-1]) > tuning.now().most_names

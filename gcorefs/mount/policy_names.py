@@ -10,9 +10,9 @@ from gcorefs.profiles import BUILT_IN, MARK, Profiles, UnknownWord, settings, te
 LONGEST = 255
 """Bytes of a name, as in most file systems (NAME_MAX, include/uapi/linux/limits.h)."""
 
-_OF_THE_WHOLE_MOUNT = {"xstate", "copy_limit", "bpf"}
+_OF_THE_WHOLE_MOUNT = {"xstate", "copy_limit", "spool", "spool_limit", "bpf"}
 """All cores of a stop have one layout of vector registers and one source of mappings, and copies
-have one limit for a user."""
+have one place, and one limit for a user."""
 
 IN_NAMES = {
     each.name: OPTIONS[each.name]

@@ -7,8 +7,8 @@ from gcorefs.mount.buffers import Buffers
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.errands import Errands
 from gcorefs.mount.in_thread import in_thread
-from gcorefs.mount.limits import Limiters, Limits
-from gcorefs.mount.listing import Questions
+from gcorefs.mount.limits import Limiters, Limits, UserLimiters
+from gcorefs.mount.questions import Questions
 from gcorefs.mount.windows import Windows
 
 T = TypeVar("T")
@@ -23,12 +23,14 @@ _MOST_WAITS = 8
 class Pools:
     def __init__(self, limits: Limits, crew: Crew) -> None:
         self.crew = crew
-        self._of_users = Limiters(_MOST_OF_ONE_USER)
-        self.closes = Limiters(_MOST_OF_ONE_USER)
+        self.owner = limits.owner
+        """The user who is charged for a uid."""
+        self._of_users = UserLimiters(_MOST_OF_ONE_USER, limits.owner)
+        self.closes = UserLimiters(_MOST_OF_ONE_USER, limits.owner)
         self.buffers = Buffers()
         self.windows = Windows(limits.read_ahead, self.buffers)
         self.errands = Errands()
-        self.questions = Questions()
+        self.questions = Questions(limits.owner)
         self.waits = Limiters(_MOST_WAITS)
 
     async def block(self, pid: int, uid: int, call: Callable[[], T]) -> T:

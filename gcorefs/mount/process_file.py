@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pyfuse3 import EntryAttributes, FlagT, FUSEError, RequestContext
 
 from gcorefs.errors import Refusal
+from gcorefs.look import Look
 from gcorefs.mount import core_report, entries
 from gcorefs.mount.cores import Handle, PollHandle, SharedCore
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Listed
 from gcorefs.mount.limits import Budget, Kept, Limits
-from gcorefs.mount.listing import Look
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import Node, OpenFile, refuse_writers
 from gcorefs.mount.sight import is_everybodys

@@ -49,7 +49,7 @@ class Reading:
 
     def reader(self, windows: Windows, uid: int) -> ReadAhead:
         """A reader for one handle, opened by `uid`."""
-        name = f"gcorefs-ahead-{self._core.pid}"
+        name = f"ahead-{self._core.pid}"
         return ReadAhead(self._read_ahead, self._core.size, windows, uid, name)
 
     def at_hand(self, reader: ReadAhead, offset: int, length: int) -> memoryview | None:

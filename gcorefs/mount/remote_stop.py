@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from gcorefs.core import Core
-from gcorefs.holder import Holder
+from gcorefs.hold.holder import Holder
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Lifecycle, Phase
 from gcorefs.mount.crew import Link, NoAnswer
@@ -24,6 +24,7 @@ from gcorefs.mount.options import MountPolicy
 from gcorefs.mount.pools import Pools
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
+from gcorefs.process.child_memory import ChildMemory, NotForked
 from gcorefs.process.errors import ProcessError, Reason, limit_met, named, told
 from gcorefs.process.memory import Memory
 from gcorefs.process.progress import Progress
@@ -57,7 +58,8 @@ class RemoteStop:
         """`on_end`: called when the process died while it was held, or when nobody may join the
         stop any more for another reason."""
         self.process = process
-        self.uid = opener.uid
+        self.uid = pools.owner(opener.uid)
+        """The user who is charged."""
         self.life = Lifecycle()
         self.comm = b""
         """The name of its program; empty before the first core."""
@@ -77,10 +79,13 @@ class RemoteStop:
         self._taken = trio.Event()
         self._untraced = trio.Event()
         self._is_released = False
+        self._has_forked = False
         self._failure: Exception | None = None
         self._take_number = next(_numbers)
         self._answers: dict[int, trio.MemorySendChannel[object]] = {}
         self._headers: dict[int, SharedHeader] = {}
+        # What a worker says of a header before the task that waits for the header has its turn.
+        self._early: dict[int, list[say.HeaderGrew]] = {}
 
     # Requests of the server.
 
@@ -128,6 +133,14 @@ class RemoteStop:
             crew.dismiss(link)
             raise
 
+    async def memory(self) -> Memory:
+        """The memory of the process, when it stands still.  ProcessError, WorkerFailed."""
+        await self._taken.wait()
+        self._raise_failure()
+        if self._memory is None:
+            raise self._over()
+        return self._memory
+
     async def core(self, policy: MountPolicy, holder: Holder) -> Core:
         """A core of the process.  The caller has prepared `holder`.
 
@@ -144,6 +157,8 @@ class RemoteStop:
             link.say(say.MakeCore(number, policy.policy, policy.max_stop, is_copy))
             await self._taken.wait()
             self._raise_failure()
+            if self._memory is not None:
+                holder.look(self._memory)
             async for answer in answers:
                 match answer:
                     case say.Fit():
@@ -154,11 +169,40 @@ class RemoteStop:
                         return await self._core(answer, holder)
         finally:
             del self._answers[number]
+            self._early.pop(number, None)
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
                 while True:
                     self.hear(answers.receive_nowait())
         self._raise_failure()
         raise self._over()
+
+    def _fork(self) -> ChildMemory:
+        """In a thread of trio.  NotForked."""
+        forked = trio.from_thread.run(self._have_forked)
+        if forked.mem is None:
+            raise NotForked(forked.why_not)
+        return ChildMemory(forked.mem, _nothing)
+
+    async def _have_forked(self) -> say.Forked:
+        link, number = self._link, next(_numbers)
+        if link is None or self._is_released:
+            raise self._over()
+        self._answers[number], answers = trio.open_memory_channel[object](1)
+        self._has_forked = True
+        link.say(say.Fork(number))
+        try:
+            async for answer in answers:
+                assert isinstance(answer, say.Forked)
+                return answer
+        finally:
+            del self._answers[number]
+        raise self._over()
+
+    def end_child(self) -> None:
+        """Kill the child that keeps the memory, if there is one."""
+        if self._has_forked and self._link is not None:
+            self._has_forked = False
+            self._link.say(say.EndChild())
 
     async def _answer_fit(self, link: Link, holder: Holder, size: int) -> None:
         facts = None
@@ -174,6 +218,8 @@ class RemoteStop:
         layout = made.plan.layout
         header = SharedHeader(made.header, layout.memory_offset, made.ready)
         self._headers[made.number] = header
+        for grown in self._early.pop(made.number, ()):  # no await since the header is there
+            header.grow(grown.ready, grown.stored)
         memory.unreadable_pages.add_ranges(made.unreadable)
         plan = replace(made.plan, layout=layout.with_header(header))
         make = partial(Core, self.process.pid, plan, memory, holder, self.check, header.made)
@@ -233,6 +279,11 @@ class RemoteStop:
         return self._progress.is_dead and not self.life.has_been(Phase.COPIED)
 
     @property
+    def woken(self) -> int:
+        """How many threads that were left asleep have run since they were recorded."""
+        return self._progress.woken
+
+    @property
     def stopped_seconds(self) -> float:
         """How long the process stood still, until its release or until now."""
         return self._progress.stopped_seconds
@@ -256,12 +307,16 @@ class RemoteStop:
         match message:
             case say.Taken():
                 self._take(message)
-            case say.Fit() | say.Made() | say.Failed() if message.number in self._answers:
+            case say.Fit() | say.Made() | say.Failed() | say.Forked() if (
+                message.number in self._answers
+            ):
                 self._answers[message.number].send_nowait(message)
             case say.Fit() if self._link is not None:  # nobody waits for this core any more
                 self._link.say(say.Held(None))
             case say.HeaderGrew() if message.number in self._headers:
                 self._headers[message.number].grow(message.ready, message.stored)
+            case say.HeaderGrew() if message.number in self._answers:
+                self._early.setdefault(message.number, []).append(message)
             case say.Failed() if message.number in self._headers:
                 self._headers[message.number].fail(_error(message))
             case say.Failed() if message.number == self._take_number:
@@ -277,7 +332,7 @@ class RemoteStop:
     def _take(self, taken: say.Taken) -> None:
         self.comm = taken.comm
         lost = UnreadablePages(taken.no_loss)
-        self._memory = Memory(taken.mem, taken.ways, lost, self.check)
+        self._memory = Memory(taken.mem, taken.ways, lost, self.check, self._fork)
         self.life.advance(Phase.HELD)
         self._taken.set()
 
@@ -305,10 +360,16 @@ class RemoteStop:
             header.fail(self._over())
         self._untraced.set()
 
+    def part(self) -> None:
+        """The stop is over, and another one has its worker now.  That may have been at work on a
+        core, and nobody hears the answer."""
+        self._close_questions()
+
     def lose(self, cause: OSError | None) -> None:
         """The conversation with the worker has ended, so the kernel lets the process go."""
         pid = self.process.pid
         if self._untraced.is_set():
+            self._close_questions()
             return
         if cause is not None:
             error = ProcessError(Reason.NO_FILES, pid, named(cause))
@@ -326,12 +387,19 @@ class RemoteStop:
         """The worker sends no more messages: give `error` to everybody who waits for one."""
         if self._failure is None:
             self._failure = error
-        self._taken.set()
-        for answers in self._answers.values():
-            answers.close()
+        self._close_questions()
         for header in self._headers.values():
             header.fail(error)
         self._untraced.set()
+
+    def _close_questions(self) -> None:
+        self._taken.set()
+        for answers in self._answers.values():
+            answers.close()
+
+
+def _nothing() -> None:
+    """`end_child` ends the child, from the event loop."""
 
 
 def _fit(holder: Holder, size: int) -> dict[str, str]:

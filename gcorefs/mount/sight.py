@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gcorefs import tuning
 from gcorefs.kernel import statx
 from gcorefs.kernel.proc import procfile, task_status, tasks
-from gcorefs.mount.listing import Look, look
+from gcorefs.look import Look, look
 from gcorefs.process import access, hidepid
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
@@ -91,7 +91,7 @@ class Sight:
         """The process as the caller may see it; None if there is none for them.
 
         A caller that has the file open (inode `number`) always sees it.  EACCES: see `viewer` and
-        listing.look.
+        look.look.
         """
         viewer = self.viewer(caller)
         shown = Shown.ALL if viewer is None else self._shown(viewer, pid)

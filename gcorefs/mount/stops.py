@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from typing import Any
 
 import trio
@@ -26,10 +27,13 @@ from gcorefs.mount.hold_time import HoldTime
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
+from gcorefs.mount.max_stop import within
 from gcorefs.mount.options import MountPolicy, Options
+from gcorefs.mount.pauses import Pauses
 from gcorefs.mount.policy_names import difference
 from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
+from gcorefs.policy import StopWhom
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.stopped import CLOSE_TIMEOUT
@@ -53,7 +57,7 @@ class SharedStop:
     ) -> None:
         """`policy`: that of the first core.  It says how long threads may take to stop."""
         self.process = process
-        self.whom = policy.stop
+        self.whom: StopWhom = policy.stop
         self.opener = opener
         """The opener that began the stop.  The stop counts for this user."""
         self.began = time.time_ns()
@@ -66,6 +70,7 @@ class SharedStop:
         # Each core says for itself whether it accepts threads that do not stop.
         taken = replace(policy.policy, unresponsive="partial")
         self._stop = RemoteStop(process, opener, taken, pools, self._on_end)
+        self._pauses = Pauses(process, opener, taken, pools)
         self._nursery: trio.Nursery | None = None  # makes and copies cores during the hold
         self._time = HoldTime(options.open_timeout)
         self._hold_scope: trio.CancelScope | None = None
@@ -90,6 +95,13 @@ class SharedStop:
         """True if the memory of every finished core is copied."""
         made = [core for core in self.cores.values() if core.size is not None]
         return bool(made) and all(core.holder.was_filled for core in made)
+
+    @property
+    def may_run_on(self) -> bool:
+        """True if no core needs the process to stand still: none that is made, and none that
+        somebody waits for."""
+        is_making = any(core.is_wanted and not core.is_ready for core in self.cores.values())
+        return self.is_all_filled and not is_making
 
     @property
     def is_open(self) -> bool:
@@ -126,6 +138,21 @@ class SharedStop:
     def takes_cores(self) -> bool:
         """False if no core can be begun any more."""
         return not self.is_over and not self._stop.life.has_been(Phase.COPIED)
+
+    def serves(self, whom: StopWhom) -> bool:
+        """True if a core by a policy that stops these threads can be begun.  If all threads stand
+        still, nothing is left to do for any policy."""
+        return self.takes_cores and self.whom in ("all", whom)
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long the process stood still in pauses before the stop."""
+        return self._pauses.seconds
+
+    @property
+    def is_look(self) -> bool:
+        """True if no thread is traced, so that other stops may go on beside it."""
+        return self.whom == "none"
 
     @property
     def _wanted(self) -> list[SharedCore]:
@@ -200,14 +227,35 @@ class SharedStop:
         core needs has not answered in time."""
         await self._prepare(first)
         await self._stop.begin(first.policy.max_stop)
-        return await self._make(first, first.policy.stop_timeout + tuning.now().take_timeout)
+        seconds = first.policy.stop_timeout + tuning.now().take_timeout
+        if self.whom in ("each", "none"):  # nobody stands still for long
+            return await self._make(first, seconds)
+        return await within(
+            self._max_stop, self._stop, self._end_max_stop, partial(self._make, first, seconds)
+        )
+
+    def _max_stop(self) -> float:
+        return max(core.policy.max_stop or inf for core in self._holding)
+
+    def _end_max_stop(self) -> None:
+        self._let_go_late(f"it was stopped for {self._max_stop():g} s")
+
+    def _let_go_late(self, why: str) -> None:
+        self.let_go(why)
+        logger.warning("process %d: let go, %s", self.process.pid, why)
 
     async def _prepare(self, core: SharedCore) -> None:
-        """Make room for a copy of the memory.  This is slow, so it happens before the stop."""
+        """Make room for a copy of the memory.  This is slow, so it happens before the stop.  A disk
+        may never answer."""
         if core.holder.is_copy:
-            with told(self.process.pid, Reason.DIED):
-                prepare = partial(core.holder.prepare, self.process.pid)
-                await self._pools.block(self.process.pid, core.opener.uid, prepare)
+            prepare = partial(core.holder.prepare, self.process.pid)
+            with trio.move_on_after(tuning.now().take_timeout) as scope:
+                with told(self.process.pid, Reason.DIED):
+                    await self._pools.block(self.process.pid, core.opener.uid, prepare)
+            if scope.cancelled_caught:
+                core.holder.give_up("there was no room for it in time")
+        if not self._has_stopped:
+            await self._pauses.make(core.holder, core.policy, self._released.is_set)
 
     async def _make(self, core: SharedCore, seconds: float) -> Core:
         with trio.move_on_after(seconds):
@@ -222,6 +270,10 @@ class SharedStop:
             made = await self._make(core, tuning.now().take_timeout)
         if made is not None and await self._settle(core, made):
             await self._copy(core)
+        elif self.may_run_on:  # the others have waited for this one
+            self._stop.run_on()
+            await self._stop.untraced()
+            self._untraced.set()
 
     async def _settle(self, core: SharedCore, made: Core) -> bool:
         """Judge the readers of a core that is made, and wake them.  False: they may not see it."""
@@ -306,6 +358,7 @@ class SharedStop:
             if not self._stop.is_untraced:
                 await self._close()
         finally:
+            self._stop.end_child()
             self._untraced.set()
 
     async def _close(self) -> None:
@@ -341,8 +394,7 @@ class SharedStop:
             deadline, why = self._time.deadline(self._holding)
             if trio.current_time() < deadline:
                 continue
-            self.let_go(why)
-            logger.warning("process %d: let go, %s", self.process.pid, why)
+            self._let_go_late(why)
             return
 
     def let_go(self, why: str = "") -> None:

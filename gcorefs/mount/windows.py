@@ -50,22 +50,23 @@ class Windows:
         """Count `reader` among those that share.  A second call does nothing."""
         if reader not in self._readers:
             self._readers[reader] = None
-            self._of_user[reader.uid] += 1
+            self._of_user[self._budget.owner(reader.uid)] += 1
             self._is_wanted.set()
 
     def leave(self, reader: Reader) -> None:
         """The reader wants no window for now."""
         if reader in self._readers:
             del self._readers[reader]
-            self._of_user[reader.uid] -= 1
-            if not self._of_user[reader.uid]:
-                del self._of_user[reader.uid]
+            user = self._budget.owner(reader.uid)
+            self._of_user[user] -= 1
+            if not self._of_user[user]:
+                del self._of_user[user]
 
     def take(self, reader: Reader) -> mmap.mmap | None:
         """A window for `reader`, which has entered; None if there is no room or no memory for
         one."""
         uid, users = reader.uid, len(self._of_user)
-        part = self._budget.share(uid, users) // self._of_user[uid] // WINDOWS
+        part = self._budget.share(uid, users) // self._of_user[self._budget.owner(uid)] // WINDOWS
         left = self._budget.left(uid, users)
         most = min(left, max(part, LARGEST_REQUEST))
         if most < LARGEST_REQUEST:

@@ -98,6 +98,16 @@ def check(opener: Opener, pid: int) -> None:
         raise ProcessError(Reason.GONE, pid) from error
 
 
+def check_own(pid: int) -> None:
+    """Return if this process may have the core of `pid`; else EACCES, ESRCH."""
+    try:
+        _ask(pid)
+    except PermissionError as error:
+        raise ProcessError(Reason.DENIED, pid) from error
+    except ProcessLookupError as error:
+        raise ProcessError(Reason.GONE, pid) from error
+
+
 def _is_like_us(opener: Opener, permitted: int, effective: int) -> bool:
     """True if a thread that takes on the opener's credentials has those of this thread."""
     return (
@@ -126,7 +136,7 @@ def under(opener: Opener, question: Callable[[], T]) -> T:
         except BaseException as error:  # handed to the caller's thread
             failure.append(error)
 
-    start_thread(f"gcorefs-door-{opener.pid}", ask).join()
+    start_thread(f"door-{opener.pid}", ask).join()
     if failure:  # pop it: the traceback of the error refers to this frame, which makes a cycle
         raise failure.pop()
     return answers.pop()

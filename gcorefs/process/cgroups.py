@@ -1,4 +1,4 @@
-"""The memory limits of the cgroups that we are in: cgroups(7).
+"""The memory limits of cgroups, and whether they are frozen: cgroups(7).
 
 The memory controller is in version 2 (Documentation/admin-guide/cgroup-v2.rst) or in version 1
 (cgroup-v1/memory.rst).  Every group up to the top may have a limit, and counts its children too.
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gcorefs.kernel.proc import procfile
+from gcorefs.kernel.proc.membership import parse_groups
 from gcorefs.kernel.proc.mountinfo import parse_mounts
 
 
@@ -35,14 +36,41 @@ _V2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
 _V1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
-def memory_limits() -> list[Limit]:
-    """The limits that hold for us, our own group first; none if they cannot be read."""
+def memory_limits(process: str = "self") -> list[Limit]:
+    """The limits that hold for a process, its own group first; none if they cannot be read.
+
+    `process`: its name in /proc."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        path, is_v1 = _own_group(procfile.read("self/cgroup"))
-        root, place = _mounted(procfile.read("self/mountinfo"), is_v1)
-        below = os.path.relpath(path, root) if _is_below(path, root) else b"."
-        return list(_limits(os.path.normpath(os.path.join(place, below)), place, is_v1))
+        path, is_v1 = _own_group(procfile.read(f"{process}/cgroup"))
+        folder, top = _folder(path, is_v1)
+        return list(_limits(folder, top, is_v1))
     return []
+
+
+def is_frozen(pid: int) -> bool:
+    """True if a group of version 2 in which the process is stands frozen (cgroup.freeze).  A thread
+    there stops for ptrace(2), but does not run.  False if that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        groups = parse_groups(procfile.read(f"{pid}/cgroup"))
+        paths = [path for names, path in groups if b"" in names]
+        folders = _up(*_folder(paths[0], is_v1=False))
+        return any(_is_set(os.path.join(each, b"cgroup.freeze")) for each in folders)
+    return False
+
+
+def _is_set(path: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read() == b"1\n"
+    except FileNotFoundError:  # the top group has no such file
+        return False
+
+
+def _folder(path: bytes, is_v1: bool) -> tuple[bytes, bytes]:
+    """The directory of a group, and that of the topmost group that we see.  OSError, ValueError."""
+    root, place = _mounted(procfile.read("self/mountinfo"), is_v1)
+    below = os.path.relpath(path, root) if _is_below(path, root) else b"."
+    return os.path.normpath(os.path.join(place, below)), place
 
 
 def _is_below(path: bytes, root: bytes) -> bool:
@@ -50,8 +78,14 @@ def _is_below(path: bytes, root: bytes) -> bool:
 
 
 def _limits(folder: bytes, top: bytes, is_v1: bool) -> Iterator[Limit]:
+    for each in _up(folder, top):
+        yield from _limits_of(os.fsdecode(each), _V1 if is_v1 else _V2)
+
+
+def _up(folder: bytes, top: bytes) -> Iterator[bytes]:
+    """A directory, and all above it up to `top`."""
     while _is_below(folder, top):
-        yield from _limits_of(os.fsdecode(folder), _V1 if is_v1 else _V2)
+        yield folder
         folder = os.path.dirname(folder)
 
 
@@ -60,11 +94,7 @@ def _own_group(text: bytes) -> tuple[bytes, bool]:
 
     `text` is /proc/PID/cgroup: "4:memory:/a" of version 1, "0::/a" of version 2.  ValueError.
     """
-    groups = {}
-    for line in text.split(b"\n")[:-1]:
-        _, controllers, path = line.split(b":", 2)
-        for controller in controllers.split(b","):
-            groups[controller] = path
+    groups = {name: path for names, path in parse_groups(text) for name in names}
     if b"memory" in groups:
         return groups[b"memory"], True
     if b"" in groups:

@@ -85,6 +85,7 @@ def dynamic_section(start: int, peek: Peek) -> bytes:
 def _lists(debug: int, peek: Peek) -> Iterator[Range]:
     """struct r_debug of each namespace, and all that hangs on it."""
     word = peek.form.word_size
+    seen: set[int] = set()
     for _ in range(_MOST_NAMESPACES):
         fields = peek.words(debug, 5)
         if not fields:
@@ -92,16 +93,16 @@ def _lists(debug: int, peek: Peek) -> Iterator[Range]:
         # r_version is an int and has padding behind it.  Since version 2 there is r_next.
         is_extended = fields[0] & 0xFFFFFFFF >= 2
         yield debug, debug + 6 * word
-        yield from _modules(fields[1], peek)
+        yield from _modules(fields[1], peek, seen)
         following = peek.words(debug + 5 * word, 1) if is_extended else ()
         if not following or not following[0]:
             return
         (debug,) = following
 
 
-def _modules(link_map: int, peek: Peek) -> Iterator[Range]:
-    """Each struct link_map of a list, its name and its dynamic section."""
-    seen: set[int] = set()
+def _modules(link_map: int, peek: Peek, seen: set[int]) -> Iterator[Range]:
+    """Each struct link_map of a list, its name and its dynamic section.  `seen`: those of all
+    lists, which have _MOST_MODULES together."""
     while link_map and link_map not in seen and len(seen) < _MOST_MODULES:
         seen.add(link_map)
         fields = peek.words(link_map, 4)

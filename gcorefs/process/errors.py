@@ -28,7 +28,10 @@ class Reason(Why):
     NOT_SHOWN = (errno.EACCES, "the kernel does not let gcorefs read what the core needs")
     NOT_THERE = (errno.ENOTSUP, "there is no such file in /proc, and the core needs it")
     UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")
-    NO_THREAD = (errno.EAGAIN, "no further thread can be started (RLIMIT_NPROC, pids.max)")
+    NO_THREAD = (
+        errno.EAGAIN,
+        "no further thread can be started (RLIMIT_AS, RLIMIT_NPROC, pids.max)",
+    )
     NO_WORKER = (errno.EIO, "gcorefs can no longer start processes for stops: mount it again")
     NO_FILES = (errno.ENFILE, "gcorefs can open no more files (RLIMIT_NOFILE, fs.file-max)")
     NO_SUCH_SIZE = (
@@ -40,6 +43,8 @@ class Reason(Why):
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
     STUCK = (errno.EIO, "its memory could not be read in time")
     NOT_BROUGHT = (errno.EIO, "only process_vm_readv(2), denied here, can wait for a page of it")
+    SPOOL = (errno.EIO, "the copy of its memory cannot be read from the disk")
+    CHILD_GONE = (errno.EIO, "the child that has its memory was killed: is memory scarce?")
     FORKED = (errno.EIO, "a child of fork(2) does not read the cores of its parent's stops")
     SURPRISE = (errno.EIO, "gcorefs itself failed: the log has the traceback")
 
@@ -48,17 +53,21 @@ class ProcessError(Refusal):
     """There is no core, because of what the process is or does."""
 
 
-_OF_A_LIMIT = {
-    errno.EMFILE: Reason.NO_FILES,
-    errno.ENFILE: Reason.NO_FILES,
-    errno.ETOOMANYREFS: Reason.NO_FILES,
-    errno.EFBIG: Reason.NO_SUCH_SIZE,
+_LIMITS = {
+    # Many calls fail with EAGAIN, and few because of this limit (fork(2)).
+    errno.EAGAIN: (None, "RLIMIT_NPROC, pids.max"),
+    errno.EFBIG: (Reason.NO_SUCH_SIZE, "RLIMIT_FSIZE"),
+    errno.EMFILE: (Reason.NO_FILES, "RLIMIT_NOFILE"),
+    errno.ENFILE: (Reason.NO_FILES, "fs.file-max"),
+    errno.ETOOMANYREFS: (Reason.NO_FILES, "RLIMIT_NOFILE"),
 }
+"""What gcorefs cannot do because of a limit of its own (setrlimit(2)), and the limit."""
 
 
 def limit_met(error: OSError) -> Reason | None:
     """The reason, if gcorefs has met a limit of the files that it may have; else None."""
-    return _OF_A_LIMIT.get(error.errno or 0)
+    reason, _ = _LIMITS.get(error.errno or 0, (None, ""))
+    return reason
 
 
 def is_no_memory(error: BaseException) -> bool:
@@ -102,3 +111,10 @@ def named(error: OSError) -> str:
     """What failed and how, with the file if there is one."""
     file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return f"{file}{error.strerror}"
+
+
+def named_with_limit(error: OSError) -> str:
+    """The same, and the limit of ours that it may have met."""
+    _, limit = _LIMITS.get(error.errno or 0, (None, ""))
+    text = named(error)
+    return f"{text} ({limit})" if limit and limit not in text else text

@@ -5,7 +5,8 @@ in a memfd becomes a page of zeros that stays, a huge page is taken from the hug
 there may be terabytes of holes.  So we find the holes first, know that they are zeros, and do not
 read them.
 
-The page tables show the holes of private anonymous memory (pagemap.py).  The file shows the holes
+The page tables show the holes of private anonymous memory (pagemap.py); a guard page is one too
+(guards.py).  The file shows the holes
 of shared memory without a name (shmem.py).  A private mapping of a memfd has a hole where both have
 one, and so has a private mapping of huge pages whose file has no page.  Mappings under
 userfaultfd(2) have no known holes: only the handler knows the content of a missing page.  Other
@@ -16,7 +17,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
-from gcorefs.elfcore.segments import Column
+from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.vma import HUGE_PAGES, Vma, VmFlag
 from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.shmem import Shmem
@@ -25,8 +26,6 @@ Holes = tuple[Column, Column]
 """Starts and ends, multiples of the page size, in order."""
 
 _NONE: Holes = array("Q"), array("Q")
-
-_NOWHERE = (1 << 64) - 1, 1 << 64
 
 _NEAR = 1 << 20
 """A walk of fewer bytes takes no longer than one more call."""
@@ -39,12 +38,10 @@ def find_holes(
     found: list[Holes] = [_NONE] * len(vmas)
     for row in _rows(vmas, sizes, shared):
         starts, ends = pagemap.runs([(vmas[index].start, vmas[index].end) for index in row])
-        populated, start, end = zip(starts, ends, strict=True), 0, 0
         for index in row:
             vma = vmas[index]
-            while end <= vma.start:
-                start, end = next(populated, _NOWHERE)
-            if start > vma.start or end < vma.end:
+            first = bisect_right(ends, vma.start)
+            if first == len(ends) or starts[first] > vma.start or ends[first] < vma.end:
                 found[index] = _between(starts, ends, vma)
     for index, vma in enumerate(vmas):
         if vma.kind.has_file and sizes[index] == vma.size:

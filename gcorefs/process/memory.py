@@ -9,7 +9,8 @@ There are three ways to read a page:
 - Shared memory without a name is read from its file (shmem.py).
 
 A page that no way can read ([vvar], [vsyscall], pages past the end of a mapped file) is zeros
-here and is counted; the kernel's own cores have a hole there.
+here and is counted; the kernel's own cores have a hole there.  A guard is zeros and no loss
+(guards.py).
 
 /proc/PID/mem is not used for a page that somebody must supply (page_providers.py): only
 process_vm_readv(2) reads it.  If process_vm_readv(2) is denied (readv.py), everything is read
@@ -17,17 +18,21 @@ through /proc/PID/mem, also a page that a disk must supply; any other absent pag
 """
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.elfcore.segments import ZEROS, Column
+from gcorefs.elfcore.columns import Column
+from gcorefs.elfcore.segments import ZEROS
+from gcorefs.process.child_memory import ChildMemory, not_forked
 from gcorefs.process.copy_on_write import CopyOnWrite
+from gcorefs.process.forkable import Forkable
 from gcorefs.process.mem import MemFile
 from gcorefs.process.page_providers import MayWait, NotBrought, PageProviders
 from gcorefs.process.pagemap import ANONYMOUS, Pagemap, runs_in
 from gcorefs.process.ranges import LONGEST_PIECE, Ranges, clear, divide
 from gcorefs.process.readv import Readv
 from gcorefs.process.shmem import Shmem
+from gcorefs.process.tracking import Tracking
 from gcorefs.process.unreadable_pages import UnreadablePages
 
 
@@ -43,18 +48,29 @@ class Ways:
     """Some thread did not stop and may still call execve(2).  process_vm_readv(2) would then read
     the new program, under our credentials; the open mem file still means the old program, and
     reads nothing any more (fs/proc/base.c, mem_rw)."""
+    forkable: Forkable = field(default_factory=Forkable)
+    """Memory that a child of the process would have for itself, if the stop is to fork."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """Memory in which the kernel marks what is written, if the stop is for a copy ahead of it."""
 
 
 class Memory:
     """The memory of one process, read through one of its threads while it is held."""
 
     def __init__(
-        self, mem: MemFile, ways: Ways, lost: UnreadablePages, check: Callable[[], None]
+        self,
+        mem: MemFile,
+        ways: Ways,
+        lost: UnreadablePages,
+        check: Callable[[], None],
+        fork: Callable[[], ChildMemory] = not_forked,
     ) -> None:
         """`check` is called after every read, and raises if the read came too late to be true.
 
-        `lost` collects the pages that could not be read and are zeros.
+        `lost` collects the pages that could not be read and are zeros.  `fork` makes a child that
+        keeps the memory (hold=fork).  NotForked.
         """
+        self.fork = fork
         self.unreadable_pages = lost
         self.ways = ways
         self._check = check
@@ -141,19 +157,39 @@ class Memory:
         ranges, zeros = divide(addresses, lengths)
         for place, length in zeros:
             clear(buffer[place : place + length])
-        first = 0  # the first of consecutive ranges that one call reads
-        if not ranges or not self._is_simple(ranges.start, ranges.end):
-            for index, (address, length, place) in enumerate(ranges):
-                if self._is_simple(address, address + length):
-                    continue
-                self._read_vectors(ranges.part(first, index).in_pieces(), buffer)
-                first = index + 1
-                try:
-                    self.read_into(address, buffer[place : place + length], sources)
-                except MayWait as wait:
-                    raise MayWait(wait.source, place + wait.done) from None
-        self._read_vectors(ranges.part(first, len(ranges)).in_pieces(), buffer)
+        self.read_places(ranges, buffer, sources)
+
+    def read_places(
+        self, ranges: Ranges, buffer: memoryview, sources: Container[str] | None = None
+    ) -> None:
+        """Read each of some ranges to its place in `buffer`.
+
+        Like read_into.  MayWait: `done` is the place of the page, and all ranges before it are
+        read.
+        """
+        self._read_parts(ranges, buffer, sources)
         self._check()
+
+    def _read_parts(
+        self, ranges: Ranges, buffer: memoryview, sources: Container[str] | None
+    ) -> None:
+        """Read the ranges in order, in parts that are simple, or single.
+
+        One range of a thousand may not be simple.  To ask for each of them would take as long as to
+        read them all.
+        """
+        if not ranges or self._is_simple(ranges.start, ranges.end):
+            self._read_vectors(ranges.in_pieces(), buffer)
+        elif len(ranges) > 1:
+            middle = len(ranges) // 2
+            self._read_parts(ranges.part(0, middle), buffer, sources)
+            self._read_parts(ranges.part(middle, len(ranges)), buffer, sources)
+        else:
+            ((address, length, place),) = ranges
+            try:
+                self.read_into(address, buffer[place : place + length], sources)
+            except MayWait as wait:
+                raise MayWait(wait.source, place + wait.done) from None
 
     def _is_simple(self, start: int, end: int) -> bool:
         """True if process_vm_readv(2) reads all between two addresses and waits for nobody."""
@@ -169,11 +205,18 @@ class Memory:
         return self.ways.shmem.overlaps(start, end) or self.ways.providers.overlaps(start, end)
 
     def _read_vectors(self, ranges: Ranges, buffer: memoryview) -> None:
-        for first in range(0, len(ranges), _RANGES_AT_ONCE):
-            some = ranges.part(first, first + _RANGES_AT_ONCE)
-            for address, length, place in some.behind(self._readv.read_ranges(some, buffer)):
+        first, most = 0, _RANGES_AT_ONCE
+        while first < len(ranges):
+            some = ranges.part(first, first + most)
+            index, done = some.behind(self._readv.read_ranges(some, buffer))
+            first += index
+            most = min(2 * most, _RANGES_AT_ONCE)
+            if index < len(some):
                 # A page could not be read; nothing behind it has been tried.
-                self._read(address, buffer[place : place + length], quickly=True)
+                address, length, place = some[index]
+                self._read(address + done, buffer[place : place + length][done:], quickly=True)
+                first += 1
+                most = _RANGES_AFTER_A_FAULT
 
     def _read_private(self, address: int, buffer: memoryview) -> None:
         done = 0
@@ -230,8 +273,11 @@ class Memory:
         return self._readv.is_denied
 
     def lose(self, address: int) -> None:
-        """Count the page at `address` as unreadable."""
-        self.unreadable_pages.add(address)
+        """Count the page at `address` as unreadable, unless it is a guard."""
+        if self.ways.pagemap.is_guard(address):
+            self.unreadable_pages.add_guard(address)
+        else:
+            self.unreadable_pages.add(address)
 
     def _first_missing(self, address: int, length: int) -> int | None:
         """The address of the first page that somebody must supply.
@@ -252,3 +298,5 @@ class Memory:
 # process_vm_readv(2) is soon tried again.
 _FORCED_AT_ONCE = 16 * PAGE_SIZE
 _RANGES_AT_ONCE = 1024  # include/uapi/linux/uio.h, UIO_MAXIOV
+_RANGES_AFTER_A_FAULT = 16
+"""There may be more such pages nearby, and each ends a call."""

@@ -17,17 +17,18 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from threading import Thread
 
 from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.elfcore.segments import Column
+from gcorefs.elfcore.columns import Column
 from gcorefs.kernel import own_memory, pagemap_scan
 from gcorefs.kernel.open_file import OpenFile
-from gcorefs.kernel.pagemap_scan import PFNZERO, PRESENT, SWAPPED, join_runs
+from gcorefs.kernel.pagemap_scan import GUARD, PFNZERO, PRESENT, SWAPPED, join_runs
 from gcorefs.kernel.proc import address_space, procfile
+from gcorefs.kernel.soft_dirty import MARK
 from gcorefs.process.errors import named
-from gcorefs.process.threads import NoThread, start_thread
+from gcorefs.process.page_walk import by_all_cores
+from gcorefs.process.threads import NoThread, Running, start_thread
 
 _ENTRY_SIZE = 8
 # Bits in the highest byte of an entry: 63 present, 62 swapped, 61 a page of a file or of shared
@@ -40,14 +41,18 @@ NOT_EXCLUSIVE = bytes(1 if byte & 0xC0 and not byte & 0x21 else 0 for byte in ra
 """The same, but 1 only if another process maps the page too, or if it is swapped out."""
 _ENTRIES_AT_ONCE = 1 << 17
 _IS_SWAPPED = bytes(byte >> 6 & 1 for byte in range(256))
-_SOFT_DIRTY = 1 << 55
-_FRAME = (1 << 55) - 1
+FRAME = (1 << 55) - 1
+"""The number of the page frame in an entry, if the page is present and we may see it."""
 # In the entry of a swapped-out page, bits 0 to 4 are the swap type and the rest is the swap offset
 # (fs/proc/task_mmu.c, pte_to_pagemap_entry).  The last type is a marker (include/linux/swap.h,
 # SWP_PTE_MARKER); its offset tells the kind of marker (swapops.h).
 _SWAP_TYPE = 0x1F
 _PTE_MARKER = 31
 _POISONED = 1 << (5 + 1)
+_GUARD_MARKER = 1 << (5 + 2)
+_SWAPPED_OUT = 1 << 62
+_GUARD = 1 << 58
+"""Since Linux 6.15."""
 
 
 Run = tuple[int, int]
@@ -63,6 +68,15 @@ def runs_in(pages: bytes, low: int, high: int) -> Iterator[Run]:
         yield first, low
 
 
+def append_runs(runs: tuple[Column, Column], address: int, pages: bytes) -> None:
+    """Append the runs of 1 in `pages`, which are the pages from `address` on."""
+    starts, ends = array("Q"), array("Q")
+    for first, last in runs_in(pages, 0, len(pages)):
+        starts.append(address + first * PAGE_SIZE)
+        ends.append(address + last * PAGE_SIZE)
+    join_runs(*runs, starts, ends)
+
+
 _NO_RUNS: tuple[Column, Column] = array("Q"), array("Q")
 
 
@@ -75,7 +89,7 @@ class Pagemap:
     def __init__(self, tid: int) -> None:
         """ESRCH, and whatever else procfile.py has."""
         self._file = OpenFile(procfile.open_file(f"{tid}/pagemap"))
-        self._ahead: Thread | None = None
+        self._ahead: Running | None = None
         self._all: tuple[Column, Column] | None = None
         # Every page has an entry, mapped or not.  If an empty file is mounted over pagemap, all
         # memory would look like holes.
@@ -110,9 +124,11 @@ class Pagemap:
 
         Fewer bytes than pages if the address space ends or is gone.
         """
-        return self._entries(address, length)[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
+        return self.entries(address, length)[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
 
-    def _entries(self, address: int, length: int) -> bytes:
+    def entries(self, address: int, length: int) -> bytes:
+        """The entry of each page that the range touches, 8 bytes each.  Fewer if the address space
+        ends or is gone."""
         first = address // PAGE_SIZE
         count = -(-(address + length) // PAGE_SIZE) - first
         return os.pread(self._file.number, count * _ENTRY_SIZE, first * _ENTRY_SIZE)
@@ -126,7 +142,7 @@ class Pagemap:
 
     def _not_zeros(self, address: int, length: int) -> bytes:
         """The same, but 0 for the kernel's page of zeros too, if the kernel tells."""
-        entries = self._entries(address, length)
+        entries = self.entries(address, length)
         found = bytearray(entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE].translate(_POPULATED))
         for zeros in _entries_of_zeros():
             at = entries.find(zeros)
@@ -153,7 +169,7 @@ class Pagemap:
             self._ahead.join()
             if self._all is not None and ranges[-1][1] <= HOST.address_space_end:
                 return self._all
-        found = self.populated_runs(ranges[0][0], ranges[-1][1])
+        found = by_all_cores(self.populated_runs, ranges)
         if found is not None:
             return found
         starts, ends = array("Q"), array("Q")
@@ -172,8 +188,10 @@ class Pagemap:
 
     def populated_runs(self, start: int, end: int) -> tuple[Column, Column] | None:
         """Starts and ends of the runs of populated pages between two addresses, in order; the
-        kernel's page of zeros is none of them.  None if this kernel has no PAGEMAP_SCAN."""
-        return self.scan(start, end, any_of=PRESENT | SWAPPED, none_of=PFNZERO)
+        kernel's page of zeros is none of them, nor is a guard, if the kernel tells.  None if this
+        kernel has no PAGEMAP_SCAN."""
+        nothing = PFNZERO | (GUARD if scans_guards() else 0)
+        return self.scan(start, end, any_of=PRESENT | SWAPPED, none_of=nothing)
 
     def scan(
         self, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0
@@ -200,11 +218,16 @@ class Pagemap:
         because then the kernel does not show the entries in full."""
         found: list[tuple[int, int]] = []
         for first, last in zip(*self.scan(start, end, all_of=SWAPPED) or ((), ()), strict=True):
-            entries = self._entries(first, last - first)
+            entries = self.entries(first, last - first)
             for index, (entry,) in enumerate(struct.iter_unpack("<Q", entries)):
                 if entry & _SWAP_TYPE == _PTE_MARKER and entry & _POISONED:
                     found.append((first + index * PAGE_SIZE, first + (index + 1) * PAGE_SIZE))
         return found
+
+    def is_guard(self, address: int) -> bool:
+        """True if the page at `address` is a guard (guards.py).  Before Linux 6.15 only with
+        CAP_SYS_ADMIN.  False also if the address space is gone."""
+        return is_guard(int.from_bytes(self.entries(address, 1), "little"))
 
     @staticmethod
     def _read_runs(
@@ -215,17 +238,19 @@ class Pagemap:
         for at in range(start, end, step):
             length = min(step, end - at)
             flags = flags_of(at, length)
-            own_starts, own_ends = array("Q"), array("Q")
-            for first, last in runs_in(flags, 0, len(flags)):
-                own_starts.append(at + first * PAGE_SIZE)
-                own_ends.append(at + last * PAGE_SIZE)
-            join_runs(*runs, own_starts, own_ends)
+            append_runs(runs, at, flags)
             if len(flags) * PAGE_SIZE < length:
                 return
 
     def __getstate__(self) -> dict[str, object]:
         """For another process, which has no use for what was found ahead."""
         return {**self.__dict__, "_ahead": None, "_all": None}
+
+
+def is_guard(entry: int) -> bool:
+    """True for the entry of a guard page."""
+    is_marker = entry & _SWAPPED_OUT and entry & _SWAP_TYPE == _PTE_MARKER
+    return bool(entry & _GUARD or (is_marker and entry & _GUARD_MARKER))
 
 
 @functools.cache
@@ -238,9 +263,18 @@ def _entries_of_zeros() -> tuple[bytes, ...]:
     except OSError:
         return ()
     found = int.from_bytes(entry, "little")
-    if not found & _FRAME:
+    if not found & FRAME:
         return ()
-    return tuple(struct.pack("<Q", bits) for bits in (found | _SOFT_DIRTY, found & ~_SOFT_DIRTY))
+    return tuple(struct.pack("<Q", bits) for bits in (found | MARK, found & ~MARK))
+
+
+@functools.cache
+def scans_guards() -> bool:
+    """True if PAGEMAP_SCAN knows guards (since Linux 6.15)."""
+    try:
+        return Pagemap(os.getpid()).scan(0, PAGE_SIZE, all_of=GUARD) is not None
+    except OSError:
+        return False
 
 
 def shows_page_frames() -> bool:
@@ -275,6 +309,9 @@ class Unknown(Pagemap):
 
     def has_swapped_pages(self, start: int, end: int) -> bool:
         return True
+
+    def is_guard(self, address: int) -> bool:
+        return False
 
     def scan(
         self, start: int, end: int, all_of: int = 0, any_of: int = 0, none_of: int = 0

@@ -7,17 +7,20 @@ waits: it gives fewer bytes, or none.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import PF_R, ElfClass
-from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma
 from gcorefs.process.memory import Memory
 from gcorefs.process.page_providers import MayWait, NotBrought
 
 LONGEST_TEXT = PAGE_SIZE
 """Bytes of a path (limits.h, PATH_MAX)."""
+
+_MOST_PAGES = 1024
+"""Pages that are remembered: a list in memory may lead to any number."""
 
 
 class Peek:
@@ -35,6 +38,15 @@ class Peek:
         index = bisect_right(self._starts, address) - 1
         found = self._vmas[index] if index >= 0 else None
         return found if found is not None and address < found.end else None
+
+    def overlaps(self, start: int, end: int) -> Iterator[Vma]:
+        """The mappings that have a part of a range."""
+        for index in range(max(0, bisect_right(self._starts, start) - 1), len(self._vmas)):
+            vma = self._vmas[index]
+            if vma.start >= end:
+                return
+            if vma.end > start:
+                yield vma
 
     def named(self, name: bytes) -> Vma | None:
         """The first mapping of this name."""
@@ -91,6 +103,8 @@ class Peek:
                 found = self._read(array("Q", [start]), array("Q", [PAGE_SIZE])) or b""
                 if start in self._memory.unreadable_pages:
                     found = b""
+            if len(self._pages) == _MOST_PAGES:
+                self._pages.clear()
             self._pages[start] = found
         return found
 

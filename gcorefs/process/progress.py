@@ -12,6 +12,7 @@ SIZE = 128
 
 _DEAD, _OVER = 64, 65
 _TIMES = slice(72, 88)
+_WOKEN = slice(88, 96)
 _STOPPED_AT, _RELEASED_AT = range(2)
 
 
@@ -22,6 +23,7 @@ class Progress:
         """`page`: SIZE bytes that were zeros when the stop began."""
         self._page = (memoryview(bytearray(SIZE)) if page is None else page)[:SIZE]
         self._times = self._page[_TIMES].cast("d")
+        self._woken = self._page[_WOKEN].cast("Q")
 
     def own(self) -> None:
         """Make the calling thread the tracer."""
@@ -49,6 +51,15 @@ class Progress:
 
     def end(self) -> None:
         self._page[_OVER] = 1
+
+    @property
+    def woken(self) -> int:
+        """How many threads that were left asleep have run during the hold (stop=gentle)."""
+        return int(self._woken[0])
+
+    @woken.setter
+    def woken(self, count: int) -> None:
+        self._woken[0] = count
 
     @property
     def stopped_at(self) -> float:

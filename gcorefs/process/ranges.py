@@ -1,12 +1,15 @@
 """Ranges of memory, and where the bytes of each go in one buffer."""
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, compress, repeat
-from operator import eq, ne
+from itertools import accumulate
+from operator import add
 
-from gcorefs.elfcore.segments import ZEROS, Column
+from gcorefs.elfcore.columns import Column, dropping, indexes
+from gcorefs.elfcore.segments import ZEROS
+from gcorefs.process.runs import Runs
 
 LONGEST_PIECE = 256 << 10
 """The most bytes of one range that one call reads."""
@@ -33,6 +36,11 @@ class Ranges:
         return self.addresses[-1] + self.lengths[-1]
 
     @property
+    def runs(self) -> Runs:
+        """The memory, without places."""
+        return self.addresses, array("Q", map(add, self.addresses, self.lengths))
+
+    @property
     def is_in_a_row(self) -> bool:
         """True if the ranges fill one part of the buffer without gaps."""
         return self.places[-1] + self.lengths[-1] - self.places[0] == sum(self.lengths)
@@ -43,20 +51,33 @@ class Ranges:
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         return zip(self.addresses, self.lengths, self.places, strict=True)
 
+    def __getitem__(self, index: int) -> tuple[int, int, int]:
+        """Address, length and place."""
+        return self.addresses[index], self.lengths[index], self.places[index]
+
     def part(self, first: int, last: int) -> "Ranges":
         if first == 0 and last >= len(self.addresses):
             return self
         some = slice(first, last)
         return Ranges(self.addresses[some], self.lengths[some], self.places[some])
 
-    def behind(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """The rest of the ranges behind the first `count` bytes."""
+    def done_at(self, place: int) -> int:
+        """How many bytes of the ranges, in their order, are before a place in one of them."""
+        done = 0
+        for _, length, first in self:
+            if first <= place < first + length:
+                return done + place - first
+            done += length
+        raise ValueError(f"there is no range at {place}")
+
+    def behind(self, count: int) -> tuple[int, int]:
+        """Where the first `count` bytes end: the index of a range, and how many of its bytes are
+        among them.  If they are all bytes, the index is the number of ranges."""
         if count == sum(self.lengths):  # the usual case
-            return
-        for address, length, place in self:
-            if count < length:
-                yield address + count, length - count, place + count
-            count = max(0, count - length)
+            return len(self), 0
+        ends = [*accumulate(self.lengths, initial=0)]
+        index = bisect_right(ends, count) - 1
+        return index, count - ends[index]
 
     def in_pieces(self) -> "Ranges":
         """The same ranges, divided into pieces of at most LONGEST_PIECE.
@@ -77,21 +98,51 @@ class Ranges:
         return Ranges(addresses, lengths, places)
 
 
-def divide(addresses: Column, lengths: Column) -> tuple[Ranges, Iterator[tuple[int, int]]]:
+class Row:
+    """Ranges one behind the other, of which parts are wanted by their bytes."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self._borders = array("Q", accumulate(ranges.lengths, initial=0))
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._borders[-1]
+
+    def between(self, low: int, high: int) -> Ranges:
+        """The ranges from byte `low` to byte `high` of all of them."""
+        borders, whole = self._borders, self._ranges
+        first = bisect_right(borders, low) - 1
+        last = bisect_left(borders, high, first)
+        some = slice(first, last)
+        found = Ranges(whole.addresses[some], whole.lengths[some], whole.places[some])
+        if found.lengths:
+            found.lengths[-1] -= borders[last] - high
+            skipped = low - borders[first]
+            found.addresses[0] += skipped
+            found.places[0] += skipped
+            found.lengths[0] -= skipped
+        return found
+
+
+def divide(addresses: Column, lengths: Column) -> tuple[Ranges, list[tuple[int, int]]]:
     """Divide ranges that fill a buffer one behind the other: the ranges of memory, and the place
     and length of each range at ZEROS."""
     places = array("Q", accumulate(lengths, initial=0))
     places.pop()
-    if ZEROS not in addresses:
-        return Ranges(addresses, lengths, places), iter(())
-    is_memory = bytes(map(ne, addresses, repeat(ZEROS)))
-    columns = (array("Q", compress(column, is_memory)) for column in (addresses, lengths, places))
-    is_zeros = map(eq, addresses, repeat(ZEROS))
-    return Ranges(*columns), compress(zip(places, lengths, strict=True), is_zeros)
+    zeros = [*indexes(addresses, ZEROS)]
+    if not zeros:
+        return Ranges(addresses, lengths, places), []
+    ranges = Ranges(*(dropping(column, zeros) for column in (addresses, lengths, places)))
+    return ranges, [(places[index], lengths[index]) for index in zeros]
 
 
 def clear(buffer: memoryview) -> None:
     """Fill `buffer` with zeros."""
+    if len(buffer) <= len(_ZEROS):  # the usual case
+        buffer[:] = _ZEROS[: len(buffer)]
+        return
     for start in range(0, len(buffer), len(_ZEROS)):
         piece = buffer[start : start + len(_ZEROS)]
         piece[:] = _ZEROS[: len(piece)]

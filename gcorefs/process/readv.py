@@ -10,7 +10,7 @@ import os
 from array import array
 
 from gcorefs import tuning
-from gcorefs.elfcore.segments import Column
+from gcorefs.elfcore.columns import Column
 from gcorefs.kernel import process_vm
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.ranges import Ranges

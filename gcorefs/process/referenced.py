@@ -6,6 +6,7 @@ was never written.
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.selection import MOST_REFERENCED, Range
@@ -48,29 +49,36 @@ def referenced_ranges(
 ) -> list[Range]:
     """`size` bytes at each address, those of registers first, MOST_REFERENCED in all."""
     pages: dict[int, None] = {}  # in the order in which they are found
-    for thread in threads:
-        pages |= dict.fromkeys(_pages(thread.registers, size))
-    for words in words_on_stacks(peek, stacks):
-        pages |= dict.fromkeys(_pages(words, size))
-    found: list[Range] = []
-    left = MOST_REFERENCED // PAGE_SIZE
-    for page in pages:
-        start = page * PAGE_SIZE
-        vma = peek.vma(start)
-        if vma is not None and _is_data(vma):
-            if not left:
-                break
-            left -= 1
-            found.append((start, start + PAGE_SIZE))
-    return found
+    for page in _found(peek, threads, stacks, min(size, MOST_REFERENCED)):
+        pages[page] = None
+        if len(pages) == MOST_REFERENCED // PAGE_SIZE:
+            break
+    return [(page * PAGE_SIZE, (page + 1) * PAGE_SIZE) for page in pages]
 
 
-def _pages(words: Iterable[int], size: int) -> Iterator[int]:
-    """The numbers of the pages at these addresses."""
-    blocks = {word // _BEFORE for word in words}
-    for block in sorted(blocks):
-        address = block * _BEFORE
-        yield from range(max(0, address - _BEFORE) // PAGE_SIZE, -(-(address + size) // PAGE_SIZE))
+def _found(
+    peek: Peek, threads: Sequence[ThreadOnStack], stacks: Sequence[Range], size: int
+) -> Iterator[int]:
+    """The numbers of the pages of data, some of them more than once."""
+    for words in chain((thread.registers for thread in threads), words_on_stacks(peek, stacks)):
+        for low, high in _around(words, size):
+            for vma in peek.overlaps(low, high):
+                if _is_data(vma):
+                    first, end = max(low, vma.start), min(high, vma.end)
+                    yield from range(first // PAGE_SIZE, -(-end // PAGE_SIZE))
+
+
+def _around(words: Iterable[int], size: int) -> Iterator[Range]:
+    """The memory at these addresses, in order.  What overlaps is one range: a million words may
+    lead into the same memory."""
+    low = high = 0
+    for block in sorted({word // _BEFORE for word in words}):
+        start = max(0, (block - 1) * _BEFORE)
+        if start > high:
+            yield low, high
+            low = start
+        high = block * _BEFORE + size
+    yield low, high
 
 
 def _is_data(vma: Vma) -> bool:

@@ -22,8 +22,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
+from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import page_up
-from gcorefs.elfcore.segments import Column
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.proc import map_files, system_files, watches
 
@@ -108,7 +108,8 @@ class Shmem:
 
     @contextlib.contextmanager
     def _opened(self, vma: Vma) -> Iterator[int]:
-        # Open it for each use: a process may map thousands of files.
+        # Open it for each use: a process may map thousands of files.  A process that runs may have
+        # mapped another file there, or called execve(2), or its pid may be another's.
         try:
             path = map_files.map_file(self._tid, vma.start, vma.end)
             fd = _open(path)
@@ -116,7 +117,7 @@ class Shmem:
             yield -1
             return
         try:
-            yield fd
+            yield fd if map_files.is_file_of(fd, vma.dev, vma.inode) else -1
         finally:
             os.close(fd)
 

@@ -23,6 +23,12 @@ from gcorefs.process.peek import Peek
 
 _MAIN = b"[stack]"
 
+_MOST_SEARCHED = 32 << 20
+"""Bytes of stacks other than their own that are searched, of all threads together: a process may
+have any number of threads on stacks of any size."""
+_ALWAYS_SEARCHED = 16 << 10
+"""The same of each thread, after that.  The frame of a signal is near the stack pointer."""
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadOnStack:
@@ -62,6 +68,7 @@ class StackFinder:
         self._peek = peek
         self._leader = leader
         self._limit = limit
+        self._left_to_search = _MOST_SEARCHED
 
     def find(self, threads: Sequence[ThreadOnStack]) -> Stacks:
         ranges: list[Range] = []
@@ -88,7 +95,7 @@ class StackFinder:
             yield here
             yield from self._frame(thread, here)
             return
-        on_stack = self._peek.read(start, min(end - start, self._limit))
+        on_stack = self._searched(start, end)
         size = self._machine.word_size
         words = array(self._peek.form.word, on_stack[: len(on_stack) // size * size])
         began, end_here = self._in_frame(words, thread.stack_pointer, own)
@@ -100,6 +107,14 @@ class StackFinder:
         began = began or min(inside, default=0)
         if began and (rest := self._live(began, thread)) is not None:
             yield rest
+
+    def _searched(self, start: int, end: int) -> bytes:
+        """The beginning of a stack, to look there for what leads to the thread's own."""
+        most = max(_ALWAYS_SEARCHED, min(self._limit, self._left_to_search))
+        end = min(end, start + most)
+        self._left_to_search -= end - start
+        (found,) = self._peek.read_ranges([(start, end)])
+        return found
 
     def _in_frame(self, words: "array[int]", stack_pointer: int, own: Vma) -> tuple[int, int]:
         """The stack pointer in `own` that the frame of a signal on an alternate stack has, and the

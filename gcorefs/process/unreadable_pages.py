@@ -13,28 +13,59 @@ _MOST_RANGES = 100_000
 
 
 class UnreadablePages:
-    """Counts each page once, however often it is added."""
+    """The pages that could not be read: those with content, which is lost, and guards."""
 
     def __init__(self, no_loss: Sequence[range] = ()) -> None:
         """`no_loss`: the places of [vvar], [vsyscall] and similar mappings, which nobody can read
         from outside.  Zeros there are no loss, and the kernel's cores have them too."""
-        self.count = 0
         self.no_loss = no_loss
+        self._lost = _Pages()
+        self._guards = _Pages()
+
+    def __contains__(self, address: int) -> bool:
+        """True if the page in which `address` lies was added."""
+        return address in self._lost or address in self._guards
+
+    @property
+    def count(self) -> int:
+        """The number of pages that are lost."""
+        return self._lost.count
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Start and end of each range that is lost, in order."""
+        return self._lost.ranges()
+
+    def add(self, address: int) -> None:
+        """Add the page in which `address` lies."""
+        page = address - address % PAGE_SIZE
+        if not any(page in own for own in self.no_loss):
+            self._lost.add(page)
+
+    def add_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Add ranges of whole pages (start, end), in any order."""
+        self._lost.add_ranges(ranges)
+
+    def add_guard(self, address: int) -> None:
+        """Add the guard page in which `address` lies (guards.py).  It is no loss."""
+        self._guards.add(address - address % PAGE_SIZE)
+
+
+class _Pages:
+    """Counts each page once, however often it is added."""
+
+    def __init__(self) -> None:
+        self.count = 0
         self._lock = threading.Lock()
         self._starts: list[int] = []
         self._ends: list[int] = []
 
     def __contains__(self, address: int) -> bool:
-        """True if the page in which `address` lies was added."""
         with self._lock:
             after = bisect_right(self._starts, address)
             return bool(after) and address < self._ends[after - 1]
 
-    def add(self, address: int) -> None:
-        """Add the page in which `address` lies."""
-        page = address - address % PAGE_SIZE
-        if any(page in own for own in self.no_loss):
-            return
+    def add(self, page: int) -> None:
+        """Add the page at this address."""
         with self._lock:
             self._add(page)
 

@@ -91,6 +91,8 @@ def _code(
         return
     pages = code.pages(register for thread in threads for register in thread.registers)
     for words in words_on_stacks(peek, stacks):
+        if len(pages) * PAGE_SIZE > MOST_OF_LOST_CODE:
+            break
         pages |= code.pages(words)
     for page in sorted(pages):
         yield page, page + PAGE_SIZE
@@ -101,6 +103,8 @@ def _bounded(ranges: Iterator[Range], left: int) -> Iterator[Range]:
     taken: set[int] = set()
     most = left
     for start, end in ranges:
+        if left < PAGE_SIZE:  # what else there is would be looked for in vain
+            return
         if end - start > most:  # a process may claim any size; there is no list of such a range
             continue
         pages = {*range(start // PAGE_SIZE, page_up(end) // PAGE_SIZE)} - taken

@@ -3,8 +3,9 @@ work, or only where somebody asks.
 
 A walk takes 2 to 3 ms for each populated gibibyte.  smaps walks too, and counts the pages of each
 mapping, so a mapping without holes needs no other walk.  BPF counts no pages, so all memory has to
-be walked.  Then most of that happens while the process still runs.  In the stop only what was not
-populated is walked again, and that is quick, because page tables are missing there.
+be walked.  If the page tables are nearly full, most of that happens while the process still runs.
+In the stop only what was not populated is walked again, and that is quick, because page tables are
+missing there.  If they are hardly filled, all of them would have to be walked again.
 
 A page may have been given back in between (MADV_DONTNEED).  It counts as populated, and the core
 has the zeros that the process itself sees there.  So that is true, and costs the process no more
@@ -16,7 +17,7 @@ from array import array
 from dataclasses import dataclass
 
 from gcorefs.arch import HOST
-from gcorefs.elfcore.segments import Column
+from gcorefs.elfcore.columns import Column
 from gcorefs.kernel.proc import address_space
 from gcorefs.process.pagemap import Pagemap, open_pagemap
 
@@ -44,7 +45,7 @@ def walk_before_stop(pid: int) -> PopulatedBefore | None:
     """For a process that runs.  None if that is not worth its while, or not possible."""
     with contextlib.suppress(OSError):  # what is wrong with it, the stop will tell
         tables = address_space.page_tables(pid)
-        if tables is None or not tables.have_few_runs:
+        if tables is None or not tables.are_nearly_full:
             return None
         found = open_pagemap(pid).populated_runs(0, HOST.address_space_end)
         if found is not None:
@@ -65,8 +66,9 @@ def walk_in_stop(pagemap: Pagemap, tid: int, before: PopulatedBefore | None) -> 
         return
     if before is not None and tables.resident >= before.resident * (1 - _GIVEN_BACK):
         pagemap.look_ahead((before.starts, before.ends))
-    elif tables.have_few_runs or (tables.resident > _MUCH and not tables.are_many):
+    elif tables.are_nearly_full or (tables.resident > _MUCH and not tables.are_many):
         pagemap.look_ahead()
+    # If they are hardly filled, all cores walk them as soon as the mappings are known.
 
 
 def walk_beside_smaps(pagemap: Pagemap, tid: int) -> None:

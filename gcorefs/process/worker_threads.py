@@ -1,13 +1,12 @@
 """Work for another thread (Worker), or for a later time (Postponed)."""
 
 import queue
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from gcorefs.process.threads import start_thread
+from gcorefs.process.threads import Running, start_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,7 +22,7 @@ class Worker:
     def __init__(self, name: str = "gcorefs-worker") -> None:
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], None] | None] | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Running | None = None
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Have a call made after all earlier ones.  The Future has its result.  NoThread."""
@@ -48,7 +47,7 @@ class Worker:
     def has_ended(self, timeout: float) -> bool:
         """Close it, and wait as `join` does.  False if its thread still makes a call then."""
         self.join(timeout)
-        return self._thread is None or not self._thread.is_alive()
+        return self._thread is None or self._thread.has_ended
 
     def join(self, timeout: float) -> None:
         """Close it, and wait until its thread has ended, but for `timeout` seconds at most."""

@@ -1,7 +1,7 @@
 """Holds the tracees of a process, and lets them go.
 
 During the hold the OS thread of the tracer sleeps in waitid(2), so a hold costs no CPU.  It wakes
-up if a thread stops late, if a tracee dies, or if another thread of ours rings (kernel/wait4.py).
+up if a thread stops late, if a tracee dies, or if another thread of ours rings (kernel/bell.py).
 """
 
 import threading
@@ -11,28 +11,47 @@ from collections.abc import Callable
 from gcorefs import tuning
 from gcorefs.kernel import wait4
 from gcorefs.process.progress import Progress
+from gcorefs.sources.asleep import Asleep
 from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
 from gcorefs.steps import Step
 
 _MOST_TRIES = 10
 """How often we try to let the tracees go if there is no memory for it."""
 
+_LOOK_NAP = 0.02
+_LOOK_SHARE = 50
+"""Seconds between two looks at threads that are left asleep; and how much longer than a look they
+are at least."""
+
 _DEATH_NAP = 1e-3
 """Seconds between two looks at a process that is killed: its threads die one after another."""
 
 
-def hold(tracees: Tracees, is_to_end: threading.Event, die: Callable[[], None]) -> None:
+def hold(
+    tracees: Tracees,
+    is_to_end: threading.Event,
+    die: Callable[[], None],
+    asleep: Asleep | None = None,
+    tend: Callable[[], None] = lambda: None,
+) -> None:
     """Sleep until the event, or until no tracee is left.
 
-    `die` is called once if the process dies, before the first dead thread is reaped.  OSError,
-    MemoryError: a thread that has stopped only now could not be recorded.
+    `die` is called once if the process dies, before the first dead thread is reaped.  `asleep`:
+    a tracee that was left asleep and has run since is stopped.  `tend` is called each time that the
+    sleep ends.  OSError, MemoryError: a thread that has stopped only now could not be recorded.
     """
     is_dead = False
     while not is_to_end.is_set():
         tuning.now().reach(Step.HOLDING, tracees.pid)
-        wait4.await_status()
+        if asleep is None or not tracees.asleep:
+            wait4.await_status()
+        else:
+            _watch(tracees, is_to_end, asleep)
         if is_to_end.is_set():
+            if asleep is not None and tracees.asleep:
+                asleep.woken_in_hold()
             return
+        tend()
         before = tracees.counts
         tracees.look_at_running()  # they may stop yet, or end by themselves
         if wait4.has_status():
@@ -41,12 +60,41 @@ def hold(tracees: Tracees, is_to_end: threading.Event, die: Callable[[], None]) 
                     is_dead = True
                     die()
                 tracees.look_at(tid)
-        if not any(tracees.counts):
+            # One that was left asleep may wake and end by itself; the process has died with the
+            # last thread.
+            if not is_dead and tracees.asleep and all(map(tracees.is_ending, tracees.known)):
+                is_dead = True
+                die()
+            tracees.look_at_asleep()
+        if not tracees.known:
             if not is_dead:  # none of them had stopped
                 die()
             return
         if is_dead or tracees.counts == before:
             time.sleep(_DEATH_NAP)
+
+
+def _watch(tracees: Tracees, is_to_end: threading.Event, asleep: Asleep) -> None:
+    """Sleep until the event, until the kernel reports something of a tracee, or until one that was
+    left asleep has run, which nobody reports."""
+    nap = _LOOK_NAP
+    while not is_to_end.wait(nap) and not wait4.has_status():
+        began = time.monotonic()
+        if woken := asleep.woken_in_hold():
+            for tid in woken:
+                tracees.interrupt(tid)
+            return
+        nap = max(_LOOK_NAP, (time.monotonic() - began) * _LOOK_SHARE)
+
+
+def await_late(tracees: Tracees, is_to_end: threading.Event) -> None:
+    """Sleep until the event, while no thread is held.  One that stops late is let go at once."""
+    while tracees.awaited and not is_to_end.is_set():
+        wait4.await_status()
+        tracees.look_at_awaited()
+        tracees.detach_stopped()
+        time.sleep(SHORTEST_NAP)
+    is_to_end.wait()
 
 
 def let_go(
@@ -69,7 +117,7 @@ def let_go(
             reach(Step.RELEASED, tracees.pid)
             progress.end()
             tracees.detach_stopped()
-            progress.released_at = time.monotonic()
+            progress.released_at = progress.released_at or time.monotonic()
             _let_the_rest_go(tracees, timeout, is_taken_over, may_wait)
             reach(Step.DETACHED_ALL, tracees.pid)
         except MemoryError:  # a thread that nobody looked at would see our EINTR: try again

@@ -2,8 +2,8 @@
 
 It has the interface of a Tracer.  No thread is traced, so it works also if a debugger or strace(1)
 has the process, if a thread is in an uninterruptible sleep, and if the process is frozen or writes
-its own core.  Of a thread only what /proc tells is known (procfs.py), and the process runs on while
-its memory is read.
+its own core.  The registers of a thread that sleeps come from BPF, or in part from /proc
+(sleeping.py).  The process runs on while its memory is read.
 """
 
 import time
@@ -14,8 +14,10 @@ from gcorefs.arch.machine import Machine
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.kernel.proc import address_space, task_stat, tasks
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.policy import Bpf, XState
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.progress import Progress
+from gcorefs.sources.sleeping import sleeping
 from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 
 
@@ -23,11 +25,14 @@ class Onlooker:
     """One look at one process."""
 
     xstate: XsaveAccount | None = None
+    """The place of the vector registers in the records, after `wait` has returned."""
     late: Sequence[int] = ()
 
-    def __init__(self, process: Process, progress: Progress) -> None:
+    def __init__(self, process: Process, progress: Progress, bpf: Bpf, xstate: XState) -> None:
         self.process = process
         self.progress = progress
+        self._bpf: Bpf = bpf
+        self._layout: XState = xstate
 
     @property
     def machine(self) -> Machine:
@@ -43,13 +48,16 @@ class Onlooker:
         """Nothing has to be done before `wait`."""
 
     def wait(self) -> list[ThreadRecord]:
-        """A record of each thread; none of their registers are known yet.  ProcessError GONE."""
+        """A record of each thread.  ProcessError GONE, FOREIGN."""
         pid = self.process.pid
         self.progress.stopped_at = self.progress.released_at = time.monotonic()
         with told(pid, Reason.GONE):
-            records = [ThreadRecord(tid) for tid in tasks.tids(pid) if _is_of_program(pid, tid)]
+            tids = [tid for tid in tasks.tids(pid) if _is_of_program(pid, tid)]
+        threads = sleeping(pid, self.machine, self._bpf, self._layout)
+        records = threads.records(tids)
         if not records:
             raise ProcessError(Reason.GONE, pid)
+        self.xstate = threads.xstate_account(records)
         return in_reading_order(records, pid)
 
     def release(self) -> None:

@@ -5,13 +5,14 @@ maps and smaps (proc_pid_maps(5), proc_pid_smaps(5)) are long if there are many 
 
 import contextlib
 import os
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Iterator
 
 from gcorefs.arch.machine import Machine
 from gcorefs.elfcore.provenance import How
 from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.smaps import parse_pieces
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import MapsError, Vma
 from gcorefs.kernel.proc import address_space, current_call, procfile
 from gcorefs.kernel.stdio import Stream
 from gcorefs.process.threads import NoThread
@@ -20,20 +21,43 @@ from gcorefs.sources.thread_record import ThreadRecord
 
 _PIECE = 256 << 10
 
+_SHORT = 1 << 20
+"""Bytes of maps, of some 10,000 mappings."""
+_LONGEST = 64 << 20
+_LONG_AT_ONCE = threading.BoundedSemaphore(4)
+"""Places for longer texts: any user may have a process with so many mappings, or with names so long
+(no directory is too deep for maps), and ask for all of them at one time."""
+_PATIENCE = 2.0
+"""Seconds to wait for a place."""
 
-def maps(tid: int) -> bytes:
-    """The mappings, without a look at any page table (proc(5)).  ESRCH, EACCES."""
+
+@contextlib.contextmanager
+def maps(tid: int) -> Iterator[bytes]:
+    """The mappings, without a look at any page table (proc(5)), to be used in the block.
+
+    ESRCH, EACCES.  MapsError: the text is longer than any that we take into memory, or there are
+    too many long ones at one time.
+    """
     path = f"{tid}/maps"
-    try:
-        with contextlib.closing(open_maps(tid)) as stream:
-            pieces = [stream.read(_PIECE)]
-            while len(pieces[-1]) == _PIECE:
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(contextlib.closing(open_maps(tid)))
+            pieces = [stream.read(_SHORT)]
+            if len(pieces[0]) == _SHORT:
+                if not _LONG_AT_ONCE.acquire(timeout=_PATIENCE):
+                    raise MapsError("too many long maps at one time")
+                stack.callback(_LONG_AT_ONCE.release)
+            while len(pieces[-1]) in (_PIECE, _SHORT):
+                if len(pieces) * _PIECE > _LONGEST:
+                    raise MapsError(f"maps has more than {_LONGEST >> 20} MiB")
                 pieces.append(stream.read(_PIECE))
-    except OSError as error:
-        raise procfile.explained(error, path) from error
-    if not pieces[0]:
-        raise address_space.without_text(tid, "maps")
-    return b"".join(pieces)
+        except OSError as error:
+            raise procfile.explained(error, path) from error
+        if not pieces[0]:
+            raise address_space.without_text(tid, "maps")
+        text = b"".join(pieces)
+        pieces.clear()
+        yield text
 
 
 def open_maps(tid: int) -> Stream:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from functools import partial
 
 from gcorefs.arch import HOST, MACHINES, machine_of
-from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind, Regset
+from gcorefs.arch.machine import NT_PRSTATUS, Machine, RegisterKind, Regset, Sets
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.provenance import How
-from gcorefs.elfcore.registers import RegisterStore, Sets
+from gcorefs.elfcore.registers import RegisterStore, xstate_sets
 from gcorefs.kernel import ptrace, seccomp
 from gcorefs.kernel.proc import address_space
 from gcorefs.policy import DEFAULT, XState
@@ -20,7 +20,7 @@ from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.worker_threads import Worker
 from gcorefs.sources import restart
 from gcorefs.sources.call_again import CallAgain
-from gcorefs.sources.thread_record import ThreadRecord
+from gcorefs.sources.thread_record import ThreadRecord, kept_xstates
 
 _LARGEST_REGSET = max(each.size for machine in MACHINES.values() for each in machine.regsets)
 
@@ -48,9 +48,7 @@ class PtraceRegisters:
         """The place of the vector registers in these records; None if that is not known."""
         if self._xstates is None:
             return None
-        return self._xstates.account(
-            sum(RegisterKind.KERNEL_XSTATE in each.registers for each in records)
-        )
+        return self._xstates.account(kept_xstates(records))
 
     def learn_machine(self, tid: int) -> None:
         """Ask a thread that cannot become another program by execve(2).  FOREIGN, ESRCH."""
@@ -100,7 +98,7 @@ class PtraceRegisters:
             partial(seccomp.has_seccomp_filter, tid),
         ):
             # The record keeps the register as it was found.
-            self._write_result(tid, -restart.ERESTARTNOHAND)
+            self._write_result(tid, restart.restarting_result(self.machine, general))
         record = ThreadRecord(
             tid,
             How.STOPPED,
@@ -123,16 +121,15 @@ class PtraceRegisters:
 
     def _sets(self, tid: int, has_other_view: bool) -> Sets:
         """Every set that a core has for a thread, except the general registers."""
-        found = []
+        found: list[tuple[RegisterKind, bytes]] = []
         for regset in tuple(self._regsets):
             data = self._regset(tid, regset, has_other_view)
             if not data:
                 continue
             if self._xstates is not None and regset.kind is RegisterKind.XSTATE:
-                data, kept = self._xstates.take(data)
-                if kept:
-                    found.append((RegisterKind.KERNEL_XSTATE, kept))
-            found.append((regset.kind, data))
+                found += xstate_sets(self._xstates, data)
+            else:
+                found.append((regset.kind, data))
         return found
 
     def _regset(self, tid: int, regset: Regset, has_other_view: bool) -> bytes:

@@ -12,6 +12,10 @@ So at the stop, and only then, we write one register of such a thread: its resul
 the EINTR that the program would have had anyway, with or without SA_RESTART.  From then on the
 thread needs nothing more from us: if we die in the next moment, it still restarts the call.
 
+bpf(2) has a result of its own.  The verifier gives up with -EAGAIN if a signal is pending
+(kernel/bpf/verifier.c, do_check), and nothing is loaded then.  That becomes -ERESTARTNOINTR, after
+which the kernel runs the call again even if a handler has run: libbpf does not expect an EINTR.
+
 A call that has done part of its work returns that part, never -EINTR, and is not changed.  A thread
 in group-stop is not repaired either: a job control signal stopped it, and that signal causes the
 EINTR that follows.
@@ -34,21 +38,24 @@ Repaired, because the call has done nothing when it returns EINTR, or does the s
 - calls that a FUSE server gives up on request (FUSE_INTERRUPT): queries about files (stat, access,
   open, getdents, F_GETLK), transfers at a given offset (pread64), fsync and msync; and calls that
   fail at the look-up of a path, or before they use what they found (chdir, inotify_add_watch);
-- fallocate, which stops allocating (mm/shmem.c, fs/hugetlbfs/inode.c).
+- fallocate, which stops allocating (mm/shmem.c, fs/hugetlbfs/inode.c);
+- io_uring_register, if it waits for the end of what it cancels (io_uring/cancel.c, io_sync_cancel).
 
 Not repaired, because the call may have had an effect, and would fail or have it twice:
 - at a FUSE server: unlink, rename, mkdir, link, symlink, mknod, an open that creates or truncates,
   a fallocate that moves data, and calls that set something (chmod, setxattr);
 - openat2, because no register holds its flags;
 - poll, select and epoll_wait, which report POLLERR (fs/fuse/file.c, fuse_file_poll);
-- ioctl (tcdrain, NBD_DO_IT, KVM_RUN), swapoff, mount, bpf, perf_event_open, init_module.
+- ioctl (tcdrain, NBD_DO_IT, KVM_RUN), swapoff, mount, perf_event_open, init_module, and bpf
+  (BPF_PROG_TEST_RUN) if it gives EINTR.
 
-Nothing to repair, because there is no EINTR: getrandom, /dev/urandom, /dev/zero and copy_file_range
-return less than asked, and close with SO_LINGER returns early.
+Nothing to repair, because there is no EINTR: getrandom, /dev/urandom, /dev/zero, copy_file_range
+and getdents64 return less than asked, and close with SO_LINGER returns early.
 
 What a program can still see: a relative time-out of a call that is restarted in this way starts
-again from its full length, as in io_pgetevents, which the kernel restarts in the same way; and an
-AF_INET connect with SO_SNDTIMEO that then times out gives EALREADY instead of EINPROGRESS.
+again from its full length, as in io_pgetevents, which the kernel restarts in the same way; an
+AF_INET connect with SO_SNDTIMEO that then times out gives EALREADY instead of EINPROGRESS; and a
+cancellation finds nothing (ENOENT) if the request of io_uring has ended during the stop.
 """
 
 from collections.abc import Callable
@@ -58,6 +65,8 @@ from gcorefs.arch.machine import Machine
 from gcorefs.steps import Step
 
 EINTR = 4
+EAGAIN = 11
+ERESTARTNOINTR = 513
 ERESTARTNOHAND = 514
 ERESTART_RESTARTBLOCK = 516
 """include/linux/errno.h"""
@@ -75,10 +84,19 @@ UNLESS = {
 }
 """Calls that may have an effect: the index of an argument, and the bits that cause the effect."""
 
+ONLY = {"io_uring_register": (1, 24)}  # include/uapi/linux/io_uring.h, IORING_REGISTER_SYNC_CANCEL
+"""Calls that stand for many: the index of an argument, and the one value that may be made twice."""
+
+_USE_REGISTERED_RING = 1 << 31
+"""include/uapi/linux/io_uring.h: a flag beside that value."""
+
+_BPF_PROG_LOAD = 5
+"""include/uapi/linux/bpf.h"""
+
 _SIGN = 1 << 31
 _INT = 2 * _SIGN - 1
 
-SUSPECT_RESULTS = (-EINTR, -ERESTART_RESTARTBLOCK)
+SUSPECT_RESULTS = (-EINTR, -EAGAIN, -ERESTART_RESTARTBLOCK)
 """A thread with any other result needs no repair."""
 
 
@@ -90,8 +108,8 @@ def needs_restart(
 ) -> bool:
     """True if a thread with these registers would see the stop.
 
-    It would see an EINTR that we caused, or make a call that its seccomp filter may not know.  The
-    calling convention and the seccomp filter are looked up only if they matter.
+    It would see an EINTR or EAGAIN that we caused, or make a call that its seccomp filter may not
+    know.  The calling convention and the seccomp filter are looked up only if they matter.
     """
     result = machine.word(general, machine.call_result)
     number = _number(machine, general)
@@ -100,11 +118,26 @@ def needs_restart(
         name = None if convention is None else convention.restarted.get(number)
         if convention is None or name is None:
             return False
+        if name in ONLY:
+            argument, only = ONLY[name]
+            value = machine.word(general, convention.arguments[argument])
+            return value & _INT & ~_USE_REGISTERED_RING == only
         argument, effects = UNLESS.get(name, (0, 0))
         return not machine.word(general, convention.arguments[argument]) & effects
+    if result == -EAGAIN:
+        convention = machine.conventions.get(architecture())
+        if convention is None or number != convention.bpf:
+            return False
+        return machine.word(general, convention.arguments[0]) & _INT == _BPF_PROG_LOAD
     # Outside of a call the number is negative, and the register has a value of the program
     # (arch/x86/kernel/signal.c, arch_do_signal_or_restart: syscall_get_nr).
     return result == -ERESTART_RESTARTBLOCK and number >= 0 and is_filtered()
+
+
+def restarting_result(machine: Machine, general: bytes) -> int:
+    """The result with which the kernel makes a thread that needs it run its call again."""
+    was_eagain = machine.word(general, machine.call_result) == -EAGAIN
+    return -ERESTARTNOINTR if was_eagain else -ERESTARTNOHAND
 
 
 def _number(machine: Machine, general: bytes) -> int:

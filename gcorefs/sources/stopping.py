@@ -13,6 +13,7 @@ whether it dumps core after the seize, again between interrupts, and while a thr
 
 import threading
 import time
+from collections.abc import Collection, Iterable
 from math import inf
 
 from gcorefs import tuning
@@ -22,6 +23,7 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.late import Starved
 from gcorefs.process.progress import Progress
+from gcorefs.sources.asleep import Asleep, LookAsleep
 from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
 from gcorefs.steps import Step
@@ -38,8 +40,14 @@ _STARVED_SECONDS = 4.0
 """How much longer a thread may take to stop if it gets no CPU, while the others stand still: so
 many times stop_timeout, but at most so many seconds, in all."""
 
+_MOST_TIMES = 10
+"""stop=each: after so many times stop_timeout no more threads are stopped."""
+
 _PIECE = 50
 """We interrupt so many threads before we ask again whether the process dumps core."""
+
+_MOST_BIRTHS = 3
+"""How often we look for newborn threads between the interrupts and the stops."""
 
 _MOST_REFUSALS = 100
 """An execve(2) can make the kernel refuse a seize once, and a process may call it again and again.
@@ -56,8 +64,10 @@ class Stopping:
         progress: Progress,
         stop_timeout: float,
         is_given_up: threading.Event,
+        look_asleep: LookAsleep | None = None,
     ) -> None:
-        """`is_given_up`: ends the wait for threads that do not stop."""
+        """`is_given_up`: ends the wait for threads that do not stop.  `look_asleep`: threads that
+        sleep are left asleep (stop=gentle)."""
         self._process = process
         self._tracees = tracees
         self._progress = progress
@@ -68,7 +78,13 @@ class Stopping:
         self._refusals = 0
         self._has_reaped = False  # `reap_for_seize` has; we do not know which tracee
         self._starved = Starved(process.pid)
+        self._asleep = None if look_asleep is None else Asleep(tracees, look_asleep, progress)
         self._patience = min(_STARVED_TIMES * stop_timeout, _STARVED_SECONDS)  # the rest of it
+
+    @property
+    def asleep(self) -> Asleep | None:
+        """The threads that are left asleep; None if none are."""
+        return self._asleep
 
     def stop_all(self) -> list[ThreadRecord]:
         """Stop every thread.  The records of all threads, in reading order.
@@ -79,11 +95,49 @@ class Stopping:
             self._stop_all()
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, self._process.pid) from error
+        records = self._in_order(self._tracees.records)
+        tuning.now().reach(Step.RECORDED_ALL, self._process.pid)
+        return records
+
+    def stop_each(self) -> list[ThreadRecord]:
+        """Record one thread after the other, and let each go before the next.  The records of all
+        threads, in reading order; those of threads that do not stop are still awaited.
+
+        ProcessError: as `stop_all`.
+        """
+        try:
+            records = self._stop_each()
+        except ProcessLookupError as error:
+            raise ProcessError(Reason.GONE, self._process.pid) from error
+        found = self._in_order(records.values())
+        if not found:
+            raise ProcessError(Reason.GONE, self._process.pid)
+        self._progress.released_at = time.monotonic()
+        return found
+
+    def _in_order(self, recorded: Iterable[ThreadRecord]) -> list[ThreadRecord]:
+        """These, those that were left asleep, and those that did not stop."""
+        asleep = [each.record for each in self._tracees.asleep.values()]
         late = [
             ThreadRecord(tid, is_starved=tid in self._starved.tids) for tid in self._tracees.running
         ]
-        records = in_reading_order([*self._tracees.records, *late], self._process.pid)
-        tuning.now().reach(Step.RECORDED_ALL, self._process.pid)
+        return in_reading_order([*recorded, *asleep, *late], self._process.pid)
+
+    def _stop_each(self) -> dict[int, ThreadRecord]:
+        records: dict[int, ThreadRecord] = {}
+        deadline = time.monotonic() + _MOST_TIMES * self._stop_timeout
+        while newcomers := [tid for tid in self._newcomers() if tid not in records]:
+            for tid in newcomers:
+                if time.monotonic() > deadline:
+                    return {each: ThreadRecord(each) for each in newcomers} | records
+                self._seize([tid])
+                self._refuse_another()
+                if tid in self._tracees.running:
+                    self._interrupt([tid])
+                    self._wait_for_stops(tid)
+                records |= {each.tid: each for each in self._tracees.records}
+                self._tracees.detach_stopped()
+                self._refuse_given_up()
         return records
 
     def _stop_all(self) -> None:
@@ -93,17 +147,42 @@ class Stopping:
         while is_first or newcomers or not self._is_settled():
             self._seize(newcomers or self._newcomers())
             newcomers, is_first = [], False
-            # No other process gets this pid now, because we have seized its threads.  But the pid
-            # may have changed hands before, and then we must not stop the process that has it.
-            if task_stat.stat(pid).start_time != self._process.start_time:
-                raise ProcessError(Reason.GONE, pid)
-            self._interrupt()
+            self._refuse_another()
+            tuning.now().reach(Step.SEIZED_ALL, pid)
+            if self._asleep is not None:
+                self._asleep.leave()
+            self._interrupt(self._tracees.running)
+            if self._asleep is None:
+                self._interrupt_newborn()
+            tuning.now().reach(Step.INTERRUPTED_ALL, pid)
             self._wait_for_stops()
-            if self._is_given_up.is_set():
-                raise ProcessError(Reason.LET_GO, pid)
-        if not any(self._tracees.counts):
+            self._refuse_given_up()
+        if not self._tracees.known:
             raise ProcessError(Reason.GONE, pid)
         self._tracees.learn_machine()
+
+    def _interrupt_newborn(self) -> None:
+        """Interrupt also what was born meanwhile, before we look at the stops of the others,
+        which takes longer.  Until a thread is seized, the kernel may wake it for a signal to one
+        that stands still (Tracees.detach_stopped), and it would see an EINTR."""
+        for _ in range(_MOST_BIRTHS):
+            known = len(self._tracees.known) + len(self._left_out)
+            if tasks.thread_count(self._process.pid) <= known:
+                return
+            newborn = self._newcomers()
+            self._seize(newborn)
+            running = self._tracees.running
+            self._interrupt([tid for tid in newborn if tid in running])
+
+    def _refuse_another(self) -> None:
+        """GONE if the pid changed hands before its threads were seized.  Now no other process can
+        get it."""
+        if task_stat.stat(self._process.pid).start_time != self._process.start_time:
+            raise ProcessError(Reason.GONE, self._process.pid)
+
+    def _refuse_given_up(self) -> None:
+        if self._is_given_up.is_set():
+            raise ProcessError(Reason.LET_GO, self._process.pid)
 
     def _is_settled(self) -> bool:
         """True if we know every thread of the process and every record still holds.
@@ -122,17 +201,22 @@ class Stopping:
             tracees.look_at_stopped()
         elif tracees.has_stopped(self._process.pid):
             tracees.look_at(self._process.pid)
-        return recorded == tracees.counts[0] and (self._are_all() or not self._newcomers())
+        if recorded != tracees.counts[0] or not (self._are_all() or not self._newcomers()):
+            return False
+        # Last: if none of them has run since it was recorded, there is a moment between at which
+        # every record was true.
+        return self._asleep is None or self._asleep.are_unchanged()
 
     def _are_all(self) -> bool:
-        """True if the process has no thread but those that have stopped.
+        """True if the process has no thread but those that have stopped or are left asleep.
 
         A tracee stays in the task list, dead or alive, until we wait for it.  So if the list is not
         longer than that, it has nobody else.  To read the list itself takes longer.
         """
         stopped, running = self._tracees.counts
         is_alone = not running and not self._left_out
-        return is_alone and tasks.thread_count(self._process.pid) == stopped
+        recorded = stopped + len(self._tracees.asleep)
+        return is_alone and tasks.thread_count(self._process.pid) == recorded
 
     def _newcomers(self) -> list[int]:
         """The threads that are not seized yet."""
@@ -212,23 +296,22 @@ class Stopping:
 
     # Interrupting, and waiting for the stops.
 
-    def _interrupt(self) -> None:
-        tuning.now().reach(Step.SEIZED_ALL, self._process.pid)
+    def _interrupt(self, tids: Collection[int]) -> None:
         self._refuse_while_it_dumps()
         if not self._progress.stopped_at:
             self._progress.stopped_at = time.monotonic()
-        for count, tid in enumerate(self._tracees.running, 1):
+        for count, tid in enumerate(tids, 1):
             if count % _PIECE == 0:
                 self._refuse_while_it_dumps()
             self._tracees.interrupt(tid)
-        tuning.now().reach(Step.INTERRUPTED_ALL, self._process.pid)
 
     def _refuse_while_it_dumps(self) -> None:
         if task_status.is_dumping_core(self._process.pid):
             raise ProcessError(Reason.DUMPING, self._process.pid)
 
-    def _wait_for_stops(self) -> None:
-        """Wait until every tracee has stopped or is gone, or until none does for stop_timeout.
+    def _wait_for_stops(self, tid: int | None = None) -> None:
+        """Wait until every tracee, or this one, has stopped or is gone, or until none does for
+        stop_timeout.
 
         Time does not count in which one of the tracees gets no CPU, as long as `_patience` lasts.
         """
@@ -236,6 +319,8 @@ class Stopping:
         deadline = time.monotonic() + self._stop_timeout
         next_question = 0.0
         while (running := self._tracees.counts[1]) and not self._is_given_up.is_set():
+            if tid is not None and tid not in self._tracees.running:
+                return
             self._tracees.look_at_running()
             if self._tracees.counts[1] < running:
                 nap = SHORTEST_NAP
@@ -253,8 +338,9 @@ class Stopping:
                     deadline += self._seconds_starved()
                     next_question = time.monotonic() + _QUESTION
                 # If one thread calls execve(2), it kills the others and waits until they are reaped
-                # (fs/exec.c, de_thread).  They may have stopped already.
+                # (fs/exec.c, de_thread).  They may have stopped already, or be left asleep.
                 self._tracees.look_at_stopped()
+                self._tracees.look_at_asleep()
 
     def _seconds_starved(self) -> float:
         """Seconds since the last call, if one of those that run got no CPU meanwhile; else 0.0."""

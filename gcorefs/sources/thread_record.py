@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gcorefs.arch.machine import RegisterKind
 from gcorefs.elfcore.provenance import How
 from gcorefs.elfcore.registers import Registers
 
@@ -15,7 +16,7 @@ class ThreadRecord:
 
     tid: int
     how: How = How.ZERO
-    """How its registers were had.  ZERO: they are not known."""
+    """How its registers were had.  ZERO: they are not known, because it did not stop."""
     registers: Registers = _UNKNOWN
     blocked: int = 0
     """The signals that it blocks: bit n - 1 for signal n."""
@@ -30,6 +31,11 @@ class ThreadRecord:
     """
     is_starved: bool = False
     """It did not stop because it got no CPU."""
+
+
+def kept_xstates(records: Iterable[ThreadRecord]) -> int:
+    """How many of them have the kernel's own XSAVE area too."""
+    return sum(RegisterKind.KERNEL_XSTATE in each.registers for each in records)
 
 
 def in_reading_order(records: Iterable[ThreadRecord], leader: int) -> list[ThreadRecord]:

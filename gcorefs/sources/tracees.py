@@ -11,14 +11,17 @@ are.  Every change begins with a wait status that the kernel reports for a trace
 """
 
 import contextlib
+import errno
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from gcorefs import tuning
 from gcorefs.kernel import ptrace, wait4
+from gcorefs.kernel.proc import tasks
 from gcorefs.process.errors import ProcessError
 from gcorefs.sources.ptrace import PtraceRegisters
+from gcorefs.sources.sleeping import Sleeper
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.steps import Step
 
@@ -50,12 +53,13 @@ class Tracees:
         self._reach = tuning.now().reach
         self._running: set[int] = set()
         self._interrupted: set[int] = set()  # some of them have stopped since, or are gone
+        self._asleep: dict[int, Sleeper] = {}  # seized, and never interrupted
         self._stopped: dict[int, ThreadRecord] = {}
         self._taken: dict[int, int] = {}  # wait statuses that failed for lack of memory
 
     @property
     def running(self) -> set[int]:
-        """The tracees that have not stopped yet."""
+        """The tracees that are to stop, and have not stopped yet."""
         return self._running.copy()
 
     @property
@@ -72,9 +76,14 @@ class Tracees:
         return self._running & self._interrupted
 
     @property
+    def asleep(self) -> Mapping[int, Sleeper]:
+        """The tracees that sleep in a system call and are left there."""
+        return self._asleep
+
+    @property
     def known(self) -> set[int]:
         """All tracees."""
-        return self._running.union(self._stopped)
+        return self._running.union(self._stopped, self._asleep)
 
     def has_stopped(self, tid: int) -> bool:
         """True if a tracee with that tid has stopped."""
@@ -82,7 +91,7 @@ class Tracees:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many tracees have stopped, and how many have not."""
+        """How many tracees have stopped, and how many are still to stop."""
         return len(self._stopped), len(self._running)
 
     @property
@@ -106,16 +115,29 @@ class Tracees:
 
     def take_over(self, predecessor: "Tracees") -> None:
         """Add the tracees that have not stopped yet from an earlier stop of the same process."""
-        self._running |= predecessor._running
+        self._running |= predecessor._running.union(predecessor._asleep)
         self._interrupted |= predecessor.awaited
-        predecessor._running.clear()
+        predecessor.leave_to_the_kernel()
 
     def leave_to_the_kernel(self) -> None:
         """Wait for no tracee any more.  The kernel detaches them when our OS thread ends."""
         self._running.clear()
+        self._asleep.clear()
+
+    def leave_asleep(self, sleepers: Mapping[int, Sleeper]) -> None:
+        """Do not stop these tracees, which have not been interrupted."""
+        self._running -= sleepers.keys()
+        self._asleep |= sleepers
+
+    def wake(self, tid: int) -> None:
+        """A tracee sleeps no more.  So it is to stop."""
+        del self._asleep[tid]
+        self._running.add(tid)
 
     def interrupt(self, tid: int) -> None:
         """Ask a tracee to stop.  If it is dead, the next look at it says so."""
+        if tid in self._asleep:
+            self.wake(tid)
         if tid not in self._interrupted:
             self._registers.look(tid)
         self._interrupted.add(tid)
@@ -124,12 +146,17 @@ class Tracees:
         self._reach(_INTERRUPTED_ONE, self.pid)
 
     def learn_machine(self) -> None:
-        """Ask a tracee that runs, if none has stopped, which kind of process this is.
+        """Ask a tracee, if none has stopped, which kind of process this is.
 
-        FOREIGN, ESRCH.
+        FOREIGN; ESRCH: all of them have ended.
         """
-        if not self._stopped:
-            self._registers.learn_machine(next(iter(self._running)))
+        if self._stopped:
+            return
+        for tid in self.known:
+            with _IF_ALIVE:
+                self._registers.learn_machine(tid)
+                return
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
 
     # Wait statuses.
 
@@ -137,6 +164,12 @@ class Tracees:
         """Take in what the kernel reports about the tracees that have not stopped."""
         # In order: records that are made together lie together, and are read together.
         for tid in sorted(self._running):
+            self.look_at(tid)
+
+    def look_at_asleep(self) -> None:
+        """Take in what the kernel reports about the tracees that are left asleep: a signal wakes
+        one, or it ends."""
+        for tid in tuple(self._asleep):
             self.look_at(tid)
 
     def look_at_stopped(self) -> None:
@@ -194,15 +227,16 @@ class Tracees:
         except ProcessError:
             # It has stopped, and the kernel does not report that again.  So it counts as stopped,
             # and is let go like the others.
-            self._running.discard(tid)
+            self._forget(tid)
             self._stopped[tid] = ThreadRecord(tid)
             raise
-        self._running.discard(tid)
+        self._forget(tid)
         self._stopped[tid] = record
         self._reach(_RECORDED_ONE, self.pid)
 
     def _forget(self, tid: int) -> None:
         self._running.discard(tid)
+        self._asleep.pop(tid, None)
         self._stopped.pop(tid, None)
 
     def is_ending(self, tid: int) -> bool:
@@ -214,7 +248,7 @@ class Tracees:
 
     def dead(self) -> Iterator[int]:
         """Each tracee that is dead and not reaped.  Any thread of ours may ask."""
-        for tid in (*self._running, *self._stopped):
+        for tid in self.known:
             with contextlib.suppress(ChildProcessError):
                 found = os.waitid(os.P_PID, tid, _ENDED)
                 # The kernel reports a stop too, whatever it is asked for (kernel/exit.c,
@@ -236,7 +270,7 @@ class Tracees:
     def look_at_awaited(self) -> None:
         """The same as `look_at_running`.  A tracee that cannot be recorded is waited for no more:
         the stop has failed because of it already."""
-        for tid in tuple(self._running):
+        for tid in (*self._running, *self._asleep):
             try:
                 self.look_at(tid)
             except OSError:
@@ -244,7 +278,7 @@ class Tracees:
 
     def detach_stopped(self) -> None:
         """Let every tracee go that has stopped."""
-        for tid in self._stopped:
+        for tid in self._in_order():
             self._reach(_BEFORE_DETACH, self.pid)
             try:
                 self._registers.before_detach(tid)
@@ -256,3 +290,18 @@ class Tracees:
                 self._interrupted.add(tid)
             self._reach(_DETACHED_ONE, self.pid)
         self._stopped.clear()
+
+    def _in_order(self) -> list[int]:
+        """The tracees that have stopped, those first for which the kernel may have a signal.
+
+        It does not discard a signal that the program ignores if the signal is for a tracee
+        (kernel/signal.c, sig_task_ignored), and if this one stands still, it wakes another thread
+        (complete_signal).  That one would see an EINTR if it has been let go already.  SIGCHLD is
+        for the thread that has made the child, and a signal of kill(2) for the leader.
+        """
+        if len(self._stopped) < 2:
+            return [*self._stopped]
+        return sorted(
+            self._stopped,
+            key=lambda tid: tid != self.pid and not tasks.has_children(self.pid, tid),
+        )

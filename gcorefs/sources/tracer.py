@@ -10,29 +10,30 @@ PTRACE_O_EXITKILL, and do not use PTRACE_ATTACH, which sends a SIGSTOP: that SIG
 we died before we took it back.
 """
 
-import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from gcorefs import tuning
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.xsave import XsaveAccount
-from gcorefs.kernel import wait4
+from gcorefs.kernel import bell
 from gcorefs.kernel.proc.task_stat import Process
-from gcorefs.policy import DEFAULT, XState
+from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.late import LATE, may_stop
 from gcorefs.process.progress import Progress
-from gcorefs.process.threads import start_thread
-from gcorefs.sources.holding import hold, let_go
+from gcorefs.process.threads import Running, start_thread
+from gcorefs.sources.forking import Child
+from gcorefs.sources.holding import await_late, hold, let_go
+from gcorefs.sources.nurse import Nurse
 from gcorefs.sources.ptrace import PtraceRegisters
+from gcorefs.sources.sleeping import Sleeping, sleeping
 from gcorefs.sources.stopping import SEIZE_PATIENCE, Stopping
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracees import SHORTEST_NAP, Tracees
 from gcorefs.steps import Step
 
 _RING_AGAIN = 0.01
-"""Seconds after which `join` rings again at the latest (kernel/wait4.py)."""
+"""Seconds after which it is rung again at the latest (kernel/bell.py)."""
 
 
 class Tracer:
@@ -45,16 +46,15 @@ class Tracer:
     def __init__(
         self,
         process: Process,
-        stop_timeout: float,
+        policy: Policy = DEFAULT,
         on_end: Callable[[], None] = lambda: None,
-        xstate: XState = DEFAULT.xstate,
         progress: Progress | None = None,
     ) -> None:
         """`on_end`: called if the hold ends before `release`, in the OS thread of the tracer."""
         self.process = process
         self.records: list[ThreadRecord] = []
         self.progress = progress or Progress()
-        self._stop_timeout = stop_timeout
+        self._policy = policy
         self._on_end = on_end
         self._failure: BaseException | None = None
         self._ready = threading.Event()
@@ -64,12 +64,21 @@ class Tracer:
         self._has_ended = threading.Event()
         self._is_late = False  # some tracees were late when `_is_free` was set (process/late.py)
         self._successor: Tracer | None = None
-        self._registers = PtraceRegisters(process.pid, xstate)
+        self._registers = PtraceRegisters(process.pid, policy.xstate)
         self._tracees = Tracees(process.pid, self._registers)
+        is_gentle = policy.stop == "gentle"
         self._stopping = Stopping(
-            process, self._tracees, self.progress, stop_timeout, self._release
+            process,
+            self._tracees,
+            self.progress,
+            policy.stop_timeout,
+            self._release,
+            self._look_asleep if is_gentle else None,
         )
-        self._thread: threading.Thread | None = None
+        self._thread: Running | None = None
+        self._nurse = Nurse()  # for a child that has the memory of the process
+        self._sleeping: Sleeping | None = None
+        self._account_asleep: XsaveAccount | None = None
 
     @property
     def machine(self) -> Machine:
@@ -79,7 +88,7 @@ class Tracer:
     @property
     def xstate(self) -> XsaveAccount | None:
         """The place of the vector registers in the records, after `wait` has returned."""
-        return self._registers.xstate_account(self.records)
+        return self._registers.xstate_account(self.records) or self._account_asleep
 
     @property
     def late(self) -> Sequence[int]:
@@ -89,13 +98,13 @@ class Tracer:
     def start(self) -> None:
         """Begin in a new OS thread, or in that of a stop whose threads are late.  NoThread."""
         tuning.now().reach(Step.STARTING, self.process.pid)
-        wait4.hang_bell()
+        bell.hang_bell()
         predecessor = LATE.succeed(self)
         if isinstance(predecessor, Tracer):
             self._thread = predecessor._thread
             self._ring()
         else:
-            name = f"gcorefs-tracer-{self.process.pid}"
+            name = f"tracer-{self.process.pid}"
             self._thread = start_thread(name, _trace, self)
 
     def hand_over(self, successor: "Tracer") -> None:
@@ -123,26 +132,51 @@ class Tracer:
 
     def _ring(self) -> None:
         """Wake the OS thread if it sleeps until the kernel reports something of a tracee."""
-        if self._thread is not None and self._thread.native_id is not None:
-            wait4.ring(self._thread.native_id)
+        if self._thread is not None:
+            bell.ring(self._thread.tid)
+
+    def _ring_until(self, done: threading.Event) -> None:
+        """Wait for what the OS thread does when it wakes up.  It may miss a ring."""
+        again = SHORTEST_NAP  # the process stands still until the OS thread hears the ring
+        while not done.wait(again):
+            self._ring()
+            again = min(again * 2, _RING_AGAIN)
 
     def join(self) -> None:
         """Block until every thread has been let go and none is traced, except those in `late`."""
         self._on_end = lambda: None  # it refers to the owner of this object
         if self._thread is None:
             return
-        again = SHORTEST_NAP  # the process stands still until the OS thread hears the ring
-        while not self._is_free.wait(again):
-            self._ring()
-            again = min(again * 2, _RING_AGAIN)
+        self._ring_until(self._is_free)
         # The kernel lets the threads go that never stopped and are not late, when the OS thread
         # ends.  That comes a moment after the end of the Python thread.
-        while not self._is_late and os.path.exists(f"/proc/self/task/{self._thread.native_id}"):
-            time.sleep(SHORTEST_NAP)
+        if not self._is_late and self._nurse.child is None:
+            self._thread.join()
 
     def join_late(self, timeout: float) -> bool:
         """Block until no thread is late any more, or for `timeout` seconds: then False."""
         return self._thread is None or self._has_ended.wait(timeout)
+
+    def inject(self, work: Callable[[], Child | None]) -> Child | None:
+        """Do work in the OS thread that makes calls in the process, which stands still, and may
+        make a child of it (sources/forking.py).
+
+        The child is there until `end_child`, also after `release`.  NotInjected, OSError.
+        """
+        request = self._nurse.ask(work)
+        self._ring_until(request.is_done)
+        return request.result()
+
+    @property
+    def has_child(self) -> bool:
+        return self._nurse.child is not None
+
+    def end_child(self) -> Child | None:
+        """Kill the child, and wait for its end.  Returns it if the process must reap it."""
+        child = self._nurse.kill()
+        if self._thread is not None and child is not None and self._is_free.is_set():
+            self._has_ended.wait()
+        return child if child is not None and child.is_own else None
 
     # All below runs in the OS thread of the tracer.
 
@@ -154,12 +188,16 @@ class Tracer:
             let_go(
                 self._tracees,
                 self.progress,
-                min(self._stop_timeout, tuning.now().last_look),
+                min(self._policy.stop_timeout, tuning.now().last_look),
                 self._is_taken_over,
                 self._may_wait,
             )
+            if self._nurse.child is not None:
+                self._is_free.set()
+                self._nurse.watch()
             return self._leave()
         finally:
+            self._nurse.close()
             self.progress.end()
             self.progress.disown()
             self._registers.close()  # again, because some may have been recorded since
@@ -169,7 +207,7 @@ class Tracer:
     def _stop_and_hold(self) -> None:
         try:
             self.progress.own()
-            self.records = self._stopping.stop_all()
+            self.records = self._stop()
         except BaseException as error:  # `wait` raises it
             self._failure = error
             return
@@ -177,9 +215,27 @@ class Tracer:
             self._registers.close()
             self._ready.set()
         try:
-            hold(self._tracees, self._release, self._die)
+            if self._policy.stop == "each":
+                await_late(self._tracees, self._release)
+            else:
+                asleep = self._stopping.asleep
+                hold(self._tracees, self._release, self._die, asleep, self._nurse.tend)
         except (OSError, MemoryError):  # of a thread that stopped late: there is no stop any more
             self._on_end()
+
+    def _stop(self) -> list[ThreadRecord]:
+        if self._policy.stop == "each":
+            return self._stopping.stop_each()
+        records = self._stopping.stop_all()
+        if self._sleeping is not None:
+            self._account_asleep = self._sleeping.xstate_account(records)
+        return records
+
+    def _look_asleep(self) -> Sleeping:
+        policy, machine = self._policy, self._registers.machine
+        if self._sleeping is None or self._sleeping.machine is not machine:
+            self._sleeping = sleeping(self.process.pid, machine, policy.bpf, policy.xstate)
+        return self._sleeping
 
     def _die(self) -> None:
         self.progress.die()
@@ -214,6 +270,6 @@ class Tracer:
 
 def _trace(tracer: Tracer | None) -> None:
     """What the OS thread does: one stop, and then each stop that takes over."""
-    wait4.hear_bell()
+    bell.hear_bell()
     while tracer is not None:
         tracer = tracer.run()

@@ -6,6 +6,7 @@ core, then Release.  The worker answers:
 - Take with Taken, or Failed.
 - MakeCore with Made, or Failed.  Before that it may ask a question, Fit, which the server answers
   with Held.  After Made it says HeaderGrew until the header is complete, or Failed.
+- Fork with Forked.
 - Release with Released, and with Idle when it can carry out the next stop.
 
 It says Ended when the process dies, or when nobody may join the stop any more.
@@ -66,6 +67,18 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """Let the process make a child that keeps its memory.  The answer is Forked."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndChild:
+    """Kill the child.  No answer; Idle comes after its end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Let the process run on.  The answer is Released."""
 
@@ -113,6 +126,15 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Forked:
+    """The child, or why there is none."""
+
+    number: int
+    mem: MemFile | None
+    why_not: str
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderGrew:
     """One more row of a header is in its file (header.py)."""
 
@@ -149,6 +171,8 @@ class Released:
     """Sources of pages that have not answered (bounded_questions.py)."""
     is_busy: bool
     """True if the worker still works at a request of the stop."""
+    has_child: bool
+    """True if it has a child of the process, until EndChild."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,13 @@ from queue import SimpleQueue
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.header_store import Pieces
 from gcorefs.errors import Why
-from gcorefs.holder import HoldProcess
+from gcorefs.hold.uncopied import HoldProcess
+from gcorefs.kernel import own_memory
 from gcorefs.process import bounded_questions
+from gcorefs.process.child_memory import NotForked
 from gcorefs.process.errors import ProcessError, Reason, is_no_memory, limit_met, named
 from gcorefs.process.late import LATE
+from gcorefs.process.mem import MemFile
 from gcorefs.process.threads import NoThread, start_thread
 from gcorefs.process.worker_threads import Worker
 from gcorefs.stopped import Stop
@@ -54,6 +57,10 @@ def serve(channel: Channel) -> None:
                 carried.make(message)
             case say.Held() if carried is not None:
                 carried.answers.put(message.facts)
+            case say.Fork() if carried is not None:
+                carried.fork(message.number)
+            case say.EndChild() if carried is not None:
+                carried.end_child()
             case say.Release() if carried is not None:
                 carried.release(message.may_be_late)
     if carried is not None:
@@ -103,15 +110,30 @@ class _Carried:
         LATE.permit(may_be_late)
         self._close()
         silent = bounded_questions.silent()
-        self._send(say.Released(self.stop.late, silent, not self._worker.has_ended(_NEARLY)))
+        is_busy = not self._worker.has_ended(_NEARLY)
+        self._send(say.Released(self.stop.late, silent, is_busy, self.stop.has_child))
         try:
             start_thread("gcorefs-idle", self._tell_idle)
         except NoThread:
             self._tell_idle()  # in this thread: the next stop of the process must wait meanwhile
 
+    def fork(self, number: int) -> None:
+        """In a thread of its own: that of the stop waits for what the server says of it."""
+        try:
+            start_thread("gcorefs-fork", self._fork, number)
+        except NoThread as error:
+            self._send(say.Forked(number, None, str(error)))
+
+    def end_child(self) -> None:
+        try:
+            start_thread("gcorefs-end", self.stop.end_child)
+        except NoThread:
+            self.stop.end_child()
+
     def end(self) -> None:
         """The server is gone, or needs this stop no more."""
         self._close()
+        self.stop.end_child()
         self.stop.wait_late(threading.TIMEOUT_MAX)
 
     def _close(self) -> None:
@@ -148,19 +170,40 @@ class _Carried:
         header.write(core.layout.notes_offset if core.is_coming else core.layout.memory_offset)
         lost = self.stop.memory.unreadable_pages.ranges()
         self._channel.send(say.Made(number, core.plan(Pieces()), header.file, header.written, lost))
-        if not header.is_complete:
+        if header.is_complete:
+            self._give_back()
+        else:
             start_thread("gcorefs-header", self._try, number, partial(self._go_on, number, header))
+
+    def _fork(self, number: int) -> None:
+        try:
+            pid = self.stop.fork().pid
+            self._send(say.Forked(number, MemFile(pid, pid), ""))
+        except (NotForked, ProcessError, OSError, MemoryError) as error:
+            self._send(say.Forked(number, None, str(error)))
 
     def _go_on(self, number: int, header: HeaderWriter) -> None:
         """In a thread of its own."""
         while not header.is_complete:
             stored = header.write_row()
             self._channel.send(say.HeaderGrew(number, header.written, stored))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Give the kernel what a large core took while it was made.  A process may be held for
+        long, and malloc(3) keeps what is freed: 9 MiB of 61 after a stop of 10,000 threads."""
+        if self._growth() > _MOST_GROWTH:
+            own_memory.trim()
+
+    def _growth(self) -> int:
+        """By how many bytes this process has grown since the stop began."""
+        return _own_memory() - self._at_first
 
     def _ask(self, number: int, size: int) -> Mapping[str, str]:
         self._channel.send(say.Fit(number, size))
         facts = self.answers.get()
         if facts is None:
+            self.stop.check()  # if the process died, the server lets it go because of that
             raise ProcessError(Reason.LET_GO, self.stop.process.pid)
         return facts
 
@@ -175,7 +218,7 @@ class _Carried:
         bounded_questions.wait_for_answers()
         self._worker.join(threading.TIMEOUT_MAX)
         gc.collect()  # automatic collection is off, so that none interrupts a stop
-        self._send(say.Idle(self._number, _own_memory() - self._at_first < _MOST_GROWTH))
+        self._send(say.Idle(self._number, self._growth() < _MOST_GROWTH))
 
     def _fail(self, number: int, error: BaseException) -> None:
         pid = self.stop.process.pid

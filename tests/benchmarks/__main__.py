@@ -19,13 +19,15 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks import (
+    compressing,
     cost,
     death,
     machine,
     opening,
     plots,
+    precopy,
     reading,
-    reserved,
+    sparse,
     stacks,
     stopped,
     walks,
@@ -40,10 +42,13 @@ TOPICS: dict[str, Callable[[Bench], Topic]] = {
     "mappings": opening.mappings,
     "bpf": walks.measure,
     "stacks": stacks.measure,
+    "precopy": precopy.measure,
+    "fork": precopy.measure_fork,
     "memory": cost.memory,
     "listing": cost.listing,
     "death": death.measure,
-    "reserved": reserved.measure,
+    "sparse": sparse.measure,
+    "compress": compressing.measure,
 }
 
 

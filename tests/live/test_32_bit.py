@@ -17,6 +17,7 @@ from gcorefs.arch.i386 import I386
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.kernel import robust_list
 from gcorefs.kernel.proc import address_space, current_call, task_stat, tasks
+from gcorefs.policy import Policy
 from gcorefs.process import admission
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.sources.tracer import Tracer
@@ -128,7 +129,7 @@ def test_if_no_thread_stops_the_program_gives_the_word_size(spawn: Spawn) -> Non
     """For example if its only thread sleeps in state D: there are no registers to look at."""
     target = spawn("vforker32")
     process = find(target.pid)
-    tracer = Tracer(process, stop_timeout=0)
+    tracer = Tracer(process, Policy(stop_timeout=0))
     tracer.start()
     try:
         tracer.wait()
@@ -207,7 +208,7 @@ def test_a_32_bit_process_that_runs_64_bit_code_is_refused_and_let_go_at_once(
     """No 32-bit register set is to be had of it (ptrace.c, task_user_regset_view)."""
     tune(Tuning(last_look=3600))
     target = spawn("mixed32", "segment")
-    tracer = Tracer(find(target.pid), stop_timeout=3600)
+    tracer = Tracer(find(target.pid), Policy(stop_timeout=3600))
     tracer.start()
     with pytest.raises(ProcessError) as caught:
         tracer.wait()

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.arch import HOST
 from gcorefs.elfcore.layout import Source
 from gcorefs.elfcore.vm_bits import VmBits
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.policy import Policy
-from gcorefs.sources import mappings
+from gcorefs.sources import bpf_choice
+from gcorefs.sources.bpf.loading import Choice
 from gcorefs.sources.bpf.mappings import BpfMappings, Program
 from gcorefs.sources.procfs import ProcMappings
 from tests.conftest import Target, wait_until_asleep
 from tests.families import MIB, PAGE, Family
-from tests.features import needs_bpf
+from tests.features import needs_bpf, why_no_bpf, why_no_bpf_registers
 from tests.snapshot import Snapshot, find
 
 Spawn = Callable[..., Target]
@@ -31,7 +33,7 @@ class Refused:
 
 
 def program() -> Program:
-    found = mappings.in_use().program
+    found = bpf_choice.in_use().program
     assert found is not None
     return found
 
@@ -233,6 +235,43 @@ def test_a_process_that_maps_meanwhile_is_seen_whole_or_by_smaps(spawn: Spawn) -
     assert asked < 300
 
 
+# Where the kernel lacks something.
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+def test_it_is_used_wherever_the_kernel_has_iterators_of_one_process() -> None:
+    """All other tests are skipped where it cannot be had, so they do not show this."""
+    # kernel/bpf/task_iter.c has this function since Linux 6.1, and BTF the names of all functions.
+    can = BTF.exists() and b"\0bpf_iter_attach_task\0" in BTF.read_bytes()
+    expected = "" if can else "the kernel has no iterators of one process"
+    assert why_no_bpf() == (expected if BTF.exists() else "the kernel has no BTF")
+    if HOST.saved_threads is not None:
+        assert why_no_bpf_registers() == why_no_bpf()
+
+
+MAP_DROPPABLE, MAP_HUGETLB = 0x8, 0x40000
+
+
+@pytest.mark.parametrize("missing", [MAP_DROPPABLE, MAP_HUGETLB], ids=["droppable", "hugetlb"])
+def test_it_is_loaded_where_a_kind_of_mapping_cannot_be_had(missing: int) -> None:
+    needs_bpf()
+    script = f"""if True:
+        import errno, mmap
+        class Older(mmap.mmap):
+            def __new__(cls, fileno, length, flags=mmap.MAP_SHARED, *words):
+                if flags & {missing} == {missing}:
+                    raise OSError(errno.EINVAL, "an older kernel")
+                return super().__new__(cls, fileno, length, flags, *words)
+        mmap.mmap = Older
+        from gcorefs.sources import bpf_choice
+        print(bpf_choice.choose("auto"))
+    """
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "mappings come from BPF\n"
+
+
 # When a single stop loads it.
 
 
@@ -246,14 +285,37 @@ def test_one_stop_loads_it_if_smaps_would_take_longer(spawn: Spawn) -> None:
 
 def chosen(pid: int, bpf: str, long_walk: int) -> str:
     script = (
-        "import gcorefs; from gcorefs import tuning; from gcorefs.sources import mappings;"
+        "import gcorefs; from gcorefs import tuning; from gcorefs.sources import bpf_choice;"
         f"tuning.use(tuning.Tuning(long_walk={long_walk}));"
         f"policy = gcorefs.Policy(bpf={bpf!r});"
         f"stop = gcorefs.stop({pid}, policy);"
         "stop.__enter__(); stop.core(); stop.__exit__();"
-        "print(mappings.in_use())"
+        "print(bpf_choice.in_use())"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
     return done.stdout.strip().removesuffix(" for BPF")
+
+
+@pytest.mark.parametrize(
+    ("mappings", "registers", "text"),
+    [
+        ("", "", "mappings come from BPF"),
+        ("why", "why", "mappings come from smaps: why"),
+        (
+            "",
+            "not known for this machine",
+            "mappings come from BPF; registers of threads that are not stopped come from /proc: "
+            "not known for this machine",
+        ),
+        (
+            "it was not built",
+            "",
+            "mappings come from smaps: it was not built; registers of threads that are not stopped "
+            "come from BPF",
+        ),
+    ],
+)
+def test_the_log_says_what_each_comes_from(mappings: str, registers: str, text: str) -> None:
+    assert str(Choice(None, mappings, None, registers)) == text

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from gcorefs.process.copy import Room
+from gcorefs.hold.room import Room
 from tests.conftest import Target, more_huge_pages
 from tests.families import MIB, PAGE, Family, ksmd
 from tests.snapshot import Snapshot, find

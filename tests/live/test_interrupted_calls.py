@@ -5,6 +5,7 @@ the top of that file explains its counters.
 """
 
 import ctypes
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from gcorefs.arch import HOST
 from gcorefs.arch.aarch64 import AARCH64
+from gcorefs.policy import Policy
 from gcorefs.sources.tracer import Tracer
 from tests.conftest import TARGETS, Target
 from tests.features import needs_call
@@ -39,9 +41,12 @@ REPAIRS = [200, pytest.param(STOPS, marks=pytest.mark.full)]
 """Stops of a thread whose EINTR must be repaired.  Each stop meets it at some other moment."""
 
 
+PATIENT = Policy(stop_timeout=5)
+
+
 @contextmanager
-def stopped(target: Target) -> Iterator[Tracer]:
-    tracer = Tracer(find(target.pid), stop_timeout=5)
+def stopped(pid: int, policy: Policy = PATIENT) -> Iterator[Tracer]:
+    tracer = Tracer(find(pid), policy)
     tracer.start()
     try:
         tracer.wait()
@@ -83,7 +88,7 @@ def test_no_stop_is_seen_as_eintr(
         # anywhere, often on its way back into the call.
         if number % 2:
             assert case.ask("blocked") == {"blocked": True}
-        with stopped(case):
+        with stopped(case.pid):
             pass
     assert case.ask("blocked") == {"blocked": True}
     counts = case.ask("counts")
@@ -97,7 +102,7 @@ def test_a_stop_that_is_given_up_is_not_seen_either(
     case = spawn("eintr", name)
     for number in range(STOPS):
         assert case.ask("blocked") == {"blocked": True}
-        tracer = Tracer(find(case.pid), stop_timeout=5)
+        tracer = Tracer(find(case.pid), Policy(stop_timeout=5))
         tracer.start()
         # Let it go at every point of the stop: at once, or after a delay.
         for _ in range(number % 50 * 20):
@@ -111,9 +116,10 @@ def test_a_stop_that_is_given_up_is_not_seen_either(
 
 HOLD = """
 import sys, time
+from gcorefs.policy import Policy
 from gcorefs.sources.tracer import Tracer
 from tests.snapshot import find
-tracer = Tracer(find(int(sys.argv[1])), stop_timeout=5)
+tracer = Tracer(find(int(sys.argv[1])), Policy(stop_timeout=5))
 tracer.start()
 tracer.wait()
 print("stopped", flush=True)
@@ -158,7 +164,7 @@ def test_a_signal_gives_the_eintr_that_is_due(
         assert case.ask("blocked") == {"blocked": True}
         if when == "before":
             case.ask("signal")
-        with stopped(case):
+        with stopped(case.pid):
             if when == "during":
                 signal_held(case)
         if when == "after":
@@ -179,12 +185,27 @@ def test_a_signal_gives_the_eintr_that_is_due(
         assert counts["genuine"] == 0, counts
 
 
-@pytest.mark.usefixtures("huge_pages")
-def test_a_call_that_works_until_it_is_interrupted_works_on(spawn: Callable[..., Target]) -> None:
-    target = spawn("fallocate")
+@pytest.mark.parametrize(("call", "means"), [("fallocate", "huge_pages"), ("bpf", "bpf")])
+def test_a_call_that_works_until_it_is_interrupted_works_on(
+    call: str, means: str, request: pytest.FixtureRequest, spawn: Callable[..., Target]
+) -> None:
+    request.getfixturevalue(means)
+    target = spawn("works", call)
     for number in range(FEWER_STOPS):
-        with stopped(target):
+        with stopped(target.pid):
             pass
+        while target.ask("rounds")["rounds"] <= number:
+            pass
+    counts = target.ask("rounds")
+    assert (counts["interrupted"], counts["failed"]) == (0, 0), counts
+
+
+@pytest.mark.usefixtures("bpf")
+def test_a_program_is_loaded_although_a_handler_runs_first(spawn: Callable[..., Target]) -> None:
+    target = spawn("works", "bpf")
+    for number in range(FEWER_STOPS):
+        with stopped(target.pid):
+            os.kill(target.pid, signal.SIGUSR1)
         while target.ask("rounds")["rounds"] <= number:
             pass
     counts = target.ask("rounds")

@@ -9,13 +9,14 @@ import pytest
 import trio
 import trio.testing
 
+from gcorefs.hold.room import Room
 from gcorefs.kernel.proc import task_stat
 from gcorefs.mount.buffers import LARGEST_REQUEST, Buffers
 from gcorefs.mount.errands import Errands
 from gcorefs.mount.limits import Limiters
 from gcorefs.mount.reading import Reading
-from gcorefs.process.copy import Copy, Room
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.live.accounts import held
@@ -165,16 +166,15 @@ def test_what_cannot_be_made_any_more_is_an_error(spawn: Spawn, times: Held, end
 
 
 def test_a_copied_process_is_not_let_go_before_its_header_is_made(
-    spawn: Spawn, times: Held, monkeypatch: pytest.MonkeyPatch
+    spawn: Spawn, times: Held, tune: Callable[[Tuning], None]
 ) -> None:
     is_filled = threading.Event()
-    fill = Copy.fill
 
-    def fill_and_say(*arguments: Any) -> None:
-        fill(*arguments)
-        is_filled.set()
+    def reach(step: Step, _: int) -> None:
+        if step is Step.FILLED:
+            is_filled.set()
 
-    monkeypatch.setattr(Copy, "fill", fill_and_say)
+    tune(Tuning(reach=reach))
     target = spawn("threads", MANY)
     with held(target.pid, room=Room(1 << 30)) as snapshot:
         copier = threading.Thread(target=snapshot.copy)

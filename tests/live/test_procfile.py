@@ -131,6 +131,15 @@ def test_a_file_that_the_kernel_does_not_have_is_missing_and_nobody_is_gone() ->
         )
 
 
+@pytest.mark.parametrize("name", ["stat", "task/{}/stat"])
+def test_a_process_without_a_state_is_another_process(name: str) -> None:
+    """The one that was asked about has ended, and its number was given away meanwhile."""
+    path = f"{os.getpid()}/{name.format(os.getpid())}"
+    missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    error = procfile.explained(missing, path)
+    assert (type(error), error.errno) == (ProcessLookupError, errno.ESRCH)
+
+
 def test_a_missing_system_file_is_no_death_of_a_process() -> None:
     with pytest.raises(FileNotFoundError) as caught:
         procfile.read_system("no_such")
@@ -200,7 +209,7 @@ from gcorefs.kernel.proc import address_space, current_call, task_stat, task_sta
 from gcorefs.process.errors import ProcessError
 from gcorefs.sources.procfs import ProcMappings
 from tests.snapshot import find
-from gcorefs.mount.listing import look
+from gcorefs.look import look
 
 target, own, hidepid = map(int, sys.argv[1:])
 assert task_stat.stat(own).comm

@@ -1,6 +1,7 @@
 """One stop of a mount with several cores, without FUSE."""
 
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,11 @@ import trio
 
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
-from gcorefs.holder import HoldCopy, Holder
+from gcorefs.hold import spool
+from gcorefs.hold.copied import HoldCopy
+from gcorefs.hold.copy import Copy
+from gcorefs.hold.holder import Holder
+from gcorefs.hold.room import Room
 from gcorefs.mount.cores import Handle, SharedCore
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.errors import RequestError, RequestReason
@@ -20,7 +25,6 @@ from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.mount.stops import SharedStop
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import find
-from gcorefs.process.copy import Room
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.tuning import Tuning
 from gcorefs.worker import messages as say
@@ -107,6 +111,31 @@ async def test_a_core_that_is_begun_while_the_process_is_being_stopped_is_made(
         keeping.core.leave(keeping, 0.0)
 
 
+async def test_a_disk_that_makes_no_room_is_a_process_that_is_held(
+    spawn: Spawn, tune: Callable[[Tuning], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    asked = []
+
+    def never(directory: str, disk: Room, memory: Room) -> Copy:
+        asked.append(directory)
+        answers.wait(60)
+        return Copy(memory)
+
+    monkeypatch.setattr(spool, "Spool", never)
+    tune(Tuning(take_timeout=3.0))
+    target = spawn("threads", 1)
+    async with stopping(target, MountPolicy(hold="copy", spool="/disk")) as stop:
+        (core,) = stop.cores.values()
+        keeping = await opened(core)
+        assert core.holder.not_copied == "there was no room for it in time"
+        assert target.state_letters() == {"t"}
+        answers.set()
+        assert len(await whole(core)) == core.size
+        assert (asked, core.holder.is_filled) == (["/disk"], False)
+        core.leave(keeping, 0.0)
+
+
 async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> None:
     target = spawn("threads", 1)
     async with stopping(target, MountPolicy(), KERNEL) as stop:
@@ -119,6 +148,40 @@ async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> N
         assert stop.is_over
         await stop.untraced()
         assert_free(target.pid)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_copy_lets_nobody_go_while_another_core_is_made(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """The copy of one opener is complete before the core of another is made."""
+    target = spawn("threads", 1)
+    make = RemoteStop.core
+
+    async def late(remote: RemoteStop, policy: MountPolicy, holder: Holder) -> Core:
+        if policy != COPY:
+            await first.bytes.settled()
+            if fails:
+                raise ProcessError(Reason.STUCK, target.pid)
+        return await make(remote, policy, holder)
+
+    monkeypatch.setattr(RemoteStop, "core", late)
+    async with stopping(target, COPY, KERNEL) as stop:
+        first, second = stop.cores.values()
+        handle = first.join(OPENER, nonblocking=False)
+        if fails:
+            with pytest.raises(ProcessError) as caught:
+                await whole(second)
+            assert caught.value.reason is Reason.STUCK
+            await stop.untraced()
+            assert_free(target.pid)
+        else:
+            keeping = await opened(second)
+            assert target.state_letters() == {"t"}
+            assert len(await whole(second)) == second.size
+            second.leave(keeping, 0.0)
+        assert first.holder.is_filled
+        first.leave(handle, 0.0)
 
 
 async def test_a_copy_beside_a_core_that_is_read_live_lets_nobody_go(spawn: Spawn) -> None:
@@ -219,7 +282,7 @@ async def test_a_copy_that_finds_no_memory_does_not_hold_up_later_cores(
         def refuse(*_: object) -> None:
             raise MemoryError
 
-        monkeypatch.setattr("gcorefs.holder.HoldCopy.fit", refuse)
+        monkeypatch.setattr("gcorefs.hold.copied.HoldCopy.fit", refuse)
         second = stop.core(COPY, OPENER)
         waiting = second.join(OPENER, nonblocking=False)
         with pytest.raises(ProcessError) as caught:
@@ -259,7 +322,7 @@ async def test_a_copy_that_comes_too_late_does_not_hold_up_later_cores(
         monkeypatch.setattr(RemoteStop, "hear", hear_late)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(asking.core, COPY, HoldCopy(Room(1 << 30)))
+                nursery.start_soon(asking.core, COPY, HoldCopy(lambda: Copy(Room(1 << 30))))
                 await asked.wait()
                 scope.cancel()
         monkeypatch.undo()

@@ -97,6 +97,7 @@ def test_a_thread_that_is_gone_has_no_record(kind: str) -> None:
 def test_mappings_are_those_that_the_program_has(spawn: Spawn) -> None:
     target = spawn("threads", 2)
     source: MappingSource = ProcMappings(target.pid)
-    lines = maps(target.pid).splitlines()
+    with maps(target.pid) as text:
+        lines = text.splitlines()
     expected = [tuple(int(word, 16) for word in line.split()[0].split(b"-")) for line in lines]
     assert [(vma.start, vma.end) for vma in source.mappings()] == expected

@@ -1,14 +1,17 @@
 """Memory with holes of every size is read with one call for each window, exact to the byte."""
 
 import struct
+import sys
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from gcorefs.elfcore.layout import Source
+from gcorefs.elfcore.segments import ZEROS
+from gcorefs.hold.room import Room
 from gcorefs.kernel import process_vm
-from gcorefs.process.copy import Room
 from tests.conftest import Target
 from tests.snapshot import Snapshot, find
 
@@ -112,3 +115,60 @@ def test_every_byte_is_what_it_was(
         )
     finally:
         snapshot.close()
+
+
+AMONG_OTHERS = """
+import ctypes, mmap, os
+
+PAGE, PAGES = 4096, 4000
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+memory = mmap.mmap(-1, PAGES * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+file = os.memfd_create("one page")
+os.ftruncate(file, PAGE)
+fixed = libc.mmap(start + 1000 * PAGE, PAGE, 3, mmap.MAP_SHARED | 0x10, file, 0)
+assert fixed == start + 1000 * PAGE
+for number in range(0, PAGES, 2):
+    memory[number * PAGE : number * PAGE + 4] = number.to_bytes(4, "little")
+for number in (0, 1998, 3998):
+    assert libc.mprotect(start + number * PAGE, PAGE, 0) == 0
+print('{"pid": %d, "start": "%#x"}' % (os.getpid(), start), flush=True)
+input()
+"""
+
+
+def test_a_page_that_is_read_in_another_way_does_not_divide_all_the_others(
+    calls: list[int],
+) -> None:
+    # Of 2,000 ranges, process_vm_readv(2) cannot read three, at both ends and in the middle, and
+    # one is shared memory.
+    target = Target([sys.executable, "-c", AMONG_OTHERS])
+    snapshot = Snapshot(find(target.pid))
+    try:
+        snapshot.take()
+        start = int(target.truth["start"], 16)
+        addresses = array("Q", range(start, start + 4000 * PAGE, 2 * PAGE))
+        lengths = array("Q", [PAGE]) * len(addresses)
+        # Behind every third range there are zeros in the file.
+        for index in range(len(addresses) - 1, 0, -3):
+            addresses.insert(index, ZEROS)
+            lengths.insert(index, 3 * PAGE)
+        buffer = bytearray(b"\xa5" * sum(lengths))
+        del calls[:]
+        snapshot.memory.read_ranges(addresses, lengths, memoryview(buffer))
+        image = b"".join(
+            bytes(length)
+            if address == ZEROS
+            else ((address - start) // PAGE).to_bytes(4, "little").ljust(length, b"\0")
+            for address, length in zip(addresses, lengths, strict=True)
+        )
+        assert buffer == image
+        assert snapshot.memory.unreadable_pages.count == 0
+        assert len(calls) < 40
+    finally:
+        snapshot.close()
+        target.kill()

@@ -87,7 +87,7 @@ def test_a_stop_that_is_given_up_at_once_leaves_a_late_thread_to_the_next(
     target = spawn("eintr", "epoll_wait")
     starve(quota, target)
     for _ in range(5):
-        tracer = Tracer(find(target.pid), stop_timeout=0.05)
+        tracer = Tracer(find(target.pid), Policy(stop_timeout=0.05))
         tracer.start()
         tracer.release()
         tracer.join()

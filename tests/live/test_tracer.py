@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from elftools.elf.segments import NoteSegment
 
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.layout import Source
-from gcorefs.kernel import ptrace, wait4
+from gcorefs.kernel import bell, ptrace, wait4
 from gcorefs.kernel.proc import current_call, procfile, task_stat, task_status, tasks
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
@@ -225,7 +226,7 @@ def test_a_tracer_that_misses_the_bell_is_rung_again(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = spawn("threads", 3)
-    ring = wait4.ring
+    ring = bell.ring
     rings = []
 
     def ring_later(tid: int) -> None:
@@ -233,7 +234,7 @@ def test_a_tracer_that_misses_the_bell_is_rung_again(
         if len(rings) > 2:
             ring(tid)
 
-    monkeypatch.setattr(wait4, "ring", ring_later)
+    monkeypatch.setattr(bell, "ring", ring_later)
     with held(target):
         await_call(tracer_of(target), SYS_WAITID)
     assert len(rings) > 2
@@ -256,7 +257,7 @@ def test_a_thread_that_was_not_interrupted_is_not_waited_for(
 ) -> None:
     target = spawn("threads", 3)
     monkeypatch.setattr(task_status, "is_dumping_core", lambda pid: True)
-    refused = Tracer(find(target.pid), stop_timeout=5)
+    refused = Tracer(find(target.pid), Policy(stop_timeout=5))
     refused.start()
     with pytest.raises(ProcessError) as caught:
         refused.wait()
@@ -271,10 +272,9 @@ SYS_WAITID = 247
 
 
 def tracer_of(target: Target) -> int:
-    name = f"gcorefs-tracer-{target.pid}"
-    (own,) = [each for each in threading.enumerate() if each.name == name]
-    assert own.native_id is not None
-    return own.native_id
+    tid = int(task_status.status(target.pid)["TracerPid"])  # a thread id, in spite of its name
+    assert Path(f"/proc/self/task/{tid}/comm").read_text() == f"tracer-{target.pid}\n"
+    return tid
 
 
 def await_call(tid: int, number: int) -> None:

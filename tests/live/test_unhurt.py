@@ -9,6 +9,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -17,18 +18,35 @@ import pytest
 from gcorefs.kernel.proc import task_stat, task_status, tasks
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import Target
-from tests.live.accounts import STOPS, await_rounds, compare, held
+from tests.live.accounts import STOPS, await_rounds, compare, held, stop_often
 
 Spawn = Callable[..., Target]
+FEWER = 40
 
 
-@pytest.mark.parametrize(
+PROGRAMS = pytest.mark.parametrize(
     "program",
     [["waits"], ["signals"], ["storm", "16"], ["debugger"], ["workers"], ["workers", "sqpoll"]],
     ids=" ".join,
 )
+
+
+@PROGRAMS
 def test_a_program_has_the_account_of_a_run_without_stops(spawn: Spawn, program: list[str]) -> None:
     expected, account = compare(lambda: spawn(*program))
+    assert all(outcomes == {"ok"} for outcomes in expected.values()), expected
+    assert account == expected
+
+
+@pytest.mark.usefixtures("bpf")
+@pytest.mark.parametrize(
+    ("whom", "use"),
+    [("gentle", "auto"), ("gentle", "off"), ("each", "off"), ("none", "auto"), ("none", "off")],
+)
+@PROGRAMS
+def test_so_it_has_with_another_stop(spawn: Spawn, program: list[str], whom: str, use: str) -> None:
+    often = partial(stop_often, stops=FEWER, stop=whom, bpf=use)
+    expected, account = compare(lambda: spawn(*program), often)
     assert all(outcomes == {"ok"} for outcomes in expected.values()), expected
     assert account == expected
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel import statx
 from gcorefs.kernel.pagemap_scan import PRESENT
-from gcorefs.kernel.proc import address_space, current_call, task_status
+from gcorefs.kernel.proc import current_call, task_status
 from gcorefs.process import unreadable
 from gcorefs.process.mapped_files import MappedFiles
 from gcorefs.process.pagemap import Pagemap
 from tests.conftest import Target, more_huge_pages
 from tests.features import needs_pagemap_scan
+from tests.live.programs import mappings, start_whole, taken
 from tests.readers.corefile import Core
 from tests.readers.test_kinds import BAD
 from tests.snapshot import Snapshot, find
@@ -28,7 +28,7 @@ PAGE = 4096
 READ = 0  # its number on x86-64
 UNREADABLE = {
     "kinds": BAD,
-    "memory": {"guard", "file_short_past_eof"},
+    "memory": {"file_short_past_eof"},
 }
 
 
@@ -36,17 +36,7 @@ UNREADABLE = {
 def start(
     request: pytest.FixtureRequest, spawn: Callable[..., Target], tmp_path: Path
 ) -> Iterator[Callable[[str], Target]]:
-    def run(program: str) -> Target:
-        target: Target
-        if program == "kinds":
-            target = request.getfixturevalue("kinds")()
-        else:
-            target = spawn(program, tmp_path)
-        # All memory that is not marked dontdump.
-        Path(f"/proc/{target.pid}/coredump_filter").write_text("0x7f")
-        return target
-
-    yield run
+    yield lambda program: start_whole(program, request, spawn, tmp_path)
 
 
 def regions(target: Target) -> dict[str, dict[str, Any]]:
@@ -55,15 +45,6 @@ def regions(target: Target) -> dict[str, dict[str, Any]]:
 
 def bounds(region: dict[str, Any]) -> tuple[int, int]:
     return int(region["start"], 16), int(region["end"], 16)
-
-
-def mappings(target: Target) -> list[Vma]:
-    return parse_smaps(address_space.read_mm(target.pid, "smaps"))
-
-
-def taken(target: Target) -> list[tuple[Vma, int]]:
-    """The mappings, with their sizes in a core with every bit of the filter."""
-    return [(vma, 0 if VmFlag.DONTDUMP in vma.vm_flags else vma.size) for vma in mappings(target)]
 
 
 def found(target: Target, wanted: list[tuple[Vma, int]]) -> list[tuple[int, int]]:
@@ -177,25 +158,13 @@ def test_what_is_swapped_out_can_be_read(start: Callable[[str], Target]) -> None
     assert found(target, taken(target)) == before
 
 
-def test_guards_are_found_if_the_kernel_does_not_show_their_mappings(
-    start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = start("kinds")
-    anywhere = unreadable.Guards.ANYWHERE
-    monkeypatch.setattr(unreadable, "guards_of_this_kernel", lambda: anywhere)
-    assert found(target, taken(target)) == expected(target, "kinds")
-
-
 def test_a_kernel_without_pagemap_scan_still_shows_files(
     start: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = start("kinds")
     monkeypatch.setattr(Pagemap, "scan", lambda *arguments, **bits: None)
     by_name = regions(target)
-    unseen = {
-        bounds(by_name[name])
-        for name in {"guard_alone", "guard_in_file", "uffd_poison"} & by_name.keys()
-    }
+    unseen = {bounds(by_name[name]) for name in {"uffd_poison"} & by_name.keys()}
     rest = [span for span in expected(target, "kinds") if span not in unseen]
     assert found(target, taken(target)) == rest
 

@@ -13,6 +13,7 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -151,6 +152,20 @@ def run(*command: object, **kwargs: Any) -> "subprocess.CompletedProcess[bytes]"
 
 def gcorefs(*words: object, **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
     return run(GCOREFS, *words, **kwargs)
+
+
+_MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def most_memory_of(*words: object) -> int:
+    """Bytes of memory that a command of gcorefs has had at one time (getrusage(2), ru_maxrss)."""
+    result = run(sys.executable, "-c", _MEASURE, GCOREFS, *words)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout) << 10
 
 
 def assert_refused(result: "subprocess.CompletedProcess[bytes]", *words: str) -> None:

@@ -36,6 +36,8 @@ mount -t tmpfs -o mode=755 machine /dev
 cp -a /run/dev/. /dev
 mkdir /dev/shm
 mount -t tmpfs -o mode=1777 machine /dev/shm
+# The kernel refuses to mount a file system twice at one place (fs/namespace.c, do_add_mount).
+mount -t tmpfs machine /sys/fs/cgroup
 mount -t cgroup2 machine /sys/fs/cgroup
 mount --bind /proc/sys /proc/sys
 for place in / /sys /proc/sys /usr/local/bin; do mount -o remount,bind,ro $place; done

@@ -11,12 +11,13 @@ import pytest
 from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.elfcore.vma import VmFlag
 from gcorefs.kernel.proc import address_space
+from gcorefs.process.pagemap import scans_guards
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import eventually, is_free, note_of, opened, whole
 from tests.readers.corefile import Core
 
 PAGE = 4096
-UNREADABLE = {"guard", "file_short_past_eof"}  # an old kernel has no guards
+UNREADABLE = {"file_short_past_eof"}
 
 
 def attributes(file: Path) -> dict[str, str]:
@@ -26,13 +27,18 @@ def attributes(file: Path) -> dict[str, str]:
     }
 
 
-def unreadable(target: Target) -> list[tuple[int, int]]:
-    """The memory that nobody can read, according to the program (tests/targets/memory.c)."""
-    regions = {region["name"]: region for region in target.truth["regions"]}
+def regions(target: Target, names: set[str]) -> list[tuple[int, int]]:
+    """Those of these names, according to the program (tests/targets/memory.c)."""
     return sorted(
-        (int(regions[name]["start"], 16), int(regions[name]["end"], 16))
-        for name in UNREADABLE & regions.keys()
+        (int(region["start"], 16), int(region["end"], 16))
+        for region in target.truth["regions"]
+        if region["name"] in names
     )
+
+
+def unreadable(target: Target) -> list[tuple[int, int]]:
+    """The memory that nobody can read."""
+    return regions(target, UNREADABLE)
 
 
 @pytest.fixture
@@ -55,6 +61,9 @@ def test_the_note_and_the_attributes_list_what_could_not_be_read(
     size = sum(end - start for start, end in expected)
     assert facts["bytes"]["unreadable"] == size
     assert found["bytes.unreadable"] == str(size)
+    if scans_guards():
+        (guard,) = regions(target, {"guard"})
+        assert facts["bytes"]["guards"] == guard[1] - guard[0]
 
 
 def test_what_could_not_be_read_is_zeros_and_its_neighbours_are_there(
@@ -64,7 +73,7 @@ def test_what_could_not_be_read_is_zeros_and_its_neighbours_are_there(
     subprocess.run(["cp", mount / target.pid, path], check=True, timeout=60)
     eventually(lambda: is_free(target.pid))
     core = Core(path)
-    for start, end in unreadable(target):
+    for start, end in regions(target, {*UNREADABLE, "guard"}):  # an old kernel has no guards
         assert core.read(start, end) == bytes(end - start)
         segment = core.segment(start)
         assert segment.vaddr < start  # it is a part of a mapping

@@ -21,6 +21,7 @@ from gcorefs.kernel.proc import procfile
 from gcorefs.mount import server
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount
+from tests.mounted.conftest import run
 
 # In a separate mount namespace: nobody else must meet these names.
 ANOTHERS_MOUNT = """
@@ -43,6 +44,43 @@ def test_the_name_of_another_s_mount_misleads_nobody(unmounted: Mount, name: byt
     assert (result.returncode, result.stderr) == (0, refusal)
 
 
+# The profiles of the machine, in a separate mount namespace too.
+WITH_PROFILES = """
+mount -t tmpfs none /etc || exit 99
+eval "$1"
+shift
+exec "$@"
+"""
+PATH = "/etc/gcorefs.toml"
+
+
+@pytest.mark.parametrize("words", [["dump", "-o", "-"], ["info"], ["watch", "--every", "1h"]])
+@pytest.mark.parametrize(
+    ("make", "status", "text"),
+    [
+        (f"mkdir {PATH}", 2, f"{PATH}: it is no regular file"),
+        (f"mkfifo {PATH}", 2, f"{PATH}: it is no regular file"),
+        (f"ln -s /dev/zero {PATH}", 2, f"{PATH}: it is no regular file"),
+        # Root may open it, and a read of its beginning fails.
+        (f"ln -s /proc/self/mem {PATH}", 1, f"{PATH}: Input/output error"),
+        (f"echo x >{PATH}", 2, f"{PATH}: it is no TOML: "),
+        (f"install -m 600 /dev/null {PATH}", 1, f"{PATH}: Permission denied"),
+    ],
+    ids=["directory", "fifo", "device", "error", "content", "permission"],
+)
+def test_profiles_that_cannot_be_read_are_told_in_one_line(
+    tmp_path: Path, words: list[str], make: str, status: int, text: str
+) -> None:
+    user = ["setpriv", "--reuid=65431", "--regid=65431", "--clear-groups"]
+    namespace = ["unshare", "--mount", "sh", "-c", WITH_PROFILES, "sh", make]
+    what = [os.getpid(), *([tmp_path] if words[0] == "watch" else []), "--policy", "@night"]
+    command = [*namespace, *(user if "Permission" in text else []), GCOREFS, *words, *what]
+    result = run(*command)
+    assert result.returncode == status
+    assert result.stderr.decode().splitlines()[-1].startswith(f"Error: {text}")
+    assert b"Traceback" not in result.stderr
+
+
 # Words that execve(2) can pass on and nobody expects.
 HOSTILE = [
     b"", b" ", b"\n", b"a\nb", b"a\rb", b"\x1b[2J", b"\xff\xfe", b"/dev/null", b"/dev/null/x",
@@ -55,14 +93,16 @@ NUMBERS = [
 ]  # fmt: skip
 
 
-def assert_one_line(status: int, said: str) -> None:
-    """Status 1 and one line, or status 2 and one line after the lines about the usage."""
+def assert_one_line(status: int, said: str, targets: int = 1) -> None:
+    """Status 1 and one line, or one for each target, or status 2 and one line after the lines about
+    the usage."""
     assert status in (1, 2)
     *lines, rest = said.split("\n")
     assert rest == ""
-    assert len(lines) == 1 or status == 2
-    assert lines[-1].startswith("Error: ")
-    assert lines[-1].isprintable()
+    assert len(lines) <= targets or status == 2
+    for line in lines if status == 1 else lines[-1:]:
+        assert line.startswith("Error: ")
+        assert line.isprintable()
 
 
 def assert_told_in_one_line(result: "subprocess.CompletedProcess[bytes]") -> None:
@@ -101,7 +141,9 @@ def commands() -> Iterator[Commands]:
     commands.end()
 
 
-@pytest.mark.parametrize("words", [["mount"], ["mount", "-f"], ["mount", "-o"], ["umount"], []])
+@pytest.mark.parametrize(
+    "words", [["mount"], ["mount", "-f"], ["mount", "-o"], ["umount"], ["cat"], []]
+)
 @pytest.mark.parametrize("word", HOSTILE)
 def test_a_hostile_word_is_refused_in_one_line(
     commands: Commands, words: list[str], word: bytes, tmp_path: Path
@@ -114,6 +156,7 @@ def test_a_hostile_number_is_refused_in_one_line(
     commands: Commands, number: bytes, tmp_path: Path
 ) -> None:
     assert_one_line(*commands.run(tmp_path, "dump", "--", number))
+    assert_one_line(*commands.run(tmp_path, "cat", "/dev/null", b"--length=" + number))
 
 
 def test_a_command_of_its_own_is_told_the_same(commands: Commands, tmp_path: Path) -> None:
@@ -181,7 +224,8 @@ letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 words = st.one_of(
     st.sampled_from([
         "mount", "umount", "dump", "-o", "-f", "-v", "-l", "-h", "--help", "--version", "--",
-        "--foreground", "--log-file", "--lazy",
+        "--foreground", "--log-file", "--lazy", "cat", "--offset", "--compress", "zstd", "--level",
+        "--unit", "--container", "--tree", "--together",
     ]),
     st.text(letters | st.sampled_from("\udc80\udcff\n\r\x1b,=-"), max_size=12),
     st.integers().map(str),
@@ -202,4 +246,4 @@ def test_any_words_are_taken_or_refused_in_one_line(arguments: list[str]) -> Non
         result = invoke(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     if result.exit_code:
-        assert_one_line(result.exit_code, result.stderr)
+        assert_one_line(result.exit_code, result.stderr, targets=len(arguments))

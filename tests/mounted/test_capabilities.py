@@ -101,13 +101,25 @@ def test_the_drop_in_without_bpf_has_all_others() -> None:
     assert "SystemCallFilter=~bpf" in text
 
 
-SOURCE = "from gcorefs.sources import mappings; print(mappings.choose('auto'))"
+def test_only_a_drop_in_allows_what_could_write_into_a_process() -> None:
+    text = UNIT.with_name("precopy.conf").read_text().splitlines()
+    lines = [line.partition("=")[::2] for line in text if "=" in line and line[0] not in "#["]
+    capabilities = [words for name, words in lines if name == "CapabilityBoundingSet"]
+    calls = {call for name, words in lines if name == "SystemCallFilter" for call in words.split()}
+    assert capabilities == ["CAP_DAC_OVERRIDE"]
+    assert "dac_override" not in granted()
+    assert calls == {"process_vm_writev", "fallocate", "ftruncate"}
+    unit = [line for line in UNIT.read_text().splitlines() if line.startswith("SystemCallFilter=")]
+    assert not calls & {call for line in unit for call in line.partition("=")[2].split()}
+
+
+SOURCE = "from gcorefs.sources import bpf_choice; print(bpf_choice.choose('auto'))"
 
 
 @pytest.mark.parametrize(
     ("names", "is_had"),
     [(BPF, True), ({"sys_admin"}, True), ({"bpf"}, False), ({"perfmon"}, False), (set(), False)],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_bpf_needs_two_capabilities_or_the_one_that_includes_them(
     names: set[str], is_had: bool

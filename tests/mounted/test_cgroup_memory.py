@@ -235,7 +235,7 @@ def ledger(build: Callable[[str], Path]) -> Iterator[Ledger]:
 def test_a_server_that_the_oom_killer_kills_hurts_nobody(
     group: Group, unmounted: Mount, spawn: Callable[..., Target], ledger: Ledger
 ) -> None:
-    target = spawn("reserve", 1, 20_000)
+    target = spawn("reserve", 1, 60_000)
     unmounted.make()
     # It is the kernel's choice whom it kills: the server, or the worker of the large process.
     for text in ("its worker was killed", Reason.SURPRISE.text):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gcorefs.arch.machine import NT_PRSTATUS
-from gcorefs.kernel.proc import task_stat, tasks
-from tests.conftest import GCOREFS, Mount, Target, text_of, wait_until_asleep
+from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks
+from tests.conftest import GCOREFS, Mount, Target, of_each_thread, text_of, wait_until_asleep
 from tests.mounted.conftest import (
     PAGE,
     assert_refused,
@@ -271,6 +271,101 @@ def test_killed_it_still_lets_go(halfway: "subprocess.Popen[bytes]", tmp_path: P
     halfway.wait(timeout=20)
     assert os.listdir(tmp_path) == ["core"]
     assert (tmp_path / "core").read_bytes() == b"old"
+
+
+def test_the_suspend_key_counts_when_the_process_runs_again(spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 3)
+    command = [GCOREFS, "dump", str(target.pid)]
+    # A group of its own: SIGTSTP does not stop a process of an orphaned group (setpgid(2)).
+    with subprocess.Popen(text_of(command), stdout=subprocess.PIPE, process_group=0) as dumper:
+        output = dumper.stdout
+        assert output is not None
+        fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, 4096)
+        assert output.read(4) == b"\x7fELF"
+        assert is_held(target.pid)
+        dumper.send_signal(signal.SIGTSTP)
+        os.set_blocking(output.fileno(), False)
+
+        def runs_again() -> bool:
+            output.read()
+            return is_free(target.pid)
+
+        try:
+            eventually(runs_again)
+            eventually(lambda: task_stat.stat(dumper.pid).state == "T")
+        finally:
+            dumper.send_signal(signal.SIGCONT)
+        assert dumper.wait(timeout=20) == 0
+
+
+def test_no_suspend_key_counts_that_was_taken_back(spawn: Callable[..., Target]) -> None:
+    target = spawn("threads", 3)
+    command = [GCOREFS, "dump", str(target.pid)]
+    with subprocess.Popen(text_of(command), stdout=subprocess.PIPE, process_group=0) as dumper:
+        output = dumper.stdout
+        assert output is not None
+        try:
+            fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, 4096)
+            assert output.read(4) == b"\x7fELF"
+            assert is_held(target.pid)
+            dumper.send_signal(signal.SIGTSTP)
+            # SIGCONT would remove a SIGTSTP that is still pending.
+            eventually(lambda: not is_pending(dumper.pid, signal.SIGTSTP))
+            dumper.send_signal(signal.SIGCONT)
+            eventually(lambda: not is_pending(dumper.pid, signal.SIGCONT))
+            os.set_blocking(output.fileno(), False)
+
+            def has_ended() -> bool:
+                output.read()
+                return dumper.poll() == 0
+
+            eventually(has_ended)
+        finally:
+            dumper.kill()
+
+
+def is_pending(pid: int, number: int) -> bool:
+    status = task_status.status(pid)
+    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return bool(pending & 1 << (number - 1))
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The server of a file system, and the directory where it is mounted."""
+    path = tmp_path / "notebook"
+    path.mkdir()
+    command = [sys.executable, "-m", "tests.mounted.notebook", str(path)]
+    with subprocess.Popen(command) as server:
+        try:
+            eventually(path.is_mount)
+            yield server.pid, path
+        finally:
+            server.terminate()
+            server.wait(timeout=20)
+            subprocess.run(["umount", "--lazy", path], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("words", [["dump", "-o", "core"], ["watch", "--policy=@all"]])
+def test_a_signal_ends_a_write_to_the_file_system_that_the_process_serves(
+    words: list[str], notebook: tuple[int, Path]
+) -> None:
+    pid, path = notebook
+    command = [GCOREFS, *words, str(pid), *(["."] if words[0] == "watch" else [])]
+    with subprocess.Popen(text_of(command), cwd=path, stderr=subprocess.PIPE) as dumper:
+        try:
+            eventually(lambda: is_held(pid) and waits_for_an_answer(dumper.pid))
+            dumper.send_signal(signal.SIGTERM)
+            assert dumper.wait(timeout=20) == 128 + signal.SIGTERM
+        finally:
+            dumper.kill()
+    assert is_free(pid)
+
+
+def waits_for_an_answer(pid: int) -> bool:
+    """True if a thread waits for a FUSE server (fs/fuse/dev.c)."""
+    wchans = of_each_thread(pid, lambda pid, tid: procfile.read(f"{pid}/task/{tid}/wchan"))
+    return b"request_wait_answer" in wchans.values()
 
 
 def test_a_pipe_that_nobody_reads_holds_until_a_signal(spawn: Callable[..., Target]) -> None:

@@ -6,14 +6,25 @@ they like: mmap_lock, exec_update_lock.
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from gcorefs.kernel.proc import task_stat, task_status
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import PAGE, end, eventually, gcorefs, is_free, opened, run, whole
+from tests.mounted.conftest import (
+    PAGE,
+    end,
+    eventually,
+    gcorefs,
+    is_free,
+    opened,
+    run,
+    whole,
+)
 
 CALLS = (
     "%file,read,readv,pread64,preadv,preadv2,process_vm_readv,getdents64,ioctl,lseek,fstat,close,"
@@ -41,6 +52,45 @@ def traced(request: pytest.FixtureRequest, unmounted: Mount, trace: Path) -> Ite
     server = unmounted.server
     yield unmounted
     end(server)
+
+
+@pytest.fixture
+def slow_to_read(mount: Mount) -> Iterator[None]:
+    """The thread that serves the mount learns of each request a second late."""
+    server = mount.server
+    words = "strace -q -o /dev/null -e trace=epoll_wait -e inject=epoll_wait:delay_exit=1000000 -p"
+    with subprocess.Popen([*words.split(), str(server)]) as tracer:
+        eventually(lambda: task_status.tracer(server, server) == tracer.pid)
+        yield
+        tracer.terminate()
+
+
+def test_a_request_that_is_withdrawn_leaves_the_loop_turning(
+    mount: Mount, spawn: Callable[..., Target], request: pytest.FixtureRequest
+) -> None:
+    target = spawn("threads", 1)
+    reading, writing = os.pipe()
+    asker = os.fork()
+    if asker == 0:  # before the file is open: its close would be a request of its own
+        os.close(writing)
+        os.read(reading, 1)
+        os.stat(mount / target.pid)
+        os._exit(0)
+    os.close(reading)
+    with opened(mount / target.pid) as fd:
+        assert os.pread(fd, 4, 0) == b"\x7fELF"
+        request.getfixturevalue("slow_to_read")
+        eventually(lambda: task_stat.stat(mount.server).state == "S")  # it waits for a request
+        os.close(writing)
+        eventually(lambda: sleeps_in_a_request(asker))
+        os.kill(asker, signal.SIGKILL)  # no request follows
+        os.waitpid(asker, 0)
+        target.popen.kill()
+        eventually(lambda: f"process {target.pid}: opened" in mount.log.read_text())
+
+
+def sleeps_in_a_request(pid: int) -> bool:
+    return Path(f"/proc/{pid}/wchan").read_text() == "request_wait_answer"
 
 
 def calls(trace: Path) -> dict[int, list[str]]:

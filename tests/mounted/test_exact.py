@@ -436,7 +436,7 @@ def test_a_look_up_waits_for_the_core_and_no_longer(
     assert errno_of(exact(mount, target.pid).stat) == errno.EBUSY
     assert target.ask("release") == {"released": True}
     eventually(lambda: is_free(target.pid))
-    assert status(mount) == []
+    eventually(lambda: status(mount) == [])
 
 
 def test_a_caller_killed_in_a_look_up_leaves_nobody_stopped(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pytest
 
 from gcorefs.process.errors import Reason
-from tests.conftest import Mount, wait_until_gone
+from tests.conftest import Mount, take_away, wait_until_gone
 from tests.mounted import faultpoints as at
 from tests.mounted.conftest import (
     CUT_OFF,
@@ -31,6 +31,8 @@ from tests.mounted.faultpoints import Hold, Point
 from tests.mounted.parties import CONTINUED, STOPPED, Ledger, Reader
 
 SIGNALS = 3
+KILLS = [1, pytest.param(100, marks=[pytest.mark.full, pytest.mark.timeout(1200)])]
+"""How often the server is killed at each step."""
 
 HeldAt = Callable[[Point, int], AbstractContextManager[Hold]]
 MountWith = Callable[..., Mount]
@@ -236,15 +238,18 @@ def stopped_target_stays_stopped(mount: Mount, held_at: HeldAt, step: Step, ledg
 # The server dies.
 
 
+@pytest.mark.parametrize("kills", KILLS)
 @every_step
 def test_the_server_is_killed_or_ended(
-    step: Step, ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
+    step: Step, kills: int, ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
 ) -> None:
     if step.options:
         unmounted.expect("let go, its file was not read")
-    unmounted.make(*step.options)
-    server_dies(unmounted, held_at, step, ledger(), ledger(), signal.SIGKILL)
-    assert errno_of(lambda: os.stat(unmounted.path)) == errno.ENOTCONN
+    for _ in range(kills):
+        take_away(unmounted)  # what the kill before has left
+        unmounted.make(*step.options)
+        server_dies(unmounted, held_at, step, ledger(), ledger(), signal.SIGKILL)
+        assert errno_of(lambda: os.stat(unmounted.path)) == errno.ENOTCONN
     assert gcorefs("umount", unmounted.path).returncode == 0
     unmounted.make(*step.options)
     server_dies(unmounted, held_at, step, ledger(), ledger(), signal.SIGTERM)

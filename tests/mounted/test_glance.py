@@ -10,9 +10,20 @@ from pathlib import Path
 import pytest
 
 from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
+from gcorefs.steps import Step
 from tests.cgroups import Freezer
-from tests.conftest import Mount, Target, wait_until_asleep
-from tests.mounted.conftest import errno_of, eventually, is_free, is_held, note_of, opened, whole
+from tests.conftest import Mount, Target, switches, wait_until_asleep
+from tests.mounted.conftest import (
+    Pause,
+    errno_of,
+    eventually,
+    is_free,
+    is_held,
+    note_of,
+    offset_of,
+    opened,
+    whole,
+)
 from tests.mounted.test_crashing import MIB, SlowReader, assert_whole, crash
 from tests.mounted.test_crashing import slow_reader as slow_reader  # noqa: PLC0414
 from tests.readers.corefile import Core
@@ -35,15 +46,6 @@ def glance(mount: Mount, tmp_path: Path) -> Callable[[int], Core]:
     return take
 
 
-def switches(pid: int) -> dict[int, tuple[bytes, bytes]]:
-    """How often each thread has slept and was preempted."""
-    return {
-        tid: (found["voluntary_ctxt_switches"], found["nonvoluntary_ctxt_switches"])
-        for tid in tasks.tids(pid)
-        for found in [task_status.status(pid, tid)]
-    }
-
-
 def test_no_thread_sees_it(spawn: Spawn, glance: Callable[[int], Core], mount: Mount) -> None:
     target = spawn("threads", 20)
     wait_until_asleep(target.pid)
@@ -55,12 +57,17 @@ def test_no_thread_sees_it(spawn: Spawn, glance: Callable[[int], Core], mount: M
     assert switches(target.pid) == before
 
 
+@pytest.fixture
+def without_bpf(mount_with: Callable[..., Mount]) -> Mount:
+    return mount_with("bpf=off")
+
+
 def test_each_thread_has_the_registers_of_its_call(
-    spawn: Spawn, glance: Callable[[int], Core]
+    spawn: Spawn, without_bpf: Mount, tmp_path: Path
 ) -> None:
     target = spawn("threads", 5)
     wait_until_asleep(target.pid)
-    core = glance(target.pid)
+    core = Core(kept(without_bpf, target.pid, tmp_path))
     tids = {target.pid, *(thread["tid"] for thread in target.truth["threads"])}
     assert set(core.threads) == tids
     for tid, thread in core.threads.items():
@@ -87,12 +94,18 @@ def test_memory_that_does_not_change_is_true(
             assert core.read(*bounds(region)) == content, name
 
 
-def test_a_thread_that_runs_has_no_registers(spawn: Spawn, glance: Callable[[int], Core]) -> None:
+def kept(mount: Mount, pid: int, folder: Path, profile: str = "@glance") -> Path:
+    path = folder / "kept"
+    path.write_bytes((mount.path / profile / str(pid)).read_bytes())
+    return path
+
+
+def test_a_thread_that_runs_has_no_registers(without_bpf: Mount, tmp_path: Path) -> None:
     spinner = "while :; do :; done"
     with subprocess.Popen(["/bin/sh", "-c", spinner]) as process:
         try:
             eventually(lambda: task_stat.stat(process.pid).utime > 0)
-            facts = note_of(glance(process.pid).path.read_bytes())
+            facts = note_of(kept(without_bpf, process.pid, tmp_path).read_bytes())
         finally:
             process.kill()
     assert (facts["threads"]["zero"], facts["threads"]["partial"]) == (1, 0)
@@ -185,6 +198,32 @@ sys.stdin.readline()
 os.execv("/bin/sleep", ["sleep", "1000"])
 """
 
+SHARED_AT = 0x10000000000
+SHARED = 64 << 10
+MAPS = f"""
+import ctypes, mmap, os, sys
+ctypes.CDLL(None).mmap.restype = ctypes.c_void_p
+def map(flags, fd, byte):
+    address = ctypes.c_void_p({SHARED_AT})
+    at = ctypes.CDLL(None).mmap(address, {SHARED}, 3, flags | 0x10, fd, ctypes.c_long(0))
+    ctypes.memset({SHARED_AT}, ord(byte), {SHARED})
+    print('{{"pid": %d}}' % os.getpid(), flush=True)
+    sys.stdin.readline()
+"""
+SHARES = f"""
+{MAPS}
+map(mmap.MAP_SHARED | mmap.MAP_ANONYMOUS, -1, "o")
+os.execv(sys.executable, [sys.executable, "-c", os.environ["SECOND"]])
+"""
+MAPS_A_FILE = f"""
+{MAPS}
+import tempfile
+file = tempfile.TemporaryFile()
+file.write(b"n" * {SHARED})
+file.flush()
+map(mmap.MAP_SHARED, file.fileno(), "n")
+"""
+
 UNMAPS = """
 import mmap, os, sys
 m = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -228,6 +267,40 @@ def test_after_its_end_there_is_no_other_memory(
             eventually(lambda: task_stat.stat(target.pid).is_dead)
         mount.expect("the process died while it was being dumped")
         assert errno_of(lambda: os.pread(fd, 1 << 20, size // 2)) == errno.EIO
+
+
+@LIVE
+def test_shared_memory_is_not_that_of_another_program(
+    mount: Mount,
+    python: Callable[[str], Target],
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+) -> None:
+    """It is read from its file, and the next program may have another file at the same place: one
+    that the reader may not read, if it is a set-uid program."""
+    monkeypatch.setenv("SECOND", MAPS_A_FILE)
+    target = python(SHARES)
+    with opened(mount.path / profile / str(target.pid)) as fd:
+        place = offset_of(os.pread(fd, 1 << 20, 0), SHARED_AT)
+        assert os.pread(fd, 8, place) == b"o" * 8
+        eventually(lambda: is_free(target.pid))
+        target.ask("")
+        mount.expect("the process died while it was being dumped")
+        assert errno_of(lambda: os.pread(fd, 8, place + SHARED // 2)) == errno.EIO
+
+
+def test_there_is_no_core_of_two_programs(paused: Callable[..., Mount], spawn: Spawn) -> None:
+    """The second may be a set-uid program, and nobody has judged who may see its mappings and
+    registers.  Its memory does not tell: another process keeps that of the first."""
+    pause = Pause(Step.SMAPS)
+    mount, target = paused(pause), spawn("sharer")
+    with opened(mount.path / "@glance" / str(target.pid)) as fd:
+        pause.wait()
+        target.tell("exec")
+        eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
+        mount.expect("the process died while it was being dumped (or called execve)")
+        pause.end()
+        assert errno_of(lambda: os.read(fd, 4)) == errno.EIO
 
 
 @LIVE

@@ -61,7 +61,8 @@ def await_copied(mount: Mount, pid: int) -> dict[str, Any]:
 
 @pytest.fixture
 def copying(mount_with: Callable[..., Mount]) -> Mount:
-    return mount_with("hold=copy", "allow_other")
+    # A copy is not read for long while an emulated processor looks at what was read.
+    return mount_with("hold=copy", "allow_other", "idle_timeout=600")
 
 
 def test_a_process_runs_on_while_its_file_is_read(
@@ -240,6 +241,11 @@ def test_release_gives_up_a_copy(copying: Mount, spawn: Callable[..., Target]) -
         assert report(copying, target.pid)["state"] == "let go"
 
 
+def await_told(mount: Mount, text: str) -> None:
+    """A process whose file is closed before that is let go, and then nothing is told."""
+    eventually(lambda: any(text in line for line in mount.warnings()))
+
+
 def test_over_the_limit_a_process_is_held_and_the_reason_is_shown(
     mount_with: Callable[..., Mount], spawn: Callable[..., Target]
 ) -> None:
@@ -268,11 +274,13 @@ def test_what_fails_when_the_note_is_made_is_said_everywhere_else(
 ) -> None:
     target = spawn("uffd")
     why = "a page is not in memory, and somebody must supply it"
-    copying.expect(f"process {target.pid}: held, not copied: {why}")
+    told = f"process {target.pid}: held, not copied: {why}"
+    copying.expect(told)
     file = copying / target.pid
     with opened(file) as fd:
         header = os.pread(fd, memory_offset(os.read(fd, 4096)), 0)
         eventually(lambda: report(copying, target.pid)["why"] != "")
+        await_told(copying, told)
         assert is_held(target.pid)
         assert note_of(header)["policy"].items() >= {"hold": "copy", "held": "copy"}.items()
         found = attributes(file)
@@ -309,15 +317,15 @@ def test_the_copies_of_a_user_have_a_share_together(
 ) -> None:
     mount = mount_with("hold=copy,copy_limit=40")
     first, second = spawn("bulk", 24), spawn("bulk", 24)
-    mount.expect(
-        f"process {second.pid}: held, not copied: uid 0 has not enough of its copy_limit left"
-    )
+    told = f"process {second.pid}: held, not copied: uid 0 has not enough of its copy_limit left"
+    mount.expect(told)
     with opened(mount / first.pid) as fd:
         os.read(fd, 1)
         await_copied(mount, first.pid)
         with opened(mount / second.pid) as other:
             os.read(other, 1)
             eventually(lambda: report(mount, second.pid)["held"] == "stop")
+            await_told(mount, told)
             assert is_held(second.pid)
     eventually(lambda: stops(mount, first.pid) == stops(mount, second.pid) == 1)
     with opened(mount / second.pid) as other:

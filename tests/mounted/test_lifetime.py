@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.mount.server import FSTYPE
+from gcorefs.mount.mountpoints import FSTYPE
 from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, mounts, text_of, wait_until_gone
 from tests.features import why_no_bpf
@@ -386,6 +386,23 @@ def test_a_process_is_stopped_no_longer_than_max_stop(
             pass  # reading does not keep it
         assert errno_of(lambda: os.pread(fd, 1, offset)) == errno.EIO
         eventually(lambda: is_free(target.pid))
+    assert target.ask("ping") == {"pong": 1}
+
+
+@pytest.mark.parametrize("step", [Step.SMAPS, Step.ASSEMBLING], ids=lambda step: step.name)
+def test_max_stop_counts_while_the_core_is_made(
+    paused: Callable[..., Mount], spawn: Callable[..., Target], step: Step
+) -> None:
+    pause = Pause(step)
+    mount = paused(pause, options="max_stop=0.3")
+    target = spawn("threads", 3)
+    mount.expect(f"process {target.pid}: let go, it was stopped for 0.3 s")
+    with opened(mount / target.pid) as fd:
+        pause.wait()
+        eventually(lambda: is_free(target.pid))
+        pause.end()
+        assert errno_of(lambda: os.read(fd, 1)) == errno.EIO
+    mount.allow("the process was let go")
     assert target.ask("ping") == {"pong": 1}
 
 

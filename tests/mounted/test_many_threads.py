@@ -1,5 +1,6 @@
 """Processes with very many threads: each is in the notes once, as it was, and runs on."""
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import opened
+from tests.mounted.conftest import eventually, is_free, opened, whole
 from tests.readers.corefile import Core
 from tests.readers.debuggers import gdb, run
 
@@ -75,3 +76,13 @@ def assert_gdb_lists(core: Path, target: Target) -> None:
     assert sorted(listed) == sorted(tids)
     stack = re.findall(r"^#\d+ .*?\b(inner|middle|outer|thread_main) \(", text, re.MULTILINE)
     assert stack[-4:] == target.truth["functions"]
+
+
+def test_no_part_of_a_header_is_lost(mount: Mount, spawn: Callable[..., Target]) -> None:
+    """The rest of it may be made before the task that waits for its beginning has its turn.  Then
+    the reader waited for ten seconds, and the process stood still: once in 70 opens."""
+    target = spawn("threads", 100)
+    for number in range(150):
+        with opened(mount.path / f"@memory=none,stack_limit={number + 1}" / str(target.pid)) as fd:
+            assert len(whole(fd)) == os.fstat(fd).st_size
+        eventually(lambda: is_free(target.pid))

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.mount.errors import RequestReason
 from tests.conftest import GCOREFS, Mount, Target
-from tests.mounted.conftest import errno_of, eventually, is_free, opened, run
+from tests.mounted.conftest import errno_of, eventually, is_free, opened, run, running
 from tests.tuned import program
 
 Spawn = Callable[..., Target]
 
 NO_THREAD = """
-import threading
+import _thread, threading
 
-def start(thread):
+def start(*_):
     raise RuntimeError("can't start new thread")
 
-threading.Thread.start = start
+threading.Thread.start = _thread.start_new_thread = start
 """
 NO_FORK = """
 import errno, os
@@ -57,10 +58,21 @@ FOREGROUND = pytest.mark.parametrize("words", [[], ["-f"]], ids=["background", "
 
 
 @FOREGROUND
-def test_a_server_that_may_write_no_file_tells_so(unmounted: Mount, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [
+        ("--fsize=0", "gcorefs may write no file, not even in memory (RLIMIT_FSIZE)"),
+        (
+            "--sigpending=0",
+            "no timer for it (Resource temporarily unavailable, RLIMIT_SIGPENDING)",
+        ),
+    ],
+)
+def test_a_server_that_may_have_no_file_or_timer_tells_so(
+    unmounted: Mount, words: list[str], limit: str, why: str
+) -> None:
     log = [] if words else ["--log-file", unmounted.log]
-    command = ["prlimit", "--fsize=0", GCOREFS, "mount", *words, *log, unmounted.path]
-    why = "gcorefs may write no file, not even in memory (RLIMIT_FSIZE)"
+    command = ["prlimit", limit, GCOREFS, "mount", *words, *log, unmounted.path]
     assert_not_mounted(unmounted, run(*command), why)
 
 
@@ -68,7 +80,7 @@ def test_a_server_that_may_write_no_file_tells_so(unmounted: Mount, words: list[
 @pytest.mark.parametrize(
     ("first", "why"),
     [
-        (NO_THREAD, "no further thread can be started (RLIMIT_NPROC, pids.max)"),
+        (NO_THREAD, "no further thread can be started (RLIMIT_AS, RLIMIT_NPROC, pids.max)"),
         (NO_FORK, "Resource temporarily unavailable (RLIMIT_NPROC, pids.max)"),
         # Nobody answers the server's own look at its mount.
         (
@@ -127,3 +139,75 @@ def test_a_command_that_may_write_no_file_tells_so(spawn: Spawn, words: list[str
     (line,) = result.stderr.decode().splitlines()
     assert line.endswith("gcorefs may write no file, not even in memory (RLIMIT_FSIZE)")
     assert is_free(target.pid)
+
+
+# The interpreter and click alone need 21 MB of addresses, and five descriptors.
+ADDRESSES = [f"--as={most * 1_000_000}" for most in (22, 26, 30, 36, 42, 50, 60, 80)]
+FILES = [f"--nofile={most}" for most in range(5, 9)]
+LIMITS = pytest.mark.parametrize("limits", [ADDRESSES, FILES], ids=["addresses", "files"])
+
+
+@LIMITS
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dump", "-o", "-", "{pid}"],
+        ["dump", "--hold", "copy", "-o", "-", "{pid}"],
+        ["info", "{pid}"],
+        ["status", "--kernel", "--mount", "{mount}"],
+        ["release", "--mount", "{mount}", "{pid}"],
+    ],
+    ids=["dump", "dump-copy", "info", "status", "release"],
+)
+def test_a_command_that_meets_a_limit_of_its_own_says_so_in_one_line(
+    mount: Mount, spawn: Spawn, words: list[str], limits: list[str]
+) -> None:
+    """Whatever it lacks, and whenever: when it is loaded, before the stop, or in it."""
+    mount.allow(RequestReason.NOT_HELD.text)
+    target = spawn("threads", 1)
+    command = [word.format(pid=target.pid, mount=mount.path) for word in words]
+    done = set()
+    for limit in limits:
+        done.add(has_done_it(run("prlimit", limit, GCOREFS, *command)))
+        assert is_free(target.pid)
+    # A status needs no more files than the interpreter itself.
+    assert False in done or (words[0], limits) == ("status", FILES)
+
+
+@LIMITS
+def test_a_mount_is_made_and_taken_away_or_one_line_says_why_not(
+    unmounted: Mount, limits: list[str]
+) -> None:
+    unmounted.allow("RLIMIT_NOFILE")
+    log = ["--log-file", unmounted.log]
+    for limit in limits:
+        if not has_done_it(run("prlimit", limit, GCOREFS, "mount", *log, unmounted.path)):
+            assert not unmounted.is_there
+            unmounted.make()
+        if not has_done_it(run("prlimit", limit, GCOREFS, "umount", unmounted.path)):
+            assert unmounted.is_there
+            assert has_done_it(run(GCOREFS, "umount", unmounted.path))
+        assert not unmounted.is_there
+
+
+def has_done_it(result: "subprocess.CompletedProcess[bytes]") -> bool:
+    """False if it has said in one line why not."""
+    if result.returncode == 0:
+        assert result.stderr == b""
+        return True
+    text = result.stderr.decode()
+    assert (result.returncode, text.count("\n")) == (1, 1), text
+    assert text.startswith("Error: "), text
+    return False
+
+
+def test_a_user_who_may_have_no_further_thread_is_told_so(spawn: Spawn) -> None:
+    """RLIMIT_NPROC counts all threads of a user, and does not hold for root (setrlimit(2))."""
+    target = spawn("threads", 1)
+    user = ["setpriv", "--reuid=65431", "--regid=65431", "--clear-groups"]
+    with running(*user, target.argv[0], 1) as pid:
+        # The target has two, the command has one.
+        result = run("prlimit", "--nproc=3", *user, GCOREFS, "dump", "-o", "-", pid)
+        assert not has_done_it(result)
+        assert b"no further thread can be started" in result.stderr
+        assert is_free(pid)

@@ -270,3 +270,19 @@ def test_proc_of_another_pid_namespace_would_name_somebody_else(
     words = [unmounted.path] if command == "mount" else ["1"]
     result = run("unshare", "--pid", "--fork", "--kill-child", GCOREFS, command, *words)
     assert_refused(result, "/proc", "pid namespace")
+
+
+def test_who_may_not_read_maps_does_not_learn_what_is_mapped(
+    everybodys: Mount, spawn: Callable[..., Target]
+) -> None:
+    """Not even by a policy that takes the mappings of one name, or all but those."""
+    target = spawn("threads", 1)
+    assert run(*AS_NOBODY, "cat", f"/proc/{target.pid}/maps").returncode == 1
+    for option in ("include", "exclude"):
+        sizes = set()
+        for pattern in ("libc*", "no-such-file", "[heap]"):
+            name = everybodys.path / f"@{option}={pattern}" / str(target.pid)
+            result = run(*AS_NOBODY, "stat", "--format=%s", name)
+            assert result.returncode == 0, result.stderr
+            sizes.add(result.stdout)
+        assert len(sizes) == 1

@@ -38,7 +38,6 @@ OTHER = 4321
 
 NOBODYS = (
     "@none",
-    "@gentle",
     "@",
     "@all,",
     "@all,text",
@@ -172,7 +171,7 @@ def test_all_policies_share_one_stop(mount: Mount, spawn: Spawn) -> None:
         assert is_held(target.pid)  # the first is no copy
         text = (mount.path / ".gcorefs" / "status").read_text()
         policies = [stop["policy"] for stop in json.loads(text)["stops"]]
-        assert sorted(policies) == ["", "memory=all,hold=copy", "memory=none,hold=copy"]
+        assert sorted(policies) == ["", "memory=all,hold=copy", "stop=each,memory=none,hold=copy"]
     eventually(lambda: is_free(target.pid))
 
 

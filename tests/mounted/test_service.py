@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gcorefs.mount.server import answers
+from gcorefs.kernel.proc import tasks
+from gcorefs.mount.mountpoints import answers
+from gcorefs.process.errors import Reason
 from gcorefs.tuning import Tuning
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
@@ -165,6 +167,17 @@ def test_a_server_that_is_stopped_is_killed_and_what_it_held_never_knows(
         end(unmounted.server)
     finally:
         assert errno_of(lambda: os.close(fd)) in (0, *CUT_OFF)
+
+
+def test_a_server_that_can_make_no_more_stops_is_started_again(
+    supervised: Callable[..., Supervised], unmounted: Mount
+) -> None:
+    service = supervised()
+    service.wait_for(b"WATCHDOG=1")
+    unmounted.expect(f"the watchdog is not told: {Reason.NO_WORKER.text}")
+    (zygote,) = tasks.children(service.server.pid)
+    os.kill(zygote, signal.SIGKILL)
+    service.watch()
 
 
 def test_a_process_that_is_held_too_long_keeps_the_watchdog_from_being_told(

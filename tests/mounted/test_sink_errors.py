@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.process.errors import Reason
-from tests.conftest import GCOREFS, Target, text_of
+from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import assert_refused, gcorefs, is_free, is_held, run
 
 Serve = Callable[[str, int], Path]
@@ -219,13 +219,13 @@ def test_an_error_of_reading_is_not_the_sink_s(spawn: Callable[..., Target]) -> 
 
 
 THREADS = """
-import sys, threading
+import os, sys
 from gcorefs.cli import main
 try:
     main(sys.argv[1:], standalone_mode=False)
 except Exception as error:
     print(type(error).__name__, error.message)
-print([thread.name for thread in threading.enumerate()])
+print([open(f"/proc/self/task/{tid}/comm").read() for tid in os.listdir("/proc/self/task")][1:])
 """
 
 
@@ -245,6 +245,27 @@ def test_the_threads_of_a_command_end_before_it(
     target = spawn("threads", 200)
     result = run(sys.executable, "-c", THREADS, *words, target.pid, cwd=tmp_path)
     lines = result.stdout.decode().splitlines()
-    assert lines[-1] == "['MainThread']"
+    assert lines[-1] == "[]"
     if words[-1] == "/dev/full":
         assert lines[0] == "ClickException /dev/full: No space left on device"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ls"], ["ls", "--json"], ["info"], ["info", "--json"], ["stacks"], ["check"], ["status"]],
+    ids=" ".join,
+)
+def test_a_text_that_nobody_has_room_for(
+    mount: Mount, spawn: Callable[..., Target], words: list[str]
+) -> None:
+    target = spawn("threads", 1)
+    targets = ["--mount", mount.path] if words == ["status"] else [target.pid]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [str(word) for word in (GCOREFS, *words, *targets)],
+            stdout=full, stderr=subprocess.PIPE, timeout=60, check=False,
+        )  # fmt: skip
+    assert (result.returncode, result.stderr.decode()) == (
+        1,
+        "Error: the output cannot be written: No space left on device\n",
+    )

@@ -190,7 +190,8 @@ def test_a_process_whose_mmap_lock_is_never_free_delays_only_its_own_readers(
     that read, and everybody else waits for the write."""
     target, other = spawn("mapper"), spawn("threads", 1)
     hanging = address_of(target.ask(f"map {server.library} {LENGTH} 0"))
-    lines = maps(target.pid).splitlines()
+    with maps(target.pid) as text:
+        lines = text.splitlines()
     start = next(int(line.split(b"-")[0], 16) for line in lines if line.endswith(b"[heap]"))
     target.ask(f"poke {start:x}")
     mount.expect(f"process {target.pid}: its memory {IN_TIME}")

@@ -59,6 +59,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield machine
 
 
+def name_of(pid: int) -> bytes:
+    """Empty if the process has ended: a worker of a server that was killed ends by itself."""
+    try:
+        return procfile.read(f"{pid}/comm")
+    except ProcessLookupError:
+        return b""
+
+
 class Service:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -70,7 +78,7 @@ class Service:
     @property
     def server(self) -> int:
         """Its pid, as we number it."""
-        (pid,) = (pid for pid in self.pids if procfile.read(f"{pid}/comm") == b"gcorefs\n")
+        (pid,) = (pid for pid in self.pids if name_of(pid) == b"gcorefs\n")
         return pid
 
     @property

@@ -12,13 +12,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status
-from tests.conftest import Mount, Target, text_of
-from tests.mounted.conftest import eventually, run
+from tests.conftest import Mount, Target, text_of, wait_until_asleep
+from tests.mounted.conftest import eventually, note_of, run
+from tests.readers.test_stacks_alone import assert_equal, both
 
 WORKLOADS = Path(__file__).parent.parent / "workloads"
 DUMPS = 100
@@ -34,6 +36,32 @@ def core() -> Iterator[Path]:
 
 def copy(source: Path, core: Path) -> None:
     subprocess.run(["cp", source, core], check=True, timeout=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where the files of the processes are, and how often each is copied."""
+
+    files: Path
+    dumps: int
+    held: str
+
+
+@pytest.fixture(
+    params=[
+        ("stop", DUMPS),
+        pytest.param(("fork", 2 * DUMPS), marks=[pytest.mark.full, pytest.mark.timeout(1200)]),
+    ],
+    ids=["stop", "fork"],
+)
+def way(request: pytest.FixtureRequest, mount: Mount) -> Way:
+    held, dumps = request.param
+    return Way(mount.path / f"@hold={held}", dumps, held)
+
+
+def assert_held(core: Path, way: Way) -> None:
+    with core.open("rb") as file:
+        assert note_of(file.read(16 << 20))["policy"].get("held", "stop") == way.held
 
 
 PROGRAMS: dict[str, Callable[[Path], list[object]]] = {
@@ -60,10 +88,13 @@ def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     target.kill()
 
 
-def test_a_program_at_work_does_not_notice(worker: Target, mount: Mount, core: Path) -> None:
+def test_a_program_at_work_does_not_notice(
+    worker: Target, mount: Mount, way: Way, core: Path
+) -> None:
     work = 0
-    for _ in range(DUMPS):
-        copy(mount / worker.pid, core)
+    for _ in range(way.dumps):
+        copy(way.files / str(worker.pid), core)
+        assert_held(core, way)
         report = worker.ask("report")
         assert report["errors"] == []
         assert report["work"] > work
@@ -97,7 +128,9 @@ def test_of_a_large_java_heap_only_what_was_touched_is_in_the_file(
         target.kill()
 
 
-def test_redis_under_load_does_not_notice(mount: Mount, core: Path, tmp_path: Path) -> None:
+def test_redis_under_load_does_not_notice(
+    mount: Mount, way: Way, core: Path, tmp_path: Path
+) -> None:
     place = tmp_path / "redis.sock"
     server = subprocess.Popen(
         ["redis-server", "--port", "0", "--unixsocket", place, "--save", "", "--dir", tmp_path],
@@ -114,14 +147,15 @@ def test_redis_under_load_does_not_notice(mount: Mount, core: Path, tmp_path: Pa
         load = subprocess.Popen(
             text_of(command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        for _ in range(DUMPS):
-            copy(mount / server.pid, core)
+        for _ in range(way.dumps):
+            copy(way.files / str(server.pid), core)
+            assert_held(core, way)
             assert load.poll() is None, load.stderr and load.stderr.read()
         statistics = subprocess.run(
             ["redis-cli", "-s", place, "info"], capture_output=True, text=True, check=True
         ).stdout
         assert "total_error_replies:0\r" in statistics or "total_error_replies:0\n" in statistics
-        assert int(re.search(r"total_commands_processed:(\d+)", statistics)[1]) > DUMPS  # type: ignore[index]
+        assert int(re.search(r"total_commands_processed:(\d+)", statistics)[1]) > way.dumps  # type: ignore[index]
         load.terminate()
         assert load.communicate(timeout=10)[1] == ""
         load = None
@@ -174,7 +208,7 @@ def has_ended(pid: int) -> bool:
 
 
 def test_postgres_under_load_does_not_notice(
-    mount: Mount, core: Path, postgres: "subprocess.Popen[bytes]", tmp_path: Path
+    mount: Mount, way: Way, core: Path, postgres: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:
     """The postmaster, its workers and its backends, one after the other, as long as the load
     runs."""
@@ -182,9 +216,10 @@ def test_postgres_under_load_does_not_notice(
         mount.allow(ends)
     clients = 4
     command = [*AS_POSTGRES, POSTGRES / "pgbench", "-h", tmp_path, "-n", "-c", str(clients)]
+    transactions = TRANSACTIONS if way.held == "stop" else 4 * TRANSACTIONS
     dumps = 0
     with subprocess.Popen(
-        text_of([*command, "-t", str(TRANSACTIONS), "postgres"]),
+        text_of([*command, "-t", str(transactions), "postgres"]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -193,7 +228,7 @@ def test_postgres_under_load_does_not_notice(
             while load.poll() is None:
                 children = Path(f"/proc/{postgres.pid}/task/{postgres.pid}/children").read_text()
                 for pid in [postgres.pid, *map(int, children.split())]:
-                    result = run("cp", mount / pid, core)
+                    result = run("cp", way.files / str(pid), core)
                     dumps += result.returncode == 0
                     if result.returncode != 0:  # a backend ends with its client
                         assert pid != postgres.pid, result
@@ -202,11 +237,35 @@ def test_postgres_under_load_does_not_notice(
         finally:
             load.kill()
     assert load.returncode == 0, complaints
-    assert f"actually processed: {clients * TRANSACTIONS}/{clients * TRANSACTIONS}" in summary
+    assert f"actually processed: {clients * transactions}/{clients * transactions}" in summary
     assert "number of failed transactions: 0 " in summary
-    assert dumps > DUMPS
+    assert dumps > way.dumps
     log = (tmp_path / "postgres.log").read_text().partition("ready to accept connections")[2]
     assert not re.search("ERROR|FATAL|PANIC|WARNING", log), log
+
+
+def backends(postgres: "subprocess.Popen[bytes]", command: bytes) -> list[int]:
+    """The processes of a server that run this command."""
+    children = Path(f"/proc/{postgres.pid}/task/{postgres.pid}/children").read_text()
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.split()}
+    return [int(pid) for pid, name in names.items() if command in name]
+
+
+def test_stacks_of_a_backend_are_those_of_a_full_core(
+    postgres: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    sleep = ("-c", "select pg_sleep(1000)", "postgres")
+    query = [*AS_POSTGRES, POSTGRES / "psql", "-h", tmp_path, *sleep]
+    with subprocess.Popen(text_of(query), stdout=subprocess.PIPE) as client:
+        try:
+            eventually(lambda: bool(backends(postgres, b"SELECT")))
+            (backend,) = backends(postgres, b"SELECT")
+            wait_until_asleep(backend)
+            cores = both(backend, tmp_path)
+        finally:
+            client.kill()
+    assert_equal(POSTGRES / "postgres", cores)
+    assert cores.stacks.stat().st_size < 2 << 20
 
 
 def compare_backtraces(pid: int, mount: Mount, core: Path) -> None:

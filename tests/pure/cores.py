@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.layout import Layout
+from gcorefs.elfcore.loads import load
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.registers import Registers
-from gcorefs.elfcore.segments import Segment, load
+from gcorefs.elfcore.segments import Segment
 from gcorefs.elfcore.vma import Kind, Vma, VmFlag
 
 INFO = ProcessInfo(

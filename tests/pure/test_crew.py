@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from gcorefs.holder import HoldProcess
+from gcorefs.hold.uncopied import HoldProcess
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount import crew as crews
 from gcorefs.mount.crew import Crew
@@ -95,7 +95,7 @@ class Mount:
         self.workers = Workers()
         self.crew = Crew(cast(Zygote, self.workers))
         self.crew.start(nursery)
-        self._pools = cast(Pools, SimpleNamespace(crew=self.crew))
+        self._pools = cast(Pools, SimpleNamespace(crew=self.crew, owner=int))
 
     def stop(self, pid: int) -> RemoteStop:
         return RemoteStop(Process(pid, 0), OPENER, DEFAULT, self._pools, lambda: None)
@@ -120,7 +120,7 @@ class Mount:
         stop.let_go()
         message = channel.receive(1)
         assert isinstance(message, say.Release)
-        channel.send(say.Released(late, frozenset(), is_busy=not late))
+        channel.send(say.Released(late, frozenset(), is_busy=not late, has_child=False))
         await stop.untraced()
         return bool(message.may_be_late)
 
@@ -298,6 +298,48 @@ def test_a_worker_is_idle_only_after_its_last_stop() -> None:
     trio.run(main)
 
 
+async def let_go_at_work(mount: Mount, nursery: trio.Nursery) -> Channel:
+    """Let a stop of process 7 go while its worker makes a core, for which a task of `nursery`
+    waits: it must hear that there is none."""
+    stop, channel, _ = await mount.begin(7)
+
+    async def ask_in_vain() -> None:
+        with trio.fail_after(10), pytest.raises(ProcessError) as caught:
+            await stop.core(MountPolicy(), HoldProcess())
+        assert caught.value.reason is Reason.LET_GO
+
+    nursery.start_soon(ask_in_vain)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert isinstance(channel.receive(1), say.MakeCore)
+    await mount.let_go(stop, channel)
+    return channel
+
+
+def test_who_waits_for_a_core_hears_when_the_worker_goes_on_with_another_stop() -> None:
+    """A look and a stop of one process may follow each other at once."""
+
+    async def main() -> None:
+        async with mounted() as mount, trio.open_nursery() as nursery:
+            channel = await let_go_at_work(mount, nursery)
+            _, same, _ = await mount.begin(7)
+            assert same is channel
+
+    trio.run(main)
+
+
+def test_who_waits_for_a_core_hears_when_the_worker_has_to_end(
+    tune: Callable[[Tuning], None],
+) -> None:
+    tune(Tuning(most_waiting=0))
+
+    async def main() -> None:
+        async with mounted() as mount, trio.open_nursery() as nursery:
+            channel = await let_go_at_work(mount, nursery)
+            assert channel.receive(1) is None
+
+    trio.run(main)
+
+
 def test_workers_may_come_while_a_thread_asks_who_is_one() -> None:
     """The questions at the door run in threads."""
 
@@ -322,7 +364,7 @@ def test_all_workers_with_late_threads_count(tune: Callable[[Tuning], None]) -> 
             for _, channel, _ in begun:
                 assert channel.receive(1) == say.Release(may_be_late=True)
             for stop, channel, _ in begun:
-                channel.send(say.Released((1,), frozenset(), is_busy=False))
+                channel.send(say.Released((1,), frozenset(), is_busy=False, has_child=False))
                 await stop.untraced()
             for _, channel, number in begun[:FEW]:
                 channel.send(say.Idle(number, may_go_on=True))

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from gcorefs.mount.errands import Errand, Errands, Work
+from tests import own_tasks
 
 USER = 1000
 
@@ -29,7 +30,7 @@ def late(go: threading.Event, byte: bytes) -> Work:
 
 
 def runners() -> int:
-    return sum(each.name == "gcorefs-errands" for each in threading.enumerate())
+    return own_tasks.names().count("gcorefs-errands")
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from gcorefs.elfcore import estimate
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.estimate import Counters, Estimate, MappedFile, Surroundings
-from gcorefs.elfcore.segments import most_bytes
+from gcorefs.elfcore.loads import most_bytes
+from gcorefs.elfcore.patterns import patterns
 from gcorefs.elfcore.vma import MapsError
-from gcorefs.mount.listing import counters_are_behind
+from gcorefs.look import counters_are_behind
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4096
@@ -266,6 +267,22 @@ def test_what_may_be_a_file_of_huge_pages_is_in_it(reckon: Reckon) -> None:
     maps = b"40000000-80000000 r--p 00000000 %s 5       /huge/file\n"
     assert reckon(maps % b"00:2f", rules.HUGETLB_PRIVATE, mapped=GIB).whole == GIB
     assert reckon(maps % b"fe:00", rules.HUGETLB_PRIVATE, mapped=GIB).whole == 0
+
+
+@pytest.mark.parametrize("pattern", ["*", "*program", "nothing", "581000-583000+no"])
+def test_it_does_not_tell_whether_a_mapping_has_a_name(reckon: Reckon, pattern: str) -> None:
+    """Who may not read maps may look up @include=A*, @include=B* ..."""
+    heap = b"7000000-7100000 rw-p 00000000 00:00 0                                [heap]\n"
+    plain = b"8000000-9000000 rw-p 00000000 00:00 0 \n"
+    surroundings = SURROUNDINGS._replace(include=patterns(pattern))
+    parts = reckon(PROGRAM + heap + plain, 0, mapped=GIB, surroundings=surroundings)
+    ranges = sum(end - start for start, end in patterns(pattern).ranges)
+    assert parts.whole == ALL_OF_IT + MIB + ranges
+
+
+def test_no_more_is_included_than_there_is(reckon: Reckon) -> None:
+    surroundings = SURROUNDINGS._replace(include=patterns("0-ffffffffffffffff"))
+    assert reckon(PROGRAM, 0, mapped=ALL_OF_IT, surroundings=surroundings).whole == ALL_OF_IT
 
 
 def test_threads_and_names_have_their_notes(reckon: Reckon) -> None:

@@ -20,8 +20,8 @@ from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.elf import ELF32, pack_note
 from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.layout import Extent, Layout, Source
+from gcorefs.elfcore.loads import load as load_segments
 from gcorefs.elfcore.segments import ZEROS, Segment, that_fit
-from gcorefs.elfcore.segments import load as load_segments
 
 NOTES = pack_note(b"CORE", 1, b"desc") + pack_note(b"LINUX", 0x202, b"xstate")
 

@@ -14,11 +14,16 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.hold.copy import Copy
+from gcorefs.hold.room import RESERVE, NotCopied, Room
 from gcorefs.kernel.proc import system_files
+from gcorefs.mount import subordinate
 from gcorefs.mount.errors import RequestError, RequestReason
-from gcorefs.mount.limits import Both, Budget, Copies, Limiters
-from gcorefs.mount.listing import LOOK_TIMEOUT, Questions
-from gcorefs.process.copy import NotCopied
+from gcorefs.mount.limits import Both, Budget, Copies, Limiters, Limits, UserLimiters
+from gcorefs.mount.options import Options
+from gcorefs.mount.questions import LOOK_TIMEOUT, Questions
+from gcorefs.mount.subordinate import Subordinates
+from gcorefs.process import cgroups
 from gcorefs.process.errors import ProcessError, Reason
 
 EACH, TOTAL = 5, 12
@@ -130,7 +135,7 @@ async def test_a_waiter_for_a_second_place_that_gives_up_leaves_the_first() -> N
 def test_copies_of_a_user_have_a_share_and_all_but_root_s_two(
     steps: list[tuple[bool, tuple[int, int]]],
 ) -> None:
-    copies = Copies(EACH)
+    copies = Copies(Room(EACH), EACH)
     held: list[tuple[int, int]] = []
     for is_take, (uid, amount) in steps:
         if not is_take:
@@ -153,7 +158,7 @@ def test_copies_of_a_user_have_a_share_and_all_but_root_s_two(
 def test_memory_may_be_freed_while_it_is_counted() -> None:
     """By the garbage collector, so in the middle of a call of the same thread: here at each of the
     first lines of one."""
-    copies = Copies(EACH)
+    copies = Copies(Room(EACH), EACH)
     assert copies.take(1, EACH)
     left = EACH
 
@@ -178,7 +183,7 @@ def test_memory_may_be_freed_while_it_is_counted() -> None:
 
 def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_files, "available_memory", lambda: 1 << 60)
-    room = Copies(EACH).room(7)
+    room = Copies(Room(EACH), EACH).room(7)
     with pytest.raises(NotCopied, match="over copy_limit"):
         room.take(EACH + 1, 1)
     room.take(EACH, EACH)
@@ -236,3 +241,91 @@ async def test_questions_that_are_not_answered_take_no_thread_from_others(
         assert stuck == [Reason.STUCK] * 1010
     finally:
         end.set()
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
+    """The limits of a machine on which user 1000 has the subordinate uids from 100000 on."""
+    table = Subordinates("1000:100000:65536\n", lambda name: None)
+    monkeypatch.setattr(subordinate, "of_this_host", lambda: table)
+    return Limits(Options())
+
+
+@pytest.mark.parametrize(
+    "name", ["files", "others", "stops", "memory", "read_ahead", "requests"], ids=str
+)
+def test_a_subordinate_uid_has_a_part_of_its_owner_s_share(limits: Limits, name: str) -> None:
+    shares: Budget = getattr(limits, name)
+    most = shares.left(1000)
+    shares.take(100_000, PID, most - 1)
+    shares.take(100_001, PID)
+    for uid in (100_002, 1000):
+        with pytest.raises(RequestError):
+            shares.take(uid, PID)
+    shares.take(1001, PID)
+    shares.give_back(100_000)
+    shares.take(1000, PID)
+
+
+@pytest.mark.parametrize("name", ["copies", "spools"])
+def test_copies_for_a_subordinate_uid_are_its_owner_s(limits: Limits, name: str) -> None:
+    copies: Copies = getattr(limits, name)
+    assert copies.take(100_000, copies.each)
+    assert not copies.take(100_001, 1)
+    assert not copies.take(1000, 1)
+    assert copies.take(1001, 1)
+    copies.give_back(100_001, 1)
+    assert copies.take(1000, 1)
+
+
+async def test_threads_for_a_subordinate_uid_are_its_owner_s() -> None:
+    table = Subordinates("1000:100000:65536\n", lambda name: None)
+    limiters = UserLimiters(2, table.owner)
+    with limiters.of(100_000) as one, limiters.of(100_001) as other, limiters.of(1000) as own:
+        assert one is other is own
+        with limiters.of(1001) as another:
+            assert another is not own
+
+
+def test_copies_that_begin_together_do_not_take_the_same_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = 8 << 20
+    monkeypatch.setattr(system_files, "available_memory", lambda: RESERVE + free)
+    monkeypatch.setattr(cgroups, "memory_limits", list)
+    copies = Copies(Room(1 << 40), 1 << 40)
+    first, second, third = (Copy(copies.room(uid)) for uid in (7, 8, 9))
+    first.fit(5 << 20)
+    with pytest.raises(NotCopied, match="memory is short"):
+        second.fit(5 << 20)
+    second.fit(2 << 20)
+    first.fit(4 << 20)
+    with pytest.raises(NotCopied, match="memory is short"):
+        third.fit(3 << 20)
+    third.fit(1 << 20)
+    # What is filled does not count twice: the machine has less then.
+    first.settle()
+    free -= 4 << 20
+    with pytest.raises(NotCopied, match="memory is short"):
+        third.fit(3 << 20)
+    third.prepare(2 << 20)
+    free -= 2 << 20
+    with pytest.raises(NotCopied, match="memory is short"):
+        third.fit(3 << 20)
+    del second  # it has filled nothing
+    third.fit(4 << 20)
+
+
+def test_what_a_user_s_share_does_not_have_is_not_promised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(system_files, "available_memory", lambda: RESERVE + 6)
+    monkeypatch.setattr(cgroups, "memory_limits", list)
+    copies = Copies(Room(EACH), EACH)
+    copies.room(7).take(2, 2)
+    for _ in range(10):
+        with pytest.raises(NotCopied, match="has not enough of its copy_limit left"):
+            copies.room(7).take(4, 4)
+    copies.room(8).take(4, 4)
+    with pytest.raises(NotCopied, match="memory is short"):
+        copies.room(8).take(5, 1)

@@ -12,13 +12,14 @@ from pyfuse3 import RequestContext
 from gcorefs.elfcore.estimate import Counters
 from gcorefs.elfcore.memory_rules import MemoryRule
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.look import Look, rough_estimate
 from gcorefs.mount import looks
 from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.inodes import Inode
 from gcorefs.mount.limits import Budget
-from gcorefs.mount.listing import Look, Questions, rough_estimate
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.options import DEFAULT
+from gcorefs.mount.questions import Questions
 from gcorefs.mount.sight import Sight
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.tuning import Tuning

@@ -11,11 +11,12 @@ from gcorefs.elfcore.memory_kinds import MemoryKind
 from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.elfcore.provenance import NT_GCOREFS, Account, How, Origin, Provenance
 from gcorefs.gather_memory import unknown_holes
-from gcorefs.holder import HoldCopy
+from gcorefs.hold.copied import HoldCopy
+from gcorefs.hold.copy import Copy
+from gcorefs.hold.room import Room
 from gcorefs.mount.options import OPTIONS
 from gcorefs.mount.policy_names import IN_NAMES
 from gcorefs.policy import Policy
-from gcorefs.process.copy import Room
 from gcorefs.process.memory import Ways
 from gcorefs.profiles import BUILT_IN, text_of
 
@@ -68,8 +69,8 @@ def test_every_rule_for_memory_has_a_row() -> None:
     rules = re.findall(r"`([\w+]+)`", " ".join(cells))
     kinds = [kind.value for kind in MemoryKind]
     assert sorted(rules) == sorted(
-        ["filter", "kernel", "0x0", "0x1ff", "all", "stacks", "none", *kinds, "filter+text",
-         "0x33+heap", "stacks+jit", "heap+stack"]
+        ["filter", "kernel", "0x0", "0x1ff", "all", "all+dontdump", "stacks", "none", *kinds,
+         "filter+text", "0x33+heap", "stacks+jit", "heap+stack"]
     )  # fmt: skip
     for rule in rules:
         assert memory_rule(str(memory_rule(rule))) == memory_rule(rule)
@@ -81,7 +82,7 @@ def text(default: object) -> str:
 
 def facts_of_a_note() -> dict[str, Any]:
     """The content of a note that has every field."""
-    holder = HoldCopy(Room(1))
+    holder = HoldCopy(lambda: Copy(Room(1)))
     holder.give_up("there is no room")
     ways = SimpleNamespace(
         pagemap=SimpleNamespace(why_unknown="it is missing"),
@@ -118,3 +119,10 @@ def test_every_field_of_the_note_has_a_row() -> None:
 
 def test_the_first_page_is_read_in_five_minutes() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_page_is_in_the_contents() -> None:
+    """`make docs` refuses a page that is not (toc.not_included)."""
+    contents = (ROOT / "docs" / "index.md").read_text().splitlines()
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages <= set(contents)

@@ -23,15 +23,19 @@ from tests.pure.test_filter import ALL, FILE, KINDS, MASKS, SIZE, WRITTEN, Answe
 WORDS = ["filter", "kernel", "all", "text", "none", "0x0", "0x33", "0x1ff", "filter+text",
          "kernel+text", "0x7+text", "stacks", "stacks+text", "stack", "heap",
          "stack+heap+anon+jit+shm+file+text+hugetlb+dax", "filter+shm", "stacks+jit"]  # fmt: skip
+UNSPARING = "all+dontdump"
 OTHERS = {
     "0x033": "0x33", "0x000": "0x0", "text+filter": "filter+text", "text+0x07": "0x7+text",
     "all+text": "all", "text+all": "all",
     "heap+stack": "stack+heap", "text+heap+0x1": "0x1+heap+text", "all+heap+jit": "all",
+    UNSPARING: UNSPARING, "dontdump+text+all": UNSPARING,
 }  # fmt: skip
 WRONG = [
     "", "+", "+text", "text+", "none+text", "text+none", "text+text", "filter+filter", "all+none",
     "filter+kernel", "filter+text+text", "0x", "0x200", "0x1000", "0X33", "33", "-0x1", "0x3g",
-    " all", "all ", "All", "stack+stacks+none", "heap+heap", "none+heap", "\n", "0x33\n", "\udcff",
+    " all", "all ", "All", "stack+stacks+none", "heap+heap", "none+heap", "dontdump",
+    "heap+dontdump", "filter+dontdump", "all+dontdump+dontdump", "all+filter+dontdump",
+    "\n", "0x33\n", "\udcff",
 ]  # fmt: skip
 
 
@@ -116,6 +120,18 @@ NEVER = [("dd", LeftOut.DONTDUMP), ("io", LeftOut.IO)]
 def test_no_rule_takes_what_nobody_wants_to_have_dumped(word: str, flag: str, why: LeftOut) -> None:
     vma = mapping(flag, flags=PF_R | PF_X, **FILE, **WRITTEN)
     assert memory_rule(word).share(vma, ALL, Answers(program=True)) == Share(0, why)
+
+
+def test_one_rule_takes_what_the_process_wants_in_no_core() -> None:
+    rule = memory_rule(UNSPARING)
+    for kind, mask in product(KINDS, [0, ALL]):
+        found = memory_rule("all").share(kind.vma, mask, kind.answers())
+        if found.left_out is not LeftOut.DONTDUMP:
+            assert rule.share(kind.vma, mask, kind.answers()) == found
+    vma = mapping("dd", flags=PF_R, **WRITTEN)
+    assert rule.share(vma, ALL, Answers()) == Share(SIZE, None, SIZE)
+    assert rule.share(mapping("dd", "io", flags=PF_R), ALL, Answers()) == Share(0, LeftOut.IO)
+    assert rule.share(mapping("dd", flags=0), 0, Answers()) == Share(0, LeftOut.UNTOUCHED)
 
 
 def test_what_all_leaves_out_has_no_byte_that_can_be_read() -> None:
@@ -204,6 +220,7 @@ def test_no_kind_has_the_mappings_of_the_kernel() -> None:
         ("filter", 0x21),
         ("kernel+text", 0x21),
         ("all", 0x1FF),
+        (UNSPARING, 0x1FF),
         ("none", 0),
         ("text", 0),
         ("0x7", 7),

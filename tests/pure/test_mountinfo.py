@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.mount.server import MountError, mounts_in
+from gcorefs.mount.mountpoints import MountError, mounts_in
 
 # A path may have any byte but NUL.
 paths = st.one_of(

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -11,16 +12,19 @@ from pyfuse3 import EntryAttributes, FlagT, FUSEError, RequestContext
 
 from gcorefs.elfcore.estimate import Counters
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.look import Look
 from gcorefs.mount.control import Release, Status, StatusTexts
 from gcorefs.mount.directories import ControlDirectory, ExactDirectory, ProcessDirectory, Root
 from gcorefs.mount.held import Held
 from gcorefs.mount.inodes import Inode, Inodes
 from gcorefs.mount.limits import Limits
-from gcorefs.mount.listing import Look
 from gcorefs.mount.looks import Looks
 from gcorefs.mount.nodes import OpenDirectory
 from gcorefs.mount.options import DEFAULT, MountPolicy, Options
+from gcorefs.mount.policies import PolicyDirectories
 from gcorefs.mount.process_file import ProcessFile
+from gcorefs.profiles import BUILT_IN
+from gcorefs.tuning import Tuning
 
 PIDS = [7, 300, 4_000_000]
 SIZE = 12345
@@ -143,6 +147,46 @@ async def test_a_listing_goes_on_after_the_last_entry_that_found_room(root: Root
         directory.release()
 
 
+class List(list[int]):
+    """A list that can be referred to weakly."""
+
+
+class CountsLists(SeesAll):
+    """Makes a list for each that asks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._given: list[weakref.ref[List]] = []
+
+    @property
+    def alive(self) -> int:
+        return sum(each() is not None for each in self._given)
+
+    async def pids(self, viewer: None, uid: int) -> list[int]:
+        self.asked += 1
+        found = List(PIDS)
+        self._given.append(weakref.ref(found))
+        return found
+
+
+async def test_a_user_has_few_lists_however_many_directories_are_read_in_part(
+    inodes: Inodes,
+) -> None:
+    looks = CountsLists()
+    root = Root(inodes.view(DEFAULT), cast(Looks, looks), Limits(Options()), {})
+    first, *others = [await root.open_directory(CALLER) for _ in range(1000)]
+    for each in (first, *others):
+        assert (await read(each, room=3)).entries == [*DOTS, (b"7", 9)]
+    assert (looks.asked, looks.alive) == (1000, 0)
+    rest = [(b"300", 302), (b"4000000", 4_000_002)]
+    assert (await read(others[-1], 9)).entries == rest
+    assert looks.asked == 1000
+    assert (await read(first, 9)).entries == rest
+    assert looks.asked == 1001
+    for each in (first, *others):
+        each.release()
+
+
 async def test_an_entry_that_found_no_room_leaves_no_reference(root: Root, inodes: Inodes) -> None:
     directory = await root.open_directory(CALLER)
     first = await read(directory, room=3)
@@ -203,3 +247,25 @@ async def test_a_kind_of_node_refuses_what_is_not_for_it(
     ]
     for request, expected in requests:
         assert await errno_of(request()) == expected
+
+
+async def test_a_user_has_no_more_names_than_that_below_other_policies(
+    inodes: Inodes, limits: Limits, tune: Callable[[Tuning], None]
+) -> None:
+    tune(Tuning(most_names=2 * len(PIDS)))
+    directories = PolicyDirectories(Options(), BUILT_IN, inodes, LOOKS, limits)
+    found = []
+    for number in range(1, 5):
+        entry = directories.lookup(b"@all,largest=%d" % number, CALLER)
+        assert entry is not None
+        directory = directories.get(entry.st_ino)
+        assert directory is not None
+        names = [(await directory.lookup(b"%d" % pid, CALLER)).st_ino for pid in PIDS]
+        found.append((entry.st_ino, names))
+        assert all(inodes[each].policy.largest == number for each in names)
+    kept = [directories.get(number) is not None for number, _ in found]
+    assert kept == [False, True, True, True]
+    for number in found[0][1]:
+        with pytest.raises(KeyError):
+            inodes[number]
+    assert all(inodes[number] for _, names in found[1:] for number in names)

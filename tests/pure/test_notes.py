@@ -14,13 +14,13 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcorefs.arch.machine import RegisterKind
+from gcorefs.arch.machine import RegisterKind, Sets
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore import notes
 from gcorefs.elfcore.elf import pack_note
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
-from gcorefs.elfcore.registers import Registers, Sets
+from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.segments import Loads
 from gcorefs.elfcore.vma import Vma
 from tests.pure.smaps import make_vma

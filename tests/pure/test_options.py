@@ -80,7 +80,10 @@ def test_a_process_is_held_or_copied() -> None:
     assert [parse([f"hold={word}"])[0].hold for word in ("stop", "copy")] == ["stop", "copy"]
     assert Options().hold == "stop"
     for text in ("", "stopp", "Copy", "1", "stop ", "None"):
-        assert refusal(f"hold={text}") == f"option hold: {text!r} is none of stop, copy, none"
+        assert (
+            refusal(f"hold={text}")
+            == f"option hold: {text!r} is none of stop, copy, precopy, fork, none"
+        )
 
 
 def test_copies_may_have_a_quarter_of_the_machine() -> None:

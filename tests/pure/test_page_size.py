@@ -21,7 +21,8 @@ from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.header_store import Pieces
-from gcorefs.elfcore.segments import Segment, load
+from gcorefs.elfcore.loads import load
+from gcorefs.elfcore.segments import Segment
 
 loads = load([Segment(size * number, size, size, 6) for number in (1, 3)])
 layout = Layout(X86_64, loads, Pieces([b"note"]))

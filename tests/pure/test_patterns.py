@@ -75,6 +75,16 @@ def test_stars_and_question_marks_are_those_of_the_shell(pattern: str, name: str
         assert bool(found.fullmatch(name.encode())) == fnmatch.fnmatchcase(name, pattern)
 
 
+@pytest.mark.parametrize("unit", ["*a", "*?", "*a?", "*aa*"])
+def test_a_name_has_an_answer_however_many_stars_there_are(unit: str) -> None:
+    """Without one, re would never come back, with the interpreter lock held."""
+    stars = unit * (255 // len(unit))
+    name = b"/" + b"a" * 4095
+    assert not patterns(stars + "*b").match(name)
+    assert patterns(stars + "*").match(name)
+    assert not patterns(stars + "*" + "a" * 4095).match(name)
+
+
 def choice(text: str) -> MemoryChoice:
     return Policy.of(text).choice
 

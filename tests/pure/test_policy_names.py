@@ -22,7 +22,8 @@ OWN = MOUNT.mount_policy
         (b"@all", {"memory": "all"}),
         (b"@all,hold=copy", {"memory": "all", "hold": "copy"}),
         (b"@threads,max_stop=5,idle_timeout=1", {
-            "memory": "none", "hold": "copy", "max_stop": 5.0, "idle_timeout": 1.0,
+            "memory": "none", "stop": "each", "hold": "copy", "max_stop": 5.0,
+            "idle_timeout": 1.0,
         }),
         (b"@hold=copy", {"hold": "copy"}),
         (b"@memory=kernel,max_stop=100", {}),

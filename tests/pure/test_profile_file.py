@@ -1,12 +1,16 @@
 """Profiles in a file: what they are, and the line that says what is wrong with them."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.mount.options import Options
 from gcorefs.mount.policy_names import IN_NAMES, policy_named
-from gcorefs.profile_file import ProfileError, parse_profiles
+from gcorefs.profile_file import ProfileError, parse_profiles, read_profiles
 from gcorefs.profiles import BUILT_IN
 
 GOOD = b"""
@@ -81,3 +85,32 @@ def test_any_file_has_profiles_or_gives_one_line(data: bytes) -> None:
         return
     for name in profiles:
         policy_named(b"@" + name.encode(), Options(), profiles)
+
+
+UNREADABLE = "/proc/self/mem"
+"""A regular file: root may open it, and a read of its beginning is EIO."""
+
+
+@pytest.fixture(params=["directory", "fifo", "device"])
+def irregular(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    path = tmp_path / request.param
+    match request.param:
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "device":
+            return "/dev/zero"
+    return str(path)
+
+
+def test_only_a_regular_file_is_read(irregular: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        read_profiles(irregular, IN_NAMES)
+    assert str(caught.value) == f"{irregular}: it is no regular file"
+
+
+def test_an_error_of_the_file_names_it() -> None:
+    with pytest.raises(OSError) as caught:
+        read_profiles(UNREADABLE, IN_NAMES)
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, UNREADABLE)

@@ -12,19 +12,19 @@ from gcorefs.policy import Policy
 from gcorefs.profiles import BUILT_IN, UnknownWord
 
 OPTIONS = options_of(Policy)
-LATER = ["gentle"]
 
 NAMED = {
     "@all": Policy(memory="all"),
     "@text": Policy(memory="filter+text"),
-    "@threads": Policy(memory="none", hold="copy"),
+    "@threads": Policy(memory="none", stop="each", hold="copy"),
+    "@gentle": Policy(stop="gentle", hold="copy"),
     "@glance": Policy(stop="none"),
     "@threads,stop=none": Policy(memory="none", hold="copy", stop="none"),
     "@stacks": Policy(memory="stacks", hold="copy"),
     "@stacks,stack_limit=64,hold=stop": Policy(memory="stacks", stack_limit=64),
     "@all,hold=copy": Policy(memory="all", hold="copy"),
     "@all,unresponsive=omit": Policy(memory="all", unresponsive="omit"),
-    "@threads,memory=0x07": Policy(memory="0x7", hold="copy"),
+    "@threads,memory=0x07": Policy(memory="0x7", stop="each", hold="copy"),
     "memory=none,hold=copy": Policy(memory="none", hold="copy"),
     "hold=copy,hold=stop": Policy(),
     "stop_timeout=0.25,memory=text+kernel": Policy(stop_timeout=0.25, memory="kernel+text"),
@@ -34,7 +34,6 @@ UNKNOWN = [
     "hold=copy,@all", "hold=copy,all", "@all,threads", "@all,@threads", "@@all", "@memory=all",
     "memory", "memory=all,", "memory=all,x=1", "MEMORY=all", " memory=all", "idle_timeout=1",
     "allow_other", "@\udcff", "\udcff=1", "@\n",
-    *(f"@{name}" for name in LATER),
 ]  # fmt: skip
 WRONG = ["memory=", "memory=x", "@all,hold=x", "hold=", "stop_timeout=-1", "@all,stop_timeout=nan"]
 
@@ -42,10 +41,6 @@ WRONG = ["memory=", "memory=x", "@all,hold=x", "hold=", "stop_timeout=-1", "@all
 @pytest.mark.parametrize(("text", "policy"), NAMED.items())
 def test_a_text_names_a_policy(text: str, policy: Policy) -> None:
     assert Policy.of(text) == policy
-
-
-def test_a_name_that_will_be_a_profile_is_none_yet() -> None:
-    assert not set(LATER) & set(BUILT_IN)
 
 
 @pytest.mark.parametrize("text", UNKNOWN, ids=map(ascii, UNKNOWN))

@@ -60,6 +60,7 @@ def test_the_note_says_who_when_and_how() -> None:
             "left_out": 0,
             "beyond_kernel": 0,
             "unreadable": 0,
+            "guards": 0,
         },
         "zeros": {"area": 0, "shared": 0},
         "left_out": {},
@@ -75,6 +76,7 @@ ACCOUNT = Account(
     area=4096,
     left_out={"filter": 4096, "dontdump": 0},
     unreadable=12288,
+    guards=8192,
     ranges=[(0x1000, 0x2000), (0x7F0000001000, 0x7F0000003000)],
     names={0x5000: "[heap]", 0x7FFF00000000: "[stack]"},
 )
@@ -89,6 +91,7 @@ def test_the_note_accounts_for_every_byte() -> None:
         "left_out": 4096,
         "beyond_kernel": 0,
         "unreadable": 12288,
+        "guards": 8192,
     }
     assert facts["zeros"] == {"area": 4096, "shared": 4096}
     assert facts["left_out"] == {"filter": 4096, "dontdump": 0}
@@ -132,6 +135,7 @@ def test_the_attributes_say_the_same_one_fact_each() -> None:
         "bytes.left_out": "0",
         "bytes.beyond_kernel": "0",
         "bytes.unreadable": "0",
+        "bytes.guards": "0",
         "zeros.area": "0",
         "zeros.shared": "0",
         "unreadable": "",

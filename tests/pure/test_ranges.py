@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.segments import ZEROS
-from gcorefs.process.ranges import Ranges, divide
+from gcorefs.process.ranges import Ranges, Row, divide
 
 PAGE = 4096
 
@@ -58,12 +58,11 @@ def test_pieces_are_the_same_bytes(row: list[tuple[int, int, bool]]) -> None:
 @given(rows, st.integers(0, 2500))
 def test_what_is_behind_so_many_bytes(row: list[tuple[int, int, bool]], pages: int) -> None:
     ranges, _ = divide(*columns(row))
-    rest = [
-        (address + at, place + at)
-        for address, length, place in ranges.behind(pages * PAGE)
-        for at in range(0, length, PAGE)
-    ]
+    count = min(pages * PAGE, sum(ranges.lengths))
+    index, done = ranges.behind(count)
+    rest = bytes_of(ranges.part(index, len(ranges)))[done // PAGE :]
     assert rest == bytes_of(ranges)[pages:]
+    assert index == len(ranges) or done < ranges[index][1]
 
 
 @pytest.mark.parametrize(("second", "is_so"), [(ZEROS, False), (0x9000, True)])
@@ -72,3 +71,23 @@ def test_whether_they_are_in_a_row(second: int, is_so: bool) -> None:
     ranges, _ = divide(addresses, array("Q", [PAGE] * 3))
     assert ranges.is_in_a_row is is_so
     assert (ranges.start, ranges.end) == (0x1000, 0x10000)
+
+
+@given(rows, st.data())
+def test_a_part_has_the_bytes_between_two_counts(
+    row: list[tuple[int, int, bool]], data: st.DataObject
+) -> None:
+    ranges, _ = divide(*columns(row))
+    pages = bytes_of(ranges)
+    low = data.draw(st.integers(0, len(pages)))
+    high = data.draw(st.integers(low, len(pages)))
+    assert bytes_of(Row(ranges).between(low * PAGE, high * PAGE)) == pages[low:high]
+
+
+@given(rows)
+def test_a_place_tells_how_many_bytes_are_before_it(row: list[tuple[int, int, bool]]) -> None:
+    ranges, _ = divide(*columns(row))
+    for done, (_, place) in enumerate(bytes_of(ranges)):
+        assert ranges.done_at(place) == done * PAGE
+    with pytest.raises(ValueError, match="no range"):
+        ranges.done_at(1 << 40)

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.arch import MACHINES
-from gcorefs.arch.machine import Machine, RegisterKind
+from gcorefs.arch.machine import Machine, RegisterKind, Sets
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.register_notes import regset_notes
-from gcorefs.elfcore.registers import Registers, RegisterStore, Sets
+from gcorefs.elfcore.registers import Registers, RegisterStore
 from tests.pure.structures import unpack
 
 FLOAT, XSTATE, KERNEL_XSTATE, SHSTK = (

@@ -14,7 +14,7 @@ from gcorefs.arch.x86_64 import X86_64
 from gcorefs.arch.x86_calls import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386_CALLS, X86_64_CALLS
 from gcorefs.arch.xsave import xsave_components
 from gcorefs.sources import restart
-from gcorefs.sources.restart import needs_restart
+from gcorefs.sources.restart import needs_restart, restarting_result
 
 # struct user_regs_struct of sys/user.h: byte offsets on which debuggers rely.
 OFFSETS = {
@@ -212,6 +212,31 @@ def test_a_call_that_may_have_had_an_effect_is_never_repaired(call: str) -> None
     assert not needs(-errno.EINTR, NEVER[call])
 
 
+@pytest.mark.parametrize("kind", ["64", "32", "int 0x80"])
+def test_eagain_is_repaired_only_if_it_comes_from_the_verifier(kind: str) -> None:
+    machine = I386 if kind == "32" else X86_64
+    names = BY_INT_80 if kind == "int 0x80" else machine.call_arguments
+    architecture = AUDIT_ARCH_X86_64 if kind == "64" else AUDIT_ARCH_I386
+    bpf = 321 if kind == "64" else 357
+    repaired = {
+        (number, command)
+        for number in range(-2, 500)
+        for command in range(12)
+        if needs_restart(
+            machine,
+            failed(machine, errno.EAGAIN, number, **{names[0]: command}),
+            lambda: architecture,
+            lambda: True,
+        )
+    }
+    assert repaired == {(bpf, 5)}  # BPF_PROG_LOAD (include/uapi/linux/bpf.h)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EINTR, -514), (errno.EAGAIN, -513)])
+def test_the_result_with_which_the_kernel_runs_a_call_again(number: int, code: int) -> None:
+    assert restarting_result(X86_64, general(rax=-number, orig_rax=321, rdi=5)) == code
+
+
 CREATING = (0o100, 0o200, 0o1000, 0o20200000)
 """O_CREAT, O_EXCL, O_TRUNC and O_TMPFILE (open(2)); fallocate(2) collapses and inserts."""
 WITH_EFFECT = [
@@ -233,6 +258,28 @@ def test_a_call_that_would_change_something_is_not_made_twice(
     for value, expected in ((bits, False), (bits | 1, False), (1, True)):
         registers = eintr(machine, number, **{names[argument]: value})
         assert needs_restart(machine, registers, lambda: architecture, lambda: False) is expected
+
+
+OPERATION = {"io_uring_register": 427}
+"""The number stands for many calls, and one of them is restarted."""
+
+
+@pytest.mark.parametrize("kind", ["64", "32", "int 0x80"])
+def test_of_the_operations_of_io_uring_register_one_is_made_again(kind: str) -> None:
+    machine = I386 if kind == "32" else X86_64
+    name = (BY_INT_80 if kind == "int 0x80" else machine.call_arguments)[1]
+    architecture = AUDIT_ARCH_X86_64 if kind == "64" else AUDIT_ARCH_I386
+    (number,) = OPERATION.values()
+    repaired = {
+        operation
+        for operation in (*range(64), *range(1 << 31, (1 << 31) + 64))
+        if needs_restart(
+            machine, eintr(machine, number, **{name: operation}), lambda: architecture, lambda: True
+        )
+    }
+    # IORING_REGISTER_SYNC_CANCEL, with IORING_REGISTER_USE_REGISTERED_RING and without
+    # (include/uapi/linux/io_uring.h).
+    assert repaired == {24, 24 | 1 << 31}
 
 
 @pytest.mark.parametrize("call", RESTARTED)
@@ -286,14 +333,18 @@ def test_a_call_is_looked_for_among_the_numbers_by_which_it_was_made(
 
 
 def eintr(machine: Machine, number: int, **arguments: int) -> bytes:
+    return failed(machine, errno.EINTR, number, **arguments)
+
+
+def failed(machine: Machine, error: int, number: int, **arguments: int) -> bytes:
     words = dict.fromkeys(machine.general, 0) | arguments
-    words |= {machine.call_result: -errno.EINTR, machine.call_number: number}
+    words |= {machine.call_result: -error, machine.call_number: number}
     most = machine.most
     values = [value & most for value in words.values()]
     return struct.pack(f"<{len(values)}{'I' if machine is I386 else 'Q'}", *values)
 
 
 def test_the_list_names_what_it_numbers() -> None:
-    assert {name: number for number, name in X86_64_CALLS.items()} == RESTARTED
-    assert {name: number for number, name in I386_CALLS.items()} == RESTARTED_32
+    assert {name: number for number, name in X86_64_CALLS.items()} == RESTARTED | OPERATION
+    assert {name: number for number, name in I386_CALLS.items()} == RESTARTED_32 | OPERATION
     assert (restart.EINTR, restart.ERESTARTNOHAND) == (errno.EINTR, 514)

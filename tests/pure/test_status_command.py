@@ -1,15 +1,19 @@
 """Whatever a mount says that calls itself a gcorefs, the command prints one line of text."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from gcorefs.cli import main
 from gcorefs.cli import status as command
-from gcorefs.mount import server
+from gcorefs.mount import mountpoints
 from gcorefs.tuning import Tuning
 from tests.tuned import tuned
 
@@ -31,8 +35,8 @@ def status(
 ) -> "tuple[int, str]":
     (folder / ".gcorefs").mkdir()
     (folder / ".gcorefs/status").write_text(text)
-    monkeypatch.setattr(server, "fstype", lambda path: server.FSTYPE)
-    monkeypatch.setattr(server, "is_gcorefs", lambda fd: True)
+    monkeypatch.setattr(mountpoints, "fstype", lambda path: mountpoints.FSTYPE)
+    monkeypatch.setattr(mountpoints, "is_gcorefs", lambda fd: True)
     result = CliRunner().invoke(command.status, ["-m", str(folder), *words])
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result.exit_code, result.output
@@ -126,8 +130,10 @@ def test_one_that_lies_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
     for name, text in (("a", "[]"), ("b", json.dumps({"stops": [STOP]}))):
         (tmp_path / name / ".gcorefs").mkdir(parents=True)
         (tmp_path / name / ".gcorefs/status").write_text(text)
-    monkeypatch.setattr(server, "mountpoints", lambda: [str(tmp_path / "a"), str(tmp_path / "b")])
-    monkeypatch.setattr(server, "is_gcorefs", lambda fd: True)
+    monkeypatch.setattr(
+        mountpoints, "mountpoints", lambda: [str(tmp_path / "a"), str(tmp_path / "b")]
+    )
+    monkeypatch.setattr(mountpoints, "is_gcorefs", lambda fd: True)
     result = CliRunner().invoke(command.status, ["--json"])
     assert result.exit_code == 0
     assert f"{tmp_path / 'a'}: not the status of a gcorefs\n" in result.output
@@ -151,9 +157,9 @@ def test_release_writes_to_nothing_else(
         (place / ".gcorefs").mkdir()
     if way == "release":
         (place / ".gcorefs/release").symlink_to(victim)
-    monkeypatch.setattr(server, "mountpoints", lambda: [str(place)])
+    monkeypatch.setattr(mountpoints, "mountpoints", lambda: [str(place)])
     if is_gcorefs:
-        monkeypatch.setattr(server, "is_gcorefs", lambda fd: True)
+        monkeypatch.setattr(mountpoints, "is_gcorefs", lambda fd: True)
     result = CliRunner().invoke(command.release, ["123"])
     assert result.exit_code == 1
     assert victim.read_text() == "victim"
@@ -166,7 +172,34 @@ def test_a_directory_in_the_place_of_a_mount_is_none(
     (tmp_path / ".gcorefs").mkdir()
     release = tmp_path / ".gcorefs/release"
     release.write_text("not a gcorefs")
-    monkeypatch.setattr(server, "mountpoints", lambda: [str(tmp_path)])
+    monkeypatch.setattr(mountpoints, "mountpoints", lambda: [str(tmp_path)])
     result = CliRunner().invoke(command.release, ["123"])
     assert result.output == f"Error: {tmp_path}: no gcorefs is mounted there\n"
     assert release.read_text() == "not a gcorefs"
+
+
+def test_the_libraries_of_a_server_are_not_needed() -> None:
+    """So these commands start in half of the time, and work with little memory."""
+    code = "import sys; from gcorefs.cli import status, umount; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    modules = {name.partition(".")[0] for name in result.stdout.split()}
+    assert "click" in modules
+    assert not {"msgspec", "pyfuse3", "ssl", "trio"} & modules
+
+
+def test_a_limit_of_our_own_is_no_empty_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that cannot be asked hides no other one, but then none can be asked."""
+    (tmp_path / ".gcorefs").mkdir()
+
+    def no_more_files(_: int) -> bool:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(mountpoints, "mountpoints", lambda: [str(tmp_path)])
+    monkeypatch.setattr(mountpoints, "is_gcorefs", no_more_files)
+    result = CliRunner().invoke(main, ["status"])
+    text = f"Error: {os.strerror(errno.ENFILE)} (fs.file-max)\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", text)

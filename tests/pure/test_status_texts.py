@@ -1,9 +1,11 @@
 """The texts of status files: one at a time for each user, and a new one for each reader."""
 
 import json
+import threading
 from typing import Any, cast
 
 import trio
+import trio.testing
 
 from gcorefs.mount.control import StatusTexts
 from gcorefs.mount.held import Held
@@ -48,3 +50,32 @@ def test_a_second_question_gets_a_new_text() -> None:
 
     trio.run(main)
     assert held.asked == 3
+
+
+class Slow(Nothing):
+    """Does not get a processor for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def cores(self) -> list[Any]:
+        self.goes_on.wait()
+        return super().cores()
+
+
+async def test_nobody_waits_for_longer_because_a_text_was_late(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    held = Slow()
+    texts = StatusTexts(cast(Held, held))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(texts.of, 1000)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(100)
+        held.goes_on.set()
+    mock_clock.autojump_threshold = 0
+    before = trio.current_time()
+    await texts.of(1000)
+    assert held.asked == 2
+    assert trio.current_time() - before < 100

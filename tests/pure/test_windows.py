@@ -13,11 +13,12 @@ from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.limits import Budget
 from gcorefs.mount.readahead import ReadAhead
 from gcorefs.mount.windows import WINDOW, WINDOWS, Windows
+from tests import own_tasks
 
 MIB = 1 << 20
 EACH, TOTAL = 64 * MIB, 160 * MIB
 SIZE = 1 << 40
-THREAD = "reads ahead for test_windows"
+THREAD = "test-windows"
 
 
 class Account:
@@ -111,8 +112,7 @@ async def test_no_number_of_files_has_more_than_its_user_may() -> None:
             await each.read()
             assert account.used(7) <= EACH
     # No more threads than windows.
-    ahead = [each for each in threading.enumerate() if each.name == THREAD]
-    assert len(ahead) <= EACH // MIB
+    assert own_tasks.names().count(THREAD) <= EACH // MIB
     end(*readers)
     await until(lambda: account.used(7) == 0)
 
@@ -215,13 +215,13 @@ async def test_what_a_thread_still_writes_into_is_not_free() -> None:
 
 
 async def test_without_a_thread_nothing_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(_: threading.Thread) -> None:
+    def start(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     account = Account()
     reader = account.reader(7)
     with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", start)
+        patched.setattr("_thread.start_new_thread", start)
         for offset in range(0, 5 * MIB, MIB):
             assert reader.piece(offset, MIB) is None
             assert not reader.is_coming(offset, MIB)

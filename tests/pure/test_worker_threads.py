@@ -9,6 +9,7 @@ import pytest
 
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.worker_threads import Postponed, Worker
+from tests import own_tasks
 
 
 def test_postponed_work_is_done_in_order_and_once() -> None:
@@ -63,15 +64,14 @@ def test_a_failure_is_raised_for_its_reader_and_all_later_ones() -> None:
 
 def test_a_worker_does_all_in_one_thread_until_it_is_closed() -> None:
     worker = Worker("by-name")
-    thread = worker.promise(threading.current_thread)()
-    assert (thread.name, thread.daemon) == ("by-name", True)
-    assert worker.submit(threading.current_thread).result(10) is thread
-    last = worker.promise(threading.current_thread)
-    worker.close()
-    thread.join(10)
-    assert last() is thread
-    assert not thread.is_alive()
-    assert worker.submit(threading.current_thread).result(10) is not thread
+    tid = worker.promise(threading.get_native_id)()
+    assert own_tasks.names().count("by-name") == 1
+    assert worker.submit(threading.get_native_id).result(10) == tid
+    last = worker.promise(threading.get_native_id)
+    worker.join(10)
+    assert last() == tid
+    assert "by-name" not in own_tasks.names()
+    assert worker.promise(own_tasks.names)().count("by-name") == 1
     worker.close()
     worker.close()
 

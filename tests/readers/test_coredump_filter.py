@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.policy import Policy
-from gcorefs.sources import mappings
+from gcorefs.sources import bpf_choice
 from tests.conftest import Target, wait_until_gone
 from tests.features import has_pagemap_scan
 from tests.readers.corefile import Core
@@ -79,7 +79,7 @@ def spans(pages: set[int]) -> list[str]:
 
 def assert_the_same_is_held(target: Target, mask: int, core_pattern: Path, path: Path) -> None:
     Path(f"/proc/{target.pid}/coredump_filter").write_text(hex(mask))
-    is_all_seen = mappings.uses_bpf("auto") or not mask & 1
+    is_all_seen = bpf_choice.uses_bpf("auto") or not mask & 1
     names: set[str] = set() if is_all_seen else not_seen_of(target.pid)
     found = held(ours(target.pid, path))
     wanted = held(kernels(target.pid, core_pattern))

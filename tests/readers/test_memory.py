@@ -32,6 +32,7 @@ LEFT_OUT = {
     ("0x7f", "0x33"): LEFT_OUT_BY_DEFAULT,
     ("0x33", "filter+text"): LEFT_OUT_BY_DEFAULT - {"exe_text"},
     ("0x0", "all"): {"dontdump"},
+    ("0x0", "all+dontdump"): set(),
 }
 ALONE = {"none": set(), "text": {"exe_text"}}
 """What these rules take, whatever coredump_filter says."""

@@ -18,9 +18,9 @@ from gcorefs.arch.machine import Machine, RegisterKind
 from gcorefs.arch.x86_64 import X86_64
 from gcorefs.arch.xsave import XStates
 from gcorefs.elfcore.layout import Layout as FileLayout
+from gcorefs.elfcore.loads import load
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.registers import Registers
-from gcorefs.elfcore.segments import load
 from tests.pure.processors import LAYOUTS, Layout, State, cpuid_of, full
 from tests.readers.corefile import Core
 from tests.readers.debuggers import ask_bytes, bytes_shown, run

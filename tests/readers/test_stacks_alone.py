@@ -202,6 +202,20 @@ def test_redis(start: Callable[..., Target], tmp_path: Path) -> None:
     assert cores.stacks.stat().st_size < 1 << 20
 
 
+def test_node(start: Callable[..., Target], tmp_path: Path) -> None:
+    script = (
+        "const { Worker } = require('worker_threads');"
+        "const code = 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)';"
+        "const worker = new Worker(code, { eval: true });"
+        "worker.on('online', () => console.log(JSON.stringify({ pid: process.pid })));"
+    )
+    target = start("node", "-e", script)
+    wait_until_asleep(target.pid)
+    cores = both(target.pid, tmp_path)
+    assert_equal(Path(os.readlink(f"/proc/{target.pid}/exe")), cores)
+    assert cores.stacks.stat().st_size < 2 << 20
+
+
 CLAIMS = """
 import ctypes, os, signal
 libc = ctypes.CDLL(None)

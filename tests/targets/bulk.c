@@ -1,8 +1,11 @@
 /*
- * bulk MEBIBYTES: a process with so much written memory in 4 KiB pages, and a thread that watches
- * the clock.  Prints {"pid": P}.  Answers each line on stdin with {"gap": NANOSECONDS}: the longest
- * time since the last line in which that thread did not run, that is, how long the process itself
- * saw that it stood still.
+ * bulk MEBIBYTES [huge]: a process with so much written memory in 4 KiB pages, or in huge pages, and
+ * a thread that watches the clock.  Prints {"pid": P}.  Answers each line on stdin with
+ * {"gap": NANOSECONDS, "written": N}.  gap: the longest time since the last line in which that
+ * thread did not run, that is, how long the process itself saw that it stood still.
+ *
+ * "rate N": from now on another thread writes a word into N random pages in each second, or, if N is
+ * negative, into one page after the other as fast as it can.  written: how many since the last line.
  */
 #include "target.h"
 
@@ -37,16 +40,49 @@ static void *watch(void *argument)
 	return argument;
 }
 
+static atomic_long rate, written;
+static char *memory;
+static size_t size;
+
+static void *write_on(void *argument)
+{
+	struct timespec nap = {0, 1000000};
+	uint64_t seed = 1, done = 0;
+	size_t page = 0;
+
+	for (long begin = now(), wanted = 0;;) {
+		long pages = atomic_load(&rate);
+
+		if (pages >= 0) {
+			nanosleep(&nap, NULL);
+			if (!pages)
+				begin = now(), wanted = 0;
+			pages = (long)((double)(now() - begin) * 1e-9 * (double)pages) - wanted;
+			wanted += pages;
+		} else
+			pages = 64;
+		for (; pages > 0; pages--) {
+			seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+			page = atomic_load(&rate) < 0 ? page + 4096 : (seed >> 20) * 4096;
+			*(volatile uint64_t *)(memory + page % size + 8) = ++done;
+			atomic_fetch_add(&written, 1);
+		}
+	}
+	return argument;
+}
+
 int main(int argc, char **argv)
 {
-	size_t size = (argc > 1 ? strtoul(argv[1], NULL, 10) : 0) << 20;
+	int advice = argc > 2 && !strcmp(argv[2], "huge") ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
+	size = (argc > 1 ? strtoul(argv[1], NULL, 10) : 0) << 20;
 	pthread_t thread;
 	char buf[64];
-	char *memory;
+	int writes = 0;
+	long pages;
 
 	target_init();
 	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED || madvise(memory, size, MADV_NOHUGEPAGE))
+	if (memory == MAP_FAILED || madvise(memory, size, advice))
 		die("mmap");
 	for (size_t i = 0; i < size; i += 8)
 		*(uint64_t *)(memory + i) = canary(i);
@@ -57,7 +93,13 @@ int main(int argc, char **argv)
 		/* A gap that has just ended is known only when the thread has looked again. */
 		for (long seen = atomic_load(&looks); atomic_load(&looks) < seen + 2;)
 			usleep(100);
-		printf("{\"gap\": %ld}\n", atomic_exchange(&longest, 0));
+		if (sscanf(buf, "rate %ld", &pages) == 1) {
+			atomic_store(&rate, pages);
+			if (!writes++ && pthread_create(&thread, NULL, write_on, NULL))
+				die("pthread_create");
+		}
+		printf("{\"gap\": %ld, \"written\": %ld}\n", atomic_exchange(&longest, 0),
+		       atomic_exchange(&written, 0));
 	}
 	return 0;
 }

@@ -465,6 +465,7 @@ static void s_event_sticky(void) { s_event(); MUST(personality(personality(-1) |
 #define FUSE_AT "/mnt"
 static int fuse_waker;
 static unsigned fuse_open_flags = FOPEN_DIRECT_IO;
+static int fuse_is_deaf; /* it does not honour FUSE_INTERRUPT */
 
 static void fuse_send(int dev, const struct fuse_in_header *to, int error, const void *data, size_t size)
 {
@@ -544,7 +545,7 @@ static void fuse_serve(int dev, int bell, unsigned slow)
 		if (in.head.opcode == FUSE_INTERRUPT) {
 			struct fuse_interrupt_in *which = (void *)(&in.head + 1);
 
-			if (parked.unique && which->unique == parked.unique) {
+			if (parked.unique && which->unique == parked.unique && !fuse_is_deaf) {
 				fuse_send(dev, &parked, -EINTR, NULL, 0);
 				parked.unique = 0;
 			}
@@ -668,12 +669,38 @@ static void w_uring(void)
 
 static void a_uring(long r) { (void)r; __atomic_store_n(cq_head, __atomic_load_n(cq_tail, __ATOMIC_ACQUIRE), __ATOMIC_RELEASE); }
 
+/* The worker cancels a request that is under way in a worker of io_uring, and waits for its end. */
+static struct io_uring_sync_cancel_reg cancel = {.fd = -1, .timeout = {-1, -1}};
+static int is_under_way;
+
+static void s_cancel(void)
+{
+	fuse_is_deaf = 1;
+	s_fuse_fsync();
+	wr = aux, aux = rd;
+	s_uring();
+}
+
+static void b_cancel(void)
+{
+	if (is_under_way)
+		return; /* a handler has ended the last call */
+	is_under_way = 1;
+	sqe->opcode = IORING_OP_FSYNC;
+	sqe->flags = IOSQE_ASYNC;
+	sqe->fd = aux;
+	sqe->user_data = ++cancel.addr;
+	w_uring();
+}
+
+static void a_cancel(long r) { is_under_way = 0; a_uring(r); }
+
 /*
  * X(name, call, setup, before each call, wake, after each success, repair,
  *   handler, SIGUSR1 blocked outside the call, arguments...)
  * repair: the kernel's own code for the interrupted call is -EINTR, from
  *   ep_poll(), do_semtimedop(), do_sigtimedwait(), io_getevents(),
- *   io_cqring_wait(), poll_select_finish(), a FUSE server or, for a finite time-out,
+ *   io_cqring_wait(), io_sync_cancel(), poll_select_finish(), a FUSE server or, for a finite time-out,
  *   sock_intr_errno().
  * handler: E "eintr", F "flag", N "never".
  * X64 is for 64 bits only, X32 for 32 bits.  XOLD and XOLD64 are calls that aarch64 never had.
@@ -719,6 +746,7 @@ X(io_pgetevents_mask, io_pgetevents, s_aio, 0, w_aio, 0, 0, E, 1, aio, 1, 1, &ai
 X(io_uring_enter, io_uring_enter, s_uring, 0, w_uring, a_uring, 1, E, 0, rd, 0, 1, GETEV, 0, 8) \
 X(io_uring_enter_mask, io_uring_enter, s_uring, 0, w_uring, a_uring, 1, E, 1, rd, 0, 1, GETEV, &none, 8) \
 X(io_uring_enter_timeout, io_uring_enter, s_uring, 0, w_uring, a_uring, 1, E, 0, rd, 0, 1, GETEV | IORING_ENTER_EXT_ARG, &uring_timeout, sizeof(uring_timeout)) \
+X(io_uring_sync_cancel, io_uring_register, s_cancel, b_cancel, w_fuse, a_cancel, 1, E, 0, rd, IORING_REGISTER_SYNC_CANCEL, &cancel, 1) \
 X(recv_rcvtimeo, recvfrom, s_sock_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \
 X(recv_dgram_rcvtimeo, recvfrom, s_dgram_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \
 X(recv_tcp_rcvtimeo, recvfrom, s_tcp_to, 0, w_one, 0, 1, E, 0, rd, buf, 8, 0, 0, 0) \

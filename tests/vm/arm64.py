@@ -73,23 +73,8 @@ def _install(root: Path) -> None:
 
 
 def _copy_tree(tree: Path) -> None:
-    """All files of this tree that git knows or would know, at the same path."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=_TREE).stdout
-    wanted = {os.fsdecode(name) for name in names.split(b"\0") if name}
-    for top in {name.partition("/")[0] for name in wanted}:
-        _remove(tree / top)
-    for name in sorted(wanted):
-        if (_TREE / name).exists():  # it may be deleted, but not yet for git
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(_TREE / name, tree / name, follow_symlinks=False)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """To the same path there."""
+    _run(_TREE / "setup/copy-tree", tree)
 
 
 def _make_venv(root: Path, wheels: Path) -> None:

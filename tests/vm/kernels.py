@@ -89,7 +89,8 @@ class _Apt:
         package = package_of(wanted, self._machine.debian, images)
         release = package.removeprefix("linux-image-")
         # Debian's newest kernels are in several packages, and linux-image only depends on them.
-        names = [f"linux-binary-{release}", f"linux-modules-{release}", package]
+        # linux-base has the list of modules that are built in.
+        names = [f"linux-{part}-{release}" for part in ("base", "binary", "modules")] + [package]
         known = self._run("apt-cache", "pkgnames", "linux-").split()
         folder.mkdir(parents=True)
         for name in names:

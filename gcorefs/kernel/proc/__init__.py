@@ -8,6 +8,7 @@ address_space  the address space of a process as a whole
 map_files  the file behind a mapping
 current_call  the system call in which a thread sleeps
 mountinfo  the mounts that a process sees
+membership  the control groups that a process is in
 user_namespaces  one id, as two namespaces number it
 system_files  the files that belong to no process
 watches       the files that a process watches

@@ -4,12 +4,16 @@ proc_pid_auxv(5), core(5), proc_pid_status(5).
 """
 
 import os
+import time
 from dataclasses import dataclass
 
 from gcorefs import tuning
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.filter import DEFAULT
 from gcorefs.kernel.proc import procfile, task_stat, task_status
+
+_LOOKS = 20
+_NAP = 1e-3
 
 
 def read_mm(tid: int, name: str) -> bytes:
@@ -23,12 +27,14 @@ def read_mm(tid: int, name: str) -> bytes:
 def without_text(tid: int, name: str) -> OSError:
     """Why a file of /proc/TID about its memory was empty: ESRCH or ENODATA.
 
-    Such a file is empty when the memory is gone.  execve(2) frees the memory too; a second read
-    then finds text again.
+    Such a file is empty when the memory is gone.  execve(2) frees the memory too; a later read then
+    finds text again.
     """
     path = f"{tid}/{name}"
-    if task_stat.stat(tid).is_exiting or procfile.has_text(path):
-        return procfile.gone(path)
+    for _ in range(_LOOKS):
+        if task_stat.stat(tid).is_exiting or procfile.has_text(path):
+            return procfile.gone(path)
+        time.sleep(_NAP)
     return procfile.empty(path)
 
 
@@ -81,11 +87,13 @@ class PageTables:
     def have_few_runs(self) -> bool:
         """True if they are many, and nearly empty or nearly full: a walk of them is long and finds
         few runs of pages."""
-        if not self.are_many:
-            return False
-        return (
-            self.resident < self.size * _HARDLY_FILLED or self.resident > self.size * _NEARLY_FULL
-        )
+        is_hardly_filled = self.are_many and self.resident < self.size * _HARDLY_FILLED
+        return is_hardly_filled or self.are_nearly_full
+
+    @property
+    def are_nearly_full(self) -> bool:
+        """True if they are many, and a walk of them finds long runs of pages."""
+        return self.are_many and self.resident > self.size * _NEARLY_FULL
 
 
 def page_tables(tid: int) -> PageTables | None:

@@ -46,6 +46,12 @@ def mapped_file(tid: int, start: int, end: int) -> FileStat | None:
         return None
 
 
+def is_file_of(fd: int, device: str, inode: int) -> bool:
+    """True if a file is the one that maps shows with this device and inode number."""
+    found = os.fstat(fd)
+    return (_name_of(found.st_dev), found.st_ino) == (device, inode)
+
+
 @functools.cache
 def shmem_device() -> str:
     """The device of memory without a name (memfd, System V, /dev/zero), as maps writes it.
@@ -89,4 +95,8 @@ def _device(fd: int) -> str:
         device = os.fstat(fd).st_dev
     finally:
         os.close(fd)
+    return _name_of(device)
+
+
+def _name_of(device: int) -> str:
     return f"{os.major(device):02x}:{os.minor(device):02x}"

@@ -26,10 +26,10 @@ _CHUNK = 1 << 16
 _HIDDEN = "/proc does not show this process, see hidepid= in proc(5)"
 
 
-def open_file(path: str) -> int:
+def open_file(path: str, flags: int = os.O_RDONLY) -> int:
     """A descriptor of /proc/`path`, a file of a process.  Errors: see the module."""
     try:
-        return os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(f"/proc/{path}", flags | os.O_CLOEXEC)
     except OSError as error:
         raise explained(error, path) from error
 
@@ -99,11 +99,13 @@ def explained(error: OSError, path: str) -> OSError:
 
 
 def _missing(path: str) -> OSError:
-    """Which of the three reasons holds if there is no /proc/`path`."""
+    """Which of the three reasons holds if there was no /proc/`path`."""
     process, *words = path.split("/")
     folder = f"/proc/{process}"
     is_threads = words[:1] == ["task"] and len(words) > 1
     if os.path.isdir(f"{folder}/task/{words[1]}" if is_threads else folder):
+        if words[-1] == "stat":  # every task has it: the number is another task's by now
+            return gone(path)
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"/proc/{path}")
     if (is_threads and os.path.isdir(folder)) or not _exists(int(process)):
         return gone(path)

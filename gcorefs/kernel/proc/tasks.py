@@ -90,6 +90,21 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in procfile.read(f"{pid}/task/{pid}/children").split()]
 
 
+def has_children(pid: int, tid: int) -> bool:
+    """True if a thread has made a child that its process has not waited for.  False also if the
+    thread is gone, or if the kernel does not tell."""
+    try:
+        file = procfile.open_file(f"{pid}/task/{tid}/children")
+    except OSError:
+        return False
+    try:
+        return bool(os.read(file, 1))
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
 def _is_kernel_thread(pid: int) -> bool:
     """True also for a process that is gone or not shown: a listing leaves it out as well."""
     try:

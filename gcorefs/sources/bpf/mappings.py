@@ -11,6 +11,7 @@ from gcorefs.elfcore.vm_bits import UnknownBits, VmBits
 from gcorefs.elfcore.vma import MapsError, Vma
 from gcorefs.elfcore.vma_rows import ROW_SIZE, Maps, rows_of
 from gcorefs.kernel import bpf
+from gcorefs.kernel.proc import address_space
 from gcorefs.kernel.stdio import Stream
 from gcorefs.process.threads import NoThread
 from gcorefs.process.worker_threads import Worker
@@ -65,6 +66,8 @@ class BpfMappings:
             first = stream.read(_PIECE)
             if len(first) == _PIECE:
                 return self._found_in_two_threads(first, stream)
+        if not first:  # it has ended, or is in the middle of an execve(2)
+            raise address_space.without_text(self._tid, "maps")
         maps = Maps()
         maps.add(first)
         return maps.with_rows(self._rows(first.count(b"\n")), self._program.bits)

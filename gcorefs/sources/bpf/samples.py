@@ -30,6 +30,7 @@ _ADVICE = (
     mmap.MADV_DONTDUMP, mmap.MADV_HUGEPAGE, mmap.MADV_NOHUGEPAGE, mmap.MADV_MERGEABLE,
     _MADV_GUARD_INSTALL,
 )  # fmt: skip
+# A kernel may lack some of them: MAP_DROPPABLE is new in 6.11, and is EINVAL before.
 _KINDS = (
     # No mapping of huge pages takes one: it reserves none, and nobody touches it.
     (PAGE_SIZE, _PRIVATE, _PROT_NONE),
@@ -52,7 +53,8 @@ def samples() -> Iterator[None]:
     _clear_soft_dirty()
     with contextlib.ExitStack() as stack:
         for length, flags, access in _KINDS:
-            _mapped(stack, length, flags, access)
+            with contextlib.suppress(OSError):
+                _mapped(stack, length, flags, access)
         for advice in _ADVICE:
             with contextlib.suppress(OSError):
                 _mapped(stack).madvise(advice)

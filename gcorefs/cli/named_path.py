@@ -1,0 +1,14 @@
+"""A path that is an argument of a command."""
+
+from typing import Any
+
+import click
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: an empty path would mean the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("a path cannot be empty", param, ctx)
+        return super().convert(value, param, ctx)

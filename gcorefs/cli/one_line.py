@@ -1,0 +1,38 @@
+"""Every error at the command line is one line."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from gcorefs.cli.printable import printable
+from gcorefs.process.errors import Reason, is_no_memory, limit_met, named_with_limit
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Tell in one line what the user has to change, limits of gcorefs itself (setrlimit(2)) among
+    it.  An error of another kind is ours, and has its traceback."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(printable(error.format_message()), error.ctx) from None
+    except click.ClickException as error:
+        raise click.ClickException(printable(error.format_message())) from None
+    except OSError as error:
+        # Only standard output has no name in its errors.
+        if error.errno in _FULL and error.filename is None:
+            text = f"the output cannot be written: {error.strerror}"
+            raise click.ClickException(text) from None
+        if limit_met(error) is None and not is_no_memory(error):
+            raise
+        raise click.ClickException(printable(named_with_limit(error))) from None
+    # With a small RLIMIT_AS a library cannot be mapped, and the interpreter itself loses some
+    # errors.  Modules are imported late, in the middle of a command too.
+    except (MemoryError, ImportError, SystemError) as error:
+        raise click.ClickException(printable(str(error) or Reason.NO_MEMORY.text)) from None

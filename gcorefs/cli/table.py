@@ -1,0 +1,22 @@
+"""A table for people."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gcorefs.cli.printable import printable
+
+
+def show(headings: Sequence[str], numbers: Collection[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print it.  The columns in `numbers` end at one place; the others begin there."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in map(printable, row)))
+    console = Console()
+    if not console.is_terminal:  # a line in a pipe may have any length
+        console = Console(width=10_000)
+    console.print(table)

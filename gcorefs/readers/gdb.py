@@ -1,0 +1,64 @@
+"""Native frames, from gdb(1)."""
+
+import re
+from collections.abc import Sequence
+
+from gcorefs.readers.eu_stack import MOST_FRAMES, module_name
+from gcorefs.readers.frames import Frame, Frames
+
+NAME = "gdb"
+
+# gdb/stack.c, print_frame.  Without the values of arguments the last parentheses in front of the
+# place are those of the arguments.
+_THREAD = re.compile(r"^Thread \d+ \(.*?LWP (\d+)\).*:$")
+_FRAME = re.compile(
+    r"^#\d+ +(?:0x([0-9a-f]+) in )?(.*?)(?: \([^()]*\))?(?: at (.+:\d+)| from (.+))?$"
+)
+_UNKNOWN = "??"
+
+
+def command(
+    program: str, core: str, executable: str, folders: Sequence[str], root: str = ""
+) -> list[str]:
+    """`root`: the directory in which the paths of the process begin; empty: ours."""
+    settings = [
+        "debuginfod enabled off",
+        "auto-load off",  # a file of the process must not run commands here
+        f"debug-file-directory {':'.join(('/usr/lib/debug', *folders))}",
+        *([f"sysroot {root}"] if root else []),
+        "pagination off",
+        "width 0",
+        "style enabled off",
+        f"backtrace limit {MOST_FRAMES}",
+        "backtrace past-main on",
+        "backtrace past-entry on",
+        "print frame-arguments none",
+        "print entry-values no",
+    ]
+    words = [program, "-nx", "-batch"]
+    for setting in settings:
+        words += ["-iex", f"set {setting}"]
+    words += ["-ex", "thread apply all backtrace"]
+    return [*words, f"--core={core}", *([f"--exec={executable}"] if executable else [])] + (
+        [f"--symbols={executable}"] if executable else []
+    )
+
+
+def parse(text: str) -> dict[int, Frames]:
+    """The stack of each thread."""
+    stacks: dict[int, list[Frame]] = {}
+    frames: list[Frame] | None = None
+    for line in text.splitlines():
+        if match := _THREAD.match(line):
+            frames = stacks.setdefault(int(match[1]), [])
+        elif frames is not None and (match := _FRAME.match(line)):
+            address, function, source, module = match.groups()
+            frames.append(
+                Frame(
+                    "" if function == _UNKNOWN else function,
+                    source=source or "",
+                    module=module_name(module or ""),
+                    address=int(address, 16) if address else None,
+                )
+            )
+    return dict(stacks)

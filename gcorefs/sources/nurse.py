@@ -1,0 +1,117 @@
+"""The child of a process that is forked for its memory, from its birth to its end.
+
+Only the OS thread that traces the process can make the child, and the child is its tracee until it
+is killed.  So other threads ask, and this OS thread answers when it wakes up.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from gcorefs.kernel import wait4
+from gcorefs.sources.forking import Child, end, is_dead, kill
+from gcorefs.sources.injection import NotInjected
+
+
+class Request:
+    """Calls for the OS thread to make in the process, for which somebody waits."""
+
+    def __init__(self, work: Callable[[], Child | None]) -> None:
+        self.is_done = threading.Event()
+        self._work = work
+        self._child: Child | None = None
+        self._error: BaseException | None = None
+
+    def result(self) -> Child | None:
+        """What the work has returned, when it is done.  NotInjected, OSError."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame, which makes a cycle
+        return self._child
+
+    def do(self) -> Child | None:
+        """Do the work, in the OS thread."""
+        try:
+            self._child = self._work()
+        except BaseException as error:  # `result` raises it
+            self._error = error
+        self.is_done.set()
+        return self._child
+
+    def refuse(self, why: str) -> None:
+        self._error = NotInjected(why)
+        self.is_done.set()
+
+
+class Nurse:
+    """At most one child of one process."""
+
+    def __init__(self) -> None:
+        self.child: Child | None = None
+        """None: there is none, or it is reaped."""
+        self._requests: deque[Request] = deque()
+        self._lock = threading.Lock()  # a child that is reaped may not be killed
+        self._is_over = False
+        self._is_unwanted = False
+
+    # In any thread.
+
+    def ask(self, work: Callable[[], Child | None]) -> Request:
+        """Have work done that may make a child.  Wake the OS thread after that."""
+        request = Request(work)
+        with self._lock:
+            if self._is_over:
+                request.refuse("the process is let go")
+            else:
+                self._requests.append(request)
+        return request
+
+    def kill(self) -> Child | None:
+        """Kill the child.  The OS thread reaps it.  Returns it if there was one."""
+        with self._lock:
+            self._is_unwanted = True  # also one that is born just now
+            if self.child is not None:
+                kill(self.child)
+            return self.child
+
+    # In the OS thread.
+
+    def tend(self) -> None:
+        """Do what was asked for, and reap a child that is dead."""
+        self._reap_dead()
+        while self._requests:
+            request = self._requests.popleft()
+            if self.child is not None:
+                request.refuse("another core of this stop has forked it already")
+            else:
+                self._keep(request.do())
+
+    def _keep(self, child: Child | None) -> None:
+        with self._lock:
+            self.child = child
+            if child is not None and self._is_unwanted:
+                kill(child)
+
+    def watch(self) -> None:
+        """Sleep until the child is dead, and reap it.  The process runs."""
+        while self.child is not None:
+            wait4.await_status()
+            self._reap_dead()
+
+    def _reap_dead(self) -> None:
+        with self._lock:
+            if self.child is not None and is_dead(self.child):
+                self.child = None
+
+    def close(self) -> None:
+        """Nobody gets a child any more.  One that is there dies."""
+        with self._lock:
+            self._is_over = True
+            if self.child is not None:
+                end(self.child.pid)
+                self.child = None
+        while self._requests:
+            self._requests.popleft().refuse("the process is let go")

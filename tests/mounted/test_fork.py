@@ -1,0 +1,215 @@
+"""hold=fork through the mount, the command and the Python API: whoever dies, it lives on."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import gcorefs
+from gcorefs.arch import HOST
+from gcorefs.kernel.proc import task_status, tasks
+from gcorefs.process.errors import Reason
+from tests.conftest import Mount, Target, take_away, wait_until_gone
+from tests.mounted import faultpoints as at
+from tests.mounted.conftest import (
+    CUT_OFF,
+    errno_of,
+    eventually,
+    family,
+    is_free,
+    note_of,
+    opened,
+    whole,
+)
+from tests.mounted.conftest import gcorefs as command
+from tests.mounted.faultpoints import Point
+from tests.mounted.parties import Ledger
+from tests.mounted.test_faults import HeldAt
+from tests.mounted.test_hold import attributes, await_copied
+from tests.mounted.test_precopy import assert_arena
+
+Spawn = Callable[..., Target]
+
+pytestmark = pytest.mark.skipif(
+    HOST.native.injected is None, reason="no call is made in a process of this machine"
+)
+
+SIZE = 16
+POINTS = pytest.mark.parametrize("point", [at.FORKING, at.FORKED], ids=str)
+
+
+def child_of(mount: Mount) -> int:
+    """The process that a worker of the mount traces, and that is no worker of it."""
+    workers = {str(tid) for pid in family(mount.server) for tid in os.listdir(f"/proc/{pid}/task")}
+    (found,) = [pid for pid in tasks.pids() if tracer_of(pid) in workers]
+    return found
+
+
+def tracer_of(pid: int) -> str:
+    try:
+        return task_status.status(pid)["TracerPid"].decode()
+    except OSError:
+        return ""
+
+
+def process_of(tid: int) -> int:
+    return int(task_status.status(tid)["Tgid"])
+
+
+def test_a_file_has_the_memory_of_its_stop(mount: Mount, spawn: Spawn) -> None:
+    target = spawn("writer", SIZE)
+    path = mount.path / "@hold=fork" / str(target.pid)
+    with opened(path) as fd:
+        os.read(fd, 1)
+        facts = await_copied(mount, target.pid)
+        assert (facts["hold"], facts["held"]) == ("fork", "fork")
+        assert target.ask("all") == {"did": "all"}
+        data = whole(fd)
+        assert_arena(data, target)
+        assert whole(fd) == data
+        assert note_of(data)["policy"].items() >= {"hold": "fork", "held": "fork"}.items()
+        assert attributes(path)["policy.held"] == "fork"
+        child = child_of(mount)
+    eventually(lambda: not tracer_of(child))
+    with opened(path) as fd:
+        assert_arena(whole(fd), target, target.truth["size"] // 4096)
+    eventually(lambda: is_free(target.pid))
+
+
+def test_two_files_of_one_process(mount: Mount, spawn: Spawn) -> None:
+    """The second one comes when the first has let the process go: it is of a stop of its own."""
+    target = spawn("writer", SIZE)
+    with opened(mount.path / "@hold=fork" / str(target.pid)) as first:
+        os.read(first, 1)
+        await_copied(mount, target.pid)
+        assert target.ask("all") == {"did": "all"}
+        with opened(mount.path / "@hold=fork,memory=all" / str(target.pid)) as second:
+            assert_arena(whole(second), target, target.truth["size"] // 4096)
+        assert_arena(whole(first), target)
+    eventually(lambda: is_free(target.pid))
+
+
+def test_the_child_is_killed(mount: Mount, spawn: Spawn) -> None:
+    target = spawn("writer", SIZE)
+    mount.allow(Reason.CHILD_GONE.text)
+    with opened(mount.path / "@hold=fork" / str(target.pid)) as fd:
+        os.read(fd, 1)
+        await_copied(mount, target.pid)
+        child = child_of(mount)
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: not tracer_of(child))
+        assert errno_of(lambda: whole(fd)) == errno.EIO
+    with opened(mount / target.pid) as fd:
+        assert_arena(whole(fd), target)
+    assert target.ask("all") == {"did": "all"}
+
+
+@pytest.mark.parametrize("victim", ["server", "worker"])
+def test_who_keeps_the_child_is_killed(unmounted: Mount, spawn: Spawn, victim: str) -> None:
+    unmounted.make()
+    target = spawn("writer", SIZE)
+    with opened(unmounted.path / "@hold=fork" / str(target.pid)) as fd:
+        os.read(fd, 1)
+        await_copied(unmounted, target.pid)
+        child, server = child_of(unmounted), unmounted.server
+        unmounted.allow("its worker was killed")
+        unmounted.allow(Reason.CHILD_GONE.text)
+        tracer = int(tracer_of(child))
+        os.kill(server if victim == "server" else process_of(tracer), signal.SIGKILL)
+        eventually(lambda: not tracer_of(child))
+        assert errno_of(lambda: whole(fd)) in (errno.EIO, *CUT_OFF)
+    assert target.ask("all") == {"did": "all"}
+    assert is_free(target.pid)
+    if victim == "server":
+        wait_until_gone(server)
+        take_away(unmounted)
+
+
+@POINTS
+def test_the_server_or_a_worker_is_killed_meanwhile(
+    point: Point, ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
+) -> None:
+    for is_server in (False, True):
+        unmounted.make("hold=fork")
+        unmounted.allow("its worker was killed")
+        each = ledger()
+        with held_at(point, each.pid) as hold, opened(unmounted / each.pid) as fd:
+            os.set_blocking(fd, False)
+            hold.wait()
+            server = unmounted.server
+            (worker,) = {
+                process_of(int(tracer))
+                for tid in tasks.tids(each.pid)
+                if (tracer := task_status.status(each.pid, tid)["TracerPid"]) != b"0"
+            }
+            os.kill(server if is_server else worker, signal.SIGKILL)
+            hold.go_on()
+            wait_until_gone(server if is_server else worker)
+            os.set_blocking(fd, True)
+            assert errno_of(lambda: whole(fd)) in (errno.EIO, *CUT_OFF)
+        each.assert_unhurt()
+        take_away(unmounted)
+
+
+@POINTS
+def test_the_process_is_killed_meanwhile(
+    point: Point, ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
+) -> None:
+    unmounted.make("hold=fork")
+    unmounted.allow(Reason.DIED.text)
+    each = ledger()
+    with held_at(point, each.pid) as hold, opened(unmounted / each.pid) as fd:
+        hold.wait()
+        os.kill(each.pid, signal.SIGKILL)
+        hold.go_on()
+        assert errno_of(lambda: os.read(fd, 1)) == errno.EIO
+        each.hear(signal.SIGKILL)
+    os.stat(unmounted / os.getpid())
+
+
+@POINTS
+def test_signals_come_meanwhile(
+    point: Point, ledger: Callable[[], Ledger], held_at: HeldAt, unmounted: Mount
+) -> None:
+    unmounted.make("hold=fork")
+    each = ledger()
+    with held_at(point, each.pid) as hold, opened(unmounted / each.pid) as fd:
+        hold.wait()
+        each.signal(3)
+        hold.go_on()
+        assert os.read(fd, 4) == b"\x7fELF"
+    each.assert_unhurt()
+
+
+def test_a_dump_has_the_memory_of_its_stop(spawn: Spawn, tmp_path: Path) -> None:
+    target = spawn("writer", SIZE)
+    path = tmp_path / "core"
+    result = command("dump", "--hold", "fork", "-o", path, target.pid)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert_arena(path.read_bytes(), target)
+    with gcorefs.stop(target.pid, gcorefs.Policy(hold="fork")) as stop:
+        core = stop.core()
+        assert target.ask("all") == {"did": "all"}
+        assert_arena(core.read(0, core.size), target)
+    assert is_free(target.pid)
+
+
+def test_nobody_is_forked_who_may_not_be_traced(
+    mount_with: Callable[..., Mount], spawn: Spawn
+) -> None:
+    target = spawn("writer", SIZE)
+    mount = mount_with("allow_other")
+    mount.allow(Reason.DENIED.text)
+    path = mount.path / "@hold=fork" / str(target.pid)
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        os._exit(errno_of(lambda: os.close(os.open(path, os.O_RDONLY))))
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == errno.EACCES
+    assert is_free(target.pid)
