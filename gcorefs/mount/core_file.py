@@ -27,6 +27,7 @@ from gcorefs.export.seek_table import Frame
 from gcorefs.export.seekable import SeekableError, SeekableFile
 from gcorefs.kernel import ending_signals
 from gcorefs.mount import entries
+from gcorefs.mount.in_thread import with_room
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import CORE_FSTYPE, MountError
 from gcorefs.mount.readonly import ReadOnly
@@ -115,7 +116,9 @@ class CoreFile(ReadOnly):
         async with self._one:  # nobody else has it decompressed at the same time
             content = self._kept.get(frame.start)
             if content is None:
-                content = await trio.to_thread.run_sync(self._content.content, frame)
+                content = await trio.to_thread.run_sync(
+                    self._content.content, frame, limiter=with_room()
+                )
                 self._kept[frame.start] = content
                 self._kept_size += len(content)
                 while self._kept_size > _MOST_KEPT + len(content):
@@ -161,7 +164,9 @@ async def _end_on_signal(early: ending_signals.Remembered) -> None:
 async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:
     try:
         # Nobody answers it if the server fails before it serves.
-        await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(
+            os.stat, mountpoint, abandon_on_cancel=True, limiter=with_room()
+        )
     except OSError as error:  # it is unmounted already, and the server is about to end
         logger.warning("%s: %s", mountpoint, error.strerror)
         return

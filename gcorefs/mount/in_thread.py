@@ -1,16 +1,42 @@
 """Blocking calls outside of the event loop."""
 
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, cast
 
 import outcome
 import trio
 
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.threads import NoThread, is_no_thread
+from gcorefs.process.threads import NoThread, is_no_thread, is_room_for_thread
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
+
+
+class _Room:
+    """A limiter that refuses a thread for which there is no memory.  Nothing waits between its
+    answer and the start of the thread (trio/_threads.py, to_thread_run_sync)."""
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self._limiter = limiter
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._limiter.acquire_on_behalf_of(borrower)
+        if not is_room_for_thread():
+            self._limiter.release_on_behalf_of(borrower)
+            raise NoThread
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._limiter.release_on_behalf_of(borrower)
+
+
+def with_room(limiter: trio.CapacityLimiter | None = None) -> trio.CapacityLimiter:
+    """`limiter` (by default that of trio), for every use of trio.to_thread.run_sync, which raises
+    NoThread then, where trio would wait forever for a thread that has no memory."""
+    # trio calls these two methods only.
+    return cast(
+        trio.CapacityLimiter, _Room(limiter or trio.to_thread.current_default_thread_limiter())
+    )
 
 
 async def in_thread(
@@ -37,7 +63,7 @@ async def in_thread(
             answers.clear()
 
     try:
-        await trio.to_thread.run_sync(answer, abandon_on_cancel=True, limiter=limiter)
+        await trio.to_thread.run_sync(answer, abandon_on_cancel=True, limiter=with_room(limiter))
         return answers.pop().unwrap()
     except NoThread as error:
         raise ProcessError(Reason.NO_THREAD, pid) from error

@@ -14,6 +14,7 @@ from gcorefs.mount.bounded_read import BoundedRead
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.handshake import fuse_descriptors, shake_hands
+from gcorefs.mount.in_thread import with_room
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import FSTYPE, MountError, answers, fstype, unmount
 from gcorefs.mount.options import Configuration
@@ -136,7 +137,9 @@ async def _replace_profiles(fs: GcoreFS, read_again: Callable[[], Profiles]) -> 
     try:
         # The file may lie where nobody answers; then nothing changes, and the mount can end.
         with trio.fail_after(_READ_TIMEOUT):
-            profiles = await trio.to_thread.run_sync(read_again, abandon_on_cancel=True)
+            profiles = await trio.to_thread.run_sync(
+                read_again, abandon_on_cancel=True, limiter=with_room()
+            )
     except (ProfileError, OSError, trio.TooSlowError) as error:
         why = named(error) if isinstance(error, OSError) else str(error) or "no answer"
         logger.error("SIGHUP: the profiles stay as they were: %s", why)
@@ -157,7 +160,9 @@ def _name(number: int) -> str:
 async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:
     try:
         # Nobody answers it if the server fails before it serves.
-        found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+        found = await trio.to_thread.run_sync(
+            os.stat, mountpoint, abandon_on_cancel=True, limiter=with_room()
+        )
     except OSError as error:  # it is unmounted already, and the server is about to end
         logger.warning("%s: %s", mountpoint, named(error))
         return

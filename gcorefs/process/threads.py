@@ -2,12 +2,16 @@
 
 import _thread
 import errno
+import functools
+import mmap
 import os
 import queue
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import ParamSpec
 
 from gcorefs.errors import GcorefsError
@@ -18,6 +22,9 @@ P = ParamSpec("P")
 
 _PR_SET_NAME = 15  # linux/prctl.h
 _NAP = 50e-6
+_DEFAULT_STACK = 8 << 20  # glibc's ARCH_STACK_DEFAULT_SIZE is less
+_ROOM = 2 << 20
+"""Bytes: an arena of pymalloc has 1 MiB (Objects/obmalloc.c)."""
 
 
 class NoThread(GcorefsError, OSError):
@@ -32,6 +39,31 @@ class NoThread(GcorefsError, OSError):
 def name_task(name: bytes) -> None:
     """Name the task of this thread (proc(5), comm).  Of a longer name 15 bytes stay."""
     quick["prctl"](_PR_SET_NAME, name, 0, 0, 0)
+
+
+def is_room_for_thread() -> bool:
+    """False if a thread could be started and then lack memory for its first frame.
+
+    Call it in front of threading.Thread.start(), also of a library's: that blocks forever for such
+    a thread (see `_body`).  It costs 10 us, where memory can be refused at all.
+    """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY and not _is_strict():
+        return True
+    # glibc takes this limit (pthread_create(3)).  threading.stack_size() would change the size.
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    size = (_DEFAULT_STACK if stack == resource.RLIM_INFINITY else stack) + _ROOM
+    try:
+        mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _is_strict() -> bool:
+    """True if the kernel refuses memory that it may not have later (proc_sys_vm(5),
+    overcommit_memory).  Looked at once: an administrator sets it when the machine starts."""
+    return Path("/proc/sys/vm/overcommit_memory").read_bytes().strip() == b"2"
 
 
 def is_no_thread(error: BaseException) -> bool:
