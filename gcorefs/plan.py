@@ -9,6 +9,7 @@ makes the header afterwards.
 """
 
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,7 @@ from itertools import islice
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.xsave import XsaveAccount
-from gcorefs.elfcore.columns import Column
+from gcorefs.elfcore.columns import Column, differences
 from gcorefs.elfcore.elf import CLASSES
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.header_store import Shelf
@@ -25,7 +26,7 @@ from gcorefs.elfcore.loads import load
 from gcorefs.elfcore.notes import ProcessInfo, ProcessNotes, Threads
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.registers import Registers
-from gcorefs.elfcore.segments import Loads, Segment, that_fit
+from gcorefs.elfcore.segments import Loads, Segment, Segments, that_fit
 from gcorefs.elfcore.vma import Vma
 from gcorefs.policy import Policy
 
@@ -97,19 +98,6 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """The memory in the file, and its place there."""
-
-    segments: Sequence[Segment]
-    loads: Loads
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory in the file."""
-        return self.loads.in_file
-
-
-@dataclass(frozen=True, slots=True)
 class CorePlan:
     layout: Layout
     provenance: Provenance
@@ -117,31 +105,34 @@ class CorePlan:
     """The number of mappings of the process."""
 
 
-def plan_loads(evidence: Evidence) -> LoadPlan:
+def plan_loads(evidence: Evidence) -> Loads:
     """The memory in the file, and its place there."""
-    vmas, shares = evidence.memory.vmas, evidence.memory.shares
-    segments = [
-        Segment(
-            vma.start,
-            vma.end - vma.start,
-            share.size,
-            vma.kind.flags,
-            *own_holes,
-            # It directly follows a mapping of a file, as the .bss of a program does.
-            before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file,
-        )
-        for vma, share, own_holes, before_it in zip(
-            vmas, shares, evidence.memory.holes, [vmas[0], *vmas], strict=False
-        )
-    ]
+    memory = evidence.memory
+    starts = array("Q", [vma.start for vma in memory.vmas])
+    ends = array("Q", [vma.end for vma in memory.vmas])
+    segments = Segments(
+        starts,
+        differences(ends, starts),
+        array("Q", [share.size for share in memory.shares]),
+        bytearray([vma.kind.flags for vma in memory.vmas]),
+        {index: _divided(memory, index) for index, own in enumerate(memory.holes) if own[0]},
+    )
     header = _NOTES + len(evidence.threads.registers) * _NOTES_OF_A_THREAD
-    kept = that_fit(CLASSES[evidence.machine.word_size], segments, header)
-    return LoadPlan(kept, load(kept))
+    return load(that_fit(CLASSES[evidence.machine.word_size], segments, header))
+
+
+def _divided(memory: MemoryEvidence, index: int) -> Segment:
+    """A mapping that has holes."""
+    vma, before_it = memory.vmas[index], memory.vmas[max(index - 1, 0)]
+    # It directly follows a mapping of a file, as the .bss of a program does.
+    is_bss = before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file
+    size = memory.shares[index].size
+    return Segment(vma.start, vma.size, size, vma.kind.flags, *memory.holes[index], is_bss)
 
 
 def plan_core(
     evidence: Evidence,
-    load_plan: LoadPlan,
+    loads: Loads,
     policy: Policy,
     held: Mapping[str, str],
     shelf: Shelf | None = None,
@@ -158,7 +149,7 @@ def plan_core(
         policy=facts,
         stopped=threads.stopped,
         others=threads.others,
-        account=_account(evidence.memory, load_plan),
+        account=_account(evidence.memory, loads),
         no_cpu=threads.no_cpu,
         cut_stacks=evidence.memory.cut_stacks,
         xstate=threads.xstate,
@@ -176,12 +167,11 @@ def plan_core(
         provenance=provenance,
         registers=threads.registers,
     )
-    layout = Layout(evidence.machine, load_plan.loads, notes.pack(shelf))
+    layout = Layout(evidence.machine, loads, notes.pack(shelf))
     return CorePlan(layout, provenance, len(evidence.memory.mappings))
 
 
-def _account(memory: MemoryEvidence, load_plan: LoadPlan) -> Account:
-    loads = load_plan.loads
+def _account(memory: MemoryEvidence, loads: Loads) -> Account:
     in_core = loads.in_file + loads.shared
     left_out = dict.fromkeys((reason.value for reason in LeftOut), 0)
     for vma, share in zip(memory.vmas, memory.shares, strict=True):

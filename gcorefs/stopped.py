@@ -224,15 +224,15 @@ class Stop:
         reach(Step.ASSEMBLING, self.process.pid)
         evidence = gather(seen, policy)
         reach(Step.ASSEMBLED, self.process.pid)
-        load_plan = plan_loads(evidence)
-        holder.fit(load_plan.size)
+        loads = plan_loads(evidence)
+        holder.fit(loads.in_file)
         # To read the CPU times of a thread takes 8 us, as long as all else that is recorded of it,
         # and they do not change while the thread stands still.  So they are read later.  But a
         # thread that did not stop may be gone later.
         is_later = len(evidence.threads.registers) >= tuning.now().many_threads and not seen.late
         later = Postponed() if is_later else None
         shelf = Shelf(later.promise) if later is not None else None
-        plan = plan_core(evidence, load_plan, policy, holder.facts(), shelf)
+        plan = plan_core(evidence, loads, policy, holder.facts(), shelf)
         core = Core(self.process.pid, plan, seen.memory, holder, self.check, _begin(later))
         seen.memory.check_pinned()
         self._check_program()

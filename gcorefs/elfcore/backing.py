@@ -26,7 +26,8 @@ MOST_OF_PATHS = 16 << 20
 """Bytes.  No NT_FILE has so many (fs/coredump.c, CORE_FILE_NOTE_SIZE_MAX), so the names of a
 process with more need not be complete."""
 _LONGEST = 1 << 20
-_USUAL = 512
+USUAL = 512
+"""Bytes.  A text that is no longer is kept whole."""
 
 
 class Texts:
@@ -41,9 +42,9 @@ class Texts:
 
     def cut(self, text: bytes) -> bytes:
         """The text, or its beginning: some hundred bytes if there were many long ones."""
-        if len(text) <= _USUAL:
+        if len(text) <= USUAL:
             return text
-        length = max(_USUAL, min(len(text), _LONGEST, self._left))
+        length = max(USUAL, min(len(text), _LONGEST, self._left))
         self._left -= length
         return text[:length]
 

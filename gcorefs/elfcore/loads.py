@@ -13,7 +13,7 @@ from math import isqrt
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.columns import Column, differences, dropping, indexes
 from gcorefs.elfcore.elf import ELF64, page_up
-from gcorefs.elfcore.segments import ZEROS, Loads, Segment
+from gcorefs.elfcore.segments import ZEROS, Loads, Segment, Segments
 
 # Literal zeros may take this part of the populated bytes of mappings that have holes.  The part is
 # smaller above _MANY bytes: a quarter of 4 GiB costs more than some thousand program headers.
@@ -43,9 +43,9 @@ _NOT = b"\1\0" + bytes(254)
 """Translates a byte for each hole: 0 becomes 1, and 1 becomes 0."""
 
 
-def load(mappings: Sequence[Segment]) -> Loads:
-    """The PT_LOADs of `mappings`, which are in address order."""
-    divided = [mapping for mapping in mappings if mapping.hole_starts]
+def load(segments: Segments) -> Loads:
+    """The PT_LOADs of mappings."""
+    divided = [*segments.divided.values()]
     starts, ends = array("Q"), array("Q")
     for mapping in divided:
         starts.extend(mapping.hole_starts)
@@ -57,32 +57,20 @@ def load(mappings: Sequence[Segment]) -> Loads:
     shared = zeros - sum(compress(sizes, is_literal))
     longest = max(compress(sizes, is_literal.translate(_NOT)), default=0)
     area = min(longest, _area(populated, shared)) if shared else 0
-    loads = Loads(area, shared, zeros, sum(mapping.filesz for mapping in mappings) - shared)
-    vaddr, memsz, filesz = loads.vaddr.append, loads.memsz.append, loads.filesz.append
-    flags, is_zero, places = loads.flags.append, loads.is_zero.append, loads.places.append
-    place = first = 0
-    for mapping in mappings:
-        size = mapping.filesz
-        if not mapping.hole_starts:  # the usual case in a process of 100,000 mappings
-            vaddr(mapping.vaddr)
-            memsz(mapping.memsz)
-            filesz(size)
-            flags(mapping.flags)
-            is_zero(0)
-            places(place)
-            if size:
-                loads.addresses.append(mapping.vaddr)
-                loads.lengths.append(size)
-                place += size
-            continue
+    loads = Loads(area, shared, zeros, sum(segments.filesz) - shared)
+    place = first = done = 0
+    for index, mapping in segments.divided.items():
+        place = _add_whole(loads, segments, slice(done, index), place)
         count = len(mapping.hole_starts)
-        is_at_start = starts[first] == mapping.vaddr and sizes[first] < size
+        is_at_start = starts[first] == mapping.vaddr and sizes[first] < mapping.filesz
         if count == 1 and is_at_start and not is_literal[first]:
             place = _add_stack(loads, mapping, place)
         else:
             own = slice(first, first + count)
             place = _add_divided(loads, mapping, sizes[own], is_literal[own], place)
         first += count
+        done = index + 1
+    _add_whole(loads, segments, slice(done, None), place)
     return loads
 
 
@@ -162,6 +150,22 @@ def _longest_literal(numbers: Mapping[int, int], most: int) -> tuple[int, int]:
         if fits < numbers[size]:
             break
     return size, fits
+
+
+def _add_whole(loads: Loads, segments: Segments, own: slice, place: int) -> int:
+    """Add mappings without holes.  `place` and the result are those of `_add_divided`."""
+    starts, sizes = segments.vaddr[own], segments.filesz[own]
+    places = array("Q", accumulate(sizes, initial=place))
+    place = places.pop()
+    loads.vaddr.extend(starts)
+    loads.memsz.extend(segments.memsz[own])
+    loads.filesz.extend(sizes)
+    loads.flags.extend(segments.flags[own])
+    loads.is_zero.extend(bytes(len(sizes)))
+    loads.places.extend(places)
+    loads.addresses.extend(compress(starts, sizes))
+    loads.lengths.extend(filter(None, sizes))
+    return place
 
 
 def _add_stack(loads: Loads, mapping: Segment, place: int) -> int:

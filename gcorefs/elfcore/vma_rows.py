@@ -6,10 +6,10 @@ kernel has prepared the mapping for pages that the process writes (vma->anon_vma
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 
-from gcorefs.elfcore.backing import Kinds, Texts, begun
+from gcorefs.elfcore.backing import USUAL, Kinds, Texts, begun
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 from gcorefs.elfcore.vm_bits import VmBits
 from gcorefs.elfcore.vma import Kind, MapsError, Vma, VmFlag
@@ -65,7 +65,7 @@ class Maps:
     """Reads a text of /proc/PID/maps that comes in pieces, cut at any place."""
 
     def __init__(self) -> None:
-        self._borders: list[int] = []  # start and end of each mapping
+        self._borders = array("Q")  # start and end of each mapping
         self._texts: list[bytes] = []  # what stands behind the addresses
         self._cut = Texts().cut
         self._rest = b""
@@ -77,14 +77,11 @@ class Maps:
         if not lines:
             return
         parts = [line.partition(b" ") for line in lines]
-        numbers = b"-".join([addresses for addresses, _, _ in parts]).split(b"-")
-        if len(numbers) != 2 * len(lines):
-            raise MapsError("unexpected text in maps")
-        try:
-            self._borders += map(int, numbers, repeat(16))
-        except ValueError as error:
-            raise MapsError("unexpected addresses in maps") from error
-        self._texts += [self._cut(backing) for _, _, backing in parts]
+        self._borders.extend(_borders([addresses for addresses, _, _ in parts]))
+        texts = [backing for _, _, backing in parts]
+        if max(map(len, texts)) > USUAL:
+            texts = [*map(self._cut, texts)]
+        self._texts += texts
 
     def with_rows(self, rows: "array[int]", bits: VmBits) -> list[Vma]:
         """Every mapping, in address order, when all pieces are there.  Rows that are too many do
@@ -102,18 +99,37 @@ class Maps:
             del borders[-2:]
         starts, ends = borders[::2], borders[1::2]
         rows = rows[: _WORDS * len(starts)]
-        columns = [rows[index::_WORDS].tolist() for index in range(_WORDS)]
-        if [starts, ends] != columns[:2]:
+        if (starts, ends) != (rows[::_WORDS], rows[1::_WORDS]):
             raise OtherMappings("maps and BPF show different mappings")
-        kinds = Kinds(bits.flags)
-        vmas = []
-        for start, end, text, flags, anon_vma in zip(
-            starts, ends, texts, columns[2], columns[3], strict=True
-        ):
-            kind, offset = kinds[text, flags]
-            anonymous, swapped, shared, has_anon_vma = _COUNTS[anon_vma]
-            vmas.append(Vma(start, end, kind, offset, anonymous, swapped, shared, has_anon_vma))
+        columns = [rows[index::_WORDS].tolist() for index in range(_WORDS)]
+        kinds = map(Kinds(bits.flags).__getitem__, zip(texts, columns[2], strict=True))
+        counts = map(_COUNTS.__getitem__, columns[3])
+        vmas = [
+            Vma(start, end, kind, offset, anonymous, swapped, shared, has_anon_vma)
+            for start, end, (kind, offset), (anonymous, swapped, shared, has_anon_vma) in zip(
+                columns[0], columns[1], kinds, counts, strict=True
+            )
+        ]
         return vmas + gate
+
+
+def _borders(addresses: Sequence[bytes]) -> Iterable[int]:
+    """The numbers in texts like b"7f5c0-7f5c8".  MapsError."""
+    text = b"-".join(addresses)
+    count = 2 * len(addresses)
+    try:
+        # Nearly always each has 12 digits, and all are read at once.
+        if len(text) == 13 * count - 1 and text[12::13] == b"-" * (count - 1):
+            digits = b"0000" + text.replace(b"-", b"0000")
+            numbers = array("Q", bytes.fromhex(digits.decode("ascii")))
+            numbers.byteswap()  # all our machines are little-endian
+        else:
+            numbers = array("Q", map(int, text.split(b"-"), repeat(16)))
+    except (ValueError, OverflowError) as error:
+        raise MapsError("unexpected addresses in maps") from error
+    if len(numbers) != count:
+        raise MapsError("unexpected text in maps")
+    return numbers
 
 
 def _gate(start: int, end: int, text: bytes) -> Vma:

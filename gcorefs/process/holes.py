@@ -27,6 +27,8 @@ Holes = tuple[Column, Column]
 
 _NONE: Holes = array("Q"), array("Q")
 
+_BEHIND_ALL = 1 << 64, 1 << 64
+
 _NEAR = 1 << 20
 """A walk of fewer bytes takes no longer than one more call."""
 
@@ -38,11 +40,8 @@ def find_holes(
     found: list[Holes] = [_NONE] * len(vmas)
     for row in _rows(vmas, sizes, shared):
         starts, ends = pagemap.runs([(vmas[index].start, vmas[index].end) for index in row])
-        for index in row:
-            vma = vmas[index]
-            first = bisect_right(ends, vma.start)
-            if first == len(ends) or starts[first] > vma.start or ends[first] < vma.end:
-                found[index] = _between(starts, ends, vma)
+        for index in _not_within(vmas, row, starts, ends):
+            found[index] = _between(starts, ends, vmas[index])
     for index, vma in enumerate(vmas):
         if vma.kind.has_file and sizes[index] == vma.size:
             holes = shared.holes(vma)
@@ -52,6 +51,21 @@ def find_holes(
             if holes[0]:
                 found[index] = holes
     return found
+
+
+def _not_within(
+    vmas: Sequence[Vma], row: Sequence[int], starts: Column, ends: Column
+) -> Iterator[int]:
+    """The mappings of a row that do not lie in one run each.  Most do, and 100,000 searches would
+    take long, so this goes through mappings and runs side by side."""
+    runs = zip(starts, ends, strict=True)
+    start = end = 0
+    for index in row:
+        vma = vmas[index]
+        while end <= vma.start:
+            start, end = next(runs, _BEHIND_ALL)
+        if start > vma.start or end < vma.end:
+            yield index
 
 
 def _in_both(one: Holes, other: Holes) -> Holes:
@@ -77,7 +91,7 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int], shared: Shmem) -> Iterator[
             size == vma.end - vma.start
             # Pages that nobody has counted may be populated or not.
             and size > (vma.anonymous or 0) + (vma.swapped or 0)
-            and _is_private_anonymous(vma, shared)
+            and (vma.kind.is_plain or _is_private_anonymous(vma, shared))
         ):
             if between > _NEAR:
                 yield row
@@ -91,8 +105,7 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int], shared: Shmem) -> Iterator[
 
 
 def _is_private_anonymous(vma: Vma, shared: Shmem) -> bool:
-    if vma.kind.is_plain:
-        return True
+    """True if so.  `vma` is not plain."""
     if vma.is_special or vma.vm_flags & (VmFlag.MAYSHARE | VmFlag.UFFD_MISSING):
         return False
     if not vma.has_file:

@@ -29,9 +29,9 @@ _MOST_THREADS = 4
 def by_all_cores(walk: Walk, ranges: Sequence[tuple[int, int]]) -> Runs | None:
     """The result of one walk from the first to the last address of some ranges, by several threads
     if they are long.  The ranges are in ascending order; little is mapped between them."""
-    size = sum(end - start for start, end in ranges)
-    if size < _LONG:
-        return walk(ranges[0][0], ranges[-1][1])
+    first, last = ranges[0][0], ranges[-1][1]
+    if last - first < _LONG or (size := sum(end - start for start, end in ranges)) < _LONG:
+        return walk(first, last)
     pieces = _Pieces(walk, [*_borders(ranges, page_up(size // _PIECES))])
     helpers = []
     try:

@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.elfcore.layout import Layout, Source
     from gcorefs.elfcore.loads import load
     from gcorefs.elfcore.registers import Registers
-    from gcorefs.elfcore.segments import Segment, that_fit
+    from gcorefs.elfcore.segments import Segment, Segments, that_fit
     from gcorefs.elfcore.smaps import parse_smaps
     from gcorefs.elfcore.vma import MapsError
     from gcorefs.export import seek_table
@@ -326,7 +326,7 @@ def extents(data: bytes) -> None:
     provider = atheris.FuzzedDataProvider(data)
     machine = _machine(provider)
     segments = _segments(provider, machine)
-    loads = load(that_fit(CLASSES[machine.word_size], segments, 1 << 20))
+    loads = load(that_fit(CLASSES[machine.word_size], Segments.of(segments), 1 << 20))
     layout = Layout(machine, loads, Pieces([bytes(provider.ConsumeIntInRange(0, 10000))]))
     populated = sum(each.populated for each in segments)
     assert layout.size <= len(layout.header) + populated * 3 // 2 + (1 << 26)

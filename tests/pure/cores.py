@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from gcorefs.arch.x86_64 import X86_64
+from gcorefs.elfcore import loads as making
 from gcorefs.elfcore.layout import Layout
-from gcorefs.elfcore.loads import load
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.registers import Registers
-from gcorefs.elfcore.segments import Segment
+from gcorefs.elfcore.segments import Loads, Segment, Segments
 from gcorefs.elfcore.vma import Kind, Vma, VmFlag
 
 INFO = ProcessInfo(
@@ -19,6 +19,10 @@ INFO = ProcessInfo(
 
 def mapped(start: int, end: int, offset: int = 0) -> Vma:
     return Vma(start, end, Kind(4, "08:01", 1, b"", VmFlag.NONE), offset, 0, 0)
+
+
+def load(mappings: Sequence[Segment]) -> Loads:
+    return making.load(Segments.of(mappings))
 
 
 def account_of(

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from gcorefs.arch.i386 import I386
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.x86_64 import X86_64
+from gcorefs.elfcore import loads as making
 from gcorefs.elfcore.elf import ELF32, pack_note
 from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.layout import Extent, Layout, Source
-from gcorefs.elfcore.loads import load as load_segments
-from gcorefs.elfcore.segments import ZEROS, Segment, that_fit
+from gcorefs.elfcore.segments import ZEROS, Segment, Segments, that_fit
+from tests.pure.cores import load as load_segments
 
 NOTES = pack_note(b"CORE", 1, b"desc") + pack_note(b"LINUX", 0x202, b"xstate")
 
@@ -405,8 +406,8 @@ def test_what_lies_behind_four_gibibytes_of_a_32_bit_file_is_not_in_it() -> None
     stack = Segment(0xFFF7E000, 0x80000, 0x80000, 6)
     high = Segment(0xFFFFE000, PAGE_SIZE, PAGE_SIZE, 6)
     notes = pack_note(b"CORE", 1, bytes(0x80000))
-    kept = that_fit(ELF32, [low, stack, high, high], 52 + 32 + len(notes))
-    layout = Layout(I386, load_segments(kept), Pieces([notes]))
+    kept = that_fit(ELF32, Segments.of([low, stack, high, high]), 52 + 32 + len(notes))
+    layout = Layout(I386, making.load(kept), Pieces([notes]))
     offsets = [row[1:6] for row in PHDR_32.iter_unpack(layout.header[52 : 52 + 5 * 32])][1:]
     start = len(layout.header)
     assert offsets == [

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import ELF64
-from gcorefs.elfcore.loads import BSS_UNDIVIDED, load, most_bytes
+from gcorefs.elfcore.loads import BSS_UNDIVIDED, most_bytes
 from gcorefs.elfcore.segments import ZEROS, Loads, Segment
+from tests.pure.cores import load
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 BASE = 0x7F0000000000

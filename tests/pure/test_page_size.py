@@ -22,9 +22,9 @@ from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.loads import load
-from gcorefs.elfcore.segments import Segment
+from gcorefs.elfcore.segments import Segment, Segments
 
-loads = load([Segment(size * number, size, size, 6) for number in (1, 3)])
+loads = load(Segments.of([Segment(size * number, size, size, 6) for number in (1, 3)]))
 layout = Layout(X86_64, loads, Pieces([b"note"]))
 sys.stdout.buffer.write(bytes(layout.header[:]))
 print(len(layout.header), layout.size, page_up(1), file=sys.stderr)

@@ -15,11 +15,10 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.cli.picture import Paper, draw, permissions, shares, size
 from gcorefs.elfcore import space
 from gcorefs.elfcore.corefile import Core, read_core
-from gcorefs.elfcore.loads import load
 from gcorefs.elfcore.segments import Segment
 from gcorefs.elfcore.space import Row
 from gcorefs.elfcore.vma import Vma
-from tests.pure.cores import account_of, made, mapped
+from tests.pure.cores import account_of, load, made, mapped
 from tests.pure.test_layout import lists_of_segments
 
 Range = tuple[int, int]

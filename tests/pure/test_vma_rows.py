@@ -115,6 +115,33 @@ def test_a_text_of_another_form_is_refused(text: bytes) -> None:
         merged(text, rows([make_vma()]))
 
 
+HIGH = [make_vma(at, at + 0x2000) for at in (0x55D000000000, 0x7FFFFFFFD000)]
+
+
+@pytest.mark.parametrize("vmas", [HIGH, [make_vma(), *HIGH], HIGH[:1]])
+def test_addresses_of_any_length_are_read(vmas: list[Vma]) -> None:
+    assert merged(maps(vmas), rows(vmas)) == [uncounted(vma) for vma in vmas]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (b"55d000000000", b"55d00000000\t"),
+        (b"55d000000000-55d000002000", b"55d0000000005-5d000002000"),
+        (b"55d000000000", b"55d00000000g"),
+        (b"55d000000000", b"55d00000000\xe9"),
+        (b"55d000000000", b"55d00000000-"),
+        (b"55d000000000", b"\t" * 12),
+        (b"7fffffffd000", b"7fffffffd001"),
+    ],
+)
+def test_addresses_that_are_not_those_of_the_rows_are_refused(right: bytes, wrong: bytes) -> None:
+    text = maps(HIGH)
+    assert right in text
+    with pytest.raises(MapsError):
+        merged(text.replace(right, wrong), rows(HIGH))
+
+
 def test_half_a_row_is_refused() -> None:
     data = rows([make_vma()]).tobytes()
     assert rows_of(data) == rows([make_vma()])

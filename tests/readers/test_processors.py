@@ -21,6 +21,7 @@ from gcorefs.elfcore.layout import Layout as FileLayout
 from gcorefs.elfcore.loads import load
 from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.registers import Registers
+from gcorefs.elfcore.segments import Segments
 from tests.pure.processors import LAYOUTS, Layout, State, cpuid_of, full
 from tests.readers.corefile import Core
 from tests.readers.debuggers import ask_bytes, bytes_shown, run
@@ -74,7 +75,7 @@ def write_core(path: Path, machine: Machine, layout: Layout, is_raw: bool = Fals
         files=[],
         xsave_layout=account.written.components,
     )
-    path.write_bytes(FileLayout(machine, load([]), notes_of_all.pack()).header)
+    path.write_bytes(FileLayout(machine, load(Segments.of([])), notes_of_all.pack()).header)
     return states
 
 
