@@ -12,13 +12,13 @@ import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.arch.xsave import XsaveAccount
 from gcorefs.elfcore.columns import Column, differences
-from gcorefs.elfcore.elf import CLASSES
+from gcorefs.elfcore.elf import CLASSES, PF_X
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.layout import Layout
@@ -33,6 +33,11 @@ from gcorefs.policy import Policy
 # Upper bounds in bytes, for a file with little room (segments.py, that_fit).
 _NOTES = 1 << 20
 _NOTES_OF_A_THREAD = 24 << 10  # with AMX and I/O permissions
+
+_CHOSEN = {LeftOut.POLICY, LeftOut.TOO_LARGE, LeftOut.EXCLUDED}
+
+Holes = tuple[Column, Column]
+"""The pages of a share that were never populated: starts and ends of runs, in order."""
 
 _MOST_NAMES = 1000  # a program may name every mapping that it makes (prctl(2), PR_SET_VMA)
 
@@ -67,8 +72,8 @@ class MemoryEvidence:
     (elfcore/selection.py)."""
     shares: Sequence[Share]
     """The part of each of `vmas` that the policy takes."""
-    holes: Sequence[tuple[Column, Column]]
-    """The pages in each share that were never populated: starts and ends of runs, in order."""
+    holes: Sequence[Holes]
+    """Those in each share."""
     files: Sequence[tuple[Vma, bytes]]
     """Every mapping that has a file, with its path."""
     unreadable: Sequence[tuple[int, int]]
@@ -107,27 +112,53 @@ class CorePlan:
 
 def plan_loads(evidence: Evidence) -> Loads:
     """The memory in the file, and its place there."""
-    memory = evidence.memory
-    starts = array("Q", [vma.start for vma in memory.vmas])
-    ends = array("Q", [vma.end for vma in memory.vmas])
+    vmas, sizes, holes = _shown(evidence.memory)
+    starts = array("Q", [vma.start for vma in vmas])
+    ends = array("Q", [vma.end for vma in vmas])
     segments = Segments(
         starts,
         differences(ends, starts),
-        array("Q", [share.size for share in memory.shares]),
-        bytearray([vma.kind.flags for vma in memory.vmas]),
-        {index: _divided(memory, index) for index, own in enumerate(memory.holes) if own[0]},
+        array("Q", sizes),
+        bytearray([vma.kind.flags for vma in vmas]),
+        {
+            index: _divided(vmas[max(index - 1, 0)], vmas[index], sizes[index], own)
+            for index, own in enumerate(holes)
+            if own[0]
+        },
     )
     header = _NOTES + len(evidence.threads.registers) * _NOTES_OF_A_THREAD
     return load(that_fit(CLASSES[evidence.machine.word_size], segments, header))
 
 
-def _divided(memory: MemoryEvidence, index: int) -> Segment:
+def _shown(memory: MemoryEvidence) -> tuple[Sequence[Vma], Sequence[int], Sequence[Holes]]:
+    """The mappings that have a program header, with the size of each share and its holes.
+
+    gdb takes a program header without bytes for zeros (corelow.c, core_target::xfer_partial).  So
+    memory that the policy leaves out has none, and gdb says that it cannot be read.  What has a
+    file does have one: readers find modules by it, and read the file.  So does code, because lldb
+    asks whether a return address is in code.  What the kernel's dumper leaves out has one in its
+    cores too.
+    """
+    shares = memory.shares
+    sizes = [share.size for share in shares]
+    if _CHOSEN.isdisjoint({share.left_out for share in shares}):
+        return memory.vmas, sizes, memory.holes
+    is_shown = [
+        bool(share.size)
+        or share.left_out not in _CHOSEN
+        or vma.kind.has_file
+        or bool(vma.kind.flags & PF_X)
+        for vma, share in zip(memory.vmas, shares, strict=True)
+    ]
+    vmas = [*compress(memory.vmas, is_shown)]
+    return vmas, [*compress(sizes, is_shown)], [*compress(memory.holes, is_shown)]
+
+
+def _divided(before_it: Vma, vma: Vma, size: int, holes: Holes) -> Segment:
     """A mapping that has holes."""
-    vma, before_it = memory.vmas[index], memory.vmas[max(index - 1, 0)]
     # It directly follows a mapping of a file, as the .bss of a program does.
     is_bss = before_it.kind.has_file and before_it.end == vma.start and not vma.kind.has_file
-    size = memory.shares[index].size
-    return Segment(vma.start, vma.size, size, vma.kind.flags, *memory.holes[index], is_bss)
+    return Segment(vma.start, vma.size, size, vma.kind.flags, *holes, is_bss)
 
 
 def plan_core(

@@ -86,6 +86,7 @@ X86_64 = Machine(
 )  # fmt: skip
 
 _FPREGSET = 512
+_WITH_AVX = 832  # all layouts are one so far
 _XSTATE_AT_LEAST = 2704  # for the layouts that gdb knows (policy.py, XState)
 _XSTATE_AT_MOST = 11008  # with AMX; used if the processor cannot be asked
 
@@ -95,7 +96,9 @@ def register_bytes() -> int:
     """The most bytes of the floating point and vector registers of a thread.  CPUID says what XSAVE
     needs for the enabled features."""
     try:
-        xstate = max(cpuid(0xD, 0)[1], _XSTATE_AT_LEAST)
+        xstate = cpuid(0xD, 0)[1]
+        if xstate > _WITH_AVX:
+            xstate = max(xstate, _XSTATE_AT_LEAST)
     except OSError:  # the system does not allow us to execute code from a memfd
         xstate = _XSTATE_AT_MOST
     return _FPREGSET + xstate

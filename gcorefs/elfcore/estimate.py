@@ -25,6 +25,7 @@ from gcorefs.elfcore.loads import BSS_UNDIVIDED, most_bytes
 from gcorefs.elfcore.patterns import NONE, Patterns
 from gcorefs.elfcore.selection import (
     MOST_OF_A_THREAD,
+    MOST_OF_DATA,
     MOST_OF_LINKER,
     MOST_OF_LOST_CODE,
     MOST_REFERENCED,
@@ -222,7 +223,7 @@ class Estimate:
         threads, mapped = self._counters.threads, self._counters.mapped
         stacks = min(threads * size, mapped)
         self._add_private(stacks, min(stacks, self._counters.anonymous))
-        rest = MOST_OF_LINKER + threads * MOST_OF_A_THREAD
+        rest = MOST_OF_LINKER + MOST_OF_DATA + threads * MOST_OF_A_THREAD
         if any(line in maps for line in _CODE_WITHOUT_A_FILE):
             rest += MOST_OF_LOST_CODE
         if self._surroundings.has_referenced:

@@ -19,6 +19,8 @@ Range = tuple[int, int]
 # With memory=stacks a core has, beside the stacks (process/unwinding.py), in bytes:
 MOST_OF_LINKER = 4 << 20
 """At most so much of the dynamic linker and libc."""
+MOST_OF_DATA = 4 << 20
+"""At most so much of the data of programs that was written (process/written_data.py)."""
 MOST_OF_LOST_CODE = 16 << 20
 """At most so much of code that no file holds."""
 MOST_REFERENCED = 64 << 20

@@ -35,6 +35,7 @@ peek      small reads at addresses that may be wrong
 stacks    the live part of each thread's stack
 dynamic_linker  what the dynamic linker and libc keep for debuggers
 lost_code  code that no file holds any more
+written_data  data of programs that differ from their files
 referenced  the memory at the addresses that registers and stacks hold
 unwinding  all that a debugger needs for a backtrace of every thread
 cgroups   the memory limits of control groups, and whether they are frozen

@@ -23,7 +23,7 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.columns import Column
 from gcorefs.kernel import own_memory, pagemap_scan
 from gcorefs.kernel.open_file import OpenFile
-from gcorefs.kernel.pagemap_scan import GUARD, PFNZERO, PRESENT, SWAPPED, join_runs
+from gcorefs.kernel.pagemap_scan import FILE, GUARD, PFNZERO, PRESENT, SWAPPED, join_runs
 from gcorefs.kernel.proc import address_space, procfile
 from gcorefs.kernel.soft_dirty import MARK
 from gcorefs.process.errors import named
@@ -185,6 +185,18 @@ class Pagemap:
             found = array("Q"), array("Q")
             self._read_runs(start, end, self.populated, found)
         return found
+
+    def written(self, start: int, end: int) -> tuple[Column, Column]:
+        """Starts and ends of the runs of pages of a private mapping that are not those of its file,
+        in order.  Empty if the address space is gone."""
+        found = self.scan(start, end, any_of=PRESENT | SWAPPED, none_of=FILE)
+        if found is None:
+            found = array("Q"), array("Q")
+            self._read_runs(start, end, self._written, found)
+        return found
+
+    def _written(self, address: int, length: int) -> bytes:
+        return self.flags(address, length).translate(ANONYMOUS)
 
     def populated_runs(self, start: int, end: int) -> tuple[Column, Column] | None:
         """Starts and ends of the runs of populated pages between two addresses, in order; the

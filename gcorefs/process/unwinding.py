@@ -1,7 +1,8 @@
 """What a debugger needs for a backtrace of every thread (memory=stacks), as ranges of addresses.
 
 The live part of the stacks (stacks.py), what libc and the dynamic linker keep for debuggers
-(dynamic_linker.py), and code that no file holds (lost_code.py).  ELF headers and [vdso] come with
+(dynamic_linker.py), data that differ from the program's file (written_data.py), and code that no
+file holds (lost_code.py).  ELF headers and [vdso] come with
 the rule itself (memory_rules.py); all else is in the files of the program.
 """
 
@@ -13,6 +14,7 @@ from gcorefs.arch.machine import Machine
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import CLASSES, page_up
 from gcorefs.elfcore.selection import (
+    MOST_OF_DATA,
     MOST_OF_LINKER,
     MOST_OF_LOST_CODE,
     Range,
@@ -26,6 +28,7 @@ from gcorefs.process.memory import Memory
 from gcorefs.process.peek import Peek
 from gcorefs.process.referenced import referenced_ranges, words_on_stacks
 from gcorefs.process.stacks import StackFinder, Stacks, ThreadOnStack, thread_areas
+from gcorefs.process.written_data import written_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def unwinding_ranges(found: Unwinding, memory: Memory, limits: Limits) -> Stacks
         *stacks.ranges,
         *thread_areas(found.machine, peek, known),
         *_bounded(_of_linker(found, peek), MOST_OF_LINKER),
+        *_bounded(written_data(found.vmas, memory.ways.pagemap), MOST_OF_DATA),
         *_bounded(chain(_of_lost_files(found, peek), code), MOST_OF_LOST_CODE),
     ]
     if limits.referenced:
