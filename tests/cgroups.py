@@ -34,11 +34,11 @@ class Freezer:
     def __init__(self, version: str) -> None:
         self.is_v1 = version == "v1"
         self._top = top(version, "freezer")
-        self._group = self._top / f"gcorefs-{uuid.uuid4().hex}"
-        self._group.mkdir()
+        self.path = self._top / f"gcorefs-{uuid.uuid4().hex}"
+        self.path.mkdir()
 
     def add(self, pid: int) -> None:
-        (self._group / "cgroup.procs").write_text(str(pid))
+        (self.path / "cgroup.procs").write_text(str(pid))
 
     def freeze(self) -> None:
         self._set(True)
@@ -49,16 +49,16 @@ class Freezer:
     def _set(self, is_frozen: bool) -> None:
         """Ask for it, and wait until it has happened."""
         if self.is_v1:
-            (self._group / "freezer.state").write_text("FROZEN" if is_frozen else "THAWED")
+            (self.path / "freezer.state").write_text("FROZEN" if is_frozen else "THAWED")
         else:
-            (self._group / "cgroup.freeze").write_text("1" if is_frozen else "0")
+            (self.path / "cgroup.freeze").write_text("1" if is_frozen else "0")
         self.wait(is_frozen)
 
     @property
     def is_frozen(self) -> bool:
         if self.is_v1:
-            return (self._group / "freezer.state").read_text() == "FROZEN\n"
-        return "frozen 1" in (self._group / "cgroup.events").read_text().splitlines()
+            return (self.path / "freezer.state").read_text() == "FROZEN\n"
+        return "frozen 1" in (self.path / "cgroup.events").read_text().splitlines()
 
     def wait(self, is_frozen: bool = True) -> None:
         deadline = time.monotonic() + 60
@@ -69,10 +69,10 @@ class Freezer:
     def remove(self) -> None:
         """Its processes thaw, and go back to the top."""
         self.thaw()
-        for pid in (self._group / "cgroup.procs").read_text().split():
+        for pid in (self.path / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 (self._top / "cgroup.procs").write_text(pid)
-        _remove(self._group)
+        _remove(self.path)
 
 
 @contextlib.contextmanager

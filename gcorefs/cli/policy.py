@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import click
@@ -26,11 +26,12 @@ _POLICY = click.option(
 
 def takes_policy(
     but: Collection[str] = (),
-    profile: str = "",
+    profile: str | Callable[[Mapping[str, Any]], str] = "",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the options of a policy, except those in `but`, to a command as parameter `policy`.
 
-    `profile`: the policy if --policy is not given; empty for the default of each option.
+    `profile`: the policy if --policy is not given; empty for the default of each option.  It may
+    depend on the other options of the command.
     """
     options = [each for name, each in _OPTIONS.items() if name not in but]
 
@@ -41,7 +42,7 @@ def takes_policy(
             given = {name: text for name, text in texts.items() if text is not None}
             policy_text = named.pop("policy_text")
             if policy_text is None and profile:
-                policy_text = profile
+                policy_text = profile if isinstance(profile, str) else profile(named)
             with _refusals_told():
                 values = {} if policy_text is None else _named(policy_text)
                 values = {name: value for name, value in values.items() if name not in but}

@@ -1,10 +1,12 @@
 """The last cores of a process in a directory: each new one takes the place of the oldest.
 
 A name says when the core was taken, in UTC: core.1234.20261129T195501.123Z.  Only regular files of
-our own user with such a name are ever deleted.
+our own user with such a name are ever deleted.  Stacks and bundles have names of their own, and
+never take the place of a core.
 """
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -23,19 +25,40 @@ class Recording(NamedTuple):
     """Bytes that it takes on the disk."""
 
 
+class Form(NamedTuple):
+    """What is kept."""
+
+    word: str
+    """The beginning of its name."""
+    suffix: str = ""
+    """The end of a new name."""
+    suffixes: tuple[str, ...] = ("",)
+    """The ends of all names."""
+
+
+CORE = Form("core", suffixes=("", ".zst"))
+
+
+class Bounds(NamedTuple):
+    keep: int
+    """How many are kept."""
+    space: int
+    """How many bytes they may take on the disk; 0: any."""
+
+
 class Recordings:
-    """The cores of one process in one directory."""
+    """The cores of one process in one directory, or its stacks, or its bundles."""
 
-    def __init__(self, path: str, pid: int, keep: int, space: int) -> None:
-        """`keep`: how many are kept.  `space`: how many bytes they may take on the disk; 0: any.
-
-        SinkError: the directory cannot be opened.
-        """
+    def __init__(self, path: str, pid: int, bounds: Bounds, form: Form = CORE) -> None:
+        """SinkError: the directory cannot be opened."""
         self._path = path
-        self._prefix = f"core.{pid}."
-        self._pattern = re.compile(re.escape(self._prefix) + r"\d{8}T\d{6}\.\d{3}Z")
-        self._keep = keep
-        self._space = space
+        self._prefix = f"{form.word}.{pid}."
+        self._suffix = form.suffix
+        ends = "|".join(map(re.escape, form.suffixes))
+        self._pattern = re.compile(
+            re.escape(self._prefix) + rf"\d{{8}}T\d{{6}}\.\d{{3}}Z(?:{ends})"
+        )
+        self._keep, self._space = bounds
         try:
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -58,12 +81,18 @@ class Recordings:
 
     def name_at(self, now: datetime) -> str:
         moment = now.astimezone(UTC)
-        return f"{self._prefix}{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
+        return (
+            f"{self._prefix}{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z{self._suffix}"
+        )
 
     def sink(self, name: str) -> FileSink:
         """SinkError."""
         path = os.path.join(self._path, name)
         return FileSink(os.dup(self._directory), name, path)
+
+    def bounded_sink(self, name: str) -> "BoundedSink":
+        """The same for what has a size that nobody knows before.  SinkError."""
+        return BoundedSink(self.sink(name), self, os.path.join(self._path, name))
 
     def has_room(self, size: int) -> bool:
         """True if a core of `size` bytes may be there at all."""
@@ -91,3 +120,35 @@ class Recordings:
             pass
         except OSError as error:
             raise SinkError(os.path.join(self._path, each.name), error) from error
+
+
+class BoundedSink:
+    """A file that fails when it is larger than all of them may be; older ones are deleted for it
+    while it grows."""
+
+    def __init__(self, to: FileSink, recordings: Recordings, name: str) -> None:
+        """`to` is committed and aborted with this sink.  `name` is for people."""
+        self._to = to
+        self._recordings = recordings
+        self._name = name
+        self.size = 0
+        self._has_room = 0
+
+    def write(self, data: memoryview) -> None:
+        self.size += len(data)
+        if self.size > self._has_room:
+            self._has_room = self.size + _STEP
+            if not self._recordings.has_room(self.size):
+                raise SinkError(self._name, OSError(errno.ENOSPC, "--space allows no more"))
+            self._recordings.make_room(self._has_room)
+        self._to.write(data)
+
+    def commit(self) -> None:
+        self._to.commit()
+
+    def abort(self) -> None:
+        self._to.abort()
+
+
+_STEP = 1 << 20
+"""Bytes after which it is looked again whether there is room."""

@@ -53,8 +53,10 @@ class Sink(Protocol):
         """Close the sink and leave nothing behind.  Raises nothing."""
 
 
-def open_sink(output: str, is_chosen: bool) -> Sink:
+def open_sink(output: str, is_chosen: bool, mode: int = 0o600) -> Sink:
     """The sink that is called `output`; '-' is standard output.  SinkError.
+
+    `mode`: that of a new regular file, as open(2) takes it.  0600 is that of the kernel's cores.
 
     With `is_chosen` the user chose the name, and it may lead to anything: a device, a FIFO, one of
     our own file descriptors, the target of a symbolic link.  Otherwise it must be a regular file.
@@ -67,7 +69,7 @@ def open_sink(output: str, is_chosen: bool) -> Sink:
             if entry.descriptor is not None and is_chosen:
                 return StreamSink(duplicate(entry.descriptor), name)
             if not entry.exists or (entry.is_regular and entry.has_name):
-                return FileSink(os.dup(entry.directory), entry.name, name)
+                return FileSink(os.dup(entry.directory), entry.name, name, mode)
             if not is_chosen:
                 raise OSError(errno.EEXIST, "it is no regular file")
             return StreamSink(_open_stream(entry), name)
@@ -123,15 +125,16 @@ class StreamSink:
 class FileSink:
     """A new regular file.  When it is complete, it replaces the file that has its name.
 
-    Its mode is 0600, as that of the kernel's cores: it holds all secrets of the process.  Before
+    The mode of a core is 0600, as of the kernel's: it holds all secrets of the process.  Before
     the commit it has no name (O_TMPFILE), so that nothing remains of it even if we are killed.  If
     the file system does not support that, it has a temporary name (.gcorefs-*), and SIGKILL leaves
     that file behind.
     """
 
-    def __init__(self, directory: int, entry: str, name: str) -> None:
+    def __init__(self, directory: int, entry: str, name: str, mode: int = 0o600) -> None:
         """The file gets the name `entry` in `directory`.  Takes over `directory`, a file
-        descriptor.  `name` is for people.  SinkError."""
+        descriptor.  `name` is for people.  `mode`: as open(2) takes it.  SinkError."""
+        self._mode = mode
         self._directory = directory
         self._entry = entry
         self._name = name
@@ -147,13 +150,13 @@ class FileSink:
     def _create(self) -> int:
         flags = os.O_WRONLY | os.O_CLOEXEC
         try:
-            return os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=self._directory)
+            return os.open(".", flags | os.O_TMPFILE, self._mode, dir_fd=self._directory)
         except OSError as error:
             if error.errno not in _HAS_NO_NAMELESS_FILES:
                 raise
         self._temporary = _new_name()
         flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        return os.open(self._temporary, flags, 0o600, dir_fd=self._directory)
+        return os.open(self._temporary, flags, self._mode, dir_fd=self._directory)
 
     def write(self, data: memoryview) -> None:
         with _told_of(self._name):

@@ -1,4 +1,5 @@
-"""The memory limits of cgroups, and whether they are frozen: cgroups(7).
+"""The memory limits of cgroups, the files that count how often they are met, and whether they are
+frozen: cgroups(7).
 
 The memory controller is in version 2 (Documentation/admin-guide/cgroup-v2.rst) or in version 1
 (cgroup-v1/memory.rst).  Every group up to the top may have a limit, and counts its children too.
@@ -44,6 +45,18 @@ def memory_limits(process: str = "self") -> list[Limit]:
         path, is_v1 = _own_group(procfile.read(f"{process}/cgroup"))
         folder, top = _folder(path, is_v1)
         return list(_limits(folder, top, is_v1))
+    return []
+
+
+def memory_event_files(pid: int) -> list[str]:
+    """memory.events.local of the group of a process and of each above it; none without the memory
+    controller of version 2 (before Linux 5.2 it has no such files)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        path, is_v1 = _own_group(procfile.read(f"{pid}/cgroup"))
+        if not is_v1:
+            folders = _up(*_folder(path, is_v1))
+            files = [os.path.join(os.fsdecode(each), "memory.events.local") for each in folders]
+            return [each for each in files if os.path.exists(each)]
     return []
 
 

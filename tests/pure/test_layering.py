@@ -39,6 +39,8 @@ FOLDERS = (
     "stopped",
     "worker",
     "export",
+    "telemetry",
+    "triggers",
     "api",
     "together",
     "readers",
@@ -66,6 +68,7 @@ RESERVED = {
     "rich": ("cli",),
     "sdnotify": ("cli",),
     "zstandard": ("export",),
+    "prometheus_client": ("telemetry.metrics",),
     "elftools": ("elfcore.corefile",),
     "ctypes": ("arch.cpuid", "kernel"),
 }
