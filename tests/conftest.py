@@ -332,11 +332,14 @@ class Mount:
         self.allowed: list[str] = []
         self.program = GCOREFS
         """Another one serves with another tuning (tests/tuned.py)."""
+        self.words: list[str] = []
+        """Other words of the command, beside options of the mount."""
         self.prefix: list[str] = []
         """Words before the command that runs the server under some condition."""
 
     def make(self, *options: str) -> None:
         words = [word for option in options for word in ("-o", option)]
+        words = [*self.words, *words]
         command = [*self.prefix, self.program, "mount", "--log-file", self.log, *words, self.path]
         subprocess.run(text_of(command), check=True, timeout=100)
 

@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import click
 import sdnotify
 import trio
 
-from gcorefs.cli import background
+from gcorefs.cli import background, extras
 from gcorefs.cli.named_path import NamedPath
 from gcorefs.export.sink import SinkError
 from gcorefs.mount import interpreter, log, server
@@ -44,6 +45,9 @@ from gcorefs.worker.zygote import Zygote
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option("--log-file", type=NamedPath(), help="Log there, not to the system's log.")
+@click.option(
+    "--metrics", type=NamedPath(), help="Keep counts for Prometheus in this file, FILE.prom say."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def mount(
     mountpoint: str,
@@ -51,7 +55,7 @@ def mount(
     config: str | None,
     foreground: bool,
     log_file: str | None,
-    verbose: bool,
+    **others: Any,
 ) -> None:
     """Mount every process as a file at MOUNTPOINT.
 
@@ -73,6 +77,9 @@ def mount(
     except OSError as error:
         raise click.ClickException(named(error)) from error
 
+    metrics = None if others["metrics"] is None else os.path.abspath(others["metrics"])
+    counts = None if metrics is None else _counts()
+
     def run(on_ready: Callable[[], None], watchdog: Watchdog | None = None) -> None:
         with _mounting(mountpoint, on_ready) as tell_ready:
             if log_file is not None:
@@ -82,7 +89,7 @@ def mount(
             bpf_choice.choose(configuration.options.bpf)  # before there is a second thread
             interpreter.settle()  # for the zygote and all workers too
             zygote = Zygote()  # before that of the log
-            log.start(handler, verbose)
+            log.start(handler, others["verbose"], counts(metrics) if counts and metrics else None)
             trio.run(server.serve, mountpoint, configuration, tell_ready, zygote, watchdog)
 
     try:
@@ -94,6 +101,13 @@ def mount(
                 background.run(run)
     except MountError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _counts() -> Callable[[str], log.Counts]:
+    """What makes counts.  ClickException: they cannot be had here."""
+    with extras.needed("metrics", "prometheus-client", "--metrics"):
+        from gcorefs.mount.counts import Counts  # noqa: PLC0415
+    return Counts
 
 
 @contextlib.contextmanager

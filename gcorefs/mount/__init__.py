@@ -9,6 +9,8 @@ pid_lists  what open directories are read from
 limits   what one user may have, and what all users may have together
 subordinate  which user owns a subordinate uid
 log      a log that never waits for its reader
+fields   what log lines tell as fields
+counts   what the log tells, counted for Prometheus
 refusals  the log lines about refused requests
 in_thread  blocking calls outside of the event loop
 inodes   one inode is one process with one policy, as long as its bytes do not change

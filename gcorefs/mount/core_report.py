@@ -5,8 +5,10 @@ from typing import Any
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.provenance import MOST_RANGES, as_text
 from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.fields import KIND, about
 from gcorefs.mount.log import logger
 from gcorefs.process import readv
+from gcorefs.telemetry.journal import STOPPED
 
 
 def log_end(shared: SharedCore) -> None:
@@ -31,7 +33,22 @@ def log_end(shared: SharedCore) -> None:
         core.unreadable,
         _how_held(shared),
         f", {policy}" if policy else "",
+        extra={"fields": _fields(shared, core.threads)},
     )
+
+
+def _fields(shared: SharedCore, threads: int) -> dict[str, object]:
+    stopped = shared.stop.stopped_seconds + shared.keeper.paused_seconds
+    return {
+        **about(shared.process.pid),
+        "MESSAGE_ID": STOPPED,
+        "GCOREFS_KIND": KIND,
+        "GCOREFS_STOPPED_USEC": round(stopped * 1e6),
+        "GCOREFS_THREADS": threads,
+        "GCOREFS_BYTES": shared.bytes.served,
+        "GCOREFS_OPENER_PID": shared.opener.pid,
+        "GCOREFS_OPENER_UID": shared.opener.uid,
+    }
 
 
 def _how_held(shared: SharedCore) -> str:

@@ -17,10 +17,12 @@ import os
 import queue
 import sys
 from logging.handlers import QueueHandler, SysLogHandler
+from typing import Protocol
 
 from gcorefs.export.lookup import look_up
 from gcorefs.export.sink import SinkError, duplicate
 from gcorefs.process.threads import start_thread
+from gcorefs.telemetry.journal import Journal, is_journal, priority
 
 _MOST_WAITING = 10_000
 
@@ -28,6 +30,16 @@ _END_TIMEOUT = 1.0
 """Seconds at the end in which the reader of the log may take the messages that are left."""
 
 logger = logging.getLogger("gcorefs")
+
+
+class Counts(Protocol):
+    """Counts what the log tells (counts.py)."""
+
+    def add(self, record: logging.LogRecord) -> None:
+        """Raises nothing."""
+
+    def write_if_possible(self) -> None:
+        """Write the counts to their file.  May wait for a disk."""
 
 
 class _Unlocked(logging.Handler):
@@ -53,6 +65,28 @@ class _Descriptor(_Unlocked):
 
 class _Syslog(_Unlocked, SysLogHandler):
     pass
+
+
+class _Journal(_Unlocked):
+    """The journal of systemd, with a field for each fact that a record has (`fields`)."""
+
+    def __init__(self, other: logging.Handler) -> None:
+        """`other` gets what the journal does not take."""
+        super().__init__()
+        self._journal = Journal()
+        self._other = other
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {
+            "MESSAGE": self.format(record),
+            "PRIORITY": priority(record.levelno),
+            "SYSLOG_IDENTIFIER": "gcorefs",
+            **getattr(record, "fields", {}),
+        }
+        try:
+            self._journal.send(fields)
+        except OSError:
+            self._other.handle(record)
 
 
 class _DroppingHandler(QueueHandler):
@@ -87,9 +121,10 @@ def is_wanted(record: logging.LogRecord) -> bool:
 
 
 def to_stderr() -> logging.Handler:
+    """The journal, if that is what reads standard error."""
     handler = _Descriptor(sys.stderr.fileno())
     handler.setFormatter(logging.Formatter("gcorefs: %(levelname)s: %(message)s"))
-    return handler
+    return _Journal(handler) if is_journal(sys.stderr.fileno()) else handler
 
 
 def to_file(path: str) -> logging.Handler:
@@ -127,15 +162,20 @@ def to_syslog(socket: str = "/dev/log") -> logging.Handler:
 
 
 class _Writer:
-    def __init__(self, handler: logging.Handler) -> None:
+    def __init__(self, handler: logging.Handler, counts: Counts | None) -> None:
         self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
         self._handler = handler
+        self._counts = counts
         self.entrance = _DroppingHandler(self._waiting)
         self._thread = start_thread("gcorefs-log", self._run)
 
     def _run(self) -> None:
         while record := self._waiting.get():
             self._handler.handle(record)
+            if self._counts is not None:
+                self._counts.add(record)
+                if self._waiting.empty():  # else once for all that have come together
+                    self._counts.write_if_possible()
 
     def stop(self) -> None:
         with contextlib.suppress(queue.Full):
@@ -145,10 +185,10 @@ class _Writer:
         self._thread.join(_END_TIMEOUT)
 
 
-def start(handler: logging.Handler, verbose: bool = False) -> None:
-    """Send the log of this package and of pyfuse3 to `handler`, from a separate thread.
-    NoThread."""
-    writer = _Writer(handler)
+def start(handler: logging.Handler, verbose: bool = False, counts: Counts | None = None) -> None:
+    """Send the log of this package and of pyfuse3 to `handler`, from a separate thread, which also
+    counts.  NoThread."""
+    writer = _Writer(handler, counts)
     root = logging.getLogger()
     writer.entrance.addFilter(is_wanted)
     root.addHandler(writer.entrance)

@@ -3,6 +3,7 @@
 import time
 
 from gcorefs.errors import Refusal, Why
+from gcorefs.mount.fields import of_refusal
 from gcorefs.mount.log import logger
 
 _WINDOW = 10.0  # seconds
@@ -26,10 +27,14 @@ class Refusals:
         begun, count = self._seen.get(kind, (now, 0))
         if now - begun >= _WINDOW:
             if count > _MOST_ALIKE:
-                logger.warning("%s: %d more times", error.reason.text, count - _MOST_ALIKE)
+                more = count - _MOST_ALIKE
+                fields = of_refusal(error, more)
+                logger.warning(
+                    "%s: %d more times", error.reason.text, more, extra={"fields": fields}
+                )
             begun, count = now, 0
         if len(self) >= MOST_KINDS:
             self._seen.clear()
         self._seen[kind] = begun, count + 1
         if count < _MOST_ALIKE:
-            logger.warning("%s", error)
+            logger.warning("%s", error, extra={"fields": of_refusal(error)})

@@ -23,6 +23,7 @@ from gcorefs.lifecycle import Phase
 from gcorefs.mount import core_report
 from gcorefs.mount.cores import SharedCore
 from gcorefs.mount.errors import RequestError, RequestReason
+from gcorefs.mount.fields import of_refusal
 from gcorefs.mount.hold_time import HoldTime
 from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
@@ -331,13 +332,13 @@ class SharedStop:
             core.fail(error)
         self._stop.forget()
         if not self._released.is_set():  # else no reader waits any more
-            logger.warning("%s", error)
+            logger.warning("%s", error, extra={"fields": of_refusal(error)})
 
     def _fail_one(self, core: SharedCore, error: Refusal) -> None:
         is_awaited = not self._released.is_set()
         core.fail(error)
         if is_awaited:
-            logger.warning("%s", error)
+            logger.warning("%s", error, extra={"fields": of_refusal(error)})
         if self._have_all_failed:
             self.let_go()
         else:

@@ -47,6 +47,9 @@ StandardOutput=truncate:/run/deeds.json
 """
 
 
+METRICS = (UNIT.parent / "metrics.conf").read_text()
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("machine")
@@ -99,6 +102,31 @@ class Service:
         assert result.returncode == 0, result.stderr
         told: dict[str, str | None] = json.loads(result.stdout)
         return told
+
+
+def test_with_its_drop_in_it_keeps_counts(machine: Machine) -> None:
+    # Its name comes behind that of the test's own.
+    drop_in = machine.root / "run/units/gcorefs.service.d/zz-metrics.conf"
+    path = machine.root / "run/gcorefs.prom"
+    (named,) = re.findall(r"--metrics (\S+)", METRICS)
+    drop_in.write_text(METRICS.replace(named, "/run/gcorefs.prom"))
+    machine.systemctl("daemon-reload")
+    try:
+        machine.systemctl("start", UNIT.name)
+        assert "gcorefs_stopped_seconds_count 0.0" in path.read_text()
+        assert path.stat().st_mode & 0o777 == 0o644
+        for count in (1, 2):
+            result = machine.run("sh", "-c", f"exec 3<{MOUNT}/1; head -c 64 <&3 >/dev/null")
+            assert result.returncode == 0, result.stderr
+            eventually(
+                lambda count=count: f"seconds_count {count}.0" in path.read_text()  # type: ignore[misc]
+            )
+        assert machine.show(UNIT.name, "NRestarts") == "0"
+    finally:
+        machine.systemctl("stop", UNIT.name)
+        drop_in.unlink()
+        machine.systemctl("daemon-reload")
+        (machine.root / "run/gcorefs.log").unlink()
 
 
 @pytest.fixture
