@@ -79,7 +79,7 @@ CHECK_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb \
 	clang libbpf1
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd default-jdk-headless nodejs \
-	golang-go delve file redis-server redis-tools postgresql strace attr busybox cpio \
+	golang-go delve file systemd-coredump redis-server redis-tools postgresql strace attr busybox cpio \
 	libarchive-tools rsync rclone zip zstd
 BENCH_PACKAGES := $(RUN_PACKAGES) strace zstd
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell

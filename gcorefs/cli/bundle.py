@@ -1,19 +1,21 @@
 """gcorefs bundle: a core with all that a debugger needs to open it on another machine."""
 
 import time
+from typing import Any
 
 import click
 
 from gcorefs.cli import stopping
 from gcorefs.cli.compression import LEVEL
 from gcorefs.cli.core_line import core_line
+from gcorefs.cli.destination import TO, Destination, default_name, refuse_both
 from gcorefs.cli.one_bundle import BundleTaker
 from gcorefs.cli.one_core import refuse_no_name
 from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.printable import printable
 from gcorefs.cli.target import Targets, takes_targets
 from gcorefs.export.compressed import DEFAULT_LEVEL, CompressedSink
-from gcorefs.export.sink import open_sink
+from gcorefs.export.sink import Sink, open_sink
 from gcorefs.policy import Policy
 
 
@@ -23,6 +25,7 @@ from gcorefs.policy import Policy
     "-o", "output", metavar="FILE",
     help="Where to; '-' is standard output.  Default: bundle-PID-TIME.tar.zst.",
 )  # fmt: skip
+@TO
 @click.option(
     "--file-limit", type=click.IntRange(min=0), metavar="MIB", default=512, show_default=True,
     help="Leave out each mapped file that is larger and is no ELF file.",
@@ -39,10 +42,9 @@ from gcorefs.policy import Policy
 def bundle(
     targets: Targets,
     output: str | None,
-    file_limit: int,
-    environ: bool,
-    level: int,
+    to: str | None,
     policy: Policy,
+    **options: Any,
 ) -> None:
     """Write a core with the program, the libraries and all other mapped files of the process.
 
@@ -53,17 +55,29 @@ def bundle(
     A process stands still until its memory is copied to that of gcorefs (--policy hold=copy), or,
     if there is no room for that, until the core is written.
     """
+    refuse_both(output, to)
+    destination = None if to is None else Destination(to)
+    if destination is not None and destination.is_systemd:
+        raise click.UsageError("--to systemd: that is a place for cores, not for bundles")
     process = targets.select().one()
     stopping.end_in_good_order()
     refuse_no_name(output)
     when = time.time()
     name = f"bundle-{process.pid}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(when))}"
     place = output or f"{name}.tar.zst"
-    taker = BundleTaker(policy, file_limit << 20, environ)
+    if destination is not None:
+        place = destination.name(default_name("bundle", process.pid, ".tar.zst"), is_single=True)
+
+    def open_place() -> Sink:
+        if destination is not None:
+            sink, _ = destination.open(place, process, policy, ".tar.zst")
+        else:
+            sink = open_sink(place, output is not None)
+        return CompressedSink(sink, options["level"])
+
+    taker = BundleTaker(policy, options["file_limit"] << 20, options["environ"])
     with stopping.refusals_told(process.pid):
-        taken = taker.take(
-            process, name, when, lambda: CompressedSink(open_sink(place, output is not None), level)
-        )
+        taken = taker.take(process, name, when, open_place)
     for each in taken.missing:
         click.echo(printable(each), err=True)
     if place != "-":

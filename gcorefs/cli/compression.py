@@ -34,13 +34,18 @@ class Compression(NamedTuple):
 
     def sink(self, to: Callable[[], Sink]) -> Sink:
         """The sink that `to` makes, behind the compressor.  SinkError."""
+        return self.named_sink(lambda: (to(), ""))[0]
+
+    def named_sink(self, to: Callable[[], tuple[Sink, str]]) -> tuple[Sink, str]:
+        """The same for a sink whose name `to` knows.  SinkError."""
         if self.method is None:
             return to()
         # Imported here to save memory in a dump that is not compressed (victim.py), and before the
         # sink is made, which nobody would abort.
         from gcorefs.export.compressed import DEFAULT_LEVEL, CompressedSink  # noqa: PLC0415
 
-        return CompressedSink(to(), self.level or DEFAULT_LEVEL)
+        sink, name = to()
+        return CompressedSink(sink, self.level or DEFAULT_LEVEL), name
 
 
 def takes_compression(command: Callable[..., None]) -> Callable[..., None]:

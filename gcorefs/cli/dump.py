@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from gcorefs.api import Core, Progress, Sink, Stop
 from gcorefs.cli import stopping
 from gcorefs.cli.compression import Compression, takes_compression
 from gcorefs.cli.core_line import core_line
+from gcorefs.cli.destination import TO, Destination, default_name, refuse_both, usual_policy
 from gcorefs.cli.one_core import lacks, refuse_no_name, write_core
 from gcorefs.cli.output import Output
 from gcorefs.cli.policy import takes_policy
@@ -34,15 +35,17 @@ from gcorefs.together import stop_together
     help="Where to; '-' is standard output.  The core of each of several processes: FILE.PID.  "
     "Default: core.PID, or standard output when piped and one process is named.",
 )  # fmt: skip
+@TO
 @click.option(
     "--together", is_flag=True,
     help="Stop all these processes first, and let none go until all are recorded.",
 )  # fmt: skip
 @takes_compression
-@takes_policy()
+@takes_policy(profile=usual_policy)
 def dump(
     targets: Targets,
     output: str | None,
+    to: str | None,
     together: bool,
     compression: Compression,
     policy: Policy,
@@ -60,18 +63,22 @@ def dump(
     If one of several cores cannot be had, the others are written, and the status is 1.  With
     --together either all are written or none.
     """
+    refuse_both(output, to)
+    destination = None if to is None else Destination(to)
     selected = targets.select()
     stopping.end_in_good_order()
     refuse_no_name(output)
     if targets.is_single and len(selected.processes) == 1:
         process = selected.processes[0]
-        _dump(process, _place(process.pid, output, compression), policy)
+        if destination is not None:
+            place: _Place = _Elsewhere(destination, process, compression, is_single=True)
+        else:
+            place = _place(process.pid, output, compression)
+        line = _dump(process, place, policy)
+        if destination is not None:
+            click.echo(printable(line))
         return
-    prefix = _prefix(output)
-    places = {
-        each: _Place(f"{prefix}.{each.pid}{compression.suffix}", False, compression)
-        for each in selected.processes
-    }
+    places = _places(selected.processes, output, destination, compression)
     if together:
         if selected.errors:
             raise selected.errors[0]
@@ -91,8 +98,8 @@ class _Place:
         self._is_chosen = is_chosen
         self._compression = compression
 
-    def open(self) -> Sink:
-        """SinkError."""
+    def open(self, policy: Policy) -> Sink:
+        """SinkError, ProcessError."""
         return self._compression.sink(lambda: open_sink(self.name, self._is_chosen))
 
     def spooled(self, policy: Policy) -> Policy:
@@ -106,6 +113,49 @@ class _Place:
         if policy.hold != "precopy" or policy.spool or not (is_file and soft_dirty.is_supported()):
             return policy
         return replace(policy, spool=os.path.dirname(os.path.realpath(self.name)))
+
+
+class _Elsewhere(_Place):
+    """What --to names."""
+
+    def __init__(
+        self, destination: Destination, process: Process, compression: Compression, is_single: bool
+    ) -> None:
+        """`is_single`: it is the only core."""
+        default = default_name("core", process.pid, compression.suffix)
+        super().__init__(destination.name(default, is_single), True, compression)
+        self._destination = destination
+        self._process = process
+
+    def open(self, policy: Policy) -> Sink:
+        """SinkError, ProcessError."""
+        sink, self.name = self._compression.named_sink(
+            lambda: self._destination.open(
+                self.name, self._process, policy, self._compression.suffix
+            )
+        )
+        return sink
+
+    def spooled(self, policy: Policy) -> Policy:
+        return policy
+
+
+def _places(
+    processes: Sequence[Process],
+    output: str | None,
+    destination: Destination | None,
+    compression: Compression,
+) -> dict[Process, _Place]:
+    """Of several cores."""
+    if destination is not None:
+        return {
+            each: _Elsewhere(destination, each, compression, is_single=False) for each in processes
+        }
+    prefix = _prefix(output)
+    return {
+        each: _Place(f"{prefix}.{each.pid}{compression.suffix}", False, compression)
+        for each in processes
+    }
 
 
 def _place(pid: int, output: str | None, compression: Compression) -> _Place:
@@ -129,7 +179,7 @@ def _dump(process: Process, place: _Place, policy: Policy) -> str:
     """Write one core.  The line about it.  ClickException."""
     with stopping.refusals_told(process.pid):
         stop = api.stop(process, place.spooled(policy))
-        core = write_core(stop, place.open, lambda: _shown(process.pid))
+        core = write_core(stop, lambda: place.open(policy), lambda: _shown(process.pid))
     _tell_of(stop, core)
     return core_line(place.name, core, stop.stopped_seconds)
 
@@ -150,11 +200,10 @@ def _dump_each(places: Mapping[Process, _Place], policy: Policy) -> bool:
 
 def _dump_together(places: Mapping[Process, _Place], policy: Policy) -> None:
     """Write the cores of one instant.  ClickException: there is none of them."""
-    names = {process.pid: place.name for process, place in places.items()}
     with contextlib.ExitStack() as undone, stopping.refusals_told():
         sinks = {}
         for process, place in places.items():
-            sinks[process.pid] = sink = place.open()
+            sinks[process.pid] = sink = place.open(policy)
             undone.callback(sink.abort)
         # All of them are in one directory.
         together = stop_together([*places], next(iter(places.values())).spooled(policy))
@@ -166,6 +215,7 @@ def _dump_together(places: Mapping[Process, _Place], policy: Policy) -> None:
                         writer.do(core.write_to, sinks[stop.pid], show)
             for stop, _ in cores:
                 sinks[stop.pid].commit()
+    names = {process.pid: place.name for process, place in places.items()}
     for stop, core in cores:
         _tell_of(stop, core)
         click.echo(printable(core_line(names[stop.pid], core, stop.stopped_seconds)))

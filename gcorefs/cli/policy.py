@@ -41,8 +41,8 @@ def takes_policy(
             texts = {each.name: named.pop(each.name) for each in options}
             given = {name: text for name, text in texts.items() if text is not None}
             policy_text = named.pop("policy_text")
-            if policy_text is None and profile:
-                policy_text = profile if isinstance(profile, str) else profile(named)
+            if policy_text is None:
+                policy_text = (profile if isinstance(profile, str) else profile(named)) or None
             with _refusals_told():
                 values = {} if policy_text is None else _named(policy_text)
                 values = {name: value for name, value in values.items() if name not in but}

@@ -11,6 +11,7 @@ from gcorefs.cli import extras
 from gcorefs.cli.printable import printable
 from gcorefs.cli.takers import Taken, cause_of
 from gcorefs.export.sink import SinkError
+from gcorefs.export.whole_file import write_whole
 from gcorefs.telemetry.journal import STOPPED, Journal, is_journal
 
 _INFO, _WARNING = 6, 4
@@ -24,7 +25,7 @@ class Telling:
         self._pid = pid
         self._kind = kind
         self._journal = {fd: Journal() for fd in (1, 2) if is_journal(fd)}
-        self._path = metrics
+        self._path = None if metrics is None else os.path.abspath(metrics)
         self._metrics = None
         if metrics is not None:
             with extras.needed("metrics", "prometheus-client", "--metrics"):
@@ -85,9 +86,9 @@ class Telling:
     def _write(self) -> None:
         """SinkError."""
         if self._metrics is not None and self._path is not None:
-            from gcorefs.telemetry.metrics import write_metrics  # noqa: PLC0415
+            from gcorefs.telemetry.metrics import MODE  # noqa: PLC0415
 
-            write_metrics(self._metrics, os.path.abspath(self._path))
+            write_whole(self._path, self._metrics.text(), MODE)
 
     def _write_later(self) -> None:
         try:

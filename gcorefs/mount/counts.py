@@ -8,8 +8,9 @@ import contextlib
 import logging
 
 from gcorefs.export.sink import SinkError
+from gcorefs.export.whole_file import write_whole
 from gcorefs.mount.fields import KIND
-from gcorefs.telemetry.metrics import Metrics, write_metrics
+from gcorefs.telemetry.metrics import MODE, Metrics
 
 
 class Counts:
@@ -35,7 +36,7 @@ class Counts:
         """SinkError.  Does nothing if nothing has changed."""
         if not self._is_written:
             self._is_written = True
-            write_metrics(self._metrics, self._path)
+            write_whole(self._path, self._metrics.text(), MODE)
 
     def write_if_possible(self) -> None:
         with contextlib.suppress(SinkError):  # the next one may do better

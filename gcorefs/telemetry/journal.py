@@ -60,10 +60,13 @@ class Journal:
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.setblocking(False)
 
-    def send(self, fields: Mapping[str, object]) -> None:
-        """OSError: the entry is lost, because there is no journal, or it reads nothing."""
+    def send(self, fields: Mapping[str, object], timeout: float = 0.0) -> None:
+        """OSError: the entry is lost, because there is no journal, or it reads nothing.
+
+        `timeout`: seconds, for a sender that holds no process.
+        """
+        self._socket.settimeout(timeout)
         self._socket.sendto(entry(fields), self._path)
 
     def close(self) -> None:

@@ -14,12 +14,11 @@ from prometheus_client import (
     generate_latest,
 )
 
-from gcorefs.export.sink import open_sink
-
 STOPPED_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 """Seconds, as Prometheus wants all times: from one millisecond to one minute."""
 
-_MODE = 0o644
+MODE = 0o644
+"""Of the file."""
 
 # When each count began: the collector does not know what that is.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -58,13 +57,3 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
-
-
-def write_metrics(metrics: Metrics, path: str) -> None:
-    """Replace the file.  SinkError."""
-    sink = open_sink(path, is_chosen=False, mode=_MODE)
-    try:
-        sink.write(memoryview(metrics.text()))
-        sink.commit()
-    finally:
-        sink.abort()

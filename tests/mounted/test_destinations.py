@@ -1,0 +1,222 @@
+"""`gcorefs dump --to`: object stores, and the place where coredumpctl looks."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from gcorefs.elfcore.corefile import read_core
+from tests.conftest import GCOREFS, Target
+from tests.mounted.conftest import eventually, gcorefs, is_free, run
+from tests.mounted.journald import Journal, journald
+from tests.mounted.objects import ObjectServer, object_server
+
+Spawn = Callable[..., Target]
+
+STAMP = r"\d{8}T\d{6}Z"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectServer]:
+    with tempfile.TemporaryDirectory() as folder, object_server(Path(folder)) as server:
+        yield server
+
+
+def dump(server: ObjectServer, *words: object) -> "subprocess.CompletedProcess[bytes]":
+    return gcorefs("dump", *words, env=os.environ | server.environment)
+
+
+def unpacked(data: bytes) -> bytes:
+    stream = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
+    return stream.read()
+
+
+def test_a_core_becomes_an_object(server: ObjectServer, spawn: Spawn) -> None:
+    target = spawn("bulk", 20)
+    result = dump(server, target.pid, "--to", f"{server.url}/a/core")
+    assert result.returncode == 0, result.stderr
+    data = server.read("a/core")
+    match = re.fullmatch(
+        rf"{server.url}/a/core: \d threads, stopped for \d+\.\d ms, (\d+) bytes\n",
+        result.stdout.decode(),
+    )
+    assert match, result.stdout
+    assert len(data) == int(match[1]) > 20 << 20  # more than one part
+    core = read_core(io.BytesIO(data))
+    assert core.missing == 0
+    assert core.facts is not None
+    assert core.facts["policy"]["hold"] == "copy"
+    assert server.uploads() == []
+
+
+def test_a_folder_gets_a_name_that_no_other_host_has(server: ObjectServer, spawn: Spawn) -> None:
+    target = spawn("threads", 2)
+    result = dump(server, target.pid, "--to", f"{server.url}/b/", "--compress", "zstd")
+    assert result.returncode == 0, result.stderr
+    (name,) = [each for each in server.names() if each.startswith("b/")]
+    host = re.escape(re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename))
+    assert re.fullmatch(rf"b/core\.{host}\.{target.pid}\.{STAMP}\.zst", name)
+    assert read_core(io.BytesIO(unpacked(server.read(name)))).threads == 3
+
+
+def test_several_processes_have_an_object_each(server: ObjectServer, spawn: Spawn) -> None:
+    targets = [spawn("threads", 1), spawn("threads", 2)]
+    pids = [each.pid for each in targets]
+    result = dump(server, *pids, "--together", "--to", f"{server.url}/c/")
+    assert result.returncode == 0, result.stderr
+    names = [each for each in server.names() if each.startswith("c/")]
+    found = {read_core(io.BytesIO(server.read(name))).threads for name in names}
+    assert found == {2, 3}
+    assert server.uploads() == []
+
+
+def test_a_bundle_becomes_an_object(server: ObjectServer, spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    environment = os.environ | server.environment
+    result = gcorefs("bundle", target.pid, "--to", f"{server.url}/d.tar.zst", env=environment)
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(fileobj=io.BytesIO(unpacked(server.read("d.tar.zst")))) as tar:
+        assert any(name.endswith("/core") for name in tar.getnames())
+
+
+def test_a_dump_that_is_ended_leaves_nothing(server: ObjectServer, spawn: Spawn) -> None:
+    target = spawn("bulk", 200)
+    words = [GCOREFS, "dump", target.pid, "--to", f"{server.url}/e", "--hold", "stop"]
+    with subprocess.Popen(
+        list(map(str, words)), env=os.environ | server.environment, stderr=subprocess.PIPE
+    ) as process:
+        eventually(lambda: bool(server.uploads()) or process.poll() is not None)
+        assert process.poll() is None, "it was faster than the test"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "e" not in server.names()
+    assert server.uploads() == []
+    eventually(lambda: is_free(target.pid))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "403"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, ""),  # nobody listens there
+    ],
+)
+def test_a_store_that_refuses_is_one_line(
+    server: ObjectServer, spawn: Spawn, change: dict[str, str], text: str
+) -> None:
+    target = spawn("threads", 1)
+    environment = os.environ | server.environment | change
+    result = gcorefs("dump", target.pid, "--to", f"{server.url}/f", env=environment)
+    assert result.returncode == 1
+    told = result.stderr.decode()
+    assert told.startswith(f"Error: {server.url}/f: ")
+    assert told.count("\n") == 1
+    assert text in told
+    assert "secret" not in told
+    assert "f" not in server.names()
+    eventually(lambda: is_free(target.pid))
+
+
+def test_a_file_is_written_as_with_o(spawn: Spawn, tmp_path: Path) -> None:
+    target = spawn("threads", 1)
+    path = tmp_path / "core"
+    result = gcorefs("dump", target.pid, "--to", f"file://{path}")
+    assert result.returncode == 0, result.stderr
+    assert path.stat().st_mode == 0o100600
+    with path.open("rb") as file:
+        assert read_core(file).threads == 2
+    result = gcorefs("dump", target.pid, target.pid, "--to", f"file://{tmp_path}/")
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--to", "ftp://x/y"], "no such place; there are s3://BUCKET/NAME"),
+        (["--to", "s3://"], "no such place"),
+        (["--to", "s3://bucket"], "no such place"),
+        (["--to", "file://x"], "no such place"),
+        (["--to", "coredumpctl"], "no such place"),
+        (["--to", "systemd", "-o", "x"], "-o and --to exclude each other"),
+    ],
+)
+def test_a_wrong_place_is_one_line(spawn: Spawn, words: list[str], text: str) -> None:
+    target = spawn("threads", 1)
+    result = gcorefs("dump", target.pid, *words)
+    assert result.returncode == 2
+    assert text in result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+
+
+def test_a_bundle_is_nothing_for_coredumpctl(spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    result = gcorefs("bundle", target.pid, "--to", "systemd")
+    assert result.returncode == 2
+    assert b"--to systemd: that is a place for cores" in result.stderr
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with journald(tmp_path) as journal:
+        # The place of its cores is this machine's; so it gets one of its own.
+        run(*journal.inside("mkdir", "-p", "/var/lib/systemd/coredump"))
+        run(*journal.inside("mount", "-t", "tmpfs", "tmpfs", "/var/lib/systemd/coredump"))
+        yield journal
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+def test_coredumpctl_finds_it(spawn: Spawn, journal: Journal, suffix: str, tools: None) -> None:
+    target = spawn("threads", 3)
+    words = ["--compress", "zstd"] if suffix else []
+    result = run(*journal.inside(GCOREFS, "dump", target.pid, "--to", "systemd", *words))
+    assert result.returncode == 0, result.stderr
+    path = result.stdout.decode().partition(":")[0]
+    uid, comm = os.getuid(), Path(target.argv[0]).name
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    assert re.fullmatch(
+        rf"/var/lib/systemd/coredump/core\.{comm}\.{uid}\.{boot}\.{target.pid}\.\d{{16}}"
+        + re.escape(suffix),
+        path,
+    )
+    journal.wait_for(1, f"COREDUMP_PID={target.pid}")
+
+    def coredumpctl(*more: str) -> str:
+        command = ("coredumpctl", "-D", "/run/log/journal", "--no-pager", *more, str(target.pid))
+        found = run(*journal.inside(*command))
+        assert found.returncode == 0, found.stderr
+        return found.stdout.decode("utf-8", "replace")
+
+    listed = coredumpctl("list")
+    assert re.search(rf" {target.pid} +{uid} +\d+ .* present +{target.argv[0]} ", listed), listed
+    info = coredumpctl("info")
+    assert f"PID: {target.pid} ({comm})" in info
+    assert f"Storage: {path} (present)" in info
+    assert f"Command Line: {' '.join(target.argv)}" in info
+    assert "lives, and was dumped by gcorefs" in info
+    words = ["debug", "--debugger=gdb", "--debugger-arguments=-batch -ex 'info threads'"]
+    debugged = coredumpctl(*words)
+    assert debugged.count("Thread 0x") + debugged.count("LWP") >= 4, debugged
+    eventually(lambda: is_free(target.pid))
+
+
+def test_without_systemd_coredump_a_line_says_so(spawn: Spawn, journal: Journal) -> None:
+    target = spawn("threads", 1)
+    run(*journal.inside("umount", "/var/lib/systemd/coredump"))
+    run(*journal.inside("mount", "-t", "tmpfs", "tmpfs", "/var/lib/systemd"))
+    result = run(*journal.inside(GCOREFS, "dump", target.pid, "--to", "systemd"))
+    assert result.returncode == 1
+    assert result.stderr == (
+        b"Error: /var/lib/systemd/coredump: No such file or directory: is systemd-coredump "
+        b"installed?\n"
+    )
+    eventually(lambda: is_free(target.pid))
