@@ -38,9 +38,10 @@ _OF_COPIES = (
 @click.argument("name", metavar="[CORE-or-PID]", required=False)
 @names_targets
 @click.option("--all", "is_all", is_flag=True, help="Every mapping, however many there are.")
+@click.option("--html", "as_html", is_flag=True, help="A page for a browser: every mapping.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: every mapping, in bytes.")
 @takes_policy(but=_OF_COPIES)
-def info(name: str | None, targets: Targets, is_all: bool, as_json: bool, policy: Policy) -> None:
+def info(name: str | None, targets: Targets, policy: Policy, is_all: bool, **forms: bool) -> None:
     """Tell what a core is, and draw its address space.
 
     CORE is any ELF core, made by gcorefs or not, or one that `gcorefs dump --compress zstd` has
@@ -50,14 +51,21 @@ def info(name: str | None, targets: Targets, is_all: bool, as_json: bool, policy
     Digits alone are the PID of a process, which stands still until its headers are made (./1234
     is a file of that name).
     """
+    if forms["as_json"] and forms["as_html"]:
+        raise click.UsageError("--json and --html exclude each other")
     stopping.end_in_good_order()
     if name is None or targets or re.fullmatch("[0-9]+", name):
         core = _of_process(_process(name, targets), policy)
     else:
         core = _of_file(name)
     rows = space.mappings(core)
-    if as_json:
+    if forms["as_json"]:
         click.echo(json.dumps(_facts(core, rows), indent=2))
+    elif forms["as_html"]:
+        from gcorefs.cli import web_page  # noqa: PLC0415 (it is rarely wanted)
+
+        for line in web_page.draw(core, space.total(rows), rows):
+            click.echo(line.encode())  # whatever the encoding of the terminal is
     else:
         shown = rows if is_all else space.largest(space.by_file(rows), _ROWS)
         output = cast(io.TextIOWrapper, sys.stdout)

@@ -61,7 +61,7 @@ class Paper:
 
 def draw(paper: Paper, core: Core, whole: Row, rows: Sequence[Row]) -> Iterator[str]:
     """Lines: the facts of the core, the sum of its memory (`whole`), and its mappings."""
-    for heading, text in _what(core):
+    for heading, text in facts_lines(core):
         room = max(len(heading), _HEADING)
         yield f"{heading:<{_HEADING}}{_cut(printable(text), paper, room)}"
     yield ""
@@ -78,7 +78,8 @@ def draw(paper: Paper, core: Core, whole: Row, rows: Sequence[Row]) -> Iterator[
         yield from _table(paper, rows)
 
 
-def _what(core: Core) -> Iterator[tuple[str, str]]:
+def facts_lines(core: Core) -> Iterator[tuple[str, str]]:
+    """What is known of a core: a heading and a text each."""
     facts = core.facts
     arguments = _text(core.arguments)
     yield "program", _text(core.program) + (f" ({arguments})" if arguments else "")
@@ -183,7 +184,12 @@ def permissions(row: Row) -> str:
 def _name(row: Row) -> str:
     if row.is_rest:
         return f"... {row.mappings} smaller ones"
-    return printable(row.name if isinstance(row.name, str) else _text(row.name))
+    return printable(shown_name(row.name))
+
+
+def shown_name(name: str | bytes) -> str:
+    """A name as text.  It may have any character."""
+    return name if isinstance(name, str) else _text(name)
 
 
 def _cut(text: str, paper: Paper, used: int) -> str:
