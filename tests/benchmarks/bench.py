@@ -126,10 +126,10 @@ def say(text: str) -> None:
         print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
 
 
-def run(*command: object) -> str:
+def run(*command: object, cwd: Path | None = None) -> str:
     """Run a command to its end.  Returns its output."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=600, cwd=cwd)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
     return done.stdout

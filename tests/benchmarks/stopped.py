@@ -7,6 +7,7 @@ kernel's own dump ends the process; its figure is the time until the parent hear
 import importlib.util
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ GCORE, CP, DUMP = "gcore", "cp from the mount", "gcorefs dump"
 DD = "dd bs=1M from the mount to /dev/null"
 CP_COPY, DUMP_COPY = "cp from the mount, hold=copy", "gcorefs dump --hold copy"
 CREATEDUMP = ".NET's createdump"
+PROCDUMP = "ProcDump"
 
 Way = Callable[[Bench, int, Path], object]
 """Writes the core of a process to a path."""
@@ -34,6 +36,16 @@ def gcore(bench: Bench, pid: int, core: Path) -> None:
 
 def createdump(bench: Bench, pid: int, core: Path) -> None:
     run(_createdump(), "--full", "-f", core, pid)
+
+
+def procdump(bench: Bench, pid: int, core: Path) -> None:
+    """The ProcDump of Debian, which names the file itself."""
+    folder = core.with_name("procdump")
+    folder.mkdir()
+    run("procdump", "-p", pid, "-n", "1", cwd=folder)
+    (made,) = folder.iterdir()
+    made.rename(core)
+    folder.rmdir()
 
 
 def _createdump() -> Path:
@@ -57,6 +69,8 @@ WAYS: dict[str, Way] = {
     DUMP_COPY: lambda bench, pid, core: run(GCOREFS, "dump", pid, "--hold", "copy", "-o", core),
     DD: lambda bench, pid, core: run("dd", f"if={bench.mount() / pid}", "of=/dev/null", "bs=1M"),
 }
+if shutil.which("procdump"):  # not every Debian has it
+    WAYS[PROCDUMP] = procdump
 
 
 def measure(bench: Bench) -> Topic:
