@@ -282,3 +282,25 @@ def test_a_tracer_that_is_not_shown_is_a_tracer(spawn: Spawn) -> None:
         tracer.send_signal(signal.SIGTERM)
         tracer.wait(timeout=20)
         target.kill()
+
+
+@pytest.mark.parametrize("number", [0, 1, 10])
+def test_a_process_whose_threads_come_and_go_is_not_gone(number: int) -> None:
+    """One that calls execve(2) again and again, for example."""
+    asked: list[int] = []
+
+    def ask(tid: int) -> int:
+        asked.append(tid)
+        if len(asked) <= number * len(tasks.tids(os.getpid())):
+            raise ProcessLookupError
+        return tid
+
+    assert tasks.ask_live_thread(os.getpid(), ask) == os.getpid()
+
+
+def test_a_process_of_which_every_thread_vanishes_is_gone_at_last() -> None:
+    def ask(tid: int) -> int:
+        raise ProcessLookupError
+
+    with pytest.raises(ProcessLookupError):
+        tasks.ask_live_thread(os.getpid(), ask)

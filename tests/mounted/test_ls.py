@@ -55,7 +55,8 @@ def test_the_size_is_at_least_that_of_the_core(spawn: Spawn, policy: str) -> Non
     target = spawn("threads", 20)
     size = listed(target.pid, "--policy", policy)[target.pid]["size"]
     core = gcorefs("dump", target.pid, "--policy", policy).stdout
-    assert len(core) <= size <= 4 * len(core)
+    # Any of 16 threads may have the bitmap of ioperm(2), which nothing outside of it shows.
+    assert len(core) <= size <= 4 * len(core) + 16 * (8 << 10)
 
 
 def test_the_table_says_why_there_is_no_core(spawn: Spawn) -> None:

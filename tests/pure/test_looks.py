@@ -27,7 +27,7 @@ from gcorefs.tuning import Tuning
 EXACT = 12345
 CALLER = 1000
 HOSTILE, INNOCENT = 4001, 4002
-TUNING = Tuning(estimate_timeout=0.05)
+TUNING = Tuning(estimate_timeout=0.5)
 
 Tune = Callable[[Tuning], None]
 

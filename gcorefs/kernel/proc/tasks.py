@@ -5,7 +5,6 @@ files of /proc/PID/task/LIVE are good.  So every file is read through a living t
 `tid` in the functions of this package.
 """
 
-import contextlib
 import math
 import os
 import time
@@ -137,16 +136,28 @@ def thread_count(pid: int) -> int:
         raise procfile.explained(error, f"{pid}/task") from error
 
 
+_TRIES = 3
+_MOST_TRIES = 100
+
+
 def ask_live_thread(pid: int, ask: Callable[[int], T]) -> T:
     """`ask(tid)` for the first thread that has not exited, and does not exit meanwhile.
 
     ESRCH: there is no such thread.
     """
     # Nearly always the leader, and a list of 10,000 threads takes 9 ms.  Try again if all seem
-    # dead: execve(2) gives the id of the leader to the thread that calls it.
-    for list_some in (lambda _: [pid], tids, tids, tids):
-        for tid in list_some(pid):
-            with contextlib.suppress(ProcessLookupError):
+    # dead: execve(2) gives the id of the leader to the thread that calls it.  A process may do that
+    # without end, so what is listed may be gone each time that we look.
+    some = [pid]
+    for number in range(_MOST_TRIES):
+        has_vanished = False
+        for tid in some:
+            try:
                 if not task_stat.stat(pid, tid).is_dead:
                     return ask(tid)
+            except ProcessLookupError:
+                has_vanished = True
+        if number >= _TRIES and not has_vanished:
+            break
+        some = tids(pid)
     raise procfile.gone(pid)
