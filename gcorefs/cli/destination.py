@@ -9,11 +9,8 @@ from typing import Any
 import click
 
 from gcorefs.cli import extras
-from gcorefs.export.coredump import CoredumpSink
-from gcorefs.export.coredump_subject import subject
 from gcorefs.export.sink import Sink, open_sink
 from gcorefs.kernel.proc.task_stat import Process
-from gcorefs.look import estimate, look
 from gcorefs.policy import Policy
 
 SYSTEMD = "systemd"
@@ -51,12 +48,17 @@ class Destination:
 
     def open(self, name: str, process: Process, policy: Policy, suffix: str) -> tuple[Sink, str]:
         """A sink, and its name for people.  `name`: that of `name`.  SinkError, ProcessError."""
+        # Imported here to save memory in a dump to a file (victim.py).
         if self.is_systemd:
+            from gcorefs.export.coredump import CoredumpSink  # noqa: PLC0415
+            from gcorefs.export.coredump_subject import subject  # noqa: PLC0415
+
             sink = CoredumpSink(subject(process.pid), suffix)
             return sink, sink.path
         if match := _FILE.fullmatch(name):
             return open_sink(match[1], is_chosen=True), match[1]
         from gcorefs.export.objects import ObjectSink  # noqa: PLC0415
+        from gcorefs.look import estimate, look  # noqa: PLC0415
 
         return ObjectSink(name, estimate(look(process.pid), policy)), name
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 
+from gcorefs.kernel.proc import procfile
 from gcorefs.process.cgroups import memory_event_files
 
 _LONGEST = 4096
@@ -23,9 +24,11 @@ class GroupEvents:
         self._pid = pid
         self._word = word
         self._counters: list[Counter] = []
+        self._groups = b""
         self._open()
 
     def _open(self) -> None:
+        self._groups = _groups_of(self._pid)
         paths = memory_event_files(self._pid)
         if not paths:
             why = "the process is in no control group of version 2 that controls memory"
@@ -39,8 +42,9 @@ class GroupEvents:
         self._counters = counters
 
     def look(self, now: float) -> str:
-        if [each.path for each in self._counters] != memory_event_files(self._pid):
-            with contextlib.suppress(OSError):  # it is on its way out, or into another group
+        if _groups_of(self._pid) != self._groups:
+            self.close()  # what happens to the groups that it has left is nothing to it
+            with contextlib.suppress(OSError):  # it is on its way out, or nothing counts there
                 self._open()
             return ""
         grown = [each for each in self._counters if each.has_grown()]
@@ -56,6 +60,11 @@ class GroupEvents:
         for each in self._counters:
             each.close()
         self._counters = []
+
+
+def _groups_of(pid: int) -> bytes:
+    """ESRCH."""
+    return procfile.read(f"{pid}/cgroup")
 
 
 class Counter:

@@ -167,5 +167,12 @@ def test_memory_high_is_told_once_for_each_time(spawn: Spawn) -> None:
             target.line()
             events.look(0)
             assert events.look(0) == ""
+            # In the topmost group nothing is counted.
+            (group.path.parent / "cgroup.procs").write_text(str(target.pid))
+            assert events.look(0) == ""
+            assert events.files() == []
+            group.add(target.pid)
+            assert events.look(0) == ""
+            assert events.files()
         os.kill(target.pid, 9)
         target.popen.wait(60)

@@ -18,6 +18,7 @@ from tests.conftest import GCOREFS, Target
 from tests.mounted.conftest import eventually, gcorefs, is_free, run
 from tests.mounted.journald import Journal, journald
 from tests.mounted.objects import ObjectServer, object_server
+from tests.tuned import program
 
 Spawn = Callable[..., Target]
 
@@ -156,6 +157,16 @@ def test_a_wrong_place_is_one_line(spawn: Spawn, words: list[str], text: str) ->
     assert result.returncode == 2
     assert text in result.stderr.decode()
     assert b"Traceback" not in result.stderr
+
+
+def test_without_the_library_a_line_says_so(spawn: Spawn, tmp_path: Path) -> None:
+    target = spawn("threads", 1)
+    without = program(tmp_path, first="import sys\nsys.modules['obstore'] = None")
+    result = run(without, "dump", target.pid, "--to", "s3://bucket/core")
+    assert result.returncode == 1
+    assert result.stderr == (
+        b"Error: --to s3:// needs obstore, which is not installed: pip install 'gcorefs[cloud]'\n"
+    )
 
 
 def test_a_bundle_is_nothing_for_coredumpctl(spawn: Spawn) -> None:

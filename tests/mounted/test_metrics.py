@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GCOREFS, Mount, Target
-from tests.mounted.conftest import errno_of, eventually, gcorefs, is_free
+from tests.mounted.conftest import errno_of, eventually, gcorefs, is_free, run
 from tests.mounted.journald import Journal, journald
 from tests.mounted.test_triggers import counts
+from tests.tuned import program
 
 Spawn = Callable[..., Target]
 
@@ -72,6 +73,18 @@ def test_a_file_that_cannot_be_written_is_told_at_the_mount(unmounted: Mount) ->
     result = gcorefs("mount", "--metrics", "/nowhere/x.prom", unmounted.path)
     assert result.returncode == 1
     assert b"/nowhere/x.prom: No such file or directory" in result.stderr
+    assert not unmounted.is_there
+
+
+def test_without_the_library_a_line_says_so(unmounted: Mount, spawn: Spawn, tmp_path: Path) -> None:
+    without = program(tmp_path, first="import sys\nsys.modules['prometheus_client'] = None")
+    for words in (("mount", unmounted.path), ("watch", spawn("threads", 1).pid, tmp_path)):
+        result = run(without, words[0], "--metrics", tmp_path / "x.prom", *words[1:])
+        assert result.returncode == 1
+        assert result.stderr == (
+            b"Error: --metrics needs prometheus-client, which is not installed: "
+            b"pip install 'gcorefs[metrics]'\n"
+        )
     assert not unmounted.is_there
 
 
