@@ -4,11 +4,14 @@
 # While you work:
 #   make check  lint and the pure tests: takes a minute, needs no system tool but a compiler
 #   make docs   the manual, as HTML and man pages, in build/docs
+#   make deb    a package for this Debian, in build/package; make rpm: for a machine with this Python
+#   make dist   wheel and sdist, in build/dist
 # These take longer:
 #   make test-full   all tests, with large processes at their full size
 #   make fuzz        FUZZ_RUNS cases for the parsers, guided by the code that they reach
 #   make bench       measures: BENCH_ROUNDS rounds with a process of BENCH_SIZE MiB
 #   make test-vm     VM_TESTS under Debian's kernel KERNEL, in qemu
+#   make test-packages   builds a package in each of RELEASES, and installs it in a fresh Debian
 #   make test-debian TARGET (run, test) in a fresh Debian RELEASE, on this kernel
 #   make test-kernels   KERNEL_TESTS under each of KERNELS
 
@@ -28,6 +31,7 @@ BENCH_ROUNDS ?= 7
 BENCH_SIZE ?= 1024
 BENCH_OUT ?= build/bench
 RELEASE ?= trixie
+RELEASES ?= bookworm trixie
 TARGET ?= test
 # 5.10, 6.1, 6.12 ..., or newest.
 KERNEL ?= newest
@@ -78,15 +82,22 @@ CHECK_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev pkg-config fuse
 # longer.
 RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-config fuse3 libfuse3-dev gdb \
 	clang libbpf1
+# For strip, and what a package needs on a machine: dpkg-shlibdeps and rpm's elfdeps.  clang for BPF.
+PACKAGE_PACKAGES := $(CHECK_PACKAGES) binutils dpkg-dev rpm clang libbpf1
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd default-jdk-headless nodejs \
 	golang-go delve file systemd-coredump redis-server redis-tools postgresql strace attr busybox cpio \
-	libarchive-tools rsync rclone zip zstd
+	libarchive-tools rsync rclone zip zstd $(PACKAGE_PACKAGES) rpm2cpio
 BENCH_PACKAGES := $(RUN_PACKAGES) strace zstd
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 VM_PACKAGES_amd64 := $(TEST_PACKAGES) qemu-system-x86 kmod e2fsprogs
 VM_PACKAGES_arm64 := $(TEST_PACKAGES) qemu-system-arm qemu-user-static debootstrap kmod e2fsprogs
 
+# The time in all that is built: that of the last commit, so that two builds are equal.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+export SOURCE_DATE_EPOCH
+
 .PHONY: run check test test-full test-vm test-debian test-kernels lint docs fuzz bench clean
+.PHONY: dist deb rpm package-root test-packages
 
 run: $(VENV)/run $(BPF)
 	examples/first-core "$(MOUNT)"
@@ -120,6 +131,18 @@ test-debian:
 	setup/packages debootstrap git
 	setup/in-debian "$(CURDIR)/.cache" "$(RELEASE)" make "$(TARGET)"
 
+# The installation alone: what it needs comes from Debian then, not from this machine.
+test-packages: $(VENV)/test
+	setup/packages debootstrap git
+	set -e; for release in $(RELEASES); do \
+		setup/in-debian "$(CURDIR)/.cache" $$release \
+			make deb rpm SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH); \
+		setup/debian "$(CURDIR)/.cache/clean-$$release" $$release systemd,ca-certificates; \
+		GCOREFS_PACKAGES=.cache/debian-$$release/srv/gcorefs/build/package \
+			GCOREFS_CLEAN_ROOT=.cache/clean-$$release \
+			$(VENV)/bin/pytest tests/packages $(PYTEST_OPTIONS); \
+	done
+
 check: $(VENV)/check lint
 	$(VENV)/bin/pytest -n auto tests/pure $(PYTEST_OPTIONS)
 
@@ -128,8 +151,9 @@ lint: $(VENV)/check
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-$(BPF): %.bpf.o: %.bpf.c | $(VENV)/run
-	clang -O2 -g -target bpfel -Wall -Wextra -Werror -c $< -o $@
+# The kernel needs no path of ours: -g makes types of it (BTF), and no place where it was built.
+$(BPF): %.bpf.o: %.bpf.c Makefile | $(VENV)/run
+	clang -O2 -g -target bpfel -fdebug-compilation-dir=. -Wall -Wextra -Werror -c $< -o $@
 
 # A stamp for each set-up, which is repeated if its packages may have changed.
 $(VENV)/run: pyproject.toml Makefile setup/constraints.txt
@@ -142,9 +166,9 @@ $(VENV)/check: pyproject.toml Makefile setup/constraints.txt
 	setup/venv "$(VENV)" "$(PYTHON)" '.[dev]'
 	touch $@
 
-$(VENV)/test: $(VENV)/check
+$(VENV)/test: $(VENV)/check $(VENV)/package
 	setup/packages $(TEST_PACKAGES)
-	touch $@ $(VENV)/run
+	touch $@
 
 docs: $(VENV)/docs
 	$(VENV)/bin/sphinx-build -W -q -b html docs build/docs/html
@@ -154,6 +178,22 @@ $(VENV)/docs: pyproject.toml Makefile setup/constraints.txt
 	setup/packages $(CHECK_PACKAGES)
 	setup/venv "$(VENV)" "$(PYTHON)" '.[docs]'
 	touch $@
+
+# The wheel has the BPF objects, which the sdist has not.  So it is not built from the sdist.
+dist: $(VENV)/package $(BPF)
+	rm -rf build/dist
+	$(VENV)/bin/python -m build --no-isolation --sdist --wheel --outdir build/dist . >/dev/null
+
+package-root: dist docs
+	package/stage "$(VENV)" build/dist/gcorefs-*.whl build/docs/man build/package/root
+
+deb rpm: package-root
+	package/build "$(VENV)" $@
+
+$(VENV)/package: pyproject.toml Makefile setup/constraints.txt
+	setup/packages $(PACKAGE_PACKAGES)
+	setup/venv "$(VENV)" "$(PYTHON)" '.[package]'
+	touch $@ $(VENV)/docs $(VENV)/run
 
 # By name: make fuzz FUZZ_RUNS=10000000 FUZZ=smaps
 fuzz: $(VENV)/test

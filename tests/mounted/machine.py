@@ -9,6 +9,7 @@ its pid namespace (pid_namespaces(7)).
 import contextlib
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def cgroup() -> Iterator[Path]:
     """An empty cgroup of version 2, wherever that is mounted."""
     rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     top = Path(next(row[1] for row in rows if row[2] == "cgroup2"))
-    group = top / f"gcorefs-test-{os.getpid()}"
+    group = top / f"gcorefs-test-{uuid.uuid4().hex}"
     group.mkdir()
     try:
         yield group

@@ -1,0 +1,37 @@
+"""Packages of this tree.  `make` builds them, as for a user.
+
+`make test-packages` runs these tests on a fresh Debian, with the packages that were built in one.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+
+
+def make(*words: str) -> None:
+    """Run make in the tree."""
+    result = subprocess.run(
+        ["make", "-C", TREE, *words], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="session")
+def packages() -> dict[str, Path]:
+    """The package of each kind."""
+    given = os.environ.get("GCOREFS_PACKAGES")
+    if not given:
+        make("deb", "rpm")
+    folder = Path(given).resolve() if given else TREE / "build" / "package"
+    found = {kind: [*folder.glob(f"gcorefs*.{kind}")] for kind in ("deb", "rpm")}
+    return {kind: path for kind, (path,) in found.items()}
+
+
+@pytest.fixture(scope="session")
+def lower() -> Path:
+    """The root on which packages are installed."""
+    return Path(os.environ.get("GCOREFS_CLEAN_ROOT", "/")).resolve()
