@@ -4,11 +4,14 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from gcorefs import __version__
 from tests.packages.clean_machine import CleanMachine, boot
+from tests.packages.conftest import TREE
 
 UNIT = "gcorefs.service"
 MOUNT = "/mnt/gcore"
@@ -145,6 +148,46 @@ def test_systemd_mounts_a_line_of_fstab(installed: CleanMachine) -> None:
     installed.systemctl("stop", "mnt-line.mount")
     assert "/mnt/line" not in installed.mounts()
     installed.says(": >/etc/fstab; systemctl daemon-reload")
+
+
+def container_of(name: str) -> dict[str, Any]:
+    """The container of an example for Kubernetes."""
+    text = (TREE / "examples/kubernetes" / name).read_text()
+    (found,) = [each for each in yaml.safe_load_all(text) if each["kind"] == "DaemonSet"]
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def test_the_capabilities_of_the_example_for_kubernetes_suffice(installed: CleanMachine) -> None:
+    context = container_of("daemonset-without-mount.yaml")["securityContext"]
+    names = ",".join(f"+{name.lower()}" for name in context["capabilities"]["add"])
+    limited = f"setpriv --bounding-set=-all,{names} --inh-caps=-all"
+    core = A_CORE.replace("sleep 1000 &", "setpriv --reuid=65534 --clear-groups sleep 1000 &")
+    for command in ("gcorefs dump $pid -o /tmp/core", "gcorefs dump $pid --policy @all >/tmp/core"):
+        told = installed.says(core.format(take=f"{limited} {command}"))
+        assert json.loads(told)["missing"] == 0
+
+
+def test_the_mount_of_the_example_for_kubernetes_answers_its_probe(
+    installed: CleanMachine,
+) -> None:
+    container = container_of("daemonset.yaml")
+    command, probe = (shlex.join(words) for words in (
+        container["command"], container["readinessProbe"]["exec"]["command"]
+    ))  # fmt: skip
+    # In a mount namespace of its own, as in a container.
+    installed.says(f"""
+        mkdir -p {MOUNT}
+        unshare --mount --propagation private sh -euc '
+            {command} & server=$!
+            until {probe}; do :; done
+            head -c 4 {MOUNT}/@stacks/1 | tail -c 3 | grep -q ELF
+            kill $server
+            wait $server
+        '
+    """)
+    assert MOUNT not in installed.mounts()
 
 
 def servers(machine: CleanMachine) -> str:
