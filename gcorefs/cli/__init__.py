@@ -42,21 +42,18 @@ def _release() -> click.Command:
 
 
 def _dump() -> click.Command:
-    victim.volunteer()
     from gcorefs.cli.dump import dump
 
     return dump
 
 
 def _info() -> click.Command:
-    victim.volunteer()
     from gcorefs.cli.info import info
 
     return info
 
 
 def _bundle() -> click.Command:
-    victim.volunteer()
     from gcorefs.cli.bundle import bundle
 
     return bundle
@@ -87,14 +84,12 @@ def _ls() -> click.Command:
 
 
 def _stacks() -> click.Command:
-    victim.volunteer()
     from gcorefs.cli.stacks import stacks
 
     return stacks
 
 
 def _watch() -> click.Command:
-    victim.volunteer()
     from gcorefs.cli.watch import watch
 
     return watch
@@ -116,6 +111,9 @@ _COMMANDS: dict[str, Callable[[], click.Command]] = {
     "watch": _watch,
 }
 
+_STOPPING = {"bundle", "dump", "info", "stacks", "watch"}
+"""Those that stop a process, and read its memory into their own."""
+
 
 class _Group(click.Group):
     """Reports every error in one line, even if the name of a file has a newline in it."""
@@ -126,6 +124,15 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         load = _COMMANDS.get(cmd_name)
         return None if load is None else load()
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # Before the command is imported: that takes memory too.
+        if args[0] in _STOPPING and not set(ctx.help_option_names).intersection(args):
+            victim.volunteer()
+            victim.spare_others()
+        return super().resolve_command(ctx, args)
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
         with told_in_one_line():

@@ -124,6 +124,7 @@ def _write(request: Request, word: str, name: str) -> list[str]:
     """What the core has otherwise than it was asked for.  ClickException."""
     if not tasks.is_ours():
         raise click.ClickException(tasks.NOT_OURS)
+    victim.spare_others()
     pid = _pid(word)
     with stopping.refusals_told(pid), _in_words_of_gdb():
         stop = api.stop(pid, request.policy)

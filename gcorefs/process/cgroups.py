@@ -34,6 +34,7 @@ class _Names(NamedTuple):
 
 # Above memory.high the kernel kills nobody, but makes a process that allocates wait for reclaim.
 _V2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
+_V2_DEADLY = _V2._replace(limits=("memory.max",))
 _V1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
@@ -57,6 +58,19 @@ def memory_event_files(pid: int) -> list[str]:
             folders = _up(*_folder(path, is_v1))
             files = [os.path.join(os.fsdecode(each), "memory.events.local") for each in folders]
             return [each for each in files if os.path.exists(each)]
+    return []
+
+
+def deadly_limits() -> list[Limit]:
+    """The limits at which the kernel kills us together with all others of a group: those of the
+    groups from the first one upwards that has memory.oom.group (mm/memcontrol.c,
+    mem_cgroup_get_oom_group).  None if they cannot be read.  Version 1 has no such thing."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        path, is_v1 = _own_group(procfile.read("self/cgroup"))
+        groups = [] if is_v1 else [*_up(*_folder(path, is_v1))]
+        while groups and not _is_set(os.path.join(groups[0], b"memory.oom.group")):
+            del groups[0]
+        return [limit for each in groups for limit in _limits_of(os.fsdecode(each), _V2_DEADLY)]
     return []
 
 

@@ -165,6 +165,39 @@ def test_a_dump_needs_no_more_than_that(
     assert_whole(tmp_path / "core")
 
 
+def die_together(group: Group) -> None:
+    """As Kubernetes makes the group of a container.  Version 1 kills one process alone."""
+    if not group.is_v1:
+        (group.path / "memory.oom.group").write_text("1")
+
+
+@pytest.mark.parametrize("words", [("dump",), ("stacks",), ("info",), ("gcore",)])
+def test_a_process_that_could_be_killed_with_the_command_is_not_stopped(
+    group: Group, spawn_in: Callable[..., Target], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    target = spawn_in("bulk", 8)
+    die_together(group)
+    group.limit(group.usage + 25 * MIB)
+    program = [f"{GCOREFS}-gcore", "-o", tmp_path / "x"] if "gcore" in words else [GCOREFS, *words]
+    result = group.run(*program, target.pid)
+    assert "gap" in target.ask("")
+    if not group.is_v1:
+        assert (result.returncode, group.killed) == (1, 0)
+        assert b"memory is short: our control group may have 2" in result.stderr
+        assert os.listdir(tmp_path) == []
+
+
+def test_with_enough_memory_it_is_dumped_from_such_a_group(
+    group: Group, spawn_in: Callable[..., Target], tmp_path: Path
+) -> None:
+    target = spawn_in("bulk", 8)
+    die_together(group)
+    group.limit(group.usage + 80 * MIB)
+    result = group.run(GCOREFS, "dump", target.pid, "-o", tmp_path / "core")
+    assert (result.returncode, result.stderr, group.killed) == (0, b"", 0)
+    assert_whole(tmp_path / "core")
+
+
 # Written at the end of the command, by its own process.
 AT_THE_END = """
 import atexit, re, sys

@@ -75,7 +75,7 @@ def test_it_has_no_path_of_where_it_was_built(root: Path) -> None:
 def test_links_stay_in_it_but_for_the_interpreter(root: Path) -> None:
     links = {path: os.readlink(path) for path in root.rglob("*") if path.is_symlink()}
     python = links.pop(root / HOME / "bin/python3")
-    assert re.fullmatch(r"/usr/bin/python3\.\d+", python)
+    assert re.fullmatch(r"\.\./\.\./\.\./bin/python3\.\d+", python)
     for path, target in links.items():
         assert not target.startswith("/")
         assert path.resolve().is_relative_to(root)

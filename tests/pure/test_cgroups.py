@@ -106,3 +106,45 @@ def test_a_place_with_a_blank_in_its_name_is_found(proc: Proc, tmp_path: Path) -
 def test_a_limit_that_cannot_be_read_is_none(proc: Proc, cgroup: str, mountinfo: str) -> None:
     proc(cgroup, mountinfo)
     assert cgroups.memory_limits() == []
+
+
+@pytest.fixture
+def pod(proc: Proc, tmp_path: Path) -> Callable[[str], None]:
+    """We are in a container of a pod, both with a limit.  Which groups die together is given."""
+
+    def make(together: str) -> None:
+        proc("0::/pods/pod/container\n", v2("/", tmp_path))
+        limits = {"pods": "max", "pods/pod": 100 * MIB, "pods/pod/container": 50 * MIB}
+        for path, size in limits.items():
+            group(tmp_path / path, max=size, high=MIB, current=40 * MIB, stat="inactive_file 0")
+            name = path.rpartition("/")[2]
+            (tmp_path / path / "memory.oom.group").write_text(f"{int(name == together)}\n")
+        group(
+            tmp_path, stat="inactive_file 0"
+        )  # the top group has no limit, and no memory.oom.group
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("together", "left"),
+    [("", []), ("container", [10, 60]), ("pod", [60]), ("pods", [])],
+)
+def test_limits_are_deadly_from_the_group_upwards_that_dies_together(
+    pod: Callable[[str], None], together: str, left: list[int]
+) -> None:
+    pod(together)
+    assert [limit.left for limit in cgroups.deadly_limits()] == [each * MIB for each in left]
+
+
+def test_in_version_1_each_process_dies_alone(proc: Proc, tmp_path: Path) -> None:
+    proc("4:memory:/a\n0::/y\n", v1("/", tmp_path))
+    group(
+        tmp_path / "memory/a", limit_in_bytes=MIB, usage_in_bytes=MIB, stat="total_inactive_file 0"
+    )
+    assert cgroups.deadly_limits() == []
+
+
+def test_groups_that_cannot_be_read_are_not_known_to_be_deadly(proc: Proc, tmp_path: Path) -> None:
+    proc("0::/gone\n", v2("/", tmp_path / "nowhere"))
+    assert cgroups.deadly_limits() == []
