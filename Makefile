@@ -61,6 +61,11 @@ KERNEL_TESTS ?= $(addprefix tests/live/test_, \
 		$(addprefix bpf.py::test_, \
 			it_is_used_wherever_the_kernel_has_iterators_of_one_process \
 			the_rarer_mappings_are_those_of_smaps a_stop_reads_no_smaps) \
+		$(addprefix forked_calls.py::test_a_call_in_which_a_thread_waits_goes_on, \
+			[eintr-epoll_pwait-4] [eintr-epoll_pwait_mask-4] [eintr-fuse_read-4] \
+			[eintr-mq_timedreceive-4] [eintr-futex_wait-4] [eintr-nanosleep-4] \
+			[eintr32-ppoll-4] [eintr32-read_pipe-4]) \
+		forked_calls.py::test_a_file_of_a_server_is_not_closed_in_a_child \
 		confined.py::test_a_filter_is_seen_behind_many_groups \
 		interrupted_calls.py::test_no_stop_is_seen_as_eintr[eintr-fuse_execve-200]) \
 	$(addprefix tests/readers/test_registers32.py::test_notes_hold_every_, \
