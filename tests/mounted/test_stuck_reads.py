@@ -475,15 +475,14 @@ def test_a_process_may_map_a_file_of_this_mount_that_is_not_ready(
 
 
 def test_a_process_may_map_its_own_file(
-    spawn: Callable[..., Target], mount_with: Callable[..., Mount], impatient: Path, tmp_path: Path
+    spawn: Callable[..., Target], mount: Mount, impatient: Path, tmp_path: Path
 ) -> None:
     """Another process opened the file, and passes it on after the process was let go."""
-    mount = mount_with("idle_timeout=0.2")
     target = spawn("mapper")
-    mount.expect(f"process {target.pid}: let go, its file was not read")
     with opened(mount / target.pid) as fd:
         header = os.pread(fd, PAGE, 0)
         length = os.fstat(fd).st_size
+        assert gcorefs("release", target.pid, "--mount", mount.path).returncode == 0
         eventually(lambda: is_free(target.pid))
         starts = [address_of(target.ask(f"take {os.getpid()} {fd} {length}")) for _ in range(2)]
     written, untouched = starts
@@ -503,3 +502,4 @@ def test_a_process_may_map_its_own_file(
     assert target.ask(f"peek {untouched:x}") == {
         "word": f"0x{int.from_bytes(header[:8], 'little'):x}"
     }
+    target.kill()  # its mappings count as open files
