@@ -60,7 +60,7 @@ def test_this_machine_and_a_target_that_is_not_stopped(spawn: Spawn) -> None:
 def test_the_same_for_programs(spawn: Spawn) -> None:
     target = spawn("threads", 1)
     result = gcorefs("check", target.pid, "--json")
-    assert (result.returncode, result.stderr) == (0, b"")
+    assert (result.returncode, result.stderr) == (0, b""), result
     told: dict[str, Any] = json.loads(result.stdout)
     assert {each["mark"] for each in told["machine"]} <= {"ok", "note"}
     (row,) = told["targets"]
