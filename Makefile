@@ -127,8 +127,8 @@ test-vm: $(VENV)/test $(BPF)
 # If tests fail under one kernel, they still run under the others.
 test-kernels:
 	failed=; for kernel in $(KERNELS); do \
-		$(MAKE) test-vm ARCH=amd64 KERNEL=$$kernel VM_LIMIT=$(KERNEL_LIMIT) VM_TESTS="$(KERNEL_TESTS)" || \
-			failed="$$failed $$kernel"; \
+		$(MAKE) test-vm ARCH=amd64 KERNEL=$$kernel VM_LIMIT=$(KERNEL_LIMIT) VM_TESTS="$(KERNEL_TESTS)" \
+			PYTEST_OPTIONS="-n $(VM_CPUS) $(PYTEST_OPTIONS)" || failed="$$failed $$kernel"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed under:$$failed"; exit 1; }
 
