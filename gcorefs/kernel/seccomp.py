@@ -1,4 +1,4 @@
-"""Whether a thread has a filter of seccomp(2)."""
+"""Whether seccomp(2) judges the system calls of a thread."""
 
 import ctypes
 import errno
@@ -7,7 +7,7 @@ import re
 
 from gcorefs.kernel.libc import quick, sleeping
 
-_SECCOMP = re.compile(rb"\nSeccomp:\t(\d)")  # proc(5): 2 is a filter
+_SECCOMP = re.compile(rb"\nSeccomp:\t(\d)")  # proc(5): 1 is strict mode, 2 a filter
 _open = sleeping["open"]
 _read = sleeping["read"]
 _read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
@@ -15,8 +15,9 @@ _read.restype = ctypes.c_ssize_t
 _close = quick["close"]
 
 
-def has_seccomp_filter(tid: int) -> bool:
-    """True if a filter judges the system calls of this thread.  ESRCH.
+def has_seccomp(tid: int) -> bool:
+    """True if a filter judges the system calls of this thread, or if it may only read and write
+    (strict mode).  Either may kill it for a call that it does not make itself.  ESRCH.
 
     This reads /proc/TID/status, which takes no lock of the process.  PTRACE_SECCOMP_GET_FILTER
     refuses a tracer that has a filter itself (kernel/seccomp.c, seccomp_get_filter), as a service
@@ -28,7 +29,7 @@ def has_seccomp_filter(tid: int) -> bool:
         number = ctypes.get_errno()
         if number in (errno.ENOENT, errno.ESRCH):
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(tid))
-        return True  # not known: to assume a filter hurts nobody
+        return True  # not known: to assume it hurts nobody
     text = b""
     try:
         # In pieces: the groups come before this line, and there may be tens of thousands.
@@ -39,4 +40,4 @@ def has_seccomp_filter(tid: int) -> bool:
     finally:
         _close(fd)
     found = _SECCOMP.search(text)
-    return count < 0 or (found is not None and found[1] == b"2")
+    return count < 0 or (found is not None and found[1] != b"0")

@@ -202,7 +202,10 @@ class _Word:
         return os.pread(self._file.number, 8, self.address)
 
     def put_back(self) -> None:
-        os.pwrite(self._file.number, self._bytes, self.address)
+        """A write that changes nothing would still give the process a copy of a page that it may
+        not write itself: a stack pointer may lead anywhere."""
+        if self.read() != self._bytes:
+            os.pwrite(self._file.number, self._bytes, self.address)
 
 
 class _Birth:

@@ -172,7 +172,7 @@ class Injection:
         self._is_to_stop = False
         self._is_changed = False
         self.options = _TRACED
-        if seccomp.has_seccomp_filter(caller.tid):
+        if seccomp.has_seccomp(caller.tid):
             self.options |= Options.SUSPEND_SECCOMP
 
     def begin(self) -> None:

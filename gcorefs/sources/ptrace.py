@@ -95,7 +95,7 @@ class PtraceRegisters:
             self.machine,
             general,
             partial(ptrace.get_call_architecture, tid),
-            partial(seccomp.has_seccomp_filter, tid),
+            partial(seccomp.has_seccomp, tid),
         ):
             # The record keeps the register as it was found.
             self._write_result(tid, restart.restarting_result(self.machine, general))

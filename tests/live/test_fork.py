@@ -356,3 +356,13 @@ def test_a_tracer_that_dies_takes_the_child_with_it(start: Spawn) -> None:
     finally:
         libc.prctl(36, 0, 0, 0, 0)
     assert target.ask("look") == AS_BEFORE
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_process_that_may_only_read_and_write(start: Spawn, program: str) -> None:
+    """Strict mode kills a thread for each other call, also for ours."""
+    target = start("strict", program)
+    with forked(target.pid) as snapshot:
+        assert held(snapshot) == ("fork", "")
+        let_go(snapshot)
+    assert target.ask("write")["sum"] != target.truth["sum"]

@@ -14,7 +14,7 @@ from gcorefs.kernel import ptrace
 from gcorefs.kernel.proc import tasks
 from gcorefs.sources.forking import Parent, fork
 from gcorefs.sources.injection import NotInjected
-from tests.conftest import Target
+from tests.conftest import Target, wait_until_asleep
 from tests.features import needs_call
 from tests.live.test_fork import AS_BEFORE, FORK, forked, held
 from tests.live.test_interrupted_calls import EVERY, skip_if_it_cannot_be_seized, stopped
@@ -95,3 +95,17 @@ def test_a_call_that_came_back_is_no_call(spawn: Spawn, tmp_path: Path) -> None:
                 tracer.inject(partial(fork, parent))
         assert target.ask("turns")["turns"]
     assert target.ask("look") == AS_BEFORE
+
+
+def test_a_stack_pointer_into_memory_that_nobody_writes(start: Spawn) -> None:
+    """A call writes a word to the stack.  If it cannot, nothing there becomes the process's own."""
+    target = start("aside")
+    (tid,) = set(tasks.tids(target.pid)) - {target.pid}
+    wait_until_asleep(target.pid)
+    with stopped(target.pid) as tracer:
+        assert tracer.inject(partial(fork, Parent(target.pid, tracer.machine, [tid], (0, 0))))
+        tracer.release()
+        tracer.end_child()
+    address = target.truth["aside"]
+    _, _, about = Path(f"/proc/{target.pid}/smaps").read_text().partition(f"{address:x}-")
+    assert next(line for line in about.splitlines() if "Anonymous:" in line).split()[1] == "0"

@@ -6,6 +6,9 @@
  *   elsewhere  its children come into a new pid namespace
  *   timens     its children come into a new time namespace
  *   filtered   the same as plain, with a filter of system calls that kills it for clone and wait4
+ *   strict     it may only read and write (seccomp(2), strict mode), and answers nothing but write
+ *   aside      a second thread waits with a stack pointer that leads into memory which nobody may
+ *              write; {"aside": ADDRESS} is in the first line
  *   busy       a second thread never leaves user mode, and the first one waits for it
  *   returned   a second thread makes calls that come back to it as SIGSYS
  *
@@ -154,6 +157,26 @@ static int set_clocks(void)
 	return error;
 }
 
+/* Waits in a read(2) that never ends. */
+static void *wait_aside(void *argument)
+{
+#ifdef __x86_64__
+	long result = SYS_read;
+	int ends[2];
+	char byte;
+
+	if (pipe(ends))
+		die("pipe");
+	__asm__ volatile("mov %%rsp, %%r12\n\tmov %4, %%rsp\n\tsyscall\n\tmov %%r12, %%rsp"
+			 : "+a"(result)
+			 : "D"((long)ends[0]), "S"(&byte), "d"(1L), "r"(argument)
+			 : "rcx", "r11", "r12", "memory");
+#else
+	(void)argument;
+#endif
+	abort();
+}
+
 static void serve(int file, int *ends)
 {
 	char buf[64], byte;
@@ -201,6 +224,8 @@ static void serve(int file, int *ends)
 int main(int argc, char **argv)
 {
 	struct sigaction action = {.sa_handler = count, .sa_flags = SA_RESTART};
+	static char input[4096], output[4096];
+	void *aside = NULL;
 	pthread_t thread;
 	int ends[2], file;
 
@@ -230,7 +255,19 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "returned") &&
 	    pthread_create(&thread, NULL, go_round_by_calls, NULL))
 		die("pthread_create");
-	printf("{\"pid\": %d, \"sum\": %" PRIu64 "}\n", getpid(), write_all(UINT64_C(1) << 40));
+	if (!strcmp(argv[1], "aside")) {
+		aside = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (aside == MAP_FAILED ||
+		    pthread_create(&thread, NULL, wait_aside, (char *)aside + 2048))
+			die("aside");
+	}
+	/* Without these, stdio would ask fstat(2) and brk(2). */
+	setvbuf(stdin, input, _IOFBF, sizeof(input));
+	setvbuf(stdout, output, _IOFBF, sizeof(output));
+	printf("{\"pid\": %d, \"sum\": %" PRIu64 ", \"aside\": %lu}\n", getpid(),
+	       write_all(UINT64_C(1) << 40), (unsigned long)aside);
+	if (!strcmp(argv[1], "strict") && prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT))
+		die("seccomp");
 	serve(file, ends);
 	return 0;
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.kernel import bpf, own_memory
 from gcorefs.kernel.own_memory import UFFD_FEATURE_MINOR_SHMEM, UFFD_MINOR, UFFD_MISSING, UFFD_WP
-from gcorefs.kernel.seccomp import has_seccomp_filter
+from gcorefs.kernel.seccomp import has_seccomp
 
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _SHARED = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
@@ -69,7 +69,7 @@ def samples() -> Iterator[None]:
             with contextlib.suppress(OSError):
                 own_memory.protect(memoryview(_mapped(stack)), key)
         # A filter may kill whoever makes a call that it does not allow.
-        if not has_seccomp_filter(os.getpid()):
+        if not has_seccomp(os.getpid()):
             _map_rarer(stack)
         # A shared mapping that nobody may ever write to.
         with open(__file__, "rb") as file:
