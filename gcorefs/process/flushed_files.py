@@ -9,7 +9,7 @@ import os
 from collections.abc import Container
 
 from gcorefs.kernel.proc import procfile, task_status
-from gcorefs.kernel.proc.mountinfo import parse_mounts
+from gcorefs.kernel.proc.mountinfo import mounts_of
 
 _COPIED = 64
 """include/linux/fdtable.h, NR_OPEN_DEFAULT."""
@@ -32,11 +32,7 @@ def served_file(pid: int, local: Container[bytes] = LOCAL) -> str:
     ESRCH, FormatError.
     """
     # A process in a container may have files from outside of it.
-    kinds = {
-        mount.number: mount.kind
-        for each in ("self", pid)
-        for mount in parse_mounts(procfile.read(f"{each}/mountinfo"))
-    }
+    kinds = {mount.number: mount.kind for each in ("self", pid) for mount in mounts_of(each)}
     for name in os.listdir(f"/proc/{pid}/fd"):
         if int(name) >= _COPIED or os.readlink(f"/proc/{pid}/fd/{name}".encode()).startswith(
             _INTERNAL

@@ -75,7 +75,7 @@ def named(name: str) -> Wanted:
 
 
 def _first_argument(pid: int) -> bytes:
-    return procfile.read(f"{pid}/cmdline").partition(b"\0")[0]
+    return procfile.read_beginning(f"{pid}/cmdline").partition(b"\0")[0]
 
 
 def _program(pid: int) -> bytes:

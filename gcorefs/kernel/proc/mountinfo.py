@@ -1,10 +1,9 @@
 """The mounts that a process sees, from /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gcorefs.kernel.proc import procfile
+from gcorefs.kernel.proc import procfile, task_status
 from gcorefs.kernel.proc.procfile import FormatError
 
 
@@ -41,23 +40,58 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
             major, minor = (int(word) for word in fields[2].split(b":"))
         except ValueError as error:
             raise FormatError(f"not a line of mountinfo: {line!r}") from error
-        root, place = (_ESCAPE.sub(_unescaped, name) for name in fields[3:5])
+        root, place = map(_unescaped, fields[3:5])
         yield Mount(number, (major, minor), root, place, kind, options)
 
 
-# fs/proc_namespace.c, mangle: blank, tab, newline, backslash and hash in octal.
-_ESCAPE = re.compile(rb"\\(040|011|012|134|043)")
+# fs/proc_namespace.c, mangle: blank, tab, newline and hash in octal, and the backslash, whose
+# escape must be the last one to be looked for.
+_ESCAPES = (
+    (b"\\040", b" "),
+    (b"\\011", b"\t"),
+    (b"\\012", b"\n"),
+    (b"\\043", b"#"),
+    (b"\\134", b"\\"),
+)
 
 
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    return bytes((int(match[1], 8),))
+def _unescaped(name: bytes) -> bytes:
+    for escape, letter in _ESCAPES:
+        name = name.replace(escape, letter)
+    return name
+
+
+def mounts_of(process: int | str) -> Iterator[Mount]:
+    """The mounts that a process sees, by its name in /proc, without the whole text in memory: a
+    user may have 100,000 mounts of their own, with names of 16 KiB each.  OSError, FormatError."""
+    for text in procfile.pieces(f"{process}/mountinfo"):
+        yield from parse_mounts(text)
 
 
 def file_system(tid: int, device: str) -> bytes:
     """The type of the file system on `device`, in the format of maps; empty if it is not mounted
-    anywhere that the process sees.  ESRCH, FormatError."""
+    anywhere that the process sees, or behind too many others.  ESRCH, FormatError."""
     major, minor = (int(number, 16) for number in device.split(":"))
-    for mount in parse_mounts(procfile.read(f"{tid}/mountinfo")):
-        if mount.device == (major, minor):
-            return mount.kind
+    with procfile.unless_too_long():
+        for mount in mounts_of(tid):
+            if mount.device == (major, minor):
+                return mount.kind
     return b""
+
+
+def device_of(fd: int, tid: int) -> str:
+    """The device of the mount on which our file `fd` is, in the format of maps; empty if neither we
+    nor process `tid` see it.  OSError, FormatError."""
+    number = mount_of(fd)
+    for process in ("self", tid):
+        with procfile.unless_too_long():
+            for mount in mounts_of(process):
+                if mount.number == number:
+                    major, minor = mount.device
+                    return f"{major:02x}:{minor:02x}"
+    return ""
+
+
+def mount_of(fd: int) -> int:
+    """The mount id of an open file of ours.  OSError, FormatError."""
+    return int(task_status.parse_status(procfile.read(f"self/fdinfo/{fd}"))["mnt_id"])

@@ -12,8 +12,10 @@ Every error names the file.  A file that belongs to no process (read_system) say
 process: with subset=pid, /proc has no such files.
 """
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 from gcorefs.errors import GcorefsError
 
@@ -23,6 +25,11 @@ class FormatError(GcorefsError, ValueError):
 
 
 _CHUNK = 1 << 16
+
+LONGEST = 32 << 20
+"""Bytes that are read of one file.  A process chooses how long some of them are: by PR_SET_MM_MAP
+(prctl(2)) cmdline and environ are as long as its largest mapping."""
+
 _HIDDEN = "/proc does not show this process, see hidepid= in proc(5)"
 
 
@@ -50,13 +57,42 @@ def read(path: str, is_record: bool = False) -> bytes:
 
 def has_text(path: str) -> bool:
     """True if /proc/`path`, a file of a process, is not empty.  Errors: see the module."""
+    return bool(read_beginning(path))
+
+
+def read_beginning(path: str) -> bytes:
+    """The first 64 KiB of /proc/`path`, a file of a process.  Errors: see the module."""
     fd = open_file(path)
     try:
-        return bool(os.read(fd, _CHUNK))
+        return os.read(fd, _CHUNK)
     except OSError as error:
         raise explained(error, path) from error
     finally:
         os.close(fd)
+
+
+def pieces(path: str) -> Iterator[bytes]:
+    """All of /proc/`path`, a list of lines of a process, in pieces of whole lines.  Errors: see the
+    module; EFBIG: there is more than LONGEST."""
+    try:
+        rest = b""
+        for text in _chunks(path):
+            whole, newline, rest = (rest + text).rpartition(b"\n")
+            yield whole + newline
+        if rest:
+            yield rest
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+@contextlib.contextmanager
+def unless_too_long() -> Iterator[None]:
+    """Go on behind it if there is more than LONGEST."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
 
 
 def read_system(path: str) -> bytes:
@@ -65,12 +101,20 @@ def read_system(path: str) -> bytes:
 
 
 def _slurp(path: str, is_record: bool) -> bytes:
+    return b"".join(_chunks(path, is_record))
+
+
+def _chunks(path: str, is_record: bool = False) -> Iterator[bytes]:
     fd = os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        chunks = [os.read(fd, _CHUNK)]
-        while chunks[-1] and not (is_record and len(chunks[-1]) < _CHUNK):
-            chunks.append(os.read(fd, _CHUNK))
-        return b"".join(chunks)
+        left = LONGEST
+        while text := os.read(fd, _CHUNK):
+            yield text
+            left -= len(text)
+            if is_record and len(text) < _CHUNK:
+                break
+            if left < 0:
+                raise OSError(errno.EFBIG, f"it has more than {LONGEST >> 20} MiB")
     finally:
         os.close(fd)
 

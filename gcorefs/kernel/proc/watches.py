@@ -17,12 +17,13 @@ def watched_inodes(tid: int) -> set[int] | None:
 
     None if this cannot be known: /proc does not show us its open files.
     """
-    found = set()
+    found: set[int] = set()
     try:
         for number in os.listdir(f"/proc/{tid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # a process that shares them closed it
                 if os.readlink(f"/proc/{tid}/fd/{number}") in _WATCHERS:
-                    found |= parse_watches(procfile.read(f"{tid}/fdinfo/{number}"))
+                    for text in procfile.pieces(f"{tid}/fdinfo/{number}"):
+                        found |= parse_watches(text)
     except OSError:
         return None
     return found
