@@ -1,13 +1,15 @@
 """What /proc tells of a process, for the people who read its bundle."""
 
+import contextlib
 import os
 import platform
-import stat
 from functools import partial
 
-from gcorefs.kernel.proc import procfile
+from gcorefs.kernel.proc import mountinfo, procfile, system_files
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import named
+from gcorefs.process.quiet_open import NotOpenedError, open_regular
 
 NAMES = ("cmdline", "comm", "status", "limits", "cgroup", "mountinfo", "smaps_rollup")
 """Files of /proc/PID."""
@@ -56,28 +58,32 @@ def _os_release(tid: int, may_wait: bool) -> bytes:
         for words in _OS_RELEASE:
             try:
                 return _read_below(f"/proc/{tid}/root", words)
-            except OSError:
+            except (OSError, FormatError, NotOpenedError):
                 continue
     return b""
 
 
 def _read_below(root: str, words: tuple[str, ...]) -> bytes:
-    """A file below a directory that belongs to others: no link there leads us to files that they
-    cannot read."""
-    at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for word in words[:-1]:
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            below = os.open(word, flags, dir_fd=at)
-            os.close(at)
-            at = below
-        if not stat.S_ISREG(os.stat(words[-1], dir_fd=at, follow_symlinks=False).st_mode):
+    """A file below a directory that belongs to others: no link and no mount there leads us to files
+    that they cannot read.  (To mount a file over another one, nobody needs to be able to read it.)
+    OSError."""
+    with contextlib.ExitStack() as stack:
+        at = _opened(stack, root, os.O_DIRECTORY)
+        mount = mountinfo.mount_of(at)
+        for word in words:
+            at = _opened(stack, word, os.O_NOFOLLOW, at)
+        if mountinfo.mount_of(at) != mount:
             raise FileNotFoundError
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        file = os.open(words[-1], flags, dir_fd=at)
-        try:
-            return os.read(file, _LONGEST)
-        finally:
-            os.close(file)
-    finally:
-        os.close(at)
+        # No lease of theirs is broken (fcntl(2)).
+        leased = system_files.leased_inodes() or ()
+        file = _closed(stack, open_regular(f"/proc/self/fd/{at}", leased))
+        return os.read(file, _LONGEST)
+
+
+def _opened(stack: contextlib.ExitStack, path: str, flags: int, at: int | None = None) -> int:
+    return _closed(stack, os.open(path, flags | os.O_PATH | os.O_CLOEXEC, dir_fd=at))
+
+
+def _closed(stack: contextlib.ExitStack, fd: int) -> int:
+    stack.callback(os.close, fd)
+    return fd

@@ -2,35 +2,38 @@
 
 They are opened through map_files (proc_pid_map_files(5)), which leads to the file itself, also if
 it was deleted, was replaced, or lies in another mount namespace.  Without the capability for that,
-a file is opened by its path, and taken only if it is the one that maps shows.
+a file is opened by its path, and taken only if it is the one that maps shows.  With it, no path is
+tried: whoever controls the root directory of the process decides where a path leads.
 """
 
 import contextlib
 import os
 import re
-import stat
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 from gcorefs.elfcore import file_notes
 from gcorefs.kernel import statx
-from gcorefs.kernel.proc import map_files
+from gcorefs.kernel.proc import map_files, mountinfo, system_files
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import named_with_limit
+from gcorefs.process.quiet_open import NotOpenedError, NotRegularError, open_regular
 from gcorefs.readers.files import notes_of
 from gcorefs.sources.procfs import maps
 
 _MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) \S+ [0-9a-f]+ (\S+) (\d+) +(/.*)$", re.MULTILINE)
 _DELETED = b" (deleted)"
 _ELF = b"\x7fELF"
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 MEMORY = "it is memory without a name, which the core has as far as its policy takes it"
-NOT_REGULAR = "it is no regular file"
+NOT_REGULAR = str(NotRegularError())
 _NOT_SHOWN = "without CAP_CHECKPOINT_RESTORE, as root has it, only its path leads to it"
 SILENT = "its file system does not answer"
+
+_HOLES = 16
+"""An ELF file above the limit is left out if not even this part of it lies on the disk."""
 
 Key = tuple[str, int, bytes]
 """Device, inode number and name: the identity of a mapped file in maps."""
@@ -115,8 +118,10 @@ class MappedFiles:
         }
         new = {key: it for key, it in mapped.items() if key not in self._found}
         candidates = [*new.values()]
+        # The first reader of /proc/locks waits some 10 ms for all processors.
+        leased = (system_files.leased_inodes() if new else None) or set[int]()
         found = ask_each(
-            [(os.fsdecode(each.key[2]), partial(_opened, each)) for each in candidates],
+            [(os.fsdecode(each.key[2]), partial(_opened, each, leased)) for each in candidates],
             otherwise=lambda number: NotTaken(candidates[number].key[2], SILENT),
         )
         for key, each in zip(new, found, strict=True):
@@ -140,8 +145,8 @@ class _Candidate:
     limit: int
 
 
-def _opened(it: _Candidate, may_wait: bool) -> Kept | NotTaken:
-    device, inode, shown = it.key
+def _opened(it: _Candidate, leased: Container[int], may_wait: bool) -> Kept | NotTaken:
+    device, _, shown = it.key
     name = map_files.mapped_path(it.tid, *it.span, shown)
     path = _within(it.root, name)
     if device in _memory_devices():
@@ -152,9 +157,9 @@ def _opened(it: _Candidate, may_wait: bool) -> Kept | NotTaken:
     whys: list[str] = []
     for way in _ways(it, path):
         try:
-            fd = _open(way)
-        except _NotRegularError:
-            return NotTaken(path.removesuffix(_DELETED), NOT_REGULAR)
+            fd = open_regular(way, leased)
+        except NotOpenedError as error:
+            return NotTaken(path.removesuffix(_DELETED), str(error))
         except PermissionError:
             whys.append(_NOT_SHOWN if not whys else "we may not open that")
             continue
@@ -164,7 +169,7 @@ def _opened(it: _Candidate, may_wait: bool) -> Kept | NotTaken:
         except OSError as error:
             whys.append(named_with_limit(error))
             continue
-        if _is(fd, device, inode) or _leads_to(way, name):
+        if _is(fd, way, it) or _leads_to(way, name):
             if is_deleted and _is_named(it.tid, path, fd):
                 is_deleted = False
             path = path.removesuffix(_DELETED) if is_deleted else path
@@ -186,6 +191,9 @@ def _kept(fd: int, path: bytes, is_deleted: bool, it: _Candidate) -> Kept | NotT
         os.close(fd)
         mebibytes = -(-found.st_size >> 20)
         return NotTaken(path, f"it is no ELF file and has {mebibytes} MiB, more than --file-limit")
+    if is_elf and found.st_size > it.limit and found.st_blocks * 512 < found.st_size // _HOLES:
+        os.close(fd)  # no linker makes such a file, and it may have exbibytes
+        return NotTaken(path, "nearly all of it is a hole, and it has more than --file-limit")
     is_program = _is_program(fd, it.program)
     return Kept(path, fd, found.st_size, is_elf, build_id, is_deleted, is_program)
 
@@ -199,32 +207,25 @@ def _ways(it: _Candidate, path: bytes) -> Iterator[str | bytes]:
     yield map_files.map_file(it.tid, *it.span)
     if it.program is not None and it.program[1] == it.key[1]:
         yield f"/proc/{it.tid}/exe"
-    yield f"/proc/{it.tid}/root".encode() + path
+    if not map_files.can_be_followed():
+        yield f"/proc/{it.tid}/root".encode() + path
 
 
-class _NotRegularError(Exception):
-    """An open of it may have an effect."""
-
-
-def _open(path: str | bytes) -> int:
-    if not stat.S_ISREG(statx.cached_stat(path).mode):
-        raise _NotRegularError
-    fd = os.open(path, _FLAGS)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise _NotRegularError
-
-
-def _is(fd: int, device: str, inode: int) -> bool:
+def _is(fd: int, way: str | bytes, it: _Candidate) -> bool:
     """True if an open file is the one that maps shows.
 
-    For subvolumes of btrfs and for overlays maps shows another device than stat(2), a device
-    without a major number.
+    For subvolumes of btrfs and for overlays maps shows another device than stat(2): that of the
+    mount, a device without a major number.
     """
+    device, inode, _ = it.key
     if map_files.is_file_of(fd, device, inode):
         return True
-    return device.startswith("00:") and os.fstat(fd).st_ino == inode
+    is_path = isinstance(way, bytes)  # which another one may have led elsewhere
+    return (
+        device.startswith("00:")
+        and os.fstat(fd).st_ino == inode
+        and (not is_path or mountinfo.device_of(fd, it.tid) == device)
+    )
 
 
 def _leads_to(way: str | bytes, name: bytes) -> bool:

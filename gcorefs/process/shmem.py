@@ -26,6 +26,7 @@ from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.proc import map_files, system_files, watches
+from gcorefs.process.quiet_open import open_unseen
 
 
 class Shmem:
@@ -112,7 +113,7 @@ class Shmem:
         # mapped another file there, or called execve(2), or its pid may be another's.
         try:
             path = map_files.map_file(self._tid, vma.start, vma.end)
-            fd = _open(path)
+            fd = open_unseen(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             yield -1
             return
@@ -126,15 +127,6 @@ class Shmem:
         if index < 0 or address >= self._vmas[index].end:
             return None
         return self._vmas[index]
-
-
-def _open(path: str) -> int:
-    """A descriptor that leaves the access time of the file as it is, which fstat(2) shows, if we
-    may have such a one: as its owner, or with CAP_FOWNER (open(2), O_NOATIME)."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
-    except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _next_data(fd: int, offset: int) -> int:

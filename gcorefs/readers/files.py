@@ -10,7 +10,6 @@ the process ends.
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Iterator
 from functools import partial
 
@@ -18,12 +17,16 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import file_notes
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.kernel import statx
-from gcorefs.kernel.proc import map_files
+from gcorefs.kernel.proc import map_files, system_files
 from gcorefs.process.bounded_questions import ask_each
+from gcorefs.process.quiet_open import NotOpenedError, open_regular
 from gcorefs.sources.procfs import maps
 
 MOST_FILES = 256
 """So many descriptors at most are open for one process."""
+
+_LONGEST_ID = 64
+"""Bytes; those of ld(1) have 20 at most.  A name of a file has no room for more than 124."""
 
 _FIRST = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) r..p 00000000 \S+ \d+ +(/.*)$", re.MULTILINE)
 _DELETED = b" (deleted)"
@@ -48,37 +51,44 @@ class Files:
         """The path of the program in the mount namespace of the process."""
         self.is_of_go = False
         self.mapped = beginnings(tid)
+        self._leased: set[int] | None = None
         self._lost: list[tuple[bytes, str]] = []  # build-id, and the path of a descriptor
+        link = f"/proc/{tid}/exe"
         with contextlib.suppress(OSError):
-            self.program = os.readlink(f"/proc/{tid}/exe".encode()).removesuffix(_DELETED)
-            fd = self._opened(f"/proc/{tid}/exe")
-            self.executable = _path(fd)
-            self.is_of_go = file_notes.is_of_go(notes_of(fd))
+            self.program = os.readlink(link.encode()).removesuffix(_DELETED)
         # The server of a file may not answer.
-        ask_each(
-            [
-                (os.fsdecode(path), partial(self._look_at, path, map_files.map_file(tid, *place)))
-                for path, place in self.mapped.items()
-            ],
-            otherwise=lambda number: None,
-        )
+        questions = [
+            (os.fsdecode(path), partial(self._look_at, path, map_files.map_file(tid, *place)))
+            for path, place in self.mapped.items()
+        ]
+        program = os.fsdecode(self.program), partial(self._look_at_program, link)
+        ask_each([program, *questions], otherwise=lambda number: None)
+
+    def _look_at_program(self, link: str, may_wait: bool) -> None:
+        if not may_wait:
+            return
+        with contextlib.suppress(OSError, NotOpenedError):
+            fd = self._opened(link)
+            is_of_go = file_notes.is_of_go(notes_of(fd))
+            self.executable, self.is_of_go = _path(fd), is_of_go
 
     def _look_at(self, path: bytes, link: str, may_wait: bool) -> None:
         """Keep a file to which its path does not lead, if we may follow the link."""
         if not may_wait or len(self._lost) == MOST_FILES:
             return
-        with contextlib.suppress(OSError):
-            found = statx.cached_stat(link)
-            # An open of a device may have an effect.
-            if stat.S_ISREG(found.mode) and _identity(path) != found.identity:
+        with contextlib.suppress(OSError, NotOpenedError):
+            if _identity(path) != statx.cached_stat(link).identity:
                 self._keep(self._opened(link))
 
     def _keep(self, fd: int) -> None:
-        if build_id := file_notes.build_id(notes_of(fd)):
+        build_id = file_notes.build_id(notes_of(fd))
+        if 0 < len(build_id) <= _LONGEST_ID:
             self._lost.append((build_id, _path(fd)))
 
     def _opened(self, path: str) -> int:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if self._leased is None:
+            self._leased = system_files.leased_inodes() or set()
+        fd = open_regular(path, self._leased)
         self._open.callback(os.close, fd)
         return fd
 

@@ -19,6 +19,19 @@ def map_file(tid: int, start: int, end: int) -> str:
     return f"/proc/{tid}/map_files/{start:x}-{end:x}"
 
 
+@functools.cache
+def can_be_followed() -> bool:
+    """True if this process has the capability for that, told by one of its own mappings."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/map_files"):
+            try:
+                statx.cached_stat(f"/proc/self/map_files/{name}")
+            except FileNotFoundError:  # it is not mapped any more
+                continue
+            return True
+    return False
+
+
 def mapped_path(tid: int, start: int, end: int, shown: bytes) -> bytes:
     """The true path of a mapped file that maps shows as `shown`.
 

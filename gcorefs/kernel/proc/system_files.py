@@ -33,19 +33,20 @@ def available_memory() -> int:
 
 
 def parse_leases(text: bytes) -> set[int]:
-    """The inodes in /proc/locks on which somebody holds a lease.  FormatError."""
+    """The inodes in /proc/locks on which somebody holds a lease that an open for reading breaks:
+    one for writing, or one that is being broken already.  FormatError."""
     try:
         return {
             int(fields[5].split(b":")[2])
             for fields in map(bytes.split, text.splitlines())
-            if fields[1] in (b"LEASE", b"DELEG")
+            if fields[1] in (b"LEASE", b"DELEG") and fields[2:4] != [b"ACTIVE", b"READ"]
         }
     except (ValueError, IndexError) as error:
         raise FormatError("unexpected text in locks") from error
 
 
 def leased_inodes() -> set[int] | None:
-    """Inodes on which somebody holds a lease: an open of such a file sends a signal (fcntl(2)).
+    """Inodes under a lease: an open of such a file sends a signal to who holds it (fcntl(2)).
 
     None if this cannot be known: /proc/locks does not exist, we may not read it, or another file
     is mounted over it.  It does not show a lease of a process outside of this pid namespace

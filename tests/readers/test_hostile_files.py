@@ -1,0 +1,267 @@
+"""`gcorefs bundle` and `gcorefs stacks` of a process that is an enemy, or is easily hurt by an open
+of its files."""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gcorefs.bundle.facts import facts
+from gcorefs.kernel.proc import mountinfo, procfile
+from gcorefs.process import search
+from tests.conftest import Target
+from tests.live import silent
+from tests.mounted.conftest import gcorefs
+from tests.readers.test_bundle import manifest_of, unpack
+
+Start = Callable[..., Target]
+
+# SIGIO kills a process that does not expect it, as the holder of a lease that is broken.
+LEASE = """
+import ctypes, fcntl, json, mmap, os, sys
+path = sys.argv[1]
+file = os.open(path, os.O_RDWR)
+kept = mmap.mmap(file, 0, mmap.MAP_PRIVATE)
+if "delete" in sys.argv:
+    os.unlink(path)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print(json.dumps({"pid": os.getpid()}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"lease": fcntl.fcntl(file, fcntl.F_GETLEASE)}), flush=True)
+"""
+HELD = {"lease": 1}  # F_WRLCK
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    targets = []
+
+    def started(*words: object) -> Target:
+        targets.append(Target([*map(str, words)]))
+        return targets[-1]
+
+    yield started
+    for each in targets:
+        each.kill()
+
+
+def python(start: Start, code: str, *words: object) -> Target:
+    return start(sys.executable, "-c", code, *words)
+
+
+def elf_file(path: Path) -> Path:
+    """The beginning of an ELF file."""
+    path.write_bytes(b"\x7fELF\2\1\1".ljust(8192, b"\0"))
+    return path
+
+
+@pytest.mark.parametrize("how", ["keep", "delete"])
+def test_no_lease_is_broken(start: Start, tmp_path: Path, how: str) -> None:
+    path = elf_file(tmp_path / "leased")
+    target = python(start, LEASE, path, how)
+    result = gcorefs("bundle", target.pid, "-o", tmp_path / "X")
+    assert result.returncode == 0
+    why = "somebody holds a lease on it, which an open would break (fcntl(2))"
+    assert result.stderr.decode() == f"not in the bundle: {path}: {why}\n"
+    assert manifest_of(unpack(tmp_path / "X", tmp_path / "top"))["not_taken"] == [
+        {"path": str(path), "why": why}
+    ]
+    assert target.ask("lease") == HELD
+    assert gcorefs("stacks", target.pid).returncode == 0
+    assert target.ask("lease") == HELD
+
+
+# A file that cannot be opened, of a server that gives it the inode number of another file.  Its
+# path leads to that other one.
+PLANTED = """
+import ctypes, json, mmap, os, sys
+folder, secret = sys.argv[1:]
+kept = mmap.mmap(os.open(f"{folder}/file", os.O_RDONLY), 4096, mmap.MAP_PRIVATE)
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.mount(b"none", folder.encode(), b"tmpfs", 0, None) == 0
+os.symlink(secret, f"{folder}/file")
+print(json.dumps({"pid": os.getpid()}), flush=True)
+input()
+"""
+
+
+def secret_file(folder: Path) -> Path:
+    """The first file of a tmpfs has inode number 2."""
+    path = folder / "secret"
+    path.write_text("secret")
+    return path
+
+
+def bundled(pid: int, tmp_path: Path) -> list[bytes]:
+    """The content of each file in a bundle but the core."""
+    assert gcorefs("bundle", pid, "-o", tmp_path / "X").returncode == 0
+    found = unpack(tmp_path / "X", tmp_path / "top").rglob("*")
+    return [each.read_bytes() for each in found if each.is_file() and each.name != "core"]
+
+
+def test_a_path_leads_to_no_other_file(
+    start: Start, build: Callable[[str], Path], tmpfs: Path, tmp_path: Path
+) -> None:
+    secret = secret_file(tmpfs)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = start(sys.executable, silent.__file__, folder, build("threads"))
+    assert secret.stat().st_ino == (folder / "file").stat().st_ino
+    try:
+        words = ("unshare", "--mount", sys.executable, "-c", PLANTED, folder, secret)
+        target = start(*words)
+        assert Path(f"/proc/{target.pid}/root{folder}/file").read_text() == "secret"
+        assert server.ask("refuse") == {"refuse": True}
+        assert b"secret" not in bundled(target.pid, tmp_path)
+    finally:
+        server.kill()
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_mount_leads_to_no_other_file(start: Start, tmp_path: Path) -> None:
+    """Whoever mounts a file over another one need not be able to read it."""
+    secret = secret_file(tmp_path)
+    code = 'import json, os; print(json.dumps({"pid": os.getpid()}), flush=True); input()'
+    script = 'mount --bind "$0" /usr/lib/os-release && exec "$@"'
+    target = start("unshare", "--mount", "sh", "-c", script, secret, sys.executable, "-c", code)
+    assert Path(f"/proc/{target.pid}/root/usr/lib/os-release").read_text() == "secret"
+    assert b"secret" not in bundled(target.pid, tmp_path)
+
+
+def test_a_library_of_nothing_is_left_out(start: Start, tmp_path: Path) -> None:
+    path = elf_file(tmp_path / "sparse")
+    os.truncate(path, 1 << 42)
+    code = """
+import json, mmap, os, sys
+kept = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ)
+print(json.dumps({"pid": os.getpid()}), flush=True)
+input()
+"""
+    target = python(start, code, path)
+    result = gcorefs("bundle", target.pid, "-o", tmp_path / "X")
+    why = "nearly all of it is a hole, and it has more than --file-limit"
+    assert (result.returncode, result.stderr.decode()) == (
+        0,
+        f"not in the bundle: {path}: {why}\n",
+    )
+
+
+LONG_ID = """
+import json, mmap, os, struct, sys
+path, size = sys.argv[1], int(sys.argv[2])
+note = struct.pack("<III4s", 4, size, 3, b"GNU") + bytes(size)
+head = b"\\x7fELF\\2\\1\\1".ljust(16, b"\\0")
+head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+head += struct.pack("<IIQQQQQQ", 4, 4, 4096, 0, 0, len(note), len(note), 4)
+with open(path, "wb") as file:
+    file.write(head.ljust(4096, b"\\0") + note)
+rights = mmap.PROT_READ | mmap.PROT_EXEC
+kept = mmap.mmap(os.open(path, os.O_RDONLY), 4096, mmap.MAP_PRIVATE, rights)
+os.unlink(path)
+print(json.dumps({"pid": os.getpid()}), flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("size", [1, 60_000])
+def test_a_build_id_that_is_no_name_of_a_file(start: Start, tmp_path: Path, size: int) -> None:
+    target = python(start, LONG_ID, tmp_path / "odd", size)
+    result = gcorefs("stacks", target.pid)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+LOOK = """
+import contextlib, sys
+from gcorefs.readers.files import Files
+with contextlib.closing(Files(int(sys.argv[1]))) as files:
+    print(repr(files.executable), files.program, flush=True)
+"""
+
+
+def test_a_program_whose_server_is_silent(
+    start: Start, build: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = start(sys.executable, silent.__file__, folder, build("threads"))
+    target = start(folder / "file", 1)
+    assert server.ask("silence") == {"silence": True}
+    words = [sys.executable, "-c", LOOK, str(target.pid)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as looking:
+        assert looking.stdout is not None
+        try:
+            assert select.select([looking.stdout], [], [], 60)[0]
+            said = looking.stdout.readline()
+        finally:
+            # Not even SIGKILL ends the thread that waits for an answer (fs/fuse/dev.c,
+            # request_wait_answer).
+            server.kill()
+            subprocess.run(["umount", "--lazy", folder], check=True)
+    assert said == f"'' {os.fsencode(folder / 'file')!r}\n"
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Python's own memory grows by less than what a process may have us read."""
+    tracemalloc.start()
+    try:
+        yield
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * procfile.LONGEST
+
+
+def test_arguments_that_never_end(spawn: Start) -> None:
+    target = spawn("endless")
+    with little_memory():
+        found = search.search(search.named("no process has this name"))
+    assert (found.processes, found.silent) == ([], [])
+    with little_memory():
+        known, unknown = facts(target.pid, has_environ=True)
+    assert "status" in known
+    for name in ("cmdline", "environ"):
+        assert unknown[name] == f"/proc/{target.pid}/{name}: it has more than 32 MiB"
+
+
+# Blanks are four bytes each in mountinfo.
+MANY_MOUNTS = """
+import ctypes, json, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+os.chdir(sys.argv[1])
+for _ in range(14):
+    os.mkdir(" " * 255)
+    os.chdir(" " * 255)
+place = os.getcwd().encode()
+assert libc.mount(b"first", place, b"tmpfs", 0, None) == 0
+first = os.stat(place).st_dev
+for _ in range(2500):
+    assert libc.mount(place, place, None, 4096, None) == 0
+assert libc.mount(b"last", sys.argv[1].encode(), b"ramfs", 0, None) == 0
+last = os.stat(sys.argv[1]).st_dev
+print(json.dumps({"pid": os.getpid(), "first": first, "last": last}), flush=True)
+input()
+"""
+
+
+def device(number: int) -> str:
+    return f"{os.major(number):02x}:{os.minor(number):02x}"
+
+
+def test_mounts_without_end(start: Start, tmpfs: Path) -> None:
+    words = ("unshare", "--mount", sys.executable, "-c", MANY_MOUNTS, tmpfs)
+    target = start(*words)
+    tracemalloc.start()
+    try:
+        assert mountinfo.file_system(target.pid, device(target.truth["first"])) == b"tmpfs"
+        assert mountinfo.file_system(target.pid, device(target.truth["last"])) == b""
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 20
