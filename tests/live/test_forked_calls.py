@@ -97,9 +97,9 @@ def test_a_call_that_came_back_is_no_call(spawn: Spawn, tmp_path: Path) -> None:
     assert target.ask("look") == AS_BEFORE
 
 
-def test_a_stack_pointer_into_memory_that_nobody_writes(start: Spawn) -> None:
+def test_a_stack_pointer_into_memory_that_nobody_writes(spawn: Spawn, tmp_path: Path) -> None:
     """A call writes a word to the stack.  If it cannot, nothing there becomes the process's own."""
-    target = start("aside")
+    target = spawn("forked", "aside", tmp_path / "lock")
     (tid,) = set(tasks.tids(target.pid)) - {target.pid}
     wait_until_asleep(target.pid)
     with stopped(target.pid) as tracer:
