@@ -7,6 +7,7 @@ rest: the machines, and the structures that differ between them.
 
 import io
 import struct
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,8 +202,9 @@ def _read(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def _read_whole(file: BinaryIO, size: int, offset: int, length: int) -> bytes:
-    # A length beyond the end of the file is never read: it may be larger than our memory.
-    if offset + length <= size:
+    # A length beyond the end of the file is never read: it may be larger than our memory.  And no
+    # file ends behind the largest loff_t, whatever `size` says.
+    if offset + length <= min(size, sys.maxsize):
         data = _read(file, offset, length)
         if len(data) == length:
             return data
