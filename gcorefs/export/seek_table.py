@@ -75,6 +75,26 @@ def table_size(foot: bytes, file_size: int) -> int:
     return size
 
 
+def pieces(foot: bytes, size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of each piece in which a table of `size` bytes is to be read."""
+    yield 0, _HEAD.size
+    step = _row_size(_FOOT.unpack(foot)[1]) << 16
+    for offset in range(_HEAD.size, size - FOOT_SIZE, step):
+        yield offset, min(step, size - FOOT_SIZE - offset)
+    yield size - FOOT_SIZE, FOOT_SIZE
+
+
+def check_rows(rows: bytes, foot: bytes) -> None:
+    """TableError: one of these rows tells of a frame without a byte, and there is none.  So a
+    sparse file is refused before a gibibyte of its holes is in memory."""
+    words = array("I", rows)
+    if not _LITTLE:
+        words.byteswap()
+    step = _row_size(_FOOT.unpack(foot)[1]) // words.itemsize
+    if 0 in words[::step]:
+        raise TableError("its seek table is damaged")
+
+
 def _row_size(flags: int) -> int:
     return 12 if flags & _HAS_CHECKSUMS else 8
 

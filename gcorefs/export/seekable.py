@@ -122,9 +122,19 @@ class SeekableFile:
         try:
             foot = self._read(max(0, size - FOOT_SIZE), FOOT_SIZE)
             length = seek_table.table_size(foot, size)
-            return SeekTable(self._read(size - length, length), size - length)
+            return SeekTable(self._read_rows(foot, size - length, length), size - length)
         except TableError as error:
             raise SeekableError(self._name, f"{error}; {self._advice()}") from error
+
+    def _read_rows(self, foot: bytes, start: int, length: int) -> bytes:
+        """The whole table.  SeekableError, TableError."""
+        table = bytearray()
+        for offset, size in seek_table.pieces(foot, length):
+            piece = self._read(start + offset, size)
+            if 0 < offset < length - FOOT_SIZE:
+                seek_table.check_rows(piece, foot)
+            table += piece
+        return bytes(table)
 
     def _advice(self) -> str:
         beginning = self._read(0, len(FRAME_MAGIC))

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -304,6 +305,24 @@ def test_a_frame_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(of_frames((zstandard.compress(b"x"), 1 << 31)))
     with SeekableFile(str(path)) as file, pytest.raises(SeekableError, match="zstd -d reads it"):
         list(file.pieces(0, 1))
+
+
+def test_a_table_of_nothing_takes_no_memory(tmp_path: Path) -> None:
+    """A sparse file costs nobody anything, and has a table of 64 MiB of zeros."""
+    file = tmp_path / "sparse"
+    rows = 8 << 20
+    with file.open("wb") as output:
+        output.write(struct.pack("<2I", 0x184D2A5E, 8 * rows + FOOT_SIZE))
+        output.seek(8 + 8 * rows)
+        output.write(struct.pack("<IBI", rows, 0, 0x8F92EAB1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SeekableError, match="its seek table is damaged"):
+            SeekableFile(str(file))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 << 20
 
 
 def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
