@@ -7,7 +7,6 @@ rest: the machines, and the structures that differ between them.
 
 import io
 import struct
-import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from gcorefs.elfcore.notes import CORE, FILE_NOTE_LIMIT, NT_AUXV, NT_FILE, NT_PR
 from gcorefs.elfcore.provenance import GCOREFS, NT_GCOREFS, FactsError, parse
 from gcorefs.errors import GcorefsError
 
+_MOST_OFFSET = (1 << 63) - 1  # loff_t
 _MOST_LOADS = 1 << 22
 """Program headers.  The kernel writes at most vm.max_map_count of them, by default 65,530."""
 _MOST_NOTES = 1 << 30
@@ -204,7 +204,7 @@ def _read(file: BinaryIO, offset: int, length: int) -> bytes:
 def _read_whole(file: BinaryIO, size: int, offset: int, length: int) -> bytes:
     # A length beyond the end of the file is never read: it may be larger than our memory.  And no
     # file ends behind the largest loff_t, whatever `size` says.
-    if offset + length <= min(size, sys.maxsize):
+    if offset + length <= min(size, _MOST_OFFSET):
         data = _read(file, offset, length)
         if len(data) == length:
             return data
