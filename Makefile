@@ -72,6 +72,7 @@ KERNEL_TESTS ?= $(addprefix tests/live/test_, \
 		general_register floating_point_and_vector_register) \
 	$(addprefix tests/mounted/test_, \
 		account.py stuck_execve.py \
+		cgroup_memory.py::test_a_process_that_could_be_killed_with_the_command_is_not_stopped \
 		denied_reads.py::test_all_kinds_of_memory_are_as_they_are_without_the_filter \
 		unshown.py::test_without_a_pagemap_all_is_read[2] \
 		stuck_reads.py::test_a_page_whose_handler_is_stopped_is_an_error \
