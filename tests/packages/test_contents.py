@@ -61,6 +61,8 @@ def test_it_has_what_it_is_for(kind: str, root: Path) -> None:
         "usr/share/doc/gcorefs/examples/precopy.conf", "etc/gcorefs.toml",
     ]  # fmt: skip
     assert [name for name in names if not (root / name).exists()] == []
+    for name in ("obstore", "prometheus_client"):  # for --to and --metrics
+        assert [*root.glob(f"{HOME}/lib/python*/site-packages/{name}/__init__.py")]
     for name in ("mappings", "registers"):
         (found,) = root.glob(f"{HOME}/lib/python*/site-packages/gcorefs/sources/bpf/{name}.bpf.o")
         assert found.read_bytes()[:4] == b"\x7fELF"
