@@ -31,6 +31,7 @@ from gcorefs.mount.in_thread import with_room
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import CORE_FSTYPE, MountError
 from gcorefs.mount.readonly import ReadOnly
+from gcorefs.process.threads import NoThread
 
 _FILE = InodeT(2)
 _MOST_KEPT = 64 << 20
@@ -167,6 +168,8 @@ async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:
         await trio.to_thread.run_sync(
             os.stat, mountpoint, abandon_on_cancel=True, limiter=with_room()
         )
+    except NoThread:  # then nobody would hear that the mount is there
+        raise
     except OSError as error:  # it is unmounted already, and the server is about to end
         logger.warning("%s: %s", mountpoint, error.strerror)
         return

@@ -21,6 +21,7 @@ from gcorefs.mount.options import Configuration
 from gcorefs.process import readv
 from gcorefs.process.errors import Reason, named
 from gcorefs.process.mark import mark
+from gcorefs.process.threads import NoThread
 from gcorefs.profile_file import ProfileError
 from gcorefs.profiles import Profiles
 from gcorefs.sources import bpf_choice
@@ -163,6 +164,8 @@ async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) ->
         found = await trio.to_thread.run_sync(
             os.stat, mountpoint, abandon_on_cancel=True, limiter=with_room()
         )
+    except NoThread:  # then nobody would hear that the mount is there
+        raise
     except OSError as error:  # it is unmounted already, and the server is about to end
         logger.warning("%s: %s", mountpoint, named(error))
         return
