@@ -134,7 +134,7 @@ async def serve(
 ) -> None:
     """Mount, call `on_ready` when the mount answers, and serve until the unmount or a signal.
 
-    MountError: the kernel or fusermount3 refuses.
+    MountError: the kernel or fusermount3 refuses, or there is no memory for a thread.
     """
     # Before there is a mount: a signal would leave a dead one.
     early = ending_signals.remember()
@@ -150,6 +150,10 @@ async def serve(
                 await pyfuse3.main()
             finally:
                 nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        if group.subgroup(NoThread) is None:
+            raise
+        raise MountError(f"{mountpoint}: cannot be mounted: {NoThread().strerror}") from group
     finally:
         ending_signals.ignore_all()
         pyfuse3.close(unmount=True)

@@ -177,3 +177,20 @@ def test_what_cannot_be_mounted_is_one_line(
     assert_refused(gcorefs("mount-core", file, folder), f"{folder}: already mounted; ")
     assert_refused(gcorefs("mount", folder), f"{folder}: already mounted; ")
     assert_refused(gcorefs("status", "--mount", folder), "no gcorefs is mounted there")
+
+
+@pytest.mark.parametrize("most", [*range(22, 64, 4), 80])
+def test_with_little_memory_it_is_mounted_or_one_line_says_why_not(
+    core: tuple[Path, bytes, Target], folder: Path, most: int
+) -> None:
+    file, content, _ = core
+    result = run("prlimit", f"--as={most * 1_000_000}", GCOREFS, "mount-core", file, folder)
+    if result.returncode == 0:
+        assert result.stderr == b""
+        assert (folder / "core.1").stat().st_size == len(content)
+        assert gcorefs("umount", folder).returncode == 0
+    else:
+        text = result.stderr.decode()
+        assert (result.returncode, text.count("\n")) == (1, 1), text
+        assert text.startswith("Error: "), text
+    assert not is_mounted(folder)
