@@ -62,8 +62,12 @@ def is_room_for_thread() -> bool:
 @functools.cache
 def _is_strict() -> bool:
     """True if the kernel refuses memory that it may not have later (proc_sys_vm(5),
-    overcommit_memory).  Looked at once: an administrator sets it when the machine starts."""
-    return Path("/proc/sys/vm/overcommit_memory").read_bytes().strip() == b"2"
+    overcommit_memory), or if /proc does not tell.  Looked at once: an administrator sets it at the
+    start of the machine."""
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_bytes().strip() == b"2"
+    except OSError:
+        return True
 
 
 def is_no_thread(error: BaseException) -> bool:
