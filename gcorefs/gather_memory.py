@@ -96,6 +96,7 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
         unreadable=memory.unreadable_pages.ranges(),
         unreadable_pages=memory.unreadable_pages.count,
         guards=sum(end - start for start, end in guarded(taken, pagemap)),
+        is_for_stacks=choice.rule.has_stacks,
         cut_stacks=stacks.cut,
     )
 

@@ -34,7 +34,7 @@ from gcorefs.policy import Policy
 _NOTES = 1 << 20
 _NOTES_OF_A_THREAD = 24 << 10  # with AMX and I/O permissions
 
-_CHOSEN = {LeftOut.POLICY, LeftOut.TOO_LARGE, LeftOut.EXCLUDED}
+_NOTHING_LOST = (None, LeftOut.UNTOUCHED)
 
 Holes = tuple[Column, Column]
 """The pages of a share that were never populated: starts and ends of runs, in order."""
@@ -82,6 +82,8 @@ class MemoryEvidence:
     """The number of pages in `unreadable`."""
     guards: int = 0
     """Bytes of guard pages (process/guards.py)."""
+    is_for_stacks: bool = False
+    """The policy takes what a backtrace needs (memory=stacks)."""
     cut_stacks: Sequence[int] = ()
     """The threads of whose stacks a part is left out, by their ids in their own pid namespace."""
 
@@ -133,19 +135,18 @@ def plan_loads(evidence: Evidence) -> Loads:
 def _shown(memory: MemoryEvidence) -> tuple[Sequence[Vma], Sequence[int], Sequence[Holes]]:
     """The mappings that have a program header, with the size of each share and its holes.
 
-    gdb takes a program header without bytes for zeros (corelow.c, core_target::xfer_partial).  So
-    memory that the policy leaves out has none, and gdb says that it cannot be read.  What has a
-    file does have one: readers find modules by it, and read the file.  So does code, because lldb
-    asks whether a return address is in code.  What the kernel's dumper leaves out has one in its
-    cores too.
+    All have one, as in the kernel's cores, but for some under memory=stacks: gdb takes a program
+    header without bytes for zeros (corelow.c, core_target::xfer_partial), and such a core is there
+    to be read by debuggers.  What has a file does have one: readers find modules by it, and read
+    the file.  So does code, because lldb asks whether a return address is in code.
     """
     shares = memory.shares
     sizes = [share.size for share in shares]
-    if _CHOSEN.isdisjoint({share.left_out for share in shares}):
+    if not memory.is_for_stacks:
         return memory.vmas, sizes, memory.holes
     is_shown = [
         bool(share.size)
-        or share.left_out not in _CHOSEN
+        or share.left_out in _NOTHING_LOST
         or vma.kind.has_file
         or bool(vma.kind.flags & PF_X)
         for vma, share in zip(memory.vmas, shares, strict=True)

@@ -297,6 +297,7 @@ def test_a_reader_that_waits_is_told_when_the_server_ends(
         reader.start()
         wchan = Path(f"/proc/self/task/{reader.native_id}/wchan")
         eventually(lambda: wchan.read_text() == "request_wait_answer")
+        eventually(lambda: not is_free(target.pid))
         os.kill(server, number)
         reader.join(200)
         assert set(found) and set(found) <= CUT_OFF

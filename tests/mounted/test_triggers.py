@@ -243,9 +243,9 @@ def test_the_death_of_the_process_ends_it_in_good_order(
 
 
 def is_waiting(pid: int) -> bool:
-    """It has a pidfd, so it has begun to watch."""
+    """It has a pidfd and sleeps, so it has begun to watch."""
     try:
-        return any(
+        return "poll" in Path(f"/proc/{pid}/wchan").read_text() and any(
             os.readlink(f"/proc/{pid}/fd/{number}") == "anon_inode:[pidfd]"
             for number in os.listdir(f"/proc/{pid}/fd")
         )
