@@ -17,7 +17,7 @@ ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || apt-get -qq update
 apt-get -qq install -y --no-install-recommends redis-server redis-tools gdb zstd >/dev/null
 cp /run/given/*.deb ~
 redis-server --port 0 --unixsocket /run/redis --save "" --daemonize yes >/dev/null
-redis-cli -s /run/redis ping >/dev/null
+timeout 60 sh -c 'until redis-cli -s /run/redis ping >/dev/null 2>&1; do :; done'
 """
 
 
