@@ -51,8 +51,10 @@ def test_the_first_page_works_from_the_installation_to_the_purge(
             return found
 
         assert re.search(rf"^ *{pid} +redis-server ", of("gcorefs ls"), re.M)
-        assert re.search(r"^ *#\d+  aeMain ", of("gcorefs stacks"), re.M)
-        assert re.search(r"^#\d+ .* in aeMain ", of("gdb -batch"), re.M)
+        # Not every release of Debian has a redis with names of functions in it.
+        assert re.search(r"^\d+ threads of 1 process: redis-server$", of("gcorefs stacks"), re.M)
+        assert re.search(r"^ *#1  ", of("gcorefs stacks"), re.M)
+        assert re.search(r"^#1 +0x[0-9a-f]+ in ", of("gdb -batch"), re.M)
         told = "".join(output for command, output in by_command.items() if "apt" not in command)
         assert not re.search(r"warning|error|traceback", told, re.I), told
 
