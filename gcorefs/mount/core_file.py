@@ -27,7 +27,7 @@ from gcorefs.export.seek_table import Frame
 from gcorefs.export.seekable import SeekableError, SeekableFile
 from gcorefs.kernel import ending_signals
 from gcorefs.mount import entries
-from gcorefs.mount.in_thread import with_room
+from gcorefs.mount.in_thread import stat_own_mount, with_room
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import CORE_FSTYPE, MountError
 from gcorefs.mount.readonly import ReadOnly
@@ -168,10 +168,7 @@ async def _end_on_signal(early: ending_signals.Remembered) -> None:
 
 async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:
     try:
-        # Nobody answers it if the server fails before it serves.
-        await trio.to_thread.run_sync(
-            os.stat, mountpoint, abandon_on_cancel=True, limiter=with_room()
-        )
+        await stat_own_mount(mountpoint)
     except NoThread:  # then nobody would hear that the mount is there
         raise
     except OSError as error:  # it is unmounted already, and the server is about to end

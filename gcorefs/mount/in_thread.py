@@ -1,5 +1,6 @@
 """Blocking calls outside of the event loop."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple, cast
 
@@ -37,6 +38,12 @@ def with_room(limiter: trio.CapacityLimiter | None = None) -> trio.CapacityLimit
     return cast(
         trio.CapacityLimiter, _Room(limiter or trio.to_thread.current_default_thread_limiter())
     )
+
+
+async def stat_own_mount(path: str) -> os.stat_result:
+    """stat(2) of a mount point of ours, which nobody answers if the server fails before it serves.
+    OSError, NoThread."""
+    return await trio.to_thread.run_sync(os.stat, path, abandon_on_cancel=True, limiter=with_room())
 
 
 async def in_thread(

@@ -1,6 +1,5 @@
 """Mounts, serves, lets every process go, and unmounts.  Every end of a mount goes this way."""
 
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from gcorefs.mount.bounded_read import BoundedRead
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.handshake import fuse_descriptors, shake_hands
-from gcorefs.mount.in_thread import with_room
+from gcorefs.mount.in_thread import stat_own_mount, with_room
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import FSTYPE, MountError, answers, fstype, unmount
 from gcorefs.mount.options import Configuration
@@ -160,10 +159,7 @@ def _name(number: int) -> str:
 
 async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:
     try:
-        # Nobody answers it if the server fails before it serves.
-        found = await trio.to_thread.run_sync(
-            os.stat, mountpoint, abandon_on_cancel=True, limiter=with_room()
-        )
+        found = await stat_own_mount(mountpoint)
     except NoThread:  # then nobody would hear that the mount is there
         raise
     except OSError as error:  # it is unmounted already, and the server is about to end

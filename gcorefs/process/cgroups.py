@@ -53,11 +53,9 @@ def memory_event_files(pid: int) -> list[str]:
     """memory.events.local of the group of a process and of each above it; none without the memory
     controller of version 2 (before Linux 5.2 it has no such files)."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        path, is_v1 = _own_group(procfile.read(f"{pid}/cgroup"))
-        if not is_v1:
-            folders = _up(*_folder(path, is_v1))
-            files = [os.path.join(os.fsdecode(each), "memory.events.local") for each in folders]
-            return [each for each in files if os.path.exists(each)]
+        folders = _folders_of_v2(str(pid))
+        files = [os.path.join(os.fsdecode(each), "memory.events.local") for each in folders]
+        return [each for each in files if os.path.exists(each)]
     return []
 
 
@@ -66,8 +64,7 @@ def deadly_limits() -> list[Limit]:
     groups from the first one upwards that has memory.oom.group (mm/memcontrol.c,
     mem_cgroup_get_oom_group).  None if they cannot be read.  Version 1 has no such thing."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        path, is_v1 = _own_group(procfile.read("self/cgroup"))
-        groups = [] if is_v1 else [*_up(*_folder(path, is_v1))]
+        groups = _folders_of_v2("self")
         while groups and not _is_set(os.path.join(groups[0], b"memory.oom.group")):
             del groups[0]
         return [limit for each in groups for limit in _limits_of(os.fsdecode(each), _V2_DEADLY)]
@@ -83,6 +80,13 @@ def is_frozen(pid: int) -> bool:
         folders = _up(*_folder(paths[0], is_v1=False))
         return any(_is_set(os.path.join(each, b"cgroup.freeze")) for each in folders)
     return False
+
+
+def _folders_of_v2(process: str) -> list[bytes]:
+    """The directories of the group of a process and of each above it; none if the memory controller
+    is of version 1.  OSError, ValueError, IndexError."""
+    path, is_v1 = _own_group(procfile.read(f"{process}/cgroup"))
+    return [] if is_v1 else [*_up(*_folder(path, is_v1))]
 
 
 def _is_set(path: bytes) -> bool:
