@@ -132,7 +132,10 @@ class _Group(click.Group):
         if args[0] in _STOPPING and not set(ctx.help_option_names).intersection(args):
             victim.volunteer()
             victim.spare_others()
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # __main__.py says why
+        return found
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
         with told_in_one_line():

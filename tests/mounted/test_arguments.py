@@ -247,3 +247,28 @@ def test_any_words_are_taken_or_refused_in_one_line(arguments: list[str]) -> Non
     assert result.exception is None or isinstance(result.exception, SystemExit)
     if result.exit_code:
         assert_one_line(result.exit_code, result.stderr, targets=len(arguments))
+
+
+# Ctrl-C at the moment when this module is imported.
+INTERRUPTED_AT = """
+import importlib.abc, os, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+module = sys.argv.pop(1)
+from gcorefs.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "gcorefs.cli.one_line", "gcorefs.cli.dump"])
+def test_ctrl_c_before_the_command_begins_shows_no_traceback(module: str, tmp_path: Path) -> None:
+    words = ("dump", "1", "-o", tmp_path / "core")
+    result = run(sys.executable, "-c", INTERRUPTED_AT, module, *words)
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
+    assert os.listdir(tmp_path) == []
