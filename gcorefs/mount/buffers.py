@@ -42,6 +42,11 @@ class Buffers:
             self._kept += len(store)
             self._free[len(store)].append(store)
 
+    def free(self) -> None:
+        """Give the kernel what is kept for reuse."""
+        self._free.clear()
+        self._kept = 0
+
 
 def fresh(size: int) -> mmap.mmap:
     """`size` bytes of zeros, page-aligned."""

@@ -92,10 +92,12 @@ class Windows:
             reader.tidy()
 
     async def run(self) -> None:
-        """Call `tidy` again and again, as long as any reader has windows."""
+        """Call `tidy` again and again, as long as any reader has windows, and then free their
+        memory: a mount may not be read again for days."""
         while True:
             await self._is_wanted.wait()
             await trio.sleep(_IDLE)
             self.tidy()
             if not self._readers:
+                self._buffers.free()
                 self._is_wanted = trio.Event()

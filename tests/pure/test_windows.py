@@ -19,12 +19,15 @@ MIB = 1 << 20
 EACH, TOTAL = 64 * MIB, 160 * MIB
 SIZE = 1 << 40
 THREAD = "test-windows"
+SMALL = 4096
+"""Bytes of a buffer that is no window."""
 
 
 class Account:
     def __init__(self, each: int = EACH, total: int = TOTAL) -> None:
         self._budget = Budget(each, total, RequestReason.USER_MEMORY, RequestReason.ALL_MEMORY)
-        self.windows = Windows(self._budget, Buffers())
+        self.buffers = Buffers()
+        self.windows = Windows(self._budget, self.buffers)
 
     def used(self, uid: int) -> int:
         return self._budget.used(uid)
@@ -192,6 +195,29 @@ async def test_windows_are_given_back_in_time(autojump_clock: trio.testing.MockC
             await trio.sleep(8)
             assert account.used(7) == 0
             reader.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_mount_that_is_not_read_keeps_no_window(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    account = Account()
+    kept = account.buffers.take(SMALL)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(account.windows.run)
+        busy, idle = account.reader(7), account.reader(7)
+        for reader in (busy, idle):
+            reader.piece(0, MIB)
+            reader.piece(MIB, MIB)
+        idle.close()
+        account.buffers.give_back(kept)
+        await trio.sleep(6)
+        assert account.buffers.take(SMALL) is kept  # for the one that reads on
+        account.buffers.give_back(kept)
+        wait_for_its_thread(busy)
+        busy.close()
+        await trio.sleep(6)
+        assert account.buffers.take(SMALL) is not kept
         nursery.cancel_scope.cancel()
 
 
