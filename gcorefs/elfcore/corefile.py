@@ -8,7 +8,7 @@ rest: the machines, and the structures that differ between them.
 import io
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
@@ -25,8 +25,12 @@ from gcorefs.errors import GcorefsError
 _MOST_OFFSET = (1 << 63) - 1  # loff_t
 _MOST_LOADS = 1 << 22
 """Program headers.  The kernel writes at most vm.max_map_count of them, by default 65,530."""
-_MOST_NOTES = 1 << 30
+_MOST_NOTE_BYTES = 1 << 30
 """Bytes.  20,000 threads with the largest register sets need a quarter of this."""
+_MOST_NOTES = 1 << 22
+"""The notes of a thread have more than 256 bytes on average, on every machine."""
+_MOST_FACTS = 1 << 25
+"""Bytes of the GCOREFS note.  Parsed, JSON takes twenty times as much memory."""
 
 _MOST_FILES = 16 * FILE_NOTE_LIMIT
 
@@ -84,12 +88,6 @@ class Core:
         return max(0, self.end - self.size)
 
 
-class _Note(NamedTuple):
-    owner: bytes
-    kind: int
-    desc: memoryview
-
-
 _READ = {
     *((CORE, kind) for kind in (NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FILE)),
     (GCOREFS, NT_GCOREFS),
@@ -110,7 +108,7 @@ class _Format:
         self.phdr = struct.Struct(order + ("IIQQQQQQ" if self.is_64 else "IIIIIIII"))
         self.sh_info = struct.Struct(order + ("44xI16x" if self.is_64 else "28xI8x"))
 
-    def words(self, data: memoryview) -> list[int]:
+    def words(self, data: bytes) -> list[int]:
         """All whole words in `data`."""
         whole = len(data) - len(data) % self.word.size
         return [number for (number,) in self.word.iter_unpack(data[:whole])]
@@ -121,6 +119,50 @@ class _Format:
         else:
             _, offset, vaddr, _, filesz, memsz, flags, _ = fields
         return Load(vaddr, memsz, filesz, offset, flags)
+
+
+class _Notes:
+    """The first note of each kind in _READ, and how many threads the others are of.
+
+    Segments may overlap, so that a short file has many notes.
+    """
+
+    def __init__(self, form: _Format) -> None:
+        self.threads = 0
+        self._form = form
+        self._first: dict[int, bytes] = {}
+        self._bytes = self._count = 0
+
+    def first(self, kind: int) -> bytes | None:
+        return self._first.get(kind)
+
+    def expect(self, size: int) -> None:
+        """So many more bytes of notes are to be read.  CoreError."""
+        self._bytes += size
+        if self._bytes > _MOST_NOTE_BYTES:
+            _refuse(f"it has {self._bytes} bytes of notes, which no core has")
+
+    def add(self, data: bytes) -> None:
+        """The notes of a segment.  A short header or a header of zeros is padding.  CoreError."""
+        header = self._form.note
+        at = 0
+        while at + header.size <= len(data):
+            name_size, size, kind = header.unpack_from(data, at)
+            if not (name_size or size or kind):
+                break
+            self._count += 1
+            if self._count > _MOST_NOTES:
+                _refuse(f"it has more than {_MOST_NOTES} notes, which no core has")
+            name = at + header.size
+            start = name + (name_size + 3 & ~3)
+            if start + size > len(data):
+                _refuse("its notes end in the middle of one")
+            owner = data[name : name + name_size].rstrip(b"\0")
+            if (owner, kind) in _READ:
+                self.threads += kind == NT_PRSTATUS
+                if kind not in self._first:
+                    self._first[kind] = data[start : start + size]
+            at = start + (size + 3 & ~3)
 
 
 def read_core(file: BinaryIO, size: int | None = None) -> Core:
@@ -144,29 +186,25 @@ def read_core(file: BinaryIO, size: int | None = None) -> Core:
         _refuse(f"its program headers have {header['e_phentsize']} bytes, not {form.phdr.size}")
     table = _read_whole(file, size, header["e_phoff"], phnum * form.phdr.size)
     loads: list[Load] = []
-    notes: list[_Note] = []
-    notes_size = 0
+    notes = _Notes(form)
     for fields in form.phdr.iter_unpack(table):
         if fields[0] == elf.PT_LOAD:
             loads.append(form.load(fields))
         elif fields[0] == elf.PT_NOTE:
             place = form.load(fields)
-            notes_size += place.filesz
-            if notes_size > _MOST_NOTES:
-                _refuse(f"it has {notes_size} bytes of notes, which no core has")
-            notes += _notes(_read_whole(file, size, place.offset, place.filesz), form)
+            notes.expect(place.filesz)
+            notes.add(_read_whole(file, size, place.offset, place.filesz))
     loads.sort()
     _check(loads)
     return _core(header, form, size, phnum, loads, notes)
 
 
 def _core(
-    header: ELFFile, form: _Format, size: int, phnum: int, loads: list[Load], notes: list[_Note]
+    header: ELFFile, form: _Format, size: int, phnum: int, loads: list[Load], notes: _Notes
 ) -> Core:
-    statuses = [note.desc for note in notes if note.kind == NT_PRSTATUS]
-    info = _first(notes, NT_PRPSINFO)
-    ps = None if info is None else _parsed(header.structs.Elf_Prpsinfo, bytes(info))
-    facts = _facts(_first(notes, NT_GCOREFS))
+    info = notes.first(NT_PRPSINFO)
+    ps = None if info is None else _parsed(header.structs.Elf_Prpsinfo, info)
+    facts = _facts(notes.first(NT_GCOREFS))
     return Core(
         machine=header.get_machine_arch(),
         bits=header.elfclass,
@@ -177,10 +215,10 @@ def _core(
         pid=0 if ps is None else ps["pr_pid"],
         program=b"" if ps is None else ps["pr_fname"].partition(b"\0")[0],
         arguments=b"" if ps is None else ps["pr_psargs"].partition(b"\0")[0].rstrip(),
-        threads=len(statuses),
-        signal=_signal(statuses, form),
-        files=_files(_first(notes, NT_FILE), form),
-        names=_names(_first(notes, NT_AUXV), form, loads)
+        threads=notes.threads,
+        signal=_signal(notes.first(NT_PRSTATUS), form),
+        files=_files(notes.first(NT_FILE), form),
+        names=_names(notes.first(NT_AUXV), form, loads)
         if facts is None
         else {int(start, 16): name for start, name in facts["names"].items()},
         facts=facts,
@@ -228,28 +266,6 @@ def _parsed(structure: Any, data: bytes) -> Any:
         return None
 
 
-def _notes(data: bytes, form: _Format) -> Iterator[_Note]:
-    """The notes of _READ in a segment.  A short header or a header of zeros is padding."""
-    view = memoryview(data)
-    at = 0
-    while at + form.note.size <= len(data):
-        name_size, size, kind = form.note.unpack_from(data, at)
-        if not (name_size or size or kind):
-            break
-        name = at + form.note.size
-        start = name + (name_size + 3 & ~3)
-        if start + size > len(data):
-            _refuse("its notes end in the middle of one")
-        owner = data[name : name + name_size].rstrip(b"\0")
-        if (owner, kind) in _READ:
-            yield _Note(owner, kind, view[start : start + size])
-        at = start + (size + 3 & ~3)
-
-
-def _first(notes: Sequence[_Note], kind: int) -> memoryview | None:
-    return next((note.desc for note in notes if note.kind == kind), None)
-
-
 def _check(loads: Sequence[Load]) -> None:
     border = 0
     for load in loads:
@@ -260,14 +276,14 @@ def _check(loads: Sequence[Load]) -> None:
         _refuse("its segments end behind the end of memory")
 
 
-def _signal(statuses: Sequence[memoryview], form: _Format) -> int:
-    if not statuses or len(statuses[0]) < _PR_CURSIG + form.half.size:
+def _signal(status: bytes | None, form: _Format) -> int:
+    if status is None or len(status) < _PR_CURSIG + form.half.size:
         return 0
-    (number,) = form.half.unpack_from(statuses[0], _PR_CURSIG)
+    (number,) = form.half.unpack_from(status, _PR_CURSIG)
     return int(number)
 
 
-def _files(note: memoryview | None, form: _Format) -> list[tuple[int, int, bytes]]:
+def _files(note: bytes | None, form: _Format) -> list[tuple[int, int, bytes]]:
     """NT_FILE: count, page size; start, end and file offset of each mapping; then all names."""
     words = [] if note is None else form.words(note[: 2 * form.word.size])
     if note is None or len(words) < 2:
@@ -279,11 +295,11 @@ def _files(note: memoryview | None, form: _Format) -> list[tuple[int, int, bytes
     if end > len(note):
         _refuse("its list of files is longer than its note")
     numbers = form.words(note[begin:end])
-    names = bytes(note[end:]).split(b"\0")
+    names = note[end:].split(b"\0")
     return sorted(zip(numbers[::3], numbers[1::3], names, strict=False))
 
 
-def _names(auxv: memoryview | None, form: _Format, loads: Sequence[Load]) -> dict[int, str]:
+def _names(auxv: bytes | None, form: _Format, loads: Sequence[Load]) -> dict[int, str]:
     """[stack] and [vdso] from the auxiliary vector, for a core without a GCOREFS note."""
     words = [] if auxv is None else form.words(auxv)
     vector = dict(zip(words[::2], words[1::2], strict=False))
@@ -296,10 +312,12 @@ def _names(auxv: memoryview | None, form: _Format, loads: Sequence[Load]) -> dic
     return names
 
 
-def _facts(desc: memoryview | None) -> dict[str, Any] | None:
+def _facts(desc: bytes | None) -> dict[str, Any] | None:
     if desc is None:
         return None
+    if len(desc) > _MOST_FACTS:
+        _refuse(f"its GCOREFS note has {len(desc)} bytes, which none has")
     try:
-        return parse(bytes(desc))
+        return parse(desc)
     except FactsError as error:
         raise CoreError(f"its GCOREFS note is not one: {error}") from error

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import tracemalloc
 from array import array
 from itertools import pairwise
 from typing import Any
@@ -175,6 +176,37 @@ def test_more_headers_than_fit_into_memory_are_not_even_asked_for() -> None:
     struct.pack_into("<H", header, 56, 0xFFFF)
     section = struct.pack("<44xI16x", (1 << 32) - 1)
     assert "4294967295 program headers" in refusal(bytes(header) + section, 1 << 60)
+
+
+def with_segments(notes: bytes, count: int) -> bytes:
+    """A core with `count` program headers, all of the same notes."""
+    data = bytearray(made(MEMORY, None).header[:64])
+    struct.pack_into("<H", data, 56, count)
+    at = len(data) + 56 * count
+    header = struct.pack("<IIQQQQQQ", 4, 4, at, 0, 0, len(notes), 0, 4)
+    return bytes(data) + header * count + notes
+
+
+def test_a_short_file_does_not_have_many_notes_in_memory() -> None:
+    data = with_segments(3000 * pack_note(b"CORE", 1, b""), 100)
+    tracemalloc.start()
+    try:
+        core = read_core(io.BytesIO(data))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert core.threads == 300_000
+    assert most < 8 << 20
+
+
+def test_more_notes_than_any_core_has_are_refused() -> None:
+    data = with_segments(100_000 * struct.pack("<III", 0, 0, 7), 42)
+    assert "more than 4194304 notes" in refusal(data)
+
+
+def test_a_note_of_ours_that_is_too_long_is_not_parsed() -> None:
+    note = pack_note(b"GCOREFS", 0x47434F52, bytes(1 + (1 << 25)))
+    assert "GCOREFS note has 33554433 bytes" in refusal(with_notes(note))
 
 
 def test_a_list_of_files_that_is_longer_than_its_note_is_refused() -> None:
