@@ -64,8 +64,8 @@ def _name(to: Tarball, places: Places, files: Sequence[Placed], collected: Colle
         placed = by_file[kept]
         for folder in places.folders_of(text):
             to.add_folder(folder)
-        if text != os.fsdecode(kept.path) and text not in placed.names:
-            placed.names.append(text)
+        if text != os.fsdecode(kept.path):
+            placed.names[text] = None
         if place := places.take_name(text):
             to.add_link(place, placed.place)
     for each in files:

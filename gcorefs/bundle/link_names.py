@@ -12,6 +12,8 @@ from gcorefs.elfcore.elf import ELF32, ELF64
 from gcorefs.kernel.proc import address_space
 
 _MOST = 10_000
+_MOST_BYTES = 1 << 20
+"""Of all names together."""
 _PATH_MAX = 4096
 
 
@@ -42,6 +44,7 @@ def _names(tid: int, debug: int, words: struct.Struct) -> Iterator[tuple[bytes, 
     data = address_space.memory(tid, debug, words.size)
     link_map = words.unpack(data)[1] if len(data) == words.size else 0
     seen: set[int] = set()
+    left = _MOST_BYTES
     while link_map and link_map not in seen and len(seen) < _MOST:
         seen.add(link_map)
         data = address_space.memory(tid, link_map, words.size)
@@ -51,4 +54,8 @@ def _names(tid: int, debug: int, words: struct.Struct) -> Iterator[tuple[bytes, 
         # The name may end close to memory that cannot be read.
         text = address_space.memory(tid, name, _PATH_MAX) if name else b""
         if b"\0" in text and text.startswith(b"/"):
-            yield text.partition(b"\0")[0], dynamic
+            found = text.partition(b"\0")[0]
+            left -= len(found)
+            if left < 0:
+                return
+            yield found, dynamic

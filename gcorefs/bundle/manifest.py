@@ -19,7 +19,7 @@ class Placed:
 
     kept: Kept
     place: str
-    names: list[str] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
     """Other paths of it in the process, under which the dynamic linker knows it."""
 
 
@@ -74,7 +74,7 @@ def _file(it: Placed, lacks: Lacks) -> dict[str, Any]:
         "size": it.kept.size,
         "build_id": it.kept.build_id or None,
         "deleted": it.kept.is_deleted,
-        "names": it.names,
+        "names": [*it.names],
     }
     why = lacks.parts.get(it.kept)
     return found if why is None else found | {"partly_zeros": why}

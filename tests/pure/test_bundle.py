@@ -4,7 +4,8 @@ import errno
 import io
 import os
 import tarfile
-from pathlib import Path
+import tracemalloc
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,54 @@ def test_each_path_has_a_place_of_its_own_in_the_bundle(paths: list[str]) -> Non
         assert not {"", ".", ".."} & set(words)
         # No file is where another one needs a folder.
         assert not any(other.startswith(f"{each}/") for other in found)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "take_name", "folders_of"]), PATHS), max_size=9))
+def test_no_file_is_also_a_folder(calls: list[tuple[str, str]]) -> None:
+    places = Places()
+    files, folders = set[str](), set[str]()
+    for verb, path in calls:
+        found = getattr(places, verb)(path)
+        if verb == "folders_of":
+            folders.update(found)
+        elif found:
+            assert found not in files
+            files.add(found)
+            folders.update(str(each) for each in PurePosixPath(found).parents)
+    assert files.isdisjoint(folders)
+
+
+def test_folders_below_a_file_are_none() -> None:
+    places = Places()
+    assert places.take("/bin/program") == "root/bin/program"
+    assert places.folders_of("/bin/program/x/../y") == ["root", "root/bin"]
+
+
+DEEP = 1400 * "/i" + "/libx.so"
+
+
+def test_paths_of_many_folders_take_little_memory() -> None:
+    places = Places()
+    tracemalloc.start()
+    try:
+        found = [places.take(f"/{number}{DEEP}") for number in range(50)]
+        named = [places.take_name(f"/name/{number}{DEEP}") for number in range(50)]
+        through = [places.folders_of(f"/{number}{DEEP}/../x") for number in range(50, 100)]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found[0] == f"root/0{DEEP}"
+    assert found[-1] == "others/43/libx.so"
+    assert not any(named)
+    assert sum(map(len, through)) < 10_000
+    assert most < 50 << 20
+
+
+@pytest.mark.parametrize("length", [2994, 2995, 9000])
+def test_a_path_that_nothing_could_unpack_is_elsewhere(length: int) -> None:
+    path = "/a/" + (length - 5) * "b" + "/c"
+    is_short = len("root" + path) <= 3000
+    assert Places().take(path) == (f"root{path}" if is_short else "others/1/c")
 
 
 @pytest.mark.parametrize(
