@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from gcorefs import __version__, tuning
 from gcorefs.arch.machine import Machine
 from gcorefs.arch.xsave import XsaveAccount
+from gcorefs.elfcore.filter import MAPPED_SHARED
+from gcorefs.elfcore.memory_choice import MemoryChoice
 from gcorefs.elfcore.provenance import How, Origin
 from gcorefs.elfcore.vma import VDSO, Vma
 from gcorefs.kernel.proc import address_space
@@ -147,7 +150,7 @@ def look_at(
     tuning.now().reach(Step.SMAPS, mem.pid)
     others = [vma for vma in vmas if not vma.kind.is_plain]
     ways = Ways(
-        Shmem(tid, others),
+        Shmem(tid, others, partial(_takes_shared_files, tid, policy.choice)),
         PageProviders(tid, others, pagemap),
         CopyOnWrite(vmas, pagemap),
         pagemap,
@@ -158,6 +161,11 @@ def look_at(
     lost = UnreadablePages([range(vma.start, vma.end) for vma in others if vma.is_special])
     memory = Memory(mem, ways, lost, check, fork)
     return Standstill(recorded, tid, recorded.origin(), memory, vmas, check)
+
+
+def _takes_shared_files(tid: int, choice: MemoryChoice) -> bool:
+    mask = choice.rule.mask(address_space.coredump_filter(tid))
+    return bool(mask & MAPPED_SHARED) or not choice.is_rule_alone
 
 
 def _tracking(tid: int, vmas: Sequence[Vma], policy: Policy, has_late: bool) -> Tracking:

@@ -1,14 +1,19 @@
-"""Shared memory without a name (memfd, System V, /dev/zero), read from its file.
+"""Memory whose file is memory too (memfd, System V, /dev/zero, tmpfs), read from its file.
 
 A private mapping of a memfd has the pages that the process has written, and else those of the file.
 
-A read through the process turns a hole in such a file into a page of zeros that stays.  And pagemap
-shows only the page tables of this process, not what another process wrote into a memfd.  So we open
-the mapped file itself, find its holes and read it.
+A read through the process turns a hole in such a file into a page of zeros that stays.  It is
+charged to the memory cgroup of the process (mm/shmem.c, shmem_fault), which may be killed for it,
+or takes the last room of the tmpfs from others.  And pagemap shows only the page tables of this
+process, not what another process wrote into a memfd.  So we open the mapped file itself, find its
+holes and read it.
 
-This is not possible for a file on a tmpfs, because others may watch it by its name (inotify(7)).
-Nor for a file under a lease, because our open(2) would send SIGIO to the holder of the lease.
-Nor for a memfd that the process itself watches through /proc/self/fd: it would read of our open(2)
+A file on a tmpfs that has a name, and holes of less than a mebibyte, is read through the process:
+others may watch it by its name (inotify(7)).  One with more is opened, and a watcher gets an event,
+which is the lesser evil.
+
+A file under a lease is not opened, because our open(2) would send SIGIO to the holder of the lease.
+Nor is a file that the process itself watches: it would read of our open(2)
 as an event, or would have to allow it first, which it cannot while it stands still (fanotify(7)).
 These files are read like any other memory, and their holes are filled.  If /proc does not show
 which files are under a lease or watched, we treat all of them so.
@@ -20,24 +25,31 @@ import os
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.kernel.proc import map_files, system_files, watches
+from gcorefs.kernel.proc import map_files, mountinfo, system_files, watches
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.quiet_open import open_unseen
 
 
 class Shmem:
     """The mappings of such files in a process, through its thread `tid`."""
 
-    def __init__(self, tid: int, vmas: Sequence[Vma]) -> None:
+    def __init__(
+        self, tid: int, vmas: Sequence[Vma], takes_files: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`takes_files`: the core may have shared mappings of files that have a name.  It is called
+        once at most."""
         self.why_unknown = ""
         """Why the holes are not known; empty if they are known, or if there is no such memory."""
         self._tid = tid
         device = map_files.shmem_device()
-        found = [vma for vma in vmas if _has_no_name(vma, device)]
+        files = _TmpfsFiles(tid, takes_files)
+        found = [vma for vma in vmas if _has_no_name(vma, device) or files.are_to_be_opened(vma)]
         if found:
             # Only then: the first reader of /proc/locks waits some 10 ms for all processors
             # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
@@ -47,11 +59,11 @@ class Shmem:
                 found = []
             else:
                 found = [vma for vma in found if vma.inode not in leased]
-        if any(map(_is_memfd, found)):  # nothing else has a file to be watched by
+        if any(map(_can_be_watched, found)):
             watched = watches.watched_inodes(tid)
             if watched is None:
                 self.why_unknown = f"/proc/{tid}/fd does not show which files it watches"
-                found = [vma for vma in found if not _is_memfd(vma)]
+                found = [vma for vma in found if not _can_be_watched(vma)]
             else:
                 found = [vma for vma in found if vma.inode not in watched]
         self._vmas = found
@@ -139,8 +151,45 @@ def _next_data(fd: int, offset: int) -> int:
         return sys.maxsize
 
 
-def _is_memfd(vma: Vma) -> bool:
-    return vma.name.startswith(b"/memfd:")
+class _TmpfsFiles:
+    """Which mapped files lie on a tmpfs, and are read from there."""
+
+    def __init__(self, tid: int, takes_shared: Callable[[], bool]) -> None:
+        self._tid = tid
+        self._takes_shared = cache(takes_shared)
+        self._devices: dict[str, bool] = {}
+
+    def are_to_be_opened(self, vma: Vma) -> bool:
+        # A file system without a device of its own has major number 0, as many do.
+        if not vma.dev.startswith("00:") or VmFlag.UFFD_MISSING in vma.vm_flags:
+            return False
+        if not vma.has_file or not self._is_tmpfs(vma.dev):
+            return False
+        file = map_files.mapped_file(self._tid, vma.start, vma.end)
+        if file is None or not file.links:
+            return file is not None
+        if file.size - file.allocated < _MANY:
+            return False
+        return VmFlag.MAYSHARE not in vma.vm_flags or self._takes_shared()
+
+    def _is_tmpfs(self, device: str) -> bool:
+        if device not in self._devices:
+            found = False
+            with contextlib.suppress(OSError, FormatError):
+                found = mountinfo.file_system(self._tid, device) == b"tmpfs"
+            self._devices[device] = found
+        return self._devices[device]
+
+
+_MANY = 1 << 20
+"""Bytes of holes.  A linker may leave some in a program."""
+
+_NO_FILES = (b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem")
+
+
+def _can_be_watched(vma: Vma) -> bool:
+    """Not if no file of it can be opened by anybody else: System V, and /dev/zero."""
+    return not vma.name.startswith(_NO_FILES)
 
 
 def _has_no_name(vma: Vma, device: str) -> bool:

@@ -289,6 +289,54 @@ def test_a_private_mapping_of_a_memfd_fills_no_hole_of_the_file(tmp_path: Path) 
         target.kill()
 
 
+TMPFS_FILE = """
+import mmap, os, sys
+
+SIZE, PAGE = 64 << 20, 4096
+path, kind, end = sys.argv[1:]
+file = os.open(path, os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, SIZE)
+os.pwrite(file, b"file", 3 * PAGE)
+flags = mmap.MAP_SHARED if kind == "shared" else mmap.MAP_PRIVATE
+memory = mmap.mmap(file, SIZE, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+if end == "unlinked":
+    os.unlink(path)
+memory[8 * PAGE : 8 * PAGE + 3] = b"own"
+print('{"pid": %d}' % os.getpid(), flush=True)
+for _ in sys.stdin:
+    found = os.fstat(file)
+    print('{"allocated": %d, "read": %d}' % (found.st_blocks * 512, found.st_atime_ns), flush=True)
+"""
+
+
+# The holes are charged to the memory cgroup of the process, and to the size of the tmpfs.
+@pytest.mark.parametrize("end", ["unlinked", "named"])
+@pytest.mark.parametrize("kind", ["shared", "private"])
+def test_no_hole_of_a_file_on_a_tmpfs_is_filled(
+    tmpfs: Path, tmp_path: Path, kind: str, end: str
+) -> None:
+    target = Target([sys.executable, "-c", TMPFS_FILE, str(tmpfs / "sparse"), kind, end])
+    try:
+        Path(f"/proc/{target.pid}/coredump_filter").write_text("0x3f")
+        before = target.ask("x")
+        (sparse,) = (vma for vma in mappings(target.pid) if b"/sparse" in vma.name)
+        snapshot = Snapshot(find(target.pid))
+        try:
+            snapshot.take()
+            path = tmp_path / "core"
+            path.write_bytes(snapshot.read(0, snapshot.size))
+        finally:
+            snapshot.close()
+        core = Core(path)
+        expected = {3: b"file", 8: b"own"}
+        for page in [*range(10), sparse.size // PAGE - 1]:
+            start = sparse.start + page * PAGE
+            assert core.read(start, start + PAGE) == expected.get(page, b"").ljust(PAGE, b"\0")
+        assert target.ask("x") == before
+    finally:
+        target.kill()
+
+
 class Asked(Pagemap):
     """Remembers the ranges of all calls."""
 
