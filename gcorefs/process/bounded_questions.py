@@ -4,11 +4,17 @@ Only the server of a mapped file knows the content of the file and whether it st
 server may hang (page_providers.py), so a separate thread asks.  If there is no answer in time, the
 thread is abandoned with its question, and nobody asks that source again until it has answered.  So
 ten mappings of one hanging file system, or ten stops of one process, do not take ten times as long.
+
+One user may have a thousand sources that do not answer.  So the further sources of one call are
+given less and less time before the next one is asked, and an answer that comes later, but within
+the time that the first one had, still counts.
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from gcorefs.process.threads import start_thread
@@ -17,6 +23,9 @@ T = TypeVar("T")
 
 PATIENCE = 0.5
 """Seconds in which an answer must come."""
+
+_LEAST_PATIENCE = 0.005
+"""Seconds before the next source is asked, after many that did not answer."""
 
 Question = tuple[str, Callable[[bool], T]]
 """The source of the answer, and the question.  The question is told whether it may wait (True).  If
@@ -55,20 +64,35 @@ def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) ->
 
     Raises the exception of a question.
     """
-    answers: list[T] = []
+    answers: list[T | _Late[T]] = []
+    patience = PATIENCE
     while len(answers) < len(questions):
         asker = _Asker(questions[len(answers) :])
-        answered = asker.wait()
-        answers += answered
-        error, asker.error = asker.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback refers to this frame, which makes a cycle
-        if len(answers) < len(questions):
-            answers.append(otherwise(len(answers)))
-    return answers
+        answers += asker.wait(patience)
+        asker.raise_error()
+        number = len(answers)
+        if number < len(questions):
+            answers.append(
+                otherwise(number) if patience == PATIENCE else _Late(asker, PATIENCE - patience)
+            )
+            patience = max(_LEAST_PATIENCE, patience / 2)
+    return [
+        each.answer(partial(otherwise, number)) if isinstance(each, _Late) else each
+        for number, each in enumerate(answers)
+    ]
+
+
+class _Late(Generic[T]):
+    """An answer that did not come yet."""
+
+    def __init__(self, asker: "_Asker[T]", left: float) -> None:
+        """`left`: how many seconds from now it may still take."""
+        self._asker = asker
+        self._end = time.monotonic() + left
+
+    def answer(self, otherwise: Callable[[], T]) -> T:
+        last = self._asker.last_answer(max(0.0, self._end - time.monotonic()))
+        return last[0] if last else otherwise()
 
 
 class _Asker(Generic[T]):
@@ -80,6 +104,7 @@ class _Asker(Generic[T]):
         self._answers: list[T] = []
         self._is_done = threading.Event()
         self._left_at: str | None = None
+        self._count = -1
         start_thread("gcorefs-asker", self._run)
 
     def _run(self) -> None:
@@ -99,18 +124,31 @@ class _Asker(Generic[T]):
                         del _silent[self._left_at]
                         _lock.notify_all()
 
-    def wait(self) -> list[T]:
+    def wait(self, patience: float) -> list[T]:
         """All answers, or the answers before one that takes too long."""
-        count = -1
-        while not self._is_done.wait(PATIENCE):
-            if len(self._answers) > count:
-                count = len(self._answers)
+        while not self._is_done.wait(patience):
+            if len(self._answers) > self._count:
+                self._count = len(self._answers)
                 continue
             with _lock:
                 if self._is_done.is_set():
                     break
-                count = len(self._answers)
-                self._left_at = self._questions[min(count, len(self._questions) - 1)][0]
+                self._count = len(self._answers)
+                self._left_at = self._questions[min(self._count, len(self._questions) - 1)][0]
                 _silent[self._left_at] += 1
-                return self._answers[:count]
+                return self._answers[: self._count]
         return self._answers
+
+    def last_answer(self, patience: float) -> list[T]:
+        """After `wait` has given up: the answer for which it waited, or nothing."""
+        self._is_done.wait(patience)
+        self.raise_error()
+        return self._answers[self._count : self._count + 1]
+
+    def raise_error(self) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame, which makes a cycle
