@@ -57,26 +57,26 @@ def _os_release(tid: int, may_wait: bool) -> bytes:
     if may_wait:
         for words in _OS_RELEASE:
             try:
-                return _read_below(f"/proc/{tid}/root", words)
+                return _read_below(tid, words)
             except (OSError, FormatError, NotOpenedError):
                 continue
     return b""
 
 
-def _read_below(root: str, words: tuple[str, ...]) -> bytes:
-    """A file below a directory that belongs to others: no link and no mount there leads us to files
-    that they cannot read.  (To mount a file over another one, nobody needs to be able to read it.)
-    OSError."""
+def _read_below(tid: int, words: tuple[str, ...]) -> bytes:
+    """A file below the root directory of a process, which belongs to others: no link and no mount
+    there leads us to files that they cannot read.  (To mount a file over another one, nobody needs
+    to be able to read it.)  OSError."""
     with contextlib.ExitStack() as stack:
-        at = _opened(stack, root, os.O_DIRECTORY)
-        mount = mountinfo.mount_of(at)
+        at = _opened(stack, f"/proc/{tid}/root", os.O_DIRECTORY)
+        mount = mountinfo.mount_id(at)
         for word in words:
             at = _opened(stack, word, os.O_NOFOLLOW, at)
-        if mountinfo.mount_of(at) != mount:
+        if mountinfo.mount_id(at) != mount:
             raise FileNotFoundError
         # No lease of theirs is broken (fcntl(2)).
-        leased = system_files.leased_inodes() or ()
-        file = _closed(stack, open_regular(f"/proc/self/fd/{at}", leased))
+        leases = system_files.leases() or {}
+        file = _closed(stack, open_regular(f"/proc/self/fd/{at}", leases, tid))
         return os.read(file, _LONGEST)
 
 

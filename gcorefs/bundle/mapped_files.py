@@ -10,13 +10,14 @@ import contextlib
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 from gcorefs.elfcore import file_notes
 from gcorefs.kernel import statx
 from gcorefs.kernel.proc import map_files, mountinfo, system_files
+from gcorefs.kernel.proc.system_files import Leases
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import named_with_limit
 from gcorefs.process.quiet_open import NotOpenedError, NotRegularError, open_regular
@@ -119,9 +120,9 @@ class MappedFiles:
         new = {key: it for key, it in mapped.items() if key not in self._found}
         candidates = [*new.values()]
         # The first reader of /proc/locks waits some 10 ms for all processors.
-        leased = (system_files.leased_inodes() if new else None) or set[int]()
+        leases = (system_files.leases() if new else None) or {}
         found = ask_each(
-            [(os.fsdecode(each.key[2]), partial(_opened, each, leased)) for each in candidates],
+            [(os.fsdecode(each.key[2]), partial(_opened, each, leases)) for each in candidates],
             otherwise=lambda number: NotTaken(candidates[number].key[2], SILENT),
         )
         for key, each in zip(new, found, strict=True):
@@ -145,7 +146,7 @@ class _Candidate:
     limit: int
 
 
-def _opened(it: _Candidate, leased: Container[int], may_wait: bool) -> Kept | NotTaken:
+def _opened(it: _Candidate, leases: Leases, may_wait: bool) -> Kept | NotTaken:
     device, _, shown = it.key
     name = map_files.mapped_path(it.tid, *it.span, shown)
     path = _within(it.root, name)
@@ -157,7 +158,7 @@ def _opened(it: _Candidate, leased: Container[int], may_wait: bool) -> Kept | No
     whys: list[str] = []
     for way in _ways(it, path):
         try:
-            fd = open_regular(way, leased)
+            fd = open_regular(way, leases, it.tid)
         except NotOpenedError as error:
             return NotTaken(path.removesuffix(_DELETED), str(error))
         except PermissionError:
@@ -220,12 +221,12 @@ def _is(fd: int, way: str | bytes, it: _Candidate) -> bool:
     device, inode, _ = it.key
     if map_files.is_file_of(fd, device, inode):
         return True
-    is_path = isinstance(way, bytes)  # which another one may have led elsewhere
-    return (
-        device.startswith("00:")
-        and os.fstat(fd).st_ino == inode
-        and (not is_path or mountinfo.device_of(fd, it.tid) == device)
-    )
+    if not device.startswith("00:") or os.fstat(fd).st_ino != inode:
+        return False
+    if isinstance(way, str):
+        return True
+    mount = mountinfo.mount_of(fd, it.tid)  # somebody may have led a path elsewhere
+    return mount is not None and mount.device_name == device
 
 
 def _leads_to(way: str | bytes, name: bytes) -> bool:

@@ -53,12 +53,12 @@ class Shmem:
         if found:
             # Only then: the first reader of /proc/locks waits some 10 ms for all processors
             # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
-            leased = system_files.leased_inodes()
-            if leased is None:
+            leases = system_files.leases()
+            if leases is None:
                 self.why_unknown = "/proc/locks does not show which files are under a lease"
                 found = []
             else:
-                found = [vma for vma in found if vma.inode not in leased]
+                found = [vma for vma in found if vma.dev not in leases.get(vma.inode, ())]
         if any(map(_can_be_watched, found)):
             watched = watches.watched_inodes(tid)
             if watched is None:

@@ -18,6 +18,7 @@ from gcorefs.elfcore import file_notes
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.kernel import statx
 from gcorefs.kernel.proc import map_files, system_files
+from gcorefs.kernel.proc.system_files import Leases
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.quiet_open import NotOpenedError, open_regular
 from gcorefs.sources.procfs import maps
@@ -51,7 +52,8 @@ class Files:
         """The path of the program in the mount namespace of the process."""
         self.is_of_go = False
         self.mapped = beginnings(tid)
-        self._leased: set[int] | None = None
+        self._tid = tid
+        self._leases: Leases | None = None
         self._lost: list[tuple[bytes, str]] = []  # build-id, and the path of a descriptor
         link = f"/proc/{tid}/exe"
         with contextlib.suppress(OSError):
@@ -86,9 +88,9 @@ class Files:
             self._lost.append((build_id, _path(fd)))
 
     def _opened(self, path: str) -> int:
-        if self._leased is None:
-            self._leased = system_files.leased_inodes() or set()
-        fd = open_regular(path, self._leased)
+        if self._leases is None:
+            self._leases = system_files.leases() or {}
+        fd = open_regular(path, self._leases, self._tid)
         self._open.callback(os.close, fd)
         return fd
 

@@ -139,7 +139,7 @@ def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
 ) -> None:
     target = spawn("holes")
     vmas = mappings(target.pid)
-    monkeypatch.setattr(system_files, "leased_inodes", lambda: None)
+    monkeypatch.setattr(system_files, "leases", lambda: None)
     shared = Shmem(target.pid, vmas)
     assert shared.why_unknown == "/proc/locks does not show which files are under a lease"
     assert not any(in_pairs(shared.holes(vma)) for vma in vmas)
@@ -147,6 +147,21 @@ def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
     assert not any(shared.read_into(vma.start, buffer) for vma in vmas)
     private = [vma for vma in vmas if VmFlag.MAYSHARE not in vma.vm_flags]
     assert Shmem(target.pid, private).why_unknown == ""
+
+
+def test_a_lease_on_another_device_hides_no_holes(
+    spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    known = [in_pairs(Shmem(target.pid, vmas).holes(vma)) for vma in vmas]
+    assert any(known)
+    for has_lease in (False, True):
+        leases = {vma.inode: {vma.dev if has_lease else "ff:ff"} for vma in vmas}
+        monkeypatch.setattr(system_files, "leases", lambda leases=leases: leases)
+        shared = Shmem(target.pid, vmas)
+        found = [in_pairs(shared.holes(vma)) for vma in vmas]
+        assert found == ([[] for _ in vmas] if has_lease else known)
 
 
 def test_what_is_not_wanted_in_the_core_is_not_asked_about(spawn: Callable[..., Target]) -> None:

@@ -188,7 +188,7 @@ LOCKS = b"""\
 
 
 def test_leases_and_delegations_are_told_from_locks() -> None:
-    assert parse_leases(LOCKS) == {22, (1 << 64) - 1}
+    assert parse_leases(LOCKS) == {22: {"00:01"}, (1 << 64) - 1: {"08:10"}}
 
 
 @pytest.mark.parametrize(
@@ -259,19 +259,19 @@ def test_if_nobody_lists_leases_they_are_unknown(
     monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
 ) -> None:
     system_file(monkeypatch, content)
-    assert system_files.leased_inodes() is None
+    assert system_files.leases() is None
 
 
 def test_an_empty_list_of_the_kernels_own_has_no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     system_file(monkeypatch, b"")
     monkeypatch.setattr(procfile, "is_kernels_own", lambda path: path == "locks")
-    assert system_files.leased_inodes() == set()
+    assert system_files.leases() == {}
 
 
 def test_an_empty_file_over_the_list_tells_of_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     system_file(monkeypatch, b"")
     monkeypatch.setattr(procfile, "is_kernels_own", lambda path: path != "locks")
-    assert system_files.leased_inodes() is None
+    assert system_files.leases() is None
 
 
 KERNEL, USER = task_stat.PF_KTHREAD, 0

@@ -77,6 +77,40 @@ def test_no_lease_is_broken(start: Start, tmp_path: Path, how: str) -> None:
     assert target.ask("lease") == HELD
 
 
+MAPS = """
+import json, mmap, os, sys
+kept = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, mmap.MAP_PRIVATE)
+print(json.dumps({"pid": os.getpid()}), flush=True)
+input()
+"""
+
+
+def test_a_lease_counts_for_no_file_on_another_device(
+    start: Start, tmpfs: Path, tmp_path: Path
+) -> None:
+    path = elf_file(tmpfs / "mapped")
+    with another_tmpfs(tmp_path) as folder:
+        leased = elf_file(folder / "leased")
+        assert leased.stat().st_ino == path.stat().st_ino
+        holder = python(start, LEASE, leased)
+        target = python(start, MAPS, path)
+        result = gcorefs("bundle", target.pid, "-o", tmp_path / "X")
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert holder.ask("lease") == HELD
+    assert (unpack(tmp_path / "X", tmp_path / "top") / f"root{path}").is_file()
+
+
+@contextlib.contextmanager
+def another_tmpfs(folder: Path) -> Iterator[Path]:
+    path = folder / "another"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
 # A file that cannot be opened, of a server that gives it the inode number of another file.  Its
 # path leads to that other one.
 PLANTED = """

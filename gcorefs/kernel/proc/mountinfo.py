@@ -24,6 +24,12 @@ class Mount:
     options: bytes
     """The options of the file system (super options), separated by commas."""
 
+    @property
+    def device_name(self) -> str:
+        """The device, in the format of maps."""
+        major, minor = self.device
+        return f"{major:02x}:{minor:02x}"
+
 
 def parse_mounts(text: bytes) -> Iterator[Mount]:
     """The mounts, in the order in which they were mounted: at one mount point the last is on top.
@@ -79,19 +85,18 @@ def file_system(tid: int, device: str) -> bytes:
     return b""
 
 
-def device_of(fd: int, tid: int) -> str:
-    """The device of the mount on which our file `fd` is, in the format of maps; empty if neither we
-    nor process `tid` see it.  OSError, FormatError."""
-    number = mount_of(fd)
+def mount_of(fd: int, tid: int) -> Mount | None:
+    """The mount on which our file `fd` is; None if neither we nor process `tid` see it.  OSError,
+    FormatError."""
+    number = mount_id(fd)
     for process in ("self", tid):
         with procfile.unless_too_long():
             for mount in mounts_of(process):
                 if mount.number == number:
-                    major, minor = mount.device
-                    return f"{major:02x}:{minor:02x}"
-    return ""
+                    return mount
+    return None
 
 
-def mount_of(fd: int) -> int:
+def mount_id(fd: int) -> int:
     """The mount id of an open file of ours.  OSError, FormatError."""
     return int(task_status.parse_status(procfile.read(f"self/fdinfo/{fd}"))["mnt_id"])
