@@ -110,17 +110,34 @@ class NamedGroup:
 @contextlib.contextmanager
 def memory_group() -> Iterator["MemoryGroup"]:
     """A group with a limit for its memory, of the version that has the memory controller."""
-    controllers = procfile.read_system("cgroups").decode().splitlines()
-    # The second field is the number of the hierarchy: 0 is that of version 2 (cgroups(7)).
-    is_v2 = any(line.split()[:2] == ["memory", "0"] for line in controllers)
-    folder = top("v2" if is_v2 else "v1", "memory")
-    if is_v2:
-        (folder / "cgroup.subtree_control").write_text("+memory")
+    folder, is_v2 = _top_with("memory")
     group = MemoryGroup(folder / f"gcorefs-{uuid.uuid4().hex}", is_v2)
     try:
         yield group
     finally:
         _remove(group.path)
+
+
+@contextlib.contextmanager
+def group_of_tasks() -> Iterator[Path]:
+    """A group with the pids controller, of the version that has it."""
+    path = _top_with("pids")[0] / f"gcorefs-{uuid.uuid4().hex}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        _remove(path)
+
+
+def _top_with(controller: str) -> tuple[Path, bool]:
+    """The top of the version that has the controller, and whether that is version 2."""
+    controllers = procfile.read_system("cgroups").decode().splitlines()
+    # The second field is the number of the hierarchy: 0 is that of version 2 (cgroups(7)).
+    is_v2 = any(line.split()[:2] == [controller, "0"] for line in controllers)
+    folder = top("v2" if is_v2 else "v1", controller)
+    if is_v2:
+        (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+    return folder, is_v2
 
 
 class MemoryGroup:

@@ -1,4 +1,4 @@
-"""How many stops this machine can afford at one time."""
+"""How many stops this machine, or this container, can afford at one time."""
 
 import dataclasses
 import os
@@ -7,42 +7,78 @@ import resource
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
+from gcorefs.process import cgroups
 
 _DESCRIPTORS_PER_STOP = 4  # mem, pagemap, the socket of its worker, and one for a question to /proc
 _DESCRIPTORS_BESIDE = 256
 
+_TASKS_PER_STOP = 3  # its worker, a thread there, and one that reads ahead
+_TASKS_BESIDE = 48  # those of the server, and its questions to /proc
+
 _MEMORY_PER_STOP = 7 << 20
 """Bytes of a worker for a small process (worker/zygote.py says why)."""
 _SHARE_OF_MEMORY = 4
-"""All workers together may have a quarter of the machine's memory."""
+"""All workers together may have a quarter of the memory, all headers another one, and all that is
+read ahead half of one."""
 
 
 def affordable(options: Options) -> Options:
-    """The options, with no more stops than the file descriptors and the memory allow.
+    """The options, with no more stops than the file descriptors, the tasks and the memory allow.
 
     This raises the soft limit of file descriptors to the hard limit.  The soft limit protects only
     programs that use select(2) (getrlimit(2)).
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    by_files = _no_more(options, (hard - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_PER_STOP)
+    by_files = _no_more_stops(options, (hard - _DESCRIPTORS_BESIDE) // _DESCRIPTORS_PER_STOP)
     if by_files is not options:
         counts = by_files.user_stops, by_files.max_stops
         logger.warning("user_stops=%d, max_stops=%d: RLIMIT_NOFILE is %d", *counts, hard)
-    memory = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE // _SHARE_OF_MEMORY
-    by_memory = _no_more(by_files, memory // _MEMORY_PER_STOP)
-    if by_memory is not by_files:
-        counts = by_memory.user_stops, by_memory.max_stops
-        logger.debug("user_stops=%d, max_stops=%d: there is no memory for more", *counts)
-    return by_memory
+    return _by_memory(_by_tasks(by_files))
 
 
-def _no_more(options: Options, stops: int) -> Options:
-    """The options with `stops` stops at most.  A quarter of these is for root, in addition to those
-    of all other users."""
-    stops = max(4, stops)
-    if stops >= options.max_stops + options.user_stops:
+def _by_tasks(options: Options) -> Options:
+    limits = cgroups.task_limits()
+    if not limits:
         return options
-    each = min(options.user_stops, stops // 4)
-    total = min(options.max_stops, stops - each)
-    return dataclasses.replace(options, user_stops=each, max_stops=total)
+    least = min(limits, key=lambda limit: limit.left)
+    found = _no_more_stops(options, (least.left - _TASKS_BESIDE) // _TASKS_PER_STOP)
+    if found is not options:
+        counts = found.user_stops, found.max_stops
+        text = "user_stops=%d, max_stops=%d: our control group may have %d tasks (pids.max)"
+        logger.warning(text, *counts, least.size)
+    return found
+
+
+def _by_memory(options: Options) -> Options:
+    machine = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
+    limits = [limit.size for limit in cgroups.memory_limits()]
+    share = min([machine, *limits]) // _SHARE_OF_MEMORY
+    found = _no_more_stops(options, share // _MEMORY_PER_STOP)
+    found = _no_more(found, _MEMORY, share >> 20, parts=2)
+    found = _no_more(found, _READ_AHEAD, share // 2 >> 20, parts=2)
+    if found is not options:
+        names = [*_STOPS, *_MEMORY, *_READ_AHEAD]
+        shown = ", ".join(f"{name}={getattr(found, name)}" for name in names)
+        logger.debug("%s: there is no memory for more", shown)
+    return found
+
+
+_STOPS = "user_stops", "max_stops"
+_MEMORY = "user_memory", "max_memory"
+_READ_AHEAD = "user_read_ahead", "max_read_ahead"
+
+
+def _no_more_stops(options: Options, stops: int) -> Options:
+    return _no_more(options, _STOPS, max(4, stops), parts=4)
+
+
+def _no_more(options: Options, names: tuple[str, str], most: int, parts: int) -> Options:
+    """The options with `most` of something at most.  Of so many parts of it one is for root, in
+    addition to what all other users have."""
+    each, total = (getattr(options, name) for name in names)
+    if most >= total + each:
+        return options
+    each = min(each, max(1, most // parts))
+    total = min(total, max(1, most - each))
+    return dataclasses.replace(options, **dict(zip(names, (each, total), strict=True)))

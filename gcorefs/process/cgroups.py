@@ -1,8 +1,9 @@
-"""The memory limits of cgroups, the files that count how often they are met, and whether they are
-frozen: cgroups(7).
+"""The limits of memory and of tasks of cgroups, the files that count how often the former are met,
+and whether a group is frozen: cgroups(7).
 
-The memory controller is in version 2 (Documentation/admin-guide/cgroup-v2.rst) or in version 1
-(cgroup-v1/memory.rst).  Every group up to the top may have a limit, and counts its children too.
+A controller is in version 2 (Documentation/admin-guide/cgroup-v2.rst) or in version 1
+(cgroup-v1/memory.rst, cgroup-v1/pids.rst).  Every group up to the top may have a limit, and counts
+its children too.
 """
 
 import contextlib
@@ -16,11 +17,11 @@ from gcorefs.kernel.proc.mountinfo import parse_mounts
 
 
 class Limit(NamedTuple):
-    """The limit of one group, in bytes."""
+    """The limit of one group, in bytes or in tasks."""
 
     size: int
     left: int
-    """The bytes that can still be allocated; the kernel reclaims inactive file pages for that."""
+    """What can still be allocated; for memory the kernel reclaims inactive file pages."""
 
 
 class _Names(NamedTuple):
@@ -43,10 +44,22 @@ def memory_limits(process: str = "self") -> list[Limit]:
 
     `process`: its name in /proc."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        path, is_v1 = _own_group(procfile.read(f"{process}/cgroup"))
-        folder, top = _folder(path, is_v1)
-        return list(_limits(folder, top, is_v1))
+        folders, is_v1 = _groups(process, b"memory")
+        names = _V1 if is_v1 else _V2
+        return [limit for each in folders for limit in _limits_of(os.fsdecode(each), names)]
     return []
+
+
+def task_limits() -> list[Limit]:
+    """The limits of the number of threads that hold for us, our own group first; none if they
+    cannot be read."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for each in _groups("self", b"pids")[0]:
+            with contextlib.suppress(OSError, ValueError):  # "max": no limit; the top has no file
+                size = int(_text(os.fsdecode(each), "pids.max"))
+                found.append(Limit(size, size - int(_text(os.fsdecode(each), "pids.current"))))
+    return found
 
 
 def memory_event_files(pid: int) -> list[str]:
@@ -77,7 +90,7 @@ def is_frozen(pid: int) -> bool:
     with contextlib.suppress(OSError, ValueError, IndexError):
         groups = parse_groups(procfile.read(f"{pid}/cgroup"))
         paths = [path for names, path in groups if b"" in names]
-        folders = _up(*_folder(paths[0], is_v1=False))
+        folders = _up(*_folder(paths[0], b"", is_v1=False))
         return any(_is_set(os.path.join(each, b"cgroup.freeze")) for each in folders)
     return False
 
@@ -85,8 +98,15 @@ def is_frozen(pid: int) -> bool:
 def _folders_of_v2(process: str) -> list[bytes]:
     """The directories of the group of a process and of each above it; none if the memory controller
     is of version 1.  OSError, ValueError, IndexError."""
-    path, is_v1 = _own_group(procfile.read(f"{process}/cgroup"))
-    return [] if is_v1 else [*_up(*_folder(path, is_v1))]
+    folders, is_v1 = _groups(process, b"memory")
+    return [] if is_v1 else folders
+
+
+def _groups(process: str, controller: bytes) -> tuple[list[bytes], bool]:
+    """The directories of the group of a process and of each above it, and whether version 1 has the
+    controller.  OSError, ValueError, IndexError."""
+    path, is_v1 = _own_group(procfile.read(f"{process}/cgroup"), controller)
+    return [*_up(*_folder(path, controller, is_v1))], is_v1
 
 
 def _is_set(path: bytes) -> bool:
@@ -97,20 +117,15 @@ def _is_set(path: bytes) -> bool:
         return False
 
 
-def _folder(path: bytes, is_v1: bool) -> tuple[bytes, bytes]:
+def _folder(path: bytes, controller: bytes, is_v1: bool) -> tuple[bytes, bytes]:
     """The directory of a group, and that of the topmost group that we see.  OSError, ValueError."""
-    root, place = _mounted(procfile.read("self/mountinfo"), is_v1)
+    root, place = _mounted(procfile.read("self/mountinfo"), controller, is_v1)
     below = os.path.relpath(path, root) if _is_below(path, root) else b"."
     return os.path.normpath(os.path.join(place, below)), place
 
 
 def _is_below(path: bytes, root: bytes) -> bool:
     return os.path.commonpath((path, root)) == root
-
-
-def _limits(folder: bytes, top: bytes, is_v1: bool) -> Iterator[Limit]:
-    for each in _up(folder, top):
-        yield from _limits_of(os.fsdecode(each), _V1 if is_v1 else _V2)
 
 
 def _up(folder: bytes, top: bytes) -> Iterator[bytes]:
@@ -120,29 +135,29 @@ def _up(folder: bytes, top: bytes) -> Iterator[bytes]:
         folder = os.path.dirname(folder)
 
 
-def _own_group(text: bytes) -> tuple[bytes, bool]:
-    """The path of our group, and whether version 1 has the memory controller.
+def _own_group(text: bytes, controller: bytes) -> tuple[bytes, bool]:
+    """The path of our group, and whether version 1 has the controller.
 
     `text` is /proc/PID/cgroup: "4:memory:/a" of version 1, "0::/a" of version 2.  ValueError.
     """
     groups = {name: path for names, path in parse_groups(text) for name in names}
-    if b"memory" in groups:
-        return groups[b"memory"], True
+    if controller in groups:
+        return groups[controller], True
     if b"" in groups:
         return groups[b""], False
-    raise ValueError("no memory controller")
+    raise ValueError("no such controller")
 
 
-def _mounted(text: bytes, is_v1: bool) -> tuple[bytes, bytes]:
+def _mounted(text: bytes, controller: bytes, is_v1: bool) -> tuple[bytes, bytes]:
     """The group that is the root of the mount, and the mount point, of the hierarchy that has the
-    memory controller.
+    controller.
 
     `text` is /proc/PID/mountinfo (proc_pid_mountinfo(5)).  In a container the root is often not
     the top group.  ValueError.
     """
     kind = b"cgroup" if is_v1 else b"cgroup2"
     for mount in parse_mounts(text):
-        if mount.kind == kind and (not is_v1 or b"memory" in mount.options.split(b",")):
+        if mount.kind == kind and (not is_v1 or controller in mount.options.split(b",")):
             return mount.root, mount.place
     raise ValueError("cgroups are not mounted")
 

@@ -40,6 +40,10 @@ from gcorefs.worker.channel import Channel
 _STANDARD = range(3)
 _REQUEST = b"w"
 
+_WORST_SCORE = 1000  # include/uapi/linux/oom.h, OOM_SCORE_ADJ_MAX
+_SCORE_AHEAD = 500
+"""As if it had half of the memory more, that of the machine or of the group that is out of it."""
+
 
 class Zygote:
     """The zygote, for the server."""
@@ -157,9 +161,19 @@ def _fork_on_request(requests: socket.socket) -> None:
             os.close(number)
 
 
+def _go_before_the_server() -> None:
+    """When memory is short, have the kernel kill a worker, and with it one stop, before it kills
+    the server, and with it the mount (proc_pid_oom_score_adj(5)).  Any user may raise the score."""
+    name = "/proc/self/oom_score_adj"
+    with contextlib.suppress(OSError), open(name, "r+b", buffering=0) as file:
+        score = int(file.read())
+        file.write(b"%d" % min(_WORST_SCORE, score + _SCORE_AHEAD))
+
+
 def _be_worker(number: int) -> NoReturn:
     try:
         name_task(b"gcorefs-worker")
+        _go_before_the_server()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with socket.socket(fileno=number) as sock:
             service.serve(Channel(sock))

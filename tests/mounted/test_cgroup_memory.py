@@ -259,6 +259,24 @@ def test_a_server_has_the_oom_score_of_its_starter(mount: Mount) -> None:
     assert Path(f"/proc/{mount.server}/oom_score_adj").read_text() == ours
 
 
+def test_the_kernel_kills_a_worker_before_the_server(
+    spawn: Callable[..., Target], mount: Mount
+) -> None:
+    target = spawn("threads", 1)
+    with opened(mount / target.pid) as fd:
+        assert os.read(fd, 4) == b"\x7fELF"
+        scores = {pid: oom_score_adj(pid) for pid in family(mount.server)}
+    of_server = scores.pop(mount.server)
+    of_zygote = scores.pop(min(scores))
+    assert of_zygote == of_server
+    assert scores
+    assert {*scores.values()} == {min(1000, of_server + 500)}
+
+
+def oom_score_adj(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 @pytest.fixture
 def ledger(build: Callable[[str], Path]) -> Iterator[Ledger]:
     ledger = Ledger([str(build("parent")), "--times", str(build("ledger"))])

@@ -16,6 +16,7 @@ import pytest
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.kernel.proc import task_stat
+from tests.cgroups import group_of_tasks
 from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -284,4 +285,34 @@ def test_with_few_descriptors_fewer_processes_are_held(
     assert (result.returncode, result.stderr) == (0, b"")
     with Nobody(*(unmounted / target.pid for target in targets)) as nobody:
         assert nobody.errnos == [0, 0, errno.EMFILE]
+    end(unmounted.server)
+
+
+@pytest.fixture
+def few_tasks() -> Iterator[Path]:
+    """A group that may have 105 tasks."""
+    with group_of_tasks() as path:
+        (path / "pids.max").write_text("105")
+        yield path
+
+
+# The command is in the group from its first byte on.
+ENTER = ("sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"')
+
+
+def test_with_few_tasks_fewer_processes_are_held(
+    few_tasks: Path, unmounted: Mount, nobodys: Callable[..., Target], spawn: Callable[..., Target]
+) -> None:
+    targets = [nobodys("threads", 1) for _ in range(6)]
+    roots = spawn("threads", 1)
+    unmounted.expect("our control group may have 105 tasks (pids.max)")
+    for each in targets[4:]:
+        unmounted.expect(f"process {each.pid}: its opener holds too many processes")
+    words = ("mount", "-o", "allow_other", "--log-file", unmounted.log, unmounted.path)
+    result = run(*ENTER, few_tasks, GCOREFS, *words)
+    assert (result.returncode, result.stderr) == (0, b"")
+    with Nobody(*(unmounted / each.pid for each in targets)) as nobody:
+        assert nobody.errnos == [0, 0, 0, 0, errno.EMFILE, errno.EMFILE]
+        with opened(unmounted / roots.pid) as fd:
+            assert os.read(fd, 4) == b"\x7fELF"
     end(unmounted.server)

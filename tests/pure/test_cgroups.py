@@ -108,6 +108,29 @@ def test_a_limit_that_cannot_be_read_is_none(proc: Proc, cgroup: str, mountinfo:
     assert cgroups.memory_limits() == []
 
 
+def tasks(folder: Path, most: object, current: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pids.max").write_text(f"{most}\n")
+    (folder / "pids.current").write_text(f"{current}\n")
+
+
+def test_the_limits_of_tasks_are_those_of_every_group(proc: Proc, tmp_path: Path) -> None:
+    proc("0::/a/b/c\n", v2("/", tmp_path))
+    tasks(tmp_path / "a", 1000, 400)
+    tasks(tmp_path / "a/b", "max", 20)
+    tasks(tmp_path / "a/b/c", 100, 7)
+    assert cgroups.task_limits() == [Limit(100, 93), Limit(1000, 600)]
+
+
+def test_in_version_1_tasks_have_a_hierarchy_of_their_own(proc: Proc, tmp_path: Path) -> None:
+    mounts = f"37 33 0:33 / {tmp_path}/pids rw - cgroup cgroup rw,pids\n"
+    proc("5:pids:/x\n4:memory:/a\n0::/y\n", v1("/", tmp_path) + mounts)
+    tasks(tmp_path / "pids/x", 100, 7)
+    assert cgroups.task_limits() == [Limit(100, 93)]
+    proc("5:pids:/x\n0::/y\n", v1("/", tmp_path))  # it is mounted nowhere
+    assert cgroups.task_limits() == []
+
+
 @pytest.fixture
 def pod(proc: Proc, tmp_path: Path) -> Callable[[str], None]:
     """We are in a container of a pod, both with a limit.  Which groups die together is given."""
