@@ -337,10 +337,19 @@ class Stopping:
                     self._refuse_while_it_dumps()
                     deadline += self._seconds_starved()
                     next_question = time.monotonic() + _QUESTION
+                self._leave_out_dead_leader()
                 # If one thread calls execve(2), it kills the others and waits until they are reaped
                 # (fs/exec.c, de_thread).  They may have stopped already, or be left asleep.
                 self._tracees.look_at_stopped()
                 self._tracees.look_at_asleep()
+
+    def _leave_out_dead_leader(self) -> None:
+        """Do not wait for a leader that has ended since its seize: the kernel reports that only
+        when all other threads are reaped (kernel/exit.c, delay_group_leader)."""
+        leader = self._process.pid
+        if leader in self._tracees.running and task_stat.stat(leader, leader).is_dead:
+            self._tracees.leave_out(leader)
+            self._left_out.add(leader)
 
     def _seconds_starved(self) -> float:
         """Seconds since the last call, if one of those that run got no CPU meanwhile; else 0.0."""

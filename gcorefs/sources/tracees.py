@@ -119,6 +119,11 @@ class Tracees:
         self._interrupted |= predecessor.awaited
         predecessor.leave_to_the_kernel()
 
+    def leave_out(self, tid: int) -> None:
+        """Wait for this tracee no more, and do not count it.  The kernel detaches it when our OS
+        thread ends."""
+        self._forget(tid)
+
     def leave_to_the_kernel(self) -> None:
         """Wait for no tracee any more.  The kernel detaches them when our OS thread ends."""
         self._running.clear()

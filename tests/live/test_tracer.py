@@ -26,6 +26,8 @@ from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.sources.stopping import SEIZE_PATIENCE, Stopping
 from gcorefs.sources.tracer import Tracer
+from gcorefs.steps import Step
+from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.snapshot import Snapshot, find
 
@@ -186,6 +188,29 @@ def test_a_death_is_reported_if_no_thread_had_stopped(
         assert target.line() == {"wait": signal.SIGKILL}
     finally:
         snapshot.close()
+
+
+@pytest.mark.parametrize("stop", ["all", "each"])
+def test_a_leader_that_ends_after_its_seize_is_not_waited_for(
+    spawn: Spawn, tune: Callable[[Tuning], None], stop: str
+) -> None:
+    target = spawn("crasher", 1, parent=True)
+    told = threading.Event()
+
+    def end_leader(step: Step, pid: int) -> None:
+        if step is Step.SEIZED_ONE and not told.is_set():
+            told.set()
+            target.tell("exit")
+            while task_stat.stat(pid, pid).state != "Z":
+                pass
+
+    tune(Tuning(reach=end_leader))
+    with held(target, stop=stop, unresponsive="fail", stop_timeout=60.0) as snapshot:
+        assert told.is_set()
+        assert (snapshot.threads, snapshot.unresponsive_threads) == (4, 0)
+    assert_free(target)
+    os.kill(target.pid, signal.SIGKILL)
+    assert target.line() == {"wait": signal.SIGKILL}
 
 
 def test_a_death_is_not_held_up_by_each_that_is_gone(
