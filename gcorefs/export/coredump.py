@@ -40,7 +40,7 @@ class Subject:
     exe: bytes
     """Empty if it is not shown."""
     cmdline: bytes
-    """Words with spaces between them."""
+    """Words with spaces between them; 64 KiB at most."""
     cgroup: bytes
     """Its path in systemd's hierarchy."""
     boot_id: str

@@ -29,7 +29,10 @@ def _subject(pid: int, tid: int) -> Subject:
         gid=int(status["Gid"].split()[0]),
         comm=procfile.read_of(pid, pid, "comm").removesuffix(b"\n"),
         exe=exe.removesuffix(b" (deleted)"),
-        cmdline=procfile.read(f"{pid}/task/{tid}/cmdline").rstrip(b"\0").replace(b"\0", b" "),
+        # Not all of it: the journal takes no datagram of more than 208 KiB (net.core.wmem_default).
+        cmdline=procfile.read_beginning(f"{pid}/task/{tid}/cmdline")
+        .rstrip(b"\0")
+        .replace(b"\0", b" "),
         cgroup=_cgroup(procfile.read_of(pid, tid, "cgroup")),
         boot_id=procfile.read_system("sys/kernel/random/boot_id").decode().strip().replace("-", ""),
         hostname=platform.node(),

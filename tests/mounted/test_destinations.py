@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -218,6 +219,20 @@ def test_coredumpctl_finds_it(spawn: Spawn, journal: Journal, suffix: str, tools
     debugged = coredumpctl(*words)
     assert debugged.count("Thread 0x") + debugged.count("LWP") >= 4, debugged
     eventually(lambda: is_free(target.pid))
+
+
+def test_a_process_with_many_arguments_is_found(journal: Journal) -> None:
+    words = [sys.executable, "-c", "input()", *10 * [100_000 * "x"]]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        result = run(*journal.inside(GCOREFS, "dump", process.pid, "--to", "systemd"))
+        assert (result.returncode, result.stderr) == (0, b"")
+        journal.wait_for(1, f"COREDUMP_PID={process.pid}")
+        command = ("journalctl", "-q", "-D", "/run/log/journal", "-o", "cat")
+        found = run(*journal.inside(*command, "--output-fields=COREDUMP_CMDLINE"))
+        process.communicate(b"\n")
+    shown = found.stdout.decode().strip()
+    assert " ".join(words).startswith(shown)
+    assert len(shown) == 1 << 16
 
 
 def test_without_systemd_coredump_a_line_says_so(spawn: Spawn, journal: Journal) -> None:
