@@ -33,8 +33,14 @@ def write_rest(to: Tarball, origin: Origin, collected: Collected) -> list[str]:
     places = Places()
     files = [Placed(each, places.take(os.fsdecode(each.path))) for each in collected.files.kept]
     content = Content()
+    written: dict[tuple[int, int], str] = {}
     try:
         for each in files:
+            identity = each.kept.identity
+            if identity in written:
+                to.add_link(each.place, written[identity])
+                continue
+            written[identity] = each.place
             to.add(each.place, each.kept.size, partial(content.read, each.kept))
     finally:
         content.close()

@@ -33,6 +33,11 @@ NOT_REGULAR = str(NotRegularError())
 _NOT_SHOWN = "without CAP_CHECKPOINT_RESTORE, as root has it, only its path leads to it"
 SILENT = "its file system does not answer"
 
+_MOST = 8 << 30
+"""Bytes of all files together, or 16 times the limit of one file if that is more: a file may be
+sparse, and a process may map thousands of them."""
+_TOO_MANY = "all files together have more than 8 GiB and 16 times --file-limit"
+
 _HOLES = 16
 """An ELF file above the limit is left out if not even this part of it lies on the disk."""
 
@@ -54,6 +59,12 @@ class Kept:
     """Hexadecimal digits; empty if it has none."""
     is_deleted: bool
     is_program: bool
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Its device and inode number: a file may have many names."""
+        found = os.fstat(self.fd)
+        return found.st_dev, found.st_ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,20 @@ class MappedFiles:
             if isinstance(each, Kept):
                 self._open.callback(os.close, each.fd)
             self._found[key] = each
+        self._bound()
+
+    def _bound(self) -> None:
+        """Leave files out where all together are too many bytes.  A file with several names
+        counts once."""
+        left = max(_MOST, 16 * self._limit)
+        seen: set[tuple[int, int]] = set()
+        for key, each in self._found.items():
+            if isinstance(each, Kept) and each.identity not in seen:
+                seen.add(each.identity)
+                left -= each.size
+                if left < 0:
+                    self._found[key] = NotTaken(each.path, _TOO_MANY)
+                    left += each.size
 
     def close(self) -> None:
         self._open.close()

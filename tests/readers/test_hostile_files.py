@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs.bundle.facts import facts
+from gcorefs.bundle.mapped_files import MappedFiles
 from gcorefs.kernel.proc import mountinfo, procfile
 from gcorefs.process import search
 from tests.conftest import Target
@@ -98,6 +99,50 @@ def test_a_lease_counts_for_no_file_on_another_device(
         assert (result.returncode, result.stderr) == (0, b"")
         assert holder.ask("lease") == HELD
     assert (unpack(tmp_path / "X", tmp_path / "top") / f"root{path}").is_file()
+
+
+MAPS_ALL = """
+import json, mmap, os, sys
+kept = [mmap.mmap(os.open(each, os.O_RDONLY), 4096, mmap.MAP_PRIVATE) for each in sys.argv[1:]]
+print(json.dumps({"pid": os.getpid()}), flush=True)
+input()
+"""
+
+
+def test_a_file_with_many_names_is_in_the_bundle_once(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    content = os.urandom(1 << 20)
+    path.write_bytes(content)
+    names = [tmp_path / f"name{number}" for number in range(20)]
+    for each in names:
+        each.hardlink_to(path)
+    target = python(start, MAPS_ALL, path, *names)
+    assert gcorefs("bundle", target.pid, "-o", tmp_path / "X").returncode == 0
+    top = unpack(tmp_path / "X", tmp_path / "top")
+    places = [top / f"root{each}" for each in (path, *names)]
+    assert all(each.read_bytes() == content for each in places)
+    assert sum(not each.is_symlink() for each in places) == 1
+    told = {each["path"] for each in manifest_of(top)["files"]}
+    assert {str(each) for each in (path, *names)} <= told
+
+
+def test_all_files_together_are_bounded(start: Start, tmp_path: Path) -> None:
+    limit = 1 << 40
+    paths = [tmp_path / f"sparse{number:02}" for number in range(18)]
+    for each in paths:
+        each.touch()
+        os.truncate(each, limit)
+    paths[0].write_bytes(b"x")
+    os.truncate(paths[0], 4096)
+    name = tmp_path / "another name"
+    name.hardlink_to(paths[1])
+    target = python(start, MAPS_ALL, *paths, name)
+    with contextlib.closing(MappedFiles(limit)) as files:
+        files.look(target.pid)
+        kept = {each.path for each in files.kept if each.size == limit}
+        left_out = [each.path for each in files.not_taken if "16 times" in each.why]
+        assert len(left_out) == 2
+        assert kept.union(left_out) == {os.fsencode(each) for each in (*paths[1:], name)}
 
 
 @contextlib.contextmanager
