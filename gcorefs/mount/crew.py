@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 from collections import Counter
+from itertools import chain
 from typing import Protocol
 
 import trio
@@ -118,7 +119,9 @@ class Crew:
         self._links: set[Link] = set()
         self._asking = trio.Lock()
         self._idle: list[Link] = []
-        self._staying: dict[Process, Link] = {}
+        # A process may have several: one that looked at it, and one that stopped it.  One with late
+        # threads comes first.
+        self._staying: dict[Process, list[Link]] = {}
         self._waiting: Counter[int] = Counter()  # by user: the workers that stay and wait
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -132,15 +135,17 @@ class Crew:
 
     def silent(self) -> frozenset[str]:
         """The sources of pages that do not answer the workers that stay."""
-        return frozenset[str]().union(*(link.silent for link in self._staying.values()))
+        links = chain.from_iterable(self._staying.values())
+        return frozenset[str]().union(*(link.silent for link in links))
 
     async def take(self, carried: Carried) -> Link:
         """A worker for a stop.  Waits while the zygote is busy.  EMFILE; EPIPE: the zygote is gone.
 
         NoAnswer: the zygote takes too long.
         """
-        link = self._staying.get(carried.process)
-        if link is not None:
+        staying = self._staying.get(carried.process)
+        if staying:
+            link = staying[0]
             former = link.carried
             self._stop_staying(link)
             if former is not None:
@@ -178,7 +183,8 @@ class Crew:
         if link.waits and not released.late and not self.may_stay(carried):
             link.end()
             return
-        self._staying[carried.process] = link
+        staying = self._staying.setdefault(carried.process, [])
+        staying.insert(0 if released.late else len(staying), link)
         self._waiting[carried.uid] += link.waits
 
     def may_stay(self, carried: Carried) -> bool:
@@ -192,7 +198,7 @@ class Crew:
             link.carried = None
             link.end()
             return
-        if carried is None or self._staying.get(carried.process) is not link:
+        if carried is None or link not in self._staying.get(carried.process, ()):
             return  # it carries out the next stop already
         self._stop_staying(link)
         if may_go_on and len(self._idle) < _MOST_IDLE:
@@ -202,8 +208,10 @@ class Crew:
 
     def _stop_staying(self, link: Link) -> None:
         carried, link.carried = link.carried, None
-        if carried is not None and self._staying.get(carried.process) is link:
-            del self._staying[carried.process]
+        if carried is not None and link in (staying := self._staying.get(carried.process, [])):
+            staying.remove(link)
+            if not staying:
+                del self._staying[carried.process]
             self._waiting[carried.uid] -= link.waits
             if not self._waiting[carried.uid]:
                 del self._waiting[carried.uid]

@@ -373,3 +373,49 @@ def test_all_workers_with_late_threads_count(tune: Callable[[Tuning], None]) -> 
             assert not await mount.let_go(stop, channel)
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("late", [(), (1,)], ids=["nobody is late", "one thread is late"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_no_worker_is_lost_of_two_stops_of_one_process(
+    order: tuple[int, int], late: tuple[int, ...]
+) -> None:
+    """A look and a stop of one process may end together."""
+
+    async def main() -> None:
+        async with mounted() as mount:
+            begun = [await mount.begin(7), await mount.begin(7)]
+            for number in order:
+                stop, channel, _ = begun[number]
+                await mount.let_go(stop, channel, late if number else ())
+            for number in order:
+                _, channel, stop_number = begun[number]
+                if not (late and number):
+                    channel.send(say.Idle(stop_number, may_go_on=False))
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    assert channel.receive(1) is None  # the server has ended it
+            if late:
+                _, channel, _ = await mount.begin(7)
+                assert channel is begun[1][1]  # the one that waits for the thread
+            else:
+                assert len(mount.workers.channels) == 2
+
+    trio.run(main)
+
+
+def test_each_of_two_workers_of_one_process_that_wait_counts_once(
+    tune: Callable[[Tuning], None],
+) -> None:
+    tune(Tuning(most_waiting=2))
+
+    async def main() -> None:
+        async with mounted() as mount:
+            for _ in range(3):
+                begun = [await mount.begin(7), await mount.begin(7)]
+                for stop, channel, _ in begun:
+                    assert await mount.let_go(stop, channel)
+                for _, channel, number in begun:
+                    channel.send(say.Idle(number, may_go_on=True))
+                await trio.testing.wait_all_tasks_blocked(0.01)
+
+    trio.run(main)
