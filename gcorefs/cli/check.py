@@ -15,7 +15,7 @@ from gcorefs.cli.picture import duration, size
 from gcorefs.cli.printable import printable
 from gcorefs.cli.target import Selected, Targets, takes_targets, tell
 from gcorefs.kernel.proc.task_stat import Process
-from gcorefs.process.bounded_questions import ask_each
+from gcorefs.process.bounded_questions import AT_WORK, ask_each
 
 _MARK, _TOPIC = 8, 13
 """The widths of the first two columns."""
@@ -67,6 +67,7 @@ def _diagnoses(processes: Sequence[Process], machine: Machine) -> list[Diagnosis
     return ask_each(
         [(f"process {each.pid}", partial(_ask, each, machine)) for each in processes],
         otherwise=lambda number: _unknown(processes[number].pid, _SILENT),
+        at_work=AT_WORK,
     )
 
 

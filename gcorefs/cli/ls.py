@@ -14,7 +14,7 @@ from gcorefs.forecast import Forecast, forecast
 from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
-from gcorefs.process.bounded_questions import ask_each
+from gcorefs.process.bounded_questions import AT_WORK, ask_each
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.search import search
 
@@ -56,6 +56,7 @@ def _forecasts(processes: Sequence[Process], policy: Policy) -> list[Forecast]:
     answers = ask_each(
         [(f"process {each.pid}", partial(_ask, each, policy)) for each in processes],
         otherwise=lambda number: _silent(processes[number]),
+        at_work=AT_WORK,
     )
     return [each for each in answers if each is not None]
 

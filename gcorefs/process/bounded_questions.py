@@ -27,6 +27,10 @@ PATIENCE = 0.5
 _LEAST_PATIENCE = 0.005
 """Seconds before the next source is asked, after many that did not answer."""
 
+AT_WORK = 60.0
+"""Seconds for answers that take work, if no process stands still meanwhile.  A thread that uses a
+processor is not one that nobody answers: there is much to read, or this machine is slow."""
+
 Question = tuple[str, Callable[[bool], T]]
 """The source of the answer, and the question.  The question is told whether it may wait (True).  If
 it may not, it answers without waiting: with MayWait, or with what it knows."""
@@ -58,17 +62,19 @@ def wait_for_answers() -> None:
         _lock.wait_for(lambda: not _silent)
 
 
-def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) -> list[T]:
+def ask_each(
+    questions: Sequence[Question[T]], otherwise: Callable[[int], T], at_work: float = PATIENCE
+) -> list[T]:
     """The answers in order.  `otherwise(n)` stands in for the answer to question n if there is
-    none.
+    none.  `at_work`: seconds that questions may take, all together, as long as they take work.
 
     Raises the exception of a question.
     """
     answers: list[T | _Late[T]] = []
-    patience = PATIENCE
+    patience, work = PATIENCE, _Work(at_work - PATIENCE)
     while len(answers) < len(questions):
         asker = _Asker(questions[len(answers) :])
-        answers += asker.wait(patience)
+        answers += asker.wait(patience, work)
         asker.raise_error()
         number = len(answers)
         if number < len(questions):
@@ -80,6 +86,18 @@ def ask_each(questions: Sequence[Question[T]], otherwise: Callable[[int], T]) ->
         each.answer(partial(otherwise, number)) if isinstance(each, _Late) else each
         for number, each in enumerate(answers)
     ]
+
+
+class _Work:
+    """The time that all questions of one call may take as long as they take work."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    def take(self, seconds: float) -> bool:
+        """False: there is not so much left."""
+        self._left -= seconds
+        return self._left >= 0
 
 
 class _Late(Generic[T]):
@@ -101,6 +119,8 @@ class _Asker(Generic[T]):
     def __init__(self, questions: Sequence[Question[T]]) -> None:
         self.error: BaseException | None = None
         self._questions = questions
+        self._clock: int | None = None
+        """The time for which the thread has used a processor; None: it has not begun."""
         self._answers: list[T] = []
         self._is_done = threading.Event()
         self._left_at: str | None = None
@@ -109,6 +129,7 @@ class _Asker(Generic[T]):
 
     def _run(self) -> None:
         try:
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
             for source, question in self._questions:
                 self._answers.append(question(source not in _avoided and not _silent[source]))
                 if self._left_at is not None:
@@ -124,11 +145,15 @@ class _Asker(Generic[T]):
                         del _silent[self._left_at]
                         _lock.notify_all()
 
-    def wait(self, patience: float) -> list[T]:
+    def wait(self, patience: float, work: _Work) -> list[T]:
         """All answers, or the answers before one that takes too long."""
+        worked = 0
         while not self._is_done.wait(patience):
+            before, worked = worked, self._worked()
             if len(self._answers) > self._count:
                 self._count = len(self._answers)
+                continue
+            if worked > before and work.take(patience):
                 continue
             with _lock:
                 if self._is_done.is_set():
@@ -152,3 +177,12 @@ class _Asker(Generic[T]):
                 raise error
             finally:
                 del error  # its traceback refers to this frame, which makes a cycle
+
+    def _worked(self) -> int:
+        """Nanoseconds for which the thread has used a processor."""
+        if self._clock is None:
+            return 0
+        try:
+            return time.clock_gettime_ns(self._clock)
+        except OSError:  # it has ended
+            return 0

@@ -15,7 +15,7 @@ from gcorefs.kernel.proc import procfile, task_stat, tasks
 from gcorefs.kernel.proc.membership import parse_groups
 from gcorefs.kernel.proc.task_stat import Process, Stat
 from gcorefs.process import group_names
-from gcorefs.process.bounded_questions import ask_each
+from gcorefs.process.bounded_questions import AT_WORK, ask_each
 
 Wanted = Callable[[int, Stat], bool]
 """True if process PID, which has this stat, is meant.  OSError: it is gone, or not shown."""
@@ -36,6 +36,7 @@ def search(wanted: Wanted) -> Found:
     answers = ask_each(
         [(f"process {pid}", partial(_ask, pid, wanted)) for pid in pids],
         otherwise=lambda number: pids[number],
+        at_work=AT_WORK,
     )
     return Found(
         [each for each in answers if isinstance(each, Process)],

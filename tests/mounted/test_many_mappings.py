@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Mount, Target
-from tests.mounted.conftest import opened
+from tests.mounted.conftest import gcorefs, opened
 from tests.readers.corefile import Core
 from tests.readers.debuggers import gdb, lldb, run
 
@@ -108,3 +108,15 @@ def assert_debuggers_read(target: Target, core: Path) -> None:
     )
     out, _ = run(sys.executable, "-c", DRGN, core, *map(hex, asked))
     assert json.loads(out) == asked
+
+
+@pytest.mark.full
+def test_as_many_as_debian_allows_are_no_silence_of_proc(
+    spawn: Callable[..., Target], sysctl: Callable[[str, int], None]
+) -> None:
+    sysctl("vm/max_map_count", 1 << 20)  # Debian 13
+    target = spawn("mappings", 1_000_000)
+    for command in ("check", "ls"):
+        result = gcorefs(command, target.pid)
+        assert (result.returncode, result.stderr) == (0, b""), result
+        assert b"did not answer" not in result.stdout, result

@@ -1,12 +1,21 @@
-"""Questions that nobody answers delay the others for a bounded time."""
+"""Questions that nobody answers delay the others for a bounded time.  One whose answer takes work
+is not given up, if it may take work."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from gcorefs.process import bounded_questions
-from gcorefs.process.bounded_questions import Question, ask_each
+from gcorefs.process.bounded_questions import (
+    AT_WORK,
+    PATIENCE,
+    Question,
+    ask_each,
+    silent,
+    wait_for_answers,
+)
 
 SILENT = 300
 NO_ANSWER = "no answer"
@@ -89,3 +98,47 @@ def test_a_silent_source_is_asked_once(end: threading.Event) -> None:
     source, question = silence(0, end)
     assert ask([(source, question), (source, again)]) == [NO_ANSWER, "known"]
     assert asked == [False]
+
+
+WORK = 3 * PATIENCE
+"""Seconds of a processor: more than an answer may take that takes no work."""
+
+
+def work(may_wait: bool) -> str:
+    end = time.thread_time() + WORK
+    while time.thread_time() < end:
+        pass
+    return "worked"
+
+
+def asked_with(at_work: float, *questions: Question[str]) -> list[str]:
+    return ask_each(questions, lambda number: f"none {number}", at_work)
+
+
+def test_an_answer_that_takes_work_may_take_longer() -> None:
+    asked: list[Question[str]] = [("ours", work), ("ours", lambda may_wait: "done")]
+    assert asked_with(AT_WORK, *asked) == ["worked", "done"]
+    assert silent() == frozenset()
+
+
+def test_but_not_while_a_process_stands_still() -> None:
+    assert asked_with(PATIENCE, ("ours", work)) == ["none 0"]
+    wait_for_answers()
+
+
+def test_who_does_not_answer_is_not_waited_for() -> None:
+    go = threading.Event()
+
+    def wait(may_wait: bool) -> str:
+        return str(go.wait()) if may_wait else "asked nobody"
+
+    asked: list[Question[str]] = [("theirs", wait), ("theirs", wait), ("ours", work)]
+    assert asked_with(AT_WORK, *asked) == ["none 0", "asked nobody", "worked"]
+    assert silent() == {"theirs"}
+    go.set()
+    wait_for_answers()
+
+
+def test_work_has_an_end_too() -> None:
+    assert asked_with(WORK / 2, ("ours", work)) == ["none 0"]
+    wait_for_answers()
