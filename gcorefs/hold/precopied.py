@@ -180,6 +180,7 @@ class HoldPrecopy(HoldCopy):
             take_ranges(store, self._image.ranges(missing), memory, note)
         except (NotCopied, ProcessError) as error:
             self._give_up_ahead(str(error))
+            self._begin_again()
             return 0
         self._true = either(self._true, missing)
         self.copied_ahead += size_of(missing)
@@ -188,6 +189,25 @@ class HoldPrecopy(HoldCopy):
     def _give_up_ahead(self, why: str) -> None:
         self.not_ahead = why
         self._true = nothing()
+
+    def _begin_again(self) -> None:
+        """Take another store.  A thread of ours may still read into the old one: it waits for a
+        lock of the process, or for a page, and goes on when the process may have run on."""
+        size, self._image = self._image.size, Image()
+        with self._lock:
+            old, self._empty = self._empty, None
+        if old is None:  # it is dropped
+            return
+        old.discard()
+        try:
+            store = self._new_store()
+            store.prepare(size)
+        except NotCopied as error:
+            self.give_up(str(error))
+            return
+        with self._lock:
+            if not self._is_dropped:
+                self._empty = store
 
     def _make_places(self, store: Store, runs: Runs) -> None:
         self._image.make_places(without(runs, self._image.placed))

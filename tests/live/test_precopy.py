@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 import subprocess
+import threading
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,11 +25,14 @@ from gcorefs.policy import Policy
 from gcorefs.process.memory import Memory
 from gcorefs.process.pagemap import FRAME, Pagemap
 from gcorefs.process.ranges import Ranges
+from gcorefs.tuning import Tuning
+from tests import own_tasks
 from tests.conftest import Target
 from tests.families import ksmd
 from tests.features import needs_soft_dirty
 from tests.mounted.conftest import eventually
 from tests.snapshot import Snapshot, find
+from tests.tuned import tuned
 
 Spawn = Callable[..., Target]
 Pause = Callable[[Memory], None]
@@ -271,6 +275,39 @@ def test_pages_that_ksm_has_merged_are_copied(spawn: Spawn, is_unmerged: bool) -
 
     with ksmd(), precopied(target, then) as snapshot:
         assert_true(snapshot)
+
+
+@pytest.mark.parametrize("step", [(Image, "note_frames"), (Memory, "read_places")])
+def test_a_copy_ahead_that_is_late_spoils_nothing(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
+) -> None:
+    """Its thread waits for a lock of the process, or for a page, until the process runs on."""
+    needs_soft_dirty()
+    target = spawn("writer", SIZE)
+    go = threading.Event()
+    original = getattr(*step)
+
+    def wait(*arguments: object) -> None:
+        go.wait(200)
+        original(*arguments)
+
+    try:
+        with monkeypatch.context() as patch, tuned(Tuning(copy_timeout=0.3)):
+            patch.setattr(*step, wait)
+            snapshot = Snapshot(find(target.pid), policy=PRECOPY, holder=Told(1, patch.undo))
+            snapshot.take()
+        why = "its memory could not be read in time"
+        assert snapshot.hold == {"hold": "precopy", "held": "copy", "held_why": why}
+        before = snapshot.read(0, snapshot.size)
+        snapshot.copy()
+        assert (snapshot.not_copied, snapshot.is_copied) == ("", True)
+        snapshot.stop.wait_untraced()
+        assert target.ask("all") == {"did": "all"}
+    finally:
+        go.set()
+    eventually(lambda: "gcorefs-copy" not in own_tasks.names())
+    assert snapshot.read(0, snapshot.size) == before
+    snapshot.close()
 
 
 def test_if_somebody_else_clears_the_marks_all_is_copied_in_the_stop(spawn: Spawn) -> None:
