@@ -84,8 +84,10 @@ def assert_true(snapshot: Snapshot) -> None:
     snapshot.stop.wait_untraced()
     after = snapshot.read(0, snapshot.size)
     if before != after:
-        first = next(at for at in range(0, len(before), PAGE) if differs(before, after, at))
-        pytest.fail(f"{where(snapshot, first)} is not what it was")
+        wrong = [at for at in range(0, len(before), PAGE) if differs(before, after, at)]
+        places = ", ".join(where(snapshot, at) for at in wrong[:20])
+        held = snapshot.hold, holder(snapshot).rounds
+        pytest.fail(f"{len(wrong)} pages are not what they were: {places}; {held}")
     rng = random.Random(1)
     for _ in range(100):
         offset = rng.randrange(snapshot.size)
