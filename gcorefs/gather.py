@@ -27,8 +27,10 @@ from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import Reason, told
 from gcorefs.process.memory import Memory
 from gcorefs.process.page_providers import MayWait, NotBrought
+from gcorefs.sources.judging import judged_records
 from gcorefs.sources.procfs import ProcRegisters
 from gcorefs.sources.protocols import RegisterSource
+from gcorefs.sources.sleeping import SleepingFromProc
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.standstill import Standstill
 
@@ -196,8 +198,12 @@ def _of_late(seen: Standstill, late: ThreadRecord, unresponsive: Unresponsive) -
         return replace(late, how=How.OMITTED)
     if unresponsive != "partial":
         return late
-    source: RegisterSource = ProcRegisters(seen.process.pid, seen.machine)
-    found = source.record(late.tid)
+    if seen.judge is None:
+        source: RegisterSource = ProcRegisters(seen.pid, seen.machine)
+        found = source.record(late.tid)
+    else:
+        threads = SleepingFromProc(seen.pid, seen.machine)
+        (found,) = judged_records(threads, [late.tid], seen.judge)
     return replace(late, how=found.how, registers=found.registers)
 
 

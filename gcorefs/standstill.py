@@ -31,6 +31,7 @@ from gcorefs.process.unreadable_pages import UnreadablePages
 from gcorefs.process.walks import walk_beside_smaps
 from gcorefs.sources.bpf_choice import source, uses_bpf
 from gcorefs.sources.forking import Parent
+from gcorefs.sources.judging import Judge
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.steps import Step
 
@@ -94,6 +95,8 @@ class Standstill:
     vmas: Sequence[Vma]
     check: Callable[[], None]
     """Raises EIO if the process does not stand still any more."""
+    judge: Judge | None = None
+    """For what is read of a thread that does not stand still."""
 
     @property
     def process(self) -> Process:
@@ -137,6 +140,7 @@ def look_at(
     policy: Policy,
     check: Callable[[], None],
     fork: Callable[[], ChildMemory],
+    judge: Judge | None,
 ) -> Standstill:
     """Find out what is mapped, and how each page of it is read.
 
@@ -160,7 +164,7 @@ def look_at(
     )
     lost = UnreadablePages([range(vma.start, vma.end) for vma in others if vma.is_special])
     memory = Memory(mem, ways, lost, check, fork)
-    return Standstill(recorded, tid, recorded.origin(), memory, vmas, check)
+    return Standstill(recorded, tid, recorded.origin(), memory, vmas, check, judge)
 
 
 def _takes_shared_files(tid: int, choice: MemoryChoice) -> bool:

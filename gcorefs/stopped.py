@@ -44,6 +44,7 @@ from gcorefs.process.worker_threads import Postponed, Worker
 from gcorefs.sources.bpf_choice import uses_bpf
 from gcorefs.sources.forking import Child, Parent, fork, reap_child
 from gcorefs.sources.injection import NotInjected
+from gcorefs.sources.judging import Judge
 from gcorefs.sources.onlooker import Onlooker
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracer import Tracer
@@ -104,10 +105,17 @@ class Stop:
         return self._policy.choice.rule.is_small
 
     def _new_tracer(self) -> Tracer | Onlooker:
-        policy = self._policy
+        policy, judge = self._policy, self._judge
         if self._is_glance:
-            return Onlooker(self.process, self.progress, policy.bpf, policy.xstate)
-        return Tracer(self.process, policy, self._end, self.progress)
+            return Onlooker(self.process, self.progress, policy.bpf, policy.xstate, judge)
+        return Tracer(self.process, policy, self._end, self.progress, judge)
+
+    @property
+    def _judge(self) -> Judge | None:
+        """None: the opener may see whatever the process executes."""
+        if self.opener is None or self.opener.may_trace_all:
+            return None
+        return partial(access.check, self.opener, self.process.pid)
 
     def take(self, *holders: Holder) -> None:
         """Stop and record every thread.  Call it at most once.
@@ -164,7 +172,7 @@ class Stop:
             raise ProcessError(Reason.GONE, process.pid)
         if self.opener is not None:
             access.check(self.opener, process.pid)
-        seen = look_at(recorded, mem, self._policy, self.check, self._fork)
+        seen = look_at(recorded, mem, self._policy, self.check, self._fork, self._judge)
         with self._lock:  # else a stop that is closed meanwhile gets memory again
             if not self.life.advance(Phase.HELD):
                 self.check()

@@ -6,6 +6,7 @@ ptrace    registers of a thread that stands in its stop
 restart   which interrupted calls the kernel would not restart by itself
 call_again  has them made again on a machine where that takes more than a register
 sleeping  threads that sleep in a system call, and their registers without waking them
+judging   whose registers they are, of a process that may call execve(2) meanwhile
 asleep    the threads that a gentle stop leaves asleep
 tracees   the threads that are seized, interrupted or recorded
 stopping  seizes and interrupts every thread, and waits for the stops

@@ -17,6 +17,7 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Bpf, XState
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.progress import Progress
+from gcorefs.sources.judging import Judge, judged_records
 from gcorefs.sources.sleeping import sleeping
 from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 
@@ -28,9 +29,17 @@ class Onlooker:
     """The place of the vector registers in the records, after `wait` has returned."""
     late: Sequence[int] = ()
 
-    def __init__(self, process: Process, progress: Progress, bpf: Bpf, xstate: XState) -> None:
+    def __init__(
+        self,
+        process: Process,
+        progress: Progress,
+        bpf: Bpf,
+        xstate: XState,
+        judge: Judge | None = None,
+    ) -> None:
         self.process = process
         self.progress = progress
+        self._judge = judge
         self._bpf: Bpf = bpf
         self._layout: XState = xstate
 
@@ -48,13 +57,16 @@ class Onlooker:
         """Nothing has to be done before `wait`."""
 
     def wait(self) -> list[ThreadRecord]:
-        """A record of each thread.  ProcessError GONE, FOREIGN."""
+        """A record of each thread.  ProcessError: that of the judgement, and GONE, FOREIGN."""
         pid = self.process.pid
         self.progress.stopped_at = self.progress.released_at = time.monotonic()
         with told(pid, Reason.GONE):
             tids = [tid for tid in tasks.tids(pid) if _is_of_program(pid, tid)]
         threads = sleeping(pid, self.machine, self._bpf, self._layout)
-        records = threads.records(tids)
+        if self._judge is None:
+            records = threads.records(tids)
+        else:
+            records = judged_records(threads, tids, self._judge)
         if not records:
             raise ProcessError(Reason.GONE, pid)
         self.xstate = threads.xstate_account(records)

@@ -24,6 +24,7 @@ from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.late import Starved
 from gcorefs.process.progress import Progress
 from gcorefs.sources.asleep import Asleep, LookAsleep
+from gcorefs.sources.judging import Judge
 from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
 from gcorefs.steps import Step
@@ -86,27 +87,28 @@ class Stopping:
         """The threads that are left asleep; None if none are."""
         return self._asleep
 
-    def stop_all(self) -> list[ThreadRecord]:
+    def stop_all(self, judge: Judge | None) -> list[ThreadRecord]:
         """Stop every thread.  The records of all threads, in reading order.
 
-        ProcessError: GONE, TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
+        `judge` is asked where a thread may still call execve(2).  ProcessError: its, and GONE,
+        TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
         """
         try:
-            self._stop_all()
+            self._stop_all(judge)
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, self._process.pid) from error
         records = self._in_order(self._tracees.records)
         tuning.now().reach(Step.RECORDED_ALL, self._process.pid)
         return records
 
-    def stop_each(self) -> list[ThreadRecord]:
+    def stop_each(self, judge: Judge | None) -> list[ThreadRecord]:
         """Record one thread after the other, and let each go before the next.  The records of all
         threads, in reading order; those of threads that do not stop are still awaited.
 
-        ProcessError: as `stop_all`.
+        `judge` is asked about each.  ProcessError: as `stop_all`.
         """
         try:
-            records = self._stop_each()
+            records = self._stop_each(judge)
         except ProcessLookupError as error:
             raise ProcessError(Reason.GONE, self._process.pid) from error
         found = self._in_order(records.values())
@@ -123,7 +125,7 @@ class Stopping:
         ]
         return in_reading_order([*recorded, *asleep, *late], self._process.pid)
 
-    def _stop_each(self) -> dict[int, ThreadRecord]:
+    def _stop_each(self, judge: Judge | None) -> dict[int, ThreadRecord]:
         records: dict[int, ThreadRecord] = {}
         deadline = time.monotonic() + _MOST_TIMES * self._stop_timeout
         while newcomers := [tid for tid in self._newcomers() if tid not in records]:
@@ -135,16 +137,19 @@ class Stopping:
                 if tid in self._tracees.running:
                     self._interrupt([tid])
                     self._wait_for_stops(tid)
+                    if judge is not None:
+                        judge()
+                        self._tracees.look_at(tid)  # it is gone if there was an execve before that
                 records |= {each.tid: each for each in self._tracees.records}
                 self._tracees.detach_stopped()
                 self._refuse_given_up()
         return records
 
-    def _stop_all(self) -> None:
+    def _stop_all(self, judge: Judge | None) -> None:
         pid = self._process.pid
         newcomers = self._newcomers()
         is_first = True  # the tracees of an earlier stop may still run
-        while is_first or newcomers or not self._is_settled():
+        while is_first or newcomers or not self._is_settled(judge):
             self._seize(newcomers or self._newcomers())
             newcomers, is_first = [], False
             self._refuse_another()
@@ -184,7 +189,7 @@ class Stopping:
         if self._is_given_up.is_set():
             raise ProcessError(Reason.LET_GO, self._process.pid)
 
-    def _is_settled(self) -> bool:
+    def _is_settled(self, judge: Judge | None) -> bool:
         """True if we know every thread of the process and every record still holds.
 
         The leader's record does not hold if execve(2) has put another thread in its place.  The
@@ -203,6 +208,15 @@ class Stopping:
             tracees.look_at(self._process.pid)
         if recorded != tracees.counts[0] or not (self._are_all() or not self._newcomers()):
             return False
+        if judge is not None and (self._asleep is not None or tracees.counts[1]):
+            # Whoever calls execve(2) kills those that have stopped, and the program that comes
+            # next may be another one that the opener may see.  So the program is judged between
+            # the records and a look that finds nobody gone.
+            judge()
+            tracees.look_at_running()
+            tracees.look_at_stopped()
+            if recorded != tracees.counts[0]:
+                return False
         # Last: if none of them has run since it was recorded, there is a moment between at which
         # every record was true.
         return self._asleep is None or self._asleep.are_unchanged()

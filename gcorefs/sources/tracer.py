@@ -24,6 +24,7 @@ from gcorefs.process.progress import Progress
 from gcorefs.process.threads import Running, start_thread
 from gcorefs.sources.forking import Child
 from gcorefs.sources.holding import await_late, hold, let_go
+from gcorefs.sources.judging import Judge
 from gcorefs.sources.nurse import Nurse
 from gcorefs.sources.ptrace import PtraceRegisters
 from gcorefs.sources.sleeping import Sleeping, sleeping
@@ -49,12 +50,14 @@ class Tracer:
         policy: Policy = DEFAULT,
         on_end: Callable[[], None] = lambda: None,
         progress: Progress | None = None,
+        judge: Judge | None = None,
     ) -> None:
         """`on_end`: called if the hold ends before `release`, in the OS thread of the tracer."""
         self.process = process
         self.records: list[ThreadRecord] = []
         self.progress = progress or Progress()
         self._policy = policy
+        self._judge = judge
         self._on_end = on_end
         self._failure: BaseException | None = None
         self._ready = threading.Event()
@@ -225,8 +228,8 @@ class Tracer:
 
     def _stop(self) -> list[ThreadRecord]:
         if self._policy.stop == "each":
-            return self._stopping.stop_each()
-        records = self._stopping.stop_all()
+            return self._stopping.stop_each(self._judge)
+        records = self._stopping.stop_all(self._judge)
         if self._sleeping is not None:
             self._account_asleep = self._sleeping.xstate_account(records)
         return records
