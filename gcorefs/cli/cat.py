@@ -27,7 +27,7 @@ class _Bytes(click.ParamType[int]):
 
 
 @click.command()
-@click.argument("file", type=NamedPath(readable=False))
+@click.argument("file", type=NamedPath())
 @click.option("--offset", type=_Bytes(), default=0, help="Where to begin.  [default: 0]")
 @click.option("--length", type=_Bytes(), help="How much at most.  Default: up to the end.")
 def cat(file: str, offset: int, length: int | None) -> None:

@@ -14,7 +14,7 @@ from gcorefs.mount.mountpoints import MountError, check_mountpoint
 
 
 @click.command("mount-core")
-@click.argument("file", type=NamedPath(readable=False))
+@click.argument("file", type=NamedPath())
 @click.argument("mountpoint", type=NamedPath())
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 def mount_core(file: str, mountpoint: str, foreground: bool) -> None:

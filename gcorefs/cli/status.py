@@ -14,10 +14,11 @@ import click
 
 from gcorefs import tuning
 from gcorefs.cli import table
+from gcorefs.cli.named_path import NamedPath
 from gcorefs.cli.printable import printable
 from gcorefs.cli.target import Targets, listed, takes_targets
 from gcorefs.mount import mountpoints, names
-from gcorefs.mount.mountpoints import MountError
+from gcorefs.mount.mountpoints import MountError, State
 from gcorefs.process.errors import is_no_memory, limit_met
 
 # Any user may mount something of this type, and write what they like.
@@ -48,6 +49,8 @@ def _open(mountpoint: str, name: bytes, flags: int) -> int:
     Any user may mount something that calls itself a gcorefs, with symbolic links in it, or put a
     directory in the place of a mount.  So no link is followed, and nothing else is opened.
     """
+    if mountpoints.state(mountpoint) is State.SILENT:
+        raise OSError(errno.ETIMEDOUT, "its server does not answer")
     path = os.path.join(mountpoint, os.fsdecode(names.DIRECTORY))
     directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -64,7 +67,7 @@ _MOUNT = click.option(
     "-m",
     "--mount",
     "mountpoint",
-    type=click.Path(),
+    type=NamedPath(),
     help="Only this mount.  Default: every mount of root's and your own.",
 )
 

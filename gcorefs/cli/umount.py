@@ -6,7 +6,7 @@ import click
 
 from gcorefs.cli.named_path import NamedPath
 from gcorefs.mount import mountpoints
-from gcorefs.mount.mountpoints import MountError
+from gcorefs.mount.mountpoints import MountError, State
 
 
 @click.command()
@@ -24,9 +24,13 @@ def umount(mountpoint: str, lazy: bool) -> None:
         raise click.ClickException(str(error)) from error
     if kind not in mountpoints.KINDS:
         raise click.ClickException(f"{mountpoint}: no gcorefs is mounted there")
+    # Without a server it is taken away lazily: files that are open there keep it busy, and nobody
+    # can read them any more.  A server that only does not answer may still let processes go.
+    state = None if lazy else mountpoints.state(mountpoint)
     try:
-        # A mount without a server is taken away lazily: files that are open there keep it busy,
-        # and nobody can read them any more.
-        mountpoints.unmount(mountpoint, lazy or not mountpoints.answers(mountpoint))
+        mountpoints.unmount(mountpoint, state in (None, State.DEAD))
     except MountError as error:
-        raise click.ClickException(str(error)) from error
+        text = str(error)
+        if state is State.SILENT:
+            text += f" (its server does not answer: 'gcorefs umount --lazy {mountpoint}')"
+        raise click.ClickException(text) from error

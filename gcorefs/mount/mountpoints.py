@@ -4,9 +4,12 @@ and how one is taken away.
 `gcorefs status` and `umount` need no more than this, and so not the libraries of a server.
 """
 
+import enum
 import errno
 import os
+import select
 import shutil
+import signal
 import subprocess
 
 from gcorefs.errors import GcorefsError
@@ -22,6 +25,16 @@ CORE_FSTYPE = "fuse.gcorefs-core"
 KINDS = (FSTYPE, CORE_FSTYPE)
 
 
+_PATIENCE = 2000
+"""Milliseconds."""
+
+
+class State(enum.Enum):
+    ANSWERS = "already mounted"
+    DEAD = "a mount whose server is gone"
+    SILENT = "a mount whose server does not answer"
+
+
 class MountError(GcorefsError):
     """There is no mount.  The text is one line for people."""
 
@@ -33,8 +46,7 @@ def check_mountpoint(path: str) -> None:
     if not tasks.is_ours():
         raise MountError(f"{tasks.NOT_OURS}: mount one there")
     if fstype(path) in KINDS:
-        state = "already mounted" if answers(path) else "a mount whose server is gone"
-        raise MountError(f"{path}: {state}; 'gcorefs umount {path}' takes it away")
+        raise MountError(f"{path}: {state(path).value}; 'gcorefs umount {path}' takes it away")
     try:
         if not os.path.isdir(path):
             os.stat(path)
@@ -120,6 +132,31 @@ def answers(path: str) -> bool:
     except OSError as error:
         return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
     return True
+
+
+def state(path: str) -> State:
+    """Whether the server of a mount answers.
+
+    A child asks, because no signal ends somebody who waits for a server that has taken the request
+    (fs/fuse/dev.c, request_wait_answer).
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if answers(path) else 1)
+        finally:
+            os._exit(0)
+    child = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(child, select.POLLIN)
+        if not poll.poll(_PATIENCE):
+            os.kill(pid, signal.SIGKILL)
+            poll.poll(_PATIENCE)  # it keeps the mount busy, and ends if the request was not taken
+            return State.SILENT
+        return State.DEAD if os.WEXITSTATUS(os.waitpid(pid, 0)[1]) else State.ANSWERS
+    finally:
+        os.close(child)
 
 
 def unmount(path: str, lazy: bool) -> None:

@@ -239,6 +239,26 @@ def test_what_is_not_ours_is_not_unmounted(tmp_path: Path) -> None:
     assert os.path.ismount("/proc")
 
 
+@pytest.mark.parametrize("options", [[], ["--lazy"]])
+def test_a_mount_whose_server_does_not_answer_is_taken_away(
+    unmounted: Mount, options: list[str]
+) -> None:
+    unmounted.make()
+    server = unmounted.server
+    os.kill(server, signal.SIGSTOP)
+    try:
+        result = gcorefs("status", "--mount", unmounted.path)
+        assert_refused(result, f"{unmounted.path}: its server does not answer")
+        result = gcorefs("mount", unmounted.path)
+        assert_refused(result, f"{unmounted.path}: a mount whose server does not answer")
+        result = gcorefs("umount", *options, unmounted.path)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert not is_mounted(unmounted)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    wait_until_gone(server)
+
+
 def test_a_mount_in_use_is_unmounted_only_lazily(
     unmounted: Mount, spawn: Callable[..., Target]
 ) -> None:
