@@ -9,6 +9,7 @@ tried: whoever controls the root directory of the process decides where a path l
 import contextlib
 import os
 import re
+import resource
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,6 +38,9 @@ _MOST = 8 << 30
 """Bytes of all files together, or 16 times the limit of one file if that is more: a file may be
 sparse, and a process may map thousands of them."""
 _TOO_MANY = "all files together have more than 8 GiB and 16 times --file-limit"
+
+_DESCRIPTORS_BESIDE = 64
+"""For all that a bundle needs beside these files."""
 
 _HOLES = 16
 """An ELF file above the limit is left out if not even this part of it lies on the disk."""
@@ -129,6 +133,11 @@ class MappedFiles:
             if isinstance(it, Kept) and key in mapped
         }
         new = {key: it for key, it in mapped.items() if key not in self._found}
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = max(0, limit - _DESCRIPTORS_BESIDE - len(self._found))
+        for key in [*new][room:]:
+            del new[key]
+            self._found[key] = NotTaken(key[2], f"RLIMIT_NOFILE is {limit}, and others are open")
         candidates = [*new.values()]
         # The first reader of /proc/locks waits some 10 ms for all processors.
         leases = (system_files.leases() if new else None) or {}

@@ -16,9 +16,9 @@ from gcorefs.bundle.facts import facts
 from gcorefs.bundle.mapped_files import MappedFiles
 from gcorefs.kernel.proc import mountinfo, procfile
 from gcorefs.process import search
-from tests.conftest import Target
+from tests.conftest import GCOREFS, Target
 from tests.live import silent
-from tests.mounted.conftest import gcorefs
+from tests.mounted.conftest import gcorefs, run
 from tests.readers.test_bundle import manifest_of, unpack
 
 Start = Callable[..., Target]
@@ -143,6 +143,32 @@ def test_all_files_together_are_bounded(start: Start, tmp_path: Path) -> None:
         left_out = [each.path for each in files.not_taken if "16 times" in each.why]
         assert len(left_out) == 2
         assert kept.union(left_out) == {os.fsencode(each) for each in (*paths[1:], name)}
+
+
+MANY_FILES = """
+import json, mmap, os, resource, sys
+folder, count = sys.argv[1], int(sys.argv[2])
+kept = []
+for number in range(count):
+    file = os.open(f"{folder}/{number:03}", os.O_RDWR | os.O_CREAT, 0o600)
+    os.truncate(file, 4096)
+    kept.append(mmap.mmap(file, 4096, mmap.MAP_PRIVATE))
+    os.close(file)
+print(json.dumps({"pid": os.getpid()}), flush=True)
+input()
+"""
+
+
+def test_more_files_than_may_be_open_are_told(start: Start, tmp_path: Path) -> None:
+    target = python(start, MANY_FILES, tmp_path, 300)
+    words = ("bundle", target.pid, "-o", tmp_path / "X")
+    result = run("prlimit", "--nofile=200", GCOREFS, *words)
+    assert result.returncode == 0
+    manifest = manifest_of(unpack(tmp_path / "X", tmp_path / "top"))
+    why = "RLIMIT_NOFILE is 200, and others are open"
+    assert {each["why"] for each in manifest["not_taken"]} == {why}
+    assert len(manifest["not_taken"]) > 100
+    assert len(manifest["files"]) > 100
 
 
 @contextlib.contextmanager
