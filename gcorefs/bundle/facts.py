@@ -5,7 +5,7 @@ import os
 import platform
 from functools import partial
 
-from gcorefs.kernel.proc import mountinfo, procfile, system_files
+from gcorefs.kernel.proc import leases, mountinfo, procfile
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import named
@@ -75,8 +75,8 @@ def _read_below(tid: int, words: tuple[str, ...]) -> bytes:
         if mountinfo.mount_id(at) != mount:
             raise FileNotFoundError
         # No lease of theirs is broken (fcntl(2)).
-        leases = system_files.leases() or {}
-        file = _closed(stack, open_regular(f"/proc/self/fd/{at}", leases, tid))
+        leased = leases.leases(tid) or {}
+        file = _closed(stack, open_regular(f"/proc/self/fd/{at}", leased, tid))
         return os.read(file, _LONGEST)
 
 

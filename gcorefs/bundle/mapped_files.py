@@ -17,8 +17,8 @@ from functools import partial
 
 from gcorefs.elfcore import file_notes
 from gcorefs.kernel import statx
-from gcorefs.kernel.proc import map_files, mountinfo, system_files
-from gcorefs.kernel.proc.system_files import Leases
+from gcorefs.kernel.proc import leases, map_files, mountinfo
+from gcorefs.kernel.proc.leases import Leases
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import named_with_limit
 from gcorefs.process.quiet_open import NotOpenedError, NotRegularError, open_regular
@@ -140,9 +140,9 @@ class MappedFiles:
             self._found[key] = NotTaken(key[2], f"RLIMIT_NOFILE is {limit}, and others are open")
         candidates = [*new.values()]
         # The first reader of /proc/locks waits some 10 ms for all processors.
-        leases = (system_files.leases() if new else None) or {}
+        leased = (leases.leases(tid) if new else None) or {}
         found = ask_each(
-            [(os.fsdecode(each.key[2]), partial(_opened, each, leases)) for each in candidates],
+            [(os.fsdecode(each.key[2]), partial(_opened, each, leased)) for each in candidates],
             otherwise=lambda number: NotTaken(candidates[number].key[2], SILENT),
         )
         for key, each in zip(new, found, strict=True):
@@ -180,7 +180,7 @@ class _Candidate:
     limit: int
 
 
-def _opened(it: _Candidate, leases: Leases, may_wait: bool) -> Kept | NotTaken:
+def _opened(it: _Candidate, leased: Leases, may_wait: bool) -> Kept | NotTaken:
     device, _, shown = it.key
     name = map_files.mapped_path(it.tid, *it.span, shown)
     path = _within(it.root, name)
@@ -192,7 +192,7 @@ def _opened(it: _Candidate, leases: Leases, may_wait: bool) -> Kept | NotTaken:
     whys: list[str] = []
     for way in _ways(it, path):
         try:
-            fd = open_regular(way, leases, it.tid)
+            fd = open_regular(way, leased, it.tid)
         except NotOpenedError as error:
             return NotTaken(path.removesuffix(_DELETED), str(error))
         except PermissionError:

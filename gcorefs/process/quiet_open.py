@@ -11,8 +11,8 @@ from collections.abc import Container
 from gcorefs.errors import GcorefsError
 from gcorefs.kernel import statx
 from gcorefs.kernel.proc import mountinfo
+from gcorefs.kernel.proc.leases import Leases
 from gcorefs.kernel.proc.procfile import FormatError
-from gcorefs.kernel.proc.system_files import Leases
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 

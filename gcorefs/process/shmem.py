@@ -31,7 +31,7 @@ from functools import cache
 from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.kernel.proc import map_files, mountinfo, system_files, watches
+from gcorefs.kernel.proc import leases, map_files, mountinfo, watches
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.quiet_open import open_unseen
 
@@ -53,12 +53,12 @@ class Shmem:
         if found:
             # Only then: the first reader of /proc/locks waits some 10 ms for all processors
             # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
-            leases = system_files.leases()
-            if leases is None:
+            found_leases = leases.leases(tid)
+            if found_leases is None:
                 self.why_unknown = "/proc/locks does not show which files are under a lease"
                 found = []
             else:
-                found = [vma for vma in found if vma.dev not in leases.get(vma.inode, ())]
+                found = [vma for vma in found if vma.dev not in found_leases.get(vma.inode, ())]
         if any(map(_can_be_watched, found)):
             watched = watches.watched_inodes(tid)
             if watched is None:

@@ -17,8 +17,8 @@ from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import file_notes
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.kernel import statx
-from gcorefs.kernel.proc import map_files, system_files
-from gcorefs.kernel.proc.system_files import Leases
+from gcorefs.kernel.proc import leases, map_files
+from gcorefs.kernel.proc.leases import Leases
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.quiet_open import NotOpenedError, open_regular
 from gcorefs.sources.procfs import maps
@@ -89,7 +89,7 @@ class Files:
 
     def _opened(self, path: str) -> int:
         if self._leases is None:
-            self._leases = system_files.leases() or {}
+            self._leases = leases.leases(self._tid) or {}
         fd = open_regular(path, self._leases, self._tid)
         self._open.callback(os.close, fd)
         return fd

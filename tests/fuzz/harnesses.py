@@ -38,7 +38,7 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.export.seek_table import SeekTable, TableError
     from gcorefs.kernel.proc import (
         current_call,
-        system_files,
+        leases,
         task_stat,
         task_status,
         user_namespaces,
@@ -150,7 +150,7 @@ def system_call(data: bytes) -> None:
 
 @harness(FormatError, "locks", b"2: LEASE  ACTIVE    WRITE 201 00:01:22 0 EOF\n")
 def locks(data: bytes) -> None:
-    system_files.parse_leases(data)
+    leases.parse_leases(data.splitlines())
 
 
 @harness((), "self/uid_map", b"         0       1000          1\n")

@@ -10,7 +10,7 @@ import pytest
 
 from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.kernel.proc import address_space, system_files, task_status, watches
+from gcorefs.kernel.proc import address_space, leases, task_status, watches
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
 from gcorefs.process.shmem import Shmem
@@ -139,7 +139,7 @@ def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
 ) -> None:
     target = spawn("holes")
     vmas = mappings(target.pid)
-    monkeypatch.setattr(system_files, "leases", lambda: None)
+    monkeypatch.setattr(leases, "leases", lambda tid: None)
     shared = Shmem(target.pid, vmas)
     assert shared.why_unknown == "/proc/locks does not show which files are under a lease"
     assert not any(in_pairs(shared.holes(vma)) for vma in vmas)
@@ -157,8 +157,8 @@ def test_a_lease_on_another_device_hides_no_holes(
     known = [in_pairs(Shmem(target.pid, vmas).holes(vma)) for vma in vmas]
     assert any(known)
     for has_lease in (False, True):
-        leases = {vma.inode: {vma.dev if has_lease else "ff:ff"} for vma in vmas}
-        monkeypatch.setattr(system_files, "leases", lambda leases=leases: leases)
+        held = {vma.inode: {vma.dev if has_lease else "ff:ff"} for vma in vmas}
+        monkeypatch.setattr(leases, "leases", lambda tid, held=held: held)
         shared = Shmem(target.pid, vmas)
         found = [in_pairs(shared.holes(vma)) for vma in vmas]
         assert found == ([[] for _ in vmas] if has_lease else known)

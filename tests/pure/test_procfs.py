@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.kernel.proc import procfile, system_files, task_stat, tasks, watches
+from gcorefs.kernel.proc import leases, procfile, system_files, task_stat, tasks, watches
 from gcorefs.kernel.proc.current_call import parse_system_call
+from gcorefs.kernel.proc.leases import parse_leases
 from gcorefs.kernel.proc.procfile import FormatError
-from gcorefs.kernel.proc.system_files import parse_leases
 from gcorefs.kernel.proc.task_stat import Stat, parse_stat, parse_times
 from gcorefs.kernel.proc.task_status import parse_status
 from gcorefs.kernel.proc.user_namespaces import id_inside
@@ -188,7 +188,7 @@ LOCKS = b"""\
 
 
 def test_leases_and_delegations_are_told_from_locks() -> None:
-    assert parse_leases(LOCKS) == {22: {"00:01"}, (1 << 64) - 1: {"08:10"}}
+    assert parse_leases(LOCKS.splitlines()) == {22: {"00:01"}, (1 << 64) - 1: {"08:10"}}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_leases_and_delegations_are_told_from_locks() -> None:
 )
 def test_locks_that_are_not_the_kernel_s_are_refused(text: bytes) -> None:
     with pytest.raises(FormatError):
-        parse_leases(text)
+        parse_leases(text.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_an_id_is_turned_by_the_map(number: int, inside: int) -> None:
 def system_file(monkeypatch: pytest.MonkeyPatch, content: bytes | OSError) -> None:
     """Replace the content of every file of /proc that belongs to no process, or make it fail."""
 
-    def read_system(path: str) -> bytes:
+    def read_system(path: str, most: int = 0) -> bytes:
         if isinstance(content, OSError):
             raise content
         return content
@@ -259,19 +259,19 @@ def test_if_nobody_lists_leases_they_are_unknown(
     monkeypatch: pytest.MonkeyPatch, content: bytes | OSError
 ) -> None:
     system_file(monkeypatch, content)
-    assert system_files.leases() is None
+    assert leases.leases(os.getpid()) is None
 
 
 def test_an_empty_list_of_the_kernels_own_has_no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     system_file(monkeypatch, b"")
     monkeypatch.setattr(procfile, "is_kernels_own", lambda path: path == "locks")
-    assert system_files.leases() == {}
+    assert leases.leases(os.getpid()) == {}
 
 
 def test_an_empty_file_over_the_list_tells_of_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     system_file(monkeypatch, b"")
     monkeypatch.setattr(procfile, "is_kernels_own", lambda path: path != "locks")
-    assert system_files.leases() is None
+    assert leases.leases(os.getpid()) is None
 
 
 KERNEL, USER = task_stat.PF_KTHREAD, 0

@@ -12,6 +12,7 @@ membership  the control groups that a process is in
 user_namespaces  one id, as two namespaces number it
 system_files  the files that belong to no process
 watches       the files that a process watches
+leases        the files that are under a lease
 
 If a process or thread is gone, ProcessLookupError (ESRCH) is raised, whether the kernel gave ENOENT
 or ESRCH.  A file of a living process may be refused or missing too: those are other errors

@@ -95,26 +95,27 @@ def unless_too_long() -> Iterator[None]:
             raise
 
 
-def read_system(path: str) -> bytes:
-    """All of /proc/`path`, a file that belongs to no process.  OSError, but never ESRCH."""
-    return _slurp(path, is_record=False)
+def read_system(path: str, most: int = LONGEST) -> bytes:
+    """All of /proc/`path`, a file that belongs to no process.  OSError, but never ESRCH; EFBIG:
+    there are more than `most` bytes."""
+    return b"".join(_chunks(path, most=most))
 
 
 def _slurp(path: str, is_record: bool) -> bytes:
     return b"".join(_chunks(path, is_record))
 
 
-def _chunks(path: str, is_record: bool = False) -> Iterator[bytes]:
+def _chunks(path: str, is_record: bool = False, most: int = LONGEST) -> Iterator[bytes]:
     fd = os.open(f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        left = LONGEST
+        left = most
         while text := os.read(fd, _CHUNK):
             yield text
             left -= len(text)
             if is_record and len(text) < _CHUNK:
                 break
             if left < 0:
-                raise OSError(errno.EFBIG, f"it has more than {LONGEST >> 20} MiB")
+                raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB")
     finally:
         os.close(fd)
 
