@@ -45,7 +45,9 @@ def for_gdb(files: Sequence[Placed]) -> bytes:
         "set auto-load off",
         f"set sysroot {ROOT}",
     ]
-    if folders := [each for each in _folders(files) if ":" not in each]:
+    # A colon divides folders, and a backslash at the end of a line continues it.
+    folders = [each for each in _folders(files) if ":" not in each and not each.endswith("\\")]
+    if folders:
         lines.append(f"set solib-search-path {':'.join(folders)}")
     if program := _program(files):
         lines.append(f"file {_PLAIN.sub(_escaped, program)}")

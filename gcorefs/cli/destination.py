@@ -56,7 +56,8 @@ class Destination:
             sink = CoredumpSink(subject(process.pid), suffix)
             return sink, sink.path
         if match := _FILE.fullmatch(name):
-            return open_sink(match[1], is_chosen=True), match[1]
+            # A name in a folder, or one of several, nobody chose.
+            return open_sink(match[1], is_chosen=name == self._text), match[1]
         from gcorefs.export.objects import ObjectSink  # noqa: PLC0415
         from gcorefs.look import estimate, look  # noqa: PLC0415
 

@@ -7,6 +7,8 @@ import re
 import shutil
 import stat
 import sys
+import textwrap
+from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import click
@@ -60,7 +62,8 @@ def info(name: str | None, targets: Targets, policy: Policy, is_all: bool, **for
         core = _of_file(name)
     rows = space.mappings(core)
     if forms["as_json"]:
-        click.echo(json.dumps(_facts(core, rows), indent=2))
+        for text in _json(core, rows):
+            click.echo(text, nl=False)
     elif forms["as_html"]:
         from gcorefs.cli import web_page  # noqa: PLC0415 (it is rarely wanted)
 
@@ -134,6 +137,22 @@ def _of_compressed(name: str) -> Core:
         return read_core(cast(BinaryIO, ContentStream(content)))
 
 
+def _json(core: Core, rows: list[Row]) -> Iterator[str]:
+    """The text of json.dumps, piece by piece: there may be millions of rows."""
+    facts = json.dumps({**_facts(core, rows), "mappings": []}, indent=2)
+    beginning, end = facts[: -len(_NO_ROWS)], _NO_ROWS
+    if rows:
+        beginning, end = f"{beginning}[\n", "\n  ]\n}"
+    yield beginning
+    for number, row in enumerate(rows):
+        text = textwrap.indent(json.dumps(_row(row), indent=2), "    ")
+        yield f",\n{text}" if number else text
+    yield f"{end}\n"
+
+
+_NO_ROWS = "[]\n}"
+
+
 def _facts(core: Core, rows: list[Row]) -> dict[str, Any]:
     whole = space.total(rows)
     return {
@@ -149,16 +168,16 @@ def _facts(core: Core, rows: list[Row]) -> dict[str, Any]:
         "signal": core.signal,
         "gcorefs": core.facts,
         "bytes": {"mapped": whole.size, **_sizes(whole)},
-        "mappings": [
-            {
-                "start": f"{row.start:x}",
-                "end": f"{row.end:x}",
-                "permissions": picture.permissions(row),
-                "name": os.fsdecode(row.name),
-                **_sizes(row),
-            }
-            for row in rows
-        ],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "start": f"{row.start:x}",
+        "end": f"{row.end:x}",
+        "permissions": picture.permissions(row),
+        "name": os.fsdecode(row.name),
+        **_sizes(row),
     }
 
 

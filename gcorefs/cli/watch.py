@@ -202,7 +202,7 @@ class _Recorder:
         taken = self._taker.take(name_now(self._recordings), lambda: waiting.is_over)
         if taken.name:
             self.last = taken.name
-            self._recordings.trim()
+            self._recordings.trim(taken.name)
         telling.taken(taken, cause)
 
 

@@ -29,6 +29,8 @@ _MOST_NOTE_BYTES = 1 << 30
 """Bytes.  20,000 threads with the largest register sets need a quarter of this."""
 _MOST_NOTES = 1 << 22
 """The notes of a thread have more than 256 bytes on average, on every machine."""
+_MOST_NOTE_SEGMENTS = 1024
+"""The kernel makes one."""
 _MOST_FACTS = 1 << 25
 """Bytes of the GCOREFS note.  Parsed, JSON takes twenty times as much memory."""
 
@@ -131,13 +133,16 @@ class _Notes:
         self.threads = 0
         self._form = form
         self._first: dict[int, bytes] = {}
-        self._bytes = self._count = 0
+        self._bytes = self._count = self._segments = 0
 
     def first(self, kind: int) -> bytes | None:
         return self._first.get(kind)
 
     def expect(self, size: int) -> None:
-        """So many more bytes of notes are to be read.  CoreError."""
+        """So many more bytes of notes are to be read, in one more segment.  CoreError."""
+        self._segments += 1
+        if self._segments > _MOST_NOTE_SEGMENTS:
+            _refuse(f"it has more than {_MOST_NOTE_SEGMENTS} segments of notes, which no core has")
         self._bytes += size
         if self._bytes > _MOST_NOTE_BYTES:
             _refuse(f"it has {self._bytes} bytes of notes, which no core has")

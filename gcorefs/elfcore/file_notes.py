@@ -14,7 +14,9 @@ NT_GNU_BUILD_ID = 3
 _GO = b"Go\0\0"  # cmd/internal/buildid, of each program that the linker of Go made
 _NOTE = struct.Struct("<III")
 MOST_NOTES = 64 << 10
-"""Bytes of one PT_NOTE; more are not read."""
+"""Bytes of all PT_NOTE together, which may overlap; more are not read."""
+_MOST = 256
+"""Notes of one PT_NOTE: a linker makes some ten."""
 
 
 class Note(NamedTuple):
@@ -29,18 +31,22 @@ def note_ranges(beginning: bytes) -> list[tuple[int, int]]:
     form = {b"\x7fELF\2\1": ELF64, b"\x7fELF\1\1": ELF32}.get(beginning[:6])
     if form is None or len(beginning) < form.ehdr_size:
         return []
-    headers = form.program_headers(beginning)
-    return [
-        (header.offset, min(header.filesz, MOST_NOTES))
-        for header in headers
-        if header.kind == PT_NOTE
-    ]
+    found = []
+    left = MOST_NOTES
+    for header in form.program_headers(beginning):
+        if header.kind == PT_NOTE:
+            size = min(header.filesz, left)
+            found.append((header.offset, size))
+            left -= size
+    return [each for each in found if each[1]]
 
 
 def notes(data: bytes) -> Iterator[Note]:
     """The whole notes in a PT_NOTE.  Each part is padded to four bytes."""
     at = 0
-    while at + _NOTE.size <= len(data):
+    for _ in range(_MOST):
+        if at + _NOTE.size > len(data):
+            return
         name, length, kind = _NOTE.unpack_from(data, at)
         start = at + _NOTE.size + -(-name // 4) * 4
         at = start + -(-length // 4) * 4

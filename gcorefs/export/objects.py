@@ -131,6 +131,11 @@ class ObjectSink:
             yield
         except (BaseError, OSError, ValueError) as error:
             raise SinkError(self._name, OSError(_errno_of(error), _reason(error))) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the library, which exports no class
+                raise
+            why = "the library for object stores has failed"
+            raise SinkError(self._name, OSError(errno.EIO, why)) from error
 
 
 def _errno_of(error: Exception) -> int:

@@ -100,15 +100,21 @@ class Recordings:
 
     def make_room(self, size: int) -> None:
         """Delete the oldest cores, so that one of `size` bytes fits.  SinkError."""
+        if not self._space:  # the process stands still, and others may have files there
+            return
         kept = self.all()
         while len(kept) > NEWEST and not self._fits(kept, size):
             self._delete(kept.pop(0))
 
-    def trim(self) -> None:
-        """Delete the oldest cores above both limits, now that there is a new one.  SinkError."""
+    def trim(self, newest: str) -> None:
+        """Delete the oldest cores above both limits, but never `newest`, which was just written:
+        the clock may have been put back since others were.  SinkError."""
         kept = self.all()
-        while len(kept) > NEWEST and not (len(kept) <= self._keep and self._fits(kept, 0)):
-            self._delete(kept.pop(0))
+        others = [each for each in kept if each.name != newest]
+        while others and not (len(kept) <= self._keep and self._fits(kept, 0)):
+            oldest = others.pop(0)
+            kept.remove(oldest)
+            self._delete(oldest)
 
     def _fits(self, kept: list[Recording], size: int) -> bool:
         return not self._space or sum(each.size for each in kept) + size <= self._space

@@ -48,6 +48,7 @@ class SeekableFile:
             self.close()
             raise
         self._zstd = zstandard.ZstdDecompressor()
+        self._last: tuple[Frame | None, bytes] = None, b""
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +91,15 @@ class SeekableFile:
         return self._table.frames(offset, min(offset + length, self.size))
 
     def content(self, frame: Frame) -> bytes:
-        """What a frame holds, all of it.  SeekableError."""
+        """What a frame holds, all of it.  The last one is kept: readers go from piece to piece.
+        SeekableError."""
+        last, content = self._last  # read it once: other threads read too
+        if last != frame:
+            content = self._unpacked(frame)
+            self._last = frame, content
+        return content
+
+    def _unpacked(self, frame: Frame) -> bytes:
         if frame.length > _LARGEST_FRAME or frame.size > 2 * _LARGEST_FRAME:
             raise SeekableError(
                 self._name,

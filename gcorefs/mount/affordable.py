@@ -57,6 +57,10 @@ def _by_memory(options: Options) -> Options:
     found = _no_more_stops(options, share // _MEMORY_PER_STOP)
     found = _no_more(found, _MEMORY, share >> 20, parts=2)
     found = _no_more(found, _READ_AHEAD, share // 2 >> 20, parts=2)
+    if min([machine, *limits]) < machine and found.copy_limit > max(
+        1, share // 2 >> 20
+    ):  # all users have twice that
+        found = dataclasses.replace(found, copy_limit=max(1, share // 2 >> 20))
     if found is not options:
         names = [*_STOPS, *_MEMORY, *_READ_AHEAD]
         shown = ", ".join(f"{name}={getattr(found, name)}" for name in names)

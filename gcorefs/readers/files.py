@@ -71,6 +71,7 @@ class Files:
             return
         with contextlib.suppress(OSError, NotOpenedError):
             fd = self._opened(link)
+            self._open.callback(os.close, fd)
             is_of_go = file_notes.is_of_go(notes_of(fd))
             self.executable, self.is_of_go = _path(fd), is_of_go
 
@@ -80,19 +81,22 @@ class Files:
             return
         with contextlib.suppress(OSError, NotOpenedError):
             if _identity(path) != statx.cached_stat(link).identity:
-                self._keep(self._opened(link))
+                self._keep(link)
 
-    def _keep(self, fd: int) -> None:
-        build_id = file_notes.build_id(notes_of(fd))
-        if 0 < len(build_id) <= _LONGEST_ID:
-            self._lost.append((build_id, _path(fd)))
+    def _keep(self, link: str) -> None:
+        """Keep the file open if it has a build-id."""
+        fd = self._opened(link)
+        with contextlib.ExitStack() as unwanted:
+            unwanted.callback(os.close, fd)
+            build_id = file_notes.build_id(notes_of(fd))
+            if 0 < len(build_id) <= _LONGEST_ID:
+                self._lost.append((build_id, _path(fd)))
+                self._open.push(unwanted.pop_all())
 
     def _opened(self, path: str) -> int:
         if self._leases is None:
             self._leases = leases.leases(self._tid) or {}
-        fd = open_regular(path, self._leases, self._tid)
-        self._open.callback(os.close, fd)
-        return fd
+        return open_regular(path, self._leases, self._tid)
 
     def link(self, folder: str) -> None:
         """Make the links of the files below .build-id in a folder that is empty.  OSError."""

@@ -8,12 +8,11 @@ from gcorefs.readers.frames import Frame, Frames
 
 NAME = "gdb"
 
-# gdb/stack.c, print_frame.  Without the values of arguments the last parentheses in front of the
-# place are those of the arguments.
+# gdb/stack.c, print_frame.
 _THREAD = re.compile(r"^Thread \d+ \(.*?LWP (\d+)\).*:$")
-_FRAME = re.compile(
-    r"^#\d+ +(?:0x([0-9a-f]+) in )?(.*?)(?: \([^()]*\))?(?: at (.+:\d+)| from (.+))?$"
-)
+_FRAME = re.compile(r"^#\d+ +(?:0x([0-9a-f]+) in )?(.*)$")
+_LINE = re.compile(r":\d+$")
+_AT, _FROM = " at ", " from "
 _UNKNOWN = "??"
 
 
@@ -52,13 +51,37 @@ def parse(text: str) -> dict[int, Frames]:
         if match := _THREAD.match(line):
             frames = stacks.setdefault(int(match[1]), [])
         elif frames is not None and (match := _FRAME.match(line)):
-            address, function, source, module = match.groups()
+            address, text = match.groups()
+            function, source, module = _divided(text)
             frames.append(
                 Frame(
                     "" if function == _UNKNOWN else function,
-                    source=source or "",
-                    module=module_name(module or ""),
+                    source=source,
+                    module=module_name(module),
                     address=int(address, 16) if address else None,
                 )
             )
     return dict(stacks)
+
+
+def _divided(text: str) -> tuple[str, str, str]:
+    """The function, its source and its module.
+
+    One expression for all of that would take a time that grows with the square of a name, and a
+    name may have thousands of letters.
+    """
+    at = text.find(_AT) if _LINE.search(text) else -1
+    of = text.find(_FROM)
+    source = module = ""
+    if at >= 0 and (of < 0 or at < of):
+        text, source = text[:at], text[at + len(_AT) :]
+    elif of >= 0:
+        text, module = text[:of], text[of + len(_FROM) :]
+    return _without_arguments(text), source, module
+
+
+def _without_arguments(text: str) -> str:
+    """Without the values of arguments the last parentheses are theirs."""
+    start = text.rfind(" (")
+    is_theirs = start >= 0 and text.endswith(")") and not {"(", ")"} & {*text[start + 2 : -1]}
+    return text[:start] if is_theirs else text

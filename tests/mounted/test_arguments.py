@@ -272,3 +272,21 @@ def test_ctrl_c_before_the_command_begins_shows_no_traceback(module: str, tmp_pa
     result = run(sys.executable, "-c", INTERRUPTED_AT, module, *words)
     assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["dump", "info", "ls"])
+def test_a_closed_descriptor_is_no_place_for_a_file(
+    tmp_path: Path, command: str, closed: str
+) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        try:
+            output = f"-o {tmp_path / 'core'}" if command == "dump" else ""
+            line = f"{GCOREFS} {command} {sleeper.pid} {output} {closed}"
+            result = run("sh", "-c", line)
+        finally:
+            sleeper.kill()
+    assert b"Traceback" not in result.stderr
+    assert result.returncode == 0
+    if command == "dump":
+        assert (tmp_path / "core").read_bytes()[:4] == b"\x7fELF"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,6 +159,27 @@ def test_a_wrong_place_is_one_line(spawn: Spawn, words: list[str], text: str) ->
     assert result.returncode == 2
     assert text in result.stderr.decode()
     assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_name_that_nobody_chose_is_not_followed(spawn: Spawn, tmp_path: Path, count: int) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    targets = [spawn("threads", 1) for _ in range(count)]
+    # The name has the time: it is planted for every second that may come.
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename)
+    now = time.time()
+    for second in range(60):
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now + second))
+        for each in targets:
+            (folder / f"core.{host}.{each.pid}.{when}").symlink_to(victim)
+    pids = [each.pid for each in targets]
+    result = gcorefs("dump", *pids, "--to", f"file://{folder}/")
+    assert result.returncode == 1
+    assert b"it is a symbolic link" in result.stderr
+    assert victim.read_text() == "precious"
 
 
 def test_without_the_library_a_line_says_so(spawn: Spawn, tmp_path: Path) -> None:

@@ -46,10 +46,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_a_large_machine_affords_all(machine: Machine) -> None:
-    assert affordable(Options()) == Options()
+    asked = Options(copy_limit=1000)
+    assert affordable(asked) == asked
     machine.memory_limits = [Limit(40 * GIB, 0)]
     machine.task_limits = [Limit(10_000, 5_000)]
-    assert affordable(Options()) == Options()
+    assert affordable(asked) == asked
 
 
 @pytest.mark.parametrize(
@@ -96,3 +97,11 @@ def test_what_is_asked_for_is_not_exceeded(machine: Machine) -> None:
     found = affordable(few)
     assert (found.user_stops, found.max_stops) == (3, 2)
     assert (found.user_memory, found.max_memory) == (1, 2)
+
+
+def test_copies_do_not_fill_a_control_group(machine: Machine) -> None:
+    before = affordable(Options()).copy_limit
+    machine.memory_limits = [Limit(1 << 63, 0)]
+    assert affordable(Options()).copy_limit == before
+    machine.memory_limits = [Limit(256 * MIB, 0)]
+    assert affordable(Options()).copy_limit == 32

@@ -221,3 +221,11 @@ def test_an_error_of_the_sink_is_passed_on_and_nothing_is_written_after_it() -> 
     tarball.close()
     del tarball
     assert not sink.data
+
+
+def test_no_folder_continues_a_line_for_gdb() -> None:
+    files = [
+        Placed(kept(b"/bin/program", True), "root/bin/program"),
+        Placed(kept(b"/lib\\/libx.so"), "root/lib\\/libx.so"),
+    ]
+    assert not any(line.endswith(b"\\") for line in for_gdb(files).splitlines())

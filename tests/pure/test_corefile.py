@@ -313,3 +313,7 @@ def test_a_core_with_some_bytes_changed_is_read_or_refused(
         data[at : at + len(piece)] = piece
     read_or_refuse(bytes(data), size)
     read_or_refuse(bytes(data)[: size % len(data)])
+
+
+def test_more_segments_of_notes_than_any_core_has_are_refused() -> None:
+    assert "more than 1024 segments" in refusal(with_segments(b"x", 1025))

@@ -368,3 +368,38 @@ def test_who_built_a_program() -> None:
     assert not file_notes.is_of_go(file_notes.notes(note(b"GNU\0", 4, b"Go\0\0")))
     for beginning in (b"", b"\x7fELF", b"\x7fELF\2\1" + bytes(10), bytes(4096)):
         assert file_notes.note_ranges(beginning) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("f () at /a/b.c:12", ("f", "/a/b.c:12", "")),
+        ("f (a, b) from /lib/libx.so", ("f", "", "libx.so")),
+        ("f(int) (a=...) at x.cc:1", ("f(int)", "x.cc:1", "")),
+        ("f() at", ("f() at", "", "")),
+        ("g (x (y)) from /l at 1", ("g (x (y))", "", "l at 1")),
+        ("h at /a at b/c.c:3", ("h", "/a at b/c.c:3", "")),
+    ],
+)
+def test_a_line_of_gdb_is_divided(text: str, expected: tuple[str, str, str]) -> None:
+    found = gdb.parse(f"Thread 1 (LWP 7):\n#0  0x10 in {text}\n")
+    (frame,) = found[7]
+    assert (frame.function, frame.source, frame.module) == expected
+
+
+# With one expression for all of a line each of these took a third of a second.
+@pytest.mark.timeout(60)
+def test_long_names_are_read_quickly() -> None:
+    line = "#0  0x10 in f" + 4000 * " at " + ":1x (LWP"
+    found = gdb.parse("Thread 1 (LWP 7):\n" + 1000 * f"{line}\n")
+    assert len(found[7]) == 1000
+
+
+def test_overlapping_notes_of_a_file_are_read_once() -> None:
+    note = struct.pack("<III", 4, 4, 3) + b"GNU\0" + b"abcd"
+    header = struct.pack("<IIQQQQQQ", 4, 4, 64, 0, 0, 48 << 10, 0, 4)
+    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    beginning = ident + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 20, 0, 0, 0)
+    ranges = file_notes.note_ranges(beginning + 20 * header)
+    assert sum(size for _, size in ranges) == file_notes.MOST_NOTES
+    assert len([*file_notes.notes(3000 * note)]) <= 256
