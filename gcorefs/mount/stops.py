@@ -42,6 +42,9 @@ from gcorefs.stopped import CLOSE_TIMEOUT
 _MOST_CORES = 64
 """Cores of one stop."""
 
+_OF_ROOT = 16
+"""In addition: no user keeps root from a core of a process."""
+
 _NO_THREAD_NAP = 0.05
 """Seconds until the next try, if no thread can be started."""
 
@@ -167,7 +170,7 @@ class SharedStop:
         """
         core = self.cores.get(policy)
         if core is None:
-            if len(self.cores) >= _MOST_CORES:
+            if len(self.cores) >= _MOST_CORES + _OF_ROOT * (opener.uid == 0):
                 raise RequestError(RequestReason.CORES, self.process.pid, f"uid {opener.uid}")
             core = SharedCore(self, self._stop, opener, policy, self._limits, self._pools)
             self.cores[policy] = core
