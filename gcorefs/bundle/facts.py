@@ -7,7 +7,7 @@ from functools import partial
 
 from gcorefs.kernel.proc import leases, mountinfo, procfile
 from gcorefs.kernel.proc.procfile import FormatError
-from gcorefs.process.bounded_questions import ask_each
+from gcorefs.process.bounded_questions import AT_WORK, ask_each
 from gcorefs.process.errors import named
 from gcorefs.process.quiet_open import NotOpenedError, open_regular
 
@@ -19,11 +19,13 @@ _LONGEST = 64 << 10
 
 
 def facts(tid: int, has_environ: bool) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The content of each file, and why others cannot be had.  None of them holds us up."""
+    """The content of each file, and why others cannot be had.  None of them holds us up if it does
+    not answer.  The process does not stand still."""
     names = [*NAMES, *([ENVIRON] if has_environ else [])]
     answers = ask_each(
         [(f"/proc/{tid}/{name}", partial(_read, f"{tid}/{name}")) for name in names],
         otherwise=lambda number: "it does not answer",
+        at_work=AT_WORK,  # smaps_rollup walks all page tables
     )
     found = {"kernel": _kernel()}
     errors = {}
