@@ -1,5 +1,6 @@
 """Where the program begins: `gcorefs`, and `python -m gcorefs`."""
 
+import io
 import os
 import signal
 import sys
@@ -23,13 +24,18 @@ def main() -> None:
 
 
 def _have_standard_descriptors() -> None:
-    """If the caller has closed one, put /dev/null in its place, so that no file of ours gets its
-    number."""
-    while (number := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < len(_STANDARD):
-        os.set_inheritable(number, True)
-    os.close(number)
-    sys.stdout = sys.stdout or open(_STANDARD[1], "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(_STANDARD[2], "w", closefd=False)  # noqa: SIM115
+    """If the caller has closed one, put something in its place that can be neither read nor
+    written, so that no file of ours gets its number.  Text for it is lost; a core for it is an
+    error."""
+    for number in _STANDARD:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open("/", os.O_RDONLY | os.O_DIRECTORY)  # gets the lowest number that is free
+            os.set_inheritable(number, True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(io.BytesIO()))
 
 
 if __name__ == "__main__":

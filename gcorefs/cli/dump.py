@@ -21,6 +21,7 @@ from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.printable import printable
 from gcorefs.cli.target import Targets, takes_targets, tell
 from gcorefs.cli.terminal import Terminal
+from gcorefs.export.lookup import look_up
 from gcorefs.export.sink import STANDARD_OUTPUT, open_sink
 from gcorefs.kernel import soft_dirty
 from gcorefs.kernel.proc.task_stat import Process
@@ -109,10 +110,15 @@ class _Place:
         Not if the kernel cannot tell what to copy: then all of it is copied in the stop, which a
         disk must not make longer.
         """
-        is_file = self.name != "-" and (not os.path.exists(self.name) or os.path.isfile(self.name))
-        if policy.hold != "precopy" or policy.spool or not (is_file and soft_dirty.is_supported()):
+        if policy.hold != "precopy" or policy.spool or self.name == "-":
             return policy
-        return replace(policy, spool=os.path.dirname(os.path.realpath(self.name)))
+        # By the same look-up as the core: somebody may have a link there for a moment, and the copy
+        # has the memory of the process.
+        with contextlib.suppress(OSError), look_up(self.name, self._is_chosen) as entry:
+            is_file = entry.is_regular or not entry.exists
+            if is_file and soft_dirty.is_supported():
+                return replace(policy, spool=os.readlink(f"/proc/self/fd/{entry.directory}"))
+        return policy
 
 
 class _Elsewhere(_Place):

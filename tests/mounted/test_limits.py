@@ -288,6 +288,19 @@ def test_with_few_descriptors_fewer_processes_are_held(
     end(unmounted.server)
 
 
+def test_no_user_keeps_root_from_a_core_of_a_process(
+    mount_with: Callable[..., Mount], nobodys: Callable[..., Target]
+) -> None:
+    mount = mount_with("allow_other")
+    target = nobodys("threads", 1)
+    paths = [mount.path / f"@largest={number}" / str(target.pid) for number in range(1, 66)]
+    mount.expect("its stop has too many cores with different policies")
+    with Nobody(*paths) as nobody:
+        assert nobody.errnos == [*64 * [0], errno.EAGAIN]
+        with opened(mount / target.pid) as fd:
+            assert os.read(fd, 4) == b"\x7fELF"
+
+
 @pytest.fixture
 def few_tasks() -> Iterator[Path]:
     """A group that may have 105 tasks."""
