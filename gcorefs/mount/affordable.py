@@ -34,7 +34,7 @@ def affordable(options: Options) -> Options:
     if by_files is not options:
         counts = by_files.user_stops, by_files.max_stops
         logger.warning("user_stops=%d, max_stops=%d: RLIMIT_NOFILE is %d", *counts, hard)
-    return _by_memory(_by_tasks(by_files))
+    return _by_tasks(_by_memory(by_files))
 
 
 def _by_tasks(options: Options) -> Options:

@@ -91,6 +91,20 @@ def test_each_takes_memory_of_the_machine_and_of_every_group(
     assert (machine.stops(), machine.memory_of_users()) == (stops, memory)
 
 
+def test_nobody_is_warned_of_tasks_that_memory_does_not_let_be(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A small virtual machine with the usual TasksMax= of systemd."""
+    machine.memory = GIB
+    machine.task_limits = [Limit(1147, 1100)]
+    assert machine.stops() == (9, 27)
+    assert not caplog.records
+    machine.task_limits = [Limit(100, 90)]
+    assert machine.stops() == (3, 11)
+    (record,) = caplog.records
+    assert "100 tasks" in record.getMessage()
+
+
 def test_what_is_asked_for_is_not_exceeded(machine: Machine) -> None:
     machine.memory = GIB
     few = Options(user_stops=3, max_stops=2, user_memory=1, max_memory=2)
