@@ -3,6 +3,7 @@
 It is the program of the opener before and after that, and /proc shows no difference.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.snapshot import Snapshot, find
+
+Tune = Callable[[Tuning], None]
 
 NOBODY = 65534
 OPENER = Opener(os.getpid(), NOBODY, NOBODY, (), 0)
@@ -89,35 +92,34 @@ def before(
     monkeypatch.setattr(stopped, name, change_and_call)
 
 
+@contextlib.contextmanager
+def taken(target: Target, name: str) -> Iterator[Snapshot]:
+    """The core that the opener gets by this policy."""
+    snapshot = Snapshot(find(target.pid), OPENER, POLICIES[name])
+    try:
+        snapshot.take()
+        yield snapshot
+    finally:
+        snapshot.close()
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_its_registers_are_not_shown(
-    target: Target,
-    tune: Callable[[Tuning], None],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
+    target: Target, tune: Tune, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    changing = Changing(target, *[] if name in WITHOUT_A_TRACER else [Step.STARTING])
     if name in WITHOUT_A_TRACER:
-        changing = Changing(target)
         before(monkeypatch, "program_of", changing.change, is_after=True)
-    else:
-        changing = Changing(target, Step.STARTING)
     before(monkeypatch, "MemFile", changing.change)
     tune(Tuning(reach=changing.reach))
-    snapshot = Snapshot(find(target.pid), OPENER, POLICIES[name])
-    with pytest.raises(ProcessError) as caught:
-        try:
-            snapshot.take()
-        finally:
-            snapshot.close()
+    with pytest.raises(ProcessError) as caught, taken(target, name):
+        pass
     assert caught.value.reason is Reason.DENIED
 
 
 @pytest.mark.parametrize("name", AROUND_SLEEP)
 def test_nor_if_it_goes_back_just_before_the_judgement(
-    target: Target,
-    tune: Callable[[Tuning], None],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
+    target: Target, tune: Tune, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     if name in WITHOUT_A_TRACER:
         changing = Changing(target, Step.CHECK)
@@ -130,11 +132,7 @@ def test_nor_if_it_goes_back_just_before_the_judgement(
     else:
         changing = Changing(target, Step.STARTING, Step.CHECK)
         tune(Tuning(reach=changing.reach))
-    snapshot = Snapshot(find(target.pid), OPENER, POLICIES[name])
-    try:
-        snapshot.take()
+    with taken(target, name) as snapshot:
         (record,) = snapshot.records
         assert SECRET not in record.registers.general
         assert SECRET not in snapshot.read(0, snapshot.core.layout.memory_offset)
-    finally:
-        snapshot.close()
