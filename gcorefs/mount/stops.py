@@ -194,9 +194,28 @@ class SharedStop:
 
     def leave(self) -> None:
         if self._wanted:
+            self._hold_for_nobody()
             self.hurry()
         else:
             self.let_go()
+
+    def _hold_for_nobody(self) -> None:
+        """Let the process run on if all that is still wanted of it is copied.  A core that nobody
+        has open any more needs a new stop then."""
+        rest = [core for core in self.cores.values() if not core.has_failed]
+        if self._nursery is None or not self.takes_cores or not all(core.is_ready for core in rest):
+            return
+        if all(core.holder.was_filled for core in self._wanted):
+            for core in rest:
+                if not core.holder.was_filled:
+                    core_report.log_end(core)
+                    core.fail(self._why_let_go())
+            self._stop.run_on()
+            self._nursery.start_soon(self._have_run_on)
+
+    async def _have_run_on(self) -> None:
+        await self._stop.untraced()
+        self._untraced.set()
 
     # The life of the stop: one task calls `run`.
 

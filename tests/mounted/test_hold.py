@@ -462,3 +462,24 @@ def test_a_copy_is_shared_by_one_user_and_not_by_two(
     finally:
         eventually(lambda: is_free(target.pid))
         target.kill()
+
+
+def test_a_process_is_held_for_nobody_when_only_copies_are_open(
+    mount_with: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    mount = mount_with("idle_timeout=600")
+    target = spawn("counter")
+    with opened(mount.path / "@hold=copy" / str(target.pid)) as copy:
+        with opened(mount / target.pid) as held:
+            assert os.pread(held, 4, 0) == os.pread(copy, 4, 0) == b"\x7fELF"
+            before = whole(copy)
+            assert is_held(target.pid)
+        eventually(lambda: is_free(target.pid))
+        assert report(mount, target.pid)["state"] == "copied"
+        # Its plain name leads to a new stop, also while the copy is open.
+        with opened(mount / target.pid) as again:
+            assert os.pread(again, 4, 0) == b"\x7fELF"
+            assert is_held(target.pid)
+            assert whole(copy) == before
+        eventually(lambda: is_free(target.pid))
+        assert whole(copy) == before
