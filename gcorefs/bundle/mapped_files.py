@@ -63,12 +63,8 @@ class Kept:
     """Hexadecimal digits; empty if it has none."""
     is_deleted: bool
     is_program: bool
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """Its device and inode number: a file may have many names."""
-        found = os.fstat(self.fd)
-        return found.st_dev, found.st_ino
+    identity: tuple[int, int]
+    """Its device and inode number: a file may have many names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +124,7 @@ class MappedFiles:
         # What could not be opened is tried again, because it may be mapped elsewhere by now; and
         # the process may have become another program (execve(2)).
         self._found = {
-            key: replace(it, is_program=_is_program(it.fd, program))
+            key: replace(it, is_program=it.identity == program)
             for key, it in self._found.items()
             if isinstance(it, Kept) and key in mapped
         }
@@ -229,13 +225,9 @@ def _kept(fd: int, path: bytes, is_deleted: bool, it: _Candidate) -> Kept | NotT
     if is_elf and found.st_size > it.limit and found.st_blocks * 512 < found.st_size // _HOLES:
         os.close(fd)  # no linker makes such a file, and it may have exbibytes
         return NotTaken(path, "nearly all of it is a hole, and it has more than --file-limit")
-    is_program = _is_program(fd, it.program)
-    return Kept(path, fd, found.st_size, is_elf, build_id, is_deleted, is_program)
-
-
-def _is_program(fd: int, program: tuple[int, int] | None) -> bool:
-    found = os.fstat(fd)
-    return (found.st_dev, found.st_ino) == program
+    identity = found.st_dev, found.st_ino
+    is_program = identity == it.program
+    return Kept(path, fd, found.st_size, is_elf, build_id, is_deleted, is_program, identity)
 
 
 def _ways(it: _Candidate, path: bytes) -> Iterator[str | bytes]:
