@@ -15,6 +15,7 @@ import os
 from collections.abc import Container, Iterable, Mapping
 
 from gcorefs.kernel.proc import procfile
+from gcorefs.kernel.proc.map_files import device_name
 from gcorefs.kernel.proc.procfile import FormatError
 
 Leases = Mapping[int, Container[str]]
@@ -64,7 +65,7 @@ def parse_leases(lines: Iterable[bytes]) -> Leases:
             if fields[1] in (b"LEASE", b"DELEG") and fields[2:4] != [b"ACTIVE", b"READ"]:
                 device, _, inode = fields[5].rpartition(b":")
                 major, minor = (int(number, 16) for number in device.split(b":"))
-                found.setdefault(int(inode), set()).add(f"{major:02x}:{minor:02x}")
+                found.setdefault(int(inode), set()).add(device_name(major, minor))
     except (ValueError, IndexError) as error:
         raise FormatError("unexpected text in locks") from error
     return found

@@ -112,4 +112,9 @@ def _device(fd: int) -> str:
 
 
 def _name_of(device: int) -> str:
-    return f"{os.major(device):02x}:{os.minor(device):02x}"
+    return device_name(os.major(device), os.minor(device))
+
+
+def device_name(major: int, minor: int) -> str:
+    """A device as maps writes it."""
+    return f"{major:02x}:{minor:02x}"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gcorefs.kernel.proc import procfile, task_status
+from gcorefs.kernel.proc.map_files import device_name
 from gcorefs.kernel.proc.procfile import FormatError
 
 
@@ -27,8 +28,7 @@ class Mount:
     @property
     def device_name(self) -> str:
         """The device, in the format of maps."""
-        major, minor = self.device
-        return f"{major:02x}:{minor:02x}"
+        return device_name(*self.device)
 
 
 def parse_mounts(text: bytes) -> Iterator[Mount]:
