@@ -117,7 +117,7 @@ class _Asker(Generic[T]):
     """A thread that asks questions one after the other."""
 
     def __init__(self, questions: Sequence[Question[T]]) -> None:
-        self.error: BaseException | None = None
+        self._failure: list[BaseException] = []
         self._questions = questions
         self._clock: int | None = None
         """The time for which the thread has used a processor; None: it has not begun."""
@@ -135,7 +135,7 @@ class _Asker(Generic[T]):
                 if self._left_at is not None:
                     break
         except BaseException as error:  # handed to the waiting thread
-            self.error = error
+            self._failure.append(error)
         finally:
             with _lock:
                 self._is_done.set()
@@ -171,12 +171,8 @@ class _Asker(Generic[T]):
         return self._answers[self._count : self._count + 1]
 
     def raise_error(self) -> None:
-        error, self.error = self.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback refers to this frame, which makes a cycle
+        if self._failure:  # pop it: its traceback refers to this frame, which makes a cycle
+            raise self._failure.pop()
 
     def _worked(self) -> int:
         """Nanoseconds for which the thread has used a processor."""

@@ -20,16 +20,12 @@ class Request:
         self.is_done = threading.Event()
         self._work = work
         self._child: Child | None = None
-        self._error: BaseException | None = None
+        self._failure: list[BaseException] = []
 
     def result(self) -> Child | None:
         """What the work has returned, when it is done.  NotInjected, OSError."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback refers to this frame, which makes a cycle
+        if self._failure:  # pop it: its traceback refers to this frame, which makes a cycle
+            raise self._failure.pop()
         return self._child
 
     def do(self) -> Child | None:
@@ -37,12 +33,12 @@ class Request:
         try:
             self._child = self._work()
         except BaseException as error:  # `result` raises it
-            self._error = error
+            self._failure.append(error)
         self.is_done.set()
         return self._child
 
     def refuse(self, why: str) -> None:
-        self._error = NotInjected(why)
+        self._failure.append(NotInjected(why))
         self.is_done.set()
 
 
