@@ -54,7 +54,7 @@ class Errand:
         self._work = work
         self._length = length
         self._is_filled = False
-        self._error: BaseException | None = None
+        self._failure: list[BaseException] = []
         self._arrived: trio.Event | None = None
 
     def run(self, buffer: memoryview) -> None:
@@ -62,7 +62,7 @@ class Errand:
         try:
             self._is_filled = self._work(buffer[: self._length])
         except BaseException as error:  # handed to the caller of `take`
-            self._error = error
+            self._failure.append(error)
         finally:
             self.is_done = True
 
@@ -91,12 +91,8 @@ class Errand:
         Call it once, after the work is done.  Raises the exception of the work.
         """
         self._give_back()
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error.with_traceback(None)
-            finally:
-                del error  # its traceback refers to this frame, which makes a cycle
+        if self._failure:  # pop it: its traceback refers to this frame, which makes a cycle
+            raise self._failure.pop().with_traceback(None)
         return self._runner.buffer[: self._length] if self._is_filled else None
 
     def _give_back(self) -> None:
