@@ -5,6 +5,7 @@ import os
 import resource
 
 from gcorefs.arch.page import PAGE_SIZE
+from gcorefs.mount.limits import THREADS_OF_A_USER
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import Options
 from gcorefs.process import cgroups
@@ -48,6 +49,16 @@ def _by_tasks(options: Options) -> Options:
         text = "user_stops=%d, max_stops=%d: our control group may have %d tasks (pids.max)"
         logger.warning(text, *counts, least.size)
     return found
+
+
+def threads_of_a_user() -> int:
+    """How many threads may ask one user's questions (limits.py, THREADS_OF_A_USER).
+
+    All threads of one user together, if each of them waits for a process that never answers, take a
+    quarter of the tasks that are left.
+    """
+    lefts = [limit.left for limit in cgroups.task_limits()]
+    return max(2, min([THREADS_OF_A_USER, *(left // (4 * 3) for left in lefts)]))
 
 
 def _by_memory(options: Options) -> Options:

@@ -76,9 +76,8 @@ def _answered(method: _Method[_P, _T]) -> _Method[_P, _T]:
 
 
 class GcoreFS(ReadOnly):
-    def __init__(self, options: Options, profiles: Profiles, crew: Crew) -> None:
+    def __init__(self, options: Options, limits: Limits, profiles: Profiles, crew: Crew) -> None:
         super().__init__()
-        limits = Limits(options)
         pools = Pools(limits, crew)
         self.windows = pools.windows
         self.held = Held(options, limits, pools)

@@ -26,6 +26,10 @@ _REQUESTS = 9_000
 unread (server.py), and block all requests behind them.  So one user may not have all of them, and
 not so many that the last answer comes too late (questions.py, LOOK_TIMEOUT)."""
 
+THREADS_OF_A_USER = 100
+"""Threads that ask one user's questions about processes at one time.  As many estimate sizes, half
+as many make other calls that block, and half as many end stops."""
+
 _MEBIBYTE = 1 << 20
 _ROOT = 0
 
@@ -240,7 +244,9 @@ class Limits:
     many users, a set-uid file of one of these makes the owner that user.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, threads: int = THREADS_OF_A_USER) -> None:
+        """`threads`: as THREADS_OF_A_USER, for a machine that affords no more."""
+        self.threads = threads
         self.owner = owner = subordinate.of_this_host().owner
         """The user who is charged for a uid."""
         self.files = Budget(

@@ -37,7 +37,7 @@ class Looks:
         self._sight = sight
         self._questions = questions
         # Separate threads: a slow look through the mappings delays no other question.
-        self._estimates = Questions(requests.owner)
+        self._estimates = questions.apart()
         self._requests = requests
         self._pids = Shared[list[int]]()
         self._guess_until: dict[int, float] = {}  # by the owner of the processes

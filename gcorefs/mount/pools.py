@@ -13,10 +13,8 @@ from gcorefs.mount.windows import Windows
 
 T = TypeVar("T")
 
-# Threads for one user at one time, and threads that wait for one file server.  An abandoned call
-# keeps its thread until it ends, so it takes threads only from its own user, or from calls that
-# would wait for the same server.
-_MOST_OF_ONE_USER = 50
+# An abandoned call keeps its thread until it ends, so it takes threads only from its own user, or
+# from calls that would wait for the same file server.
 _MOST_WAITS = 8
 
 
@@ -25,12 +23,13 @@ class Pools:
         self.crew = crew
         self.owner = limits.owner
         """The user who is charged for a uid."""
-        self._of_users = UserLimiters(_MOST_OF_ONE_USER, limits.owner)
-        self.closes = UserLimiters(_MOST_OF_ONE_USER, limits.owner)
+        blocking = max(1, limits.threads // 2)
+        self._of_users = UserLimiters(blocking, limits.owner)
+        self.closes = UserLimiters(blocking, limits.owner)
         self.buffers = Buffers()
         self.windows = Windows(limits.read_ahead, self.buffers)
         self.errands = Errands()
-        self.questions = Questions(limits.owner)
+        self.questions = Questions(limits.owner, limits.threads)
         self.waits = Limiters(_MOST_WAITS)
 
     async def block(self, pid: int, uid: int, call: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 import trio
 
 from gcorefs.mount.in_thread import in_thread
-from gcorefs.mount.limits import Both, Limiters, UserLimiters
+from gcorefs.mount.limits import THREADS_OF_A_USER, Both, Limiters, UserLimiters
 from gcorefs.process.errors import ProcessError, Reason
 
 T = TypeVar("T")
@@ -20,7 +20,6 @@ LOOK_TIMEOUT = 5.0
 """Seconds that a question to /proc may take."""
 
 _MOST_OF_A_PROCESS = 10
-_MOST_OF_A_USER = 100
 
 
 class Questions:
@@ -30,10 +29,17 @@ class Questions:
     thread from the questions about other processes.  A thread that hangs is left behind.
     """
 
-    def __init__(self, owner: Callable[[int], int] = int) -> None:
-        """`owner`: the user who is charged for a uid."""
+    def __init__(
+        self, owner: Callable[[int], int] = int, of_a_user: int = THREADS_OF_A_USER
+    ) -> None:
+        """`owner`: the user who is charged for a uid.  `of_a_user`: threads for each of them."""
+        self._owner, self._of_a_user = owner, of_a_user
         self._by_pid = Limiters(_MOST_OF_A_PROCESS)
-        self._by_user = UserLimiters(_MOST_OF_A_USER, owner)
+        self._by_user = UserLimiters(of_a_user, owner)
+
+    def apart(self) -> "Questions":
+        """As many threads again, for questions that must not delay these."""
+        return Questions(self._owner, self._of_a_user)
 
     async def ask(
         self, pid: int, uid: int, question: Callable[[], T], seconds: float = LOOK_TIMEOUT

@@ -8,12 +8,13 @@ import pyfuse3
 import trio
 
 from gcorefs.kernel import ending_signals
-from gcorefs.mount.affordable import affordable
+from gcorefs.mount.affordable import affordable, threads_of_a_user
 from gcorefs.mount.bounded_read import BoundedRead
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.handshake import fuse_descriptors, shake_hands
 from gcorefs.mount.in_thread import stat_own_mount, with_room
+from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import FSTYPE, MountError, answers, fstype, unmount
 from gcorefs.mount.options import Configuration
@@ -63,7 +64,8 @@ async def serve(
         )
     mark()
     options = affordable(configuration.options)
-    fs = GcoreFS(options, configuration.profiles, Crew(zygote))
+    limits = Limits(options, threads_of_a_user())
+    fs = GcoreFS(options, limits, configuration.profiles, Crew(zygote))
     try:
         trio.lowlevel.add_instrument(BoundedRead())
     except OSError as error:

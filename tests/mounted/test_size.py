@@ -188,8 +188,8 @@ def postgres(tmp: Path) -> Iterator[int]:
 CLOCK_NANOSLEEP = 230  # arch/x86/entry/syscalls/syscall_64.tbl
 
 # The number: how many times the size of the core the estimate may be.  The estimate counts literal
-# zeros for a quarter of the populated bytes and for 4 MiB of a .bss (elfcore/loads.py).  How many of
-# them a core has depends on where its mappings happen to lie: of one program, some or none.
+# zeros for a quarter of the populated bytes and for 4 MiB of a .bss (elfcore/loads.py).  Whether a
+# core has them depends on where the mappings of its process happen to lie.
 COMMON: dict[str, tuple[Common, float]] = {
     "sleep": (lambda tmp: running("sh", "-c", "echo ready; exec sleep 1000"), 1.3),
     "bash": (lambda tmp: running("bash", "-c", "echo ready; read line; :"), 1.3),

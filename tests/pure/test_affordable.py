@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.mount.affordable import affordable
+from gcorefs.mount.affordable import affordable, threads_of_a_user
 from gcorefs.mount.options import Options
 from gcorefs.process import cgroups
 from gcorefs.process.cgroups import Limit
@@ -103,6 +103,15 @@ def test_nobody_is_warned_of_tasks_that_memory_does_not_let_be(
     assert machine.stops() == (3, 11)
     (record,) = caplog.records
     assert "100 tasks" in record.getMessage()
+
+
+@pytest.mark.parametrize(("left", "threads"), [(5000, 100), (1200, 100), (600, 50), (0, 2)])
+def test_threads_that_wait_for_one_user_take_a_quarter_of_the_tasks(
+    machine: Machine, left: int, threads: int
+) -> None:
+    assert threads_of_a_user() == 100
+    machine.task_limits = [Limit(100_000, 90_000), Limit(5000, left)]
+    assert threads_of_a_user() == threads
 
 
 def test_what_is_asked_for_is_not_exceeded(machine: Machine) -> None:

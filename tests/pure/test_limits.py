@@ -197,11 +197,12 @@ def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> Non
         room.take(EACH, 1)
 
 
+@pytest.mark.parametrize("of_a_user", [100, 25])
 @pytest.mark.parametrize("processes", [1, 1000], ids=["one process", "many processes"])
 async def test_questions_that_are_not_answered_take_no_thread_from_others(
-    processes: int, mock_clock: trio.testing.MockClock
+    processes: int, of_a_user: int, mock_clock: trio.testing.MockClock
 ) -> None:
-    questions = Questions()
+    questions = Questions(of_a_user=of_a_user).apart()
     end = threading.Event()
     begun = Counter[str]()
     stuck = []
@@ -217,7 +218,7 @@ async def test_questions_that_are_not_answered_take_no_thread_from_others(
             stuck.append(error.reason)
 
     try:
-        threads = 10 if processes == 1 else 100
+        threads = 10 if processes == 1 else of_a_user
         async with trio.open_nursery() as nursery:
             for number in range(1000):
                 nursery.start_soon(ask, number % processes)
