@@ -29,6 +29,7 @@ class ObjectServer:
 
     def __init__(self, ports: dict[str, int]) -> None:
         self._ports = ports
+        self.port = ports["s3.port"]
         self.url = f"s3://{BUCKET}"
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}",
@@ -91,7 +92,8 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
     credentials = [{"accessKey": _KEY, "secretKey": _SECRET}]
     actions = ["Admin", "Read", "Write", "List"]
     identity = {"name": "test", "credentials": credentials, "actions": actions}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    everybody = {"name": "anonymous", "actions": actions}  # google.py
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, everybody]}))
     options = {
         "dir": folder, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.telemetry": "false",
         "master.volumeSizeLimitMB": 64, "volume.max": 8, "s3": "true", "s3.iam": "false",

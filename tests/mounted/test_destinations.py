@@ -9,7 +9,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ import zstandard
 from gcorefs.elfcore.corefile import read_core
 from tests.conftest import GCOREFS, Target
 from tests.mounted.conftest import eventually, gcorefs, is_free, run
+from tests.mounted.google import google_storage
 from tests.mounted.journald import Journal, journald
-from tests.mounted.objects import ObjectServer, object_server
+from tests.mounted.objects import BUCKET, ObjectServer, object_server
 from tests.tuned import program
 
 Spawn = Callable[..., Target]
@@ -91,19 +92,49 @@ def test_a_bundle_becomes_an_object(server: ObjectServer, spawn: Spawn) -> None:
 
 
 def test_a_dump_that_is_ended_leaves_nothing(server: ObjectServer, spawn: Spawn) -> None:
+    assert_nothing_is_left(server, spawn, f"{server.url}/e", os.environ | server.environment)
+
+
+def assert_nothing_is_left(
+    server: ObjectServer, spawn: Spawn, url: str, environment: Mapping[str, str]
+) -> None:
     target = spawn("bulk", 200)
-    words = [GCOREFS, "dump", target.pid, "--to", f"{server.url}/e", "--hold", "stop"]
+    words = [GCOREFS, "dump", target.pid, "--to", url, "--hold", "stop"]
     with subprocess.Popen(
-        list(map(str, words)), env=os.environ | server.environment, stderr=subprocess.PIPE
+        list(map(str, words)), env=environment, stderr=subprocess.PIPE
     ) as process:
         eventually(lambda: bool(server.uploads()) or process.poll() is not None)
         assert process.poll() is None, "it was faster than the test"
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "e" not in server.names()
+    assert Path(url).name not in server.names()
     assert server.uploads() == []
     eventually(lambda: is_free(target.pid))
+
+
+@pytest.fixture
+def google(server: ObjectServer, tmp_path: Path) -> Iterator[dict[str, str]]:
+    with google_storage(server.port, tmp_path) as environment:
+        yield os.environ | environment
+
+
+def test_a_core_becomes_an_object_of_google(
+    server: ObjectServer, google: dict[str, str], spawn: Spawn
+) -> None:
+    target = spawn("bulk", 20)
+    result = gcorefs("dump", target.pid, "--to", f"gs://{BUCKET}/g/core", env=google)
+    assert result.returncode == 0, result.stderr
+    data = server.read("g/core")
+    assert len(data) > 20 << 20  # more than one part
+    assert read_core(io.BytesIO(data)).missing == 0
+    assert server.uploads() == []
+
+
+def test_a_dump_to_google_that_is_ended_leaves_nothing(
+    server: ObjectServer, google: dict[str, str], spawn: Spawn
+) -> None:
+    assert_nothing_is_left(server, spawn, f"gs://{BUCKET}/h", google)
 
 
 @pytest.mark.parametrize(
