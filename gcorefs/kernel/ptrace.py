@@ -20,6 +20,7 @@ PTRACE_DETACH = 17
 PTRACE_SYSCALL = 24
 PTRACE_SETOPTIONS = 0x4200
 PTRACE_GETEVENTMSG = 0x4201
+PTRACE_GETSIGINFO = 0x4202
 PTRACE_GETREGSET = 0x4204
 PTRACE_SETREGSET = 0x4205
 PTRACE_SEIZE = 0x4206
@@ -200,6 +201,21 @@ def get_pending(tid: int) -> int:
         found |= 1 << (answers.siginfo.signo - 1)
         which.offset += 1
     return found
+
+
+def get_stop(tid: int) -> int | None:
+    """The wait status of the stop in which a tracee stands; None: in none.
+
+    The kernel reports a stop once, to any thread of ours that waits for any child (waitpid(-1),
+    without __WNOTHREAD).  But it keeps the siginfo, whose code is the status of all stops but those
+    for a signal (kernel/signal.c, ptrace_do_notify).
+    """
+    answers = _answers
+    info = answers.siginfo
+    if _ptrace_quick(PTRACE_GETSIGINFO, tid, None, answers.to_siginfo) < 0:
+        return None
+    is_for_signal = info.code & 0x7F != info.signo or not info.code >> 7
+    return int(info.signo if is_for_signal else info.code) << 8 | 0x7F
 
 
 # To make calls in a stopped thread (sources/injection.py).

@@ -44,7 +44,7 @@ def hold(
     while not is_to_end.is_set():
         tuning.now().reach(Step.HOLDING, tracees.pid)
         if asleep is None or not tracees.asleep:
-            wait4.await_status()
+            _await_status(tracees)
         else:
             _watch(tracees, is_to_end, asleep)
         if is_to_end.is_set():
@@ -53,7 +53,8 @@ def hold(
             return
         tend()
         before = tracees.counts
-        tracees.look_at_running()  # they may stop yet, or end by themselves
+        # They may stop yet, or end by themselves.
+        tracees.look_at_running(are_overdue=tracees.misses_stops)
         if wait4.has_status():
             for tid in tracees.stopped:
                 if not is_dead and tracees.is_ending(tid):
@@ -74,6 +75,18 @@ def hold(
             time.sleep(_DEATH_NAP)
 
 
+def _await_status(tracees: Tracees) -> None:
+    """Sleep until the kernel reports something of a tracee.
+
+    If another thread of ours may take that away (Tracees.misses_stops), only for a while, as long
+    as a stop is awaited.
+    """
+    if tracees.misses_stops and tracees.awaited:
+        time.sleep(_LOOK_NAP)
+    else:
+        wait4.await_status()
+
+
 def _watch(tracees: Tracees, is_to_end: threading.Event, asleep: Asleep) -> None:
     """Sleep until the event, until the kernel reports something of a tracee, or until one that was
     left asleep has run, which nobody reports."""
@@ -90,9 +103,10 @@ def _watch(tracees: Tracees, is_to_end: threading.Event, asleep: Asleep) -> None
 def await_late(tracees: Tracees, is_to_end: threading.Event) -> None:
     """Sleep until the event, while no thread is held.  One that stops late is let go at once."""
     while tracees.awaited and not is_to_end.is_set():
-        wait4.await_status()
-        tracees.look_at_awaited()
+        tracees.look_at_awaited(are_overdue=True)
         tracees.detach_stopped()
+        if tracees.awaited:
+            _await_status(tracees)
         time.sleep(SHORTEST_NAP)
     is_to_end.wait()
 
@@ -136,7 +150,7 @@ def _let_the_rest_go(
     deadline = time.monotonic() + timeout
     while tracees.awaited and not is_taken_over():
         _, before = tracees.counts
-        tracees.look_at_awaited()
+        tracees.look_at_awaited(are_overdue=nap == LONGEST_NAP)
         tracees.detach_stopped()
         if tracees.counts[1] < before:
             nap = SHORTEST_NAP
@@ -144,6 +158,6 @@ def _let_the_rest_go(
         if time.monotonic() > deadline:
             if not may_wait():
                 break
-            wait4.await_status()
+            _await_status(tracees)
         time.sleep(nap)
         nap = min(nap * 2, LONGEST_NAP)

@@ -285,6 +285,9 @@ def await_stop(tid: int, seconds: float) -> int | None:
     deadline = time.monotonic() + seconds
     nap = _SHORTEST_NAP
     while (status := wait4.poll_status(tid)) is None:
+        # Another thread of ours may have waited for it.
+        if nap == _LONGEST_NAP and (missed := ptrace.get_stop(tid)) is not None:
+            return wait4.poll_status(tid) or missed
         if time.monotonic() > deadline:
             return None
         time.sleep(nap)

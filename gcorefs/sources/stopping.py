@@ -335,7 +335,7 @@ class Stopping:
         while (running := self._tracees.counts[1]) and not self._is_given_up.is_set():
             if tid is not None and tid not in self._tracees.running:
                 return
-            self._tracees.look_at_running()
+            self._tracees.look_at_running(are_overdue=nap == LONGEST_NAP)
             if self._tracees.counts[1] < running:
                 nap = SHORTEST_NAP
                 deadline = time.monotonic() + self._stop_timeout

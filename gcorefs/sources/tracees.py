@@ -56,6 +56,7 @@ class Tracees:
         self._asleep: dict[int, Sleeper] = {}  # seized, and never interrupted
         self._stopped: dict[int, ThreadRecord] = {}
         self._taken: dict[int, int] = {}  # wait statuses that failed for lack of memory
+        self._misses_stops = False
 
     @property
     def running(self) -> set[int]:
@@ -98,6 +99,12 @@ class Tracees:
     def records(self) -> Iterable[ThreadRecord]:
         """The records of the tracees that have stopped."""
         return self._stopped.values()
+
+    @property
+    def misses_stops(self) -> bool:
+        """True if another thread of ours waits for any child, and takes wait statuses away.  Then
+        the kernel may not wake us for a stop."""
+        return self._misses_stops
 
     # Seizing and interrupting.
 
@@ -165,11 +172,11 @@ class Tracees:
 
     # Wait statuses.
 
-    def look_at_running(self) -> None:
+    def look_at_running(self, are_overdue: bool = False) -> None:
         """Take in what the kernel reports about the tracees that have not stopped."""
         # In order: records that are made together lie together, and are read together.
         for tid in sorted(self._running):
-            self.look_at(tid)
+            self.look_at(tid, are_overdue)
 
     def look_at_asleep(self) -> None:
         """Take in what the kernel reports about the tracees that are left asleep: a signal wakes
@@ -182,13 +189,16 @@ class Tracees:
         for tid in tuple(self._stopped):
             self.look_at(tid)
 
-    def look_at(self, tid: int) -> None:
-        """Take in the next wait status of one tracee, if it has one.
+    def look_at(self, tid: int, is_overdue: bool = False) -> None:
+        """Take in the next wait status of one tracee, if it has one.  `is_overdue`: also one that
+        another thread of ours has taken away.
 
         FOREIGN, and OSError from the calls that record a thread.
         """
         try:
             status = self._taken.pop(tid, None) or wait4.poll_status(tid)
+            if status is None and is_overdue:
+                status = self._missed(tid)
         except ChildProcessError:
             # The kernel reports the end of a tracee.  A tracee that vanishes without a report has
             # become the leader by execve(2), and the leader that was recorded before was another
@@ -204,6 +214,16 @@ class Tracees:
         except MemoryError:
             self._taken[tid] = status  # the kernel reports it only once
             raise
+
+    def _missed(self, tid: int) -> int | None:
+        """The status of a stop that another thread of ours has waited for.  ECHILD."""
+        missed = ptrace.get_stop(tid)
+        if missed is None:
+            return None
+        # If it stopped only now, the kernel has just reported that to us.
+        status = wait4.poll_status(tid)
+        self._misses_stops = self._misses_stops or status is None
+        return status or missed
 
     def _take_in(self, tid: int, status: int) -> None:
         if status >> 16 == ptrace.PTRACE_EVENT_STOP:
@@ -272,12 +292,12 @@ class Tracees:
 
     # Letting go.
 
-    def look_at_awaited(self) -> None:
+    def look_at_awaited(self, are_overdue: bool = False) -> None:
         """The same as `look_at_running`.  A tracee that cannot be recorded is waited for no more:
         the stop has failed because of it already."""
         for tid in (*self._running, *self._asleep):
             try:
-                self.look_at(tid)
+                self.look_at(tid, are_overdue)
             except OSError:
                 self._running.discard(tid)
 

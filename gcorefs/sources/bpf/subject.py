@@ -36,8 +36,7 @@ def learned(program: int) -> tuple[int, int]:
         except PermissionError as error:
             raise UnknownRegisters("ptrace(2) is denied even for a child of ours") from error
         ptrace.interrupt(pid)
-        while wait4.poll_status(pid) is None:
-            time.sleep(_NAP)
+        _await_stop(pid)
         try:
             saved = _compare(pid, thread)
         finally:
@@ -69,7 +68,8 @@ def _subject() -> Iterator[int]:
         yield pid
     finally:
         os.close(writing)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):  # another thread of ours waits for any child
+            os.waitpid(pid, 0)
 
 
 def _asleep(program: int, pid: int) -> SavedThread:
@@ -82,6 +82,15 @@ def _asleep(program: int, pid: int) -> SavedThread:
             return thread
         time.sleep(_NAP)
     raise UnknownRegisters("a process that sleeps does not seem to sleep")
+
+
+def _await_stop(pid: int) -> None:
+    for _ in range(_TRIES):
+        # Another thread of ours may have waited for it.
+        if wait4.poll_status(pid) is not None or ptrace.get_stop(pid) is not None:
+            return
+        time.sleep(_NAP)
+    raise UnknownRegisters("a process that was interrupted does not stop")
 
 
 def _compare(pid: int, thread: SavedThread) -> SavedFormat:
