@@ -2,8 +2,9 @@
 
 A late thread may already have left its system call with an EINTR that we caused (restart.py).  It
 sees that EINTR unless the tracer repairs it when the thread stops.  So the thread stays traced,
-alone, until it has stopped.  Its tracer sleeps until then, which costs one OS thread.  The next
-stop of the process takes over that OS thread and the tracee, which is traced without a gap.
+alone, until it has stopped.  Its tracer looks now and then (sources/holding.py), which costs one OS
+thread.  The next stop of the process takes over that OS thread and the tracee, which is traced
+without a gap.
 
 The tracer does not wait for a thread in uninterruptible sleep, which an interrupt does not wake:
 it may sleep for days (the parent of a vfork), and no debugger could attach to it meanwhile.

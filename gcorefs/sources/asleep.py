@@ -58,6 +58,13 @@ class Asleep:
             self._wakes[tid] += 1
         return found
 
+    def look_in_hold(self) -> None:
+        """Take in what the kernel reports about them during the hold.  Those that a signal has
+        woken, or that have ended, are counted."""
+        before = len(self._tracees.asleep)
+        self._tracees.look_at_asleep()
+        self._progress.woken += before - len(self._tracees.asleep)
+
     def woken_in_hold(self) -> set[int]:
         """The same during the hold, and they are counted."""
         found = self.woken()

@@ -23,6 +23,12 @@ _LOOK_SHARE = 50
 """Seconds between two looks at threads that are left asleep; and how much longer than a look they
 are at least."""
 
+_LATE_NAP = 0.02
+"""Seconds between two looks at threads that are late (process/late.py)."""
+
+_AGAIN = 1.0
+"""Seconds after which these are interrupted again."""
+
 _DEATH_NAP = 1e-3
 """Seconds between two looks at a process that is killed: its threads die one after another."""
 
@@ -40,7 +46,7 @@ def hold(
     a tracee that was left asleep and has run since is stopped.  `tend` is called each time that the
     sleep ends.  OSError, MemoryError: a thread that has stopped only now could not be recorded.
     """
-    is_dead = False
+    death = _Death(tracees, die, asleep)
     while not is_to_end.is_set():
         tuning.now().reach(Step.HOLDING, tracees.pid)
         if asleep is None or not tracees.asleep:
@@ -55,24 +61,43 @@ def hold(
         before = tracees.counts
         # They may stop yet, or end by themselves.
         tracees.look_at_running(are_overdue=tracees.misses_stops)
-        if wait4.has_status():
-            for tid in tracees.stopped:
-                if not is_dead and tracees.is_ending(tid):
-                    is_dead = True
-                    die()
-                tracees.look_at(tid)
-            # One that was left asleep may wake and end by itself; the process has died with the
-            # last thread.
-            if not is_dead and tracees.asleep and all(map(tracees.is_ending, tracees.known)):
-                is_dead = True
-                die()
-            tracees.look_at_asleep()
+        death.look()
         if not tracees.known:
-            if not is_dead:  # none of them had stopped
-                die()
+            death.tell()  # none of them had stopped
             return
-        if is_dead or tracees.counts == before:
+        if death.is_told or tracees.counts == before:
             time.sleep(_DEATH_NAP)
+
+
+class _Death:
+    """Sees that a process that is held dies, and tells it once."""
+
+    def __init__(self, tracees: Tracees, die: Callable[[], None], asleep: Asleep | None) -> None:
+        self.is_told = False
+        self._tracees = tracees
+        self._die = die
+        self._asleep = asleep
+
+    def tell(self) -> None:
+        if not self.is_told:
+            self.is_told = True
+            self._die()
+
+    def look(self) -> None:
+        """Take in what the kernel reports about tracees that have stopped, or are left asleep."""
+        tracees = self._tracees
+        if not wait4.has_status():
+            return
+        for tid in tracees.stopped:
+            if not self.is_told and tracees.is_ending(tid):
+                self.tell()
+            tracees.look_at(tid)
+        # One that was left asleep may wake and end by itself; the process has died with the last
+        # thread.
+        if not self.is_told and tracees.asleep and all(map(tracees.is_ending, tracees.known)):
+            self.tell()
+        if self._asleep is not None:
+            self._asleep.look_in_hold()
 
 
 def _await_status(tracees: Tracees) -> None:
@@ -82,7 +107,7 @@ def _await_status(tracees: Tracees) -> None:
     as a stop is awaited.
     """
     if tracees.misses_stops and tracees.awaited:
-        time.sleep(_LOOK_NAP)
+        time.sleep(_LATE_NAP)
     else:
         wait4.await_status()
 
@@ -101,14 +126,24 @@ def _watch(tracees: Tracees, is_to_end: threading.Event, asleep: Asleep) -> None
 
 
 def await_late(tracees: Tracees, is_to_end: threading.Event) -> None:
-    """Sleep until the event, while no thread is held.  One that stops late is let go at once."""
+    """Wait for the event, while no thread is held.  One that stops late is let go at once."""
     while tracees.awaited and not is_to_end.is_set():
+        _let_late_go(tracees, is_to_end.is_set)
+    is_to_end.wait()
+
+
+def _let_late_go(tracees: Tracees, is_over: Callable[[], bool]) -> None:
+    """For a second, let each go that stops, and interrupt the rest again."""
+    nap = SHORTEST_NAP
+    end = time.monotonic() + _AGAIN
+    while tracees.awaited and not is_over():
+        if time.monotonic() > end:
+            tracees.interrupt_again()
+            return
         tracees.look_at_awaited(are_overdue=True)
         tracees.detach_stopped()
-        if tracees.awaited:
-            _await_status(tracees)
-        time.sleep(SHORTEST_NAP)
-    is_to_end.wait()
+        time.sleep(nap)
+        nap = min(nap * 2, _LATE_NAP)
 
 
 def let_go(
@@ -121,9 +156,9 @@ def let_go(
     """Let every tracee go as soon as it has stopped.
 
     A tracee that has been interrupted may have left its system call with an EINTR that is ours.  So
-    we do not let it go before it has stopped and is repaired.  After `timeout` seconds in which
-    none stops, we wait only as long as `may_wait` says so; in no case longer than until
-    `is_taken_over`.  The kernel lets go what is left when the OS thread of the tracer ends.
+    we do not let it go before it has stopped and is repaired.  After `timeout` seconds we wait only
+    as long as `may_wait` says so; in no case longer than until `is_taken_over`.  The kernel lets go
+    what is left when the OS thread of the tracer ends.
     """
     reach = tuning.now().reach
     for _ in range(_MOST_TRIES):
@@ -156,8 +191,8 @@ def _let_the_rest_go(
             nap = SHORTEST_NAP
             continue
         if time.monotonic() > deadline:
-            if not may_wait():
-                break
-            _await_status(tracees)
+            break
         time.sleep(nap)
         nap = min(nap * 2, LONGEST_NAP)
+    while tracees.awaited and not is_taken_over() and may_wait():
+        _let_late_go(tracees, is_taken_over)

@@ -34,7 +34,7 @@ SEIZE_PATIENCE = 0.01
 
 _QUESTION = 0.1
 """Seconds after which we ask again, while a thread does not stop, whether the process dumps core
-and which threads get no CPU."""
+and which threads get no CPU, and interrupt it again."""
 
 _STARVED_TIMES = 4
 _STARVED_SECONDS = 4.0
@@ -349,6 +349,7 @@ class Stopping:
             if nap == LONGEST_NAP:
                 if time.monotonic() > next_question:
                     self._refuse_while_it_dumps()
+                    self._tracees.interrupt_again()
                     deadline += self._seconds_starved()
                     next_question = time.monotonic() + _QUESTION
                 self._leave_out_dead_leader()

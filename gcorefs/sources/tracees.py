@@ -157,6 +157,16 @@ class Tracees:
             ptrace.interrupt(tid)
         self._reach(_INTERRUPTED_ONE, self.pid)
 
+    def interrupt_again(self) -> None:
+        """Ask those again that have not stopped.
+
+        If a process has several threads, execve(2) discards the interrupt of the thread that calls
+        it (fs/exec.c, de_thread; kernel/signal.c, zap_other_threads).
+        """
+        for tid in self.awaited:
+            with _IF_ALIVE:
+                ptrace.interrupt(tid)
+
     def learn_machine(self) -> None:
         """Ask a tracee, if none has stopped, which kind of process this is.
 
@@ -267,7 +277,7 @@ class Tracees:
     def is_ending(self, tid: int) -> bool:
         """True if a tracee is dead or gone.  It is not reaped."""
         try:
-            return os.waitid(os.P_PID, tid, _ENDED | wait4.WNOTHREAD) is not None
+            return _is_dead(tid, wait4.WNOTHREAD)
         except ChildProcessError:
             return True
 
@@ -275,10 +285,7 @@ class Tracees:
         """Each tracee that is dead and not reaped.  Any thread of ours may ask."""
         for tid in self.known:
             with contextlib.suppress(ChildProcessError):
-                found = os.waitid(os.P_PID, tid, _ENDED)
-                # The kernel reports a stop too, whatever it is asked for (kernel/exit.c,
-                # wait_task_stopped).
-                if found is not None and found.si_code != os.CLD_TRAPPED:
+                if _is_dead(tid):
                     yield tid
 
     def reap(self, tid: int) -> None:
@@ -330,3 +337,12 @@ class Tracees:
             self._stopped,
             key=lambda tid: tid != self.pid and not tasks.has_children(self.pid, tid),
         )
+
+
+def _is_dead(tid: int, more: int = 0) -> bool:
+    """True if a tracee is dead and not reaped.  `more`: options of waitid(2).  ECHILD.
+
+    The kernel reports a stop too, whatever it is asked for (kernel/exit.c, wait_task_stopped).
+    """
+    found = os.waitid(os.P_PID, tid, _ENDED | more)
+    return found is not None and found.si_code != os.CLD_TRAPPED

@@ -261,6 +261,24 @@ def test_a_signal_wakes_a_sleeper_during_the_hold(use: str, name: str, spawn: Sp
 
 
 @BOTH
+@pytest.mark.parametrize(("words", "threads"), [(("bulk", 1), 1), (("threads", 3), 4)])
+def test_a_signal_to_all_that_sleep_is_no_death(
+    use: str, words: tuple[object, ...], threads: int, spawn: Spawn
+) -> None:
+    target = spawn(*words)
+    wait_until_asleep(target.pid)
+    with held(target.pid, stop="gentle", bpf=use) as snapshot:
+        size = snapshot.size
+        for tid in tasks.tids(target.pid):
+            assert ctypes.CDLL(None).tgkill(target.pid, tid, signal.SIGWINCH) == 0  # ignored
+        eventually(lambda: snapshot.stop.woken == threads)
+        assert target.state_letters() == {"t"}
+        assert not snapshot.stop.is_dead
+        assert len(snapshot.read(size - 4096, 4096)) == 4096
+    wait_until_asleep(target.pid)
+
+
+@BOTH
 def test_the_death_of_a_process_that_sleeps_is_told(use: str, spawn: Spawn) -> None:
     target = spawn("threads", 3, parent=True)
     wait_until_asleep(target.pid)

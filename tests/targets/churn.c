@@ -3,6 +3,8 @@
  *
  *   threads   four spawners each start and join a thread as fast as they can
  *   exec      one of ten threads executes this program again, for ever: the leader is replaced
+ *   again     the leader of four threads executes this program again when a line comes, and has no
+ *             other thread then
  *   leader    the leader calls pthread_exit(3); three threads live on
  *
  * Prints {"pid": P} once, or {"pid": P, "tids": [...]} for leader.  "exec" prints it in its
@@ -103,6 +105,19 @@ int main(int argc, char **argv)
 		for (int i = 0; i < 4; i++)
 			start(spawner, NULL);
 		printf("{\"pid\": %d}\n", getpid());
+		end_with_stdin();
+	}
+	if (argc > 1 && !strcmp(argv[1], "again")) {
+		char *alone[] = {argv[0], "again", "alone", NULL};
+		char buf[64];
+
+		if (argc == 2) {
+			for (int i = 0; i < 3; i++)
+				start(sleep_on, NULL);
+			printf("{\"pid\": %d}\n", getpid());
+			if (next_command(buf, sizeof(buf)))
+				execv("/proc/self/exe", alone);
+		}
 		end_with_stdin();
 	}
 	if (argc > 1 && !strcmp(argv[1], "exec")) {
