@@ -107,6 +107,10 @@ def below(text: str, mounts: Iterable[Mount]) -> Question:
     """
     if not text:
         raise GroupNameError("a path cannot be empty")
+    # In a cgroup namespace, /proc shows a group outside of it so (cgroup_namespaces(7)); and nobody
+    # means all processes by "..".
+    if os.path.normpath(text.lstrip("/")).split("/")[0] == "..":
+        raise GroupNameError(f"{text!r} is a path that leads out of our cgroup namespace")
     path = os.path.normpath(os.path.join(b"/sys/fs/cgroup", os.fsencode(text)))
     found = [each for each in mounts if each.kind in _KINDS_OF_MOUNTS and _is_in(path, each.place)]
     if not found:

@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 
 from gcorefs.arch.machine import NT_PRSTATUS, Machine
 from gcorefs.kernel import ptrace, seccomp, wait4
-from gcorefs.kernel.proc import task_status
+from gcorefs.kernel.proc import task_stat, task_status
 from gcorefs.kernel.ptrace import Options
 
 _ALL_SIGNALS = (1 << 64) - 1
@@ -281,13 +281,24 @@ class Injection:
 
 
 def await_stop(tid: int, seconds: float) -> int | None:
-    """The next wait status of a tracee of this OS thread; None: it has none in time.  ECHILD."""
+    """The next wait status of a tracee of this OS thread; None: it has none in time.  ECHILD.
+
+    ESRCH if the tracee has died and the kernel does not report that, because it is the leader of
+    other threads that are not reaped (kernel/exit.c, delay_group_leader).
+    """
     deadline = time.monotonic() + seconds
     nap = _SHORTEST_NAP
     while (status := wait4.poll_status(tid)) is None:
-        # Another thread of ours may have waited for it.
-        if nap == _LONGEST_NAP and (missed := ptrace.get_stop(tid)) is not None:
-            return wait4.poll_status(tid) or missed
+        if nap == _LONGEST_NAP:
+            # Another thread of ours may have waited for it.
+            missed = ptrace.get_stop(tid)
+            is_dead = missed is None and task_stat.stat(tid, tid).is_dead
+            if missed is not None or is_dead:
+                # If that was so only now, the kernel has just reported it to us.
+                status = wait4.poll_status(tid) or missed
+                if status is None:
+                    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+                return status
         if time.monotonic() > deadline:
             return None
         time.sleep(nap)

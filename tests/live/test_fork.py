@@ -318,6 +318,28 @@ def test_job_control_stops_it_meanwhile(start: Spawn, tune: Tune, last: signal.S
         assert target.ask("look") == AS_BEFORE
 
 
+@pytest.mark.parametrize("moment", [Step.FORKING, Step.FORKED])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_process_is_killed_meanwhile(
+    spawn: Spawn, tune: Tune, moment: Step, threads: int
+) -> None:
+    """Nobody is told of the death of a leader while its threads are not reaped.  So the tracer must
+    not wait for that either."""
+    target = spawn("threads", threads, parent=True)
+    wait_until_asleep(target.pid)
+
+    def kill(step: Step, pid: int) -> None:
+        if (step, pid) == (moment, target.pid):
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: state(pid) == "Z")
+
+    tune(Tuning(reach=kill))
+    with pytest.raises(ProcessError) as caught, forked(target.pid) as snapshot:
+        let_go(snapshot)
+    assert caught.value.reason in (Reason.DIED, Reason.GONE)
+    assert target.line() == {"wait": signal.SIGKILL}
+
+
 def test_memory_that_somebody_supplies(spawn: Spawn) -> None:
     target = spawn("uffd")
     with forked(target.pid) as snapshot:

@@ -228,6 +228,13 @@ def test_a_path_below_a_hierarchy_means_a_group_of_that_one() -> None:
         assert below("/a", MOUNTS)(parse_groups(line))
 
 
+@pytest.mark.parametrize("text", ["..", "../..", "/../a", "//../a/b", "a/../../b"])
+def test_a_path_that_leads_upwards_is_refused(text: str) -> None:
+    """It would be that of another group: /proc shows one outside of a cgroup namespace so."""
+    with pytest.raises(GroupNameError, match="leads out of our cgroup namespace"):
+        below(text, MOUNTS)
+
+
 def test_no_path_is_refused() -> None:
     with pytest.raises(GroupNameError, match=re.escape("a path cannot be empty")):
         below("", PURE)
