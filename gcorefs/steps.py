@@ -78,6 +78,8 @@ class Step(Enum):
     """All memory is copied.  The end of the header may still be missing."""
     FORKING = auto()
     """A thread of the process is about to make a child that has its memory (hold=fork)."""
+    INJECTING = auto()
+    """The thread blocks all signals, and its next calls are ours."""
     FORKED = auto()
     """The thread has its own registers again."""
     COPIED = auto()

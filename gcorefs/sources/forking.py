@@ -120,6 +120,7 @@ def _injecting(pid: int, injection: Injection) -> Iterator[None]:
     try:
         tuning.now().reach(Step.FORKING, pid)
         injection.begin()
+        tuning.now().reach(Step.INJECTING, pid)
         yield
     finally:
         injection.undo()

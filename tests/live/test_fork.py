@@ -318,7 +318,7 @@ def test_job_control_stops_it_meanwhile(start: Spawn, tune: Tune, last: signal.S
         assert target.ask("look") == AS_BEFORE
 
 
-@pytest.mark.parametrize("moment", [Step.FORKING, Step.FORKED])
+@pytest.mark.parametrize("moment", [Step.FORKING, Step.INJECTING, Step.FORKED])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_process_is_killed_meanwhile(
     spawn: Spawn, tune: Tune, moment: Step, threads: int
