@@ -81,8 +81,10 @@ class Stop:
     """One process, stopped from the beginning of a `with` block to its end."""
 
     def __init__(self, process: int | Process, policy: Policy = DEFAULT) -> None:
-        """ESRCH, EINVAL, EACCES."""
+        """ESRCH, EINVAL, EACCES; ValueError if the pid is not positive."""
         self.pid = pid = process if isinstance(process, int) else process.pid
+        if pid <= 0:
+            raise ValueError(f"{pid} is no pid")
         self._policy = policy
         found = find(pid)
         if found != process and not isinstance(process, int):
@@ -97,8 +99,9 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         self._home.check()
+        if self._holder is None:
+            raise RuntimeError(f"process {self.pid}: a Stop is one stop, and it has begun already")
         mark()
-        assert self._holder is not None
         try:
             taking = self._worker.submit(self._stop.take, self._holder)
             timeout = self._policy.stop_timeout + tuning.now().take_timeout
@@ -239,8 +242,11 @@ class Core:
         return self._core.not_copied
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset`; fewer only at the end.  ProcessError: EIO."""
+        """`length` bytes at `offset`; fewer only at the end.  ProcessError: EIO; ValueError: one of
+        them is negative."""
         self._home.check()
+        if offset < 0 or length < 0:
+            raise ValueError(f"{length} bytes at {offset}: no core has a negative offset or length")
         reading = self._worker.submit(self._core.read, offset, length)
         return _within(tuning.now().read_timeout, reading, self._core.pid)
 

@@ -258,7 +258,7 @@ class Stop:
         does not show it if another process shares the memory (clone(2), CLONE_VM).
         """
         if self._program is not None and program_of(self.process.pid) != self._program:
-            raise ProcessError(Reason.DIED, self.process.pid, "or called execve")
+            raise ProcessError(Reason.DIED, self.process.pid)
 
     def _standstill(self) -> Standstill:
         """EIO: the process died, or was let go."""

@@ -226,13 +226,13 @@ def _dump_together(places: Mapping[Process, _Place], policy: Policy) -> None:
         _tell_of(stop, core)
         click.echo(printable(core_line(names[stop.pid], core, stop.stopped_seconds)))
     for error in together.ended:
-        click.echo(f"left out: {error}", err=True)
+        click.echo(printable(f"left out: {error}"), err=True)
 
 
 def _tell_of(stop: Stop, core: Core) -> None:
     """What the core lacks, on standard error."""
     for each in lacks(stop, core):
-        click.echo(each, err=True)
+        click.echo(printable(each), err=True)
 
 
 def _shown(pid: int) -> AbstractContextManager[Progress]:

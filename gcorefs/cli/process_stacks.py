@@ -12,6 +12,7 @@ from gcorefs import api
 from gcorefs.api import Core, Stop
 from gcorefs.cli import stopping
 from gcorefs.cli.one_core import write_core
+from gcorefs.cli.printable import printable
 from gcorefs.cli.stack_text import Report, draw
 from gcorefs.elfcore.provenance import How
 from gcorefs.export.sink import StreamSink
@@ -136,7 +137,7 @@ class StackTaker:
     def _say(self, line: str) -> None:
         if line not in self.said:
             self.said.add(line)
-            click.echo(line, err=True)
+            click.echo(printable(line), err=True)
 
 
 def _is_in_our_mounts(tid: int) -> bool:

@@ -99,8 +99,8 @@ def _await_late(stops: Sequence[Stop]) -> None:
     for stop in stops:
         if late := stop.late:
             click.echo(
-                f"process {stop.pid}: runs on; waiting for thread {late[0]}, which gets no "
-                "CPU and has to stop once so that it never sees that it was interrupted",
+                f"process {stop.pid}: runs on; waiting for thread {late[0]}, which has not stopped "
+                "yet (it may get no CPU), so that it never sees that it was interrupted",
                 err=True,
             )
             while not stop.wait_late(_LATE_NAP):

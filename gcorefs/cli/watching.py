@@ -10,6 +10,7 @@ from typing import Protocol
 
 import click
 
+from gcorefs.cli.printable import printable
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.triggers.budget import Budget
 from gcorefs.triggers.looks import Look
@@ -118,7 +119,7 @@ class Conditions:
                 line = (
                     f"{cause}: --max-per-day is reached, the next is taken in {wait / 3600:.1f} h"
                 )
-                click.echo(line, err=True)
+                click.echo(printable(line), err=True)
         else:
             self._has_told = False
         return not wait

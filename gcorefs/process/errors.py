@@ -39,7 +39,7 @@ class Reason(Why):
         "gcorefs may write no file of that size, not even in memory (RLIMIT_FSIZE)",
     )
     NO_MEMORY = (errno.ENOMEM, "gcorefs is out of memory")
-    DIED = (errno.EIO, "the process died while it was being dumped")
+    DIED = (errno.EIO, "the process died, or called execve(2), while it was being dumped")
     LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
     STUCK = (errno.EIO, "its memory could not be read in time")
     NOT_BROUGHT = (errno.EIO, "only process_vm_readv(2), denied here, can wait for a page of it")

@@ -53,4 +53,4 @@ class MemFile:
             os.pread(self._file.number, 1, HOST.nowhere)
         except OSError:  # nothing is mapped there, but the address space still exists
             return
-        raise ProcessError(Reason.DIED, self.pid, "or called execve")
+        raise ProcessError(Reason.DIED, self.pid)

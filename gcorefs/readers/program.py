@@ -1,6 +1,8 @@
-"""A reader that is installed, run with a limit of its time and of what it says."""
+"""A reader that is installed, run with limits of its time, of its memory and of what it says."""
 
+import contextlib
 import os
+import resource
 import selectors
 import shutil
 import subprocess
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gcorefs.errors import GcorefsError
+from gcorefs.kernel.proc.system_files import available_memory
+from gcorefs.process import cgroups
 
 TIMEOUT = 120.0
 """Seconds."""
@@ -22,6 +26,10 @@ LONGEST_LINE = 16 << 10
 
 CUT = b"..."
 """Stands for the rest of a line."""
+
+_SHARE_OF_MEMORY = 2
+"""A reader may have half of the memory that is left: a small file may be of a section that is
+inflated to gibibytes (ELF, SHF_COMPRESSED)."""
 
 _MOST_ERRORS = 64 << 10
 _PIECE = 64 << 10  # of a pipe (pipe(7))
@@ -58,6 +66,7 @@ def run(command: Sequence[str], home: str, accepted: Sequence[int] = (0,)) -> st
             cwd=home,
         ) as process:
             try:
+                _limit_memory(process.pid)
                 output, errors = _said(process)
             except BaseException:
                 process.kill()
@@ -72,6 +81,14 @@ def run(command: Sequence[str], home: str, accepted: Sequence[int] = (0,)) -> st
         why = _error_in(errors.decode(errors="replace"))
         raise ReaderError(f"{name} failed with status {process.returncode}: {why}")
     return output.decode(errors="replace")
+
+
+def _limit_memory(pid: int) -> None:
+    """What it allocates counts, and not the files that it maps (getrlimit(2), RLIMIT_DATA)."""
+    left = min([available_memory(), *(limit.left for limit in cgroups.memory_limits())])
+    most = max(0, left) // _SHARE_OF_MEMORY
+    with contextlib.suppress(OSError, ValueError):  # it has ended, or its own limit is lower
+        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 
 
 class _TooMuch(Exception):

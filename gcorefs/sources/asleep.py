@@ -31,15 +31,29 @@ class Asleep:
         self._look = look
         self._progress = progress
         self._wakes: Counter[int] = Counter()
+        self._is_over = False
 
     def leave(self) -> None:
         """Leave each tracee asleep that sleeps now."""
         candidates = self._tracees.running - self._tracees.awaited
         candidates = {tid for tid in candidates if self._wakes[tid] < _MOST_WAKES}
+        if self._is_over:
+            candidates = set()
         if candidates:
             self._tracees.learn_machine()
             self._tracees.leave_asleep(self._look().sleepers(candidates))
         tuning.now().reach(Step.LEFT_ASLEEP, self._tracees.pid)
+
+    def end(self) -> None:
+        """Leave nobody asleep any more: all are to stop."""
+        self._is_over = True
+        for tid in tuple(self._tracees.asleep):
+            self._tracees.wake(tid)
+
+    @property
+    def have_woken(self) -> bool:
+        """True if some have run during the hold."""
+        return bool(self._progress.woken)
 
     def are_unchanged(self) -> bool:
         """True if none of them has run since it was recorded.  The others are to stop."""

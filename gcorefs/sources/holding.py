@@ -39,12 +39,14 @@ def hold(
     die: Callable[[], None],
     asleep: Asleep | None = None,
     tend: Callable[[], None] = lambda: None,
+    catch_newborn: Callable[[], None] = lambda: None,
 ) -> None:
     """Sleep until the event, or until no tracee is left.
 
     `die` is called once if the process dies, before the first dead thread is reaped.  `asleep`:
-    a tracee that was left asleep and has run since is stopped.  `tend` is called each time that the
-    sleep ends.  OSError, MemoryError: a thread that has stopped only now could not be recorded.
+    a tracee that was left asleep and has run since is stopped, and then `catch_newborn` is called.
+    `tend` is called each time that the sleep ends.  OSError, MemoryError: a thread that has stopped
+    only now could not be recorded.
     """
     death = _Death(tracees, die, asleep)
     while not is_to_end.is_set():
@@ -62,6 +64,8 @@ def hold(
         # They may stop yet, or end by themselves.
         tracees.look_at_running(are_overdue=tracees.misses_stops)
         death.look()
+        if asleep is not None and asleep.have_woken:
+            catch_newborn()
         if not tracees.known:
             death.tell()  # none of them had stopped
             return

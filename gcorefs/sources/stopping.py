@@ -11,6 +11,7 @@ seccomp(2) asks no tracer (kernel/signal.c, get_signal, SA_IMMUTABLE).  So we as
 whether it dumps core after the seize, again between interrupts, and while a thread does not stop.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Collection, Iterable
@@ -149,12 +150,17 @@ class Stopping:
         pid = self._process.pid
         newcomers = self._newcomers()
         is_first = True  # the tracees of an earlier stop may still run
+        gentle_until = time.monotonic() + self._stop_timeout
         while is_first or newcomers or not self._is_settled(judge):
             self._seize(newcomers or self._newcomers())
             newcomers, is_first = [], False
             self._refuse_another()
             tuning.now().reach(Step.SEIZED_ALL, pid)
             if self._asleep is not None:
+                if time.monotonic() > gentle_until:
+                    # Threads that sleep wake others, and start new ones, faster than they are
+                    # looked at.  What has stopped starts none.
+                    self._asleep.end()
                 self._asleep.leave()
             self._interrupt(self._tracees.running)
             if self._asleep is None:
@@ -178,6 +184,19 @@ class Stopping:
             self._seize(newborn)
             running = self._tracees.running
             self._interrupt([tid for tid in newborn if tid in running])
+
+    def catch_newborn(self) -> None:
+        """During the hold, stop the threads that others have started which were left asleep and
+        have woken.  They have no records, but they change the memory, so they count as woken."""
+        with contextlib.suppress(ProcessError, ProcessLookupError):  # the hold sees its death
+            while not self._is_given_up.is_set() and (newborn := self._newcomers()):
+                self._seize(newborn)
+                caught = self._tracees.running.intersection(newborn)
+                if not caught:
+                    return
+                for tid in caught:
+                    self._tracees.interrupt(tid)
+                self._progress.woken += len(caught)
 
     def _refuse_another(self) -> None:
         """GONE if the pid changed hands before its threads were seized.  Now no other process can

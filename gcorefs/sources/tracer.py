@@ -221,8 +221,14 @@ class Tracer:
             if self._policy.stop == "each":
                 await_late(self._tracees, self._release)
             else:
-                asleep = self._stopping.asleep
-                hold(self._tracees, self._release, self._die, asleep, self._nurse.tend)
+                hold(
+                    self._tracees,
+                    self._release,
+                    self._die,
+                    self._stopping.asleep,
+                    self._nurse.tend,
+                    self._stopping.catch_newborn,
+                )
         except (OSError, MemoryError):  # of a thread that stopped late: there is no stop any more
             self._on_end()
 

@@ -231,3 +231,17 @@ def test_a_policy_is_named_by_the_words_of_the_commands(spawn: Callable[..., Tar
     for text in ("@none", "threads", "memory=x"):
         with pytest.raises(gcorefs.OptionError):
             gcorefs.Policy.of(text)
+
+
+def test_what_no_process_and_no_core_has_is_refused(spawn: Spawn) -> None:
+    for pid in (0, -1):
+        with pytest.raises(ValueError, match=f"^{pid} is no pid$"):
+            gcorefs.stop(pid)
+    with gcorefs.stop(spawn("threads", 1).pid) as stop:
+        core = stop.core()
+        for offset, length in ((-1, 10), (0, -1), (-20, 10)):
+            with pytest.raises(ValueError, match="no core has a negative offset or length"):
+                core.read(offset, length)
+        with pytest.raises(RuntimeError, match="it has begun already"), stop:
+            pass
+        assert core.read(core.size, 1) == b""

@@ -261,6 +261,43 @@ def test_a_signal_wakes_a_sleeper_during_the_hold(use: str, name: str, spawn: Sp
 
 
 @BOTH
+def test_threads_that_are_started_during_the_hold_are_stopped_and_counted(
+    use: str, spawn: Spawn
+) -> None:
+    target = spawn("churn", "born")
+    wait_until_asleep(target.pid)
+    word = int(target.truth["address"], 16)
+    with held(target.pid, stop="gentle", bpf=use) as snapshot:
+        for _ in range(3):
+            target.tell("go")
+        eventually(lambda: tasks.thread_count(target.pid) > 1)
+        eventually(lambda: target.state_letters() == {"t"})
+        assert snapshot.stop.woken == tasks.thread_count(target.pid)
+        before = snapshot.stop.memory.read_bytes(word, 8)
+        assert snapshot.stop.memory.read_bytes(word, 8) == before != bytes(8)
+    eventually(lambda: tasks.thread_count(target.pid) == 4)
+
+
+def test_threads_that_start_others_are_stopped_in_the_end(
+    spawn: Spawn, tune: Callable[[Tuning], None]
+) -> None:
+    target = spawn("churn", "born")
+    wait_until_asleep(target.pid)
+
+    def start_one(step: Step, pid: int) -> None:
+        if (step, pid) == (Step.LEFT_ASLEEP, target.pid):
+            before = tasks.thread_count(pid)
+            target.tell("go")
+            eventually(lambda: tasks.thread_count(pid) > before or state(pid, pid) == "t")
+
+    tune(Tuning(reach=start_one))
+    with stopped(target.pid, stop_timeout=0.2) as tracer:
+        assert {each.how for each in tracer.records} == {How.STOPPED}
+        assert len(tracer.records) == tasks.thread_count(target.pid)
+        assert target.state_letters() == {"t"}
+
+
+@BOTH
 @pytest.mark.parametrize(("words", "threads"), [(("bulk", 1), 1), (("threads", 3), 4)])
 def test_a_signal_to_all_that_sleep_is_no_death(
     use: str, words: tuple[object, ...], threads: int, spawn: Spawn
@@ -272,7 +309,7 @@ def test_a_signal_to_all_that_sleep_is_no_death(
         for tid in tasks.tids(target.pid):
             assert ctypes.CDLL(None).tgkill(target.pid, tid, signal.SIGWINCH) == 0  # ignored
         eventually(lambda: snapshot.stop.woken == threads)
-        assert target.state_letters() == {"t"}
+        eventually(lambda: target.state_letters() == {"t"})
         assert not snapshot.stop.is_dead
         assert len(snapshot.read(size - 4096, 4096)) == 4096
     wait_until_asleep(target.pid)

@@ -1,10 +1,12 @@
 """What a reader says is bounded: a process chooses the names of its functions."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from gcorefs.kernel.proc.system_files import available_memory
 from gcorefs.readers.program import CUT, LONGEST_LINE, MOST_OUTPUT, ReaderError, run
 
 
@@ -42,3 +44,15 @@ def test_the_first_error_is_told_however_many_follow(tmp_path: Path) -> None:
 def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ReaderError, match=r"^eu-stack: No such file or directory$"):
         run([str(tmp_path / "eu-stack")], str(tmp_path))
+
+
+def test_a_reader_has_half_of_the_memory_that_is_left(tmp_path: Path) -> None:
+    size = available_memory() * 3 // 4
+    with pytest.raises(ReaderError, match=r" failed with status 1: MemoryError$"):
+        run([sys.executable, "-c", f"bytearray({size})"], str(tmp_path))
+    # A file that it maps does not count.
+    file = tmp_path / "sparse"
+    file.touch()
+    os.truncate(file, size)
+    script = f"import mmap; f = open({str(file)!r}); print(len(mmap.mmap(f.fileno(), 0, prot=1)))"
+    assert run([sys.executable, "-c", script], str(tmp_path)) == f"{size}\n"

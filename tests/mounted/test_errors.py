@@ -105,7 +105,9 @@ def test_of_a_process_killed_while_held_only_the_header_is_left(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
     target = spawn("threads", 3)
-    mount.expect(f"process {target.pid}: the process died while it was being dumped")
+    mount.expect(
+        f"process {target.pid}: the process died, or called execve(2), while it was being dumped"
+    )
     with opened(mount / target.pid) as fd:
         data = whole(fd)
         start = memory_offset(data)

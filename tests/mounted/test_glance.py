@@ -265,7 +265,7 @@ def test_after_its_end_there_is_no_other_memory(
         else:
             os.kill(target.pid, signal.SIGKILL)
             eventually(lambda: task_stat.stat(target.pid).is_dead)
-        mount.expect("the process died while it was being dumped")
+        mount.expect("the process died, or called execve(2), while it was being dumped")
         assert errno_of(lambda: os.pread(fd, 1 << 20, size // 2)) == errno.EIO
 
 
@@ -285,7 +285,7 @@ def test_shared_memory_is_not_that_of_another_program(
         assert os.pread(fd, 8, place) == b"o" * 8
         eventually(lambda: is_free(target.pid))
         target.ask("")
-        mount.expect("the process died while it was being dumped")
+        mount.expect("the process died, or called execve(2), while it was being dumped")
         assert errno_of(lambda: os.pread(fd, 8, place + SHARED // 2)) == errno.EIO
 
 
@@ -298,7 +298,7 @@ def test_there_is_no_core_of_two_programs(paused: Callable[..., Mount], spawn: S
         pause.wait()
         target.tell("exec")
         eventually(lambda: task_stat.stat(target.pid).comm == b"sleep")
-        mount.expect("the process died while it was being dumped (or called execve)")
+        mount.expect("the process died, or called execve(2), while it was being dumped")
         pause.end()
         assert errno_of(lambda: os.read(fd, 4)) == errno.EIO
 

@@ -358,7 +358,7 @@ def test_a_directory_read_again_shows_new_processes(
 def test_a_later_process_of_the_same_pid_is_another_file(
     mount: Mount, spawn: Callable[..., Target]
 ) -> None:
-    mount.expect("the process died while it was being dumped")
+    mount.expect("the process died, or called execve(2), while it was being dumped")
     target = spawn("threads", 1)
     with opened(mount / target.pid) as fd:
         before, header = os.fstat(fd), os.pread(fd, PAGE, 0)

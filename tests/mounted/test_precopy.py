@@ -91,7 +91,7 @@ def test_a_process_that_dies_while_it_is_copied_is_an_error(
         with opened(mount.path / "@hold=precopy" / str(target.pid)) as fd:
             target.kill()
             assert errno_of(partial(os.read, fd, 1)) in (0, errno.EIO, errno.ESRCH)
-    mount.allow("the process died while it was being dumped")
+    mount.allow("the process died, or called execve(2), while it was being dumped")
     mount.allow("there is no such process, or no thread of it lives")
 
 

@@ -218,3 +218,20 @@ def test_what_is_not_installed_is_named(
         run(*command, target.pid, env=alone),
         f"process {target.pid}: eu-stack failed with status 2: Error: it is broken",
     )
+
+
+def test_what_a_reader_quotes_of_a_process_sends_nothing_to_the_terminal(
+    spawn: Spawn, tmp_path: Path
+) -> None:
+    """A process chooses the names in a library of its own, and jhsdb(1) quotes them."""
+    reader, library = tmp_path / "jhsdb", tmp_path / "libjvm.so"
+    reader.write_text("#!/bin/sh\nprintf 'error: \\033]0;title\\007\\n' >&2; exit 1\n")
+    reader.chmod(0o755)
+    library.write_bytes(bytes(4096))
+    target = spawn("mapper")
+    target.ask(f"map {library} 4096 0")
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = gcorefs("stacks", target.pid, env=os.environ | path)
+    assert result.returncode == 0
+    assert b"jhsdb failed with status 1: error: \\x1b]0;title\\x07\n" in result.stderr
+    assert b"\x1b" not in result.stdout + result.stderr

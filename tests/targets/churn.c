@@ -5,9 +5,11 @@
  *   exec      one of ten threads executes this program again, for ever: the leader is replaced
  *   again     the leader of four threads executes this program again when a line comes, and has no
  *             other thread then
+ *   born      for each line one more thread is started, which counts in a word, for ever
  *   leader    the leader calls pthread_exit(3); three threads live on
  *
- * Prints {"pid": P} once, or {"pid": P, "tids": [...]} for leader.  "exec" prints it in its
+ * Prints {"pid": P} once, or {"pid": P, "tids": [...]} for leader, or {"pid": P, "address": WORD}
+ * for born.  "exec" prints it in its
  * first life only and then ends at EOF of stdin or with its parent.
  */
 #include "target.h"
@@ -55,6 +57,15 @@ static void end_with_stdin(void)
 	while (next_command(buf, sizeof(buf)))
 		;
 	exit(0);
+}
+
+static volatile unsigned long counter;
+
+static void *count(void *argument)
+{
+	for (;;)
+		counter++;
+	return argument;
 }
 
 static void *exec_again(void *argument)
@@ -106,6 +117,14 @@ int main(int argc, char **argv)
 			start(spawner, NULL);
 		printf("{\"pid\": %d}\n", getpid());
 		end_with_stdin();
+	}
+	if (argc > 1 && !strcmp(argv[1], "born")) {
+		char buf[64];
+
+		printf("{\"pid\": %d, \"address\": \"%p\"}\n", getpid(), (void *)&counter);
+		while (next_command(buf, sizeof(buf)))
+			start(count, NULL);
+		exit(0);
 	}
 	if (argc > 1 && !strcmp(argv[1], "again")) {
 		char *alone[] = {argv[0], "again", "alone", NULL};
