@@ -196,6 +196,10 @@ class _Recorder:
         self._recordings = recordings
         self._taker = taker
 
+    def check(self) -> None:
+        """SinkError: nothing can be recorded any more."""
+        self._recordings.check()
+
     def record(self, waiting: Waiting, telling: Telling, cause: str) -> None:
         """ProcessError, SinkError, FormatError, MapsError, OSError, ClickException: there is none
         this time."""
@@ -209,6 +213,7 @@ class _Recorder:
 def _watch(recorder: _Recorder, waiting: Waiting, telling: Telling, is_first_needed: bool) -> None:
     """`is_first_needed`: an error of the first one ends it."""
     while (cause := waiting.wait()) != ENDED:
+        recorder.check()
         try:
             recorder.record(waiting, telling, cause)
         except (OSError, FormatError, MapsError, click.ClickException) as error:

@@ -79,6 +79,12 @@ class Recordings:
                             found.append(Recording(entry.name, status.st_blocks * 512))
         return sorted(found)
 
+    def check(self) -> None:
+        """SinkError: the directory has been removed, so that nothing can be written any more.  One
+        that has its name now is another one, perhaps of another user."""
+        if not os.fstat(self._directory).st_nlink:
+            raise SinkError(self._path, OSError(errno.ENOENT, "the directory has been removed"))
+
     def name_at(self, now: datetime) -> str:
         moment = now.astimezone(UTC)
         return (

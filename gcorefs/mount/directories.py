@@ -117,7 +117,8 @@ class ExactDirectory(OwnDirectory):
         return number ^ _EXACT if number & _EXACT else None
 
     async def lookup(self, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """Stop the process as open(2) does, and answer when the core is ready.
+        """Stop the process as open(2) does, and answer when the core is ready, or soon; then the
+        file waits for the core when it is asked for its size (process_file.py).
 
         tar, cpio, rclone and similar programs ask for the size first, write it down, and then open
         the file.  Their open finds the stop that the look-up began, because the inode is the same.

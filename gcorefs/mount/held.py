@@ -23,6 +23,13 @@ from gcorefs.process.errors import ProcessError, Reason
 
 _BEING_LET_GO = "it is still being let go"
 _SETTLE_TIMEOUT = 10.0
+
+_LOOK_UP_PATIENCE = 0.1
+"""Seconds that a look-up waits for a core.  rename(2) locks two directories, the root of the mount
+too if it likes, before it looks names up and asks for permission (fs/namei.c, do_renameat2); all
+who look up a new name there wait meanwhile.  stat(2) asks for the attributes later, without a
+lock."""
+
 _MOST_TRIES = 100
 
 
@@ -67,20 +74,35 @@ class Held:
         core, opener = await self._enter(inode, ctx, self._to_open)
         return core.join(opener, bool(flags & os.O_NONBLOCK))
 
-    async def request(self, inode: Inode, ctx: pyfuse3.RequestContext) -> SharedCore:
-        """The core of `inode`, when its size is known.  The core is begun if there is none.
+    async def request(self, inode: Inode, ctx: pyfuse3.RequestContext) -> None:
+        """Begin the core of `inode`, if there is none, and wait a moment until its size is known.
 
         The process is held until somebody opens the file, within open_timeout.  Raises all errors
-        of open(2) and of the first read(2).
+        of open(2), and those of the first read(2) if they come so soon.
         """
         for _ in range(_MOST_TRIES):  # again if others closed their last handle meanwhile
             core, opener = await self._enter(inode, ctx, self._to_ask)
             core.await_open(opener, self._options.open_timeout)
-            if await core.is_taken():
+            is_taken = True
+            with trio.move_on_after(_LOOK_UP_PATIENCE):
+                is_taken = await core.is_taken()
+            if is_taken:
                 # The time counts from now, because the wait may have been long.
                 core.await_open(opener, self._options.open_timeout)
-                return core
+                return
         raise FUSEError(errno.ESTALE)
+
+    async def await_requested(self, inode: Inode, ctx: pyfuse3.RequestContext) -> None:
+        """If the caller's user has requested the core of `inode`, wait until its size is known.
+
+        Raises the errors of the first read(2); ESTALE: request it again.
+        """
+        core = inode.core
+        if core is None or core.is_ready or not core.holders.are_asked_by(ctx.uid):
+            return
+        with self._limits.requests.lent(ctx.uid, inode.process.pid):
+            if not await core.is_taken():
+                raise FUSEError(errno.ESTALE)
 
     def leave(self, handle: Handle) -> None:
         handle.core.leave(handle, self._options.open_timeout)

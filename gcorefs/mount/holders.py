@@ -39,7 +39,11 @@ class Holders:
 
     def include(self, uid: int) -> bool:
         """True if one of them has the uid `uid`."""
-        return uid in self._users or any(each.uid == uid for each in [*self._askers])
+        return uid in self._users or self.are_asked_by(uid)
+
+    def are_asked_by(self, uid: int) -> bool:
+        """True if one with the uid `uid` is about to open it."""
+        return any(each.uid == uid for each in [*self._askers])
 
     def of(self, uid: int | None) -> list[Opener]:
         """Each of them once, in the order in which they came; with `uid`, only those of that

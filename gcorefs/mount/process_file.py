@@ -62,6 +62,7 @@ class ProcessFile(Node):
             raise FUSEError(errno.ESTALE)
         if found is None or found.process != inode.process:
             return _entry_of_the_gone(inode)
+        await self._held.await_requested(inode, ctx)
         await self._looks.await_size(inode, ctx)
         inode.seen = await self._looks.with_size(found, inode, ctx)
         return entry_of(inode, inode.seen)

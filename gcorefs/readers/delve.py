@@ -11,9 +11,9 @@ COMMANDS = f"goroutines -t {MOST_FRAMES}\nexit\n"
 """What `script` has in it."""
 
 # service/debugger of delve: pkg/terminal/command.go, printGoroutines, formatGoroutine, printStack.
-_GOROUTINE = re.compile(
-    r"^[ *] Goroutine (\d+) - .*?(?: \(thread (\d+)\))?(?: \[(.*?)(?: \d+)?\])?$"
-)
+_GOROUTINE = re.compile(r"^[ *] Goroutine \d+ - ")
+_ON_THREAD = re.compile(r" \(thread (\d+)\)$")
+_SINCE = re.compile(r" \d+$")
 _FRAME = re.compile(r"^\s+\d+  0x([0-9a-f]+) in (.+)$")
 _SOURCE = re.compile(r"^\s+at (.+:\d+)$")
 
@@ -28,12 +28,28 @@ def parse(pid: int, text: str) -> list[Thread]:
     found: list[Thread] = []
     frames: list[Frame] = []
     for line in text.splitlines():
-        if match := _GOROUTINE.match(line):
+        if _GOROUTINE.match(line):
             frames = []
-            found.append(Thread(pid, int(match[2] or 0), match[3] or "running", {GO: frames}))
+            found.append(Thread(pid, *_goroutine(line), {GO: frames}))
         elif match := _FRAME.match(line):
             frames.append(Frame(match[2], address=int(match[1], 16)))
         elif frames and (match := _SOURCE.match(line)):
             last = frames.pop()
             frames.append(Frame(last.function, source=match[1], address=last.address))
     return found
+
+
+def _goroutine(line: str) -> tuple[int, str]:
+    """The thread of a goroutine (0: none), and for what it waits.
+
+    Both stand at the end.  A program chooses the names before them, so each part of the line is
+    looked at once.
+    """
+    before, reason = line, ""
+    if line.endswith("]"):
+        before, _, reason = line[:-1].rpartition(" [")
+    match = _ON_THREAD.search(before, max(0, len(before) - _LONGEST_THREAD))
+    return int(match[1]) if match else 0, _SINCE.sub("", reason) or "running"
+
+
+_LONGEST_THREAD = len(" (thread 4194304)")

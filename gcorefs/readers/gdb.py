@@ -9,7 +9,7 @@ from gcorefs.readers.frames import Frame, Frames
 NAME = "gdb"
 
 # gdb/stack.c, print_frame.
-_THREAD = re.compile(r"^Thread \d+ \(.*?LWP (\d+)\).*:$")
+_THREAD = re.compile(r"^Thread \d+ \(.*?LWP (\d+)\)")
 _FRAME = re.compile(r"^#\d+ +(?:0x([0-9a-f]+) in )?(.*)$")
 _LINE = re.compile(r":\d+$")
 _AT, _FROM = " at ", " from "
@@ -48,7 +48,7 @@ def parse(text: str) -> dict[int, Frames]:
     stacks: dict[int, list[Frame]] = {}
     frames: list[Frame] | None = None
     for line in text.splitlines():
-        if match := _THREAD.match(line):
+        if line.endswith(":") and (match := _THREAD.match(line)):
             frames = stacks.setdefault(int(match[1]), [])
         elif frames is not None and (match := _FRAME.match(line)):
             address, text = match.groups()

@@ -8,7 +8,8 @@ from gcorefs.readers.frames import Frame, Frames
 NAME = "jhsdb"
 
 # jdk.hotspot.agent, tools/StackTrace.java and runtime/JavaThread.java.
-_THREAD = re.compile(r'^"(.*)" #\d+ .*?\bnid=(0x[0-9a-f]+|\d+) ')
+# The rest of a line behind the name of a thread.
+_THREAD = re.compile(r"\d+ .*?\bnid=(0x[0-9a-f]+|\d+) ")
 _FRAME = re.compile(r"^ - ([^\s(]+)\(.*?\) @bci=-?\d+(?:, line=(\d+))?")
 # A hidden class has a number or an address in its name, which differ from run to run.
 _HIDDEN = re.compile(r"(\$\$Lambda)?(?:[$/]\d+)?[+/]0x[0-9a-f]+")
@@ -30,9 +31,10 @@ def parse(text: str) -> dict[int, JavaThread]:
     found: dict[int, JavaThread] = {}
     frames: list[Frame] = []
     for line in text.splitlines():
-        if match := _THREAD.match(line):
+        name, mark, rest = line.rpartition('" #')
+        if mark and name.startswith('"') and (match := _THREAD.match(rest)):
             frames = []
-            found[int(match[2], 0)] = JavaThread(match[1], frames)
+            found[int(match[1], 0)] = JavaThread(name[1:], frames)
         elif match := _FRAME.match(line):
             name = _HIDDEN.sub(r"\1", match[1])
             frames.append(Frame(name, source=f"line {match[2]}" if match[2] else ""))

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from gcorefs.kernel.proc import task_stat
+from gcorefs.steps import Step
 from tests.conftest import Mount, Target, mounts, wait_until_gone
 from tests.mounted.conftest import (
     AS_NOBODY,
     NOBODY,
+    Pause,
     errno_of,
     eventually,
     gcorefs,
@@ -483,3 +485,32 @@ def test_attributes_of_a_waiting_core_are_shown_to_the_user_who_asked(
     assert "user.gcorefs.state" in os.listxattr(mount / target.pid)
     os.kill(target.pid, signal.SIGKILL)
     eventually(lambda: status(mount) == [])
+
+
+def test_a_rename_does_not_lock_the_root_until_the_core_is_ready(
+    paused: Callable[..., Mount], spawn: Spawn
+) -> None:
+    """The kernel locks both directories, looks the names up, and then asks for permission."""
+    stop = Pause(Step.RECORDED_ALL)
+    mount = paused(stop)
+    target = spawn("threads", 1)
+    path = exact(mount, target.pid)
+    errors: list[int] = []
+    sizes: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda: errors.append(errno_of(lambda: path.rename(mount.path / "name")))
+        ),
+        threading.Thread(target=lambda: sizes.append(path.stat().st_size)),
+    ]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    threads[0].join()
+    assert errors == [errno.EROFS]
+    assert errno_of((mount.path / "another").stat) == errno.ENOENT
+    assert sizes == []
+    stop.end()
+    threads[1].join()
+    with opened(path) as fd:
+        assert sizes == [len(whole(fd))]

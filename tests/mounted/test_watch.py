@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -71,6 +72,26 @@ def test_the_last_cores_stay(spawn: Spawn, folder: Path) -> None:
             core = read_core(file)
         assert (core.threads, core.missing) == (4, 0)
         assert (folder / name).stat().st_mode == 0o100600
+    eventually(lambda: is_free(target.pid))
+
+
+def test_a_directory_that_is_removed_ends_it(spawn: Spawn, folder: Path) -> None:
+    """Else it would stop the process again and again, for nothing."""
+    target = spawn("threads", 3)
+    with watching(target, folder, "--every", "20ms") as process:
+        lines(process, 1)
+
+        def is_removed() -> bool:
+            with contextlib.suppress(OSError):  # a core has come meanwhile
+                shutil.rmtree(folder)
+            return not folder.exists()
+
+        eventually(is_removed)
+        folder.mkdir()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == f"Error: {folder}: the directory has been removed"
+    assert names(folder) == []
     eventually(lambda: is_free(target.pid))
 
 

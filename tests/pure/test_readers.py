@@ -196,6 +196,34 @@ PARSERS = {
 }
 
 
+HOSTILE = {
+    "goroutine": ("* Goroutine 1 - ", " [", "..."),
+    "waiting goroutine": ("  Goroutine 1 - ", " (thread 1) [", "]"),
+    "frame of go": ("  0  0x1 in ", " at :1", "x"),
+    "source of go": ("     at ", ":1", "x"),
+    "thread of Java": ('"', '" #1 nid=1', "x"),
+    "other thread of Java": ('"" #1 ', "nid=", "x"),
+    "frame of Java": (" - f(", ") @bci=", "x"),
+    "class of Java": (" - ", "$$Lambda$1+", "(x) @bci=1"),
+    "thread of gdb": ("Thread 1 (", "LWP 1)", "x"),
+    "frame of gdb": ("#0 ", " at :1 from ", "x"),
+    "frame": ("#0 0x1", " - ", ""),
+    "source": ("    ", "a:1:1", "x"),
+    "frame of Python": ('    (Python) File "', '", line 1, in ', ""),
+}
+"""The beginning of a line, what a program may choose, many times, and the end."""
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_line_takes_a_time_that_its_length_bounds(name: str, kind: str) -> None:
+    """The longest lines, as many as are taken.  With a square of the length they take hours."""
+    parse, _ = PARSERS[name]
+    first, often, last = HOSTILE[kind]
+    line = (first + often * (program.LONGEST_LINE // len(often)))[: program.LONGEST_LINE] + last
+    parse("\n".join([line] * (program.MOST_OUTPUT // 16 // program.LONGEST_LINE)))
+
+
 @pytest.mark.parametrize("name", PARSERS)
 @given(data=st.data())
 def test_any_output_is_read(name: str, data: st.DataObject) -> None:
