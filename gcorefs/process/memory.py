@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.columns import Column
+from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import ZEROS
 from gcorefs.process.child_memory import ChildMemory, not_forked
 from gcorefs.process.copy_on_write import CopyOnWrite
@@ -99,8 +100,20 @@ class Memory:
         done = self.ways.shmem.read_into(address, buffer)
         if done and self.ways.shmem.is_private(address):
             self._read_own(address, buffer[:done])
-        self._read_private(address + done, buffer[done:])
+        self._read_brought(address + done, buffer[done:])
         self._check()
+
+    def _read_brought(self, address: int, buffer: memoryview) -> None:
+        """Read all but pages that the read would make for good (page_providers.py).  These are
+        zeros, and lost."""
+        done = 0
+        for start, end in self.ways.providers.never_read(address, len(buffer)):
+            low, high = start - address, end - address
+            self._read_private(address + done, buffer[done:low])
+            clear(buffer[low:high])
+            self.unreadable_pages.add_ranges([(start // PAGE_SIZE * PAGE_SIZE, page_up(end))])
+            done = high
+        self._read_private(address + done, buffer[done:])
 
     def _read_own(self, address: int, buffer: memoryview) -> None:
         """Replace the bytes of a file by those of the pages that the process has written."""

@@ -9,6 +9,12 @@ after it was let go, would hang in its next mmap(2).  So every reader checks her
 
 /proc/PID/pagemap shows which pages are in the page tables.  A page may be reclaimed before it is
 read, but the pages of a process that has just been stopped seldom are.
+
+Two kinds of files make a page for each that is read and missing, which nothing can reclaim: those
+of a ramfs, which every user may mount in a user namespace (fs/ramfs/inode.c), and the arena of a
+BPF program (kernel/bpf/arena.c, arena_vm_fault).  Neither tells its holes.  A sparse file of a user
+would fill our own memory, and an arena of gibibytes that of the process.  So their missing pages
+are not read.
 """
 
 import contextlib
@@ -16,13 +22,14 @@ import functools
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.proc import map_files, mountinfo
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.process.pagemap import Pagemap
+from gcorefs.process.pagemap import Pagemap, runs_in
 
 
 class MayWait(Exception):
@@ -55,6 +62,10 @@ class PageProviders:
         self._devices = {vma.dev for vma, _ in found}
         self._pagemap = pagemap
         self._tid = tid
+        kind_of = functools.cache(functools.partial(_file_system, tid))
+        filled = [vma for vma, _ in found if _is_filled_by_reads(vma, tid, kind_of)]
+        self._filled_starts = array("Q", [vma.start for vma in filled])
+        self._filled_ends = array("Q", [vma.end for vma in filled])
 
     def first(
         self, address: int, length: int, sources: Container[str] = ()
@@ -90,11 +101,52 @@ class PageProviders:
         """True if somebody must supply pages between the two addresses."""
         return next(self._within(start, end), None) is not None
 
+    def never_read(self, address: int, length: int) -> Iterator[tuple[int, int]]:
+        """The parts of this range, in order, whose pages are missing and would be made for good."""
+        index = bisect_right(self._filled_ends, address)
+        while index < len(self._filled_ends) and self._filled_starts[index] < address + length:
+            start = max(address, self._filled_starts[index])
+            end = min(address + length, self._filled_ends[index])
+            first = start // PAGE_SIZE * PAGE_SIZE
+            missing = self._pagemap.populated(start, end - start).translate(_MISSING)
+            for one, other in runs_in(missing, 0, len(missing)):
+                low, high = first + one * PAGE_SIZE, first + other * PAGE_SIZE
+                yield max(start, low), min(end, high)
+            index += 1
+
     def _within(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         index = bisect_right(self._ends, start)
         while index < len(self._ends) and self._starts[index] < end:
             yield max(start, self._starts[index]), min(end, self._ends[index]), self._sources[index]
             index += 1
+
+
+def _file_system(tid: int, device: str) -> bytes | None:
+    """Its type, as the process or we see its mount; None if neither does."""
+    for each in (tid, os.getpid()):
+        with contextlib.suppress(OSError, FormatError):
+            if kind := mountinfo.file_system(each, device):
+                return kind
+    return None
+
+
+def _is_filled_by_reads(vma: Vma, tid: int, kind_of: Callable[[str], bytes | None]) -> bool:
+    if not vma.dev.startswith("00:"):  # a disk
+        return False
+    if vma.name == _BPF_MAP:
+        return True
+    kind = kind_of(vma.dev)
+    if kind is not None:
+        return kind == b"ramfs"
+    # Its mount is hidden or gone, and to ask the file itself for its type may wait for a server.  A
+    # file of a ramfs has as many blocks as pages (fs/libfs.c, simple_getattr).
+    file = map_files.mapped_file(tid, vma.start, vma.end)
+    return file is not None and file.allocated < file.size
+
+
+_BPF_MAP = b"anon_inode:bpf-map"
+_MISSING = b"\1" + bytes(255)
+"""Translates a byte for each page: 1 if it is not populated."""
 
 
 def _is_disk(device: str, kind: bytes) -> bool:

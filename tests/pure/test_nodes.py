@@ -231,11 +231,18 @@ async def test_the_control_directory_lists_its_files_and_exact_nobody(
         assert await errno_of(release.open(FlagT(flags), CALLER)) == errno.EACCES
 
 
+class _Held:
+    """Nothing is held."""
+
+    async def await_requested(self, inode: Inode, ctx: RequestContext) -> None:
+        assert inode.core is None
+
+
 async def test_a_kind_of_node_refuses_what_is_not_for_it(
     root: Root, inodes: Inodes, limits: Limits
 ) -> None:
     entry = await root.lookup(b"300", CALLER)
-    file = ProcessFile(inodes[entry.st_ino], LOOKS, cast(Held, None), limits)
+    file = ProcessFile(inodes[entry.st_ino], LOOKS, cast(Held, _Held()), limits)
     assert (await file.attributes(CALLER)).st_size == SIZE
     assert file.xattr_names(CALLER) == ()
     assert await file.xattr(b"user.gcorefs.state", CALLER) is None
