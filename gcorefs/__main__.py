@@ -1,11 +1,13 @@
 """Where the program begins: `gcorefs`, and `python -m gcorefs`."""
 
+import contextlib
 import io
 import os
 import signal
 import sys
 
 _STANDARD = range(3)
+_NO_MEMORY = b"Error: gcorefs is out of memory\n"
 
 
 def main() -> None:
@@ -18,9 +20,16 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _have_standard_descriptors()
-    from gcorefs.cli import main as commands  # noqa: PLC0415
+    try:
+        from gcorefs.cli import main as commands  # noqa: PLC0415
 
-    commands()
+        commands()
+    # There was no memory to tell of it in the command (RLIMIT_AS).  The interpreter itself loses
+    # some errors, and raises SystemError then.
+    except (MemoryError, SystemError):
+        with contextlib.suppress(OSError):
+            os.write(2, _NO_MEMORY)
+        sys.exit(1)
 
 
 def _have_standard_descriptors() -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,26 @@ def test_a_command_that_meets_a_limit_of_its_own_says_so_in_one_line(
         assert is_free(target.pid)
     # A status needs no more files than the interpreter itself.
     assert False in done or (words[0], limits) == ("status", FILES)
+
+
+LATE = """
+import gcorefs.cli
+
+def main():
+    raise {error}
+
+gcorefs.cli.main = main
+
+from gcorefs.__main__ import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "SystemError('error return without exception')"])
+def test_a_command_that_has_no_memory_to_tell_of_it_still_does(error: str) -> None:
+    result = run(sys.executable, "-c", LATE.format(error=error), "status")
+    assert (result.returncode, result.stderr) == (1, b"Error: gcorefs is out of memory\n")
 
 
 @LIMITS
