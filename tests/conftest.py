@@ -9,6 +9,7 @@ Levels, each in its own folder:
     readers  what debuggers and the kernel itself say about the same process
 """
 
+import compileall
 import contextlib
 import fcntl
 import gc
@@ -39,6 +40,7 @@ from tests.turns import is_alone, turn
 
 T = TypeVar("T")
 TARGETS = Path(__file__).parent / "targets"
+PACKAGE = Path(__file__).parents[1] / "gcorefs"
 GCOREFS = Path(sys.executable).with_name("gcorefs")
 PURE = {Path(__file__).parent / name for name in ("pure", "fuzz")}
 """Levels that need no system tool."""
@@ -125,6 +127,13 @@ def _state(pid: int, tid: int) -> tuple[str, int]:
 def text_of(command: Iterable[object]) -> list[str | bytes]:
     """The words of a command as subprocess wants them.  Paths and numbers are allowed."""
     return [word if isinstance(word, bytes) else str(word) for word in command]
+
+
+def pytest_sessionstart() -> None:
+    """Compile gcorefs to bytecode, as an installation does.  Otherwise each command of a test
+    compiles all that it imports if no bytecode is written (PYTHONDONTWRITEBYTECODE): half its
+    time."""
+    compileall.compile_dir(PACKAGE, quiet=2)
 
 
 @pytest.fixture(scope="session")
