@@ -5,15 +5,18 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
-from gcorefs.api import Stop
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import SinkError
 from gcorefs.kernel.ending_signals import not_ignored
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.errors import ProcessError, named_with_limit
+
+if TYPE_CHECKING:  # status, release and ls stop nobody
+    from gcorefs.api import Stop
 
 
 def end_in_good_order() -> None:
@@ -51,7 +54,7 @@ def refusals_told(pid: int = 0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def late_awaited(stops: Sequence[Stop]) -> Iterator[None]:
+def late_awaited(stops: Sequence["Stop"]) -> Iterator[None]:
     """After the block, wait for the threads that were interrupted but have not stopped yet.
 
     If we ended earlier, they would see the interruption.  We do not wait if a signal ends us.  The
@@ -95,7 +98,7 @@ def _not_suspended() -> Iterator[None]:
         signal.raise_signal(signal.SIGTSTP)
 
 
-def _await_late(stops: Sequence[Stop]) -> None:
+def _await_late(stops: Sequence["Stop"]) -> None:
     for stop in stops:
         if late := stop.late:
             click.echo(

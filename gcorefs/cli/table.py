@@ -2,15 +2,16 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from gcorefs.cli.printable import printable
 
 
 def show(headings: Sequence[str], numbers: Collection[str], rows: Iterable[Sequence[str]]) -> None:
     """Print it.  The columns in `numbers` end at one place; the others begin there."""
+    # Only if it is needed: an answer in JSON takes half the time without rich.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, justify="right" if heading in numbers else "left")
