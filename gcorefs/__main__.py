@@ -1,6 +1,6 @@
 """Where the program begins: `gcorefs`, and `python -m gcorefs`."""
 
-import contextlib
+import gc
 import io
 import os
 import signal
@@ -15,8 +15,9 @@ def main() -> None:
 
     SIGINT ends the program at once while it imports its parts, as it ends one that is written in
     C: an import would print a traceback.  From the command on it is an exception
-    (gcorefs/cli/__init__.py).
+    (gcorefs/cli/__init__.py).  Nor is there garbage to look for before the command.
     """
+    gc.disable()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _have_standard_descriptors()
@@ -27,9 +28,14 @@ def main() -> None:
     # There was no memory to tell of it in the command (RLIMIT_AS).  The interpreter itself loses
     # some errors, and raises SystemError then.
     except (MemoryError, SystemError):
-        with contextlib.suppress(OSError):
-            os.write(2, _NO_MEMORY)
-        sys.exit(1)
+        pass  # first what all its frames have is given back
+    else:
+        return
+    try:  # noqa: SIM105 (that would need memory)
+        os.write(2, _NO_MEMORY)
+    except OSError:
+        pass
+    os._exit(1)  # the end of the interpreter needs memory too
 
 
 def _have_standard_descriptors() -> None:

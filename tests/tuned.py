@@ -21,7 +21,7 @@ reach = tuning.now().reach
 {reach}
 tuning.use(dataclasses.replace({tuning!r}, reach=reach))
 
-from gcorefs.cli import main
+from gcorefs.__main__ import main
 
 main()
 """
