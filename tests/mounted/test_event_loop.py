@@ -56,9 +56,9 @@ def traced(request: pytest.FixtureRequest, unmounted: Mount, trace: Path) -> Ite
 
 @pytest.fixture
 def slow_to_read(mount: Mount) -> Iterator[None]:
-    """The thread that serves the mount learns of each request a second late."""
+    """The thread that serves the mount learns of each request a third of a second late."""
     server = mount.server
-    words = "strace -q -o /dev/null -e trace=epoll_wait -e inject=epoll_wait:delay_exit=1000000 -p"
+    words = "strace -q -o /dev/null -e trace=epoll_wait -e inject=epoll_wait:delay_exit=300000 -p"
     with subprocess.Popen([*words.split(), str(server)]) as tracer:
         eventually(lambda: task_status.tracer(server, server) == tracer.pid)
         yield

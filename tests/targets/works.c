@@ -20,7 +20,7 @@
 
 #define PAGES	     3
 #define SIZE	     ((off_t)PAGES << 21)
-#define INSTRUCTIONS 200000
+#define INSTRUCTIONS 50000
 
 static volatile long rounds, interrupted, failed;
 static struct bpf_insn program[INSTRUCTIONS];
