@@ -576,6 +576,13 @@ def tools(request: pytest.FixtureRequest) -> None:
     assert not missing, f"not installed: {missing}; run 'make test'"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run alone come last.  Among the others, each of them would wait until the tests of
+    all workers are done, and have the workers wait for it."""
+    items.sort(key=is_alone)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """The time-out of a test does not count the time until its turn."""
