@@ -33,6 +33,7 @@ import pytest
 from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
 from gcorefs.mount.mountpoints import FSTYPE
 from gcorefs.sources import bpf_choice
+from gcorefs.sources.bpf.loading import Choice, load
 from gcorefs.tuning import Tuning
 from tests.features import needs_bpf
 from tests.tuned import tuned
@@ -282,20 +283,28 @@ def at_least(name: str, number: int) -> Iterator[None]:
             path.write_text(before)
 
 
-@pytest.fixture
-def bpf() -> Iterator[None]:
-    """Mappings come from BPF in this process, too, until the test ends."""
+@pytest.fixture(scope="session")
+def bpf_programs() -> Iterator[Choice]:
+    """Loaded once: the kernel takes a tenth of a second for it."""
     needs_bpf()
     with warnings.catch_warnings():  # other tests may have left threads that wait
         warnings.simplefilter("ignore", DeprecationWarning)
-        choice = bpf_choice.choose("auto")
+        programs = load()
+    yield programs
+    for descriptor in programs.descriptors:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def bpf(bpf_programs: Choice, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Mappings come from BPF in this process, too, until the test ends."""
+    monkeypatch.setattr(bpf_choice, "load", lambda: bpf_programs)
+    choice = bpf_choice.choose("auto")
     try:
         assert str(choice) == "mappings come from BPF"
         yield
     finally:
         bpf_choice.choose("off")
-        for descriptor in choice.descriptors:
-            os.close(descriptor)
 
 
 @pytest.fixture(params=["smaps", "BPF"])
