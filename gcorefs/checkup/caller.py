@@ -11,6 +11,7 @@ from enum import IntEnum
 from gcorefs.kernel import ptrace
 from gcorefs.kernel.proc import procfile, task_status
 from gcorefs.process import readv
+from gcorefs.process.threads import NoThread
 
 NOT_KNOWN = -1
 _KILLED = errno.EPERM
@@ -95,8 +96,12 @@ def _is_own_namespace(kind: str, initial: int) -> bool:
 
 
 def _seize_errno() -> int:
-    """Tried by a child on a child of its own, because a filter may kill who calls ptrace(2)."""
-    pid = os.fork()
+    """Tried by a child on a child of its own, because a filter may kill who calls ptrace(2).
+    NoThread."""
+    try:
+        pid = os.fork()
+    except BlockingIOError as error:
+        raise NoThread from error
     if pid == 0:
         answer = errno.EIO
         try:

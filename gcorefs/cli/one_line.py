@@ -8,6 +8,7 @@ import click
 
 from gcorefs.cli.printable import printable
 from gcorefs.process.errors import Reason, is_no_memory, limit_met, named_with_limit
+from gcorefs.process.threads import NoThread
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -24,6 +25,8 @@ def told_in_one_line() -> Iterator[None]:
         raise click.UsageError(printable(error.format_message()), error.ctx) from None
     except click.ClickException as error:
         raise click.ClickException(printable(error.format_message())) from None
+    except NoThread as error:
+        raise click.ClickException(str(error.strerror)) from None
     except OSError as error:
         # Only standard output has no name in its errors.
         if error.errno in _FULL and error.filename is None:

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gcorefs.checkup.target import POLICIES
 from gcorefs.kernel.proc import task_stat, task_status
+from gcorefs.process.threads import NoThread
 from tests.cgroups import Freezer, memory_group
 from tests.conftest import GCOREFS, Mount, Target, switches, wait_until_asleep
 from tests.mounted.conftest import (
@@ -218,3 +221,10 @@ def test_options_of_proc(spawn: Spawn) -> None:
     )
     assert result.returncode == 1
     assert "see hidepid= in proc(5)" in result.stderr.decode()
+
+
+@pytest.mark.parametrize("words", ["check", "ls", "stacks 1", "dump 1 -o /dev/null", "info 1"])
+def test_no_further_process_or_thread_is_one_line(words: str) -> None:
+    result = run(*AS_NOBODY, "prlimit", "--nproc=1", GCOREFS, *words.split())
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.decode() == f"Error: {NoThread().strerror}\n"

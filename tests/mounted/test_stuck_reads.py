@@ -85,7 +85,7 @@ def impatient() -> Iterator[Path]:
     """The command line.  Ten seconds for each read that cannot end are more than a test needs."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        yield program(Path(folder), Tuning(read_timeout=1.0))
+        yield program(Path(folder), Tuning(read_timeout=2.0))
 
 
 @pytest.fixture(scope="module")
