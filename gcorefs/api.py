@@ -95,12 +95,14 @@ class Stop:
         self._holder: Holder | None = _holder(policy)
         self._worker = Worker()
         self._home = _Home(pid)
+        self._has_begun = False
         self._is_copied = False
 
     def __enter__(self) -> "Stop":
         self._home.check()
-        if self._holder is None:
+        if self._has_begun or self._holder is None:
             raise RuntimeError(f"process {self.pid}: a Stop is one stop, and it has begun already")
+        self._has_begun = True
         mark()
         try:
             taking = self._worker.submit(self._stop.take, self._holder)
@@ -161,7 +163,7 @@ class Stop:
     @property
     def late(self) -> Sequence[int]:
         """Threads that are still traced after the block has ended: they were interrupted but have
-        not stopped yet, because they get no CPU.  Each is let go when it has stopped."""
+        not stopped yet: most of them get no CPU.  Each is let go when it has stopped."""
         return self._stop.late
 
     def wait_late(self, timeout: float) -> bool:

@@ -81,9 +81,13 @@ class Recordings:
 
     def check(self) -> None:
         """SinkError: the directory has been removed, so that nothing can be written any more.  One
-        that has its name now is another one, perhaps of another user."""
-        if not os.fstat(self._directory).st_nlink:
-            raise SinkError(self._path, OSError(errno.ENOENT, "the directory has been removed"))
+        that has its name now is another one, perhaps of another user.  Some file systems do not
+        tell (overlayfs, a merged directory)."""
+        try:
+            if not os.fstat(self._directory).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "the directory has been removed")
+        except OSError as error:
+            raise SinkError(self._path, error) from error
 
     def name_at(self, now: datetime) -> str:
         moment = now.astimezone(UTC)

@@ -244,6 +244,7 @@ class SharedCore:
         If the core is open, its last handle lets the process go all the same.
         """
         self._was_looked_up = True
+        self.holders.ask(opener.uid)
         if self._handles:
             return
         self.holders.look_up(opener)

@@ -25,9 +25,9 @@ _BEING_LET_GO = "it is still being let go"
 _SETTLE_TIMEOUT = 10.0
 
 _LOOK_UP_PATIENCE = 0.1
-"""Seconds that a look-up waits for a core.  rename(2) locks two directories, the root of the mount
-too if it likes, before it looks names up and asks for permission (fs/namei.c, do_renameat2); all
-who look up a new name there wait meanwhile.  stat(2) asks for the attributes later, without a
+"""Seconds that a look-up waits for a core.  rename(2) locks two directories, one of which may be
+the root of the mount, before it looks names up and asks for permission (fs/namei.c, do_renameat2).
+All who look up a new name there wait meanwhile.  stat(2) asks for the attributes later, without a
 lock."""
 
 _MOST_TRIES = 100
@@ -83,10 +83,10 @@ class Held:
         for _ in range(_MOST_TRIES):  # again if others closed their last handle meanwhile
             core, opener = await self._enter(inode, ctx, self._to_ask)
             core.await_open(opener, self._options.open_timeout)
-            is_taken = True
+            is_past = False
             with trio.move_on_after(_LOOK_UP_PATIENCE):
-                is_taken = await core.is_taken()
-            if is_taken:
+                is_past = not await core.is_taken()
+            if not is_past:
                 # The time counts from now, because the wait may have been long.
                 core.await_open(opener, self._options.open_timeout)
                 return
@@ -98,7 +98,7 @@ class Held:
         Raises the errors of the first read(2); ESTALE: request it again.
         """
         core = inode.core
-        if core is None or core.is_ready or not core.holders.are_asked_by(ctx.uid):
+        if core is None or core.is_ready or not core.holders.were_asked_by(ctx.uid):
             return
         with self._limits.requests.lent(ctx.uid, inode.process.pid):
             if not await core.is_taken():

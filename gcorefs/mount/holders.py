@@ -19,6 +19,7 @@ class Holders:
         self._files: Counter[Opener] = Counter()
         self._users: Counter[int] = Counter()  # the same, by uid
         self._askers: dict[Opener, None] = {}
+        self._asked: set[int] = set()
 
     @property
     def are_about_to_open(self) -> bool:
@@ -39,11 +40,14 @@ class Holders:
 
     def include(self, uid: int) -> bool:
         """True if one of them has the uid `uid`."""
-        return uid in self._users or self.are_asked_by(uid)
+        return uid in self._users or any(each.uid == uid for each in [*self._askers])
 
-    def are_asked_by(self, uid: int) -> bool:
-        """True if one with the uid `uid` is about to open it."""
-        return any(each.uid == uid for each in [*self._askers])
+    def ask(self, uid: int) -> None:
+        """A user has looked it up, whoever has it open."""
+        self._asked.add(uid)
+
+    def were_asked_by(self, uid: int) -> bool:
+        return uid in self._asked
 
     def of(self, uid: int | None) -> list[Opener]:
         """Each of them once, in the order in which they came; with `uid`, only those of that

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.columns import Column
-from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.segments import ZEROS
 from gcorefs.process.child_memory import ChildMemory, not_forked
 from gcorefs.process.copy_on_write import CopyOnWrite
@@ -111,7 +110,8 @@ class Memory:
             low, high = start - address, end - address
             self._read_private(address + done, buffer[done:low])
             clear(buffer[low:high])
-            self.unreadable_pages.add_ranges([(start // PAGE_SIZE * PAGE_SIZE, page_up(end))])
+            for page in range(start // PAGE_SIZE * PAGE_SIZE, end, PAGE_SIZE):
+                self.unreadable_pages.add(page)
             done = high
         self._read_private(address + done, buffer[done:])
 

@@ -131,7 +131,7 @@ def _file_system(tid: int, device: str) -> bytes | None:
 
 
 def _is_filled_by_reads(vma: Vma, tid: int, kind_of: Callable[[str], bytes | None]) -> bool:
-    if not vma.dev.startswith("00:"):  # a disk
+    if not vma.has_file or not vma.dev.startswith("00:"):  # a disk
         return False
     if vma.name == _BPF_MAP:
         return True

@@ -45,11 +45,11 @@ def _goroutine(line: str) -> tuple[int, str]:
     Both stand at the end.  A program chooses the names before them, so each part of the line is
     looked at once.
     """
-    before, reason = line, ""
-    if line.endswith("]"):
-        before, _, reason = line[:-1].rpartition(" [")
+    before, mark, reason = line.rpartition(" [")
+    if not (mark and reason.endswith("]")):
+        before, reason = line, "]"
     match = _ON_THREAD.search(before, max(0, len(before) - _LONGEST_THREAD))
-    return int(match[1]) if match else 0, _SINCE.sub("", reason) or "running"
+    return int(match[1]) if match else 0, _SINCE.sub("", reason[:-1]) or "running"
 
 
 _LONGEST_THREAD = len(" (thread 4194304)")

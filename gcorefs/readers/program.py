@@ -28,7 +28,7 @@ CUT = b"..."
 """Stands for the rest of a line."""
 
 _SHARE_OF_MEMORY = 2
-"""A reader may have half of the memory that is left: a small file may be of a section that is
+"""A reader may have half of the memory that is left: a small file may have a section that is
 inflated to gibibytes (ELF, SHF_COMPRESSED)."""
 
 _MOST_ERRORS = 64 << 10
@@ -87,8 +87,13 @@ def _limit_memory(pid: int) -> None:
     """What it allocates counts, and not the files that it maps (getrlimit(2), RLIMIT_DATA)."""
     left = min([available_memory(), *(limit.left for limit in cgroups.memory_limits())])
     most = max(0, left) // _SHARE_OF_MEMORY
-    with contextlib.suppress(OSError, ValueError):  # it has ended, or its own limit is lower
-        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
+    with contextlib.suppress(OSError):  # it has ended
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (_lower(soft, most), _lower(hard, most)))
+
+
+def _lower(limit: int, most: int) -> int:
+    return most if limit == resource.RLIM_INFINITY else min(limit, most)
 
 
 class _TooMuch(Exception):

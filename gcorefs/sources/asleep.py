@@ -80,7 +80,7 @@ class Asleep:
         self._progress.woken += before - len(self._tracees.asleep)
 
     def woken_in_hold(self) -> set[int]:
-        """The same during the hold, and they are counted."""
+        """The same as `woken`, during the hold, and they are counted."""
         found = self.woken()
         self._progress.woken += len(found)
         return found

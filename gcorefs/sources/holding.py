@@ -2,6 +2,8 @@
 
 During the hold the OS thread of the tracer sleeps in waitid(2), so a hold costs no CPU.  It wakes
 up if a thread stops late, if a tracee dies, or if another thread of ours rings (kernel/bell.py).
+Threads that are left asleep, or late, are looked at now and then: the kernel reports nothing of one
+that runs, or whose interrupt is gone.
 """
 
 import threading
@@ -24,7 +26,7 @@ _LOOK_SHARE = 50
 are at least."""
 
 _LATE_NAP = 0.02
-"""Seconds between two looks at threads that are late (process/late.py)."""
+"""Seconds between two looks at threads that are late (process/late.py), or longer, as above."""
 
 _AGAIN = 1.0
 """Seconds after which these are interrupted again."""
@@ -39,12 +41,12 @@ def hold(
     die: Callable[[], None],
     asleep: Asleep | None = None,
     tend: Callable[[], None] = lambda: None,
-    catch_newborn: Callable[[], None] = lambda: None,
+    count_newborn: Callable[[], None] = lambda: None,
 ) -> None:
     """Sleep until the event, or until no tracee is left.
 
     `die` is called once if the process dies, before the first dead thread is reaped.  `asleep`:
-    a tracee that was left asleep and has run since is stopped, and then `catch_newborn` is called.
+    a tracee that was left asleep and has run since is stopped, and then `count_newborn` is called.
     `tend` is called each time that the sleep ends.  OSError, MemoryError: a thread that has stopped
     only now could not be recorded.
     """
@@ -64,11 +66,11 @@ def hold(
         # They may stop yet, or end by themselves.
         tracees.look_at_running(are_overdue=tracees.misses_stops)
         death.look()
-        if asleep is not None and asleep.have_woken:
-            catch_newborn()
         if not tracees.known:
             death.tell()  # none of them had stopped
             return
+        if asleep is not None and asleep.have_woken:
+            count_newborn()
         if death.is_told or tracees.counts == before:
             time.sleep(_DEATH_NAP)
 
@@ -144,9 +146,10 @@ def _let_late_go(tracees: Tracees, is_over: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             tracees.interrupt_again()
             return
+        began = time.monotonic()
         tracees.look_at_awaited(are_overdue=True)
         tracees.detach_stopped()
-        time.sleep(nap)
+        time.sleep(max(nap, (time.monotonic() - began) * _LOOK_SHARE))
         nap = min(nap * 2, _LATE_NAP)
 
 

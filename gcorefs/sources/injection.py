@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 from gcorefs.arch.machine import NT_PRSTATUS, Machine
 from gcorefs.kernel import ptrace, seccomp, wait4
 from gcorefs.kernel.proc import task_stat, task_status
+from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.kernel.ptrace import Options
 
 _ALL_SIGNALS = (1 << 64) - 1
@@ -292,7 +293,7 @@ def await_stop(tid: int, seconds: float) -> int | None:
         if nap == _LONGEST_NAP:
             # Another thread of ours may have waited for it.
             missed = ptrace.get_stop(tid)
-            is_dead = missed is None and task_stat.stat(tid, tid).is_dead
+            is_dead = missed is None and _is_known_dead(tid)
             if missed is not None or is_dead:
                 # If that was so only now, the kernel has just reported it to us.
                 status = wait4.poll_status(tid) or missed
@@ -304,6 +305,17 @@ def await_stop(tid: int, seconds: float) -> int | None:
         time.sleep(nap)
         nap = min(nap * 1.3, _LONGEST_NAP)
     return status
+
+
+def _is_known_dead(tid: int) -> bool:
+    """False also if nobody can tell: an `undo` that fails would leave our registers behind.
+    ESRCH."""
+    try:
+        return task_stat.stat(tid, tid).is_dead
+    except ProcessLookupError:
+        raise
+    except (OSError, FormatError, MemoryError):
+        return False
 
 
 def _word(machine: Machine, general: bytes, name: str) -> int:

@@ -51,6 +51,11 @@ _PIECE = 50
 _MOST_BIRTHS = 3
 """How often we look for newborn threads between the interrupts and the stops."""
 
+_MOST_GENERATIONS = 10
+"""stop=gentle: in so many passes threads are found that were born since the last.  Then those that
+sleep are stopped too: they wake, and start others faster than we look, and what has stopped starts
+none."""
+
 _MOST_REFUSALS = 100
 """An execve(2) can make the kernel refuse a seize once, and a process may call it again and again.
 One that does nothing else has the next seize refused as well in three of ten cases."""
@@ -150,16 +155,16 @@ class Stopping:
         pid = self._process.pid
         newcomers = self._newcomers()
         is_first = True  # the tracees of an earlier stop may still run
-        gentle_until = time.monotonic() + self._stop_timeout
+        births = 0
         while is_first or newcomers or not self._is_settled(judge):
-            self._seize(newcomers or self._newcomers())
+            newcomers = newcomers or self._newcomers()
+            births += bool(newcomers)
+            self._seize(newcomers)
             newcomers, is_first = [], False
             self._refuse_another()
             tuning.now().reach(Step.SEIZED_ALL, pid)
             if self._asleep is not None:
-                if time.monotonic() > gentle_until:
-                    # Threads that sleep wake others, and start new ones, faster than they are
-                    # looked at.  What has stopped starts none.
+                if births > _MOST_GENERATIONS:
                     self._asleep.end()
                 self._asleep.leave()
             self._interrupt(self._tracees.running)
@@ -185,18 +190,17 @@ class Stopping:
             running = self._tracees.running
             self._interrupt([tid for tid in newborn if tid in running])
 
-    def catch_newborn(self) -> None:
-        """During the hold, stop the threads that others have started which were left asleep and
-        have woken.  They have no records, but they change the memory, so they count as woken."""
-        with contextlib.suppress(ProcessError, ProcessLookupError):  # the hold sees its death
-            while not self._is_given_up.is_set() and (newborn := self._newcomers()):
-                self._seize(newborn)
-                caught = self._tracees.running.intersection(newborn)
-                if not caught:
-                    return
-                for tid in caught:
-                    self._tracees.interrupt(tid)
-                self._progress.woken += len(caught)
+    def count_newborn(self) -> None:
+        """During the hold, count the threads that others have started which were left asleep and
+        have woken.
+
+        They are not stopped: the seize would sleep while one of them calls execve(2), which waits
+        until the tracees are reaped, and during the hold no other thread of ours does that.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            for tid in self._newcomers():
+                self._left_out.add(tid)
+                self._progress.woken += 1
 
     def _refuse_another(self) -> None:
         """GONE if the pid changed hands before its threads were seized.  Now no other process can

@@ -1,7 +1,8 @@
 """The tracees of one process: which of its threads are seized, interrupted or recorded.
 
 One OS thread makes every call here (tracer.py), except that any thread may ask which tracees there
-are.  Every change begins with a wait status that the kernel reports for a tracee:
+are.  Every change begins with a wait status that the kernel reports for a tracee, or keeps for it
+if another thread of ours has waited for that:
 
 - It stopped because of our interrupt.  It is recorded at once, and its interrupted system call is
   repaired (ptrace.py).  That is the only register that is ever written.
@@ -161,7 +162,7 @@ class Tracees:
         """Ask those again that have not stopped.
 
         If a process has several threads, execve(2) discards the interrupt of the thread that calls
-        it (fs/exec.c, de_thread; kernel/signal.c, zap_other_threads).
+        it (fs/exec.c, de_thread; kernel/signal.c, zap_other_threads).  Older kernels do not.
         """
         for tid in self.awaited:
             with _IF_ALIVE:

@@ -227,7 +227,7 @@ class Tracer:
                     self._die,
                     self._stopping.asleep,
                     self._nurse.tend,
-                    self._stopping.catch_newborn,
+                    self._stopping.count_newborn,
                 )
         except (OSError, MemoryError):  # of a thread that stopped late: there is no stop any more
             self._on_end()

@@ -238,6 +238,8 @@ def test_what_no_process_and_no_core_has_is_refused(spawn: Spawn) -> None:
         with pytest.raises(ValueError, match=f"^{pid} is no pid$"):
             gcorefs.stop(pid)
     with gcorefs.stop(spawn("threads", 1).pid) as stop:
+        with pytest.raises(RuntimeError, match="it has begun already"), stop:
+            pass
         core = stop.core()
         for offset, length in ((-1, 10), (0, -1), (-20, 10)):
             with pytest.raises(ValueError, match="no core has a negative offset or length"):
