@@ -254,7 +254,7 @@ def test_another_look_up_restarts_the_time(mount_with: Callable[..., Mount], spa
         assert path.stat().st_mtime_ns == began
     assert first["pid"] == target.pid
     assert is_held(target.pid)
-    assert gcorefs("release", str(target.pid), "--mount", mount.path).returncode == 0
+    (mount.path / ".gcorefs/release").write_text(str(target.pid))  # a command may come too late
 
 
 def test_it_can_be_switched_off(mount_with: Callable[..., Mount], spawn: Spawn) -> None:
