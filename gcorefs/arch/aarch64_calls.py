@@ -97,6 +97,8 @@ AARCH64_OWN_CALLS = {
     "setgroups": 159,
     "bpf": AARCH64_BPF,
     "userfaultfd": 282,
+    "io_setup": 0,
+    "io_destroy": 1,
     "memfd_secret": 447,
     "mseal": 462,
 }

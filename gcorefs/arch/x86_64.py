@@ -116,6 +116,8 @@ HOST = Host(
         "setresuid": 117,
         "setresgid": 119,
         "capset": 126,
+        "io_setup": 206,
+        "io_destroy": 207,
         "timer_create": 222,
         "timer_settime": 223,
         "get_robust_list": 274,

@@ -52,6 +52,20 @@ def memfd_secret() -> int:
     return fd
 
 
+@contextlib.contextmanager
+def aio_ring() -> Iterator[int]:
+    """The address of a ring of io_setup(2), which is the number of its context (fs/aio.c,
+    aio_setup_ring).  EAGAIN: there are too many (aio-max-nr); ENOSYS."""
+    context = ctypes.c_ulong()
+    events = ctypes.c_long(1)
+    if _syscall(ctypes.c_long(HOST.call("io_setup")), events, ctypes.byref(context)) < 0:
+        raise failure()
+    try:
+        yield context.value
+    finally:
+        _syscall(ctypes.c_long(HOST.call("io_destroy")), context)
+
+
 _mlock = sleeping["mlock"]
 _mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 

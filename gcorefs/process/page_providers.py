@@ -138,6 +138,9 @@ def _is_filled_by_reads(vma: Vma, tid: int, kind_of: Callable[[str], bytes | Non
     kind = kind_of(vma.dev)
     if kind is not None:
         return kind == b"ramfs"
+    # The kernel never frees a page of a ring, and writes to it by itself.
+    if vma.name == _AIO_RING and vma.dev == map_files.aio_device():
+        return False
     # Its mount is hidden or gone, and to ask the file itself for its type may wait for a server.  A
     # file of a ramfs has as many blocks as pages (fs/libfs.c, simple_getattr).
     file = map_files.mapped_file(tid, vma.start, vma.end)
@@ -145,6 +148,7 @@ def _is_filled_by_reads(vma: Vma, tid: int, kind_of: Callable[[str], bytes | Non
 
 
 _BPF_MAP = b"anon_inode:bpf-map"
+_AIO_RING = b"/[aio] (deleted)"
 _MISSING = b"\1" + bytes(255)
 """Translates a byte for each page: 1 if it is not populated."""
 

@@ -3,13 +3,16 @@
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gcorefs.arch import HOST
 from gcorefs.process.pagemap import Pagemap
+from gcorefs.sources.procfs import ProcMappings
 from tests.conftest import Target
 from tests.live.accounts import held
 from tests.mounted.conftest import PAGE
@@ -85,3 +88,29 @@ def test_an_arena(spawn: Spawn) -> None:
         assert target.truth["errno"] in (errno.EINVAL, errno.ENOTSUP, errno.E2BIG)
         pytest.skip("the kernel has no arenas of BPF")
     assert_only_what_is_there_is_read(target.pid, int(target.truth["start"], 16), memory="all")
+
+
+RING = """
+import ctypes, os, sys
+context = ctypes.c_ulong()
+assert ctypes.CDLL(None).syscall(int(sys.argv[1]), 1000, ctypes.byref(context)) == 0
+print('{"pid": %d, "ring": %d}' % (os.getpid(), context.value), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_ring_of_io_setup_is_read() -> None:
+    """Its file is sparse for stat(2), and on a mount that nobody sees; the kernel writes to it."""
+    target = Target([sys.executable, "-c", RING, str(HOST.call("io_setup"))])
+    try:
+        ring = int(target.truth["ring"])
+        (vma,) = (each for each in ProcMappings(target.pid).mappings() if each.start == ring)
+        with held(target.pid) as snapshot:
+            memory = snapshot.stop.memory
+            assert vma.size >= 1000 * 32
+            data = memory.read_bytes(ring, vma.size)
+            assert int.from_bytes(data[16:20], "little") == 0xA10A10A1  # fs/aio.c, AIO_RING_MAGIC
+            assert ring not in memory.unreadable_pages
+            assert ring + vma.size - PAGE not in memory.unreadable_pages
+    finally:
+        target.kill()

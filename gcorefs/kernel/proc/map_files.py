@@ -102,6 +102,17 @@ def secretmem_device() -> str | None:
         return None
 
 
+@functools.cache
+def aio_device() -> str | None:
+    """The device of the rings of io_setup(2), as maps writes it; None if there are none here."""
+    try:
+        with own_memory.aio_ring() as address, open("/proc/self/maps", "rb") as maps:
+            start = b"%x-" % address
+            return next((line.split()[3].decode() for line in maps if line.startswith(start)), None)
+    except OSError:
+        return None
+
+
 def _device(fd: int) -> str:
     """The device of an open file.  Closes the file."""
     try:
