@@ -12,6 +12,7 @@ from gcorefs.mount import interpreter
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     interval = sys.getswitchinterval()
+    gc.unfreeze()  # the command line may have run here
     yield
     sys.setswitchinterval(interval)
     gc.unfreeze()
