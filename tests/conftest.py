@@ -137,6 +137,12 @@ def pytest_sessionstart() -> None:
     compileall.compile_dir(PACKAGE, quiet=2)
 
 
+def pytest_sessionfinish() -> None:
+    """The command line may have run in this process, and has nothing collected then that was
+    imported before it.  lief complains at the end about what is left."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def build(pytestconfig: pytest.Config) -> Callable[[str], Path]:
     """The path of a target, compiled when it is first used.  `threads32` is threads for 32 bits.
