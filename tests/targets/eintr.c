@@ -466,6 +466,8 @@ static void s_event_sticky(void) { s_event(); MUST(personality(personality(-1) |
 static int fuse_waker;
 static unsigned fuse_open_flags = FOPEN_DIRECT_IO;
 static int fuse_is_deaf; /* it does not honour FUSE_INTERRUPT */
+/* It has the request for which the call waits.  Before that, the call may wait for another one. */
+static volatile int *fuse_has_parked;
 
 static void fuse_send(int dev, const struct fuse_in_header *to, int error, const void *data, size_t size)
 {
@@ -539,6 +541,7 @@ static void fuse_serve(int dev, int bell, unsigned slow)
 			fuse_answer(dev, &parked);
 			parked.unique = 0, owed--;
 		}
+		*fuse_has_parked = !!parked.unique;
 		if (!p[0].revents)
 			continue;
 		MUST(read(dev, in.bytes, sizeof(in)));
@@ -556,6 +559,7 @@ static void fuse_serve(int dev, int bell, unsigned slow)
 		} else {
 			fuse_answer(dev, &in.head);
 		}
+		*fuse_has_parked = !!parked.unique;
 	}
 }
 
@@ -569,6 +573,8 @@ static void fuse(unsigned slow, const char *file)
 	snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", dev);
 	MUST(mount("eintr", FUSE_AT, "fuse.eintr", 0, options));
 	MUST(pipe(bell));
+	fuse_has_parked = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	MUST(fuse_has_parked == MAP_FAILED ? -1 : 0);
 	if (!MUST(fork())) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(bell[1]);
@@ -1013,6 +1019,8 @@ static int inside(void)
 	int nr;
 
 	if (!asleep() || !read_task("syscall", line, sizeof(line)) || !asleep())
+		return 0;
+	if (fuse_has_parked && !*fuse_has_parked)
 		return 0;
 	return sscanf(line, "%d", &nr) == 1 && (nr == self->nr || nr == SYS_restart_syscall);
 }
