@@ -75,7 +75,6 @@ class SharedCore:
         self._budget = limits.memory
         self._pools = pools
         self._handles: dict[Handle, None] = {}  # in the order of their opens
-        self._was_looked_up = False
 
     # The state of the core.
 
@@ -243,7 +242,6 @@ class SharedCore:
 
         If the core is open, its last handle lets the process go all the same.
         """
-        self._was_looked_up = True
         self.holders.ask(opener.uid)
         if self._handles:
             return
@@ -263,7 +261,7 @@ class SharedCore:
             handle.ahead.close()
         if self._handles:
             return
-        if self._was_looked_up and not self.bytes.served and not self.is_over:
+        if self.holders.were_asked and not self.bytes.served and not self.is_over:
             self.await_open(handle.opener, open_timeout)
         else:
             self.keeper.leave()

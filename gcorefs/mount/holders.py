@@ -46,6 +46,10 @@ class Holders:
         """A user has looked it up, whoever has it open."""
         self._asked.add(uid)
 
+    @property
+    def were_asked(self) -> bool:
+        return bool(self._asked)
+
     def were_asked_by(self, uid: int) -> bool:
         return uid in self._asked
 

@@ -295,8 +295,7 @@ class SharedStop:
             await self._copy(core)
         elif self.may_run_on:  # the others have waited for this one
             self._stop.run_on()
-            await self._stop.untraced()
-            self._untraced.set()
+            await self._have_run_on()
 
     async def _settle(self, core: SharedCore, made: Core) -> bool:
         """Judge the readers of a core that is made, and wake them.  False: they may not see it."""

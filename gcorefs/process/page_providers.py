@@ -86,16 +86,9 @@ class PageProviders:
         Only /proc/PID/mem needs this answer, because it cannot be killed.  A source that no mount
         shows is not one.
         """
-        found: set[str] = set()
-        # mountinfo shows each process only the mounts below its own root.
-        for tid in (self._tid, os.getpid()):
-            with contextlib.suppress(OSError):
-                found |= {
-                    each
-                    for each in self._devices
-                    if _is_disk(each, mountinfo.file_system(tid, each))
-                }
-        return frozenset(found)
+        return frozenset(
+            each for each in self._devices if _is_disk(each, _file_system(self._tid, each))
+        )
 
     def overlaps(self, start: int, end: int) -> bool:
         """True if somebody must supply pages between the two addresses."""
@@ -121,22 +114,22 @@ class PageProviders:
             index += 1
 
 
-def _file_system(tid: int, device: str) -> bytes | None:
-    """Its type, as the process or we see its mount; None if neither does."""
+def _file_system(tid: int, device: str) -> bytes:
+    """Its type, as the process or we see its mount; empty if neither does."""
+    # mountinfo shows each process only the mounts below its own root.
     for each in (tid, os.getpid()):
         with contextlib.suppress(OSError, FormatError):
             if kind := mountinfo.file_system(each, device):
                 return kind
-    return None
+    return b""
 
 
-def _is_filled_by_reads(vma: Vma, tid: int, kind_of: Callable[[str], bytes | None]) -> bool:
+def _is_filled_by_reads(vma: Vma, tid: int, kind_of: Callable[[str], bytes]) -> bool:
     if not vma.has_file or not vma.dev.startswith("00:"):  # a disk
         return False
     if vma.name == _BPF_MAP:
         return True
-    kind = kind_of(vma.dev)
-    if kind is not None:
+    if kind := kind_of(vma.dev):
         return kind == b"ramfs"
     # The kernel never frees a page of a ring, and writes to it by itself.
     if vma.name == _AIO_RING and vma.dev == map_files.aio_device():

@@ -37,9 +37,7 @@ class Asleep:
         """Leave each tracee asleep that sleeps now."""
         candidates = self._tracees.running - self._tracees.awaited
         candidates = {tid for tid in candidates if self._wakes[tid] < _MOST_WAKES}
-        if self._is_over:
-            candidates = set()
-        if candidates:
+        if candidates and not self._is_over:
             self._tracees.learn_machine()
             self._tracees.leave_asleep(self._look().sleepers(candidates))
         tuning.now().reach(Step.LEFT_ASLEEP, self._tracees.pid)
