@@ -15,9 +15,10 @@ from gcorefs.arch.machine import NT_PRSTATUS, Regset
 from gcorefs.arch.machine import RegisterKind as Kind
 from gcorefs.arch.x86_saved import SavedThread, UnknownRegisters
 from gcorefs.arch.xsave_saved import SavedFormat
-from gcorefs.kernel import ptrace, wait4
+from gcorefs.kernel import ptrace
 from gcorefs.kernel.libc import quick
 from gcorefs.sources.bpf.registers import saved_threads
+from gcorefs.sources.injection import await_stop
 
 NO_ITERATORS = "the kernel has no iterators of one process"
 _AT_HWCAP2 = 26
@@ -36,7 +37,8 @@ def learned(program: int) -> tuple[int, int]:
         except PermissionError as error:
             raise UnknownRegisters("ptrace(2) is denied even for a child of ours") from error
         ptrace.interrupt(pid)
-        _await_stop(pid)
+        if await_stop(pid, _TRIES * _NAP) is None:
+            raise UnknownRegisters("a process that was interrupted does not stop")
         try:
             saved = _compare(pid, thread)
         finally:
@@ -82,15 +84,6 @@ def _asleep(program: int, pid: int) -> SavedThread:
             return thread
         time.sleep(_NAP)
     raise UnknownRegisters("a process that sleeps does not seem to sleep")
-
-
-def _await_stop(pid: int) -> None:
-    for _ in range(_TRIES):
-        # Another thread of ours may have waited for it.
-        if wait4.poll_status(pid) is not None or ptrace.get_stop(pid) is not None:
-            return
-        time.sleep(_NAP)
-    raise UnknownRegisters("a process that was interrupted does not stop")
 
 
 def _compare(pid: int, thread: SavedThread) -> SavedFormat:
