@@ -19,7 +19,8 @@ from gcorefs.cli.picture import Paper
 from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.target import Targets, names_targets
 from gcorefs.elfcore import space
-from gcorefs.elfcore.corefile import Core, CoreError, read_core
+from gcorefs.elfcore.core_bytes import CoreError
+from gcorefs.elfcore.corefile import Core, read_core
 from gcorefs.elfcore.space import Row
 from gcorefs.export.seek_table import FRAME_MAGIC
 from gcorefs.kernel.proc.task_stat import Process

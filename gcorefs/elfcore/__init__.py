@@ -24,6 +24,8 @@ segments  memory as program headers tell of it, and zeros only once
 loads    the program headers of mappings: what becomes of each hole
 layout   where every byte of the file lies
 file_notes  the notes of a program or a library
+core_bytes  the numbers and bytes of a core that is read, and its error
+note_segments  reads the notes of any core
 corefile  reads the headers and notes of any core
 space    the address space of a core: what became of the bytes of each mapping
 """

@@ -9,7 +9,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gcorefs.elfcore.corefile import Core, Load
+from gcorefs.elfcore.core_bytes import Load
+from gcorefs.elfcore.corefile import Core
 from gcorefs.elfcore.provenance import from_text
 
 

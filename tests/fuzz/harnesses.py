@@ -25,7 +25,8 @@ with atheris.instrument_imports(include=["gcorefs"]):
     from gcorefs.arch.xsave import xsave_components
     from gcorefs.cli import picture
     from gcorefs.elfcore import file_notes, notes, program, space
-    from gcorefs.elfcore.corefile import CoreError, read_core
+    from gcorefs.elfcore.core_bytes import CoreError
+    from gcorefs.elfcore.corefile import read_core
     from gcorefs.elfcore.elf import CLASSES
     from gcorefs.elfcore.header_store import Pieces
     from gcorefs.elfcore.layout import Layout, Source

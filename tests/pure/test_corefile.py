@@ -6,14 +6,16 @@ import struct
 import tracemalloc
 from array import array
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.elfcore.corefile import Core, CoreError, Load, read_core
+from gcorefs.elfcore.core_bytes import CoreError, Load
+from gcorefs.elfcore.corefile import Core, read_core
 from gcorefs.elfcore.elf import pack_note
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.provenance import FactsError, parse
@@ -197,6 +199,43 @@ def test_a_short_file_does_not_have_many_notes_in_memory() -> None:
         tracemalloc.stop()
     assert core.threads == 300_000
     assert most < 8 << 20
+
+
+def test_notes_that_are_not_kept_are_not_in_memory(tmp_path: Path) -> None:
+    """A sparse file of a few KiB claims a segment of notes of nearly a GiB."""
+    size = (1 << 30) - 4096
+    data = bytearray(with_notes(b""))
+    struct.pack_into("<Q", data, 64 + 32, size)
+    one = struct.pack("<III8s", 8, 64 << 20, 7, b"NOBODY")
+    path = tmp_path / "core"
+    with open(path, "wb+", buffering=0) as file:
+        file.write(data)
+        for at in range(0, size - (64 << 20) - len(one), (64 << 20) + len(one)):
+            file.seek(len(data) + at)
+            file.write(one)
+        file.truncate(len(data) + size)
+        tracemalloc.start()
+        try:
+            core = read_core(cast(BinaryIO, file))
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert core.threads == 0
+    assert core.missing == 0
+    assert most < 8 << 20
+
+
+@given(st.lists(st.binary(max_size=40), max_size=60), st.integers(1, 64))
+def test_notes_are_the_same_in_pieces_of_any_size(descs: list[bytes], short: int) -> None:
+    """A raw file may give fewer bytes than it is asked for."""
+
+    class Short(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(short if size is None or size < 0 else min(short, size))
+
+    data = with_notes(b"".join(pack_note(b"CORE", 1, desc) for desc in descs))
+    assert read_core(Short(data)) == read_core(io.BytesIO(data))
+    assert read_core(io.BytesIO(data)).threads == len(descs)
 
 
 def test_more_notes_than_any_core_has_are_refused() -> None:
