@@ -16,10 +16,12 @@ A child of fork(2) has none of these threads, and is no tracer.  So it reads not
 its parent, and the end of a `with` block in it does nothing.
 """
 
+import _thread
 import concurrent.futures
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -32,6 +34,7 @@ from gcorefs.hold.choice import Rooms, holder_of
 from gcorefs.hold.holder import Holder
 from gcorefs.hold.room import Disk, Room
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.lifecycle import Phase
 from gcorefs.option import OptionError
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.admission import find
@@ -103,6 +106,10 @@ class Stop:
         if self._has_begun or self._holder is None:
             raise RuntimeError(f"process {self.pid}: a Stop is one stop, and it has begun already")
         self._has_begun = True
+        # The end of a block can fail before it has begun: Python runs the handler of a signal when
+        # it enters __exit__, and that may raise.
+        finalizer = weakref.finalize(self, _close_forgotten, self._stop, self._worker, self._home)
+        finalizer.atexit = False  # the kernel lets the process go then
         mark()
         try:
             taking = self._worker.submit(self._stop.take, self._holder)
@@ -141,7 +148,7 @@ class Stop:
         self._is_copied = self._worker.submit(self._stop.copy, core).result()
         if runs_on:
             self.run_on()
-        return Core(core, self._worker, self._home, bool(policy.spool))
+        return Core(core, self, self._worker, self._home, bool(policy.spool))
 
     def run_on(self) -> None:
         """Let the process go if the memory of all its cores is copied.  For `core`, with `runs_on`
@@ -185,6 +192,18 @@ class Stop:
             closing.result()
 
 
+def _close_forgotten(stop: StoppedProcess, worker: Worker, home: "_Home") -> None:
+    """Let a process go whose stop nobody has any more, wherever the garbage collector runs."""
+    if home.is_here and not stop.life.has_been(Phase.ENDED):
+        # In a thread, because the one that runs here may hold a lock of the stop.
+        _thread.start_new_thread(_close_both, (stop, worker))
+
+
+def _close_both(stop: StoppedProcess, worker: Worker) -> None:
+    worker.close()
+    stop.close()
+
+
 class _Home:
     """The process that has stopped process `pid`: it has the threads that read."""
 
@@ -207,9 +226,12 @@ class Core:
     """One ELF core.  The header stays readable after the block of its stop has ended; the memory
     is readable only before that."""
 
-    def __init__(self, core: cores.Core, worker: Worker, home: _Home, is_spooled: bool) -> None:
-        """`is_spooled`: a copy of its memory lies in a file."""
+    def __init__(
+        self, core: cores.Core, stop: Stop, worker: Worker, home: _Home, is_spooled: bool
+    ) -> None:
+        """`stop`: of which it is.  `is_spooled`: a copy of its memory lies in a file."""
         self._core = core
+        self._stop = stop  # which lasts as long as one of its cores
         self._is_spooled = is_spooled
         self._worker = worker
         self._home = home

@@ -4,17 +4,18 @@ It uses tgkill(2), signal(7), timer_create(2).
 """
 
 import ctypes
-import functools
 import os
 import threading
 import time
-from signal import SIG_UNBLOCK, SIGURG, pthread_sigmask
+from signal import SIG_UNBLOCK, SIGSTKFLT, pthread_sigmask
 
 from gcorefs.arch import HOST
 from gcorefs.kernel.libc import failure, quick
 
-_BELL = int(SIGURG)
-"""Ignored by default, so a late one does nothing."""
+_BELL = int(SIGSTKFLT)
+"""No program and no kernel uses this signal (signal(7)).  The Python interface runs in programs
+that have uses for all others, SIGURG too: Go's runtime, and file servers that take urgent data.
+A signal of real time would not do: its sender can be over a limit (RLIMIT_SIGPENDING)."""
 _tgkill = quick["tgkill"]
 _syscall = quick["syscall"]
 _signal = quick["signal"]
@@ -22,12 +23,12 @@ _signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 _signal.restype = ctypes.c_void_p
 
 
-@functools.cache
-def hang_bell() -> None:
-    """Make `ring` interrupt a sleeping call.
+def _hang_bell() -> None:
+    """Make the signal interrupt a sleeping call.
 
     Only a signal with a handler interrupts a wait.  abs(3) is a handler that does nothing.  Python
-    has no handler for it, because that would wake its main thread each time.  execve(2) resets it.
+    has no handler for it, because that would wake its main thread each time.  execve(2) resets it,
+    and so may a program that sets all signals.
     """
     _signal(_BELL, ctypes.cast(quick["abs"], ctypes.c_void_p))
     quick["siginterrupt"](_BELL, 1)
@@ -41,6 +42,7 @@ def hear_bell() -> None:
 def ring(tid: int) -> None:
     """Wake one of our threads from a call.  A thread that is only about to sleep there misses it:
     repeat until it has reacted."""
+    _hang_bell()
     _tgkill(os.getpid(), tid, _BELL)
 
 
@@ -72,7 +74,7 @@ class RepeatedRing:
 
     def __init__(self, seconds: float) -> None:
         """`seconds`: until the first ring, and between two; less than one.  EAGAIN, ENOMEM."""
-        hang_bell()
+        _hang_bell()
         hear_bell()
         event = _Event(None, _BELL, _SIGEV_THREAD_ID, threading.get_native_id())
         self._number = ctypes.c_int()

@@ -101,7 +101,6 @@ class Tracer:
     def start(self) -> None:
         """Begin in a new OS thread, or in that of a stop whose threads are late.  NoThread."""
         tuning.now().reach(Step.STARTING, self.process.pid)
-        bell.hang_bell()
         predecessor = LATE.succeed(self)
         if isinstance(predecessor, Tracer):
             self._thread = predecessor._thread

@@ -268,12 +268,12 @@ def test_a_tracer_that_misses_the_bell_is_rung_again(
 
 def test_a_tracer_hears_the_bell_whatever_is_blocked(spawn: Spawn) -> None:
     target = spawn("threads", 3)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGSTKFLT})
     try:
         with held(target):
             pass
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGURG})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGSTKFLT})
     assert_free(target)
 
 
