@@ -55,8 +55,8 @@ def proc_view(facts: ProcView, caller: Caller) -> list[Finding]:
         found.append(
             note(
                 "/proc",
-                "subset=pid hides meminfo, locks and sys: leases are not known, so shared memory "
-                "is read like any other; a copy must fit into memory that is unused now",
+                "subset=pid hides meminfo, locks and sys: leases are not known, so a memfd is "
+                "read like any other memory; a copy must fit into memory that is unused now",
                 "mount /proc without subset=pid for gcorefs",
             )
         )

@@ -38,7 +38,7 @@ def served_file(pid: int, local: Container[bytes] = LOCAL) -> str:
             _INTERNAL
         ):
             continue
-        info = task_status.parse_status(procfile.read(f"{pid}/fdinfo/{name}"))
+        info = task_status.parse_status(procfile.read_beginning(f"{pid}/fdinfo/{name}"))
         kind = kinds.get(int(info["mnt_id"]), b"a file system that is not shown")
         if kind not in local:
             return kind.decode(errors="replace")

@@ -50,24 +50,26 @@ class Shmem:
         device = map_files.shmem_device()
         files = _TmpfsFiles(tid, takes_files)
         found = [vma for vma in vmas if _has_no_name(vma, device) or files.are_to_be_opened(vma)]
-        if found:
-            # Only then: the first reader of /proc/locks waits some 10 ms for all processors
-            # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
-            found_leases = leases.leases(tid)
-            if found_leases is None:
-                self.why_unknown = "/proc/locks does not show which files are under a lease"
-                found = []
-            else:
-                found = [vma for vma in found if vma.dev not in found_leases.get(vma.inode, ())]
-        if any(map(_can_be_watched, found)):
-            watched = watches.watched_inodes(tid)
-            if watched is None:
-                self.why_unknown = f"/proc/{tid}/fd does not show which files it watches"
-                found = [vma for vma in found if not _can_be_watched(vma)]
-            else:
-                found = [vma for vma in found if vma.inode not in watched]
+        opened = [vma for vma in found if _can_be_opened(vma)]
+        if opened:
+            noticed = self._noticed(opened)
+            found = [vma for vma in found if not _can_be_opened(vma) or not noticed(vma)]
         self._vmas = found
         self._starts = [vma.start for vma in found]
+
+    def _noticed(self, vmas: Sequence[Vma]) -> Callable[[Vma], bool]:
+        """Whether somebody would notice that we open the file of one of these."""
+        # Only if there are any: the first reader of /proc/locks waits some 10 ms for all processors
+        # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
+        leased = leases.leases(self._tid, {vma.name for vma in vmas})
+        if leased is None:
+            self.why_unknown = "/proc/locks does not show which files are under a lease"
+            return lambda vma: True
+        watched = watches.watched_inodes(self._tid)
+        if watched is None:
+            self.why_unknown = f"/proc/{self._tid}/fd does not show which files it watches"
+            return lambda vma: True
+        return lambda vma: vma.inode in watched or vma.dev in leased.get(vma.inode, ())
 
     def overlaps(self, start: int, end: int) -> bool:
         """True if such memory lies between the two addresses."""
@@ -187,8 +189,9 @@ _MANY = 1 << 20
 _NO_FILES = (b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem")
 
 
-def _can_be_watched(vma: Vma) -> bool:
-    """Not if no file of it can be opened by anybody else: System V, and /dev/zero."""
+def _can_be_opened(vma: Vma) -> bool:
+    """Not if no program has a descriptor of its file: System V, and /dev/zero.  Such a file is
+    neither watched nor under a lease."""
     return not vma.name.startswith(_NO_FILES)
 
 

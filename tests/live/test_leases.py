@@ -1,12 +1,13 @@
-"""Which files of a process are under a lease, however many locks there are on the machine."""
+"""Which files of a process are under a lease or watched, however many locks there are."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gcorefs.kernel.proc import leases, procfile
+from gcorefs.kernel.proc import leases, procfile, watches
 from tests.conftest import Target
 
 Start = Callable[..., Target]
@@ -57,6 +58,55 @@ def test_a_lease_of_the_process_is_known(start: Start, tmp_path: Path) -> None:
     found = leases.leases(target.pid)
     assert found is not None
     assert path.stat().st_ino in found
+
+
+@pytest.mark.usefixtures("locks")
+@pytest.mark.parametrize("name", ["leased", "two\nlines"])
+def test_a_lease_on_a_file_that_matters_is_known(start: Start, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    target = start(LEASED, path, "F_WRLCK")
+    found = leases.leases(target.pid, {os.fsencode(path).replace(b"\n", b"\\012")})
+    assert found is not None
+    assert path.stat().st_ino in found
+
+
+def test_a_file_that_does_not_matter_is_not_asked(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "leased"
+    target = start(LEASED, path, "F_WRLCK")
+    start(LOCKS, tmp_path / "locked")
+    assert leases.leases(target.pid, {b"/another"}) == {}
+
+
+def test_the_locks_of_a_process_are_read_up_to_a_limit(start: Start, tmp_path: Path) -> None:
+    """Any user has as many as they like, and each duplicate of a descriptor shows all of them."""
+    target = start(LOCKS, tmp_path / "locked")
+    assert leases.leases(target.pid) is None
+    assert leases.leases(target.pid, {os.fsencode(tmp_path / "locked")}) is None
+    assert leases.leases(target.pid, {b"/another"}) == {}
+
+
+WATCHES = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+watcher = libc.inotify_init1(0)
+for n in range(100):
+    os.mkdir(f"{sys.argv[1]}/{n}")
+    assert libc.inotify_add_watch(watcher, f"{sys.argv[1]}/{n}".encode(), 2) > 0
+for _ in range(int(sys.argv[2])):
+    os.dup(watcher)
+print('{"pid": %d}' % os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("copies", [0, 900])
+def test_the_watches_of_a_process_are_read_up_to_a_limit(
+    start: Start, tmp_path: Path, copies: int
+) -> None:
+    target = start(WATCHES, tmp_path, copies)
+    found = watches.watched_inodes(target.pid)
+    inodes = {each.stat().st_ino for each in tmp_path.iterdir()}
+    assert found == (None if copies else inodes)
 
 
 @pytest.mark.usefixtures("locks")

@@ -211,8 +211,8 @@ def test_options_of_proc(spawn: Spawn) -> None:
     target = spawn("threads", 1)
     found = lines(with_proc("subset=pid", GCOREFS, "check", target.pid))
     assert line(found, "note", "/proc") == (
-        "subset=pid hides meminfo, locks and sys: leases are not known, so shared memory is read "
-        "like any other; a copy must fit into memory that is unused now; mount /proc without "
+        "subset=pid hides meminfo, locks and sys: leases are not known, so a memfd is read like "
+        "any other memory; a copy must fit into memory that is unused now; mount /proc without "
         "subset=pid for gcorefs"
     )
     result = with_proc("hidepid=2", *AS_NOBODY, GCOREFS, "check", target.pid)

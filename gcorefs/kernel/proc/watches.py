@@ -12,18 +12,27 @@ _WATCHERS = ("anon_inode:inotify", "anon_inode:[fanotify]")
 _KINDS = (b"inotify", b"fanotify")
 
 
+_MOST = 4 << 20
+"""Bytes of fdinfo: some 40,000 watches, which take a tenth of a second.  A process has as many as
+it likes, and each duplicate of a descriptor shows all of them."""
+
+
 def watched_inodes(tid: int) -> set[int] | None:
     """Inodes that a thread watches: an open of such a file is an event that it can read.
 
-    None if this cannot be known: /proc does not show us its open files.
+    None if this cannot be known: /proc does not show us its open files, or too many watches.
     """
     found: set[int] = set()
+    left = _MOST
     try:
         for number in os.listdir(f"/proc/{tid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # a process that shares them closed it
                 if os.readlink(f"/proc/{tid}/fd/{number}") in _WATCHERS:
                     for text in procfile.pieces(f"{tid}/fdinfo/{number}"):
                         found |= parse_watches(text)
+                        left -= len(text)
+                        if left < 0:
+                            return None
     except OSError:
         return None
     return found
