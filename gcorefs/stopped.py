@@ -54,6 +54,10 @@ from gcorefs.steps import Step
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
 
+_REAP_NAPS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds between the tries to have a process reap a child.  All together are less than
+CLOSE_TIMEOUT: a command that has waited so long ends, and must not end in the middle of one."""
+
 
 class Stop:
     """A process that stands still from `take` to `let_go`."""
@@ -88,6 +92,8 @@ class Stop:
         self._paused_seconds = 0.0
         self._holders: list[Holder] = []  # of its cores, and of cores that are still to be made
         self._lock = threading.Lock()
+        self._is_child_unwanted = False
+        self._reaping = threading.Lock()
 
     @property
     def _is_glance(self) -> bool:
@@ -361,18 +367,43 @@ class Stop:
 
     @property
     def has_child(self) -> bool:
-        """True from `fork` to `end_child`, or until the kernel kills the child."""
+        """True from `fork` until nothing is left of the child."""
         return isinstance(self._tracer, Tracer) and self._tracer.has_child
 
     def end_child(self) -> None:
-        """Kill the child of `fork`, if there is one, and wait until nothing is left of it."""
-        if not isinstance(self._tracer, Tracer) or (child := self._tracer.end_child()) is None:
-            return
-        reaping = Stop(self.process, policy=replace(self._policy, hold="stop"))
-        # If the process is gone, its children are gone with it.
-        with contextlib.suppress(ProcessError, NotForked), contextlib.closing(reaping):
-            reaping.take()
-            reaping._inject(partial(reap_child, child))
+        """Kill the child of `fork`, if there is one.  If the process is let go, wait until nothing
+        is left of it; else `close` does that."""
+        if isinstance(self._tracer, Tracer):
+            self._tracer.kill_child()
+            self._is_child_unwanted = True
+            if self._tracer.is_released:
+                self._reap_child(self._tracer)
+
+    def _reap_child(self, tracer: Tracer) -> None:
+        """If the child is one that the process has to reap, stop it once more for that."""
+        with self._reaping:  # another thread that ends the child waits until it is reaped
+            child = tracer.unreaped()
+            if child is None:
+                return
+            for nap in _REAP_NAPS:
+                if self._have_reaped(child):
+                    break
+                time.sleep(nap)
+            tracer.forget_child()
+
+    def _have_reaped(self, child: Child) -> bool:
+        """False: try again.  Another one may trace the process now."""
+        stop = Stop(self.process, policy=replace(self._policy, hold="stop"))
+        with contextlib.closing(stop):
+            try:
+                stop.take()
+                stop._inject(partial(reap_child, child))
+            except ProcessError as error:
+                # If the process is gone, its children are gone with it.
+                return error.reason in (Reason.GONE, Reason.DIED)
+            except NotForked:
+                return False
+            return True
 
     def run_on(self) -> None:
         """Let every thread run on.  Copied memory stays readable."""
@@ -405,6 +436,8 @@ class Stop:
         for holder in self._holders:
             holder.close()
         self._tracer.join()
+        if self._is_child_unwanted and isinstance(self._tracer, Tracer):
+            self._reap_child(self._tracer)
         self.life.advance(Phase.ENDED)
         # Break the reference cycles.
         self.forget()

@@ -1,7 +1,7 @@
 """The signals that end a process by default (signal(7)).
 
 Not here: the signals of a fault of one's own (SIGSEGV and the like), SIGPIPE and SIGXFSZ, which
-Python ignores, and SIGKILL.
+Python ignores, SIGSTKFLT, which wakes threads of ours (bell.py), and SIGKILL.
 """
 
 import signal
@@ -11,7 +11,7 @@ from types import FrameType
 
 ENDING = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-    signal.SIGTERM, signal.SIGSTKFLT, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF,
+    signal.SIGTERM, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF,
     signal.SIGPOLL, signal.SIGPWR, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )  # fmt: skip
 
@@ -26,7 +26,8 @@ def not_ignored() -> list[int]:
 
 
 def ignore_all() -> None:
-    for each in ENDING:
+    """Of the bell, this takes only the default action away: each ring gives it a handler."""
+    for each in (*ENDING, signal.SIGSTKFLT):
         signal.signal(each, signal.SIG_IGN)
 
 
@@ -50,4 +51,6 @@ def remember() -> Remembered:
 
     for each in found.numbers:
         signal.signal(each, keep)
+    # As the bell, it ends nothing; nor does it before the first ring.
+    signal.signal(signal.SIGSTKFLT, signal.SIG_IGN)
     return found

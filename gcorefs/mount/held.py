@@ -1,8 +1,9 @@
 """Every stop of the mount: who begins it, who joins it, when it is forgotten."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pyfuse3
@@ -180,14 +181,13 @@ class Held:
         """The stop of a process that still holds threads or lets them go: one that traces them, or,
         for a policy that does not, a look.  There is at most one of each."""
         process, is_look = inode.process, inode.policy.stop == "none"
-        return next(
-            (
-                each
-                for each in self._stops
-                if each.process == process and each.is_look == is_look and each.is_tracing
-            ),
-            None,
-        )
+        found = [
+            each
+            for each in self._stops
+            if each.process == process and each.is_look == is_look and each.is_tracing
+        ]
+        # One that is to reap a child waits for the one that holds the process.
+        return min(found, key=lambda each: each.is_reaping, default=None)
 
     def _begin_stop(self, inode: Inode, opener: Opener) -> SharedStop:
         process = inode.process
@@ -213,11 +213,21 @@ class Held:
 
     async def _run(self, stop: SharedStop) -> None:
         try:
-            await stop.run()
-        except Exception:  # a surprise in one stop must not end the mount
-            logger.exception("process %d: the stop ended", stop.process.pid)
+            with _surprises_logged(stop):
+                await stop.run()
+            with _surprises_logged(stop):
+                await stop.end_child(partial(self._others_untraced, stop))
         finally:
             self._drop(stop)
+
+    async def _others_untraced(self, stop: SharedStop) -> None:
+        """Wait until no other stop holds the process, or is to reap a child before this one."""
+        while found := [
+            each
+            for each in self._stops
+            if each.process == stop.process and each.precedes(stop) and not each.is_look
+        ]:
+            await found[0].untraced()
 
     def _drop(self, stop: SharedStop) -> None:
         """Forget a stop that is over if nobody can read a header of it any more.
@@ -238,3 +248,12 @@ class Held:
         if inode.core is core:
             inode.core = None
         self._limits.memory.give_back(core.opener.uid, core.memory)
+
+
+@contextlib.contextmanager
+def _surprises_logged(stop: SharedStop) -> Iterator[None]:
+    """A surprise in one stop must not end the mount."""
+    try:
+        yield
+    except Exception:
+        logger.exception("process %d: the stop ended", stop.process.pid)

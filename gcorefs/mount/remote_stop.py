@@ -80,6 +80,8 @@ class RemoteStop:
         self._untraced = trio.Event()
         self._is_released = False
         self._has_forked = False
+        self._has_own_child = False
+        self._child_ended = trio.Event()
         self._failure: Exception | None = None
         self._take_number = next(_numbers)
         self._answers: dict[int, trio.MemorySendChannel[object]] = {}
@@ -198,11 +200,20 @@ class RemoteStop:
             del self._answers[number]
         raise self._over()
 
+    @property
+    def has_own_child(self) -> bool:
+        """True until the end of a child that the process has to reap, in a second stop."""
+        return self._has_own_child and not self._child_ended.is_set()
+
     def end_child(self) -> None:
         """Kill the child that keeps the memory, if there is one."""
         if self._has_forked and self._link is not None:
             self._has_forked = False
             self._link.say(say.EndChild())
+
+    async def child_ended(self) -> None:
+        """Wait until nothing is left of the child, after `end_child`."""
+        await self._child_ended.wait()
 
     async def _answer_fit(self, link: Link, holder: Holder, size: int) -> None:
         facts = None
@@ -304,6 +315,8 @@ class RemoteStop:
     # Messages of the worker.
 
     def hear(self, message: object) -> None:
+        if isinstance(message, say.Forked):  # also one for which nobody waits any more
+            self._has_own_child = message.is_own
         match message:
             case say.Taken():
                 self._take(message)
@@ -327,6 +340,7 @@ class RemoteStop:
                 self._be_untraced(message)
             case say.Idle() if message.number == self._take_number and self._link is not None:
                 self.late = ()
+                self._child_ended.set()
                 self._pools.crew.rest(self._link, message.may_go_on)
 
     def _take(self, taken: say.Taken) -> None:
@@ -368,6 +382,7 @@ class RemoteStop:
     def lose(self, cause: OSError | None) -> None:
         """The conversation with the worker has ended, so the kernel lets the process go."""
         pid = self.process.pid
+        self._child_ended.set()
         if self._untraced.is_set():
             self._close_questions()
             return

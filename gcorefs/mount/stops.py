@@ -6,7 +6,7 @@ one of them.  Everything here runs in the event loop; threads make the calls tha
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -81,6 +81,8 @@ class SharedStop:
         self._released = trio.Event()
         # Set later than the event in RemoteStop, when the worker is free for the next stop.
         self._untraced = trio.Event()
+        self._reaped = trio.Event()
+        self._reaped.set()
         self._finished = trio.Event()
 
     # The state of the stop.
@@ -119,17 +121,29 @@ class SharedStop:
 
     @property
     def is_tracing(self) -> bool:
-        """True until the last thread of the process is let go.  A copy can be read after that."""
-        return not self._untraced.is_set()
+        """True until the last thread of the process is let go, and while the process is stopped, or
+        about to be, for a child of it.  A copy can be read between the two."""
+        return not self._untraced.is_set() or self.is_reaping
+
+    @property
+    def is_reaping(self) -> bool:
+        """True while the process is to reap a child that it was made to fork (hold=fork)."""
+        return not self._reaped.is_set()
 
     @property
     def is_finished(self) -> bool:
         return self._finished.is_set()
 
+    def precedes(self, other: "SharedStop") -> bool:
+        """True if `other` has to wait for this one before its process reaps a child."""
+        is_first = not self.is_reaping or self.began < other.began
+        return self is not other and self.is_tracing and is_first
+
     async def untraced(self) -> None:
         """Wait until this stop traces no thread any more.  Call it if the stop is over, or if its
         memory is copied."""
         await self._untraced.wait()
+        await self._reaped.wait()
 
     async def finished(self) -> None:
         """Wait until this stop traces no thread any more, but for CLOSE_TIMEOUT at most after its
@@ -380,8 +394,24 @@ class SharedStop:
             if not self._stop.is_untraced:
                 await self._close()
         finally:
-            self._stop.end_child()
+            if not self._stop.has_own_child:
+                self._stop.end_child()
             self._untraced.set()
+
+    async def end_child(self, others_untraced: Callable[[], Awaitable[None]]) -> None:
+        """End a child that the process has to reap, after `run`: the process is stopped for that,
+        and that must not meet another stop.
+
+        `others_untraced`: waits for the stops that there are.  Those that come wait for this one.
+        """
+        if self._stop.has_own_child:
+            self._reaped = trio.Event()
+            try:
+                await others_untraced()
+                self._stop.end_child()
+                await self._stop.child_ended()
+            finally:
+                self._reaped.set()
 
     async def _close(self) -> None:
         """Wait until no thread is traced, and free the memory of the cores.  If no thread can be

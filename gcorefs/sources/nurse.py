@@ -47,7 +47,11 @@ class Nurse:
 
     def __init__(self) -> None:
         self.child: Child | None = None
-        """None: there is none, or it is reaped."""
+        """None: there is none, or it is dead."""
+        self.unreaped: Child | None = None
+        """A child that is dead, and that the process still has to reap."""
+        self.was_asked = False
+        """True if somebody has asked for a child, which may be on its way."""
         self._requests: deque[Request] = deque()
         self._lock = threading.Lock()  # a child that is reaped may not be killed
         self._is_over = False
@@ -58,6 +62,7 @@ class Nurse:
     def ask(self, work: Callable[[], Child | None]) -> Request:
         """Have work done that may make a child.  Wake the OS thread after that."""
         request = Request(work)
+        self.was_asked = True
         with self._lock:
             if self._is_over:
                 request.refuse("the process is let go")
@@ -65,19 +70,18 @@ class Nurse:
                 self._requests.append(request)
         return request
 
-    def kill(self) -> Child | None:
-        """Kill the child.  The OS thread reaps it.  Returns it if there was one."""
+    def kill(self) -> None:
+        """Kill the child.  The OS thread waits for its end."""
         with self._lock:
             self._is_unwanted = True  # also one that is born just now
             if self.child is not None:
                 kill(self.child)
-            return self.child
 
     # In the OS thread.
 
     def tend(self) -> None:
-        """Do what was asked for, and reap a child that is dead."""
-        self._reap_dead()
+        """Do what was asked for, and part with a child that is dead."""
+        self._part_with_dead()
         while self._requests:
             request = self._requests.popleft()
             if self.child is not None:
@@ -92,15 +96,20 @@ class Nurse:
                 kill(child)
 
     def watch(self) -> None:
-        """Sleep until the child is dead, and reap it.  The process runs."""
+        """Sleep until the child is dead.  The process runs."""
         while self.child is not None:
             wait4.await_status()
-            self._reap_dead()
+            self._part_with_dead()
 
-    def _reap_dead(self) -> None:
+    def _part_with_dead(self) -> None:
         with self._lock:
             if self.child is not None and is_dead(self.child):
-                self.child = None
+                self._part()
+
+    def _part(self) -> None:
+        if self.child is not None and self.child.is_own:
+            self.unreaped = self.child
+        self.child = None
 
     def close(self) -> None:
         """Nobody gets a child any more.  One that is there dies."""
@@ -108,6 +117,6 @@ class Nurse:
             self._is_over = True
             if self.child is not None:
                 end(self.child.pid)
-                self.child = None
+                self._part()
         while self._requests:
             self._requests.popleft().refuse("the process is let go")

@@ -132,6 +132,10 @@ class Tracer:
         self._release.set()
         self._ring()
 
+    @property
+    def is_released(self) -> bool:
+        return self._release.is_set()
+
     def _ring(self) -> None:
         """Wake the OS thread if it sleeps until the kernel reports something of a tracee."""
         if self._thread is not None:
@@ -163,7 +167,7 @@ class Tracer:
         """Do work in the OS thread that makes calls in the process, which stands still, and may
         make a child of it (sources/forking.py).
 
-        The child is there until `end_child`, also after `release`.  NotInjected, OSError.
+        The child is there until `kill_child`, also after `release`.  NotInjected, OSError.
         """
         request = self._nurse.ask(work)
         self._ring_until(request.is_done)
@@ -171,14 +175,24 @@ class Tracer:
 
     @property
     def has_child(self) -> bool:
-        return self._nurse.child is not None
+        """True from `inject` until nothing is left of its child."""
+        return self._nurse.child is not None or self._nurse.unreaped is not None
 
-    def end_child(self) -> Child | None:
-        """Kill the child, and wait for its end.  Returns it if the process must reap it."""
-        child = self._nurse.kill()
-        if self._thread is not None and child is not None and self._is_free.is_set():
+    def kill_child(self) -> None:
+        """Kill the child of `inject`, also one that is made just now.  Returns at once."""
+        self._nurse.kill()
+
+    def unreaped(self) -> Child | None:
+        """Wait for the end of the child, after `kill_child` and `release`.  Returns it if the
+        process still has to reap it."""
+        if self._nurse.was_asked:
+            self._ring_until(self._is_free)
             self._has_ended.wait()
-        return child if child is not None and child.is_own else None
+        return self._nurse.unreaped
+
+    def forget_child(self) -> None:
+        """The process has reaped the child, or never will."""
+        self._nurse.unreaped = None
 
     # All below runs in the OS thread of the tracer.
 

@@ -131,6 +131,8 @@ class Forked:
 
     number: int
     mem: MemFile | None
+    is_own: bool
+    """True if the process has to reap it at its end, in a second stop."""
     why_not: str
 
 

@@ -88,6 +88,7 @@ class _Carried:
         self._number = take.number
         self._max_stop = take.max_stop or inf
         self._worker = Worker("gcorefs-stop")
+        self._is_child_unwanted = threading.Event()
         bounded_questions.avoid(take.silent)
 
     def seconds_left(self) -> float | None:
@@ -122,9 +123,10 @@ class _Carried:
         try:
             start_thread("gcorefs-fork", self._fork, number)
         except NoThread as error:
-            self._send(say.Forked(number, None, str(error)))
+            self._send(say.Forked(number, None, False, str(error)))
 
     def end_child(self) -> None:
+        self._is_child_unwanted.set()
         try:
             start_thread("gcorefs-end", self.stop.end_child)
         except NoThread:
@@ -177,10 +179,11 @@ class _Carried:
 
     def _fork(self, number: int) -> None:
         try:
-            pid = self.stop.fork().pid
-            self._send(say.Forked(number, MemFile(pid, pid), ""))
+            child = self.stop.fork()
+            mem = MemFile(child.pid, child.pid)
+            self._send(say.Forked(number, mem, child.is_own, ""))
         except (NotForked, ProcessError, OSError, MemoryError) as error:
-            self._send(say.Forked(number, None, str(error)))
+            self._send(say.Forked(number, None, False, str(error)))
 
     def _go_on(self, number: int, header: HeaderWriter) -> None:
         """In a thread of its own."""
@@ -215,6 +218,9 @@ class _Carried:
 
     def _tell_idle(self) -> None:
         self.stop.wait_late(threading.TIMEOUT_MAX)
+        if self.stop.has_child:  # it is dead, but the process has not reaped it yet
+            self._is_child_unwanted.wait()
+            self.stop.end_child()
         bounded_questions.wait_for_answers()
         self._worker.join(threading.TIMEOUT_MAX)
         gc.collect()  # automatic collection is off, so that none interrupts a stop

@@ -51,7 +51,8 @@ def test_a_call_in_which_a_thread_waits_goes_on(
                     assert str(error) == "none of its threads is in a call that can be put off"
                     assert is_with_other_mask(case, tracer.machine)
             tracer.release()
-            tracer.end_child()
+            tracer.kill_child()
+            tracer.unreaped()  # waits for its end
     assert case.ask("blocked") == {"blocked": True}
     counts = case.ask("counts")
     assert (counts["spurious"], counts["other"], counts["genuine"]) == (0, 0, 0), counts
@@ -105,7 +106,8 @@ def test_a_stack_pointer_into_memory_that_nobody_writes(spawn: Spawn, tmp_path: 
     with stopped(target.pid) as tracer:
         assert tracer.inject(partial(fork, Parent(target.pid, tracer.machine, [tid], (0, 0))))
         tracer.release()
-        tracer.end_child()
+        tracer.kill_child()
+        tracer.unreaped()  # waits for its end
     address = target.truth["aside"]
     _, _, about = Path(f"/proc/{target.pid}/smaps").read_text().partition(f"{address:x}-")
     assert next(line for line in about.splitlines() if "Anonymous:" in line).split()[1] == "0"

@@ -13,6 +13,7 @@ from gcorefs.arch import HOST
 from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.errors import Reason
 from tests.conftest import Mount, Target, take_away, wait_until_gone
+from tests.live.test_fork import AS_BEFORE, children, pin, state
 from tests.mounted import faultpoints as at
 from tests.mounted.conftest import (
     CUT_OFF,
@@ -105,6 +106,90 @@ def test_the_child_is_killed(mount: Mount, spawn: Spawn) -> None:
     with opened(mount / target.pid) as fd:
         assert_arena(whole(fd), target)
     assert target.ask("all") == {"did": "all"}
+
+
+ROUNDS = 12
+
+
+@pytest.fixture
+def subreaper(spawn: Spawn, tmp_path: Path) -> Target:
+    """A process that has to reap the child: it is stopped once more for that."""
+    target = spawn("forked", "subreaper", tmp_path / "lock")
+    pin(target.pid)
+    return target
+
+
+def take_forked(mount: Mount, target: Target, words: str = "@hold=fork") -> None:
+    eventually(lambda: state(target.pid) == "S")
+    with opened(mount.path / words / str(target.pid)) as fd:
+        os.read(fd, 1)
+        assert await_copied(mount, target.pid)["held"] == "fork"
+
+
+def test_a_process_reaps_its_child_before_its_next_stop(mount: Mount, subreaper: Target) -> None:
+    """Its worker ends after that, and not while the process has registers that are not its own."""
+    for _ in range(ROUNDS):
+        take_forked(mount, subreaper)
+        with opened(mount / subreaper.pid) as fd:  # waits for the end of the other stop
+            assert whole(fd)
+    eventually(lambda: children(subreaper.pid) == [])
+    assert subreaper.ask("look") == AS_BEFORE
+
+
+def test_a_process_reaps_its_child_when_another_stop_has_ended(
+    mount: Mount, subreaper: Target
+) -> None:
+    eventually(lambda: state(subreaper.pid) == "S")
+    with opened(mount.path / "@hold=fork" / str(subreaper.pid)) as forked:
+        os.read(forked, 1)
+        await_copied(mount, subreaper.pid)
+        fd = os.open(mount / subreaper.pid, os.O_RDONLY)
+        os.read(fd, 1)
+    try:
+        assert len(children(subreaper.pid)) == 1
+        with opened(mount / subreaper.pid) as joining:  # the child keeps nobody out
+            assert whole(joining) == whole(fd)
+    finally:
+        os.close(fd)
+    eventually(lambda: children(subreaper.pid) == [])
+    assert subreaper.ask("look") == AS_BEFORE
+
+
+def test_a_process_reaps_a_child_that_was_killed(mount: Mount, subreaper: Target) -> None:
+    """As the kernel kills it if memory is short."""
+    mount.allow(Reason.CHILD_GONE.text)
+    eventually(lambda: state(subreaper.pid) == "S")
+    with opened(mount.path / "@hold=fork" / str(subreaper.pid)) as fd:
+        os.read(fd, 1)
+        await_copied(mount, subreaper.pid)
+        (child,) = children(subreaper.pid)
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: state(child) == "Z")
+        assert errno_of(lambda: whole(fd)) == errno.EIO
+    eventually(lambda: children(subreaper.pid) == [])
+    assert subreaper.ask("look") == AS_BEFORE
+
+
+def test_a_process_reaps_its_child_when_the_mount_ends(unmounted: Mount, subreaper: Target) -> None:
+    unmounted.make()
+    eventually(lambda: state(subreaper.pid) == "S")
+    with opened(unmounted.path / "@hold=fork" / str(subreaper.pid)) as fd:
+        os.read(fd, 1)
+        await_copied(unmounted, subreaper.pid)
+        server = unmounted.server
+        os.kill(server, signal.SIGTERM)
+        wait_until_gone(server)
+    eventually(lambda: children(subreaper.pid) == [])
+    assert subreaper.ask("look") == AS_BEFORE
+
+
+def test_a_dump_has_the_process_reap_its_child(subreaper: Target, tmp_path: Path) -> None:
+    for number in range(ROUNDS):
+        eventually(lambda: state(subreaper.pid) == "S")
+        path = str(tmp_path / f"core{number}")
+        command("dump", "--hold", "fork", "-o", path, str(subreaper.pid))
+        assert children(subreaper.pid) == []
+    assert subreaper.ask("look") == AS_BEFORE
 
 
 @pytest.mark.parametrize("victim", ["server", "worker"])

@@ -63,9 +63,10 @@ def test_no_signal_but_sigkill_ends_a_zygote_or_a_worker(mount: Mount, spawn: Sp
     with opened(mount / target.pid) as fd:
         assert os.read(fd, 4) == b"\x7fELF"
         worker = tracer(target.pid)
-        for number in ENDING:
+        for number in (*ENDING, signal.SIGSTKFLT):
             os.kill(worker, number)
             os.kill(zygote(mount), number)
+        os.kill(mount.server, signal.SIGSTKFLT)
         assert len(whole(fd)) == os.fstat(fd).st_size
         assert tracer(target.pid) == worker
     eventually(lambda: is_free(target.pid))
