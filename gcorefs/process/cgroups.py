@@ -78,10 +78,22 @@ def deadly_limits() -> list[Limit]:
     mem_cgroup_get_oom_group).  None if they cannot be read.  Version 1 has no such thing."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         groups = _folders_of_v2("self")
-        while groups and not _is_set(os.path.join(groups[0], b"memory.oom.group")):
+        while groups and not _kills_all(groups[0]):
             del groups[0]
         return [limit for each in groups for limit in _limits_of(os.fsdecode(each), _V2_DEADLY)]
     return []
+
+
+def dies_together(process: str) -> bool:
+    """True if a process dies with others of a group when the kernel kills one of them for its
+    memory (memory.oom.group).  False if that cannot be read.  Version 1 has no such thing."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return any(map(_kills_all, _folders_of_v2(process)))
+    return False
+
+
+def _kills_all(folder: bytes) -> bool:
+    return _is_set(os.path.join(folder, b"memory.oom.group"))
 
 
 def is_frozen(pid: int) -> bool:

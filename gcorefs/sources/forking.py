@@ -31,7 +31,7 @@ from gcorefs.kernel import ptrace, wait4
 from gcorefs.kernel.open_file import OpenFile
 from gcorefs.kernel.proc import procfile, task_status
 from gcorefs.kernel.ptrace import Options
-from gcorefs.process.cgroups import is_frozen, memory_limits
+from gcorefs.process.cgroups import dies_together, is_frozen, memory_limits
 from gcorefs.process.flushed_files import served_file
 from gcorefs.process.mem import MemFile
 from gcorefs.sources.injection import (
@@ -140,6 +140,8 @@ def _refuse(pid: int) -> int:
             raise NotInjected(f"its children come into another {kind} namespace (unshare(2))")
     if is_frozen(pid):
         raise NotInjected("its cgroup is frozen")
+    if dies_together(str(pid)):  # the child is killed first
+        raise NotInjected("if memory gets short, its cgroup dies as a whole (memory.oom.group)")
     if kind := served_file(pid):
         raise NotInjected(f"a child that closes its files would wait for a server: {kind}")
     status = task_status.status(pid)

@@ -63,8 +63,9 @@ def hold(
             return
         tend()
         before = tracees.counts
-        # They may stop yet, or end by themselves.
-        tracees.look_at_running(are_overdue=tracees.misses_stops)
+        # They may stop yet, or end by themselves.  And one that was left asleep may stand in a stop
+        # for a signal that another thread of ours has waited for.
+        tracees.look_at_running(are_overdue=True)
         death.look()
         if not tracees.known:
             death.tell()  # none of them had stopped
@@ -190,6 +191,9 @@ def _let_the_rest_go(
 ) -> None:
     nap = SHORTEST_NAP
     deadline = time.monotonic() + timeout
+    # If another thread of ours has waited for a stop, the kernel has forgotten the signal, and a
+    # tracee that we leave would not get it (kernel/exit.c, wait_task_stopped).
+    tracees.look_at_awaited(are_overdue=True)
     while tracees.awaited and not is_taken_over():
         _, before = tracees.counts
         tracees.look_at_awaited(are_overdue=nap == LONGEST_NAP)

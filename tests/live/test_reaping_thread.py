@@ -71,18 +71,21 @@ def test_every_thread_is_recorded_and_let_go(spawn: Spawn, words: str) -> None:
     assert_free(target.pid)
 
 
+@pytest.mark.parametrize(
+    "words", ["stop=all", "stop=each,memory=none", "stop=gentle", "stop=gentle,memory=none"]
+)
 @pytest.mark.parametrize("name", ["signals", "storm"])
-def test_no_signal_is_lost(spawn: Spawn, name: str) -> None:
+def test_no_signal_is_lost(spawn: Spawn, name: str, words: str) -> None:
     arguments = [4] if name == "storm" else []
     expected, found = compare(
-        lambda: spawn(name, *arguments), lambda target: stopped_twice(target.pid)
+        lambda: spawn(name, *arguments),
+        lambda target: assert_stopped(target.pid, 2 * STOPS, words),
     )
     assert found == expected
 
 
-def stopped_twice(pid: int) -> None:
-    for words in ("stop=all", "stop=each,memory=none"):
-        assert len(stopped_by(pid, STOPS, words)) == STOPS
+def assert_stopped(pid: int, stops: int, words: str) -> None:
+    assert len(stopped_by(pid, stops, words)) == stops
 
 
 @pytest.mark.parametrize("words", ["hold=fork", "hold=fork,memory=kernel"])

@@ -158,6 +158,7 @@ def test_limits_are_deadly_from_the_group_upwards_that_dies_together(
 ) -> None:
     pod(together)
     assert [limit.left for limit in cgroups.deadly_limits()] == [each * MIB for each in left]
+    assert cgroups.dies_together("self") == bool(together)
 
 
 def test_in_version_1_each_process_dies_alone(proc: Proc, tmp_path: Path) -> None:
@@ -166,8 +167,10 @@ def test_in_version_1_each_process_dies_alone(proc: Proc, tmp_path: Path) -> Non
         tmp_path / "memory/a", limit_in_bytes=MIB, usage_in_bytes=MIB, stat="total_inactive_file 0"
     )
     assert cgroups.deadly_limits() == []
+    assert not cgroups.dies_together("self")
 
 
 def test_groups_that_cannot_be_read_are_not_known_to_be_deadly(proc: Proc, tmp_path: Path) -> None:
     proc("0::/gone\n", v2("/", tmp_path / "nowhere"))
     assert cgroups.deadly_limits() == []
+    assert not cgroups.dies_together("self")
