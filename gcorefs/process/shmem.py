@@ -15,6 +15,7 @@ which is the lesser evil.
 A file under a lease is not opened, because our open(2) would send SIGIO to the holder of the lease.
 Nor is a file that the process itself watches: it would read of our open(2)
 as an event, or would have to allow it first, which it cannot while it stands still (fanotify(7)).
+(For a memfd that is not asked of a process with very many descriptors.)
 These files are read like any other memory, and their holes are filled.  If /proc does not show
 which files are under a lease or watched, we treat all of them so.
 """
@@ -25,13 +26,13 @@ import os
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cache
 
 from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.vma import Vma, VmFlag
-from gcorefs.kernel.proc import leases, map_files, mountinfo, watches
+from gcorefs.kernel.proc import leases, map_files, mountinfo, task_status, watches
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.quiet_open import open_unseen
 
@@ -52,20 +53,23 @@ class Shmem:
         found = [vma for vma in vmas if _has_no_name(vma, device) or files.are_to_be_opened(vma)]
         opened = [vma for vma in found if _can_be_opened(vma)]
         if opened:
-            noticed = self._noticed(opened)
+            noticed = self._noticed(opened, device)
             found = [vma for vma in found if not _can_be_opened(vma) or not noticed(vma)]
         self._vmas = found
         self._starts = [vma.start for vma in found]
 
-    def _noticed(self, vmas: Sequence[Vma]) -> Callable[[Vma], bool]:
-        """Whether somebody would notice that we open the file of one of these."""
+    def _noticed(self, vmas: Sequence[Vma], device: str) -> Callable[[Vma], bool]:
+        """Whether somebody would notice that we open the file of one of these.  `device`: of files
+        without a name."""
         # Only if there are any: the first reader of /proc/locks waits some 10 ms for all processors
         # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
         leased = leases.leases(self._tid, {vma.name for vma in vmas})
         if leased is None:
             self.why_unknown = "/proc/locks does not show which files are under a lease"
             return lambda vma: True
-        watched = watches.watched_inodes(self._tid)
+        watched: Set[int] | None = set()
+        if any(vma.dev != device for vma in vmas) or not _has_many_descriptors(self._tid):
+            watched = watches.watched_inodes(self._tid)
         if watched is None:
             self.why_unknown = f"/proc/{self._tid}/fd does not show which files it watches"
             return lambda vma: True
@@ -187,6 +191,17 @@ _MANY = 1 << 20
 """Bytes of holes.  A linker may leave some in a program."""
 
 _NO_FILES = (b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem")
+
+
+_MANY_DESCRIPTORS = 1024
+
+
+def _has_many_descriptors(tid: int) -> bool:
+    """True if it would take long to look at all of them: 10 us each, and the process stands still.
+    Then a file without a name, which hardly anybody watches, is opened without this look."""
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        return int(task_status.status(tid)["FDSize"]) > _MANY_DESCRIPTORS
+    return False
 
 
 def _can_be_opened(vma: Vma) -> bool:

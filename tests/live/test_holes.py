@@ -134,6 +134,42 @@ def test_a_memfd_that_may_be_watched_has_no_holes(
     assert have_holes == {False}
 
 
+MANY_DESCRIPTORS = """
+import mmap, os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+file = os.memfd_create("many")
+os.truncate(file, 1 << 20)
+mapped = mmap.mmap(file, 1 << 20)
+mapped[:1] = b"x"
+for _ in range(int(sys.argv[1])):
+    os.dup(0)
+print('{"pid": %d}' % os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("count", [10, 3000])
+def test_the_descriptors_of_a_process_are_looked_at_if_they_are_not_too_many(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    target = Target([sys.executable, "-c", MANY_DESCRIPTORS, str(count)])
+    try:
+        vmas = mappings(target.pid)
+        asked = []
+
+        def ask(tid: int) -> set[int]:
+            asked.append(tid)
+            return set()
+
+        monkeypatch.setattr(watches, "watched_inodes", ask)
+        shared = Shmem(target.pid, vmas)
+        (memfd,) = [vma for vma in vmas if vma.name.startswith(b"/memfd:many")]
+        assert in_pairs(shared.holes(memfd)) == [(memfd.start + PAGE, memfd.end)]
+        assert asked == ([target.pid] if count < 1024 else [])
+    finally:
+        target.kill()
+
+
 def test_shared_memory_that_may_be_under_a_lease_has_no_holes(
     spawn: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
