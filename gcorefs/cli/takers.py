@@ -135,9 +135,12 @@ class BundlesTaker:
     def take(self, name: str, is_over: Callable[[], bool]) -> Taken:
         file = self._recordings.bounded_sink(name)
         inside = name.removesuffix(".tar.zst")
-        taken = self._taker.take(
-            self._process, inside, time.time(), lambda: self._compression.sink(lambda: file)
-        )
+        try:
+            taken = self._taker.take(
+                self._process, inside, time.time(), lambda: self._compression.sink(lambda: file)
+            )
+        finally:  # it may not have come to the sink
+            file.abort()
         stopped = taken.stop.stopped_seconds
         threads = sum(taken.core.facts["threads"].values())
         line = core_line(name, taken.core, stopped, file.size)

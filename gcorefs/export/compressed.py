@@ -56,10 +56,14 @@ class CompressedSink:
     """Compresses with all processors, and writes the frames in order to another sink."""
 
     def __init__(self, to: Sink, level: int) -> None:
-        """`to` is committed and aborted with this sink."""
+        """`to` is committed and aborted with this sink.  MemoryError: it is aborted."""
         self._to = to
         threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-        self._compressors = [_Compressor(level) for _ in range(threads)]
+        try:
+            self._compressors = [_Compressor(level) for _ in range(threads)]
+        except BaseException:
+            to.abort()
+            raise
         self._next = 0
         self._frame = bytearray()
         self._coming: deque[tuple[int, Future[bytes]]] = deque()

@@ -4,17 +4,26 @@ import contextlib
 import io
 import os
 import re
+import resource
 import signal
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 import zstandard
 from prometheus_client.parser import text_string_to_metric_families
 
+from gcorefs.cli.compression import Compression
+from gcorefs.cli.takers import KINDS, form, name_now, taker
 from gcorefs.elfcore.corefile import read_core
+from gcorefs.errors import GcorefsError
+from gcorefs.export.recordings import Bounds, Recordings
+from gcorefs.kernel.proc import task_stat
+from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.policy import Policy
 from tests.conftest import GCOREFS, Target
 from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, gcorefs, is_free, run
 from tests.mounted.journald import Journal, journald
@@ -213,6 +222,47 @@ def test_a_bundle_has_the_program(spawn: Spawn, folder: Path) -> None:
         inside = tar.getnames()
     top = name.removesuffix(".tar.zst")
     assert {f"{top}/core", f"{top}/program", f"{top}/manifest.json"} <= set(inside)
+
+
+def open_files() -> list[str]:
+    """What we have open, without the directory that tells it."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return sorted(found)
+
+
+@pytest.fixture
+def own_limits() -> Iterator[None]:
+    """A bundle raises how many files we may have open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("own_limits")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_taken_leaves_nothing_open(spawn: Spawn, folder: Path, kind: str) -> None:
+    """Else a flight recorder has no descriptors any more after some thousand failures."""
+    target = spawn("threads", 1)
+    compression = Compression("zstd")
+    process = Process(target.pid, task_stat.stat(target.pid).start_time)
+    recordings = Recordings(str(folder), target.pid, Bounds(2, 0), form(kind, compression))
+    with contextlib.closing(recordings):
+        takes = taker(kind, process, Policy(hold="copy"), recordings, compression)
+        target.kill()
+        name = name_now(recordings)
+
+        def fail() -> None:
+            with pytest.raises((GcorefsError, click.ClickException)):
+                takes.take(name, lambda: True)
+
+        fail()  # what stays open from the first one on
+        before = open_files()
+        fail()
+        assert open_files() == before
+    assert names(folder) == []
 
 
 def test_what_is_kept_of_another_kind_stays(spawn: Spawn, folder: Path) -> None:

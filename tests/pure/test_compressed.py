@@ -154,6 +154,14 @@ def test_an_error_of_the_output_is_the_sink_s(fails_at: int) -> None:
     assert memory.ends == ["abort"]
 
 
+def test_a_compressor_that_cannot_be_made_aborts_the_sink() -> None:
+    """Nobody has a sink then that they could abort."""
+    memory = Memory()
+    with pytest.raises(ValueError, match="level"):
+        CompressedSink(memory, level=99)
+    assert memory.ends == ["abort"]
+
+
 def test_an_error_of_the_table_is_the_sink_s() -> None:
     memory = Memory(1)
     sink = CompressedSink(memory, DEFAULT_LEVEL)
