@@ -6,6 +6,7 @@ Every call may wait for the server of a file, so callers use bounded_questions.p
 import errno
 import stat
 from collections.abc import Container
+from functools import cached_property
 
 from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel import statx
@@ -57,6 +58,11 @@ class LostFiles:
             found = self._known[key] = self._is_lost(vma)
         return found
 
+    @cached_property
+    def _ours(self) -> set[str]:
+        """The devices of our mounts that the process sees.  ESRCH, FormatError."""
+        return mountinfo.devices_of(self._files.tid, b"fuse.gcorefs")
+
     def _is_lost(self, vma: Vma) -> bool:
         mapped = self._files[vma]
         if mapped is not None:
@@ -70,7 +76,7 @@ class LostFiles:
             return False
         if found is None:
             # A core below our mount is another file at each stop, and never code.
-            return mountinfo.file_system(self._files.tid, vma.dev) != b"fuse.gcorefs"
+            return vma.dev not in self._ours
         # Data that a process writes (a database, a log) is not lost: the file has it.  Code that
         # changed in place is being replaced, and debuggers do not trust it any more.
         return file_key(vma) in self._code and found.modified > self._started + _CLOCK_SLACK

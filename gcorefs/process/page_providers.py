@@ -22,7 +22,7 @@ import functools
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence, Set
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.vma import Vma, VmFlag
@@ -62,8 +62,8 @@ class PageProviders:
         self._devices = {vma.dev for vma, _ in found}
         self._pagemap = pagemap
         self._tid = tid
-        kind_of = functools.cache(functools.partial(_file_system, tid))
-        filled = [vma for vma, _ in found if _is_filled_by_reads(vma, tid, kind_of)]
+        kinds = _file_systems(tid, {vma.dev for vma, _ in found if _is_on_no_disk(vma)})
+        filled = [vma for vma, _ in found if _is_filled_by_reads(vma, tid, kinds.get(vma.dev))]
         self._filled_starts = array("Q", [vma.start for vma in filled])
         self._filled_ends = array("Q", [vma.end for vma in filled])
 
@@ -86,9 +86,8 @@ class PageProviders:
         Only /proc/PID/mem needs this answer, because it cannot be killed.  A source that no mount
         shows is not one.
         """
-        return frozenset(
-            each for each in self._devices if _is_disk(each, _file_system(self._tid, each))
-        )
+        kinds = _file_systems(self._tid, self._devices)
+        return frozenset(each for each in self._devices if _is_disk(each, kinds.get(each, b"")))
 
     def overlaps(self, start: int, end: int) -> bool:
         """True if somebody must supply pages between the two addresses."""
@@ -114,22 +113,26 @@ class PageProviders:
             index += 1
 
 
-def _file_system(tid: int, device: str) -> bytes:
-    """Its type, as the process or we see its mount; empty if neither does."""
+def _file_systems(tid: int, devices: Set[str]) -> dict[str, bytes]:
+    """Their types, as the process or we see their mounts; without those that neither does."""
+    found: dict[str, bytes] = {}
     # mountinfo shows each process only the mounts below its own root.
     for each in (tid, os.getpid()):
         with contextlib.suppress(OSError, FormatError):
-            if kind := mountinfo.file_system(each, device):
-                return kind
-    return b""
+            found |= mountinfo.file_systems(each, devices - found.keys())
+    return found
 
 
-def _is_filled_by_reads(vma: Vma, tid: int, kind_of: Callable[[str], bytes]) -> bool:
-    if not vma.has_file or not vma.dev.startswith("00:"):  # a disk
+def _is_on_no_disk(vma: Vma) -> bool:
+    return vma.has_file and vma.dev.startswith("00:")
+
+
+def _is_filled_by_reads(vma: Vma, tid: int, kind: bytes | None) -> bool:
+    if not _is_on_no_disk(vma):
         return False
     if vma.name == _BPF_MAP:
         return True
-    if kind := kind_of(vma.dev):
+    if kind:
         return kind == b"ramfs"
     # The kernel never frees a page of a ring, and writes to it by itself.
     if vma.name == _AIO_RING and vma.dev == map_files.aio_device():

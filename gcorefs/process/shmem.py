@@ -49,7 +49,7 @@ class Shmem:
         """Why the holes are not known; empty if they are known, or if there is no such memory."""
         self._tid = tid
         device = map_files.shmem_device()
-        files = _TmpfsFiles(tid, takes_files)
+        files = _TmpfsFiles(tid, {vma.dev for vma in vmas if vma.has_file} - {device}, takes_files)
         found = [vma for vma in vmas if _has_no_name(vma, device) or files.are_to_be_opened(vma)]
         opened = [vma for vma in found if _can_be_opened(vma)]
         if opened:
@@ -160,16 +160,18 @@ def _next_data(fd: int, offset: int) -> int:
 class _TmpfsFiles:
     """Which mapped files lie on a tmpfs, and are read from there."""
 
-    def __init__(self, tid: int, takes_shared: Callable[[], bool]) -> None:
+    def __init__(self, tid: int, devices: Set[str], takes_shared: Callable[[], bool]) -> None:
+        """`devices`: those of all mapped files."""
         self._tid = tid
         self._takes_shared = cache(takes_shared)
-        self._devices: dict[str, bool] = {}
+        kinds: dict[str, bytes] = {}
+        with contextlib.suppress(OSError, FormatError):
+            # A file system without a device of its own has major number 0, as many do.
+            kinds = mountinfo.file_systems(tid, [each for each in devices if each[:3] == "00:"])
+        self._devices = {device for device, kind in kinds.items() if kind == b"tmpfs"}
 
     def are_to_be_opened(self, vma: Vma) -> bool:
-        # A file system without a device of its own has major number 0, as many do.
-        if not vma.dev.startswith("00:") or VmFlag.UFFD_MISSING in vma.vm_flags:
-            return False
-        if not vma.has_file or not self._is_tmpfs(vma.dev):
+        if vma.dev not in self._devices or VmFlag.UFFD_MISSING in vma.vm_flags:
             return False
         file = map_files.mapped_file(self._tid, vma.start, vma.end)
         if file is None or not file.links:
@@ -177,14 +179,6 @@ class _TmpfsFiles:
         if file.size - file.allocated < _MANY:
             return False
         return VmFlag.MAYSHARE not in vma.vm_flags or self._takes_shared()
-
-    def _is_tmpfs(self, device: str) -> bool:
-        if device not in self._devices:
-            found = False
-            with contextlib.suppress(OSError, FormatError):
-                found = mountinfo.file_system(self._tid, device) == b"tmpfs"
-            self._devices[device] = found
-        return self._devices[device]
 
 
 _MANY = 1 << 20

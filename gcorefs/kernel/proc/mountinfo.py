@@ -1,6 +1,6 @@
 """The mounts that a process sees, from /proc/PID/mountinfo (proc_pid_mountinfo(5))."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gcorefs.kernel.proc import procfile, task_status
@@ -74,15 +74,37 @@ def mounts_of(process: int | str) -> Iterator[Mount]:
         yield from parse_mounts(text)
 
 
-def file_system(tid: int, device: str) -> bytes:
-    """The type of the file system on `device`, in the format of maps; empty if it is not mounted
-    anywhere that the process sees, or behind too many others.  ESRCH, FormatError."""
+def file_systems(tid: int, devices: Collection[str]) -> dict[str, bytes]:
+    """The type of the file system on each of these devices, in the format of maps.
+
+    Without those that are mounted nowhere that the process sees, or behind too many others.  All of
+    them are looked for at once: a process may map files of as many devices as it has mounts.
+    ESRCH, FormatError.
+    """
+    wanted = {_numbers(each): each for each in devices}
+    found: dict[str, bytes] = {}
+    with procfile.unless_too_long():
+        for mount in mounts_of(tid) if wanted else ():
+            if device := wanted.pop(mount.device, ""):
+                found[device] = mount.kind
+                if not wanted:
+                    break
+    return found
+
+
+def _numbers(device: str) -> tuple[int, int]:
     major, minor = (int(number, 16) for number in device.split(":"))
+    return major, minor
+
+
+def devices_of(tid: int, kind: bytes) -> set[str]:
+    """The devices of all file systems of this type that the process sees, as `file_systems`."""
+    found = set()
     with procfile.unless_too_long():
         for mount in mounts_of(tid):
-            if mount.device == (major, minor):
-                return mount.kind
-    return b""
+            if mount.kind == kind:
+                found.add(mount.device_name)
+    return found
 
 
 def mount_of(fd: int, tid: int) -> Mount | None:
