@@ -148,13 +148,14 @@ def look_at(
     """
     tid = mem.tid
     pagemap = open_pagemap(tid)
-    if not (policy.choice.rule.is_small or uses_bpf(policy.bpf)):
+    is_small = policy.choice.rule.is_small
+    if not (is_small or uses_bpf(policy.bpf)):
         walk_beside_smaps(pagemap, tid)
     vmas = source(tid, policy.bpf).mappings()
     tuning.now().reach(Step.SMAPS, mem.pid)
     others = [vma for vma in vmas if not vma.kind.is_plain]
     ways = Ways(
-        Shmem(tid, others, partial(_takes_shared_files, tid, policy.choice)),
+        Shmem(tid, others, partial(_takes_shared_files, tid, policy.choice), not is_small),
         PageProviders(tid, others, pagemap),
         CopyOnWrite(vmas, pagemap),
         pagemap,

@@ -27,7 +27,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence, Set
-from functools import cache
+from functools import cache, cached_property
 
 from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import page_up
@@ -41,42 +41,58 @@ class Shmem:
     """The mappings of such files in a process, through its thread `tid`."""
 
     def __init__(
-        self, tid: int, vmas: Sequence[Vma], takes_files: Callable[[], bool] = lambda: True
+        self,
+        tid: int,
+        vmas: Sequence[Vma],
+        takes_files: Callable[[], bool] = lambda: True,
+        asks_at_once: bool = True,
     ) -> None:
         """`takes_files`: the core may have shared mappings of files that have a name.  It is called
-        once at most."""
+        once at most.
+
+        `asks_at_once`: it is asked now who would notice that a file is opened, and not only when
+        one is to be opened.  A core of stacks seldom opens one, and the question takes 5 us for
+        each descriptor of the process.
+        """
         self.why_unknown = ""
         """Why the holes are not known; empty if they are known, or if there is no such memory."""
         self._tid = tid
         device = map_files.shmem_device()
         files = _TmpfsFiles(tid, {vma.dev for vma in vmas if vma.has_file} - {device}, takes_files)
         found = [vma for vma in vmas if _has_no_name(vma, device) or files.are_to_be_opened(vma)]
-        opened = [vma for vma in found if _can_be_opened(vma)]
-        if opened:
-            noticed = self._noticed(opened, device)
-            found = [vma for vma in found if not _can_be_opened(vma) or not noticed(vma)]
         self._vmas = found
         self._starts = [vma.start for vma in found]
+        if asks_at_once:
+            _ = self._noticed
 
-    def _noticed(self, vmas: Sequence[Vma], device: str) -> Callable[[Vma], bool]:
-        """Whether somebody would notice that we open the file of one of these.  `device`: of files
-        without a name."""
+    @cached_property
+    def _noticed(self) -> frozenset[int]:
+        """The starts of the mappings of which somebody would notice that we open the file."""
+        vmas = [vma for vma in self._vmas if _can_be_opened(vma)]
+        all_of_them = frozenset(vma.start for vma in vmas)
+        if not vmas:
+            return all_of_them
         # Only if there are any: the first reader of /proc/locks waits some 10 ms for all processors
         # (fs/locks.c, locks_start; percpu_down_write), and the process stands still.
         leased = leases.leases(self._tid, {vma.name for vma in vmas})
         if leased is None:
             self.why_unknown = "/proc/locks does not show which files are under a lease"
-            return lambda vma: True
-        watched: Set[int] | None = set()
-        if any(vma.dev != device for vma in vmas) or not _has_many_descriptors(self._tid):
+            return all_of_them
+        watched: Set[int] | None = frozenset()
+        has_names = any(vma.dev != map_files.shmem_device() for vma in vmas)
+        if has_names or not _has_many_descriptors(self._tid):
             watched = watches.watched_inodes(self._tid)
         if watched is None:
             self.why_unknown = f"/proc/{self._tid}/fd does not show which files it watches"
-            return lambda vma: True
-        return lambda vma: vma.inode in watched or vma.dev in leased.get(vma.inode, ())
+            return all_of_them
+        return frozenset(
+            vma.start
+            for vma in vmas
+            if vma.inode in watched or vma.dev in leased.get(vma.inode, ())
+        )
 
     def overlaps(self, start: int, end: int) -> bool:
-        """True if such memory lies between the two addresses."""
+        """True if such memory may lie between the two addresses."""
         index = bisect_right(self._starts, start)
         before = index and self._vmas[index - 1].end > start
         return bool(before) or (index < len(self._starts) and self._starts[index] < end)
@@ -144,7 +160,8 @@ class Shmem:
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._vmas[index].end:
             return None
-        return self._vmas[index]
+        vma = self._vmas[index]
+        return None if vma.start in self._noticed else vma
 
 
 def _next_data(fd: int, offset: int) -> int:

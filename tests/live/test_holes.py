@@ -134,6 +134,15 @@ def test_a_memfd_that_may_be_watched_has_no_holes(
     assert have_holes == {False}
 
 
+def test_a_file_that_is_opened_late_has_the_same_holes(spawn: Callable[..., Target]) -> None:
+    target = spawn("holes")
+    vmas = mappings(target.pid)
+    known, late = (Shmem(target.pid, vmas, asks_at_once=each) for each in (True, False))
+    found = [in_pairs(late.holes(vma)) for vma in vmas]
+    assert any(found)
+    assert found == [in_pairs(known.holes(vma)) for vma in vmas]
+
+
 MANY_DESCRIPTORS = """
 import mmap, os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))

@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import pytest
 
+from gcorefs import api
 from gcorefs.kernel.proc import leases, procfile, watches
+from gcorefs.policy import Policy
 from tests.conftest import Target
 
 Start = Callable[..., Target]
@@ -124,3 +126,36 @@ def test_of_a_process_that_is_gone_nothing_is_known(start: Start, tmp_path: Path
     target.kill()
     start(LOCKS, tmp_path / "locked")
     assert leases.leases(target.pid) is None
+
+
+SHARED = """
+import mmap, os, sys
+file = os.memfd_create("shared")
+os.truncate(file, 1 << 20)
+kept = mmap.mmap(file, 1 << 20)
+print('{"pid": %d}' % os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("memory", "times"), [("none", 0), ("stacks", 0), ("filter", 1)])
+def test_who_would_notice_an_open_is_asked_if_there_is_one(
+    start: Start, monkeypatch: pytest.MonkeyPatch, memory: str, times: int
+) -> None:
+    """The process stands still meanwhile, for 5 us for each of its descriptors."""
+    asked: list[str] = []
+
+    def leased(tid: int, paths: Container[bytes]) -> leases.Leases | None:
+        asked.append("leases")
+        return known_leases(tid, paths)
+
+    def watched(tid: int) -> set[int] | None:
+        asked.append("watches")
+        return watched_inodes(tid)
+
+    known_leases, watched_inodes = leases.leases, watches.watched_inodes
+    monkeypatch.setattr(leases, "leases", leased)
+    monkeypatch.setattr(watches, "watched_inodes", watched)
+    with api.stop(start(SHARED).pid, Policy(memory=memory)) as stop:
+        stop.core()
+    assert asked == ["leases", "watches"] * times
