@@ -38,6 +38,8 @@ Spawn = Callable[..., Target]
 Pause = Callable[[Memory], None]
 
 PAGE = 4096
+CHUNK = 2 << 20
+GIVEN_BACK = range(40, 46)
 ALL = 4 << 30
 SIZE = 32
 # A thread may collapse huge pages, which takes long in an emulated machine.  A thread that does not
@@ -83,8 +85,12 @@ def assert_true(snapshot: Snapshot) -> None:
     assert (snapshot.not_copied, snapshot.is_copied) == ("", True)
     snapshot.stop.wait_untraced()
     after = snapshot.read(0, snapshot.size)
-    if before != after:
-        wrong = [at for at in range(0, len(before), PAGE) if differs(before, after, at)]
+    wrong = [
+        at
+        for at in range(0, len(before), PAGE)
+        if differs(before, after, at) and not was_taken(snapshot, before, after, at)
+    ]
+    if wrong:
         places = ", ".join(where(snapshot, at) for at in wrong[:20])
         held = snapshot.hold, holder(snapshot).rounds
         pytest.fail(f"{len(wrong)} pages are not what they were: {places}; {held}")
@@ -92,11 +98,20 @@ def assert_true(snapshot: Snapshot) -> None:
     for _ in range(100):
         offset = rng.randrange(snapshot.size)
         length = rng.randrange(1, 3 * PAGE)
-        assert snapshot.read(offset, length) == before[offset : offset + length]
+        assert snapshot.read(offset, length) == after[offset : offset + length]
 
 
 def differs(one: bytes, other: bytes, at: int) -> bool:
     return one[at : at + PAGE] != other[at : at + PAGE]
+
+
+def was_taken(snapshot: Snapshot, before: bytes, after: bytes, at: int) -> bool:
+    """The page is one of those that tests/targets/writer.c gives back with MADV_FREE.  The kernel
+    takes such a page when it wants memory, at any moment (tests/live/test_lazily_freed.py)."""
+    (extent,) = snapshot.layout.extents(at, 1)
+    page = extent.at % CHUNK // PAGE
+    one_is_gone = bytes(PAGE) in (before[at : at + PAGE], after[at : at + PAGE])
+    return extent.source is Source.MEMORY and page in GIVEN_BACK and one_is_gone
 
 
 def where(snapshot: Snapshot, offset: int) -> str:
