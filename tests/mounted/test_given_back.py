@@ -92,7 +92,6 @@ def wait(mount: Mount, target: Target, _reader: Reader) -> None:
     eventually(lambda: states(mount) == {target.pid: "let go"})
 
 
-@pytest.mark.timeout(120)  # a dozen stops, each of a process of its own
 @pytest.mark.parametrize(
     ("end", "options", "points"),
     [
