@@ -20,7 +20,6 @@ def run(*command: object) -> tuple[str, str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stderr}"
