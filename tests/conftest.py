@@ -365,7 +365,7 @@ class Mount:
         words = [word for option in options for word in ("-o", option)]
         words = [*self.words, *words]
         command = [*self.prefix, self.program, "mount", "--log-file", self.log, *words, self.path]
-        subprocess.run(text_of(command), check=True, timeout=100)
+        subprocess.run(text_of(command), check=True)
 
     def __truediv__(self, pid: int) -> Path:
         return self.path / str(pid)

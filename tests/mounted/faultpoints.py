@@ -13,9 +13,6 @@ from dataclasses import dataclass
 
 from gcorefs.steps import Step
 
-PATIENCE = 20.0
-"""Seconds for the server to reach the point: a bound against hanging, not a measurement."""
-
 
 def _address(token: str, step: Step, pid: int) -> str:
     # The abstract namespace (unix(7)): nothing to clean up, and no limit on tmp_path.
@@ -103,7 +100,6 @@ class Hold:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(_address(token, point.step, pid))
         self._listener.listen(1)
-        self._listener.settimeout(PATIENCE)
         self._held: socket.socket | None = None
 
     def wait(self) -> None:

@@ -93,7 +93,7 @@ def test_a_device_or_pipe_by_name_is_written_to(
     os.mkfifo(fifo)
     with subprocess.Popen(["cp", "--copy-contents", fifo, copy]) as reader:
         assert gcorefs("dump", target.pid, "-o", fifo).returncode == 0
-        assert reader.wait(timeout=20) == 0
+        assert reader.wait() == 0
     assert without_times(copy.read_bytes()) == without_times(expected)
     assert fifo.is_fifo()
     assert gcorefs("dump", target.pid, "-o", "/dev/null").returncode == 0
@@ -215,7 +215,7 @@ def test_a_signal_ends_it_in_good_order(
 ) -> None:
     halfway.send_signal(number)
     halfway.send_signal(signal.SIGCONT)
-    _, said = halfway.communicate(timeout=20)
+    _, said = halfway.communicate()
     assert halfway.returncode == status
     assert b"Traceback" not in said
     assert os.listdir(tmp_path) == ["core"]
@@ -263,12 +263,12 @@ def test_a_signal_that_is_ignored_stays_ignored(
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             dumper.send_signal(number)
         assert dumper.stdout.read()
-        assert dumper.wait(timeout=20) == 0
+        assert dumper.wait() == 0
 
 
 def test_killed_it_still_lets_go(halfway: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
     halfway.send_signal(signal.SIGKILL)
-    halfway.wait(timeout=20)
+    halfway.wait()
     assert os.listdir(tmp_path) == ["core"]
     assert (tmp_path / "core").read_bytes() == b"old"
 
@@ -295,7 +295,7 @@ def test_the_suspend_key_counts_when_the_process_runs_again(spawn: Callable[...,
             eventually(lambda: task_stat.stat(dumper.pid).state == "T")
         finally:
             dumper.send_signal(signal.SIGCONT)
-        assert dumper.wait(timeout=20) == 0
+        assert dumper.wait() == 0
 
 
 def test_no_suspend_key_counts_that_was_taken_back(spawn: Callable[..., Target]) -> None:
@@ -342,7 +342,7 @@ def notebook(tmp_path: Path) -> Iterator[tuple[int, Path]]:
             yield server.pid, path
         finally:
             server.terminate()
-            server.wait(timeout=20)
+            server.wait()
             subprocess.run(["umount", "--lazy", path], check=False, capture_output=True)
 
 
@@ -356,7 +356,7 @@ def test_a_signal_ends_a_write_to_the_file_system_that_the_process_serves(
         try:
             eventually(lambda: is_held(pid) and waits_for_an_answer(dumper.pid))
             dumper.send_signal(signal.SIGTERM)
-            assert dumper.wait(timeout=20) == 128 + signal.SIGTERM
+            assert dumper.wait() == 128 + signal.SIGTERM
         finally:
             dumper.kill()
     assert is_free(pid)
@@ -379,7 +379,7 @@ def test_a_pipe_that_nobody_reads_holds_until_a_signal(spawn: Callable[..., Targ
         assert dumper.stdout.read(4) == b"\x7fELF"
         assert is_held(target.pid)
         dumper.terminate()
-        assert dumper.wait(timeout=20) == 128 + 15
+        assert dumper.wait() == 128 + 15
         assert is_free(target.pid)
 
 
@@ -401,7 +401,7 @@ def test_a_terminal_sees_progress_and_a_file_does_not(
             pass
         finally:
             os.close(terminal)
-        assert dumper.wait(timeout=20) == 0
+        assert dumper.wait() == 0
     size = (tmp_path / "core").stat().st_size
     assert b"process %d" % target.pid in shown
     assert b"%.1f" % (size / (1 << 20)) in shown

@@ -89,7 +89,7 @@ def test_in_the_foreground_it_stays_until_told(
     assert foreground.stderr is not None
     first = said_at_first(foreground)
     foreground.send_signal(number)
-    _, said = foreground.communicate(timeout=20)
+    _, said = foreground.communicate()
     assert foreground.returncode == 0
     assert (first + said).decode().splitlines() == [
         f"gcorefs: INFO: mounted at {unmounted.path}",
@@ -106,7 +106,7 @@ def test_a_signal_while_it_mounts_leaves_no_dead_mount(unmounted: Mount, millise
         eventually(lambda: is_mounted(unmounted))
         time.sleep(milliseconds / 1000)  # whatever it does by then
         server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=20)
+        server.communicate()
     assert server.returncode == 0
     assert not is_mounted(unmounted)
 
@@ -133,7 +133,7 @@ def test_without_a_terminal_a_sighup_ends_nothing(unmounted: Mount) -> None:
         assert b"SIGHUP: there are " in server.stderr.readline()
         assert is_mounted(unmounted)
         server.send_signal(signal.SIGTERM)
-        assert server.communicate(timeout=20)[1] == b"gcorefs: INFO: ends on SIGTERM\n"
+        assert server.communicate()[1] == b"gcorefs: INFO: ends on SIGTERM\n"
 
 
 def test_a_signal_that_was_ignored_stays_ignored(unmounted: Mount) -> None:
@@ -145,7 +145,7 @@ def test_a_signal_that_was_ignored_stays_ignored(unmounted: Mount) -> None:
         server.send_signal(signal.SIGHUP)
         server.send_signal(signal.SIGUSR1)
         server.send_signal(signal.SIGRTMIN + 1)
-        said = server.communicate(timeout=20)[1].decode()
+        said = server.communicate()[1].decode()
     assert server.returncode == 0
     assert said == f"gcorefs: INFO: ends on signal {signal.SIGRTMIN + 1}\n"
     assert not is_mounted(unmounted)
@@ -172,7 +172,7 @@ def test_in_the_foreground_it_ends_with_its_mount(
 ) -> None:
     os.listdir(unmounted.path)
     assert gcorefs("umount", unmounted.path).returncode == 0
-    assert foreground.wait(timeout=20) == 0
+    assert foreground.wait() == 0
 
 
 @pytest.mark.parametrize(
@@ -447,7 +447,7 @@ def test_an_open_that_was_asked_for_long_ago_meets_no_tracer_of_a_later_stop(
         eventually(lambda: stops(mount, target.pid) == 1)
         assert is_held(target.pid)
         pause.end()
-        out, _ = slow.communicate(timeout=30)
+        out, _ = slow.communicate()
         os.close(later)
     assert (slow.returncode, out) == (0, b"\x7fELF")
 
