@@ -9,6 +9,7 @@ Nothing here fails because it is slow.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks import (
+    beside,
     compressing,
     cost,
     death,
@@ -38,6 +40,7 @@ from tests.benchmarks.figures import Topic, restored, spread
 TOPICS: dict[str, Callable[[Bench], Topic]] = {
     "reading": reading.measure,
     "stopped": stopped.measure,
+    "rivals": beside.measure,
     "threads": opening.threads,
     "mappings": opening.mappings,
     "bpf": walks.measure,
@@ -97,6 +100,8 @@ def keep(path: Path, name: str, options: Options, console: Console) -> None:
 
 def revision() -> str:
     command = ["git", "describe", "--always", "--dirty"]
+    if shutil.which(command[0]) is None:  # a fresh Debian
+        return "unknown"
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 

@@ -40,6 +40,12 @@ def _record(number: int, chance: random.Random) -> dict[str, object]:
     }
 
 
+def _answer() -> None:
+    for _ in sys.stdin:
+        gap, _longest[0] = _longest[0], 0
+        print(json.dumps({"gap": gap}), flush=True)
+
+
 def main() -> None:
     chance = random.Random(1)
     count = int(sys.argv[1]) * _MIB // _OF_A_RECORD
@@ -47,9 +53,7 @@ def main() -> None:
     del records[::7]
     threading.Thread(target=_watch, daemon=True).start()
     print(json.dumps({"pid": os.getpid()}), flush=True)
-    for _ in sys.stdin:
-        gap, _longest[0] = _longest[0], 0
-        print(json.dumps({"gap": gap}), flush=True)
+    _answer()
 
 
 if __name__ == "__main__":

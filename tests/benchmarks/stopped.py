@@ -4,60 +4,47 @@ The process sees the longest gap in a thread that looks at the clock every 0.1 m
 kernel's own dump ends the process; its figure is the time until the parent hears of the death.
 """
 
-import importlib.util
 import os
 import resource
-import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from tests.benchmarks import rivals
 from tests.benchmarks.bench import Bench, await_release, run, seconds, warm_up
 from tests.benchmarks.figures import Figure, Topic, ratio
+from tests.benchmarks.rivals import Rival
 from tests.conftest import GCOREFS, Target
 from tests.readers.conftest import kernel_dumps_to
 
 KERNEL = "the kernel, of a dying process"
-GCORE, CP, DUMP = "gcore", "cp from the mount", "gcorefs dump"
+GCORE, CREATEDUMP = rivals.GCORE.name, rivals.CREATEDUMP.name
+CP, DUMP = "cp from the mount", "gcorefs dump"
 DD = "dd bs=1M from the mount to /dev/null"
 CP_COPY, DUMP_COPY = "cp from the mount, hold=copy", "gcorefs dump --hold copy"
-CREATEDUMP = ".NET's createdump"
-PROCDUMP = "ProcDump"
 
 Way = Callable[[Bench, int, Path], object]
 """Writes the core of a process to a path."""
 
 
-def gcore(bench: Bench, pid: int, core: Path) -> None:
-    run("gcore", "-o", core, pid)
-    core.with_name(f"{core.name}.{pid}").rename(core)
+def other(rival: Rival) -> Way:
+    """A program that names its file itself, perhaps.
 
+    The status is not judged: that of ProcDump is a signal's now and then, with a complete file.
+    """
 
-def createdump(bench: Bench, pid: int, core: Path) -> None:
-    run(_createdump(), "--full", "-f", core, pid)
+    def take(bench: Bench, pid: int, core: Path) -> None:
+        folder = core.with_name("work")
+        folder.mkdir()
+        said = rival.of(pid, folder).stderr
+        files = [*folder.iterdir()]
+        if len(files) != 1:
+            raise RuntimeError(f"{rival.name} has written {len(files)} files: {said}")
+        files[0].rename(core)
+        folder.rmdir()
 
-
-def procdump(bench: Bench, pid: int, core: Path) -> None:
-    """The ProcDump of Debian, which names the file itself."""
-    folder = core.with_name("procdump")
-    folder.mkdir()
-    # Its status is that of a signal now and then, when its file is complete.
-    subprocess.run(
-        ["procdump", "-p", str(pid), "-n", "1"], cwd=folder, check=False, capture_output=True
-    )
-    (made,) = folder.iterdir()
-    made.rename(core)
-    folder.rmdir()
-
-
-def _createdump() -> Path:
-    """.NET's createdump, if the package of the runtime is installed (pyproject.toml, bench)."""
-    found = importlib.util.find_spec("dotnetcore2")
-    if found is None or found.origin is None:
-        raise RuntimeError("dotnetcore2 is not installed: run 'make bench'")
-    return next(Path(found.origin).parent.glob("bin/shared/*/*/createdump"))
+    return take
 
 
 def cp(*options: str) -> Way:
@@ -65,16 +52,16 @@ def cp(*options: str) -> Way:
 
 
 WAYS: dict[str, Way] = {
-    GCORE: gcore,
-    CREATEDUMP: createdump,
+    GCORE: other(rivals.GCORE),
+    CREATEDUMP: other(rivals.CREATEDUMP),
     CP: cp(),
     DUMP: lambda bench, pid, core: run(GCOREFS, "dump", pid, "-o", core),
     CP_COPY: cp("hold=copy"),
     DUMP_COPY: lambda bench, pid, core: run(GCOREFS, "dump", pid, "--hold", "copy", "-o", core),
     DD: lambda bench, pid, core: run("dd", f"if={bench.mount() / pid}", "of=/dev/null", "bs=1M"),
 }
-if shutil.which("procdump"):  # not every Debian has it
-    WAYS[PROCDUMP] = procdump
+if rivals.PROCDUMP.is_installed():
+    WAYS[rivals.PROCDUMP.name] = other(rivals.PROCDUMP)
 
 
 def measure(bench: Bench) -> Topic:
