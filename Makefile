@@ -93,7 +93,8 @@ PACKAGE_PACKAGES := $(CHECK_PACKAGES) binutils dpkg-dev rpm clang libbpf1
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd default-jdk-headless nodejs \
 	golang-go delve file systemd-coredump redis-server redis-tools postgresql strace attr busybox cpio \
 	libarchive-tools rsync rclone zip zstd $(PACKAGE_PACKAGES) rpm2cpio
-# lldb, criu and procdump are rivals: each release of Debian has other versions of them.
+# lldb, criu and procdump are rivals: each release of Debian has other versions of them.  gcorefs stacks
+# takes native frames from elfutils.
 BENCH_PACKAGES := $(RUN_PACKAGES) strace zstd elfutils lldb criu procdump
 FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 VM_PACKAGES_amd64 := $(TEST_PACKAGES) qemu-system-x86 kmod e2fsprogs

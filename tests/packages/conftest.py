@@ -35,3 +35,13 @@ def packages() -> dict[str, Path]:
 def lower() -> Path:
     """The root on which packages are installed."""
     return Path(os.environ.get("GCOREFS_CLEAN_ROOT", "/")).resolve()
+
+
+@pytest.fixture(scope="session")
+def given(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages, for a machine that is to install them."""
+    folder = tmp_path_factory.mktemp("given")
+    for kind, package in packages.items():
+        (folder / f"gcorefs.{kind}").write_bytes(package.read_bytes())
+    folder.chmod(0o755)
+    return folder

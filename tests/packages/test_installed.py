@@ -22,14 +22,6 @@ KEPT_BY_OTHERS = ("var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "etc/ld
 FOLDER_OF_ALL = "var/lib/systemd/deb-systemd-helper-enabled/multi-user.target.wants"
 
 
-@pytest.fixture(scope="module")
-def given(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("given")
-    (folder / "gcorefs.deb").write_bytes(packages["deb"].read_bytes())
-    folder.chmod(0o755)
-    return folder
-
-
 def install(machine: CleanMachine) -> None:
     """As the manual says it."""
     refresh = "ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || apt-get -qq update;"

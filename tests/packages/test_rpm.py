@@ -42,14 +42,6 @@ echo 'rtld(GNU_HASH)'
 """What the machine has, a line each."""
 
 
-@pytest.fixture(scope="module")
-def given(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("given")
-    (folder / "gcorefs.rpm").write_bytes(packages["rpm"].read_bytes())
-    folder.chmod(0o755)
-    return folder
-
-
 @pytest.fixture
 def machine(
     lower: Path, given: Path, packages: dict[str, Path], tmp_path: Path
