@@ -315,8 +315,8 @@ class RemoteStop:
     # Messages of the worker.
 
     def hear(self, message: object) -> None:
-        if isinstance(message, say.Forked):  # also one for which nobody waits any more
-            self._has_own_child = message.is_own
+        if isinstance(message, say.Forked) and message.is_own:  # also if nobody waits for it
+            self._has_own_child = True
         match message:
             case say.Taken():
                 self._take(message)

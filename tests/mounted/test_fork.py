@@ -136,6 +136,21 @@ def test_a_process_reaps_its_child_before_its_next_stop(mount: Mount, subreaper:
     assert subreaper.ask("look") == AS_BEFORE
 
 
+def test_a_process_with_two_cores_reaps_the_child_of_one(mount: Mount, subreaper: Target) -> None:
+    """Each core asks for a child, and the stop has one for the first."""
+    paths = [
+        mount.path / words / str(subreaper.pid) for words in ("@hold=fork", "@hold=fork,memory=all")
+    ]
+    for _ in range(ROUNDS):
+        eventually(lambda: state(subreaper.pid) == "S")
+        with opened(paths[0]) as one, opened(paths[1]) as other:
+            assert os.read(one, 4) == os.read(other, 4) == b"\x7fELF"
+        with opened(mount / subreaper.pid) as fd:
+            assert whole(fd)
+    eventually(lambda: children(subreaper.pid) == [])
+    assert subreaper.ask("look") == AS_BEFORE
+
+
 def test_a_process_reaps_its_child_when_another_stop_has_ended(
     mount: Mount, subreaper: Target
 ) -> None:
