@@ -171,13 +171,13 @@ class SharedCore:
             if self.bytes.core is not None:
                 await self._pools.block(pid, self.opener.uid, self.bytes.core.fill)
             if self.keeper.may_run_on:
-                self.stop.run_on()
+                self.keeper.run_on()
                 await self.stop.untraced()  # the next stop must not meet this tracer
         except Refusal as error:
             if error.reason not in (Reason.NO_THREAD, Reason.NO_MEMORY):
                 return  # the process died or was let go, and its readers get that error
             if self.holder.is_filled:  # the copy was complete before the error
-                self.stop.run_on()
+                self.keeper.run_on()
             else:
                 self.holder.give_up(error.reason.text)
         except Exception:  # a surprise must not end the mount: the process is held instead

@@ -29,8 +29,11 @@ class Keeper(Protocol):
     def may_run_on(self) -> bool:
         """True if no core needs the process to stand still."""
 
+    def run_on(self) -> None:
+        """Let the process run on.  Copied memory stays readable."""
+
     def let_go(self, why: str = "") -> None:
-        """Let the process run on."""
+        """Let the process run on.  Nobody reads its memory from now on."""
 
     def touch(self) -> None:
         """A file of the process was read just now."""

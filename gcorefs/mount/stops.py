@@ -224,8 +224,19 @@ class SharedStop:
                 if not core.holder.was_filled:
                     core_report.log_end(core)
                     core.fail(self._why_let_go())
-            self._stop.run_on()
+            self.run_on()
             self._nursery.start_soon(self._have_run_on)
+
+    def run_on(self) -> None:
+        """Let the process run on.  Copied memory stays readable.
+
+        A core that is not made yet never will be.  Nobody has it open, and whoever opens it from
+        now on gets one of another stop.
+        """
+        self._stop.run_on()
+        for core in self.cores.values():
+            if not core.is_ready:
+                core.fail(self._why_let_go())
 
     async def _have_run_on(self) -> None:
         await self._stop.untraced()
@@ -308,7 +319,7 @@ class SharedStop:
         if made is not None and await self._settle(core, made):
             await self._copy(core)
         elif self.may_run_on:  # the others have waited for this one
-            self._stop.run_on()
+            self.run_on()
             await self._have_run_on()
 
     async def _settle(self, core: SharedCore, made: Core) -> bool:
@@ -370,7 +381,7 @@ class SharedStop:
             logger.warning("%s", error, extra={"fields": of_refusal(error)})
 
     def _fail_one(self, core: SharedCore, error: Refusal) -> None:
-        is_awaited = not self._released.is_set()
+        is_awaited = not (self._released.is_set() or core.has_failed)
         core.fail(error)
         if is_awaited:
             logger.warning("%s", error, extra={"fields": of_refusal(error)})

@@ -111,6 +111,32 @@ async def test_a_core_that_is_begun_while_the_process_is_being_stopped_is_made(
         keeping.core.leave(keeping, 0.0)
 
 
+async def test_a_core_that_nobody_wants_fails_when_the_process_runs_on(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else somebody joins it, and waits for a core that nobody makes any more."""
+    target = spawn("threads", 1)
+    begin = RemoteStop.begin
+    may_go_on = threading.Event()
+    cores: list[SharedCore] = []
+
+    async def begin_two(remote: RemoteStop, max_stop: float) -> None:
+        await begin(remote, max_stop)
+        second = stop.core(MountPolicy(hold="copy", memory="kernel"), OPENER)
+        monkeypatch.setattr(second.holder, "prepare", lambda pid: may_go_on.wait(60))
+        cores.append(second)
+
+    monkeypatch.setattr(RemoteStop, "begin", begin_two)
+    async with stopping(target, COPY) as stop:
+        keeping = await opened(stop.core(COPY, OPENER))
+        await stop.untraced()  # it is copied
+        (second,) = cores
+        assert (second.is_ready, second.is_over, stop.is_over) == (True, True, False)
+        assert len(await whole(keeping.core)) == keeping.core.size
+        may_go_on.set()
+        keeping.core.leave(keeping, 0.0)
+
+
 async def test_a_disk_that_makes_no_room_is_a_process_that_is_held(
     spawn: Spawn, tune: Callable[[Tuning], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
