@@ -138,7 +138,9 @@ class Shmem:
                 if data > at:
                     starts.append(base + at)
                     ends.append(base + data)
-                at = os.lseek(fd, data, os.SEEK_HOLE) if data < end else end
+                # The end of the file counts as a hole.  But all of the last page is mapped, and the
+                # process can write behind the end (mmap(2)).
+                at = page_up(os.lseek(fd, data, os.SEEK_HOLE)) if data < end else end
         return starts, ends
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import gcorefs
 from gcorefs.elfcore.smaps import parse_smaps
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.proc import address_space, leases, task_status, watches
@@ -141,6 +142,44 @@ def test_a_file_that_is_opened_late_has_the_same_holes(spawn: Callable[..., Targ
     found = [in_pairs(late.holes(vma)) for vma in vmas]
     assert any(found)
     assert found == [in_pairs(known.holes(vma)) for vma in vmas]
+
+
+BEHIND_THE_END = """
+import ctypes, mmap, os, sys
+size = 4 * mmap.PAGESIZE
+if sys.argv[1] == "sysv":
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    number = libc.shmget(0, size - 100, 0o600)
+    address = libc.shmat(number, None, 0)
+    libc.shmctl(number, 0, None)
+else:
+    file = os.memfd_create("short")
+    os.truncate(file, size - 100)
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_long(size), 3, int(sys.argv[2]), file, ctypes.c_long(0))
+ctypes.memset(address, 0x43, size)
+print('{"pid": %d, "address": %d, "size": %d}' % (os.getpid(), address, size), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", [("memfd", 1), ("memfd", 2), ("sysv",)], ids=str)
+@pytest.mark.parametrize("hold", ["stop", "copy"])
+def test_what_is_written_behind_the_end_of_the_file_is_there(
+    kind: tuple[object, ...], hold: str, tmp_path: Path
+) -> None:
+    """The kernel maps all of the last page, and keeps what is written there (mmap(2))."""
+    target = Target([sys.executable, "-c", BEHIND_THE_END, *map(str, kind)])
+    try:
+        address, size = target.truth["address"], target.truth["size"]
+        with gcorefs.stop(target.pid, gcorefs.Policy.of(f"hold={hold}")) as stop:
+            core = stop.core()
+            (tmp_path / "core").write_bytes(core.read(0, core.size))
+        assert Core(tmp_path / "core").read(address, address + size) == b"\x43" * size
+    finally:
+        target.kill()
 
 
 MANY_DESCRIPTORS = """
