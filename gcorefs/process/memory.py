@@ -12,9 +12,9 @@ A page that no way can read ([vvar], [vsyscall], pages past the end of a mapped 
 here and is counted; the kernel's own cores have a hole there.  A guard is zeros and no loss
 (guards.py).
 
-/proc/PID/mem is not used for a page that somebody must supply (page_providers.py): only
-process_vm_readv(2) reads it.  If process_vm_readv(2) is denied (readv.py), everything is read
-through /proc/PID/mem, also a page that a disk must supply; any other absent page is an error.
+/proc/PID/mem is not used for a page that somebody must supply (page_providers.py), unless that is a
+disk, which always answers: only process_vm_readv(2) reads it, so that a PROT_NONE mapping of a file
+of a server is zeros.  If process_vm_readv(2) is denied (readv.py), such a page is an error.
 """
 
 from collections.abc import Callable, Container
@@ -271,6 +271,8 @@ class Memory:
                 return count
             # The page is in memory now.  The bytes may be of another program, and are not used.
             missing = self._first_missing(address, len(buffer))
+        if missing == address:  # process_vm_readv(2) reads nothing of a PROT_NONE mapping
+            missing = self._first_missing(address, len(buffer), self.ways.providers.disks)
         if missing != address:
             there = buffer if missing is None else buffer[: missing - address]
             if count := self.mem.read(address, there):
@@ -292,14 +294,14 @@ class Memory:
         else:
             self.unreadable_pages.add(address)
 
-    def _first_missing(self, address: int, length: int) -> int | None:
-        """The address of the first page that somebody must supply.
+    def _first_missing(self, address: int, length: int, sources: Container[str] = ()) -> int | None:
+        """The address of the first page that somebody must supply who is not in `sources`.
 
         If /proc/PID/mem is the only way, pages that a disk supplies do not count.  NotBrought: it
         is the only way, and the very first page is one that another source must supply.
         """
         is_denied, absent = self._readv.is_denied, self.ways.providers
-        first = absent.first(address, length, absent.disks if is_denied else ())
+        first = absent.first(address, length, absent.disks if is_denied else sources)
         if first is None:
             return None
         if is_denied and first[0] == address:

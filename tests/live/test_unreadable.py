@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import gcorefs
 from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel import statx
 from gcorefs.kernel.pagemap_scan import PRESENT
@@ -261,3 +262,36 @@ def test_huge_pages_that_were_never_touched_stay_so(
             assert task_status.status(target.pid)["HugetlbPages"] == touched
         finally:
             target.kill()
+
+
+CLOSED = """
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+size = 16 * mmap.PAGESIZE
+file = os.open(sys.argv[1], os.O_RDONLY)
+address = libc.mmap(None, ctypes.c_long(size), 3, mmap.MAP_PRIVATE, file, ctypes.c_long(0))
+ctypes.memset(address + 3 * mmap.PAGESIZE, 0x45, mmap.PAGESIZE)
+libc.mprotect(ctypes.c_void_p(address), ctypes.c_long(size), 0)
+print('{"pid": %d, "address": %d}' % (os.getpid(), address), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("hold", ["stop", "copy"])
+def test_a_file_that_nobody_may_read_is_read_from_the_disk(tmp_path: Path, hold: str) -> None:
+    """As the kernel does (mm/gup.c, get_dump_page): the mapping is PROT_NONE, and of its pages only
+    those that were written are in the page tables."""
+    path = tmp_path / "file"
+    path.write_bytes(b"\x44" * 16 * PAGE)
+    target = Target([sys.executable, "-c", CLOSED, str(path)])
+    try:
+        start = target.truth["address"]
+        with gcorefs.stop(target.pid, gcorefs.Policy.of(f"hold={hold}")) as stop:
+            core = stop.core()
+            (tmp_path / "core").write_bytes(core.read(0, core.size))
+            assert core.unreadable == core.facts["bytes"]["unreadable"] // PAGE
+        found = Core(tmp_path / "core").read(start, start + 16 * PAGE)
+        assert found == b"\x44" * 3 * PAGE + b"\x45" * PAGE + b"\x44" * 12 * PAGE
+    finally:
+        target.kill()
