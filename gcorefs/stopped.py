@@ -399,8 +399,9 @@ class Stop:
                 stop.take()
                 stop._inject(partial(reap_child, child))
             except ProcessError as error:
-                # If the process is gone, its children are gone with it.
-                return error.reason in (Reason.GONE, Reason.DIED)
+                # If the process is gone, its children are gone with it.  And we may have given up
+                # the right to stop it.
+                return error.reason in (Reason.GONE, Reason.DIED, Reason.DENIED)
             except NotForked:
                 return False
             return True

@@ -284,10 +284,15 @@ def _kill_first(pid: int) -> None:
     os.write(file.number, _KILLED_FIRST)
 
 
-def kill(child: Child) -> None:
-    """In any thread, unless the child may be reaped meanwhile."""
+def kill(child: Child) -> bool:
+    """In any thread, unless the child may be reaped meanwhile.  False: we may not, because we have
+    given up the rights that we had at its birth.  Then it dies when its OS thread ends."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(child.pid, signal.SIGKILL)
+        try:
+            os.kill(child.pid, signal.SIGKILL)
+        except PermissionError:
+            return False
+    return True
 
 
 def is_dead(child: Child) -> bool:
@@ -309,4 +314,6 @@ def end(pid: int) -> bool:
                 return True
     except (ProcessLookupError, ChildProcessError):
         return True
+    except PermissionError:  # as in `kill`
+        return False
     return False

@@ -56,6 +56,7 @@ class Nurse:
         self._lock = threading.Lock()  # a child that is reaped may not be killed
         self._is_over = False
         self._is_unwanted = False
+        self._is_left = False  # to the kernel, which kills it when the OS thread ends
 
     # In any thread.
 
@@ -75,7 +76,7 @@ class Nurse:
         with self._lock:
             self._is_unwanted = True  # also one that is born just now
             if self.child is not None:
-                kill(self.child)
+                self._is_left = not kill(self.child)
 
     # In the OS thread.
 
@@ -93,11 +94,11 @@ class Nurse:
         with self._lock:
             self.child = child
             if child is not None and self._is_unwanted:
-                kill(child)
+                self._is_left = not kill(child)
 
     def watch(self) -> None:
-        """Sleep until the child is dead.  The process runs."""
-        while self.child is not None:
+        """Sleep until the child is dead, or left to the kernel.  The process runs."""
+        while self.child is not None and not self._is_left:
             wait4.await_status()
             self._part_with_dead()
 

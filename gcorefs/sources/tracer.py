@@ -186,8 +186,7 @@ class Tracer:
         """Wait for the end of the child, after `kill_child` and `release`.  Returns it if the
         process still has to reap it."""
         if self._nurse.was_asked:
-            self._ring_until(self._is_free)
-            self._has_ended.wait()
+            self._ring_until(self._has_ended)
         return self._nurse.unreaped
 
     def forget_child(self) -> None:

@@ -262,6 +262,46 @@ def forked_child(target: Target) -> int:
     return pid
 
 
+WITHOUT_ROOT = """
+import os, sys
+import gcorefs
+with gcorefs.stop(int(sys.argv[1]), gcorefs.Policy(hold="fork")) as stop:
+    core = stop.core()
+    assert core.facts["policy"]["held"] == "fork"
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+print("ended", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_program_that_gives_up_root_leaves_no_child(start: Spawn) -> None:
+    """It may not kill the child any more, but the kernel does when its tracer ends."""
+    target = start("plain")
+    eventually(lambda: state(target.pid) == "S")
+    before = relatives(target.pid)
+    command = [sys.executable, "-c", WITHOUT_ROOT, str(target.pid)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ended\n"
+        eventually(lambda: relatives(target.pid) <= before)
+        assert program.communicate() == (b"", b"")
+    assert target.ask("write")
+
+
+def relatives(pid: int) -> set[int]:
+    """The processes that have the program of this one, and run or stand still."""
+    found = set()
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (each / "exe").samefile(f"/proc/{pid}/exe") and state(int(each.name)) not in "ZX":
+                found.add(int(each.name))
+    return found
+
+
 @pytest.mark.parametrize("mode, space", [("elsewhere", "pid"), ("timens", "time")])
 def test_a_process_that_cannot_be_forked_is_copied(start: Spawn, mode: str, space: str) -> None:
     target = start(mode)
