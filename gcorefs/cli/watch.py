@@ -203,6 +203,7 @@ class _Recorder:
     def record(self, waiting: Waiting, telling: Telling, cause: str) -> None:
         """ProcessError, SinkError, FormatError, MapsError, OSError, ClickException: there is none
         this time."""
+        self._recordings.look()
         taken = self._taker.take(name_now(self._recordings), lambda: waiting.is_over)
         if taken.name:
             self.last = taken.name

@@ -59,6 +59,7 @@ class Recordings:
             re.escape(self._prefix) + rf"\d{{8}}T\d{{6}}\.\d{{3}}Z(?:{ends})"
         )
         self._keep, self._space = bounds
+        self._kept: list[Recording] = []
         try:
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -108,13 +109,19 @@ class Recordings:
         """True if a core of `size` bytes may be there at all."""
         return not self._space or size <= self._space
 
+    def look(self) -> None:
+        """Find out what may be deleted for the next one.  Call it before the process stands still:
+        others may have any number of files in the directory.  SinkError."""
+        if self._space:
+            try:
+                self._kept = self.all()
+            except OSError as error:
+                raise SinkError(self._path, error) from error
+
     def make_room(self, size: int) -> None:
-        """Delete the oldest cores, so that one of `size` bytes fits.  SinkError."""
-        if not self._space:  # the process stands still, and others may have files there
-            return
-        kept = self.all()
-        while len(kept) > NEWEST and not self._fits(kept, size):
-            self._delete(kept.pop(0))
+        """Delete the oldest of the last look, so that one of `size` bytes fits.  SinkError."""
+        while len(self._kept) > NEWEST and not self._fits(self._kept, size):
+            self._delete(self._kept.pop(0))
 
     def trim(self, newest: str) -> None:
         """Delete the oldest cores above both limits, but never `newest`, which was just written:

@@ -38,4 +38,25 @@ def test_without_a_bound_nobody_looks_at_the_directory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "scandir", None)
-    assert after(folder, Bounds(2, 0), lambda it: it.make_room(1 << 40)) == NAMES
+
+    def make_room(recordings: Recordings) -> None:
+        recordings.look()
+        recordings.make_room(1 << 40)
+
+    assert after(folder, Bounds(2, 0), make_room) == NAMES
+
+
+def test_a_file_that_grows_makes_room_without_a_look(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may stand still meanwhile, and others may have 100,000 files there."""
+
+    def write(recordings: Recordings) -> None:
+        recordings.look()
+        monkeypatch.setattr(os, "scandir", None)
+        sink = recordings.bounded_sink("core")
+        for _ in range(7):
+            sink.write(memoryview(bytes(1 << 20)))
+        sink.commit()
+
+    assert after(folder, Bounds(9, 8 << 20), write) == ["core", NAMES[-1]]
