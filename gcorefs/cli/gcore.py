@@ -60,8 +60,6 @@ class Request(NamedTuple):
 
     pids: list[str]
     prefix: str = "core"
-    is_chosen: bool = False
-    """The user gave the prefix."""
     policy: Policy = Policy()
 
 
@@ -96,7 +94,7 @@ def run(words: list[str]) -> int:
     request = Request(pids)
     for name, value in options:
         if name == "-o":
-            request = request._replace(prefix=value, is_chosen=True)
+            request = request._replace(prefix=value)
         elif name == "-a":
             request = request._replace(policy=Policy(memory="all+dontdump"))
     stopping.end_in_good_order()
@@ -130,7 +128,7 @@ def _write(request: Request, word: str, name: str) -> list[str]:
         stop = api.stop(pid, request.policy)
         core = write_core(
             stop,
-            lambda: _open(name, request.is_chosen),
+            lambda: _open(name),
             lambda: contextlib.nullcontext(lambda done, size: None),
         )
         return lacks(stop, core)
@@ -158,9 +156,10 @@ def _in_words_of_gdb() -> Iterator[None]:
         raise click.ClickException(f"{words} ({error})") from error
 
 
-def _open(name: str, is_chosen: bool) -> Sink:
+def _open(name: str) -> Sink:
     try:
-        return open_sink(name, is_chosen)
+        # The user chose PREFIX, and not PREFIX.PID.
+        return open_sink(name, is_chosen=False)
     except SinkError as error:
         text = f"Failed to open '{name}' for output. ({error.strerror})"
         raise click.ClickException(text) from error

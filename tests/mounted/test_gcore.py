@@ -17,8 +17,18 @@ import pytest
 
 from gcorefs import __version__
 from gcorefs.cli import gcore
+from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Target
-from tests.mounted.conftest import AS_NOBODY, eventually, is_free, is_held, offset_of
+from tests.mounted.conftest import (
+    AS_NOBODY,
+    Pause,
+    eventually,
+    is_free,
+    is_held,
+    offset_of,
+    reach_of,
+)
+from tests.tuned import program
 
 OURS = GCOREFS.with_name("gcorefs-gcore")
 TOLD = re.compile(r"(Saved corefile .*\n\[Inferior 1 .*|gcore: .*)")
@@ -224,15 +234,32 @@ def test_an_older_core_is_no_success(ours: Gcore, tmp_path: Path) -> None:
     assert old.read_bytes() == b"old"
 
 
-def test_the_core_is_for_its_owner_alone(ours: Gcore, target: Target, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("file")
-    name = f"core.{target.pid}"
-    (tmp_path / name).symlink_to("file")
-    done = ours(target.pid, cwd=tmp_path)
+@pytest.mark.parametrize("words", [(), ("-o", "core"), ("-o", "./core")])
+def test_a_link_in_the_place_of_the_core_is_not_followed(
+    ours: Gcore, target: Target, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Whoever may write to the directory knows the pid, and the core may be root's."""
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / f"core.{target.pid}").symlink_to("file")
+    done = ours(*words, target.pid, cwd=tmp_path)
+    name = f"{words[-1] if words else 'core'}.{target.pid}"
     said = f"Failed to open '{name}' for output. (it is a symbolic link)\n"
     assert (done.returncode, done.stderr) == (1, said)
-    assert ours("-o", "core", target.pid, cwd=tmp_path).returncode == 0  # a prefix that was chosen
-    assert oct((tmp_path / "file").stat().st_mode) == "0o100600"
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_fifo_in_the_place_of_the_core_gets_nothing(
+    ours: Gcore, target: Target, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / f"x.{target.pid}")
+    done = ours("-o", "x", target.pid, cwd=tmp_path)
+    said = f"Failed to open 'x.{target.pid}' for output. (it is no regular file)\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_the_core_is_for_its_owner_alone(ours: Gcore, target: Target, tmp_path: Path) -> None:
+    assert ours("-o", "file", target.pid, cwd=tmp_path).returncode == 0
+    assert oct((tmp_path / f"file.{target.pid}").stat().st_mode) == "0o100600"
 
 
 def test_output_that_nobody_takes_is_no_failure(
@@ -249,21 +276,23 @@ def test_output_that_nobody_takes_is_no_failure(
 def test_a_signal_ends_it_in_good_order(
     paths: dict[str, str], target: Target, tmp_path: Path
 ) -> None:
-    fifo = tmp_path / f"x.{target.pid}"
-    os.mkfifo(fifo)
+    pause = Pause(Step.RECORDED_ALL)
+    ours = program(tmp_path / "bin", reach=reach_of([pause], tmp_path / "bin"))
+    ours.write_text(ours.read_text().replace("gcorefs.__main__", "gcorefs.cli.gcore"))
     with subprocess.Popen(
-        ["gcore", "-o", str(tmp_path / "x"), str(target.pid)],
+        [ours, "-o", str(tmp_path / "x"), str(target.pid)],
         env={"PATH": paths["ours"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        with fifo.open("rb", buffering=0) as reader:
-            assert reader.read(4) == b"\x7fELF"
-            assert is_held(target.pid)
-            process.send_signal(signal.SIGINT)
-            eventually(lambda: is_free(target.pid))
+        pause.wait()
+        assert is_held(target.pid)
+        process.send_signal(signal.SIGINT)
+        pause.end()
+        eventually(lambda: is_free(target.pid))
         said = process.communicate(timeout=60)
     assert (process.returncode, said) == (gcore.INTERRUPTED, (b"", b""))
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 # As pystack's tests do (tests/utils.py, generate_core_file): in the folder, with the pid alone, and
