@@ -82,6 +82,14 @@ class Option:
         return ValueRefused(self.name, f"option {self.name}: {text!r} is {what}")
 
 
+def import_parser() -> None:
+    """Import now what `Option.parse` imports.
+
+    For a program that runs for weeks: later its files may be gone, or those of another version.
+    """
+    import msgspec  # noqa: F401, PLC0415
+
+
 def option(
     default: Any,
     unit: str,

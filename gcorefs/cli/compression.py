@@ -32,6 +32,12 @@ class Compression(NamedTuple):
         """The end of a name that nobody chose."""
         return ".zst" if self.method else ""
 
+    def load(self) -> None:
+        """Import the compressor now, for a command that runs for weeks: later its file may be gone,
+        or that of another version."""
+        if self.method is not None:
+            import gcorefs.export.compressed  # noqa: F401, PLC0415
+
     def sink(self, to: Callable[[], Sink]) -> Sink:
         """The sink that `to` makes, behind the compressor.  SinkError."""
         return self.named_sink(lambda: (to(), ""))[0]

@@ -1,12 +1,13 @@
 """gcorefs mount."""
 
+import codecs
 import contextlib
 import errno
 import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import click
 import sdnotify
@@ -15,12 +16,14 @@ import trio
 from gcorefs.cli import background, extras
 from gcorefs.cli.named_path import NamedPath
 from gcorefs.export.sink import SinkError
+from gcorefs.hold.choice import import_holder
 from gcorefs.mount import interpreter, log, server
 from gcorefs.mount.mountpoints import MountError, check_mountpoint
 from gcorefs.mount.options import OPTIONS, Configuration, parse
 from gcorefs.mount.policy_names import IN_NAMES
 from gcorefs.mount.server import Watchdog
-from gcorefs.option import OptionError
+from gcorefs.option import OptionError, import_parser
+from gcorefs.policy import Hold
 from gcorefs.process.errors import limit_met, named, named_with_limit
 from gcorefs.process.threads import NoThread, is_no_thread
 from gcorefs.profile_file import DEFAULT_PATH, ProfileError, read_profiles
@@ -86,6 +89,7 @@ def mount(
                 handler = log.to_file(log_file)
             else:
                 handler = log.to_stderr() if foreground else log.to_syslog()
+            _import_all(configuration)
             bpf_choice.choose(configuration.options.bpf)  # before there is a second thread
             interpreter.settle()  # for the zygote and all workers too
             zygote = Zygote()  # before that of the log
@@ -108,6 +112,15 @@ def _counts() -> Callable[[str], log.Counts]:
     with extras.needed("metrics", "prometheus-client", "--metrics"):
         from gcorefs.mount.counts import Counts  # noqa: PLC0415
     return Counts
+
+
+def _import_all(configuration: Configuration) -> None:
+    """Import what is otherwise imported when it is needed: the files may be gone then, or those of
+    another version.  Before the zygote, so that workers have it too."""
+    import_parser()  # a path may name options
+    for hold in get_args(Hold):
+        import_holder(hold, bool(configuration.options.spool))
+    codecs.lookup("ascii")  # open(encoding="ascii") imports it
 
 
 @contextlib.contextmanager

@@ -10,7 +10,16 @@ from gcorefs.cli.printable import printable
 from gcorefs.process.errors import Reason, is_no_memory, limit_met, named_with_limit
 from gcorefs.process.threads import NoThread
 
+SHORT_OF_MEMORY = (MemoryError, ImportError, SystemError)
+"""With a small RLIMIT_AS a library cannot be mapped, and the interpreter itself loses some errors.
+Modules are imported late, in the middle of a command too."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def text_of(error: Exception) -> str:
+    """Of one of SHORT_OF_MEMORY: they often have none."""
+    return str(error) or Reason.NO_MEMORY.text
 
 
 @contextmanager
@@ -35,7 +44,5 @@ def told_in_one_line() -> Iterator[None]:
         if limit_met(error) is None and not is_no_memory(error):
             raise
         raise click.ClickException(printable(named_with_limit(error))) from None
-    # With a small RLIMIT_AS a library cannot be mapped, and the interpreter itself loses some
-    # errors.  Modules are imported late, in the middle of a command too.
-    except (MemoryError, ImportError, SystemError) as error:
-        raise click.ClickException(printable(str(error) or Reason.NO_MEMORY.text)) from None
+    except SHORT_OF_MEMORY as error:
+        raise click.ClickException(printable(text_of(error))) from None

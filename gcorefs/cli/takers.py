@@ -17,6 +17,7 @@ from gcorefs.cli.one_core import lacks
 from gcorefs.cli.output import Output
 from gcorefs.export.recordings import CORE, Form, Recordings
 from gcorefs.export.sink import Sink
+from gcorefs.hold.choice import import_holder
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
@@ -48,8 +49,8 @@ class Taker(Protocol):
     def take(self, name: str, is_over: Callable[[], bool]) -> Taken:
         """Write the file `name`.  `is_over`: True if the process has ended.
 
-        ProcessError, SinkError, FormatError, MapsError, OSError, ClickException from one of them:
-        there is none this time, and no file.
+        ProcessError, SinkError, FormatError, MapsError, OSError, ClickException from one of them,
+        and those of SHORT_OF_MEMORY: there is none this time, and no file.
         """
 
 
@@ -158,12 +159,15 @@ def form(kind: str, compression: Compression) -> Form:
 def taker(
     kind: str, process: Process, policy: Policy, recordings: Recordings, compression: Compression
 ) -> Taker:
-    """ClickException."""
+    """A taker that has imported all that it needs.  ClickException."""
+    import_holder(policy.hold, bool(policy.spool))
     if kind == "stacks":
         return StacksTaker(process, policy, recordings)
     if kind == "bundle":
-        zstd = Compression("zstd", compression.level)
-        return BundlesTaker(process, policy, recordings, zstd)
+        compression = Compression("zstd", compression.level)
+    compression.load()
+    if kind == "bundle":
+        return BundlesTaker(process, policy, recordings, compression)
     return CoreTaker(process, policy, recordings, compression)
 
 

@@ -8,6 +8,7 @@ import sys
 import click
 
 from gcorefs.cli import extras
+from gcorefs.cli.one_line import text_of
 from gcorefs.cli.printable import printable
 from gcorefs.cli.takers import Taken, cause_of
 from gcorefs.export.sink import SinkError
@@ -101,4 +102,4 @@ _NOUNS = {"dump": "core is", "stacks": "stacks are", "bundle": "bundle is"}
 
 
 def _text(error: Exception) -> str:
-    return error.format_message() if isinstance(error, click.ClickException) else str(error)
+    return error.format_message() if isinstance(error, click.ClickException) else text_of(error)

@@ -9,6 +9,7 @@ import click
 
 from gcorefs.cli import stopping
 from gcorefs.cli.compression import Compression, takes_compression
+from gcorefs.cli.one_line import SHORT_OF_MEMORY
 from gcorefs.cli.policy import takes_policy
 from gcorefs.cli.takers import KINDS, Taker, cause_of, form, may_be_read, name_now, taker
 from gcorefs.cli.target import PID, Targets, names_targets
@@ -27,6 +28,8 @@ from gcorefs.triggers.words import Condition, WordError, conditions, seconds
 
 _ENDED = (Reason.GONE, Reason.DIED)
 """Why there is no core of a process that has just ended."""
+
+_NONE_THIS_TIME = (OSError, FormatError, MapsError, click.ClickException, *SHORT_OF_MEMORY)
 
 _POLICIES = {"dump": "hold=copy", "stacks": "@stacks", "bundle": "hold=copy"}
 """Of what --when takes, unless --policy says otherwise."""
@@ -201,8 +204,8 @@ class _Recorder:
         self._recordings.check()
 
     def record(self, waiting: Waiting, telling: Telling, cause: str) -> None:
-        """ProcessError, SinkError, FormatError, MapsError, OSError, ClickException: there is none
-        this time."""
+        """ProcessError, SinkError, FormatError, MapsError, OSError, ClickException, and those of
+        SHORT_OF_MEMORY: there is none this time."""
         self._recordings.look()
         taken = self._taker.take(name_now(self._recordings), lambda: waiting.is_over)
         if taken.name:
@@ -217,7 +220,7 @@ def _watch(recorder: _Recorder, waiting: Waiting, telling: Telling, is_first_nee
         recorder.check()
         try:
             recorder.record(waiting, telling, cause)
-        except (OSError, FormatError, MapsError, click.ClickException) as error:
+        except _NONE_THIS_TIME as error:
             found = cause_of(error)
             is_end = isinstance(found, ProcessError) and found.reason in _ENDED and waiting.is_over
             if is_first_needed and not is_end:

@@ -21,6 +21,19 @@ class Rooms:
     disk: Callable[[], Room]
 
 
+def import_holder(hold: str, has_spool: bool) -> None:
+    """Import now what `holder_of` imports for such a policy.
+
+    For a program that runs for weeks: later its files may be gone, or those of another version.
+    """
+    if has_spool:
+        import gcorefs.hold.spool  # noqa: PLC0415
+    if hold == "fork":
+        import gcorefs.hold.forked  # noqa: PLC0415
+    elif hold == "precopy":
+        import gcorefs.hold.precopied  # noqa: F401, PLC0415
+
+
 def holder_of(policy: Policy, rooms: Rooms) -> Holder:
     """The holder that a policy wants."""
     if policy.is_read_live:

@@ -322,6 +322,40 @@ def reach(step, pid):
 """
 
 
+# Notes each module that is imported once `ready` is there, in all processes.
+IMPORTS = """
+import os, sys
+
+def note(event, arguments):
+    if event == "import" and arguments[0] not in sys.modules and os.path.exists({ready!r}):
+        with open({imports!r}, "a") as file:
+            print(arguments[0], file=file)
+
+sys.addaudithook(note)
+"""
+
+
+class Imports:
+    """A program, and what it imports after a test has said that it is ready.
+
+    Its files may be replaced by an upgrade, or removed, while it runs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._ready, self._imports = folder / "ready", folder / "imports"
+        code = IMPORTS.format(ready=str(self._ready), imports=str(self._imports))
+        self.program = program(folder, first=code)
+
+    def begin(self) -> None:
+        """The program is ready."""
+        self._ready.touch()
+
+    def assert_none(self) -> None:
+        assert self._ready.exists()
+        found = self._imports.read_text() if self._imports.exists() else ""
+        assert sorted(set(found.split())) == []
+
+
 class Pause:
     """A step at which the server waits until it may go on, when it reaches that for the nth
     time."""

@@ -25,8 +25,9 @@ from gcorefs.kernel.proc import task_stat
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
 from tests.conftest import GCOREFS, Target
-from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, gcorefs, is_free, run
+from tests.mounted.conftest import AS_NOBODY, NOBODY, Imports, eventually, gcorefs, is_free, run
 from tests.mounted.journald import Journal, journald
+from tests.tuned import program
 
 Spawn = Callable[..., Target]
 
@@ -50,9 +51,13 @@ class Watch:
 
 @contextlib.contextmanager
 def watching(
-    target: Target, folder: Path, *words: object, around: tuple[object, ...] = ()
+    target: Target,
+    folder: Path,
+    *words: object,
+    around: tuple[object, ...] = (),
+    program: Path = GCOREFS,
 ) -> Iterator[Watch]:
-    command = [*around, GCOREFS, "watch", "--poll", "20ms", *words, target.pid, folder]
+    command = [*around, program, "watch", "--poll", "20ms", *words, target.pid, folder]
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -301,6 +306,73 @@ def is_waiting(pid: int) -> bool:
         )
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--then", "stacks"),
+        ("--then", "bundle"),
+        ("--compress", "zstd"),
+        ("--policy", "hold=precopy"),
+        ("--policy", "hold=fork"),
+        ("--policy", "hold=copy", "--spool", "/tmp"),
+        ("--policy", "@gentle"),
+        ("--metrics", "gcorefs.prom"),
+    ],
+)
+def test_an_upgrade_meanwhile_changes_nothing(
+    spawn: Spawn,
+    folder: Path,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that one needs has been imported before: it may be another version's now, or gone."""
+    monkeypatch.chdir(tmp_path)
+    imports = Imports(tmp_path)
+    target = spawn("swell")
+    words = ("--when", "threads>4", *words)
+    with watching(target, folder, *words, program=imports.program) as watch:
+        eventually(lambda: is_waiting(watch.process.pid))
+        imports.begin()
+        target.ask("threads 4")
+        assert "; threads are " in watch.line()
+    imports.assert_none()
+
+
+FAILS = """
+import os
+
+def reach(step, pid):
+    if step.name == "ASSEMBLING":
+        try:
+            os.close(os.open({once!r}, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        raise {error}
+"""
+
+
+@pytest.mark.parametrize("then", ["dump", "stacks", "bundle"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("MemoryError", "gcorefs is out of memory"),
+        ("ImportError('no more')", "no more"),
+        ("SystemError", "gcorefs is out of memory"),
+    ],
+)
+def test_without_memory_at_one_event_the_next_one_is_tried(
+    spawn: Spawn, folder: Path, tmp_path: Path, then: str, error: str, said: str
+) -> None:
+    reach = FAILS.format(once=str(tmp_path / "once"), error=error)
+    short = program(tmp_path, reach=reach)
+    target = spawn("threads", 3)
+    words = ("--when", "threads>1", "--then", then, "--cooldown", "10ms")
+    with watching(target, folder, *words, program=short) as watch:
+        assert watch.error() == said
+        assert "; threads are 4" in watch.line()
 
 
 def counts(path: Path) -> dict[str, float]:
