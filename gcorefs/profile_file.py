@@ -89,10 +89,15 @@ def _profile(
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise places.error((*key, option), "it is neither a number nor a string")
         try:
-            options[option].parse(str(value))
+            text = str(value)
+        except ValueError as error:  # a hexadecimal number of more than 4,300 digits
+            why = "it is neither a number that is read here, nor a string"
+            raise places.error((*key, option), why) from error
+        try:
+            options[option].parse(text)
         except OptionError as error:
             raise places.error((*key, option), str(error)) from error
-        found[option] = str(value)
+        found[option] = text
     return found
 
 

@@ -41,6 +41,9 @@ WRONG = {
     b"[profiles.a]\nhold = 'copy'\n\nmemory = 'x'": "f.toml:4: profiles.a.memory: option memory: ",
     b"[profiles.a]\nmax_stop = -1": "f.toml:2: profiles.a.max_stop: option max_stop: '-1'",
     b"[profiles.a]\nmax_stop = nan": "f.toml:2: profiles.a.max_stop: option max_stop: 'nan'",
+    # More digits than int() and str() of Python take (sys.get_int_max_str_digits).
+    b"[profiles.a]\nmax_stop = 0x" + b"f" * 6000: "f.toml:2: profiles.a.max_stop: it is neither",
+    b"[profiles.a]\nmax_stop = " + b"9" * 6000: "f.toml: it is no TOML: ",
     b"[profiles.a]\nmax_stop = true": "f.toml:2: profiles.a.max_stop: it is neither",
     b"[profiles.a]\nmax_stop = [1]": "f.toml:2: profiles.a.max_stop: it is neither",
     b"[profiles.a]\nuser_files = 1": "f.toml:2: profiles.a.user_files: a profile may have",
@@ -63,7 +66,7 @@ def test_a_file_may_have_no_profile(data: bytes) -> None:
     assert parse_profiles("f.toml", data, IN_NAMES) == BUILT_IN
 
 
-@pytest.mark.parametrize("data", WRONG, ids=repr)
+@pytest.mark.parametrize("data", WRONG, ids=lambda data: repr(data[:40]))
 def test_an_error_names_file_line_and_key(data: bytes) -> None:
     with pytest.raises(ProfileError) as caught:
         parse_profiles("f.toml", data, IN_NAMES)
