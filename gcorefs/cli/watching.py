@@ -58,6 +58,20 @@ def _is_over(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
+def _polled(poll: select.poll, left: float) -> list[tuple[int, int]]:
+    """As poll(2), for any number of seconds."""
+    end = time.monotonic() + left
+    while not (found := poll.poll(min(left, _LONGEST) * 1000)):
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+    return found
+
+
+_LONGEST = 86400.0
+"""Seconds.  poll(2) takes an int of milliseconds, 24 days."""
+
+
 class Clock:
     """A core is due again and again.  One that takes longer makes the clock leave out times."""
 
@@ -76,7 +90,7 @@ class Clock:
             self._due += self._every
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
-        return ENDED if poll.poll((self._due - now) * 1000) else ""
+        return ENDED if _polled(poll, self._due - now) else ""
 
     def taken(self) -> None:
         pass
@@ -130,13 +144,13 @@ class Conditions:
         poll.register(self._pidfd, select.POLLIN)
         # The kernel may have something to tell a hundred times in a second.
         least = (_SHARE - 1) * cost
-        if poll.poll(least * 1000):
+        if _polled(poll, least):
             return True
         if not self._budget.wait(_now()):
             for each in self._looks:
                 for file in each.files():
                     poll.register(file, select.POLLPRI)
-        found = poll.poll(max(0.0, self._poll - least) * 1000)
+        found = _polled(poll, max(0.0, self._poll - least))
         return any(file == self._pidfd for file, _ in found)
 
     def taken(self) -> None:

@@ -1,6 +1,8 @@
 """The words of `gcorefs watch --when`, and how often something may be taken."""
 
+import os
 import re
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcorefs.cli.watching import ENDED, Clock, Conditions
 from gcorefs.telemetry.journal import STOPPED
 from gcorefs.triggers.budget import DAY, Budget
 from gcorefs.triggers.words import GROUP_EVENTS, Condition, WordError, conditions, seconds
@@ -61,6 +64,49 @@ def test_any_text_is_conditions_or_refused(text: str) -> None:
 )  # fmt: skip
 def test_a_time(text: str, value: float | None) -> None:
     assert seconds(text) == value
+
+
+@pytest.fixture
+def pidfd() -> Iterator[tuple[int, Callable[[], None]]]:
+    """A descriptor that is readable when a process would have ended, and what ends it."""
+    reading, writing = os.pipe()
+
+    def end() -> None:
+        os.write(writing, b"x")
+
+    yield reading, end
+    os.close(reading)
+    os.close(writing)
+
+
+class Ending:
+    """A look that sees the process end."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+
+    def look(self, now: float) -> str:
+        self._end()
+        return ""
+
+    def files(self) -> list[int]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("text", ["1h", "590h", "600h", "999999999999h"])
+def test_any_time_can_be_waited_for(text: str, pidfd: tuple[int, Callable[[], None]]) -> None:
+    """poll(2) takes an int of milliseconds: 24 days."""
+    file, end = pidfd
+    time = seconds(text)
+    assert time is not None
+    clock = Clock(file, time)
+    assert clock.wait() == ""
+    looks = Conditions(file, [Ending(end)], Budget(time, 1), time)
+    assert looks.wait() == ENDED
+    assert clock.wait() == ENDED
 
 
 def test_the_cooldown_begins_at_the_end_of_the_last_one() -> None:
