@@ -52,7 +52,8 @@ class Tarball:
         """A symbolic link to another place of the bundle."""
         info = self._info(place, 0o777)
         info.type = tarfile.SYMTYPE
-        info.linkname = posixpath.relpath(target, posixpath.dirname(place) or ".")
+        # From the root: else relpath asks for the current directory, which may have been removed.
+        info.linkname = posixpath.relpath(f"/{target}", f"/{posixpath.dirname(place)}")
         self._tar.addfile(info)
 
     def add_folder(self, place: str) -> None:

@@ -14,7 +14,7 @@ import sdnotify
 import trio
 
 from gcorefs.cli import background, extras
-from gcorefs.cli.named_path import NamedPath
+from gcorefs.cli.named_path import NamedPath, absolute
 from gcorefs.export.sink import SinkError
 from gcorefs.hold.choice import import_holder
 from gcorefs.mount import interpreter, log, server
@@ -65,22 +65,22 @@ def mount(
     Returns once the mount answers.
     """
     background.open_standard_descriptors()
-    mountpoint = os.path.abspath(mountpoint)
+    mountpoint = absolute(mountpoint)
     if log_file is not None:
-        log_file = os.path.abspath(log_file)  # in the background our current directory is /
+        log_file = absolute(log_file)  # in the background our current directory is /
     try:
-        config = None if config is None else os.path.abspath(config)
+        config = None if config is None else absolute(config)
         read = partial(read_profiles, config, IN_NAMES)
         # In the foreground of a terminal a SIGHUP tells that the terminal is gone (signal(7)).
         is_reloadable = not foreground or not _has_terminal()
         configuration = Configuration(*parse(words), read(), read if is_reloadable else None)
-        check_mountpoint(mountpoint)
+        mountpoint = check_mountpoint(mountpoint)
     except (OptionError, ProfileError, MountError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(named(error)) from error
 
-    metrics = None if others["metrics"] is None else os.path.abspath(others["metrics"])
+    metrics = None if others["metrics"] is None else absolute(others["metrics"])
     counts = None if metrics is None else _counts()
 
     def run(on_ready: Callable[[], None], watchdog: Watchdog | None = None) -> None:

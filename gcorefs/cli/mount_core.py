@@ -7,7 +7,7 @@ import click
 import trio
 
 from gcorefs.cli import background
-from gcorefs.cli.named_path import NamedPath
+from gcorefs.cli.named_path import NamedPath, absolute
 from gcorefs.export.seekable import SeekableError, SeekableFile
 from gcorefs.mount import core_file, log
 from gcorefs.mount.mountpoints import MountError, check_mountpoint
@@ -25,7 +25,7 @@ def mount_core(file: str, mountpoint: str, foreground: bool) -> None:
     umount` takes it away.
     """
     background.open_standard_descriptors()
-    mountpoint = os.path.abspath(mountpoint)
+    mountpoint = absolute(mountpoint)
     name = os.path.basename(file).removesuffix(".zst") or "core"
 
     def run(on_ready: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ def mount_core(file: str, mountpoint: str, foreground: bool) -> None:
         trio.run(core_file.serve, content, name, mountpoint, on_ready)
 
     try:
-        check_mountpoint(mountpoint)
+        mountpoint = check_mountpoint(mountpoint)
         with SeekableFile(file) as content:
             if foreground:
                 run(lambda: None)

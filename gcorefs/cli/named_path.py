@@ -1,5 +1,6 @@
 """A path that is an argument of a command."""
 
+import os
 from typing import Any
 
 import click
@@ -15,3 +16,12 @@ class NamedPath(click.Path):
         if not value:
             self.fail("a path cannot be empty", param, ctx)
         return self.coerce_path_result(value)
+
+
+def absolute(path: str) -> str:
+    """The path from the root.  ClickException: it has none."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError as error:  # getcwd(2)
+        text = f"{path}: the current directory has been removed"
+        raise click.ClickException(text) from error

@@ -14,7 +14,7 @@ import click
 
 from gcorefs import tuning
 from gcorefs.cli import table
-from gcorefs.cli.named_path import NamedPath
+from gcorefs.cli.named_path import NamedPath, absolute
 from gcorefs.cli.printable import printable
 from gcorefs.cli.target import Targets, listed, takes_targets
 from gcorefs.mount import mountpoints, names
@@ -34,7 +34,7 @@ def _mountpoints(given: str | None) -> list[str]:
     try:
         if given is None:
             return mountpoints.mountpoints()
-        path = os.path.abspath(given)
+        path = mountpoints.place_of(absolute(given))
         kind = mountpoints.fstype(path)
     except MountError as error:
         raise click.ClickException(str(error)) from error

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from gcorefs.cli import stopping
+from gcorefs.cli.named_path import absolute
 from gcorefs.cli.printable import printable
 from gcorefs.kernel.proc import procfile, tasks
 from gcorefs.kernel.proc.mountinfo import parse_mounts
@@ -64,7 +65,7 @@ KINDS = {
         "PATH",
         "Those that run this program: the file that is there, or one of that path that was "
         "deleted.",
-        lambda text: search.search(search.running(text)),
+        lambda text: search.search(search.running(absolute(text))),
         "runs the program {}",
         "ls -l /proc/PID/exe shows the program of a process",
     ),

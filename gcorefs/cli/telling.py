@@ -2,12 +2,12 @@
 a file of metrics."""
 
 import contextlib
-import os
 import sys
 
 import click
 
 from gcorefs.cli import extras
+from gcorefs.cli.named_path import absolute
 from gcorefs.cli.one_line import text_of
 from gcorefs.cli.printable import printable
 from gcorefs.cli.takers import Taken, cause_of
@@ -26,7 +26,7 @@ class Telling:
         self._pid = pid
         self._kind = kind
         self._journal = {fd: Journal() for fd in (1, 2) if is_journal(fd)}
-        self._path = None if metrics is None else os.path.abspath(metrics)
+        self._path = None if metrics is None else absolute(metrics)
         self._metrics = None
         if metrics is not None:
             with extras.needed("metrics", "prometheus-client", "--metrics"):

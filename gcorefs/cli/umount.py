@@ -1,10 +1,8 @@
 """gcorefs umount."""
 
-import os
-
 import click
 
-from gcorefs.cli.named_path import NamedPath
+from gcorefs.cli.named_path import NamedPath, absolute
 from gcorefs.mount import mountpoints
 from gcorefs.mount.mountpoints import MountError, State
 
@@ -17,8 +15,8 @@ def umount(mountpoint: str, lazy: bool) -> None:
 
     Every process that is held is let go.
     """
-    mountpoint = os.path.abspath(mountpoint)
     try:
+        mountpoint = mountpoints.place_of(absolute(mountpoint))
         kind = mountpoints.fstype(mountpoint)
     except MountError as error:
         raise click.ClickException(str(error)) from error

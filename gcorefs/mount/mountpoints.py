@@ -11,6 +11,7 @@ import select
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 
 from gcorefs.errors import GcorefsError
 from gcorefs.kernel.proc import tasks
@@ -39,12 +40,14 @@ class MountError(GcorefsError):
     """There is no mount.  The text is one line for people."""
 
 
-def check_mountpoint(path: str) -> None:
-    """MountError if nothing can be mounted at `path`.  Its text says what to do about it."""
+def check_mountpoint(path: str) -> str:
+    """The place of a mount at `path`, as `place_of`.  MountError if nothing can be mounted there.
+    Its text says what to do about it."""
     if not os.path.exists("/dev/fuse"):
         raise MountError("there is no /dev/fuse: load the module with 'modprobe fuse'")
     if not tasks.is_ours():
         raise MountError(f"{tasks.NOT_OURS}: mount one there")
+    path = place_of(path)
     if fstype(path) in KINDS:
         raise MountError(f"{path}: {state(path).value}; 'gcorefs umount {path}' takes it away")
     try:
@@ -53,11 +56,13 @@ def check_mountpoint(path: str) -> None:
             raise MountError(f"{path}: not a directory")
     except OSError as error:
         raise MountError(f"{path}: {error.strerror}") from error
+    return path
 
 
 def fstype(path: str) -> str | None:
-    """The type of the file system that is mounted at `path` itself; None if there is none."""
-    return mounts_in(_mountinfo()).get(os.fsencode(os.path.abspath(path)))
+    """The type of the file system that is mounted at `path` itself, an absolute path without links;
+    None if there is none."""
+    return mounts_in(_mountinfo()).get(os.fsencode(path))
 
 
 def mountpoints() -> list[str]:
@@ -135,17 +140,55 @@ def answers(path: str) -> bool:
 
 
 def state(path: str) -> State:
-    """Whether the server of a mount answers.
+    """Whether the server of a mount answers."""
+    answer = _asked(lambda: _YES if answers(path) else _NO)
+    if answer is None:
+        return State.SILENT
+    return State.DEAD if answer == _NO else State.ANSWERS
+
+
+_YES, _NO = b"yes", b"no"
+
+
+def place_of(path: str) -> str:
+    """The path of a mount point as the table of mounts has it: without symbolic links.  MountError.
+
+    `path` is absolute.  If the table has it, it is returned as it is, and nobody is asked.
+    """
+    if fstype(path) is not None:
+        return path
+    return os.fsdecode(_asked(lambda: os.fsencode(_without_links(path))) or os.fsencode(path))
+
+
+def _without_links(path: str) -> str:
+    for _ in range(_MOST_LINKS):
+        folder, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(folder), name)
+        # Not realpath(3) of all: the last part may be a mount whose server is gone.
+        try:
+            path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+        except OSError:
+            break
+    return path
+
+
+_MOST_LINKS = 40  # include/linux/namei.h, MAXSYMLINKS
+
+
+def _asked(question: Callable[[], bytes]) -> bytes | None:
+    """The answer to a question about a path; None if none comes in time.
 
     A child asks, because no signal ends somebody who waits for a server that has taken the request
     (fs/fuse/dev.c, request_wait_answer).
     """
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os._exit(0 if answers(path) else 1)
+            os.write(writing, question())
         finally:
             os._exit(0)
+    os.close(writing)
     child = os.pidfd_open(pid)
     try:
         poll = select.poll()
@@ -153,10 +196,16 @@ def state(path: str) -> State:
         if not poll.poll(_PATIENCE):
             os.kill(pid, signal.SIGKILL)
             poll.poll(_PATIENCE)  # it keeps the mount busy, and ends if the request was not taken
-            return State.SILENT
-        return State.DEAD if os.WEXITSTATUS(os.waitpid(pid, 0)[1]) else State.ANSWERS
+            return None
+        os.waitpid(pid, 0)
+        return os.read(reading, _LONGEST)
     finally:
         os.close(child)
+        os.close(reading)
+
+
+_LONGEST = 1 << 16
+"""Bytes.  A pipe takes so many (pipe(7))."""
 
 
 def unmount(path: str, lazy: bool) -> None:

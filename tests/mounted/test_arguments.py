@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -20,8 +20,8 @@ from gcorefs.kernel.ending_signals import ENDING
 from gcorefs.kernel.proc import procfile
 from gcorefs.mount import server
 from gcorefs.process.errors import ProcessError, Reason
-from tests.conftest import GCOREFS, Mount
-from tests.mounted.conftest import run
+from tests.conftest import GCOREFS, Mount, Target
+from tests.mounted.conftest import assert_refused, run
 
 # In a separate mount namespace: nobody else must meet these names.
 ANOTHERS_MOUNT = """
@@ -290,3 +290,50 @@ def test_a_closed_descriptor_is_no_place_for_a_file(
     assert result.returncode == 0
     if command == "dump":
         assert (tmp_path / "core").read_bytes()[:4] == b"\x7fELF"
+
+
+REMOVED = """
+import os, sys
+os.mkdir(sys.argv[1])
+os.chdir(sys.argv[1])
+os.rmdir(sys.argv[1])
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def without_directory(tmp_path: Path, *words: object) -> "subprocess.CompletedProcess[bytes]":
+    """Run the program in a directory that has been removed."""
+    return run(sys.executable, "-c", REMOVED, tmp_path / "removed", GCOREFS, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mount", "x"),
+        ("mount", "/proc", "--log-file", "x"),
+        ("mount", "/proc", "--config", "x"),
+        ("umount", "x"),
+        ("mount-core", "/proc/version", "x"),
+        ("status", "--mount", "x"),
+        ("release", "--mount", "x", "1"),
+        ("dump", "--exe", "x"),
+        ("ls", "--exe", "x"),
+    ],
+)
+def test_in_a_directory_that_has_been_removed_a_name_leads_nowhere(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    result = without_directory(tmp_path, *words)
+    assert_refused(result, "x: the current directory has been removed")
+
+
+@pytest.mark.parametrize("command", ["dump", "bundle"])
+def test_a_directory_that_has_been_removed_is_no_harm_without_a_name_in_it(
+    spawn: Callable[..., Target], tmp_path: Path, command: str
+) -> None:
+    pid = spawn("threads", 1).pid
+    result = without_directory(tmp_path, command, pid, "-o", tmp_path / "file")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert (tmp_path / "file").stat().st_size
+    told = without_directory(tmp_path, command, pid, "-o", "x")
+    assert_refused(told, "x: ")

@@ -223,6 +223,49 @@ def test_a_second_mount_at_the_same_place_is_refused(mount: Mount) -> None:
     assert mounts().count((str(mount.path), FSTYPE)) == 1
 
 
+@pytest.fixture(params=["folder", "mount point", "both"])
+def linked(request: pytest.FixtureRequest, unmounted: Mount, tmp_path: Path) -> Path:
+    """Another path of a mount point, through symbolic links, as /var/run is one."""
+    path = unmounted.path
+    if request.param != "mount point":
+        (tmp_path / "there").symlink_to(tmp_path)
+        path = tmp_path / "there" / path.name
+    if request.param != "folder":
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    return path
+
+
+def test_a_mount_point_has_every_name_that_leads_to_it(
+    linked: Path, unmounted: Mount, spawn: Callable[..., Target]
+) -> None:
+    pid = spawn("threads", 1).pid
+    assert gcorefs("mount", "--log-file", unmounted.log, linked).returncode == 0
+    assert is_mounted(unmounted)
+    assert_refused(gcorefs("mount", linked), "already mounted")
+    assert gcorefs("status", "--mount", linked).stdout == b"nothing is held\n"
+    unmounted.allow(f"process {pid}: it is not held")
+    assert_refused(gcorefs("release", "--mount", linked, pid), f"process {pid} is not held")
+    server = unmounted.server
+    result = gcorefs("umount", linked)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert not is_mounted(unmounted)
+    wait_until_gone(server)
+
+
+def test_a_name_that_leads_to_a_dead_mount_is_taken_for_it(linked: Path, unmounted: Mount) -> None:
+    unmounted.make()
+    server = unmounted.server
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert_refused(gcorefs("status", "--mount", linked), "its server does not answer")
+        assert gcorefs("umount", "--lazy", linked).returncode == 0
+        assert not is_mounted(unmounted)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    wait_until_gone(server)
+
+
 @pytest.mark.parametrize("command", [[GCOREFS, "umount"], ["fusermount3", "-u"], ["umount"]])
 def test_an_unmounted_server_ends(unmounted: Mount, command: list[str]) -> None:
     unmounted.make()
