@@ -42,8 +42,8 @@ class Remembered:
 
 
 def remember() -> Remembered:
-    """From now on, remember the signals that would end this process.  Only the main thread may call
-    this."""
+    """From now on, remember the signals that would end this process, and ignore the bell until the
+    first ring, or RepeatedRing.  Only the main thread may call this."""
     found = Remembered(not_ignored(), [])
 
     def keep(number: int, _: FrameType | None) -> None:
@@ -51,6 +51,5 @@ def remember() -> Remembered:
 
     for each in found.numbers:
         signal.signal(each, keep)
-    # As the bell, it ends nothing; nor does it before the first ring.
     signal.signal(signal.SIGSTKFLT, signal.SIG_IGN)
     return found

@@ -66,14 +66,15 @@ async def serve(
     options = affordable(configuration.options)
     limits = Limits(options, threads_of_a_user())
     fs = GcoreFS(options, limits, configuration.profiles, Crew(zygote))
+    # Before there is a mount: a signal would leave a dead one.  And before there is a bell, which
+    # this ignores.
+    early = ending_signals.remember()
     try:
         trio.lowlevel.add_instrument(BoundedRead())
     except OSError as error:
         why = f"no timer for it ({named(error)}, RLIMIT_SIGPENDING)"
         raise MountError(f"{mountpoint}: cannot be mounted: {why}") from error
     others = fuse_descriptors()
-    # Before there is a mount: a signal would leave a dead one.
-    early = ending_signals.remember()
     try:
         pyfuse3.init(fs, mountpoint, set(configuration.fuse))
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """The Python interface in a program that uses signals: it keeps its own, and a stop still ends."""
 
+import errno
 import gc
 import os
 import signal
@@ -121,6 +122,28 @@ def test_a_block_ends_whatever_the_program_does_to_its_signals(
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert (done.stderr, done.stdout.splitlines()) == (b"", [b"False 0"] * 3)
     assert_free(target.pid)
+
+
+REPEATS = """
+import ctypes, os
+from gcorefs.kernel import ending_signals
+from gcorefs.kernel.bell import RepeatedRing
+
+ending_signals.remember()
+ring = RepeatedRing(0.01)
+libc = ctypes.CDLL(None, use_errno=True)
+reading, writing = os.pipe()
+for _ in range(3):
+    ring.turn_on()
+    print(libc.read(reading, ctypes.create_string_buffer(1), 1), ctypes.get_errno())
+    ring.turn_off()
+"""
+
+
+def test_a_repeated_ring_ends_a_call_that_sleeps() -> None:
+    command = [sys.executable, "-c", REPEATS]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (done.stderr, done.stdout.splitlines()) == (b"", [b"-1 %d" % errno.EINTR] * 3)
 
 
 class _TimeOutError(Exception):

@@ -72,6 +72,14 @@ def test_no_signal_but_sigkill_ends_a_zygote_or_a_worker(mount: Mount, spawn: Sp
     eventually(lambda: is_free(target.pid))
 
 
+def test_a_server_has_a_bell(mount: Mount) -> None:
+    """Else its event loop may sleep in a read of a request that was withdrawn (bounded_read.py)."""
+    found = task_status.status(mount.server)
+    bell = 1 << (signal.SIGSTKFLT - 1)
+    assert int(found["SigCgt"], 16) & bell
+    assert not (int(found["SigIgn"], 16) | int(found["SigBlk"], 16)) & bell
+
+
 def test_a_worker_goes_on_with_the_next_stop(mount: Mount, spawn: Spawn) -> None:
     target = spawn("threads", 1)
     used = set()
