@@ -18,8 +18,8 @@ _statx.argtypes = (
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_STATX_DONT_SYNC = 0x4000
-# Type, mode, links, mtime, inode, size, blocks.
-_STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x40 | 0x100 | 0x200 | 0x400
+# Type, mode, links, mtime, ctime, inode, size, blocks.
+_STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400
 _STATX_BLOCK = 512
 _STATX_ATTR_DAX = 0x200000
 
@@ -32,8 +32,9 @@ class FileStat(NamedTuple):
     """True if accesses bypass the page cache."""
     identity: tuple[int, int, int]
     """Major and minor number of the device, and the inode number."""
-    modified: int
-    """The last change of the content, in whole seconds since the epoch."""
+    changed: int
+    """The last change of the content or of the inode, in whole seconds since the epoch.  A program
+    that writes a file can set its mtime back, but not its ctime (inode(7))."""
     allocated: int
     """The bytes that the file takes on its device."""
 
@@ -48,10 +49,11 @@ def cached_stat(path: str | bytes, follow: bool = True) -> FileStat:
     if _statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_WANTED, buffer):
         raise failure()
     # struct statx (linux/stat.h): stx_attributes at byte 8, stx_nlink at 16, stx_mode at 28,
-    # stx_ino at 32, stx_size at 40, stx_blocks at 48, stx_mtime at 112, stx_dev_major at 136.
-    (attributes, links, mode, inode, size, blocks, modified, major, minor) = struct.unpack_from(
-        "<8xQI8xH2xQQQ56xq16xII", buffer
+    # stx_ino at 32, stx_size at 40, stx_blocks at 48, stx_ctime at 96, stx_mtime at 112,
+    # stx_dev_major at 136.
+    (attributes, links, mode, inode, size, blocks, ctime, mtime, major, minor) = struct.unpack_from(
+        "<8xQI8xH2xQQQ40xq8xq16xII", buffer
     )
     is_dax = bool(attributes & _STATX_ATTR_DAX)
     identity = major, minor, inode
-    return FileStat(mode, links, size, is_dax, identity, modified, blocks * _STATX_BLOCK)
+    return FileStat(mode, links, size, is_dax, identity, max(ctime, mtime), blocks * _STATX_BLOCK)

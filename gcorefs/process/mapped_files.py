@@ -78,8 +78,9 @@ class LostFiles:
             # A core below our mount is another file at each stop, and never code.
             return vma.dev not in self._ours
         # Data that a process writes (a database, a log) is not lost: the file has it.  Code that
-        # changed in place is being replaced, and debuggers do not trust it any more.
-        return file_key(vma) in self._code and found.modified > self._started + _CLOCK_SLACK
+        # changed in place is being replaced, and debuggers do not trust it any more.  And where an
+        # overlay has copied it up, the file has other bytes than the mapping.
+        return file_key(vma) in self._code and found.changed > self._started + _CLOCK_SLACK
 
     def _by_path(self, vma: Vma, mapped: FileStat | None) -> FileStat | None:
         """The mapped file, if its path leads to it."""

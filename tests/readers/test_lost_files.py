@@ -16,6 +16,7 @@ import pytest
 
 from gcorefs.kernel.proc import current_call
 from tests.conftest import TARGETS, Target
+from tests.mounted.conftest import eventually
 from tests.readers.corefile import Core
 from tests.readers.debuggers import eu_stack, gdb, run
 
@@ -89,7 +90,18 @@ def change_in_place(library: Path) -> None:
     os.utime(library, (later, later))
 
 
-@pytest.fixture(params=[unlink, replace, move_away, change_in_place])
+def change_as_before(library: Path) -> None:
+    """As `cp -p`, rsync and tar write a file in place: only its ctime tells (inode(7))."""
+    before = library.stat()
+    soon = time.time() + 3  # the process may have started in this second, and clocks are coarse
+    eventually(lambda: time.time() > soon)
+    with library.open("r+b") as file:
+        file.seek(before.st_size)
+        file.write(b"more")
+    os.utime(library, (before.st_atime, before.st_mtime))
+
+
+@pytest.fixture(params=[unlink, replace, move_away, change_in_place, change_as_before])
 def lose(request: pytest.FixtureRequest, library: Path) -> Lose:
     def undo() -> None:
         folder = library.with_name("folder")
