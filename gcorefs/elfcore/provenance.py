@@ -9,6 +9,7 @@ the type alone (bfd/elf.c, elf_parse_notes).
 import dataclasses
 import enum
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,13 +213,22 @@ _RANGE = re.compile("([0-9a-f]{1,16})-([0-9a-f]{1,16})")
 _ADDRESS = re.compile("[0-9a-f]{1,16}")
 
 
+def _finite(word: str) -> float:
+    """A number of JSON.  ValueError: NaN and Infinity, which only Python takes, or a number that is
+    too large for a float."""
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(word)
+    return number
+
+
 def parse(desc: bytes) -> dict[str, Any]:
     """The facts of a note: the value of `Provenance.facts`, and facts that later versions add.
 
     Raises FactsError.
     """
     try:
-        facts = json.loads(desc)
+        facts = json.loads(desc, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FactsError("it is not JSON") from error
     if not isinstance(facts, dict):

@@ -314,6 +314,14 @@ def test_a_note_that_is_no_object_of_json_is_refused(desc: bytes) -> None:
     assert "GCOREFS note" in refusal(with_notes(pack_note(b"GCOREFS", 0x47434F52, desc)))
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_a_number_that_json_cannot_have_is_refused(number: str) -> None:
+    """`gcorefs info --json` would write it, and no other parser takes that."""
+    text = json.dumps({**FACTS, "stop_milliseconds": "HERE"}).replace('"HERE"', number)
+    with pytest.raises(FactsError, match="JSON"):
+        parse(text.encode())
+
+
 def read_or_refuse(data: bytes, size: int | None = None) -> None:
     try:
         core = read_core(io.BytesIO(data), size)
