@@ -84,18 +84,15 @@ _MOUNT = click.option(
 def status(mountpoint: str | None, as_json: bool, with_kernel: bool) -> None:
     """Show which processes are held, by whom, and for how long.
 
-    Root sees all of them, another user sees their own.
+    Root sees all of them, another user sees their own.  The status is 1 if a mount does not answer.
     """
+    has_answer = has_failed = False
     stops: list[dict[str, Any]] = []
     notes: list[str] = []
     for place in _mountpoints(mountpoint):
         cause: Exception
         try:
-            with open(_open(place, names.STATUS, os.O_RDONLY), encoding="ascii") as file:
-                text = json.loads(_content(file))
-                found, about = text["stops"], _notes(text, with_kernel)
-                for stop in found:
-                    _cells(stop)
+            found, about = _ask(place, with_kernel)
         except OSError as error:
             if limit_met(error) is not None or is_no_memory(error):
                 raise  # it is about us, and no mount can be asked
@@ -105,20 +102,32 @@ def status(mountpoint: str | None, as_json: bool, with_kernel: bool) -> None:
         else:
             stops += [{"mount": place, **stop} for stop in found]
             notes += [f"{place}: {note}" for note in about]
+            has_answer = True
             continue
         # A mount that we may not enter, or whose server is gone or lies, does not hide the others.
         if mountpoint is not None:
             raise click.ClickException(printable(f"{place}: {why}")) from cause
         click.echo(printable(f"{place}: {why}"), err=True)
+        # One that we may not enter holds nothing of ours.
+        has_failed |= not isinstance(cause, PermissionError)
     if as_json:
         click.echo(json.dumps(stops, indent=2))
-    elif stops:
-        _show(stops)
     else:
-        click.echo("nothing is held")
-    if not as_json:
+        _show(stops, has_answer, has_failed)
         for note in notes:
             click.echo(printable(note))
+    if has_failed:
+        raise click.exceptions.Exit(1)
+
+
+def _ask(place: str, with_kernel: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a mount says of its stops, and of itself.  OSError, or one of _NO_STATUS."""
+    with open(_open(place, names.STATUS, os.O_RDONLY), encoding="ascii") as file:
+        text = json.loads(_content(file))
+        found, about = text["stops"], _notes(text, with_kernel)
+        for stop in found:
+            _cells(stop)
+        return found, about
 
 
 def _notes(text: dict[str, Any], with_kernel: bool) -> list[str]:
@@ -132,7 +141,14 @@ def _notes(text: dict[str, Any], with_kernel: bool) -> list[str]:
     return notes
 
 
-def _show(stops: list[dict[str, Any]]) -> None:
+def _show(stops: list[dict[str, Any]], has_answer: bool, has_failed: bool) -> None:
+    """`has_answer`, `has_failed`: a mount has told of its stops, or should have and has not."""
+    if not stops:
+        if not has_failed:
+            click.echo("nothing is held")
+        elif has_answer:
+            click.echo("nothing is held by the mounts that answer")
+        return
     several = len({stop["mount"] for stop in stops}) > 1
     headings = ("PID", "NAME", "THREADS", "STOPPED", "READ", "OPENED BY", "STATE")
     rows = [[*_cells(stop), *([stop["mount"]] if several else [])] for stop in stops]

@@ -135,9 +135,47 @@ def test_one_that_lies_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr(mountpoints, "is_gcorefs", lambda fd: True)
     result = CliRunner().invoke(command.status, ["--json"])
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert f"{tmp_path / 'a'}: not the status of a gcorefs\n" in result.output
     assert '"pid": 7' in result.output
+
+
+@pytest.mark.parametrize(
+    ("texts", "code", "said"),
+    [
+        ([], 0, "nothing is held\n"),
+        (['{"stops": []}'], 0, "nothing is held\n"),
+        (["[]"], 1, ""),
+        (["[]", '{"stops": []}'], 1, "nothing is held by the mounts that answer\n"),
+    ],
+)
+def test_nothing_is_said_of_a_mount_that_does_not_answer(
+    texts: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [tmp_path / str(number) for number, _ in enumerate(texts)]
+    for place, text in zip(places, texts, strict=True):
+        (place / ".gcorefs").mkdir(parents=True)
+        (place / ".gcorefs/status").write_text(text)
+    monkeypatch.setattr(mountpoints, "mountpoints", lambda: [*map(str, places)])
+    monkeypatch.setattr(mountpoints, "is_gcorefs", lambda fd: True)
+    result = CliRunner().invoke(command.status)
+    assert (result.exit_code, result.stdout) == (code, said)
+
+
+def test_a_mount_that_we_may_not_enter_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds nothing of ours."""
+
+    def refused(_: int) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / ".gcorefs").mkdir()
+    monkeypatch.setattr(mountpoints, "mountpoints", lambda: [str(tmp_path)])
+    monkeypatch.setattr(mountpoints, "is_gcorefs", refused)
+    result = CliRunner().invoke(command.status)
+    assert (result.exit_code, result.stdout) == (0, "nothing is held\n")
+    assert result.stderr == f"{tmp_path}: Permission denied\n"
 
 
 @pytest.mark.parametrize("is_gcorefs", [False, True])
