@@ -196,7 +196,10 @@ def _close_forgotten(stop: StoppedProcess, worker: Worker, home: "_Home") -> Non
     """Let a process go whose stop nobody has any more, wherever the garbage collector runs."""
     if home.is_here and not stop.life.has_been(Phase.ENDED):
         # In a thread, because the one that runs here may hold a lock of the stop.
-        _thread.start_new_thread(_close_both, (stop, worker))
+        try:
+            _thread.start_new_thread(_close_both, (stop, worker))
+        except RuntimeError:  # there is none
+            stop.abandon()
 
 
 def _close_both(stop: StoppedProcess, worker: Worker) -> None:

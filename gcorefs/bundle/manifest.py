@@ -74,6 +74,7 @@ def _file(it: Placed, lacks: Lacks) -> dict[str, Any]:
         "size": it.kept.size,
         "build_id": it.kept.build_id or None,
         "deleted": it.kept.is_deleted,
+        "changed": it.kept.is_changed,
         "names": [*it.names],
     }
     why = lacks.parts.get(it.kept)

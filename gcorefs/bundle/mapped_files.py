@@ -17,10 +17,12 @@ from functools import partial
 
 from gcorefs.elfcore import file_notes
 from gcorefs.kernel import statx
-from gcorefs.kernel.proc import leases, map_files, mountinfo
+from gcorefs.kernel.proc import leases, map_files, mountinfo, task_stat
 from gcorefs.kernel.proc.leases import Leases
+from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.process.bounded_questions import ask_each
 from gcorefs.process.errors import named_with_limit
+from gcorefs.process.mapped_files import is_changed
 from gcorefs.process.quiet_open import NotOpenedError, NotRegularError, open_regular
 from gcorefs.readers.files import notes_of
 from gcorefs.sources.procfs import maps
@@ -62,6 +64,8 @@ class Kept:
     build_id: str
     """Hexadecimal digits; empty if it has none."""
     is_deleted: bool
+    is_changed: bool
+    """It was changed after the process started, which may have other bytes: those of the core."""
     is_program: bool
     identity: tuple[int, int]
     """Its device and inode number: a file may have many names."""
@@ -114,13 +118,16 @@ class MappedFiles:
         self._ranges.clear()
         root = _root_of(tid)
         program = _identity(f"/proc/{tid}/exe")
+        started = task_stat.started(Process(tid, task_stat.stat(tid).start_time))
         mapped: dict[Key, _Candidate] = {}
         for start, end, device, inode, shown in _MAPPING.findall(self.maps):
             key = device.decode(), int(inode), shown
             if key[1]:  # what has inode 0 is no file
                 span = int(start, 16), int(end, 16)
                 self._ranges.append((*span, key))
-                mapped.setdefault(key, _Candidate(tid, span, key, root, program, self._limit))
+                mapped.setdefault(
+                    key, _Candidate(tid, span, key, root, program, self._limit, started)
+                )
         # What could not be opened is tried again, because it may be mapped elsewhere by now; and
         # the process may have become another program (execve(2)).
         self._found = {
@@ -174,6 +181,8 @@ class _Candidate:
     root: bytes
     program: tuple[int, int] | None
     limit: int
+    started: float
+    """When the process started, in seconds since the epoch."""
 
 
 def _opened(it: _Candidate, leased: Leases, may_wait: bool) -> Kept | NotTaken:
@@ -227,7 +236,10 @@ def _kept(fd: int, path: bytes, is_deleted: bool, it: _Candidate) -> Kept | NotT
         return NotTaken(path, "nearly all of it is a hole, and it has more than --file-limit")
     identity = found.st_dev, found.st_ino
     is_program = identity == it.program
-    return Kept(path, fd, found.st_size, is_elf, build_id, is_deleted, is_program, identity)
+    changed = not is_deleted and is_changed(max(found.st_mtime, found.st_ctime), it.started)
+    return Kept(
+        path, fd, found.st_size, is_elf, build_id, is_deleted, changed, is_program, identity
+    )
 
 
 def _ways(it: _Candidate, path: bytes) -> Iterator[str | bytes]:

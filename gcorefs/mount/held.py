@@ -227,7 +227,7 @@ class Held:
             for each in self._stops
             if each.process == stop.process and each.precedes(stop) and not each.is_look
         ]:
-            await found[0].untraced()
+            await found[0].preceded()
 
     def _drop(self, stop: SharedStop) -> None:
         """Forget a stop that is over if nobody can read a header of it any more.

@@ -139,6 +139,14 @@ class SharedStop:
         is_first = not self.is_reaping or self.began < other.began
         return self is not other and self.is_tracing and is_first
 
+    async def preceded(self) -> None:
+        """Wait until it may precede others no more: its threads are let go, or its child is reaped.
+
+        Not `untraced`, which waits for both: two stops that wait for each other's child would
+        never end.
+        """
+        await (self._reaped if self._untraced.is_set() else self._untraced).wait()
+
     async def untraced(self) -> None:
         """Wait until this stop traces no thread any more.  Call it if the stop is over, or if its
         memory is copied."""

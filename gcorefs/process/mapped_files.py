@@ -40,6 +40,11 @@ class MappedFiles:
         return self._known[key]
 
 
+def is_changed(changed: float, started: float) -> bool:
+    """True if a file was changed after its process started.  Both in seconds since the epoch."""
+    return changed > started + _CLOCK_SLACK
+
+
 class LostFiles:
     """The mapped files that no path leads to any more as they were mapped."""
 
@@ -80,7 +85,7 @@ class LostFiles:
         # Data that a process writes (a database, a log) is not lost: the file has it.  Code that
         # changed in place is being replaced, and debuggers do not trust it any more.  And where an
         # overlay has copied it up, the file has other bytes than the mapping.
-        return file_key(vma) in self._code and found.changed > self._started + _CLOCK_SLACK
+        return file_key(vma) in self._code and is_changed(found.changed, self._started)
 
     def _by_path(self, vma: Vma, mapped: FileStat | None) -> FileStat | None:
         """The mapped file, if its path leads to it."""

@@ -1,5 +1,6 @@
 """The Python interface in a program that uses signals: it keeps its own, and a stop still ends."""
 
+import _thread
 import errno
 import gc
 import os
@@ -192,6 +193,23 @@ def test_a_stop_that_is_forgotten_lets_the_process_go(spawn: Spawn) -> None:
     assert core.read(0, 4) == b"\x7fELF"  # its core needs it
     assert target.state_letters() == {"t"}
     del core
+    gc.collect()
+    await_free(target.pid)
+    assert_free(target.pid)
+
+
+def test_a_stop_that_is_forgotten_when_there_is_no_thread_lets_the_process_go(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = spawn("threads", 3)
+    stop = gcorefs.stop(target.pid)
+    stop.__enter__()
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    del stop
     gc.collect()
     await_free(target.pid)
     assert_free(target.pid)

@@ -1,5 +1,6 @@
 """hold=fork through the mount, the command and the Python API: whoever dies, it lives on."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -167,6 +168,25 @@ def test_a_process_reaps_its_child_when_another_stop_has_ended(
     finally:
         os.close(fd)
     eventually(lambda: children(subreaper.pid) == [])
+    assert subreaper.ask("look") == AS_BEFORE
+
+
+def test_two_stops_of_a_process_reap_the_child_of_each(mount: Mount, subreaper: Target) -> None:
+    """Each waits for the other: the first one for the end of the second, which has a child too."""
+    forked = mount.path / "@hold=fork" / str(subreaper.pid)
+    eventually(lambda: state(subreaper.pid) == "S")
+    first = os.open(forked, os.O_RDONLY)
+    os.read(first, 1)
+    await_copied(mount, subreaper.pid)
+    with contextlib.ExitStack() as second:
+        for words in ("@hold=fork,memory=all", "@memory=all"):
+            fd = second.enter_context(opened(mount.path / words / str(subreaper.pid)))
+            os.read(fd, 1)
+        assert len(children(subreaper.pid)) == 2
+        os.close(first)
+    eventually(lambda: children(subreaper.pid) == [])
+    with opened(mount / subreaper.pid) as fd:
+        assert whole(fd)
     assert subreaper.ask("look") == AS_BEFORE
 
 

@@ -144,9 +144,9 @@ def test_zeros_take_the_place_of_what_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"abc")
     with file.open("rb") as short, file.open("ab") as not_readable:
-        first = Kept(b"/a", short.fileno(), 5, False, "", False, False, (1, 1))
-        second = Kept(b"/b", not_readable.fileno(), 2, False, "", False, False, (1, 2))
-        third = Kept(b"/c", short.fileno(), 3, False, "", False, False, (1, 3))
+        first = Kept(b"/a", short.fileno(), 5, False, "", False, False, False, (1, 1))
+        second = Kept(b"/b", not_readable.fileno(), 2, False, "", False, False, False, (1, 2))
+        third = Kept(b"/c", short.fileno(), 3, False, "", False, False, False, (1, 3))
         content = Content()
         assert content.read(first, 0, 1 << 20) == b"abc\0\0"
         assert content.read(first, 4, 1 << 20) == b"\0"
@@ -161,7 +161,7 @@ def test_zeros_take_the_place_of_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def kept(path: bytes, is_program: bool = False) -> Kept:
-    return Kept(path, -1, 1, True, "", False, is_program, (1, 1))
+    return Kept(path, -1, 1, True, "", False, False, is_program, (1, 1))
 
 
 def test_no_name_is_a_command_of_a_script() -> None:

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def assert_exact(top: Path, manifest: dict[str, Any], originals: dict[str, Path]
         assert each["size"] == original.stat().st_size
         assert each["build_id"] == build_id(original)
         assert each["deleted"] == (each["path"] in originals)
+        assert not each["changed"]
 
 
 def test_a_process_whose_files_were_deleted(
@@ -134,6 +136,19 @@ def test_a_process_whose_files_were_deleted(
     text = debuggers.run("env", "-C", "/", top / "open-lldb", "--batch", "-o", "bt all")[0]
     assert re.findall(r"library\.so`(\w+)", text)[:2] == ["sleep_in_library", "in_library"]
     assert "prog ram`main" in text
+
+
+def test_a_library_that_was_changed_in_place_is_told(
+    build: Callable[[str], Path], start: Start, tmp_path: Path
+) -> None:
+    library = build_library(tmp_path / "library.so", "-Wl,--build-id=sha1")
+    target = start(build("libuser"), library)
+    wait_until_asleep(target.pid)
+    later = time.time() + 3600
+    os.utime(library, (later, later))
+    top = bundle_of(target, tmp_path)
+    changed = [each["path"] for each in manifest_of(top)["files"] if each["changed"]]
+    assert changed == [str(library)]
 
 
 # The program and its libraries lie on a file system that only its own mount namespace has, and by
