@@ -54,9 +54,10 @@ from gcorefs.steps import Step
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
 
-_REAP_NAPS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Seconds between the tries to have a process reap a child.  All together are less than
-CLOSE_TIMEOUT: a command that has waited so long ends, and must not end in the middle of one."""
+_REAP_TIME = 3.0
+_REAP_NAP = 0.05
+"""Seconds in which we try to have a process reap a child, and between the first two tries; they
+double."""
 
 
 class Stop:
@@ -94,6 +95,7 @@ class Stop:
         self._lock = threading.Lock()
         self._is_child_unwanted = False
         self._reaping = threading.Lock()
+        self._reaping_stop: Stop | None = None
 
     @property
     def _is_glance(self) -> bool:
@@ -370,6 +372,17 @@ class Stop:
         """True from `fork` until nothing is left of the child."""
         return isinstance(self._tracer, Tracer) and self._tracer.has_child
 
+    @property
+    def is_injecting(self) -> bool:
+        """True while a thread of the process may have registers that are not its own.  If this
+        process ends then, they stay so.  It lasts for some seconds at most."""
+        stops = (self, self._reaping_stop)
+        return any(
+            isinstance(each._tracer, Tracer) and each._tracer.is_injecting
+            for each in stops
+            if each is not None
+        )
+
     def end_child(self) -> None:
         """Kill the child of `fork`, if there is one.  If the process is let go, wait until nothing
         is left of it; else `close` does that."""
@@ -385,15 +398,17 @@ class Stop:
             child = tracer.unreaped()
             if child is None:
                 return
-            for nap in _REAP_NAPS:
-                if self._have_reaped(child):
-                    break
+            deadline = time.monotonic() + _REAP_TIME
+            nap = _REAP_NAP
+            while not self._have_reaped(child) and time.monotonic() + nap < deadline:
                 time.sleep(nap)
+                nap *= 2
             tracer.forget_child()
 
     def _have_reaped(self, child: Child) -> bool:
         """False: try again.  Another one may trace the process now."""
         stop = Stop(self.process, policy=replace(self._policy, hold="stop"))
+        self._reaping_stop = stop
         with contextlib.closing(stop):
             try:
                 stop.take()

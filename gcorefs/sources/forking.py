@@ -103,6 +103,8 @@ def fork(parent: Parent) -> Child:
 
 def reap_child(child: Child, parent: Parent) -> None:
     """Let the process reap a child that is dead.  NotInjected, OSError."""
+    if is_frozen(parent.pid):  # it would stop for us, but not make the call
+        raise NotInjected("its cgroup is frozen")
     injection = Injection(parent.machine, _caller(parent))
     with _injecting(parent.pid, injection):
         injection.call("wait4", child.number, 0, _WAIT_ALL)

@@ -79,6 +79,7 @@ class Tracer:
             self._look_asleep if is_gentle else None,
         )
         self._thread: Running | None = None
+        self._is_injecting = False
         self._nurse = Nurse()  # for a child that has the memory of the process
         self._sleeping: Sleeping | None = None
         self._account_asleep: XsaveAccount | None = None
@@ -169,9 +170,19 @@ class Tracer:
 
         The child is there until `kill_child`, also after `release`.  NotInjected, OSError.
         """
-        request = self._nurse.ask(work)
-        self._ring_until(request.is_done)
-        return request.result()
+        self._is_injecting = True
+        try:
+            request = self._nurse.ask(work)
+            self._ring_until(request.is_done)
+            return request.result()
+        finally:
+            self._is_injecting = False
+
+    @property
+    def is_injecting(self) -> bool:
+        """True while a thread of the process may have registers that are not its own.  If this
+        process ends then, they stay so."""
+        return self._is_injecting
 
     @property
     def has_child(self) -> bool:

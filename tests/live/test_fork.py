@@ -22,6 +22,7 @@ from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
+from tests.cgroups import Freezer
 from tests.conftest import Target, wait_until_asleep
 from tests.mounted.conftest import eventually
 from tests.snapshot import Snapshot, find
@@ -260,6 +261,39 @@ def forked_child(target: Target) -> int:
                 found.append(int(each.name))
     (pid,) = found
     return pid
+
+
+FROZEN = """
+import sys
+import gcorefs
+with gcorefs.stop(int(sys.argv[1]), gcorefs.Policy(hold="fork")) as stop:
+    core = stop.core()
+    print(core.facts["policy"]["held"], flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_a_process_that_is_frozen_makes_no_more_calls(start: Spawn, kind: str) -> None:
+    """It cannot reap the child.  Its thread has its own registers when the program ends."""
+    target = start("subreaper")
+    eventually(lambda: state(target.pid) == "S")
+    freezer = Freezer(kind)
+    try:
+        freezer.add(target.pid)
+        command = [sys.executable, "-c", FROZEN, str(target.pid)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"fork\n"
+            freezer.freeze()
+            assert program.communicate(b"\n") == (b"", b"")
+        freezer.thaw()
+        look = target.ask("look")
+        assert (look["mask"], look["sigchld"]) == (0, 0)
+    finally:
+        freezer.remove()
 
 
 WITHOUT_ROOT = """
