@@ -383,6 +383,11 @@ class Stop:
             if each is not None
         )
 
+    def kill_child(self) -> None:
+        """Kill the child of `fork`, if there is one.  `end_child` comes later."""
+        if isinstance(self._tracer, Tracer):
+            self._tracer.kill_child()
+
     def end_child(self) -> None:
         """Kill the child of `fork`, if there is one.  If the process is let go, wait until nothing
         is left of it; else `close` does that."""

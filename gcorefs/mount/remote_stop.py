@@ -205,11 +205,16 @@ class RemoteStop:
         """True until the end of a child that the process has to reap, in a second stop."""
         return self._has_own_child and not self._child_ended.is_set()
 
+    def kill_child(self) -> None:
+        """Kill the child that keeps the memory.  `end_child` comes later."""
+        if self._has_forked and self._link is not None:
+            self._link.say(say.EndChild(may_reap=False))
+
     def end_child(self) -> None:
-        """Kill the child that keeps the memory, if there is one."""
+        """Kill the child that keeps the memory, if there is one, and have the process reap it."""
         if self._has_forked and self._link is not None:
             self._has_forked = False
-            self._link.say(say.EndChild())
+            self._link.say(say.EndChild(may_reap=True))
 
     async def child_ended(self) -> None:
         """Wait until nothing is left of the child, after `end_child`."""

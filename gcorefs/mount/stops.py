@@ -45,6 +45,9 @@ _MOST_CORES = 64
 _OF_ROOT = 16
 """In addition: no user keeps root from a core of a process."""
 
+_REAP_PATIENCE = 60.0
+"""Seconds in which a child ends, also one with much memory.  No other stop begins meanwhile."""
+
 _NO_THREAD_NAP = 0.05
 """Seconds until the next try, if no thread can be started."""
 
@@ -425,10 +428,12 @@ class SharedStop:
         """
         if self._stop.has_own_child:
             self._reaped = trio.Event()
+            self._stop.kill_child()
             try:
                 await others_untraced()
                 self._stop.end_child()
-                await self._stop.child_ended()
+                with trio.move_on_after(_REAP_PATIENCE):
+                    await self._stop.child_ended()
             finally:
                 self._reaped.set()
 

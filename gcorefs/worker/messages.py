@@ -75,7 +75,10 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class EndChild:
-    """Kill the child.  No answer; Idle comes after its end."""
+    """Kill the child.  No answer; Idle comes when nothing is left of it."""
+
+    may_reap: bool
+    """True if the process may be stopped now to reap it.  Else this comes again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def serve(channel: Channel) -> None:
             case say.Fork() if carried is not None:
                 carried.fork(message.number)
             case say.EndChild() if carried is not None:
-                carried.end_child()
+                carried.end_child(message.may_reap)
             case say.Release() if carried is not None:
                 carried.release(message.may_be_late)
     if carried is not None:
@@ -88,7 +88,7 @@ class _Carried:
         self._number = take.number
         self._max_stop = take.max_stop or inf
         self._worker = Worker("gcorefs-stop")
-        self._is_child_unwanted = threading.Event()
+        self._may_reap = threading.Event()
         bounded_questions.avoid(take.silent)
 
     def seconds_left(self) -> float | None:
@@ -125,8 +125,11 @@ class _Carried:
         except NoThread as error:
             self._send(say.Forked(number, None, False, str(error)))
 
-    def end_child(self) -> None:
-        self._is_child_unwanted.set()
+    def end_child(self, may_reap: bool) -> None:
+        if not may_reap:
+            self.stop.kill_child()
+            return
+        self._may_reap.set()
         try:
             start_thread("gcorefs-end", self.stop.end_child)
         except NoThread:
@@ -219,7 +222,7 @@ class _Carried:
     def _tell_idle(self) -> None:
         self.stop.wait_late(threading.TIMEOUT_MAX)
         if self.stop.has_child:  # it is dead, but the process has not reaped it yet
-            self._is_child_unwanted.wait()
+            self._may_reap.wait()
             self.stop.end_child()
         bounded_questions.wait_for_answers()
         self._worker.join(threading.TIMEOUT_MAX)
