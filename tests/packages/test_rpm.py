@@ -16,7 +16,9 @@ from tests.packages.clean_machine import CleanMachine, boot
 from tests.packages.test_contents import output
 from tests.packages.test_installed import MOUNT, UNIT, assert_cores, servers
 
-RPM = "rpm --force-debian --nosignature"
+# Debian 12's rpm installs nothing without this option, and Debian 13's does not know it.
+FORCE = "$(rpm --force-debian --version >/dev/null 2>&1 && echo --force-debian || true)"
+RPM = f"rpm {FORCE} --nosignature"
 GIVEN = "/run/given/gcorefs.rpm"
 
 # fuse3 and the interpreter are named; rtld(GNU_HASH) is what glibc's package says of its linker.
