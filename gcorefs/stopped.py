@@ -18,6 +18,7 @@ from gcorefs import tuning
 from gcorefs.core import Core
 from gcorefs.elfcore.header_store import Shelf
 from gcorefs.elfcore.provenance import How
+from gcorefs.errors import GcorefsError
 from gcorefs.gather import gather
 from gcorefs.hold.holder import Holder
 from gcorefs.hold.uncopied import HoldProcess
@@ -405,10 +406,12 @@ class Stop:
                 return
             deadline = time.monotonic() + _REAP_TIME
             nap = _REAP_NAP
-            while not self._have_reaped(child) and time.monotonic() + nap < deadline:
-                time.sleep(nap)
-                nap *= 2
-            tracer.forget_child()
+            try:
+                while not self._have_reaped(child) and time.monotonic() + nap < deadline:
+                    time.sleep(nap)
+                    nap *= 2
+            finally:
+                tracer.forget_child()
 
     def _have_reaped(self, child: Child) -> bool:
         """False: try again.  Another one may trace the process now."""
@@ -422,7 +425,12 @@ class Stop:
                 # If the process is gone, its children are gone with it.  And we may have given up
                 # the right to stop it.
                 return error.reason in (Reason.GONE, Reason.DIED, Reason.DENIED)
-            except NotForked:
+            except (
+                NotForked,
+                GcorefsError,
+                OSError,
+                MemoryError,
+            ):  # no thread, no memory, no /proc
                 return False
             return True
 

@@ -65,6 +65,10 @@ class ProcessFile(Node):
         await self._held.await_requested(inode, ctx)
         await self._looks.await_size(inode, ctx)
         inode.seen = await self._looks.with_size(found, inode, ctx)
+        if not inode.seen.estimate and core is not None and core.bytes.error is not None:
+            # It died while its core was made.  With a size of 0, tar and sendfile(2) would take an
+            # empty file for all that there is, and never read.
+            raise core.bytes.error.bare()
         return entry_of(inode, inode.seen)
 
     def xattr_names(self, ctx: RequestContext) -> Sequence[bytes]:

@@ -85,7 +85,7 @@ class Nurse:
         self._part_with_dead()
         while self._requests:
             request = self._requests.popleft()
-            if self.child is not None:
+            if self.child is not None or self.unreaped is not None:
                 request.refuse("another core of this stop has forked it already")
             else:
                 self._keep(request.do())

@@ -20,6 +20,7 @@ from gcorefs.hold.room import Room
 from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
+from gcorefs.process.threads import NoThread
 from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
 from tests.cgroups import Freezer
@@ -261,6 +262,22 @@ def forked_child(target: Target) -> int:
                 found.append(int(each.name))
     (pid,) = found
     return pid
+
+
+def test_a_process_reaps_its_child_when_it_can_be_stopped(start: Spawn, tune: Tune) -> None:
+    """There may be no thread for the second stop at first."""
+    target = start("subreaper")
+    failures = [NoThread(), NoThread()]
+
+    def refuse(step: Step, pid: int) -> None:
+        if (step, pid) == (Step.STARTING, target.pid) and failures:
+            raise failures.pop()
+
+    with forked(target.pid) as snapshot:
+        let_go(snapshot)
+        tune(Tuning(reach=refuse))
+    assert (failures, children(target.pid)) == ([], [])
+    assert target.ask("look") == AS_BEFORE
 
 
 FROZEN = """
