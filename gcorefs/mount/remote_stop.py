@@ -194,6 +194,8 @@ class RemoteStop:
         link.say(say.Fork(number))
         try:
             async for answer in answers:
+                if isinstance(answer, say.Failed):
+                    raise _error(answer)
                 assert isinstance(answer, say.Forked)
                 return answer
         finally:
@@ -208,13 +210,13 @@ class RemoteStop:
     def kill_child(self) -> None:
         """Kill the child that keeps the memory.  `end_child` comes later."""
         if self._has_forked and self._link is not None:
-            self._link.say(say.EndChild(may_reap=False))
+            self._link.say(say.EndChild(self._take_number, may_reap=False))
 
     def end_child(self) -> None:
         """Kill the child that keeps the memory, if there is one, and have the process reap it."""
         if self._has_forked and self._link is not None:
             self._has_forked = False
-            self._link.say(say.EndChild(may_reap=True))
+            self._link.say(say.EndChild(self._take_number, may_reap=True))
 
     async def child_ended(self) -> None:
         """Wait until nothing is left of the child, after `end_child`."""

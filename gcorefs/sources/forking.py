@@ -20,6 +20,7 @@ with us.  A stays a zombie of the process if we die between the two calls.
 """
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 
 from gcorefs import tuning
 from gcorefs.arch.machine import Machine
-from gcorefs.kernel import ptrace, wait4
+from gcorefs.kernel import process_vm, ptrace, wait4
 from gcorefs.kernel.open_file import OpenFile
 from gcorefs.kernel.proc import procfile, task_status
 from gcorefs.kernel.ptrace import Options
@@ -198,7 +199,14 @@ class _Word:
     """A word of the stack of the caller, into which a call writes, and which is put back."""
 
     def __init__(self, pid: int, address: int) -> None:
-        """OSError."""
+        """NotInjected: the stack pointer leads into no memory; OSError."""
+        # Not /proc/PID/mem: a read below a stack makes the stack grow (mm/memory.c,
+        # __access_remote_vm).
+        try:
+            process_vm.read_memory(pid, address, memoryview(bytearray(8)))
+        except OSError as error:
+            if error.errno == errno.EFAULT:
+                raise NotInjected("its stack pointer leads into no memory") from error
         self.address = address
         self._file = OpenFile(procfile.open_file(f"{pid}/mem", os.O_RDWR))
         self._bytes = self.read()

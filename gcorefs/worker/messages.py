@@ -77,6 +77,8 @@ class Fork:
 class EndChild:
     """Kill the child.  No answer; Idle comes when nothing is left of it."""
 
+    number: int
+    """The number of the Take: the worker may be at another stop by now."""
     may_reap: bool
     """True if the process may be stopped now to reap it.  Else this comes again."""
 

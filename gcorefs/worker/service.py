@@ -60,7 +60,7 @@ def serve(channel: Channel) -> None:
             case say.Fork() if carried is not None:
                 carried.fork(message.number)
             case say.EndChild() if carried is not None:
-                carried.end_child(message.may_reap)
+                carried.end_child(message)
             case say.Release() if carried is not None:
                 carried.release(message.may_be_late)
     if carried is not None:
@@ -121,12 +121,14 @@ class _Carried:
     def fork(self, number: int) -> None:
         """In a thread of its own: that of the stop waits for what the server says of it."""
         try:
-            start_thread("gcorefs-fork", self._fork, number)
+            start_thread("gcorefs-fork", self._try, number, partial(self._fork, number))
         except NoThread as error:
             self._send(say.Forked(number, None, False, str(error)))
 
-    def end_child(self, may_reap: bool) -> None:
-        if not may_reap:
+    def end_child(self, message: say.EndChild) -> None:
+        if message.number != self._number:  # this process is at the next stop already
+            return
+        if not message.may_reap:
             self.stop.kill_child()
             return
         self._may_reap.set()

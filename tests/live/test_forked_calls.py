@@ -111,3 +111,17 @@ def test_a_stack_pointer_into_memory_that_nobody_writes(spawn: Spawn, tmp_path: 
     address = target.truth["aside"]
     _, _, about = Path(f"/proc/{target.pid}/smaps").read_text().partition(f"{address:x}-")
     assert next(line for line in about.splitlines() if "Anonymous:" in line).split()[1] == "0"
+
+
+@pytest.mark.parametrize("mode", ["nowhere", "below"])
+def test_a_stack_pointer_that_leads_into_no_memory(spawn: Spawn, tmp_path: Path, mode: str) -> None:
+    """Memory that grows down (MAP_GROWSDOWN) does not grow because we read below it."""
+    target = spawn("forked", mode, tmp_path / "lock")
+    (tid,) = set(tasks.tids(target.pid)) - {target.pid}
+    wait_until_asleep(target.pid)
+    before = Path(f"/proc/{target.pid}/maps").read_text()
+    with stopped(target.pid) as tracer:
+        with pytest.raises(NotInjected, match="leads into no memory"):
+            tracer.inject(partial(fork, Parent(target.pid, tracer.machine, [tid], (0, 0))))
+        tracer.release()
+    assert Path(f"/proc/{target.pid}/maps").read_text() == before

@@ -13,7 +13,7 @@ import gcorefs
 from gcorefs.arch import HOST
 from gcorefs.kernel.proc import task_status, tasks
 from gcorefs.process.errors import Reason
-from tests.conftest import Mount, Target, take_away, wait_until_gone
+from tests.conftest import Mount, Target, take_away, wait_until_asleep, wait_until_gone
 from tests.live.test_fork import AS_BEFORE, children, pin, state
 from tests.mounted import faultpoints as at
 from tests.mounted.conftest import (
@@ -24,6 +24,7 @@ from tests.mounted.conftest import (
     is_free,
     note_of,
     opened,
+    stops,
     whole,
 )
 from tests.mounted.conftest import gcorefs as command
@@ -170,6 +171,30 @@ def test_a_process_reaps_its_child_when_another_stop_has_ended(
         os.close(fd)
     eventually(lambda: children(subreaper.pid) == [])
     assert subreaper.ask("look") == AS_BEFORE
+
+
+def test_a_core_without_a_child_ends_no_other_s(mount: Mount, spawn: Spawn) -> None:
+    """Its worker is at another stop by the time at which its file is closed."""
+    words = mount.path / "@hold=fork,stop=gentle"  # nobody is forked who does not stand still
+    others = [spawn("threads", 1) for _ in range(4)]
+    target = spawn("writer", SIZE)
+    with contextlib.ExitStack() as held:
+        closed = []
+        for each in others:
+            wait_until_asleep(each.pid)
+            closed.append(os.open(words / str(each.pid), os.O_RDONLY))
+            os.read(closed[-1], 1)
+            assert await_copied(mount, each.pid)["held"] == "copy"
+        fd = held.enter_context(opened(mount.path / "@hold=fork" / str(target.pid)))
+        os.read(fd, 1)
+        assert await_copied(mount, target.pid)["held"] == "fork"
+        for each_fd in closed:
+            os.close(each_fd)
+        eventually(lambda: all(stops(mount, each.pid) for each in others))
+        for each in others:  # the event loop has told the workers by then
+            os.stat(mount / each.pid)
+        for _ in range(20):
+            assert_arena(whole(fd), target)
 
 
 def test_two_stops_of_a_process_reap_the_child_of_each(mount: Mount, subreaper: Target) -> None:

@@ -9,6 +9,8 @@
  *   strict     it may only read and write (seccomp(2), strict mode), and answers nothing but write
  *   aside      a second thread waits with a stack pointer that leads into memory which nobody may
  *              write; {"aside": ADDRESS} is in the first line
+ *   nowhere    the same, and it leads to the last word of all addresses
+ *   below      the same, and it leads below memory that grows down
  *   busy       a second thread never leaves user mode, and the first one waits for it
  *   returned   a second thread makes calls that come back to it as SIGSYS
  *
@@ -260,6 +262,18 @@ int main(int argc, char **argv)
 		if (aside == MAP_FAILED ||
 		    pthread_create(&thread, NULL, wait_aside, (char *)aside + 2048))
 			die("aside");
+	}
+	if (!strcmp(argv[1], "nowhere") &&
+	    pthread_create(&thread, NULL, wait_aside, (void *)-16L))
+		die("nowhere");
+	if (!strcmp(argv[1], "below")) {
+		aside = mmap(NULL, 1 << 24, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		munmap(aside, 1 << 24);
+		aside = mmap((char *)aside + (1 << 23), 4096, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED, -1, 0);
+		if (aside == MAP_FAILED ||
+		    pthread_create(&thread, NULL, wait_aside, (char *)aside - 2048))
+			die("below");
 	}
 	/* Without these, stdio would ask fstat(2) and brk(2). */
 	setvbuf(stdin, input, _IOFBF, sizeof(input));
