@@ -1,6 +1,7 @@
 """How the commands that stop a process end."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gcorefs.cli.one_line import SHORT_OF_MEMORY
+from gcorefs.cli.printable import printable
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import SinkError
 from gcorefs.kernel.ending_signals import not_ignored
@@ -51,6 +54,21 @@ def refusals_told(pid: int = 0) -> Iterator[None]:
         raise click.ClickException(f"process {pid}: {error}" if pid else str(error)) from error
     except OSError as error:
         raise click.ClickException(named_with_limit(error)) from error
+    except (click.ClickException, click.Abort, click.exceptions.Exit, *SHORT_OF_MEMORY):
+        raise
+    except Exception as error:  # a surprise in one process must not end the others
+        of = f"process {pid}: " if pid else ""
+        raise click.ClickException(f"{of}gcorefs itself failed: {_surprise(error)}") from error
+
+
+def _surprise(error: Exception) -> str:
+    """An error that nobody expected, and where it was raised, in one line."""
+    trace = error.__traceback__
+    assert trace is not None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+    return f"{type(error).__name__}: {printable(str(error))} ({place})"
 
 
 @contextlib.contextmanager

@@ -26,6 +26,9 @@ class Note(NamedTuple):
     desc: bytes
 
 
+_MOST_OFFSET = (1 << 63) - 1  # loff_t
+
+
 def note_ranges(beginning: bytes) -> list[tuple[int, int]]:
     """Offset and size of the notes in a file that begins with these bytes."""
     form = {b"\x7fELF\2\1": ELF64, b"\x7fELF\1\1": ELF32}.get(beginning[:6])
@@ -38,7 +41,7 @@ def note_ranges(beginning: bytes) -> list[tuple[int, int]]:
             size = min(header.filesz, left)
             found.append((header.offset, size))
             left -= size
-    return [each for each in found if each[1]]
+    return [(offset, size) for offset, size in found if size and offset + size <= _MOST_OFFSET]
 
 
 def notes(data: bytes) -> Iterator[Note]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gcorefs.kernel.proc import address_space, procfile, task_status, tasks
 
 _AT_RANDOM = 25
+_UPPER_HALF = 1 << 63  # no offset of pread(2)
 _RANDOM_BYTES = 16
 """execve(2) puts this many random bytes into the new memory (getauxval(3), AT_RANDOM)."""
 
@@ -39,6 +40,8 @@ def _program_of(pid: int, tid: int) -> Program:
 
 
 def _read(tid: int, address: int) -> bytes:
+    if address >= _UPPER_HALF:  # it may choose the vector (prctl(2), PR_SET_MM_MAP)
+        return b""
     # Not process_vm_readv(2), which would make a copy of a shared page for the process.
     file = procfile.open_file(f"{tid}/mem")
     try:

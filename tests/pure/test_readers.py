@@ -423,6 +423,14 @@ def test_long_names_are_read_quickly() -> None:
     assert len(found[7]) == 1000
 
 
+@pytest.mark.parametrize("offset", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_notes_where_no_file_has_bytes_are_not_read(offset: int) -> None:
+    header = struct.pack("<IIQQQQQQ", 4, 4, offset, 0, 0, 48, 0, 4)
+    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    beginning = ident + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    assert file_notes.note_ranges(beginning + header) == []
+
+
 def test_overlapping_notes_of_a_file_are_read_once() -> None:
     note = struct.pack("<III", 4, 4, 3) + b"GNU\0" + b"abcd"
     header = struct.pack("<IIQQQQQQ", 4, 4, 64, 0, 0, 48 << 10, 0, 4)
