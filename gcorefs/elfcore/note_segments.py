@@ -39,6 +39,9 @@ _READ = {
 }
 
 
+_KINDS = {kind for _, kind in _READ}
+
+
 class Notes:
     """The first note of each kind in _READ, and how many threads the others are of.
 
@@ -65,49 +68,56 @@ class Notes:
 
     def add(self, segment: "Segment") -> None:
         """The notes of a segment.  A short header or a header of zeros is padding.  CoreError."""
-        header = self._form.note
+        unpack_from, header_size = self._form.note.unpack_from, self._form.note.size
+        piece, begin, end = b"", 0, 0  # what is read of the segment
         at = 0
-        while at + header.size <= segment.size:
-            name_size, size, kind = header.unpack(segment.read(at, header.size))
+        while at + header_size <= segment.size:
+            if at + header_size + _LONGEST_NAME > end and end < segment.size:
+                piece, begin = segment.read(at, min(_PIECE, segment.size - at)), at
+                end = begin + len(piece)
+            name_size, size, kind = unpack_from(piece, at - begin)
             if not (name_size or size or kind):
                 break
             self._count += 1
             if self._count > _MOST_NOTES:
                 refuse(f"it has more than {_MOST_NOTES} notes, which no core has")
-            name = at + header.size
+            name = at + header_size
             start = name + (name_size + 3 & ~3)
             if start + size > segment.size:
                 refuse("its notes end in the middle of one")
-            owner = segment.read(name, min(name_size, _LONGEST_NAME)).rstrip(b"\0")
-            if kept := _READ.get((owner, kind)):
-                self.threads += kind == NT_PRSTATUS
-                if size > kept.most:
-                    refuse(f"its {kept.words} has {size} bytes, which no core's has")
-                if kind not in self._first:
-                    self._first[kind] = segment.read(start, size)
+            if kind in _KINDS:
+                owner = piece[name - begin : name - begin + min(name_size, _LONGEST_NAME)].rstrip(
+                    b"\0"
+                )
+                self._add(owner, kind, size, segment, start)
             at = start + (size + 3 & ~3)
+
+    def _add(self, owner: bytes, kind: int, size: int, segment: "Segment", start: int) -> None:
+        kept = _READ.get((owner, kind))
+        if kept is None:
+            return
+        self.threads += kind == NT_PRSTATUS
+        if size > kept.most:
+            refuse(f"its {kept.words} has {size} bytes, which no core's has")
+        if kind not in self._first:
+            self._first[kind] = segment.read(start, size)
 
 
 class Segment:
-    """A segment of notes, which is read in pieces: it may be much larger than what is kept of it.
+    """A segment of notes.  It may be much larger than what is kept of it, so it is read in pieces.
 
     All of a piece is read although most of it is skipped, because a read of a few bytes costs as
     much as one of a MiB where the file is below a mount.
     """
 
     def __init__(self, file: BinaryIO, file_size: int, place: Load) -> None:
+        """CoreError: the file ends before it."""
+        check_end(file_size, place.offset, place.filesz)
         self.size = place.filesz
         self._file = file
         self._file_size = file_size
         self._offset = place.offset
-        self._piece = b""
-        self._at = 0  # where the piece begins
-        check_end(file_size, place.offset, place.filesz)
 
     def read(self, at: int, length: int) -> bytes:
         """`length` bytes that lie in the segment.  CoreError: the file ends before them."""
-        if not self._at <= at <= at + length <= self._at + len(self._piece):
-            wanted = max(length, min(_PIECE, self.size - at))
-            self._piece = read_whole(self._file, self._file_size, self._offset + at, wanted)
-            self._at = at
-        return self._piece[at - self._at : at - self._at + length]
+        return read_whole(self._file, self._file_size, self._offset + at, length)
