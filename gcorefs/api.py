@@ -64,7 +64,6 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Takes the bytes written so far and the bytes in total."""
 
-_INJECTION_NAP = 0.01
 _CHUNK = 512 << 10
 _LONGEST_COPY = 64 << 20
 _LONGEST_ROUND = 600.0
@@ -189,8 +188,7 @@ class Stop:
         closing = closer.submit(self._stop.close)
         for each in (closer, self._worker):
             each.join(max(0.0, deadline - time.monotonic()))
-        while self._stop.is_injecting:  # the program may end behind the block
-            time.sleep(_INJECTION_NAP)
+        self._stop.end_calls()
         if closing.done():
             closing.result()
 

@@ -44,7 +44,7 @@ from gcorefs.process.walks import (
 from gcorefs.process.worker_threads import Postponed, Worker
 from gcorefs.sources.bpf_choice import uses_bpf
 from gcorefs.sources.forking import Child, Parent, fork, reap_child
-from gcorefs.sources.injection import NotInjected
+from gcorefs.sources.injection import Calls, NotInjected
 from gcorefs.sources.judging import Judge
 from gcorefs.sources.onlooker import Onlooker
 from gcorefs.sources.thread_record import ThreadRecord
@@ -54,6 +54,9 @@ from gcorefs.steps import Step
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
+
+_LONGEST_CALLS = 60.0
+"""Seconds.  Each call has a limit of its own (sources/injection.py)."""
 
 _REAP_TIME = 3.0
 _REAP_NAP = 0.05
@@ -96,7 +99,7 @@ class Stop:
         self._lock = threading.Lock()
         self._is_child_unwanted = False
         self._reaping = threading.Lock()
-        self._reaping_stop: Stop | None = None
+        self._calls = Calls()
 
     @property
     def _is_glance(self) -> bool:
@@ -348,16 +351,17 @@ class Stop:
 
         The child is there until `end_child`.  NotForked: there is none, and why; ProcessError.
         """
-        child = self._inject(fork)
+        child = self._inject(fork, self._calls)
         assert child is not None
         return child
 
-    def _inject(self, work: Callable[[Parent], Child | None]) -> Child | None:
+    def _inject(self, work: Callable[[Parent], Child | None], calls: Calls) -> Child | None:
         tracer, seen = self._tracer, self._standstill()
         try:
             if seen.late or not isinstance(tracer, Tracer):
                 raise NotForked("not all of its threads stand still")
-            return tracer.inject(partial(work, seen.parent()))
+            with calls.one():
+                return tracer.inject(partial(work, seen.parent()))
         except NotInjected as error:
             raise NotForked(str(error)) from error
         except OSError as error:
@@ -373,16 +377,10 @@ class Stop:
         """True from `fork` until nothing is left of the child."""
         return isinstance(self._tracer, Tracer) and self._tracer.has_child
 
-    @property
-    def is_injecting(self) -> bool:
-        """True while a thread of the process may have registers that are not its own.  If this
-        process ends then, they stay so.  It lasts for some seconds at most."""
-        stops = (self, self._reaping_stop)
-        return any(
-            isinstance(each._tracer, Tracer) and each._tracer.is_injecting
-            for each in stops
-            if each is not None
-        )
+    def end_calls(self) -> None:
+        """Make no more calls in the process (hold=fork), and wait for the end of those that are
+        under way: our program may end now."""
+        self._calls.end(_LONGEST_CALLS)
 
     def kill_child(self) -> None:
         """Kill the child of `fork`, if there is one.  `end_child` comes later."""
@@ -407,8 +405,8 @@ class Stop:
             deadline = time.monotonic() + _REAP_TIME
             nap = _REAP_NAP
             try:
-                while not self._have_reaped(child) and time.monotonic() + nap < deadline:
-                    time.sleep(nap)
+                while not self._have_reaped(child) and (left := deadline - time.monotonic()) > 0:
+                    time.sleep(min(nap, left))
                     nap *= 2
             finally:
                 tracer.forget_child()
@@ -416,11 +414,10 @@ class Stop:
     def _have_reaped(self, child: Child) -> bool:
         """False: try again.  Another one may trace the process now."""
         stop = Stop(self.process, policy=replace(self._policy, hold="stop"))
-        self._reaping_stop = stop
         with contextlib.closing(stop):
             try:
                 stop.take()
-                stop._inject(partial(reap_child, child))
+                stop._inject(partial(reap_child, child), self._calls)
             except ProcessError as error:
                 # If the process is gone, its children are gone with it.  And we may have given up
                 # the right to stop it.

@@ -176,10 +176,10 @@ class SharedCore:
         except Refusal as error:
             if error.reason not in (Reason.NO_THREAD, Reason.NO_MEMORY):
                 return  # the process died or was let go, and its readers get that error
-            if self.holder.is_filled:  # the copy was complete before the error
-                self.keeper.run_on()
-            else:
+            if not self.holder.is_filled:
                 self.holder.give_up(error.reason.text)
+            elif self.keeper.may_run_on:  # the copy was complete before the error
+                self.keeper.run_on()
         except Exception:  # a surprise must not end the mount: the process is held instead
             logger.exception("process %d: cannot be copied", pid)
             self.holder.give_up(Reason.SURPRISE.text)

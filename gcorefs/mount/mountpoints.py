@@ -162,11 +162,14 @@ def place_of(path: str) -> str:
 
 def _without_links(path: str) -> str:
     for _ in range(_MOST_LINKS):
-        folder, name = os.path.split(path)
+        folder, name = os.path.split(path.rstrip("/"))
+        if name in ("", ".", ".."):
+            return os.path.realpath(path)
         path = os.path.join(os.path.realpath(folder), name)
-        # Not realpath(3) of all: the last part may be a mount whose server is gone.
+        # Not realpath(3) of all: the last part may be a mount whose server is gone.  And no ".." is
+        # taken away before the links are followed: it leads up from where the link before it leads.
         try:
-            path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
         except OSError:
             break
     return path

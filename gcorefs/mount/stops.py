@@ -428,8 +428,8 @@ class SharedStop:
         """
         if self._stop.has_own_child:
             self._reaped = trio.Event()
-            self._stop.kill_child()
             try:
+                self._stop.kill_child()
                 await others_untraced()
                 self._stop.end_child()
                 with trio.move_on_after(_REAP_PATIENCE):

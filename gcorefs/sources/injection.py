@@ -20,8 +20,9 @@ import errno
 import os
 import signal
 import struct
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from gcorefs.arch.machine import NT_PRSTATUS, Machine
@@ -49,6 +50,36 @@ STEP = 1.0
 class NotInjected(Exception):
     """The process can make no call for us, or the call has failed; the text says why.  It goes on
     as before."""
+
+
+class Calls:
+    """The calls that we make in a process.  Our program must not end in the middle of one: a thread
+    would keep registers that are not its own."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._under_way = 0
+        self._are_over = False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Make a call, or some, in the block.  NotInjected: there are no more."""
+        with self._change:
+            if self._are_over:
+                raise NotInjected("gcorefs ends")
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._under_way -= 1
+                self._change.notify_all()
+
+    def end(self, seconds: float) -> None:
+        """Begin no more of them, and wait for the end of those that are under way."""
+        with self._change:
+            self._are_over = True
+            self._change.wait_for(lambda: not self._under_way, seconds)
 
 
 class Reader(Protocol):

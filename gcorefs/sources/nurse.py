@@ -78,6 +78,10 @@ class Nurse:
             if self.child is not None:
                 self._is_left = not kill(self.child)
 
+    def forget(self) -> None:
+        """Nobody reaps the child any more."""
+        self.unreaped = None
+
     # In the OS thread.
 
     def tend(self) -> None:
@@ -86,7 +90,7 @@ class Nurse:
         while self._requests:
             request = self._requests.popleft()
             if self.child is not None or self.unreaped is not None:
-                request.refuse("another core of this stop has forked it already")
+                request.refuse("this stop has forked it already")
             else:
                 self._keep(request.do())
 

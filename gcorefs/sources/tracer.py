@@ -79,7 +79,6 @@ class Tracer:
             self._look_asleep if is_gentle else None,
         )
         self._thread: Running | None = None
-        self._is_injecting = False
         self._nurse = Nurse()  # for a child that has the memory of the process
         self._sleeping: Sleeping | None = None
         self._account_asleep: XsaveAccount | None = None
@@ -170,19 +169,9 @@ class Tracer:
 
         The child is there until `kill_child`, also after `release`.  NotInjected, OSError.
         """
-        self._is_injecting = True
-        try:
-            request = self._nurse.ask(work)
-            self._ring_until(request.is_done)
-            return request.result()
-        finally:
-            self._is_injecting = False
-
-    @property
-    def is_injecting(self) -> bool:
-        """True while a thread of the process may have registers that are not its own.  If this
-        process ends then, they stay so."""
-        return self._is_injecting
+        request = self._nurse.ask(work)
+        self._ring_until(request.is_done)
+        return request.result()
 
     @property
     def has_child(self) -> bool:
@@ -202,7 +191,7 @@ class Tracer:
 
     def forget_child(self) -> None:
         """The process has reaped the child, or never will."""
-        self._nurse.unreaped = None
+        self._nurse.forget()
 
     # All below runs in the OS thread of the tracer.
 

@@ -183,12 +183,13 @@ class _Carried:
             start_thread("gcorefs-header", self._try, number, partial(self._go_on, number, header))
 
     def _fork(self, number: int) -> None:
+        is_own = False
         try:
             child = self.stop.fork()
-            mem = MemFile(child.pid, child.pid)
-            self._send(say.Forked(number, mem, child.is_own, ""))
+            is_own = child.is_own
+            self._send(say.Forked(number, MemFile(child.pid, child.pid), is_own, ""))
         except (NotForked, ProcessError, OSError, MemoryError) as error:
-            self._send(say.Forked(number, None, False, str(error)))
+            self._send(say.Forked(number, None, is_own, str(error)))
 
     def _go_on(self, number: int, header: HeaderWriter) -> None:
         """In a thread of its own."""

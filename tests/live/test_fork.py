@@ -344,11 +344,12 @@ def test_a_program_that_gives_up_root_leaves_no_child(start: Spawn) -> None:
 
 
 def relatives(pid: int) -> set[int]:
-    """The processes that have the program of this one, and run or stand still."""
+    """The processes with the arguments of this one, which run or stand still."""
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
     found = set()
     for each in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (each / "exe").samefile(f"/proc/{pid}/exe") and state(int(each.name)) not in "ZX":
+            if (each / "cmdline").read_bytes() == arguments and state(int(each.name)) not in "ZX":
                 found.add(int(each.name))
     return found
 

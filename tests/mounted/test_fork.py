@@ -205,8 +205,11 @@ def test_two_stops_of_a_process_reap_the_child_of_each(mount: Mount, subreaper: 
     os.read(first, 1)
     await_copied(mount, subreaper.pid)
     with contextlib.ExitStack() as second:
-        for words in ("@hold=fork,memory=all", "@memory=all"):
-            fd = second.enter_context(opened(mount.path / words / str(subreaper.pid)))
+        fds = [
+            second.enter_context(opened(mount.path / words / str(subreaper.pid)))
+            for words in ("@hold=fork,memory=all", "@memory=all")
+        ]
+        for fd in fds:
             os.read(fd, 1)
         assert len(children(subreaper.pid)) == 2
         os.close(first)
