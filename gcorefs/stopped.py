@@ -58,6 +58,9 @@ CLOSE_TIMEOUT = 5.0
 _LONGEST_CALLS = 60.0
 """Seconds.  Each call has a limit of its own (sources/injection.py)."""
 
+_REAP_PATIENCE = 0.5
+"""Seconds that its threads have to stop for that.  No max_stop bounds it."""
+
 _REAP_TIME = 3.0
 _REAP_NAP = 0.05
 """Seconds in which we try to have a process reap a child, and between the first two tries; they
@@ -413,7 +416,8 @@ class Stop:
 
     def _have_reaped(self, child: Child) -> bool:
         """False: try again.  Another one may trace the process now."""
-        stop = Stop(self.process, policy=replace(self._policy, hold="stop"))
+        patience = min(self._policy.stop_timeout, _REAP_PATIENCE)
+        stop = Stop(self.process, policy=replace(self._policy, hold="stop", stop_timeout=patience))
         with contextlib.closing(stop):
             try:
                 stop.take()

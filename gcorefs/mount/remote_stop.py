@@ -164,7 +164,7 @@ class RemoteStop:
             async for answer in answers:
                 match answer:
                     case say.Fit():
-                        await self._answer_fit(link, holder, answer.size)
+                        await self._answer_fit(link, holder, answer)
                     case say.Failed():
                         raise _error(answer)
                     case say.Made():
@@ -222,13 +222,13 @@ class RemoteStop:
         """Wait until nothing is left of the child, after `end_child`."""
         await self._child_ended.wait()
 
-    async def _answer_fit(self, link: Link, holder: Holder, size: int) -> None:
+    async def _answer_fit(self, link: Link, holder: Holder, asked: say.Fit) -> None:
         facts = None
         try:
-            facts = await self._block(partial(_fit, holder, size))
+            facts = await self._block(partial(_fit, holder, asked.size))
         finally:
             # Also if nobody wants the core any more: the worker waits for an answer.
-            link.say(say.Held(facts))
+            link.say(say.Held(asked.number, facts))
 
     async def _core(self, made: say.Made, holder: Holder) -> Core:
         memory = self._memory
@@ -332,7 +332,7 @@ class RemoteStop:
             ):
                 self._answers[message.number].send_nowait(message)
             case say.Fit() if self._link is not None:  # nobody waits for this core any more
-                self._link.say(say.Held(None))
+                self._link.say(say.Held(message.number, None))
             case say.HeaderGrew() if message.number in self._headers:
                 self._headers[message.number].grow(message.ready, message.stored)
             case say.HeaderGrew() if message.number in self._answers:

@@ -143,8 +143,9 @@ async def _replace_profiles(fs: GcoreFS, read_again: Callable[[], Profiles]) -> 
             profiles = await trio.to_thread.run_sync(
                 read_again, abandon_on_cancel=True, limiter=with_room()
             )
-    except (ProfileError, OSError, trio.TooSlowError) as error:
-        why = named(error) if isinstance(error, OSError) else str(error) or "no answer"
+    except (ProfileError, OSError, MemoryError, trio.TooSlowError) as error:
+        why = named(error) if isinstance(error, OSError) else str(error)
+        why = why or ("no memory" if isinstance(error, MemoryError) else "no answer")
         logger.error("SIGHUP: the profiles stay as they were: %s", why)
         return
     fs.replace_profiles(profiles)

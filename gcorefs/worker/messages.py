@@ -63,6 +63,8 @@ class MakeCore:
 class Held:
     """How the process is held, for the note.  None: the server no longer wants the core."""
 
+    number: int
+    """That of the Fit: the worker may be at another core, or at another stop, by now."""
     facts: Mapping[str, str] | None
 
 

@@ -56,7 +56,7 @@ def serve(channel: Channel) -> None:
             case say.MakeCore() if carried is not None:
                 carried.make(message)
             case say.Held() if carried is not None:
-                carried.answers.put(message.facts)
+                carried.answers.put(message)
             case say.Fork() if carried is not None:
                 carried.fork(message.number)
             case say.EndChild() if carried is not None:
@@ -83,7 +83,7 @@ class _Carried:
         self._at_first = _own_memory()
         progress = SharedProgress(take.page)
         self.stop = Stop(take.process, take.opener, take.policy, self._tell_end, progress)
-        self.answers: SimpleQueue[Mapping[str, str] | None] = SimpleQueue()
+        self.answers: SimpleQueue[say.Held | None] = SimpleQueue()
         self._channel = channel
         self._number = take.number
         self._max_stop = take.max_stop or inf
@@ -210,11 +210,13 @@ class _Carried:
 
     def _ask(self, number: int, size: int) -> Mapping[str, str]:
         self._channel.send(say.Fit(number, size))
-        facts = self.answers.get()
-        if facts is None:
+        answer = self.answers.get()
+        while answer is not None and answer.number != number:  # it came too late for another core
+            answer = self.answers.get()
+        if answer is None or answer.facts is None:
             self.stop.check()  # if the process died, the server lets it go because of that
             raise ProcessError(Reason.LET_GO, self.stop.process.pid)
-        return facts
+        return answer.facts
 
     # What the worker tells the server.
 

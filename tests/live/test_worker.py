@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
@@ -20,13 +20,19 @@ from gcorefs.elfcore.header_store import Pieces
 from gcorefs.elfcore.layout import Layout
 from gcorefs.elfcore.segments import Loads
 from gcorefs.kernel.open_file import OpenFile
+from gcorefs.policy import Policy
+from gcorefs.process.access import Opener
+from gcorefs.process.admission import find
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.worker import messages as say
 from gcorefs.worker import zygote
 from gcorefs.worker.channel import FILE_SPACE, LONGEST, PACKET_SPACE, Channel, Packet, unpack
 from gcorefs.worker.header import HeaderWriter, SharedHeader
 from gcorefs.worker.page import SharedProgress, new_page
+from tests.conftest import Target
+from tests.live.accounts import assert_free
 
+OPENER = Opener(pid=os.getpid(), uid=0, gid=0, groups=(), capabilities=(1 << 41) - 1)
 LONG = 10 << 20
 """Bytes.  Longer than the buffer of any socket."""
 
@@ -294,6 +300,33 @@ def test_a_worker_says_who_it_is_and_ends_with_its_conversation() -> None:
     assert poll.poll(60_000)
     os.close(pidfd)
     ours.close()
+
+
+def test_an_answer_that_is_late_is_for_no_other_core(spawn: Callable[..., Target]) -> None:
+    """It comes when its core is abandoned, and the worker asks about the next one."""
+    target = spawn("threads", 1)
+    policy = Policy(hold="copy")
+    ours = zygote.Zygote()
+    with ours.worker() as sock:
+        channel = Channel(sock)
+        assert isinstance(channel.receive(60), say.Hello)
+        process, page = find(target.pid), new_page()
+        channel.send(say.Take(1, process, OPENER, policy, 0.0, page, frozenset()))
+        assert isinstance(channel.receive(60), say.Taken)
+        channel.send(say.EndChild(7, may_reap=True))  # late as well: of another stop
+        channel.send(say.MakeCore(2, policy, 0.0, is_copy=True))
+        assert isinstance(channel.receive(60), say.Fit)
+        channel.send(say.Held(9, {"hold": "wrong"}))
+        channel.send(say.Held(9, None))
+        channel.send(say.Held(2, {"hold": "copy", "held": "copy"}))
+        made = channel.receive(60)
+        assert isinstance(made, say.Made)
+        policy_told = made.plan.provenance.facts()["policy"]
+        assert (policy_told["hold"], policy_told["held"]) == ("copy", "copy")
+        channel.send(say.Release(may_be_late=False))
+        assert isinstance(channel.receive(60), say.Released)
+    ours.close()
+    assert_free(target.pid)
 
 
 FILES = """
