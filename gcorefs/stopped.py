@@ -59,7 +59,10 @@ _LONGEST_CALLS = 60.0
 """Seconds.  Each call has a limit of its own (sources/injection.py)."""
 
 _REAP_PATIENCE = 0.5
-"""Seconds that its threads have to stop for that.  No max_stop bounds it."""
+"""Seconds that threads have to stop when the process is to reap a child.  No max_stop bounds it."""
+
+_NOT_NOW = (NotForked, GcorefsError, OSError, MemoryError)
+"""Why a stop can fail that may succeed later: no thread, no memory, another tracer."""
 
 _REAP_TIME = 3.0
 _REAP_NAP = 0.05
@@ -426,12 +429,7 @@ class Stop:
                 # If the process is gone, its children are gone with it.  And we may have given up
                 # the right to stop it.
                 return error.reason in (Reason.GONE, Reason.DIED, Reason.DENIED)
-            except (
-                NotForked,
-                GcorefsError,
-                OSError,
-                MemoryError,
-            ):  # no thread, no memory, no /proc
+            except _NOT_NOW:
                 return False
             return True
 
@@ -454,7 +452,7 @@ class Stop:
         self._tracer.release()
 
     def abandon(self) -> None:
-        """Let every thread run on, without a lock and without a wait.  Nobody reads anything."""
+        """Let every thread run on, without a wait and without the lock of the stop."""
         self._tracer.release()
 
     def forget(self) -> None:
