@@ -123,7 +123,9 @@ def tell(task: Task, here: dict[str, Rival], topic: Topic) -> None:
     """Figures of all rounds, and how often each had a good end."""
     stopped = topic.figure(f"stopped, {task.what}", f"Stopped for {task.what}", "ms")
     taken = topic.figure(f"taken, {task.what}", f"From the command to its end, {task.what}", "ms")
-    (yardstick,) = (name for name, rival in here.items() if rival is task.yardstick)
+    yardstick = next((name for name, rival in here.items() if rival is task.yardstick), None)
+    if yardstick is None:
+        topic.facts[f"ratios for {task.what}"] = f"none: {task.yardstick.name} is not measured"
     for name, outcomes in task.outcomes.items():
         for each in outcomes:
             stopped.add(name, each.stopped)
@@ -134,5 +136,5 @@ def tell(task: Task, here: dict[str, Rival], topic: Topic) -> None:
             f"of {len(outcomes)} rounds: status 0 in {good}, a true result in {true}"
         )
     for name in here:
-        if name != yardstick:
+        if yardstick not in (None, name):
             topic.relate(stopped.over(name, yardstick))

@@ -44,16 +44,21 @@ class Rival:
 
 
 def run(*words: object, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [str(word) for word in words],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_LONGEST,
-        cwd=folder,
-    )
+    """One that takes too long has status 124, as with timeout(1)."""
+    command = [str(word) for word in words]
+    try:
+        return subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LONGEST,
+            cwd=folder,
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"it took more than {_LONGEST} s")
 
 
 def _createdump() -> Path:
@@ -61,7 +66,8 @@ def _createdump() -> Path:
     found = importlib.util.find_spec("dotnetcore2")
     if found is None or found.origin is None:
         return Path("createdump")
-    return next(Path(found.origin).parent.glob("bin/shared/*/*/createdump"))
+    programs = Path(found.origin).parent.glob("bin/shared/*/*/createdump")
+    return next(programs, Path("createdump"))
 
 
 def _procdump() -> Rival:
