@@ -4,6 +4,7 @@ and how one is taken away.
 `gcorefs status` and `umount` need no more than this, and so not the libraries of a server.
 """
 
+import contextlib
 import enum
 import errno
 import os
@@ -47,7 +48,8 @@ def check_mountpoint(path: str) -> str:
         raise MountError("there is no /dev/fuse: load the module with 'modprobe fuse'")
     if not tasks.is_ours():
         raise MountError(f"{tasks.NOT_OURS}: mount one there")
-    path = place_of(path)
+    # Without a child: what follows could hang as well, and a service may make none.
+    path = path if fstype(path) is not None else _without_links(path)
     if fstype(path) in KINDS:
         raise MountError(f"{path}: {state(path).value}; 'gcorefs umount {path}' takes it away")
     try:
@@ -157,7 +159,10 @@ def place_of(path: str) -> str:
     """
     if fstype(path) is not None:
         return path
-    return os.fsdecode(_asked(lambda: os.fsencode(_without_links(path))) or os.fsencode(path))
+    place = None
+    with contextlib.suppress(OSError):  # a limit of ours has no room for a child
+        place = _asked(lambda: os.fsencode(_without_links(path)))
+    return path if place is None else os.fsdecode(place)
 
 
 def _without_links(path: str) -> str:
