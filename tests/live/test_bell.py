@@ -1,6 +1,5 @@
 """The Python interface in a program that uses signals: it keeps its own, and a stop still ends."""
 
-import _thread
 import errno
 import gc
 import os
@@ -208,7 +207,7 @@ def test_a_stop_that_is_forgotten_when_there_is_no_thread_lets_the_process_go(
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
     del stop
     gc.collect()
     await_free(target.pid)
