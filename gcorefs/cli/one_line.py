@@ -1,8 +1,12 @@
 """Every error at the command line is one line."""
 
+import contextlib
 import errno
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 import click
 
@@ -15,6 +19,17 @@ SHORT_OF_MEMORY = (MemoryError, ImportError, SystemError)
 Modules are imported late, in the middle of a command too."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _OutOfMemory(click.ClickException):
+    """The end of the command.  That of the interpreter needs memory too, and writes a line about
+    each module for which there is none."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        super().show(file)
+        with contextlib.suppress(OSError, ValueError, MemoryError):
+            sys.stdout.flush()
+        os._exit(self.exit_code)
 
 
 def text_of(error: Exception) -> str:
@@ -32,6 +47,8 @@ def told_in_one_line() -> Iterator[None]:
         raise
     except click.UsageError as error:
         raise click.UsageError(printable(error.format_message()), error.ctx) from None
+    except _OutOfMemory:  # of a command within a command
+        raise
     except click.ClickException as error:
         raise click.ClickException(printable(error.format_message())) from None
     except NoThread as error:
@@ -45,4 +62,4 @@ def told_in_one_line() -> Iterator[None]:
             raise
         raise click.ClickException(printable(named_with_limit(error))) from None
     except SHORT_OF_MEMORY as error:
-        raise click.ClickException(printable(text_of(error))) from None
+        raise _OutOfMemory(printable(text_of(error))) from None

@@ -195,6 +195,30 @@ def test_a_command_that_has_no_memory_to_tell_of_it_still_does(error: str) -> No
     assert (result.returncode, result.stderr) == (1, b"Error: gcorefs is out of memory\n")
 
 
+TOLD = """
+import atexit
+from gcorefs.mount import mountpoints
+
+def fail():
+    raise {error}
+
+mountpoints.mountpoints = fail
+atexit.register(lambda: print("the interpreter ends", flush=True))
+
+from gcorefs.__main__ import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "ImportError('gcorefs is out of memory')"])
+def test_the_interpreter_of_a_command_without_memory_does_not_end(error: str) -> None:
+    """It would write a line about each module."""
+    result = run(sys.executable, "-c", TOLD.format(error=error), "status")
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr == b"Error: gcorefs is out of memory\n"
+
+
 @LIMITS
 def test_a_mount_is_made_and_taken_away_or_one_line_says_why_not(
     unmounted: Mount, limits: list[str]
