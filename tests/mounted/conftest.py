@@ -71,6 +71,14 @@ def is_held(pid: int) -> bool:
     return all(task_stat.stat(pid, tid).state == "t" for tid in tasks.tids(pid))
 
 
+def is_stopped(pid: int) -> bool:
+    """True if job control has stopped every thread that lives."""
+    try:
+        return {task_stat.stat(pid, tid).state for tid in tasks.tids(pid)} <= set("TZ")
+    except ProcessLookupError:  # a thread has ended meanwhile
+        return False
+
+
 def is_free(pid: int) -> bool:
     """True if no thread is stopped or traced, or if there is none."""
     try:

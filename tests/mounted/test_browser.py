@@ -15,7 +15,7 @@ import pytest
 
 from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks
 from tests.conftest import Mount
-from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, is_free, opened
+from tests.mounted.conftest import AS_NOBODY, NOBODY, eventually, is_free, is_stopped, opened
 from tests.mounted.test_workloads import backtraces
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(400)]
@@ -172,7 +172,7 @@ def assert_gdb_reads_every_stack(pid: int, mount: Mount, core: Path) -> None:
     program = os.readlink(f"/proc/{pid}/exe")
     os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(lambda: {task_stat.stat(pid, tid).state for tid in tasks.tids(pid)} == {"T"})
+        eventually(lambda: is_stopped(pid))
         with opened(mount / pid):
             subprocess.run(["cp", mount / pid, core], check=True, timeout=100)
             from_core = backtraces("-c", str(core), program)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gcorefs.kernel.proc import current_call, task_stat, task_status, tasks
+from gcorefs.kernel.proc import current_call, task_status, tasks
 from tests.conftest import Mount, Target, text_of
-from tests.mounted.conftest import eventually, opened, run, running
+from tests.mounted.conftest import eventually, is_stopped, opened, run, running
 from tests.mounted.test_workloads import AS_POSTGRES, POSTGRES, WORKLOADS
 
 TARGETS: list[tuple[Any, ...]] = [
@@ -53,7 +53,7 @@ def frozen(pid: int) -> Iterator[None]:
     """A process that does not change, and that nobody holds."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(lambda: {task_stat.stat(pid, tid).state for tid in tasks.tids(pid)} <= set("TZ"))
+        eventually(lambda: is_stopped(pid))
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
