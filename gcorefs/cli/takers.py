@@ -164,10 +164,10 @@ def taker(
     if kind == "stacks":
         return StacksTaker(process, policy, recordings)
     if kind == "bundle":
-        compression = Compression("zstd", compression.level)
+        zstd = Compression("zstd", compression.level)
+        zstd.load()
+        return BundlesTaker(process, policy, recordings, zstd)
     compression.load()
-    if kind == "bundle":
-        return BundlesTaker(process, policy, recordings, compression)
     return CoreTaker(process, policy, recordings, compression)
 
 

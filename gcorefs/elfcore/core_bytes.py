@@ -3,9 +3,8 @@
 import struct
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from gcorefs.elfcore.elf import MOST_OFFSET
 from gcorefs.errors import GcorefsError
-
-_MOST_OFFSET = (1 << 63) - 1  # loff_t
 
 
 class CoreError(GcorefsError, ValueError):
@@ -76,7 +75,7 @@ def check_end(size: int, offset: int, length: int) -> None:
     """CoreError: a file of `size` bytes ends before these."""
     # A length beyond the end of the file is never read: it may be larger than our memory.  And no
     # file ends behind the largest loff_t, whatever `size` says.
-    if offset + length > min(size, _MOST_OFFSET):
+    if offset + length > min(size, MOST_OFFSET):
         _refuse_cut(size, offset + length)
 
 

@@ -30,6 +30,9 @@ SHT_NOTE = 7
 # count (gabi, "ELF Header", e_phnum; fs/binfmt_elf.c, elf_core_dump).
 PN_XNUM = 0xFFFF
 
+MOST_OFFSET = (1 << 63) - 1
+"""Of a byte in a file (loff_t)."""
+
 _NHDR = struct.Struct("<III")
 
 

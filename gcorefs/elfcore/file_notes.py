@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gcorefs.elfcore.elf import ELF32, ELF64
+from gcorefs.elfcore.elf import ELF32, ELF64, MOST_OFFSET
 
 PT_NOTE = 4
 NT_GNU_BUILD_ID = 3
@@ -26,9 +26,6 @@ class Note(NamedTuple):
     desc: bytes
 
 
-_MOST_OFFSET = (1 << 63) - 1  # loff_t
-
-
 def note_ranges(beginning: bytes) -> list[tuple[int, int]]:
     """Offset and size of the notes in a file that begins with these bytes."""
     form = {b"\x7fELF\2\1": ELF64, b"\x7fELF\1\1": ELF32}.get(beginning[:6])
@@ -41,7 +38,7 @@ def note_ranges(beginning: bytes) -> list[tuple[int, int]]:
             size = min(header.filesz, left)
             found.append((header.offset, size))
             left -= size
-    return [(offset, size) for offset, size in found if size and offset + size <= _MOST_OFFSET]
+    return [(offset, size) for offset, size in found if size and offset + size <= MOST_OFFSET]
 
 
 def notes(data: bytes) -> Iterator[Note]:

@@ -162,9 +162,7 @@ def _has_open(tid: int, device: int, number: int) -> bool:
         for fd in os.listdir(f"/proc/{tid}/fd")[:_MOST_DESCRIPTORS]:
             with contextlib.suppress(OSError):
                 if statx.cached_stat(f"/proc/{tid}/fd/{fd}").identity == wanted:
-                    flags = task_status.parse_status(procfile.read_beginning(f"{tid}/fdinfo/{fd}"))[
-                        "flags"
-                    ]
+                    flags = task_status.fdinfo(tid, fd)["flags"]
                     if not int(flags, 8) & os.O_PATH:
                         return True
     return False

@@ -8,7 +8,7 @@ CLOSE_RANGE_UNSHARE copies the first files before it closes them (fs/file.c, dup
 import os
 from collections.abc import Container
 
-from gcorefs.kernel.proc import procfile, task_status
+from gcorefs.kernel.proc import task_status
 from gcorefs.kernel.proc.mountinfo import mounts_of
 
 _COPIED = 64
@@ -38,7 +38,7 @@ def served_file(pid: int, local: Container[bytes] = LOCAL) -> str:
             _INTERNAL
         ):
             continue
-        info = task_status.parse_status(procfile.read_beginning(f"{pid}/fdinfo/{name}"))
+        info = task_status.fdinfo(pid, name)
         kind = kinds.get(int(info["mnt_id"]), b"a file system that is not shown")
         if kind not in local:
             return kind.decode(errors="replace")

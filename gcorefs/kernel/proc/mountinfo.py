@@ -121,4 +121,4 @@ def mount_of(fd: int, tid: int) -> Mount | None:
 
 def mount_id(fd: int) -> int:
     """The mount id of an open file of ours.  OSError, FormatError."""
-    return int(task_status.parse_status(procfile.read(f"self/fdinfo/{fd}"))["mnt_id"])
+    return int(task_status.fdinfo("self", fd)["mnt_id"])

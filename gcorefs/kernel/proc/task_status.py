@@ -16,6 +16,14 @@ def status(pid: int, tid: int | None = None) -> dict[str, bytes]:
     return parse_status(procfile.read_of(pid, tid, "status"))
 
 
+def fdinfo(process: int | str, fd: int | str) -> dict[str, bytes]:
+    """What proc_pid_fdinfo(5) says of every kind of file.  The errors of procfile.
+
+    That is its beginning.  As many locks as the owner of the file likes are behind it.
+    """
+    return parse_status(procfile.read_beginning(f"{process}/fdinfo/{fd}"))
+
+
 def tracer(pid: int, tid: int) -> int:
     """The process that traces this thread; 0 if none does.
 
