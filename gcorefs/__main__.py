@@ -1,12 +1,18 @@
-"""Where the program begins: `gcorefs`, and `python -m gcorefs`."""
+"""Where each program begins: `gcorefs` (also `python -m gcorefs`), `gcorefs-gcore`, and
+`mount.gcorefs`."""
 
 import gc
 import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 _STANDARD = range(3)
+_LEAST = 128 << 20
+"""Bytes of address space and of data (setrlimit(2)) with which every command works.  With less, it
+would depend on the machine which import or thread fails, and the interpreter itself loses errors.
+"""
 _NO_MEMORY = b"Error: gcorefs is out of memory\n"
 
 
@@ -21,21 +27,69 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _have_standard_descriptors()
-    try:
-        from gcorefs.cli import main as commands  # noqa: PLC0415
+    _run(_commands, status=1)
 
-        commands()
-    # There was no memory to tell of it in the command (RLIMIT_AS).  The interpreter itself loses
-    # some errors, and raises SystemError then.
+
+def gcore() -> None:
+    """Run the program that takes the place of gdb's gcore."""
+    _run(_gcore, status=1)
+
+
+def mount_helper() -> None:
+    """Run what mount(8) runs."""
+    _run(_mount_helper, status=32)  # MNT_EX_FAIL (mount(8), EXIT STATUS)
+
+
+def _commands() -> None:
+    from gcorefs.cli import main as commands  # noqa: PLC0415
+
+    commands()
+
+
+def _gcore() -> None:
+    from gcorefs.cli.gcore import main as program  # noqa: PLC0415
+
+    program()
+
+
+def _mount_helper() -> None:
+    from gcorefs.cli.mount_gcorefs import main as program  # noqa: PLC0415
+
+    program()
+
+
+def _run(program: Callable[[], None], status: int) -> None:
+    """Run a program.  If it lacks memory, that is one line and this status."""
+    try:
+        line = _missing()
+        if not line:
+            return program()
+    # There was no memory to tell of it in the program.  The interpreter itself loses some errors,
+    # and raises SystemError then.
     except (MemoryError, SystemError):
-        pass  # first what all its frames have is given back
-    else:
-        return
+        line = b""  # first what all its frames have is given back
     try:  # noqa: SIM105 (that would need memory)
-        os.write(2, _NO_MEMORY)
+        os.write(2, line or _NO_MEMORY)
     except OSError:
         pass
-    os._exit(1)  # the end of the interpreter needs memory too
+    os._exit(status)  # the end of the interpreter needs memory too
+
+
+def _missing() -> bytes:
+    """What to tell if a limit of this process (setrlimit(2)) leaves too little memory."""
+    try:
+        import resource  # noqa: PLC0415
+    except ImportError:  # it cannot be mapped
+        return _NO_MEMORY
+    for number, name, option in (
+        (resource.RLIMIT_AS, "RLIMIT_AS", "-v"),
+        (resource.RLIMIT_DATA, "RLIMIT_DATA", "-d"),
+    ):
+        limit = resource.getrlimit(number)[0]
+        if 0 <= limit < _LEAST:
+            text = f"Error: gcorefs needs {_LEAST >> 20} MiB of memory, and may have {limit >> 20}"
+            return f"{text} ({name}, ulimit {option})\n".encode()
+    return b""
 
 
 def _have_standard_descriptors() -> None:

@@ -179,7 +179,7 @@ def test_what_cannot_be_mounted_is_one_line(
     assert_refused(gcorefs("status", "--mount", folder), "no gcorefs is mounted there")
 
 
-@pytest.mark.parametrize("most", [*range(22, 64, 4), 80])
+@pytest.mark.parametrize("most", [22, 60, 134, 135, 160])
 def test_with_little_memory_it_is_mounted_or_one_line_says_why_not(
     core: tuple[Path, bytes, Target], folder: Path, most: int
 ) -> None:

@@ -49,8 +49,15 @@ FOLDERS = (
     "mount",
     "cli",
 )
-# The package itself knows its version, __main__ is the command line under another name.
-FOLDERLESS = {PACKAGE: {f"{PACKAGE}.api"}, f"{PACKAGE}.__main__": {f"{PACKAGE}.cli"}}
+# The package itself knows its version, __main__ begins each program.
+FOLDERLESS = {
+    PACKAGE: {f"{PACKAGE}.api"},
+    f"{PACKAGE}.__main__": {
+        f"{PACKAGE}.cli",
+        f"{PACKAGE}.cli.gcore",
+        f"{PACKAGE}.cli.mount_gcorefs",
+    },
+}
 
 # What computes and knows no system, no clock and no state of the interpreter.
 PURE = {
