@@ -68,13 +68,14 @@ class Task:
 def measure(bench: Bench) -> Topic:
     size = bench.options.size
     topic = Topic("rivals", f"Beside others: a process of {size:,} MiB, and one of Python")
-    warm_up(bench.shm, 2 * size)
     tasks_ = (cores(bench, size), stacks(bench, max(1, size // 4)))
     folder = bench.shm / "work"
     entered = [(task, enter(task, topic, folder)) for task in tasks_]
     for _ in bench.rounds():
         for task, here in entered:
             for name, rival in here.items():
+                # For each of them: a machine may take memory back in the half minute of another.
+                warm_up(bench.shm, 2 * size)
                 task.outcomes.setdefault(name, []).append(task.once(rival, folder))
     for task, here in entered:
         tell(task, here, topic)
