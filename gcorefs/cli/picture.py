@@ -61,7 +61,8 @@ class Paper:
 
 def draw(paper: Paper, core: Core, whole: Row, rows: Sequence[Row]) -> Iterator[str]:
     """Lines: the facts of the core, the sum of its memory (`whole`), and its mappings."""
-    for heading, text in facts_lines(core):
+    for word, text in facts_lines(core):
+        heading = printable(word)  # a note may have any words
         room = max(len(heading), _HEADING)
         yield f"{heading:<{_HEADING}}{_cut(printable(text), paper, room)}"
     yield ""

@@ -22,8 +22,9 @@ from gcorefs.elfcore.note_segments import Notes, Segment
 from gcorefs.elfcore.notes import NT_AUXV, NT_FILE, NT_PRPSINFO
 from gcorefs.elfcore.provenance import NT_GCOREFS, FactsError, parse
 
-_MOST_LOADS = 1 << 22
-"""Program headers.  The kernel writes at most vm.max_map_count of them, by default 65,530."""
+_MOST_LOADS = 1 << 21
+"""Program headers.  The kernel writes at most vm.max_map_count of them, by default 65,530; some
+distributions have 1,048,576."""
 
 _AT_SYSINFO_EHDR = 33  # getauxval(3): where [vdso] begins
 _AT_EXECFN = 31  # a string on the stack
@@ -89,7 +90,9 @@ def read_core(file: BinaryIO, size: int | None = None) -> Core:
     notes = Notes(form)
     for fields in form.phdr.iter_unpack(table):
         if fields[0] == elf.PT_LOAD:
-            loads.append(form.load(fields))
+            load = form.load(fields)
+            if load.memsz or load.filesz:  # without an address it says nothing
+                loads.append(load)
         elif fields[0] == elf.PT_NOTE:
             place = form.load(fields)
             notes.expect(place.filesz)

@@ -1,6 +1,6 @@
 """What coredumpctl(1) shows of a process, as /proc has it."""
 
-import contextlib
+import errno
 import os
 import platform
 
@@ -21,8 +21,12 @@ def subject(pid: int) -> Subject:
 def _subject(pid: int, tid: int) -> Subject:
     status = task_status.status(pid, tid)
     exe = b""
-    with contextlib.suppress(PermissionError, FileNotFoundError):
+    try:
         exe = os.readlink(os.fsencode(f"/proc/{pid}/task/{tid}/exe"))
+    except OSError as error:
+        # It may be hidden, there may be none, or it may be longer than a page.
+        if error.errno not in (errno.EACCES, errno.ENOENT, errno.ENAMETOOLONG):
+            raise
     return Subject(
         pid=pid,
         uid=int(status["Uid"].split()[0]),

@@ -146,7 +146,13 @@ class View:
         return known.shown
 
     def listed(self, pid: int) -> Inode | Listed:
-        """What a listing gives for a pid.  The kernel gets one more reference to it."""
+        """What a listing gives for a pid.  The kernel gets one more reference to it.
+
+        ESTALE: no directory shows the view any more.  A descriptor of one that is forgotten can
+        still be read, and nobody counts the names that it would give.
+        """
+        if not self.directories:
+            raise FUSEError(errno.ESTALE)
         known = self._current.get(pid)
         if known is None or known.is_retired:
             known = self._current[pid] = Listed(self._inodes.new_number(pid), self.policy)

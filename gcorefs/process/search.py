@@ -27,7 +27,7 @@ class Found(NamedTuple):
     processes: list[Process]
     """In the order of their pids."""
     silent: list[int]
-    """Processes of which /proc did not tell in time whether they are meant."""
+    """Processes of which /proc did not tell, or not in time, whether they are meant."""
 
 
 def search(wanted: Wanted) -> Found:
@@ -57,11 +57,14 @@ def _ask(pid: int, wanted: Wanted, may_wait: bool) -> Process | int | None:
     except OSError as error:
         if error.errno in _UNKNOWN:
             return None
-        raise
+        if error.errno in _OURS:
+            raise
+        return pid  # its program is on a file system that fails: others are still found
     return Process(pid, stat.start_time)
 
 
 _UNKNOWN = (errno.ESRCH, errno.ENOENT, errno.ENODATA, errno.EACCES, errno.EPERM)
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def named(name: str) -> Wanted:
@@ -81,9 +84,20 @@ def _first_argument(pid: int) -> bytes:
 
 def _program(pid: int) -> bytes:
     try:
-        return os.readlink(f"/proc/{pid}/exe".encode()).removesuffix(_DELETED)
+        return _path(pid)
     except PermissionError:  # another user's; the other names count
         return b""
+
+
+def _path(pid: int) -> bytes:
+    """The path of its program; empty if it is longer than a page (proc_pid_exe(5)): it is none that
+    anybody can ask for."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe".encode()).removesuffix(_DELETED)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return b""
+        raise
 
 
 _PATHS = (_first_argument, _program)
@@ -105,10 +119,9 @@ def running(path: str) -> Wanted:
         identity = None
 
     def is_meant(pid: int, stat: Stat) -> bool:
-        link = f"/proc/{pid}/exe"
-        if os.readlink(link.encode()).removesuffix(_DELETED) in texts:
+        if _path(pid) in texts:
             return True
-        return identity is not None and statx.cached_stat(link).identity == identity
+        return identity is not None and statx.cached_stat(f"/proc/{pid}/exe").identity == identity
 
     return is_meant
 

@@ -3,6 +3,7 @@ this machine."""
 
 import os
 import shutil
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -69,6 +70,36 @@ def test_the_name_in_the_first_argument_counts_too(
     copy.unlink()
     assert pids(search.named(copy.name)) == [target.pid]
     assert pids(search.named(f"{copy.name} (deleted)")) == []
+
+
+DEEP = """
+import os, sys
+program, *words = sys.argv[1:]
+name = "d" * 250
+for _ in range(17):
+    os.mkdir(name)
+    os.chdir(name)
+os.link(program, "program")
+descriptor = os.open("program", os.O_RDONLY)
+os.execve(descriptor, words, {})
+"""
+
+
+def test_a_path_that_is_longer_than_a_page_keeps_nobody_from_being_found(
+    copy: Path, start: Callable[..., Target]
+) -> None:
+    name = uuid.uuid4().hex
+    script = 'cd "$1" && exec "${@:2}"'
+    target = start(
+        "bash", "-c", script, "-", copy.parent, sys.executable, "-c", DEEP, copy, name, 1
+    )
+    with pytest.raises(OSError, match="File name too long"):
+        os.readlink(f"/proc/{target.pid}/exe")
+    other = start(copy, 1)
+    assert pids(search.named(name)) == [target.pid]
+    assert pids(search.named(copy.name)) == [other.pid]
+    # It has the same file.
+    assert pids(search.running(str(copy))) == sorted([target.pid, other.pid])
 
 
 def test_a_program_is_found_by_its_file(copy: Path, start: Callable[..., Target]) -> None:

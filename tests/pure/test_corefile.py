@@ -78,6 +78,15 @@ def test_any_number_of_program_headers_is_read(count: int) -> None:
     assert [load.vaddr for load in core.loads] == [segment.vaddr for segment in segments]
 
 
+def test_a_program_header_without_an_address_is_no_memory() -> None:
+    empty = Segment(HEAP.vaddr, 0, 0, 6)
+    core = read(made([empty] * 1000 + MEMORY, None))
+    assert core.phnum == 1000 + 3
+    assert [(load.vaddr, load.memsz) for load in core.loads] == [
+        (segment.vaddr, segment.memsz) for segment in MEMORY
+    ]
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_a_core_of_32_bits_and_either_byte_order_is_read(order: str) -> None:
     # elf(5): Elf32_Ehdr, and Elf32_Phdr, whose p_flags comes after the sizes.

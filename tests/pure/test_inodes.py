@@ -27,7 +27,7 @@ class FakeStop:
 
 
 def look_up(inodes: Inodes, process: Process, stop: FakeStop | None = None) -> Inode:
-    inode = inodes.view(DEFAULT).get(process)
+    inode = inodes.show(DEFAULT).get(process)
     inodes.hold(inode)
     if stop is not None:
         inode.core = cast(SharedCore, stop)
@@ -57,14 +57,14 @@ def test_a_later_process_of_the_same_pid_is_another_file(inodes: Inodes) -> None
     assert after.number != before.number
     assert (before.process.start_time, after.process.start_time) == (100, 200)
     assert inodes[before.number] is before  # its handles read on
-    assert inodes.view(DEFAULT).get(Process(14, 200)) is after
+    assert inodes.show(DEFAULT).get(Process(14, 200)) is after
 
 
 def test_forgetting_the_earlier_process_leaves_the_later_one(inodes: Inodes) -> None:
     before = look_up(inodes, Process(14, 100))
     after = look_up(inodes, Process(14, 200))
     inodes.forget(before.number, 1)
-    assert inodes.view(DEFAULT).get(Process(14, 200)) is after
+    assert inodes.show(DEFAULT).get(Process(14, 200)) is after
     with pytest.raises(KeyError):
         inodes[before.number]
 
@@ -86,7 +86,7 @@ def test_an_inode_retires_when_its_stop_is_over_and_handles_are_open(
 ) -> None:
     inode = look_up(inodes, Process(14, 100), stop)
     assert inode.is_retired is is_retired
-    again = inodes.view(DEFAULT).get(Process(14, 100))
+    again = inodes.show(DEFAULT).get(Process(14, 100))
     assert (again is inode) is not is_retired
     assert (again.number == inode.number) is not is_retired
 
@@ -99,9 +99,9 @@ def test_a_retired_inode_serves_its_handles_and_is_never_given_again(inodes: Ino
     assert fresh.core is None
     assert inodes[retired.number] is retired
     stop.is_open = False  # its last handle is released: even so
-    assert inodes.view(DEFAULT).get(process) is fresh
+    assert inodes.show(DEFAULT).get(process) is fresh
     inodes.forget(retired.number, 1)
-    assert inodes.view(DEFAULT).get(process) is fresh
+    assert inodes.show(DEFAULT).get(process) is fresh
 
 
 def test_as_many_look_ups_are_forgotten_as_there_were(inodes: Inodes) -> None:
@@ -125,7 +125,7 @@ def test_a_forgotten_process_has_a_new_number_afterwards(inodes: Inodes) -> None
 
 
 def test_the_kernel_has_no_inode_that_it_never_held(inodes: Inodes) -> None:
-    inode = inodes.view(DEFAULT).get(Process(14, 100))
+    inode = inodes.show(DEFAULT).get(Process(14, 100))
     with pytest.raises(KeyError):
         inodes[inode.number]
     with pytest.raises(KeyError):
@@ -138,38 +138,38 @@ def test_an_inode_forgotten_while_a_reply_is_made_is_still_the_process_s_only_on
     # A look-up waits for the size, and a FORGET may come meanwhile.
     process = Process(14, 100)
     inode = look_up(inodes, process)
-    with inodes.view(DEFAULT).held(process) as reference:
+    with inodes.show(DEFAULT).held(process) as reference:
         assert reference.inode is inode
         inodes.forget(inode.number, 1)
-        assert inodes.view(DEFAULT).get(process) is inode
+        assert inodes.show(DEFAULT).get(process) is inode
         reference.keep()
     assert inodes[inode.number] is inode
     assert inode.lookups == 1
 
 
 def test_a_reply_that_is_not_sent_leaves_no_reference(inodes: Inodes) -> None:
-    with inodes.view(DEFAULT).held(Process(15, 100)) as reference:
+    with inodes.show(DEFAULT).held(Process(15, 100)) as reference:
         number = reference.inode.number
     with pytest.raises(KeyError):
         inodes[number]
 
 
 def test_what_was_listed_is_the_process_that_is_then_looked_up(inodes: Inodes) -> None:
-    listed = inodes.view(DEFAULT).listed(14)
-    inodes.view(DEFAULT).seek(14)
+    listed = inodes.show(DEFAULT).listed(14)
+    inodes.show(DEFAULT).seek(14)
     inode = look_up(inodes, Process(14, 100))
     assert inode.number == listed.number
     assert inode.lookups == 2
     assert inodes[inode.number] is inode
-    assert inodes.view(DEFAULT).listed(14) is inode  # and is listed under it from then on
+    assert inodes.show(DEFAULT).listed(14) is inode  # and is listed under it from then on
     later = look_up(inodes, Process(14, 200))
     assert later.number != inode.number
     assert inodes[inode.number].process == Process(14, 100)
 
 
 def test_what_was_only_listed_is_no_file_yet(inodes: Inodes) -> None:
-    listed = inodes.view(DEFAULT).listed(14)
-    assert inodes.view(DEFAULT).listed(14) is listed
+    listed = inodes.show(DEFAULT).listed(14)
+    assert inodes.show(DEFAULT).listed(14) is listed
     with pytest.raises(FUSEError) as caught:
         inodes[listed.number]
     assert caught.value.errno == errno.ESTALE
@@ -181,19 +181,19 @@ def test_what_was_only_listed_is_no_file_yet(inodes: Inodes) -> None:
 
 def test_a_listing_gives_no_number_whose_look_up_is_under_way(inodes: Inodes) -> None:
     # Or the kernel could take its attributes, which are none, for newer than the look-up's.
-    before = inodes.view(DEFAULT).listed(14)
-    inodes.view(DEFAULT).seek(14)
-    meanwhile = inodes.view(DEFAULT).listed(14)
+    before = inodes.show(DEFAULT).listed(14)
+    inodes.show(DEFAULT).seek(14)
+    meanwhile = inodes.show(DEFAULT).listed(14)
     assert meanwhile.number != before.number
     assert look_up(inodes, Process(14, 100)).number == meanwhile.number
     inodes.forget(before.number, 1)
-    assert inodes.view(DEFAULT).listed(14).number == meanwhile.number
+    assert inodes.show(DEFAULT).listed(14).number == meanwhile.number
 
 
 def test_a_listing_gives_no_retired_number(inodes: Inodes) -> None:
     process = Process(14, 100)
     retired = look_up(inodes, process, FakeStop(is_over=True))
-    listed = inodes.view(DEFAULT).listed(14)
+    listed = inodes.show(DEFAULT).listed(14)
     assert listed.number != retired.number
     fresh = look_up(inodes, process)
     assert (fresh.number, fresh.core) == (listed.number, None)
@@ -221,7 +221,7 @@ def test_a_number_stands_for_one_process_and_one_stop_for_ever(
     gone: set[int] = set()
     for action, first, second in actions:
         if action == "list":
-            found = inodes.view(DEFAULT).listed(first)
+            found = inodes.show(DEFAULT).listed(first)
             assert found.number not in gone
             assert not found.is_retired
             assert isinstance(found, Inode) or found.number not in meaning
@@ -229,7 +229,7 @@ def test_a_number_stands_for_one_process_and_one_stop_for_ever(
             held[found.number] = found
             continue
         if action == "seek":
-            inodes.view(DEFAULT).seek(first)
+            inodes.show(DEFAULT).seek(first)
             continue
         if action == "look up":
             process = Process(first, second)
@@ -277,19 +277,19 @@ def test_numbers_leave_room_for_the_root_and_fit_in_64_bits(one: int, other: int
 def test_outsiders_have_an_inode_of_their_own_that_no_stop_is_shown_under(inodes: Inodes) -> None:
     process = Process(14, 100)
     mine = look_up(inodes, process, FakeStop())
-    assert inodes.view(DEFAULT).core_of(process) is mine.core
-    assert inodes.view(DEFAULT).core_of(Process(14, 200)) is None
-    with inodes.view(DEFAULT).held(process, is_outsider=True) as reference:
+    assert inodes.show(DEFAULT).core_of(process) is mine.core
+    assert inodes.show(DEFAULT).core_of(Process(14, 200)) is None
+    with inodes.show(DEFAULT).held(process, is_outsider=True) as reference:
         theirs = reference.inode
         reference.keep()
     assert theirs.number != mine.number
     assert (theirs.is_outsiders, theirs.core, theirs.process) == (True, None, process)
     assert inodes[theirs.number] is theirs
-    assert inodes.view(DEFAULT).get(process) is mine
-    with inodes.view(DEFAULT).held(process, is_outsider=True) as reference:
+    assert inodes.show(DEFAULT).get(process) is mine
+    with inodes.show(DEFAULT).held(process, is_outsider=True) as reference:
         assert reference.inode is theirs
     assert theirs.lookups == 1
-    with inodes.view(DEFAULT).held(Process(14, 200), is_outsider=True) as reference:
+    with inodes.show(DEFAULT).held(Process(14, 200), is_outsider=True) as reference:
         assert reference.inode is not theirs
     inodes.forget(theirs.number, 1)
     with pytest.raises(KeyError):
@@ -298,14 +298,14 @@ def test_outsiders_have_an_inode_of_their_own_that_no_stop_is_shown_under(inodes
 
 def test_a_stop_that_is_over_is_not_shown(inodes: Inodes) -> None:
     process = Process(14, 100)
-    assert inodes.view(DEFAULT).core_of(process) is None
+    assert inodes.show(DEFAULT).core_of(process) is None
     look_up(inodes, process, FakeStop(is_over=True))
-    assert inodes.view(DEFAULT).core_of(process) is None
+    assert inodes.show(DEFAULT).core_of(process) is None
 
 
 def test_a_process_has_an_inode_for_each_policy(inodes: Inodes) -> None:
     process, other = Process(14, 100), MountPolicy(memory="kernel")
-    view, others = inodes.view(DEFAULT), inodes.view(other)
+    view, others = inodes.show(DEFAULT), inodes.show(other)
     plain = view.get(process)
     inodes.hold(plain)
     with others.held(process) as reference:
@@ -326,7 +326,7 @@ def test_a_process_has_an_inode_for_each_policy(inodes: Inodes) -> None:
 
 def test_what_one_view_lists_is_looked_up_in_it_alone(inodes: Inodes) -> None:
     process, other = Process(14, 100), MountPolicy(memory="kernel")
-    view, others = inodes.view(DEFAULT), inodes.view(other)
+    view, others = inodes.show(DEFAULT), inodes.show(other)
     listed, theirs = view.listed(14), others.listed(14)
     assert listed.number != theirs.number
     assert others.get(process).number == theirs.number
@@ -364,3 +364,16 @@ def test_a_view_that_no_directory_shows_keeps_only_inodes_with_a_core(inodes: In
         pass  # a look-up that began before
     assert caught.value.errno == errno.ESTALE
     assert inodes.view(other) is not again
+
+
+def test_a_view_that_no_directory_shows_lists_nothing(inodes: Inodes) -> None:
+    """A descriptor of a forgotten directory can be read on: nobody counts those names."""
+    view = inodes.show(MountPolicy(memory="kernel"))
+    with view.held(Process(14, 100)) as reference:
+        reference.keep()
+    reference.inode.core = cast(SharedCore, FakeStop())
+    view.listed(15)
+    inodes.hide(view)
+    with pytest.raises(FUSEError) as caught:
+        view.listed(16)
+    assert (caught.value.errno, view.size) == (errno.ESTALE, 1)

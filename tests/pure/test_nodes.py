@@ -62,7 +62,7 @@ class Profile(ProcessDirectory):
     """The same processes under another policy: all that it takes."""
 
     def __init__(self, inodes: Inodes, policy: MountPolicy, limits: Limits) -> None:
-        super().__init__(inodes.view(policy), LOOKS, limits)
+        super().__init__(inodes.show(policy), LOOKS, limits)
         self.number = inodes.new_number(0)
 
 
@@ -83,7 +83,7 @@ def profile(inodes: Inodes, limits: Limits) -> Profile:
 
 @pytest.fixture
 def root(inodes: Inodes, limits: Limits, profile: Profile) -> Root:
-    return Root(inodes.view(DEFAULT), LOOKS, limits, {b"@copy": profile})
+    return Root(inodes.show(DEFAULT), LOOKS, limits, {b"@copy": profile})
 
 
 async def errno_of(request: Awaitable[object]) -> int:
@@ -133,7 +133,7 @@ async def test_a_directory_of_another_policy_has_inodes_of_its_own(
     assert inodes[plain.st_ino].process == inodes[copied.st_ino].process == Process(300, 100)
     listed = await read(await profile.open_directory(CALLER))
     assert listed.inodes[b"300"] == copied.st_ino
-    assert inodes.view(DEFAULT).listed(7).number != listed.inodes[b"7"]
+    assert inodes.show(DEFAULT).listed(7).number != listed.inodes[b"7"]
 
 
 async def test_a_listing_goes_on_after_the_last_entry_that_found_room(root: Root) -> None:
@@ -173,7 +173,7 @@ async def test_a_user_has_few_lists_however_many_directories_are_read_in_part(
     inodes: Inodes,
 ) -> None:
     looks = CountsLists()
-    root = Root(inodes.view(DEFAULT), cast(Looks, looks), Limits(Options()), {})
+    root = Root(inodes.show(DEFAULT), cast(Looks, looks), Limits(Options()), {})
     first, *others = [await root.open_directory(CALLER) for _ in range(1000)]
     for each in (first, *others):
         assert (await read(each, room=3)).entries == [*DOTS, (b"7", 9)]
@@ -213,7 +213,7 @@ async def test_the_control_directory_lists_its_files_and_exact_nobody(
     held = cast(Held, None)
     status = Status(StatusTexts(held), limits.requests)
     release = Release(held, LOOKS, limits)
-    exact = ExactDirectory(inodes.view(DEFAULT), LOOKS, held, limits, is_on=False)
+    exact = ExactDirectory(inodes.show(DEFAULT), LOOKS, held, limits, is_on=False)
     control = ControlDirectory({b"status": status, b"release": release, b"exact": exact}, limits)
     directory = await control.open_directory(CALLER)
     expected = [*DOTS, (b"status", 3), (b"release", 4), (b"exact", 5)]
