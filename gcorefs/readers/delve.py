@@ -27,7 +27,7 @@ def parse(pid: int, text: str) -> list[Thread]:
     """Every goroutine."""
     found: list[Thread] = []
     frames: list[Frame] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if _GOROUTINE.match(line):
             frames = []
             found.append(Thread(pid, *_goroutine(line), {GO: frames}))

@@ -47,7 +47,7 @@ def parse(text: str) -> dict[int, Frames]:
     """The stack of each thread."""
     stacks: dict[int, list[Frame]] = {}
     frames: list[Frame] | None = None
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.endswith(":") and (match := _THREAD.match(line)):
             frames = stacks.setdefault(int(match[1]), [])
         elif frames is not None and (match := _FRAME.match(line)):

@@ -30,7 +30,7 @@ def parse(text: str) -> dict[int, JavaThread]:
     """The threads of Java by tid; some have no frame."""
     found: dict[int, JavaThread] = {}
     frames: list[Frame] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, mark, rest = line.rpartition('" #')
         if mark and name.startswith('"') and (match := _THREAD.match(rest)):
             frames = []

@@ -18,7 +18,7 @@ def parse(text: str) -> dict[int, Frames]:
     """The stack of each thread; pystack writes the outermost frame first."""
     stacks: dict[int, list[Frame]] = {}
     frames: list[Frame] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if match := _THREAD.match(line):
             frames = stacks.setdefault(int(match[1]), [])
         elif match := _FRAME.match(line):

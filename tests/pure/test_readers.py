@@ -101,6 +101,17 @@ Traceback for thread 28507 (python3) [Has the GIL] (most recent call last):
 """
 
 
+@pytest.mark.parametrize("space", "\v\f\x1c\x1d\x1e\x85\u2028\u2029\r")
+def test_only_a_line_feed_ends_a_line(space: str) -> None:
+    """Everything else may stand in the name of a function."""
+    name = f"a{space}TID 2:{space}#0 0x1 b"
+    assert eu_stack.parse(f"TID 1:\n#0  0x0000000000000001 {name}\n") == {
+        1: [Frame(name, address=1)]
+    }
+    name = f"a{space}Thread 2 (LWP 2):{space}#0 b"
+    assert gdb.parse(f"Thread 1 (LWP 1):\n#0  0x01 in {name} ()\n") == {1: [Frame(name, address=1)]}
+
+
 def test_pystack() -> None:
     assert pystack.parse(PYSTACK) == {
         28504: [
