@@ -184,6 +184,7 @@ def test_goroutines_that_are_on_a_thread(start: Callable[..., Target], tmp_path:
         timeout=100,
     )
     target = start(program, 5)
+    wait_until_asleep(target.pid)  # a thread at work may be on a large stack of the runtime
     cores = both(target.pid, tmp_path)
     assert "cut_stacks" not in cores.facts
     assert_equal(program, cores)
