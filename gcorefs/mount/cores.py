@@ -146,9 +146,13 @@ class SharedCore:
         The process may have become a set-uid program since they were judged.  One opener who may
         not see that ends the stop for all of them, because their bytes go through one page cache:
         splice(2) and a private mmap(2) of one opener get what another has read (inodes.py).
+
+        A user may have a thousand openers, and the process stands still meanwhile: each set of
+        credentials is judged once.
         """
-        judged = {self.opener}  # the stop itself has judged this one again
-        while opener := next((each for each in self.holders.of(None) if each not in judged), None):
+        judged = {self.opener.credentials}  # the stop itself has judged these again
+        while others := {each.credentials for each in self.holders.of(None)} - judged:
+            opener = others.pop()
             question = partial(access.check, opener, self.process.pid)
             await self._pools.questions.ask(self.process.pid, opener.uid, question)
             judged.add(opener)

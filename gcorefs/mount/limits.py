@@ -218,25 +218,6 @@ class UserLimiters:
         return self._limiters.of(self._owner(uid))
 
 
-class Both:
-    """Two limiters in one, as trio.to_thread.run_sync needs: a thread needs a place in both."""
-
-    def __init__(self, first: trio.CapacityLimiter, second: trio.CapacityLimiter) -> None:
-        self._first, self._second = first, second
-
-    async def acquire_on_behalf_of(self, borrower: object) -> None:
-        await self._first.acquire_on_behalf_of(borrower)
-        try:
-            await self._second.acquire_on_behalf_of(borrower)
-        except BaseException:
-            self._first.release_on_behalf_of(borrower)
-            raise
-
-    def release_on_behalf_of(self, borrower: object) -> None:
-        self._second.release_on_behalf_of(borrower)
-        self._first.release_on_behalf_of(borrower)
-
-
 class Limits:
     """The budgets of one mount.  A subordinate uid is charged to its owner.
 

@@ -44,8 +44,13 @@ class Opener:
     def may_trace_all(self) -> bool:
         return bool(self.capabilities >> _CAP_SYS_PTRACE & 1)
 
+    @property
+    def credentials(self) -> "Opener":
+        """The same without the process: all that the kernel judges."""
+        return replace(self, pid=0)
+
     def has_credentials_of(self, other: "Opener") -> bool:
-        return replace(self, pid=other.pid) == other
+        return self.credentials == other.credentials
 
 
 def identify(tid: int, uid: int, gid: int, target: int) -> Opener:

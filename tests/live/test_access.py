@@ -22,6 +22,20 @@ USER = 4001
 AS_USER = ("groups=", f"gid={USER},{USER},{USER}", f"uid={USER},{USER},{USER}")
 
 
+def test_openers_whom_the_kernel_judges_alike_have_equal_credentials() -> None:
+    """A user may have a thousand openers, which are judged once (mount/cores.py)."""
+    first, second = Opener(7, 1000, 100, (5,), EVERY), Opener(8, 1000, 100, (5,), EVERY)
+    assert first != second
+    assert first.credentials == second.credentials
+    others = [
+        replace(first, uid=1001),
+        replace(first, gid=101),
+        replace(first, groups=()),
+        replace(first, capabilities=0),
+    ]
+    assert first.credentials not in {each.credentials for each in others}
+
+
 def test_a_thread_of_the_kernel_cannot_be_judged() -> None:
     """It acts for others, as the NFS server does, but shows its own credentials."""
     kthreadd = 2

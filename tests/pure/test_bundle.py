@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import tarfile
+import threading
 import tracemalloc
 from pathlib import Path, PurePosixPath
 
@@ -158,6 +159,52 @@ def test_zeros_take_the_place_of_what_cannot_be_read(tmp_path: Path) -> None:
         first: "it became shorter while it was read",
         second: os.strerror(errno.EBADF),
     }
+
+
+def test_a_file_system_that_does_not_answer_is_waited_for_once() -> None:
+    end = threading.Event()
+    asked: list[int] = []
+
+    def read(number: int, length: int, offset: int) -> bytes:
+        asked.append(number)
+        if number < 10:
+            end.wait()
+        return bytes([number]) * length
+
+    files = [
+        Kept(b"/a", number, 3, False, "", False, False, False, (device, number))
+        for device, number in ((1, 1), (1, 2), (1, 3), (2, 11), (2, 12))
+    ]
+    content = Content(read, patience=0.01)
+    try:
+        found = [content.read(each, 0, 3) for each in files]
+    finally:
+        end.set()
+        content.close()
+    assert found == [bytes(3)] * 3 + [b"\x0b" * 3, b"\x0c" * 3]
+    assert asked == [1, 11, 12]
+    assert [*content.lost.values()] == [
+        "its file system has not answered for 0 s",
+        *["its file system has not answered in time before"] * 2,
+    ]
+
+
+def test_a_file_system_that_nearly_does_not_answer_does_not_take_for_ever() -> None:
+    """It answers every read just before the time is over."""
+    time_of_all = iter(range(0, 1000, 29))
+    reads = 0
+
+    def read(number: int, length: int, offset: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return b"x" * 4096
+
+    file = Kept(b"/a", 1, 1 << 30, False, "", False, False, False, (1, 1))
+    content = Content(read, clock=lambda: float(next(time_of_all)))
+    assert content.read(file, 0, 1 << 20) == b"x" * 4096 * reads + bytes((1 << 20) - 4096 * reads)
+    content.close()
+    assert reads == 2
+    assert content.lost == {file: "its file system has not answered in time before"}
 
 
 def kept(path: bytes, is_program: bool = False) -> Kept:

@@ -19,12 +19,10 @@ from gcorefs.hold.room import RESERVE, NotCopied, Room
 from gcorefs.kernel.proc import system_files
 from gcorefs.mount import subordinate
 from gcorefs.mount.errors import RequestError, RequestReason
-from gcorefs.mount.limits import Both, Budget, Copies, Limiters, Limits, UserLimiters
+from gcorefs.mount.limits import Budget, Copies, Limiters, Limits, UserLimiters
 from gcorefs.mount.options import Options
-from gcorefs.mount.questions import LOOK_TIMEOUT, Questions
 from gcorefs.mount.subordinate import Subordinates
 from gcorefs.process import cgroups
-from gcorefs.process.errors import ProcessError, Reason
 
 EACH, TOTAL = 5, 12
 PID = 4711
@@ -117,20 +115,6 @@ async def test_a_limiter_is_the_same_for_all_who_use_it_at_one_time() -> None:
         assert later is not first  # which was forgotten
 
 
-async def test_a_waiter_for_a_second_place_that_gives_up_leaves_the_first() -> None:
-    first, second = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
-    async with second:
-        with trio.move_on_after(0):
-            await Both(first, second).acquire_on_behalf_of(object())
-        assert first.borrowed_tokens == 0
-    borrower = object()
-    both = Both(first, second)
-    await both.acquire_on_behalf_of(borrower)
-    assert (first.borrowed_tokens, second.borrowed_tokens) == (1, 1)
-    both.release_on_behalf_of(borrower)
-    assert (first.borrowed_tokens, second.borrowed_tokens) == (0, 0)
-
-
 @given(st.lists(st.tuples(st.booleans(), takes), max_size=60))
 def test_copies_of_a_user_have_a_share_and_all_but_root_s_two(
     steps: list[tuple[bool, tuple[int, int]]],
@@ -195,53 +179,6 @@ def test_what_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> Non
     room.give_back(1)
     with pytest.raises(NotCopied, match="memory is short"):
         room.take(EACH, 1)
-
-
-@pytest.mark.parametrize("of_a_user", [100, 25])
-@pytest.mark.parametrize("processes", [1, 1000], ids=["one process", "many processes"])
-async def test_questions_that_are_not_answered_take_no_thread_from_others(
-    processes: int, of_a_user: int, mock_clock: trio.testing.MockClock
-) -> None:
-    questions = Questions(of_a_user=of_a_user).apart()
-    end = threading.Event()
-    begun = Counter[str]()
-    stuck = []
-
-    def question() -> None:
-        begun["threads"] += 1
-        end.wait()
-
-    async def ask(pid: int) -> None:
-        try:
-            await questions.ask(pid, 1000, question)
-        except ProcessError as error:
-            stuck.append(error.reason)
-
-    try:
-        threads = 10 if processes == 1 else of_a_user
-        async with trio.open_nursery() as nursery:
-            for number in range(1000):
-                nursery.start_soon(ask, number % processes)
-            await trio.testing.wait_all_tasks_blocked()
-            while begun["threads"] < threads:
-                await trio.lowlevel.checkpoint()
-            mock_clock.jump(LOOK_TIMEOUT)
-        assert stuck == [Reason.STUCK] * 1000
-        assert begun["threads"] == threads
-        assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
-        if processes == 1:
-            assert await questions.ask(processes + 1, 1000, lambda: 7) == 7
-            return
-        # A caller that waits for a place in its own limiter holds no place of the process.
-        async with trio.open_nursery() as nursery:
-            for _ in range(10):
-                nursery.start_soon(ask, processes + 1)
-            await trio.testing.wait_all_tasks_blocked()
-            assert await questions.ask(processes + 1, 1001, lambda: 7) == 7
-            mock_clock.jump(LOOK_TIMEOUT)
-        assert stuck == [Reason.STUCK] * 1010
-    finally:
-        end.set()
 
 
 @pytest.fixture
