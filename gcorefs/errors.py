@@ -9,14 +9,16 @@ class GcorefsError(Exception):
 
 
 class Why(enum.Enum):
-    """Why something is refused: the errno that the caller sees, and what the log says.
+    """Why something is refused: the errno that the caller sees, what the log says, and what helps.
 
     Each layer has an enum of its own: process/errors.py, mount/errors.py.
     """
 
-    def __init__(self, errno_: int, text: str) -> None:
+    def __init__(self, errno_: int, text: str, step: str) -> None:
+        """`step`: the next step of whoever reads it; PID stands for the process."""
         self.errno = errno_
         self.text = text
+        self.step = step
 
 
 class Refusal(GcorefsError, OSError):
@@ -32,6 +34,11 @@ class Refusal(GcorefsError, OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+    @property
+    def step(self) -> str:
+        """What helps.  Not a part of the text: the log says why, and who reads a log asks later."""
+        return self.reason.step.replace("PID", str(self.pid)) if self.pid else self.reason.step
 
     def bare(self) -> Self:
         """This error without what led to it: the frames hold buffers, descriptors, whole cores."""

@@ -89,15 +89,16 @@ def refused(error: ProcessError, more: str = "", step: str = "") -> Finding:
     if it is known better than by the reason."""
     text = str(error).partition(": ")[2]
     fact = f"{text}: {more}" if more else text
-    return problem("core", fact, step or _STEPS.get(error.reason, ""))
+    return problem("core", fact, step or _STEPS.get(error.reason, error.step))
 
 
 _STEPS: Mapping[Why, str] = {
     Reason.TRACED: "end that tracer; --policy @glance needs no stop",
-    Reason.DUMPING: "wait until it has ended: that core is where core_pattern says (core(5))",
     Reason.DENIED: "run it as root of the host, with CAP_SYS_PTRACE",
     Reason.NOT_SHOWN: "run it as root of the host, with CAP_SYS_PTRACE",
 }
+"""Of these the finding says itself what the step of the reason would have looked up."""
+
 _RELEASE = "gcorefs status shows who reads it, gcorefs release lets it go; a mount shares the stop"
 
 

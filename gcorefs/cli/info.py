@@ -28,6 +28,7 @@ from gcorefs.policy import Policy
 from gcorefs.process.errors import Reason
 
 _ROWS = 40
+_WANTED = "give a core, or the pid of a process"
 _LONGEST_PID = 9  # digits; PID_MAX_LIMIT of the kernel has fewer
 
 
@@ -101,7 +102,7 @@ def _process(name: str | None, targets: Targets) -> Process:
     if name is None:
         return targets.select().one()
     if len(name) > _LONGEST_PID or not int(name):
-        raise click.ClickException(f"process {name}: {Reason.GONE.text}")
+        raise click.ClickException(f"process {name}: {Reason.GONE.text}; {Reason.GONE.step}")
     return targets.with_pids([int(name)]).select().one()
 
 
@@ -119,14 +120,14 @@ def _of_file(name: str) -> Core:
     try:
         # stat(2) first: open(2) of a FIFO may block, and of a device may have side effects.
         if not stat.S_ISREG(os.stat(name).st_mode):
-            raise click.ClickException(f"{name}: it is no regular file")
+            raise click.ClickException(f"{name}: it is no regular file; {_WANTED}")
         # Unbuffered, so that no byte is read that is not needed.
         with open(name, "rb", buffering=0) as file:
             if os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC:
                 return _of_compressed(name)
             return read_core(cast(BinaryIO, file))
     except (OSError, CoreError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else f"{error}; {_WANTED}"
         raise click.ClickException(f"{name}: {reason}") from error
 
 

@@ -18,6 +18,7 @@ from gcorefs.cli.named_path import NamedPath, absolute
 from gcorefs.cli.printable import printable
 from gcorefs.cli.target import Targets, listed, takes_targets
 from gcorefs.mount import mountpoints, names
+from gcorefs.mount.errors import RequestReason
 from gcorefs.mount.mountpoints import MountError, State
 from gcorefs.process.errors import is_no_memory, limit_met
 
@@ -27,6 +28,8 @@ _NO_STATUS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticErro
 _PIECE = 1 << 16
 """Characters of one read."""
 
+_WHO = RequestReason.NOT_HELD.step
+_WHERE = "findmnt -t fuse.gcorefs shows where"
 _DENIED = "process_vm_readv(2) is denied to gcorefs, which reads through /proc/PID/mem"
 
 
@@ -39,7 +42,7 @@ def _mountpoints(given: str | None) -> list[str]:
     except MountError as error:
         raise click.ClickException(str(error)) from error
     if kind != mountpoints.FSTYPE:
-        raise click.ClickException(f"{path}: no gcorefs is mounted there")
+        raise click.ClickException(f"{path}: no gcorefs is mounted there; {_WHERE}")
     return [path]
 
 
@@ -55,7 +58,7 @@ def _open(mountpoint: str, name: bytes, flags: int) -> int:
     directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not mountpoints.is_gcorefs(directory):
-            raise OSError(errno.ENODEV, "no gcorefs is mounted there")
+            raise OSError(errno.ENODEV, f"no gcorefs is mounted there; {_WHERE}")
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except MountError as error:
         raise OSError(errno.ENODEV, str(error)) from error
@@ -209,6 +212,6 @@ def release(targets: Targets, mountpoint: str | None) -> None:
     failures = [*dict.fromkeys(failures)]
     if not is_released:
         nobody = f"process {pids[0]} is" if len(pids) == 1 else f"processes {listed(pids)} are"
-        raise click.ClickException(printable("; ".join(failures)) or f"{nobody} not held")
+        raise click.ClickException(printable("; ".join(failures)) or f"{nobody} not held; {_WHO}")
     for failure in failures:
         click.echo(printable(failure), err=True)

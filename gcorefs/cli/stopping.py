@@ -12,6 +12,7 @@ import click
 
 from gcorefs.cli.one_line import SHORT_OF_MEMORY
 from gcorefs.cli.printable import printable
+from gcorefs.cli.sink_steps import with_step
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import SinkError
 from gcorefs.kernel.ending_signals import not_ignored
@@ -48,8 +49,10 @@ def refusals_told(pid: int = 0) -> Iterator[None]:
     """Tell in one line why there is no core of process `pid`, or, with 0, of several."""
     try:
         yield
-    except (ProcessError, SinkError) as error:
-        raise click.ClickException(str(error)) from error
+    except ProcessError as error:
+        raise click.ClickException(f"{error}; {error.step}") from error
+    except SinkError as error:
+        raise click.ClickException(with_step(error)) from error
     except (FormatError, MapsError) as error:
         raise click.ClickException(f"process {pid}: {error}" if pid else str(error)) from error
     except OSError as error:

@@ -21,7 +21,7 @@ from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.process import group_names, search
 from gcorefs.process.admission import find
-from gcorefs.process.errors import named_with_limit
+from gcorefs.process.errors import Reason, named_with_limit
 from gcorefs.process.group_names import GroupNameError
 from gcorefs.process.search import Found
 
@@ -227,7 +227,9 @@ def _refusals_told(key: str) -> Iterator[None]:
     except GroupNameError as error:
         raise click.UsageError(f"--{key}: {error}") from error
     except ProcessLookupError as error:
-        raise click.ClickException(f"--{key}: there is no such process") from error
+        raise click.ClickException(
+            f"--{key}: there is no such process; {Reason.GONE.step}"
+        ) from error
     except FormatError as error:
         raise click.ClickException(f"--{key}: {error}") from error
     except OSError as error:

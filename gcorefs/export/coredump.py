@@ -123,7 +123,10 @@ class CoredumpSink:
         try:
             journal.send(fields(self._subject, self._usec, self.path), _TIMEOUT)
         except OSError as error:
-            why = f"{error.strerror}: the core is complete, but coredumpctl will not find it"
+            why = (
+                f"the journal: {error.strerror}: the core is complete, but coredumpctl will not "
+                "find it; start systemd-journald"
+            )
             raise SinkError(self.path, OSError(error.errno or errno.EIO, why)) from error
         finally:
             journal.close()

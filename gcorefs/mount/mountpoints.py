@@ -55,9 +55,10 @@ def check_mountpoint(path: str) -> str:
     try:
         if not os.path.isdir(path):
             os.stat(path)
-            raise MountError(f"{path}: not a directory")
+            raise MountError(f"{path}: not a directory; name one that is empty")
     except OSError as error:
-        raise MountError(f"{path}: {error.strerror}") from error
+        step = f"; mkdir -p {path}" if error.errno == errno.ENOENT else ""
+        raise MountError(f"{path}: {error.strerror}{step}") from error
     return path
 
 

@@ -15,38 +15,136 @@ from gcorefs.errors import Refusal, Why
 class Reason(Why):
     """Why there is no core."""
 
-    OURSELVES = (errno.EDEADLK, "this is gcorefs itself: stopped, it could not serve the file")
-    SERVER = (errno.EDEADLK, "it stops processes for gcorefs: two could wait for each other")
-    CALLER = (errno.EDEADLK, "the opener is a thread of this process: stopped, it could not read")
-    KERNEL_THREAD = (errno.EINVAL, "a kernel thread has no memory of its own")
-    FOREIGN = (errno.EINVAL, "it is a program for a machine that gcorefs does not support")
-    GONE = (errno.ESRCH, "there is no such process, or no thread of it lives")
-    TRACED = (errno.EBUSY, "another tracer holds it: detach that debugger first")
-    DUMPING = (errno.EBUSY, "it is writing its core, which a stop would cut short")
-    UNRESPONSIVE = (errno.EBUSY, "one of its threads does not stop, and unresponsive= forbids that")
-    DENIED = (errno.EACCES, "the kernel does not allow the opener to trace it")
-    NOT_SHOWN = (errno.EACCES, "the kernel does not let gcorefs read what the core needs")
-    NOT_THERE = (errno.ENOTSUP, "there is no such file in /proc, and the core needs it")
-    UNKNOWN_OPENER = (errno.EACCES, "the opener cannot be identified from here")
+    OURSELVES = (
+        errno.EDEADLK,
+        "this is gcorefs itself: stopped, it could not serve the file",
+        "leave it out",
+    )
+    SERVER = (
+        errno.EDEADLK,
+        "it stops processes for gcorefs: two could wait for each other",
+        "leave it out",
+    )
+    CALLER = (
+        errno.EDEADLK,
+        "the opener is a thread of this process: stopped, it could not read",
+        "let a child of it ask",
+    )
+    KERNEL_THREAD = (
+        errno.EINVAL,
+        "a kernel thread has no memory of its own",
+        "cat /proc/PID/stack shows what it does",
+    )
+    FOREIGN = (
+        errno.EINVAL,
+        "it is a program for a machine that gcorefs does not support",
+        "try gdb's gcore",
+    )
+    GONE = (
+        errno.ESRCH,
+        "there is no such process, or no thread of it lives",
+        "gcorefs ls shows those that there are",
+    )
+    TRACED = (
+        errno.EBUSY,
+        "another tracer holds it: detach that debugger first",
+        "gcorefs check PID says who; --policy @glance needs no stop",
+    )
+    DUMPING = (
+        errno.EBUSY,
+        "it is writing its core, which a stop would cut short",
+        "wait until it has ended: that core is where core_pattern says (core(5))",
+    )
+    UNRESPONSIVE = (
+        errno.EBUSY,
+        "one of its threads does not stop, and unresponsive= forbids that",
+        "--unresponsive partial takes the core without the registers of that thread",
+    )
+    DENIED = (
+        errno.EACCES,
+        "the kernel does not allow the opener to trace it",
+        "run it as root of the host, with CAP_SYS_PTRACE; gcorefs check PID says why",
+    )
+    NOT_SHOWN = (
+        errno.EACCES,
+        "the kernel does not let gcorefs read what the core needs",
+        "run it as root of the host, with CAP_SYS_PTRACE; gcorefs check PID says why",
+    )
+    NOT_THERE = (
+        errno.ENOTSUP,
+        "there is no such file in /proc, and the core needs it",
+        "gcorefs check shows what this machine lacks",
+    )
+    UNKNOWN_OPENER = (
+        errno.EACCES,
+        "the opener cannot be identified from here",
+        "gcorefs dump PID needs no mount",
+    )
     NO_THREAD = (
         errno.EAGAIN,
         "no further thread can be started (RLIMIT_AS, RLIMIT_NPROC, pids.max)",
+        "raise that limit, or end other threads",
     )
-    NO_WORKER = (errno.EIO, "gcorefs can no longer start processes for stops: mount it again")
-    NO_FILES = (errno.ENFILE, "gcorefs can open no more files (RLIMIT_NOFILE, fs.file-max)")
+    NO_WORKER = (
+        errno.EIO,
+        "gcorefs can no longer start processes for stops: mount it again",
+        "gcorefs umount, then gcorefs mount",
+    )
+    NO_FILES = (
+        errno.ENFILE,
+        "gcorefs can open no more files (RLIMIT_NOFILE, fs.file-max)",
+        "raise that limit (ulimit -n)",
+    )
     NO_SUCH_SIZE = (
         errno.EFBIG,
         "gcorefs may write no file of that size, not even in memory (RLIMIT_FSIZE)",
+        "raise that limit (ulimit -f)",
     )
-    NO_MEMORY = (errno.ENOMEM, "gcorefs is out of memory")
-    DIED = (errno.EIO, "the process died, or called execve(2), while it was being dumped")
-    LET_GO = (errno.EIO, "the process was let go: its memory is no longer that of the stop")
-    STUCK = (errno.EIO, "its memory could not be read in time")
-    NOT_BROUGHT = (errno.EIO, "only process_vm_readv(2), denied here, can wait for a page of it")
-    SPOOL = (errno.EIO, "the copy of its memory cannot be read from the disk")
-    CHILD_GONE = (errno.EIO, "the child that has its memory was killed: is memory scarce?")
-    FORKED = (errno.EIO, "a child of fork(2) does not read the cores of its parent's stops")
-    SURPRISE = (errno.EIO, "gcorefs itself failed: the log has the traceback")
+    NO_MEMORY = (
+        errno.ENOMEM,
+        "gcorefs is out of memory",
+        "--hold stop and --policy @stacks need least",
+    )
+    DIED = (
+        errno.EIO,
+        "the process died, or called execve(2), while it was being dumped",
+        "if it crashed, its core is where core_pattern says (core(5), coredumpctl)",
+    )
+    LET_GO = (
+        errno.EIO,
+        "the process was let go: its memory is no longer that of the stop",
+        "take it again; gcorefs status shows why it was let go",
+    )
+    STUCK = (
+        errno.EIO,
+        "its memory could not be read in time",
+        "--policy @threads reads no memory: a server of its files (NFS, FUSE) may not answer",
+    )
+    NOT_BROUGHT = (
+        errno.EIO,
+        "only process_vm_readv(2), denied here, can wait for a page of it",
+        "allow process_vm_readv(2) in the filter under which gcorefs runs",
+    )
+    SPOOL = (
+        errno.EIO,
+        "the copy of its memory cannot be read from the disk",
+        "look at that disk (dmesg), and take it again with another spool=",
+    )
+    CHILD_GONE = (
+        errno.EIO,
+        "the child that has its memory was killed: is memory scarce?",
+        "--hold stop needs no memory for a child",
+    )
+    FORKED = (
+        errno.EIO,
+        "a child of fork(2) does not read the cores of its parent's stops",
+        "read it in the process that has stopped it",
+    )
+    SURPRISE = (
+        errno.EIO,
+        "gcorefs itself failed: the log has the traceback",
+        "report it, with that traceback",
+    )
 
 
 class ProcessError(Refusal):

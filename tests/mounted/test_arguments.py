@@ -40,7 +40,10 @@ def test_the_name_of_another_s_mount_misleads_nobody(unmounted: Mount, name: byt
     result = subprocess.run(
         ["unshare", "--mount", *words], capture_output=True, timeout=60, check=False
     )
-    refusal = f"Error: {unmounted.path}: no gcorefs is mounted there\n".encode()
+    refusal = (
+        f"Error: {unmounted.path}: no gcorefs is mounted there; "
+        "findmnt -t fuse.gcorefs shows where\n"
+    ).encode()
     assert (result.returncode, result.stderr) == (0, refusal)
 
 

@@ -231,7 +231,7 @@ def test_a_closed_pipe_is_told(noise: int) -> None:
     script = '"$1" dump "$2" --compress zstd | head -c 1 > /dev/null; echo "${PIPESTATUS[0]}"'
     done = run("bash", "-c", script, "-", GCOREFS, noise)
     assert done.stdout == b"1\n"
-    assert done.stderr.decode() == f"Error: standard output: {os.strerror(errno.EPIPE)}\n"
+    assert done.stderr.startswith(b"Error: standard output: Broken pipe; look why ")
 
 
 @pytest.mark.parametrize("hold", ["stop", "copy", "fork"])

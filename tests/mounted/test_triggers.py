@@ -408,7 +408,10 @@ def test_a_file_of_metrics_that_cannot_be_written(spawn: Spawn, folder: Path) ->
     target = spawn("threads", 1)
     result = gcorefs("watch", "--metrics", "/nowhere/x.prom", target.pid, folder)
     assert result.returncode == 1
-    assert result.stderr == b"Error: /nowhere/x.prom: No such file or directory\n"
+    assert result.stderr == (
+        b"Error: /nowhere/x.prom: No such file or directory; make the directory, or name "
+        b"another place\n"
+    )
 
 
 @pytest.fixture

@@ -37,6 +37,16 @@ def test_a_reason_has_an_errno_and_one_clear_line(reason: Why) -> None:
 
 
 @REASONS
+def test_a_reason_has_a_next_step(reason: Why) -> None:
+    assert reason.step.isprintable()
+    assert reason.step == reason.step.strip(" .")
+    assert len(reason.step) > 9
+    assert "|" not in reason.step
+    assert "PID" not in refusal(reason, 4711).step
+    assert refusal(reason, 0).step == reason.step
+
+
+@REASONS
 def test_an_error_names_the_process_and_the_reason(reason: Why) -> None:
     error = refusal(reason, 4711)
     assert str(error) == error.strerror == f"process 4711: {reason.text}"
@@ -62,19 +72,21 @@ def _name(number: int) -> str:
     return "EDEADLK" if number == errno.EDEADLK else errno.errorcode[number]
 
 
-def _rows() -> list[tuple[str, str]]:
-    """Errno and text of every row of the manual that begins with an errno."""
+def _rows() -> list[tuple[str, str, str]]:
+    """Errno, text and next step of every row of the manual that begins with an errno."""
     lines = DOCS.read_text(encoding="utf-8").splitlines()
     rows = [line.strip("| ").split("|") for line in lines if line.startswith("|")]
     cells = [[cell.strip(" `") for cell in row] for row in rows]
-    return [(row[0], row[1]) for row in cells if hasattr(errno, row[0])]
+    return [(row[0], row[1], row[2]) for row in cells if hasattr(errno, row[0])]
 
 
 @REASONS
 def test_the_manual_has_a_row_for_each_reason(reason: Why) -> None:
-    row = (_name(reason.errno), reason.text)
-    assert row in _rows(), f"{DOCS.name} lacks | {row[0]} | {row[1]} |"
+    row = (_name(reason.errno), reason.text, reason.step)
+    assert row in _rows(), f"{DOCS.name} lacks | {' | '.join(row)} |"
 
 
 def test_the_manual_has_no_other_rows() -> None:
-    assert sorted(_rows()) == sorted((_name(reason.errno), reason.text) for reason in ALL)
+    assert sorted(_rows()) == sorted(
+        (_name(reason.errno), reason.text, reason.step) for reason in ALL
+    )

@@ -212,7 +212,8 @@ def test_a_directory_in_the_place_of_a_mount_is_none(
     release.write_text("not a gcorefs")
     monkeypatch.setattr(mountpoints, "mountpoints", lambda: [str(tmp_path)])
     result = CliRunner().invoke(command.release, ["123"])
-    assert result.output == f"Error: {tmp_path}: no gcorefs is mounted there\n"
+    step = "findmnt -t fuse.gcorefs shows where"
+    assert result.output == f"Error: {tmp_path}: no gcorefs is mounted there; {step}\n"
     assert release.read_text() == "not a gcorefs"
 
 
