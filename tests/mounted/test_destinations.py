@@ -17,6 +17,7 @@ import zstandard
 
 from gcorefs.elfcore.corefile import read_core
 from tests.conftest import GCOREFS, Target
+from tests.mounted.azure import AzureServer, azure_storage
 from tests.mounted.conftest import eventually, gcorefs, is_free, run
 from tests.mounted.google import google_storage
 from tests.mounted.journald import Journal, journald
@@ -135,6 +136,54 @@ def test_a_dump_to_google_that_is_ended_leaves_nothing(
     server: ObjectServer, google: dict[str, str], spawn: Spawn
 ) -> None:
     assert_nothing_is_left(server, spawn, f"gs://{BUCKET}/h", google)
+
+
+@pytest.fixture
+def azure() -> Iterator[AzureServer]:
+    with azure_storage() as server:
+        yield server
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+def test_a_core_becomes_a_blob_of_azure(azure: AzureServer, spawn: Spawn, suffix: str) -> None:
+    target = spawn("bulk", 20)
+    words = ["--compress", "zstd"] if suffix else []
+    environment = os.environ | azure.environment
+    result = gcorefs("dump", target.pid, "--to", f"{azure.url}/a b/", *words, env=environment)
+    assert result.returncode == 0, result.stderr
+    ((name, data),) = azure.blobs.items()
+    host = re.escape(re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename))
+    assert re.fullmatch(rf"a b/core\.{host}\.{target.pid}\.{STAMP}{re.escape(suffix)}", name)
+    assert azure.parts_sent > 1
+    core = read_core(io.BytesIO(unpacked(data) if suffix else data))
+    assert (core.pid, core.missing) == (target.pid, 0)
+    assert azure.blocks == {}
+
+
+def test_a_dump_to_azure_that_is_ended_leaves_no_blob(azure: AzureServer, spawn: Spawn) -> None:
+    """Blocks that no list names stay for a week: Azure has no request that takes them back."""
+    target = spawn("bulk", 200)
+    words = [GCOREFS, "dump", target.pid, "--to", f"{azure.url}/b", "--hold", "stop"]
+    with subprocess.Popen(
+        list(map(str, words)), env=os.environ | azure.environment, stderr=subprocess.PIPE
+    ) as process:
+        eventually(lambda: bool(azure.blocks) or process.poll() is not None)
+        assert process.poll() is None, "it was faster than the test"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert azure.blobs == {}
+    eventually(lambda: is_free(target.pid))
+
+
+def test_a_wrong_key_of_azure_is_one_line(azure: AzureServer, spawn: Spawn) -> None:
+    target = spawn("threads", 1)
+    environment = os.environ | azure.environment | {"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmc="}
+    result = gcorefs("dump", target.pid, "--to", f"{azure.url}/c", env=environment)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"403" in result.stderr
+    assert b"AZURE_STORAGE_ACCOUNT_KEY in the environment" in result.stderr
+    assert azure.blobs == {}
 
 
 @pytest.mark.parametrize(
