@@ -90,13 +90,14 @@ RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-conf
 	clang libbpf1
 # For strip, and what a package needs on a machine: dpkg-shlibdeps and rpm's elfdeps.  clang for BPF.
 PACKAGE_PACKAGES := $(CHECK_PACKAGES) binutils dpkg-dev rpm clang libbpf1
+# chromium shows the page of gcorefs info --html, and with make test-full lives on through a dump.
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd default-jdk-headless nodejs \
 	golang-go delve file systemd-coredump redis-server redis-tools postgresql strace attr busybox cpio \
-	libarchive-tools rsync rclone zip zstd $(PACKAGE_PACKAGES) rpm2cpio
+	libarchive-tools rsync rclone zip zstd $(PACKAGE_PACKAGES) rpm2cpio \
+	chromium-headless-shell
 # lldb, criu and procdump are rivals: each release of Debian has other versions of them.  gcorefs stacks
 # takes native frames from elfutils.
 BENCH_PACKAGES := $(RUN_PACKAGES) strace zstd elfutils lldb criu procdump
-FULL_PACKAGES := $(TEST_PACKAGES) chromium-headless-shell
 VM_PACKAGES_amd64 := $(TEST_PACKAGES) qemu-system-x86 kmod e2fsprogs
 VM_PACKAGES_arm64 := $(TEST_PACKAGES) qemu-system-arm qemu-user-static debootstrap kmod e2fsprogs
 
@@ -114,7 +115,6 @@ test: $(VENV)/test $(BPF) lint
 	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) $(PYTEST_OPTIONS)
 
 test-full: $(VENV)/test $(BPF) lint
-	setup/packages $(FULL_PACKAGES)
 	$(VENV)/bin/pytest -n $(PYTEST_WORKERS) -m 'full or not full' $(PYTEST_OPTIONS)
 
 # An emulated processor takes ten times as long.  So modules are compiled here first.

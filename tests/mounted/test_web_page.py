@@ -5,8 +5,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Target
 from tests.mounted.conftest import gcorefs
 from tests.pure.test_web_page import Page
@@ -36,7 +34,6 @@ def test_html_and_json_exclude_each_other(spawn: Spawn) -> None:
     assert b"--json and --html exclude each other" in result.stderr
 
 
-@pytest.mark.full
 def test_a_browser_shows_it_and_loads_nothing(spawn: Spawn, tmp_path: Path) -> None:
     page = tmp_path / "space.html"
     page.write_bytes(gcorefs("info", "--html", spawn("threads", 2).pid).stdout)
