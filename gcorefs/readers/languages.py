@@ -10,7 +10,7 @@ READERS = {PYTHON: pystack.NAME, GO: delve.NAME, JAVA: jhsdb.NAME}
 """Which reader each needs."""
 
 HOW_TO_HAVE = {
-    PYTHON: "pip install pystack",
+    PYTHON: "pipx install pystack",
     GO: "apt install delve",
     JAVA: "apt install default-jdk-headless, or the JDK of the program",
 }

@@ -65,19 +65,43 @@ def test_equal_stacks_are_one_entry(spawn: Spawn, reader: str) -> None:
             assert f"return {callee}" in source[int(line) - 1]
 
 
-def test_equal_states_of_two_machines_give_equal_texts(spawn: Spawn) -> None:
+def assert_equal_texts(first: Target, second: Target, *words: object) -> str:
+    """Two processes in equal states, at other addresses and with other ids.  Their text."""
+    assert first.pid != second.pid
     texts = []
-    for _ in range(2):
-        target = spawn("threads", 3)  # at other addresses, with other ids
+    for target in (first, second):
         wait_until_asleep(target.pid)
-        result = gcorefs("stacks", target.pid)
+        result = gcorefs("stacks", target.pid, *words)
         assert (result.returncode, result.stderr) == (0, b"")
         texts.append(result.stdout.decode())
     assert texts[0] == texts[1]
-    first, second, third, *_ = texts[0].splitlines()
+    return texts[0]
+
+
+def code_of(pid: int) -> str:
+    """Where the program of a process is mapped."""
+    return Path(f"/proc/{pid}/maps").read_text().partition("-")[0]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@BOTH
+def test_equal_states_at_other_addresses_give_equal_texts(
+    spawn: Spawn, reader: str, form: tuple[str, ...]
+) -> None:
+    first, second = spawn("threads", 3), spawn("threads", 3)
+    assert code_of(first.pid) != code_of(second.pid)
+    text = assert_equal_texts(first, second, "--with", reader, *form)
+    assert not re.search("0x[0-9a-f]{6}", text)
+    ids = {thread["tid"] for target in (first, second) for thread in target.truth["threads"]}
+    assert not ids & {int(number) for number in re.findall(r"\b\d{4,}\b", text)}
+
+
+def test_equal_states_of_two_machines_give_equal_texts(spawn: Spawn) -> None:
+    text = assert_equal_texts(spawn("threads", 3), spawn("threads", 3))
+    first, second, third, *_ = text.splitlines()
     assert (first, second) == ("4 threads of 1 process: threads", "")
     assert third == "3 threads: worker-0, worker-1, worker-2"
-    assert not re.search("0x[0-9a-f]{6}", texts[0])
+    assert not re.search("0x[0-9a-f]{6}", text)
 
 
 def test_threads_of_several_processes_are_folded(spawn: Spawn) -> None:
@@ -139,6 +163,9 @@ def test_python(start: Callable[..., Target]) -> None:
     assert functions(main, "python") == ["<module>"]
     path, _, line = workers["frames"]["python"][0]["source"].rpartition(":")
     assert (path, line) == (str(TARGETS / "frames.py"), "28")
+    again = start("/usr/bin/python3", TARGETS / "frames.py", 3)
+    for form in ((), ("--json",)):
+        assert "  Python\n" in assert_equal_texts(target, again, *form) or form
     # Its memory is not copied if that is not allowed.
     result = gcorefs("stacks", target.pid, "--heap", 1)
     assert result.returncode == 0
@@ -150,16 +177,23 @@ def test_python(start: Callable[..., Target]) -> None:
     assert b"  Python\n" not in result.stdout
 
 
-def test_go(start: Callable[..., Target], tmp_path: Path) -> None:
-    program = tmp_path / "goroutines"
-    settings = {"GO111MODULE": "off", "GOPROXY": "off", "GOFLAGS": "", "GOCACHE": str(tmp_path)}
+@pytest.fixture(scope="module")
+def goroutines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program in Go."""
+    folder = tmp_path_factory.mktemp("go")
+    program = folder / "goroutines"
+    settings = {"GO111MODULE": "off", "GOPROXY": "off", "GOFLAGS": "", "GOCACHE": str(folder)}
     subprocess.run(
         ["go", "build", "-gcflags=-N -l", "-o", program, TARGETS / "goroutines.go"],
         env={**os.environ, **settings},
         check=True,
         timeout=100,
     )
-    target = start(program, 5)
+    return program
+
+
+def test_go(start: Callable[..., Target], goroutines: Path) -> None:
+    target = start(goroutines, 5)
     found = asked(target.pid)
     first = found["goroutines"][0]
     assert (first["count"], first["names"]) == (5, {"chan receive": 5})
@@ -191,9 +225,12 @@ exit 2
 
 
 def test_what_is_not_installed_is_named(
-    spawn: Spawn, start: Callable[..., Target], tmp_path: Path
+    spawn: Spawn, start: Callable[..., Target], goroutines: Path, tmp_path: Path
 ) -> None:
     python = start("/usr/bin/python3", TARGETS / "frames.py", 1)
+    go, java = start(goroutines, 1), spawn("mapper")
+    (tmp_path / "libjvm.so").write_bytes(bytes(4096))
+    java.ask(f"map {tmp_path}/libjvm.so 4096 0")
     target = spawn("threads", 1)
     for name in ("eu-stack",):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
@@ -201,11 +238,16 @@ def test_what_is_not_installed_is_named(
     alone = {"PATH": str(tmp_path)}
     code = "import sys; sys.executable = '/nowhere/python'; from gcorefs.cli import main; main()"
     command = [sys.executable, "-c", code, "stacks"]
-    result = run(*command, python.pid, target.pid, env=alone)
+    result = run(*command, python.pid, go.pid, java.pid, target.pid, env=alone)
     assert result.returncode == 0
-    assert result.stderr == (
-        b"pystack is not installed; it would show the frames of Python (pip install pystack)\n"
-    )
+    assert result.stderr.decode().splitlines() == [
+        f"{reader} is not installed; it would show the frames of {language} ({how})"
+        for reader, language, how in (
+            ("pystack", "Python", "pipx install pystack"),
+            ("dlv", "Go", "apt install delve"),
+            ("jhsdb", "Java", "apt install default-jdk-headless, or the JDK of the program"),
+        )
+    ]
     assert_refused(run(*command, target.pid, "--with", "gdb", env=alone), "gdb is not installed")
     (tmp_path / "eu-stack").unlink()
     assert_refused(
