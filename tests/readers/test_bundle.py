@@ -424,3 +424,50 @@ def test_a_library_that_was_replaced_while_the_process_has_both(
     (found,) = (each for each in manifest_of(top)["files"] if each["path"] == str(library))
     assert (found["build_id"], found["deleted"]) == (first, True)
     assert build_id(top / found["in_bundle"]) == first != build_id(library)
+
+
+# A root with a debugger and its own libraries under a path of their own, and with the bundle.  The
+# libraries of Python are no files of the process.
+ELSEWHERE = """
+set -eu
+root=$1 bundle=$2 program=$3
+shift 3
+mount -t tmpfs elsewhere "$root"
+mkdir -p "$root/debugger/bin" "$root/debugger/lib" "$root/bundle"
+bind() { touch "$2"; mount --bind "$1" "$2"; }
+mount --bind "$bundle" "$root/bundle"
+bind "$program" "$root/debugger/bin/program"
+ldd "$program" | sed -n 's/.*[[:space:]]\\(\\/[^ ]*\\) (0x.*/\\1/p' | while read -r library; do
+    bind "$library" "$root/debugger/lib/$(basename "$library")"
+done
+for python in /usr/lib/python3*; do
+    mkdir -p "$root$python"
+    mount --bind "$python" "$root$python"
+done
+linker=/debugger/lib/$(basename "$(ls "$root"/debugger/lib/ld-linux*)")
+set -- "$linker" --library-path /debugger/lib /debugger/bin/program "$@"
+exec unshare --root="$root" --wd=/bundle "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("debugger", "words"),
+    [
+        ("gdb", ["-nx", "-batch", "-x", "open.gdb", "-ex", BACKTRACE]),
+        ("lldb", ["--batch", "-s", "open.lldb", "-o", "bt all"]),
+    ],
+)
+def test_a_machine_that_has_none_of_the_files(
+    spawn: Spawn, tmp_path: Path, debugger: str, words: list[str]
+) -> None:
+    library = build_library(tmp_path / "library.so", "-Wl,--build-id=sha1")
+    top = bundle_of(start_user(spawn, library), tmp_path)
+    root = tmp_path / "elsewhere"
+    root.mkdir()
+    program = Path(str(shutil.which(debugger, path="/usr/bin"))).resolve()
+    result = run("unshare", "--mount", "sh", "-c", ELSEWHERE, "sh", root, top, program, *words)
+    said = result.stdout.decode(errors="replace")
+    frames = re.findall(r"^[ *]*(?:frame )?#\d+.*$", said, re.MULTILINE)
+    names = ("sleep_in_library", "in_library", "main")
+    found = [name for line in frames for name in names if re.search(rf"\b{name}\b", line)]
+    assert found == [*names], result
