@@ -323,6 +323,41 @@ def test_coredumpctl_finds_it(spawn: Spawn, journal: Journal, suffix: str, tools
     eventually(lambda: is_free(target.pid))
 
 
+SYSTEMD_COREDUMP = "/usr/lib/systemd/systemd-coredump"
+SOCKET = "/run/systemd/coredump"
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+def test_the_next_crash_deletes_old_ones(
+    spawn: Spawn, journal: Journal, suffix: str, tmp_path: Path
+) -> None:
+    """MaxUse= (coredump.conf(5)).  systemd-coredump, as the kernel starts it for a crash."""
+    configuration = tmp_path / "coredump.conf"
+    configuration.write_text("[Coredump]\nMaxUse=1K\n")
+    run(*journal.inside("mount", "-t", "tmpfs", "tmpfs", "/etc/systemd"))
+    run(*journal.inside("cp", configuration, "/etc/systemd"))
+    target = spawn("threads", 1)
+    places = []
+    for _ in range(2):
+        words = ["--compress", "zstd"] if suffix else []
+        result = run(*journal.inside(GCOREFS, "dump", target.pid, "--to", "systemd", *words))
+        assert result.returncode == 0, result.stderr
+        places.append(Path(f"/proc/{journal.pid}/root{result.stdout.decode().partition(':')[0]}"))
+    assert [each.exists() for each in places] == [True, True]
+    listen = ("systemd-socket-activate", "-l", SOCKET, "--seqpacket", "--accept", SYSTEMD_COREDUMP)
+    with subprocess.Popen(journal.inside(*listen), stderr=subprocess.DEVNULL) as listener:
+        try:
+            eventually(Path(f"/proc/{journal.pid}/root{SOCKET}").exists)
+            # %P %u %g %s %t %c %h %d of core_pattern (core(5))
+            crash = (target.pid, 0, 0, 11, int(time.time()), 1 << 30, "host", 1)
+            subprocess.run(
+                journal.inside(SYSTEMD_COREDUMP, *crash), input=b"x" * 4096, check=True, timeout=60
+            )
+            eventually(lambda: not any(each.exists() for each in places))
+        finally:
+            listener.kill()
+
+
 def test_a_process_with_many_arguments_is_found(journal: Journal) -> None:
     words = [sys.executable, "-c", "input()", *10 * [100_000 * "x"]]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
