@@ -151,25 +151,60 @@ def container_of(name: str) -> dict[str, Any]:
     return container
 
 
-def test_the_capabilities_of_the_example_for_kubernetes_suffice(installed: CleanMachine) -> None:
+def steps_of_the_image() -> list[str]:
+    """The commands of Containerfile, with what it copies in the folder that the machine is given.
+    AssertionError: it has another instruction."""
+    text = (TREE / "examples/kubernetes/Containerfile").read_text().replace("\\\n", "")
+    found = []
+    for line in text.splitlines():
+        instruction, _, rest = line.partition(" ")
+        if instruction == "RUN":
+            found.append(rest)
+        elif instruction == "COPY":
+            assert rest == "gcorefs_*.deb /tmp/"
+            found.append("cp /run/given/gcorefs.deb /tmp/gcorefs_given.deb")
+        else:
+            assert instruction in ("#", "#  ", "", "ARG", "FROM", "CMD"), line
+    return found
+
+
+@pytest.fixture(scope="module")
+def image(
+    lower: Path, given: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CleanMachine]:
+    """A root that the commands of Containerfile have made, as podman build runs them.
+
+    podman itself does not run everywhere: with control groups of both versions crun refuses.
+    """
+    with boot(lower, given, tmp_path_factory.mktemp("image")) as machine:
+        for step in steps_of_the_image():
+            machine.says(step)
+        yield machine
+
+
+def test_the_image_of_the_example_for_kubernetes_has_what_it_names(image: CleanMachine) -> None:
+    assert image.says("gcorefs --version") == f"gcorefs, version {__version__}\n"
+    image.says("command -v eu-stack; ldconfig -p | grep -q libbpf.so.1")
+    image.says("! ls /tmp/gcorefs_*.deb /var/lib/apt/lists/*_Packages 2>/dev/null")
+
+
+def test_the_capabilities_of_the_example_for_kubernetes_suffice(image: CleanMachine) -> None:
     context = container_of("daemonset-without-mount.yaml")["securityContext"]
     names = ",".join(f"+{name.lower()}" for name in context["capabilities"]["add"])
     limited = f"setpriv --bounding-set=-all,{names} --inh-caps=-all"
     core = A_CORE.replace("sleep 1000 &", "setpriv --reuid=65534 --clear-groups sleep 1000 &")
     for command in ("gcorefs dump $pid -o /tmp/core", "gcorefs dump $pid --policy @all >/tmp/core"):
-        told = installed.says(core.format(take=f"{limited} {command}"))
+        told = image.says(core.format(take=f"{limited} {command}"))
         assert json.loads(told)["missing"] == 0
 
 
-def test_the_mount_of_the_example_for_kubernetes_answers_its_probe(
-    installed: CleanMachine,
-) -> None:
+def test_the_mount_of_the_example_for_kubernetes_answers_its_probe(image: CleanMachine) -> None:
     container = container_of("daemonset.yaml")
     command, probe = (shlex.join(words) for words in (
         container["command"], container["readinessProbe"]["exec"]["command"]
     ))  # fmt: skip
     # In a mount namespace of its own, as in a container.
-    installed.says(f"""
+    image.says(f"""
         mkdir -p {MOUNT}
         unshare --mount --propagation private sh -euc '
             {command} & server=$!
@@ -179,7 +214,7 @@ def test_the_mount_of_the_example_for_kubernetes_answers_its_probe(
             wait $server
         '
     """)
-    assert MOUNT not in installed.mounts()
+    assert MOUNT not in image.mounts()
 
 
 def servers(machine: CleanMachine) -> str:
