@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gcorefs import __version__
-from tests.packages.conftest import TREE
+from tests.packages.conftest import TREE, make
 
 HOME = "usr/lib/gcorefs"
 
@@ -198,3 +198,12 @@ def test_deb_and_rpm_install_the_same(packages: dict[str, Path], tmp_path: Path)
     }
     both = trees[0].keys() & trees[1].keys()
     assert all(trees[0][path] == trees[1][path] for path in both)
+
+
+def test_two_builds_of_the_deb_are_equal() -> None:
+    built = []
+    for _ in range(2):
+        make("deb")
+        (package,) = (TREE / "build/package").glob("gcorefs*.deb")
+        built.append(package.read_bytes())
+    assert built[0] == built[1]
