@@ -69,17 +69,34 @@ class Option:
             raise self._refusal(text, self._range)
         return value
 
+    def check(self, value: object) -> None:
+        """OptionError: no text has this value."""
+        if self.words:
+            is_right = value in self.words
+        elif self.type is str:
+            is_right = isinstance(value, str)
+            if isinstance(value, str) and self.canonical is not None:
+                self.parse(value)
+        elif self.type is float:  # NaN is in no range
+            is_right = isinstance(value, float | int) and 0 <= value <= _MOST
+        else:
+            is_right = isinstance(value, int) and self.least <= value <= _MOST
+        if not is_right or isinstance(value, bool):
+            raise self._refusal(value, self._range)
+
     @property
     def _range(self) -> str:
         """What a refused value is not."""
         if self.words:
             return f"none of {', '.join(self.words)}"
+        if self.type is str:
+            return "no text"
         if self.type is float:
             return f"not a number of seconds from 0 to {_MOST:g}"
         return f"not a whole number from {self.least} to {_MOST:g}"
 
-    def _refusal(self, text: str, what: str) -> ValueRefused:
-        return ValueRefused(self.name, f"option {self.name}: {text!r} is {what}")
+    def _refusal(self, value: object, what: str) -> ValueRefused:
+        return ValueRefused(self.name, f"option {self.name}: {value!r} is {what}")
 
 
 def import_parser() -> None:
@@ -102,10 +119,15 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_tables: dict[type, dict[str, Option]] = {}
+
+
 def options_of(kind: type) -> dict[str, Option]:
     """The table of a dataclass of options, in the order of its fields."""
-    types = get_type_hints(kind)
-    return {
-        each.name: Option(each.name, types[each.name], each.default, **each.metadata)
-        for each in dataclasses.fields(kind)
-    }
+    if kind not in _tables:
+        types = get_type_hints(kind)
+        _tables[kind] = {
+            each.name: Option(each.name, types[each.name], each.default, **each.metadata)
+            for each in dataclasses.fields(kind)
+        }
+    return _tables[kind]

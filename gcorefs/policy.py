@@ -133,8 +133,9 @@ class Policy:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """RuleError, PatternError: a text has no meaning.  mypy checks the other words."""
-        self.choice  # noqa: B018
+        """OptionError."""
+        for name, each in options_of(type(self)).items():
+            each.check(getattr(self, name))
 
     @property
     def is_read_live(self) -> bool:

@@ -62,7 +62,7 @@ def test_any_other_text_is_refused(word: str) -> None:
     with pytest.raises(OptionError) as caught:
         options_of(Policy)["memory"].parse(word)
     assert str(caught.value).startswith(f"option memory: {word!r} is none of filter, kernel, all")
-    with pytest.raises(RuleError):
+    with pytest.raises(OptionError, match="option memory: "):
         Policy(memory=word)
 
 

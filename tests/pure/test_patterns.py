@@ -12,6 +12,7 @@ from gcorefs.elfcore.memory_rules import memory_rule
 from gcorefs.elfcore.patterns import NONE, PatternError, canonical, patterns
 from gcorefs.elfcore.smaps import vm_flags
 from gcorefs.elfcore.vma import Vma
+from gcorefs.option import OptionError
 from gcorefs.policy import Policy
 from tests.pure.smaps import make_vma
 from tests.pure.test_filter import ALL, WRITTEN, Answers
@@ -60,7 +61,7 @@ def test_a_range_is_as_in_maps() -> None:
 def test_what_is_no_pattern_is_refused(text: str) -> None:
     with pytest.raises(PatternError):
         canonical(text)
-    with pytest.raises(PatternError):
+    with pytest.raises(OptionError, match="option exclude: "):
         Policy(exclude=text)
 
 
