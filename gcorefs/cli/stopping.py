@@ -124,7 +124,8 @@ def _await_late(stops: Sequence["Stop"]) -> None:
         if late := stop.late:
             click.echo(
                 f"process {stop.pid}: runs on; waiting for thread {late[0]}, which has not stopped "
-                "yet (it may get no CPU, or wait for a page), so that it never sees that it was interrupted",
+                "yet (it may get no CPU, or wait for a page), so that it never sees that it was "
+                "interrupted",
                 err=True,
             )
             while not stop.wait_late(_LATE_NAP):
