@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GCOREFS, Target
+from tests.conftest import GCOREFS, Mount, Target
 from tests.mounted.conftest import AS_NOBODY, gcorefs, run
 from tests.mounted.test_arguments import Commands
 
@@ -48,7 +48,6 @@ def commands() -> Iterator[Commands]:
         ("mount . -o no-such", "the known options are allow_other, "),
         ("umount .", "findmnt -t fuse.gcorefs shows where"),
         ("status --mount .", "findmnt -t fuse.gcorefs shows where"),
-        ("release 4194304", "gcorefs status shows what is held"),
     ],
 )
 def test_of_a_word_that_means_nothing(
@@ -58,6 +57,13 @@ def test_of_a_word_that_means_nothing(
     line = said.splitlines()[-1]
     assert line.startswith("Error: ")
     assert step in re.sub("/no-such: No such file or directory", "/no-such", line)
+
+
+def test_of_a_process_that_nobody_holds(mount: Mount) -> None:
+    mount.expect("process 4194304: it is not held")
+    result = gcorefs("release", 4194304, "--mount", mount.path)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"; gcorefs status shows what is held" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["dump", "stacks", "info", "bundle", "watch"])
