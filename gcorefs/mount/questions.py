@@ -80,12 +80,10 @@ class Questions:
         asked = _Asked(pid, question, self._judged)
         with self._by_pid.of(pid) as process, self._by_user.of(uid) as user:
             place = Place(user, process)
-            try:
-                with trio.move_on_after(seconds):
-                    return await in_thread(pid, cast(trio.CapacityLimiter, place), asked)
-            finally:
-                if place.is_taken and pid:
-                    self._leave_behind(place, pid, asked.user)
+            with trio.move_on_after(seconds):
+                return await in_thread(pid, cast(trio.CapacityLimiter, place), asked)
+            if place.is_taken and pid:
+                self._leave_behind(place, pid, asked.user)
         if not asked.has_begun:
             raise ProcessError(Reason.STUCK, pid, f"uid {uid} waits for other answers of /proc")
         raise ProcessError(Reason.STUCK, pid, f"/proc did not answer for {seconds:g} s")

@@ -123,20 +123,23 @@ async def test_a_question_about_all_processes_stays_with_who_asked(
         hanging.end.set()
 
 
-async def test_a_thread_is_left_behind_also_if_its_question_is_withdrawn() -> None:
-    questions = Questions(of_a_user=1, user_of=owner_of)
-    begun, end = threading.Event(), threading.Event()
+async def test_a_question_that_is_withdrawn_says_nothing_of_its_process() -> None:
+    """Its thread may be about to have the answer."""
+    questions = Questions(user_of=owner_of)
+    begun, end = threading.Semaphore(0), threading.Event()
 
     def question() -> None:
-        begun.set()
+        begun.release()
         end.wait()
 
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(questions.ask, 1, ASKER, question)
-            await trio.to_thread.run_sync(begun.wait)
+            for _ in range(3):
+                nursery.start_soon(questions.ask, 1, ASKER, question)
+            for _ in range(3):
+                await trio.to_thread.run_sync(begun.acquire)
             nursery.cancel_scope.cancel()
-        assert await questions.ask(OTHER, ASKER, lambda: 7) == 7
+        assert await questions.ask(1, ASKER, lambda: 7) == 7
     finally:
         end.set()
 
