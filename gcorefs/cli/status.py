@@ -29,7 +29,6 @@ _PIECE = 1 << 16
 """Characters of one read."""
 
 _WHO = RequestReason.NOT_HELD.step
-_WHERE = "findmnt -t fuse.gcorefs shows where"
 _DENIED = "process_vm_readv(2) is denied to gcorefs, which reads through /proc/PID/mem"
 
 
@@ -42,7 +41,7 @@ def _mountpoints(given: str | None) -> list[str]:
     except MountError as error:
         raise click.ClickException(str(error)) from error
     if kind != mountpoints.FSTYPE:
-        raise click.ClickException(f"{path}: no gcorefs is mounted there; {_WHERE}")
+        raise click.ClickException(f"{path}: {mountpoints.NOT_MOUNTED}")
     return [path]
 
 
@@ -58,7 +57,7 @@ def _open(mountpoint: str, name: bytes, flags: int) -> int:
     directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not mountpoints.is_gcorefs(directory):
-            raise OSError(errno.ENODEV, f"no gcorefs is mounted there; {_WHERE}")
+            raise OSError(errno.ENODEV, mountpoints.NOT_MOUNTED)
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except MountError as error:
         raise OSError(errno.ENODEV, str(error)) from error

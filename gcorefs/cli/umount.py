@@ -21,9 +21,7 @@ def umount(mountpoint: str, lazy: bool) -> None:
     except MountError as error:
         raise click.ClickException(str(error)) from error
     if kind not in mountpoints.KINDS:
-        raise click.ClickException(
-            f"{mountpoint}: no gcorefs is mounted there; findmnt -t fuse.gcorefs shows where"
-        )
+        raise click.ClickException(f"{mountpoint}: {mountpoints.NOT_MOUNTED}")
     # Without a server it is taken away lazily: files that are open there keep it busy, and nobody
     # can read them any more.  A server that only does not answer may still let processes go.
     state = None if lazy else mountpoints.state(mountpoint)

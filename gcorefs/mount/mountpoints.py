@@ -26,6 +26,8 @@ CORE_FSTYPE = "fuse.gcorefs-core"
 
 KINDS = (FSTYPE, CORE_FSTYPE)
 
+NOT_MOUNTED = f"no gcorefs is mounted there; findmnt -t {FSTYPE} shows where"
+"""What a command says of another directory."""
 
 _PATIENCE = 2000
 """Milliseconds."""

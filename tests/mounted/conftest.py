@@ -509,3 +509,35 @@ def note_of(data: bytes) -> dict[str, Any]:
     facts: dict[str, Any]
     facts, _ = json.JSONDecoder().raw_decode(text)
     return facts
+
+
+class Commands:
+    """Runs gcorefs again and again (commands.py)."""
+
+    def __init__(self) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.mounted.commands"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def run(self, folder: Path, *words: str | bytes) -> tuple[int, str]:
+        """Start it in `folder` with words of any bytes.  Returns its status and its output."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        said = folder / "said"
+        request = [str(folder), str(said), [os.fsdecode(word) for word in words]]
+        self._popen.stdin.write(json.dumps(request).encode() + b"\n")
+        self._popen.stdin.flush()
+        return int(self._popen.stdout.readline()), said.read_text()
+
+    def end(self) -> None:
+        self._popen.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.end()

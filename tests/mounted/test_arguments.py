@@ -1,11 +1,10 @@
 """Whatever the arguments of a command are, the answer is one clear line, never a traceback."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -21,7 +20,7 @@ from gcorefs.kernel.proc import procfile
 from gcorefs.mount import server
 from gcorefs.process.errors import ProcessError, Reason
 from tests.conftest import GCOREFS, Mount, Target
-from tests.mounted.conftest import assert_refused, run
+from tests.mounted.conftest import Commands, assert_refused, run
 
 # In a separate mount namespace: nobody else must meet these names.
 ANOTHERS_MOUNT = """
@@ -110,38 +109,6 @@ def assert_one_line(status: int, said: str, targets: int = 1) -> None:
 
 def assert_told_in_one_line(result: "subprocess.CompletedProcess[bytes]") -> None:
     assert_one_line(result.returncode, result.stderr.decode())
-
-
-class Commands:
-    """Runs gcorefs again and again (commands.py)."""
-
-    def __init__(self) -> None:
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.mounted.commands"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-        )
-
-    def run(self, folder: Path, *words: str | bytes) -> tuple[int, str]:
-        """Start it in `folder` with words of any bytes.  Returns its status and its output."""
-        assert self._popen.stdin is not None
-        assert self._popen.stdout is not None
-        said = folder / "said"
-        request = [str(folder), str(said), [os.fsdecode(word) for word in words]]
-        self._popen.stdin.write(json.dumps(request).encode() + b"\n")
-        self._popen.stdin.flush()
-        return int(self._popen.stdout.readline()), said.read_text()
-
-    def end(self) -> None:
-        self._popen.communicate(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    commands = Commands()
-    yield commands
-    commands.end()
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,15 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import GCOREFS, Mount, Target
-from tests.mounted.conftest import AS_NOBODY, gcorefs, run
-from tests.mounted.test_arguments import Commands
+from tests.mounted.conftest import AS_NOBODY, Commands, gcorefs, run
 
 Spawn = Callable[..., Target]
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    commands = Commands()
-    yield commands
-    commands.end()
 
 
 @pytest.mark.parametrize(
