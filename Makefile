@@ -91,10 +91,11 @@ RUN_PACKAGES := python3 python3-venv python3-dev gcc binutils libc6-dev pkg-conf
 # For strip, and what a package needs on a machine: dpkg-shlibdeps and rpm's elfdeps.  clang for BPF.
 PACKAGE_PACKAGES := $(CHECK_PACKAGES) binutils dpkg-dev rpm clang libbpf1
 # chromium shows the page of gcorefs info --html, and with make test-full lives on through a dump.
+# podman makes an image of the package, on a Debian from debootstrap.
 TEST_PACKAGES := $(RUN_PACKAGES) gcc-multilib lldb elfutils systemd default-jdk-headless nodejs \
 	golang-go delve file systemd-coredump redis-server redis-tools postgresql strace attr busybox cpio \
 	libarchive-tools rsync rclone zip zstd $(PACKAGE_PACKAGES) rpm2cpio \
-	chromium-headless-shell
+	chromium-headless-shell podman debootstrap
 # lldb, criu and procdump are rivals: each release of Debian has other versions of them.  gcorefs stacks
 # takes native frames from elfutils.
 BENCH_PACKAGES := $(RUN_PACKAGES) strace zstd elfutils lldb criu procdump

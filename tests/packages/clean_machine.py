@@ -5,6 +5,7 @@ machine where the tests run, or a fresh Debian (setup/debian).  No unit starts b
 """
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -60,6 +61,16 @@ exec /lib/systemd/systemd --system --unit=basic.target \
 ENVIRONMENT = ["env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]
 ENVIRONMENT += ["DEBIAN_FRONTEND=noninteractive"]
 
+# close(2) returns before the last thread is let go: the RELEASE request comes after it.
+A_CORE = """
+{target} >/dev/null & pid=$!
+until [ "$(cat /proc/$pid/comm)" = sleep ]; do :; done
+{take}
+until grep -q '^State:[[:space:]]*S' /proc/$pid/status; do :; done
+kill -KILL $pid
+{info} --json /tmp/core
+"""
+
 
 class CleanMachine(Machine):
     """A machine that may be changed."""
@@ -76,6 +87,13 @@ class CleanMachine(Machine):
         result = self.shell(script)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
+
+    def assert_cores(
+        self, take: str, *, target: str = "sleep 1000", info: str = "gcorefs info"
+    ) -> None:
+        """The script `take` writes /tmp/core of process $pid: it is whole, and $pid sleeps on."""
+        script = A_CORE.format(target=target, take=take, info=info)
+        assert json.loads(self.says(script))["missing"] == 0
 
     def changes(self) -> set[str]:
         """The paths of the root that are other than below it: new, written or removed."""

@@ -14,7 +14,7 @@ import pytest
 from gcorefs import __version__
 from tests.packages.clean_machine import CleanMachine, boot
 from tests.packages.test_contents import output
-from tests.packages.test_installed import MOUNT, UNIT, assert_cores, servers
+from tests.packages.test_installed import MOUNT, UNIT, servers
 
 # Debian 12's rpm installs nothing without this option, and Debian 13's does not know it.
 FORCE = "$(rpm --force-debian --version >/dev/null 2>&1 && echo --force-debian || true)"
@@ -83,14 +83,14 @@ def test_from_the_installation_to_the_removal(machine: CleanMachine) -> None:
     assert machine.says(f"{RPM} -V gcorefs") == ""
     assert machine.says("gcorefs --version") == f"gcorefs, version {__version__}\n"
     assert machine.shell(f"systemctl is-enabled {UNIT}").stdout == "disabled\n"
-    assert_cores(machine, "gcorefs dump $pid -o /tmp/core")
+    machine.assert_cores("gcorefs dump $pid -o /tmp/core")
     machine.says("mkdir -p /mnt/here; mount -t gcorefs gcorefs /mnt/here")
     assert machine.mounts()["/mnt/here"] == "fuse.gcorefs"
     machine.says("umount /mnt/here; rmdir /mnt/here")
 
     machine.systemctl("enable", "--now", UNIT)
     assert machine.mounts()[MOUNT] == "fuse.gcorefs"
-    assert_cores(machine, f"cp {MOUNT}/$pid /tmp/core")
+    machine.assert_cores(f"cp {MOUNT}/$pid /tmp/core")
     first = machine.show(UNIT, "MainPID")
 
     # An upgrade: the new server serves, and is enabled as before.
