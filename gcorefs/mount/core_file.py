@@ -27,7 +27,7 @@ from gcorefs.export.seek_table import Frame
 from gcorefs.export.seekable import SeekableError, SeekableFile
 from gcorefs.kernel import ending_signals
 from gcorefs.mount import entries
-from gcorefs.mount.in_thread import stat_own_mount, with_room
+from gcorefs.mount.in_thread import with_room
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import CORE_FSTYPE, MountError
 from gcorefs.mount.readonly import ReadOnly
@@ -105,6 +105,8 @@ class CoreFile(ReadOnly):
             raise FUSEError(errno.EIO) from None
         except MemoryError:
             raise FUSEError(errno.ENOMEM) from None
+        except NoThread:
+            raise FUSEError(errno.EAGAIN) from None
         except Exception:  # it would end the mount
             logger.exception("read failed")
             raise FUSEError(errno.EIO) from None
@@ -134,26 +136,23 @@ async def serve(
 ) -> None:
     """Mount, call `on_ready` when the mount answers, and serve until the unmount or a signal.
 
-    MountError: the kernel or fusermount3 refuses, or there is no memory for a thread.
+    MountError: the kernel or fusermount3 refuses.
     """
     # Before there is a mount: a signal would leave a dead one.
     early = ending_signals.remember()
     try:
-        pyfuse3.init(CoreFile(content, os.fsencode(name)), mountpoint, _OPTIONS)
+        fs = CoreFile(content, os.fsencode(name))
+        pyfuse3.init(fs, mountpoint, _OPTIONS)
     except RuntimeError as error:
         raise MountError(f"{mountpoint}: cannot be mounted: {error}") from error
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, early)
-            nursery.start_soon(_report, mountpoint, on_ready)
+            nursery.start_soon(_report, fs, on_ready)
             try:
                 await pyfuse3.main()
             finally:
                 nursery.cancel_scope.cancel()
-    except ExceptionGroup as group:
-        if group.subgroup(NoThread) is None:
-            raise
-        raise MountError(f"{mountpoint}: cannot be mounted: {NoThread().strerror}") from group
     finally:
         ending_signals.ignore_all()
         pyfuse3.close(unmount=True)
@@ -166,12 +165,6 @@ async def _end_on_signal(early: ending_signals.Remembered) -> None:
         pyfuse3.terminate()
 
 
-async def _report(mountpoint: str, on_ready: Callable[[], None]) -> None:
-    try:
-        await stat_own_mount(mountpoint)
-    except NoThread:  # then nobody would hear that the mount is there
-        raise
-    except OSError as error:  # it is unmounted already, and the server is about to end
-        logger.warning("%s: %s", mountpoint, error.strerror)
-        return
+async def _report(fs: CoreFile, on_ready: Callable[[], None]) -> None:
+    await fs.serving.wait()
     on_ready()

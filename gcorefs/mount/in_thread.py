@@ -7,6 +7,7 @@ from typing import TypeVar, TypeVarTuple, cast
 import outcome
 import trio
 
+from gcorefs.kernel import statx
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.threads import NoThread, is_no_thread, is_room_for_thread
 
@@ -40,10 +41,18 @@ def with_room(limiter: trio.CapacityLimiter | None = None) -> trio.CapacityLimit
     )
 
 
-async def stat_own_mount(path: str) -> os.stat_result:
-    """stat(2) of a mount point of ours, which nobody answers if the server fails before it serves.
-    OSError, NoThread."""
-    return await trio.to_thread.run_sync(os.stat, path, abandon_on_cancel=True, limiter=with_room())
+async def own_device(path: str) -> int:
+    """st_dev of a mount of ours.  OSError, NoThread.
+
+    The mount itself is not asked.  A thread of ours that waits for our own answer could not be
+    killed: the connection lives as long as a thread has our descriptors, and a request that the
+    server has read is waited for without end (fs/fuse/dev.c, request_wait_answer).
+    """
+    found = await trio.to_thread.run_sync(
+        statx.cached_stat, path, abandon_on_cancel=True, limiter=with_room()
+    )
+    major, minor, _ = found.identity
+    return os.makedev(major, minor)
 
 
 async def in_thread(

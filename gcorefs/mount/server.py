@@ -13,7 +13,7 @@ from gcorefs.mount.bounded_read import BoundedRead
 from gcorefs.mount.crew import Crew
 from gcorefs.mount.fs import GcoreFS
 from gcorefs.mount.handshake import fuse_descriptors, shake_hands
-from gcorefs.mount.in_thread import stat_own_mount, with_room
+from gcorefs.mount.in_thread import own_device, with_room
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.mountpoints import FSTYPE, MountError, answers, fstype, unmount
@@ -162,14 +162,15 @@ def _name(number: int) -> str:
 
 
 async def _report(fs: GcoreFS, mountpoint: str, on_ready: Callable[[], None]) -> None:
+    await fs.serving.wait()
     try:
-        found = await stat_own_mount(mountpoint)
+        device = await own_device(mountpoint)
     except NoThread:  # then nobody would hear that the mount is there
         raise
     except OSError as error:  # it is unmounted already, and the server is about to end
         logger.warning("%s: %s", mountpoint, named(error))
         return
-    fs.mounted_as(found.st_dev)
+    fs.mounted_as(device)
     logger.info("mounted at %s", mountpoint)
     logger.info("%s", bpf_choice.in_use())
     on_ready()

@@ -142,3 +142,15 @@ def test_nothing_in_the_event_loop_touches_another_process(
     # Another thread frees a copy too: munmap of many pages takes long.
     freed = [int(size) for size in re.findall(r"munmap\(0x[0-9a-f]+, (\d+)\)", "\n".join(loop))]
     assert max(freed, default=0) < COPIED << 20
+
+
+def test_the_server_asks_nothing_of_its_own_mount(traced: Mount, trace: Path) -> None:
+    """A thread of a server that waits for this server's answer could not be killed."""
+    server = traced.server
+    assert run("stat", traced.path).returncode == 0
+    end(server)
+    lines = trace.read_text("utf-8", "replace").splitlines()
+    requests = [at for at, line in enumerate(lines) if re.search(r" readv?\(\d+</dev/fuse>", line)]
+    asked = [line for line in lines[requests[0] : requests[-1]] if f'"{traced.path}' in line]
+    assert any("statx(" in line for line in asked)
+    assert [line for line in asked if "AT_STATX_DONT_SYNC" not in line] == []

@@ -41,39 +41,36 @@ def test_the_unit_has_no_faults(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
-# Reports every request that is answered to the socket for readiness.
-ANSWERS = """
-import functools, os, socket
+# Reports the kernel's first request (FUSE_INIT) to the socket for readiness, before it is answered.
+SERVES = """
+import os, socket
 from gcorefs.mount.fs import GcoreFS
 
-def reported(handler):
-    @functools.wraps(handler)
-    async def handle(*arguments, **named):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"answers", os.environ["NOTIFY_SOCKET"])
-        return await handler(*arguments, **named)
-    return handle
+first = GcoreFS.init
 
-for name in ("getattr", "lookup", "opendir", "statfs"):
-    setattr(GcoreFS, name, reported(getattr(GcoreFS, name)))
+def init(fs):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"serves", os.environ["NOTIFY_SOCKET"])
+    first(fs)
+
+GcoreFS.init = init
 """
 
 
-def test_readiness_is_told_after_the_mount_has_answered(
+def test_readiness_is_told_after_the_kernels_first_request(
     unmounted: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answering = program(tmp_path, first=ANSWERS)
+    serving = program(tmp_path, first=SERVES)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        command = [answering, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
+        command = [serving, "mount", "--foreground", "--log-file", unmounted.log, unmounted.path]
         with subprocess.Popen(text_of(command)) as server:
             try:
-                heard = []
-                while b"READY=1" not in heard:
-                    heard.append(listener.recv(4096))
-                assert heard[0] == b"answers"
+                assert listener.recv(4096) == b"serves"
+                while listener.recv(4096) != b"READY=1":
+                    pass
                 assert str(os.getpid()) in os.listdir(unmounted.path)
             finally:
                 end(server.pid)
