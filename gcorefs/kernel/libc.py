@@ -7,7 +7,7 @@ goes through PyDLL only if it never sleeps on something that another user can ho
 say what each call sleeps on, with the function of the kernel.
 
 These calls release the interpreter lock.  The caller waits for the answer under a bound
-(mount/questions.py, mount/stops.py, cli/stopping.py), and a thread that hangs stays counted:
+(mount/questions.py, mount/making.py, cli/stopping.py), and a thread that hangs stays counted:
 - PTRACE_SEIZE: cred_guard_mutex of the process, which its execve(2) holds for as long as a file
   server likes (kernel/ptrace.c, ptrace_attach; fs/exec.c, begin_new_exec).
 - get_robust_list(2): exec_update_lock, in the same way (kernel/futex/syscalls.c,

@@ -35,6 +35,8 @@ core_report  what the log and `gcorefs status` say of a core
 hold_time  how long a process is held
 max_stop  the same, while its first core is made
 pauses   short stops before that, for a copy of memory that runs ahead
+making   makes the cores of a stop, each in its time
+ending   the end of a stop: until no thread is traced and its child is reaped
 stops    one stop of one process, and its cores; lets forgotten processes go
 held     every stop of the mount: who begins it, who joins it, when it is forgotten
 entries  what stat shows

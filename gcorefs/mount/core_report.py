@@ -1,5 +1,6 @@
 """What the log, `gcorefs status` and getfattr(1) say of a core."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from gcorefs.arch.page import PAGE_SIZE
@@ -69,7 +70,7 @@ def facts(shared: SharedCore) -> dict[str, Any]:
         "state": state,
         "why": why,
         "policy": shared.keeper.policy_text(shared.policy),
-        **shared.keeper.report(),
+        "began": datetime.fromtimestamp(shared.began / 1e9, UTC).isoformat(timespec="seconds"),
         "threads": core.threads if core is not None else 0,
         "threads_not_stopped": core.unresponsive_threads if core is not None else 0,
         **shared.holder.facts(),

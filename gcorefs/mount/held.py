@@ -68,7 +68,7 @@ class Held:
         for stop in stops:
             stop.let_go("the mount ends")
         for stop in stops:
-            await stop.finished()
+            await stop.ending.finished()
 
     async def open(self, inode: Inode, flags: FlagT, ctx: pyfuse3.RequestContext) -> Handle:
         """A handle of the core of `inode`.  The core is begun if there is none."""
@@ -168,8 +168,8 @@ class Held:
         is_joinable = stop is not None and stop.serves(inode.policy.stop)
         if stop is not None and (stop.is_over or not (is_joinable or is_joining)):
             with trio.move_on_after(_SETTLE_TIMEOUT):
-                await stop.untraced()
-            if stop.is_tracing:
+                await stop.ending.untraced()
+            if stop.ending.is_tracing:
                 why = f"it is held with stop={stop.whom}" if stop.takes_cores else _BEING_LET_GO
                 raise ProcessError(Reason.TRACED, process.pid, why)
         if inode.is_retired:
@@ -184,10 +184,10 @@ class Held:
         found = [
             each
             for each in self._stops
-            if each.process == process and each.is_look == is_look and each.is_tracing
+            if each.process == process and each.is_look == is_look and each.ending.is_tracing
         ]
         # One that is to reap a child waits for the one that holds the process.
-        return min(found, key=lambda each: each.is_reaping, default=None)
+        return min(found, key=lambda each: each.ending.is_reaping, default=None)
 
     def _begin_stop(self, inode: Inode, opener: Opener) -> SharedStop:
         process = inode.process
@@ -216,7 +216,7 @@ class Held:
             with _surprises_logged(stop):
                 await stop.run()
             with _surprises_logged(stop):
-                await stop.end_child(partial(self._others_untraced, stop))
+                await stop.ending.end_child(partial(self._others_untraced, stop))
         finally:
             self._drop(stop)
 
@@ -225,16 +225,18 @@ class Held:
         while found := [
             each
             for each in self._stops
-            if each.process == stop.process and each.precedes(stop) and not each.is_look
+            if each.process == stop.process
+            and each.ending.precedes(stop.ending)
+            and not each.is_look
         ]:
-            await found[0].preceded()
+            await found[0].ending.preceded()
 
     def _drop(self, stop: SharedStop) -> None:
         """Forget a stop that is over if nobody can read a header of it any more.
 
         The kernel may remember the inodes as long as it has free memory.
         """
-        is_over = stop.is_finished and not stop.is_tracing
+        is_over = stop.ending.is_finished and not stop.ending.is_tracing
         if not is_over or stop.is_open or stop not in self._stops:
             return
         del self._stops[stop]

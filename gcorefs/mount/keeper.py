@@ -1,6 +1,6 @@
 """What a core needs of the stop that it belongs to (stops.py has that stop)."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.mount.options import MountPolicy
@@ -46,5 +46,3 @@ class Keeper(Protocol):
 
     def policy_text(self, policy: MountPolicy) -> str:
         """The options of a core that differ from those of the mount."""
-
-    def report(self) -> dict[str, Any]: ...

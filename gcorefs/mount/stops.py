@@ -6,29 +6,25 @@ one of them.  Everything here runs in the event loop; threads make the calls tha
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
-from math import inf
-from typing import Any
 
 import trio
 
-from gcorefs import tuning
 from gcorefs.core import Core
 from gcorefs.errors import Refusal
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Phase
 from gcorefs.mount import core_report
 from gcorefs.mount.cores import SharedCore
+from gcorefs.mount.ending import Ending
 from gcorefs.mount.errors import RequestError, RequestReason
 from gcorefs.mount.fields import of_refusal
 from gcorefs.mount.hold_time import HoldTime
-from gcorefs.mount.in_thread import in_thread
 from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
-from gcorefs.mount.max_stop import within
+from gcorefs.mount.making import Making
 from gcorefs.mount.options import MountPolicy, Options
 from gcorefs.mount.pauses import Pauses
 from gcorefs.mount.policy_names import difference
@@ -36,20 +32,13 @@ from gcorefs.mount.pools import Pools
 from gcorefs.mount.remote_stop import RemoteStop
 from gcorefs.policy import StopWhom
 from gcorefs.process.access import Opener
-from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.stopped import CLOSE_TIMEOUT
+from gcorefs.process.errors import ProcessError, Reason
 
 _MOST_CORES = 64
 """Cores of one stop."""
 
 _OF_ROOT = 16
 """In addition: no user keeps root from a core of a process."""
-
-_REAP_PATIENCE = 60.0
-"""Seconds in which a child ends, also one with much memory.  No other stop begins meanwhile."""
-
-_NO_THREAD_NAP = 0.05
-"""Seconds until the next try, if no thread can be started."""
 
 
 class SharedStop:
@@ -78,15 +67,11 @@ class SharedStop:
         taken = replace(policy.policy, unresponsive="partial")
         self._stop = RemoteStop(process, opener, taken, pools, self._on_end)
         self._pauses = Pauses(process, opener, taken, pools)
+        self._making = Making(self._stop, self._pauses, pools)
         self._nursery: trio.Nursery | None = None  # makes and copies cores during the hold
-        self._time = HoldTime(options.open_timeout)
-        self._hold_scope: trio.CancelScope | None = None
+        self._time = HoldTime(self.cores.values(), options.open_timeout)
         self._released = trio.Event()
-        # Set later than the event in RemoteStop, when the worker is free for the next stop.
-        self._untraced = trio.Event()
-        self._reaped = trio.Event()
-        self._reaped.set()
-        self._finished = trio.Event()
+        self.ending = Ending(self._stop, self.began, opener.uid, pools)
 
     # The state of the stop.
 
@@ -119,47 +104,7 @@ class SharedStop:
     @property
     def is_overdue(self) -> bool:
         """True if max_stop ended some time ago, and the process has not been let go."""
-        deadline = self._time.end(self._holding) + tuning.now().overdue
-        return not self._released.is_set() and trio.current_time() > deadline
-
-    @property
-    def is_tracing(self) -> bool:
-        """True until the last thread of the process is let go, and while the process is stopped, or
-        about to be, for a child of it.  A copy can be read between the two."""
-        return not self._untraced.is_set() or self.is_reaping
-
-    @property
-    def is_reaping(self) -> bool:
-        """True while the process is to reap a child that it was made to fork (hold=fork)."""
-        return not self._reaped.is_set()
-
-    @property
-    def is_finished(self) -> bool:
-        return self._finished.is_set()
-
-    def precedes(self, other: "SharedStop") -> bool:
-        """True if `other` has to wait for this one before its process reaps a child."""
-        is_first = not self.is_reaping or self.began < other.began
-        return self is not other and self.is_tracing and is_first
-
-    async def preceded(self) -> None:
-        """Wait until it may precede others no more: its threads are let go, or its child is reaped.
-
-        Not `untraced`, which waits for both: two stops that wait for each other's child would
-        never end.
-        """
-        await (self._reaped if self._untraced.is_set() else self._untraced).wait()
-
-    async def untraced(self) -> None:
-        """Wait until this stop traces no thread any more.  Call it if the stop is over, or if its
-        memory is copied."""
-        await self._untraced.wait()
-        await self._reaped.wait()
-
-    async def finished(self) -> None:
-        """Wait until this stop traces no thread any more, but for CLOSE_TIMEOUT at most after its
-        end."""
-        await self._finished.wait()
+        return not self._released.is_set() and self._time.is_overdue
 
     # Its cores.
 
@@ -183,11 +128,6 @@ class SharedStop:
         """True if no thread is traced, so that other stops may go on beside it."""
         return self.whom == "none"
 
-    @property
-    def _wanted(self) -> list[SharedCore]:
-        """The cores for which the process is held."""
-        return [core for core in self.cores.values() if core.is_wanted and not core.has_failed]
-
     def core(self, policy: MountPolicy, opener: Opener) -> SharedCore:
         """The core with this policy.  If there is none, `opener` begins one.
 
@@ -203,22 +143,14 @@ class SharedStop:
                 self._nursery.start_soon(self._add, core)
         return core
 
-    @property
-    def _holding(self) -> Collection[SharedCore]:
-        """The cores whose time counts."""
-        return self._wanted or self.cores.values()
-
     def touch(self) -> None:
         self._time.touch()
 
     def hurry(self) -> None:
-        if self._hold_scope is not None:
-            self._hold_scope.deadline = min(
-                self._hold_scope.deadline, self._time.deadline(self._holding)[0]
-            )
+        self._time.hurry()
 
     def leave(self) -> None:
-        if self._wanted:
+        if self._time.wanted:
             self._hold_for_nobody()
             self.hurry()
         else:
@@ -230,7 +162,7 @@ class SharedStop:
         rest = [core for core in self.cores.values() if not core.has_failed]
         if self._nursery is None or not self.takes_cores or not all(core.is_ready for core in rest):
             return
-        if all(core.holder.was_filled for core in self._wanted):
+        if all(core.holder.was_filled for core in self._time.wanted):
             for core in rest:
                 if not core.holder.was_filled:
                     core_report.log_end(core)
@@ -251,7 +183,7 @@ class SharedStop:
 
     async def _have_run_on(self) -> None:
         await self._stop.untraced()
-        self._untraced.set()
+        self.ending.tell_untraced()
 
     # The life of the stop: one task calls `run`.
 
@@ -261,7 +193,7 @@ class SharedStop:
             first = next(iter(self.cores.values()))
             made = None
             with self._refusals_told(partial(self._fail_first, first)):
-                made = await self._take(first)
+                made = await self._making.first(first, self._time.max_stop, self._end_max_stop)
             if made is not None or (self._has_stopped and not self._have_all_failed):
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
@@ -279,54 +211,20 @@ class SharedStop:
             for core in self.cores.values():
                 if not core.is_ready:  # nobody makes it any more
                     core.fail(self._why_let_go())
-            await self._finish()
-
-    async def _take(self, first: SharedCore) -> Core:
-        """Stop the process and make its first core.  ProcessError STUCK: /proc or a file that the
-        core needs has not answered in time."""
-        await self._prepare(first)
-        await self._stop.begin(first.policy.max_stop)
-        seconds = first.policy.stop_timeout + tuning.now().take_timeout
-        if self.whom in ("each", "none"):  # nobody stands still for long
-            return await self._make(first, seconds)
-        return await within(
-            self._max_stop, self._stop, self._end_max_stop, partial(self._make, first, seconds)
-        )
-
-    def _max_stop(self) -> float:
-        return max(core.policy.max_stop or inf for core in self._holding)
+            await self.ending.finish(self.cores.values())
 
     def _end_max_stop(self) -> None:
-        self._let_go_late(f"it was stopped for {self._max_stop():g} s")
+        self._let_go_late(f"it was stopped for {self._time.max_stop():g} s")
 
     def _let_go_late(self, why: str) -> None:
         self.let_go(why)
         logger.warning("process %d: let go, %s", self.process.pid, why)
 
-    async def _prepare(self, core: SharedCore) -> None:
-        """Make room for a copy of the memory.  This is slow, so it happens before the stop.  A disk
-        may never answer."""
-        if core.holder.is_copy:
-            prepare = partial(core.holder.prepare, self.process.pid)
-            with trio.move_on_after(tuning.now().take_timeout) as scope:
-                with told(self.process.pid, Reason.DIED):
-                    await self._pools.block(self.process.pid, core.opener.uid, prepare)
-            if scope.cancelled_caught:
-                core.holder.give_up("there was no room for it in time")
-        if not self._has_stopped:
-            await self._pauses.make(core.holder, core.policy, self._released.is_set)
-
-    async def _make(self, core: SharedCore, seconds: float) -> Core:
-        with trio.move_on_after(seconds):
-            return await self._stop.core(core.policy, core.holder)
-        raise ProcessError(Reason.STUCK, self.process.pid, "it could not be recorded in time")
-
     async def _add(self, core: SharedCore) -> None:
         """Make one more core of a process that stands still."""
         made = None
         with self._refusals_told(partial(self._fail_one, core)):
-            await self._prepare(core)
-            made = await self._make(core, tuning.now().take_timeout)
+            made = await self._making.further(core)
         if made is not None and await self._settle(core, made):
             await self._copy(core)
         elif self.may_run_on:  # the others have waited for this one
@@ -348,7 +246,7 @@ class SharedStop:
     async def _copy(self, core: SharedCore) -> None:
         await core.copy()
         if self._stop.life.has_been(Phase.COPIED):
-            self._untraced.set()
+            self.ending.tell_untraced()
 
     @contextlib.contextmanager
     def _refusals_told(self, fail: Callable[[Refusal], None]) -> Iterator[None]:
@@ -401,77 +299,10 @@ class SharedStop:
         else:
             self.hurry()
 
-    async def _finish(self) -> None:
-        """Set `_finished` within CLOSE_TIMEOUT, even if the tracer sleeps in the kernel: the end of
-        the mount must not wait for that tracer.
-
-        Then wait for the tracer until the mount ends.  Meanwhile its worker counts for the opener,
-        and no other stop of the process begins.
-        """
-        try:
-            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                await self._close()
-            self._finished.set()
-            self._log_end()
-            if not self._stop.is_untraced:
-                await self._close()
-        finally:
-            if not self._stop.has_own_child:
-                self._stop.end_child()
-            self._untraced.set()
-
-    async def end_child(self, others_untraced: Callable[[], Awaitable[None]]) -> None:
-        """End a child that the process has to reap, after `run`: the process is stopped for that,
-        and that must not meet another stop.
-
-        `others_untraced`: waits for the stops that there are.  Those that come wait for this one.
-        """
-        if self._stop.has_own_child:
-            self._reaped = trio.Event()
-            try:
-                self._stop.kill_child()
-                await others_untraced()
-                self._stop.end_child()
-                with trio.move_on_after(_REAP_PATIENCE):
-                    await self._stop.child_ended()
-            finally:
-                self._reaped.set()
-
-    async def _close(self) -> None:
-        """Wait until no thread is traced, and free the memory of the cores.  If no thread can be
-        started for that, try again."""
-        await self._stop.untraced()
-        with self._pools.closes.of(self.opener.uid) as limiter:
-            while True:
-                try:
-                    await in_thread(self.process.pid, limiter, self._free)
-                except ProcessError:
-                    await trio.sleep(_NO_THREAD_NAP)
-                else:
-                    return
-
-    def _free(self) -> None:
-        """Call this in a thread: it takes long to free much memory."""
-        for core in self.cores.values():
-            core.close()
-            core.holder.close()
-        self._stop.close_memory()
-
     async def _hold(self) -> None:
-        """Hold the process until its release, and let it go if idle_timeout, open_timeout or
-        max_stop ends before."""
-        self._time.begin(self._stop.stopped_seconds)
-        while True:
-            with trio.move_on_at(self._time.deadline(self._holding)[0]) as self._hold_scope:
-                await self._released.wait()
-                return
-            if any(core.bytes.reads_under_way for core in self.cores.values()):
-                self.touch()  # a reader that waits for its bytes is not idle
-            deadline, why = self._time.deadline(self._holding)
-            if trio.current_time() < deadline:
-                continue
+        """Hold the process until its release, and let it go if its time ends before."""
+        if why := await self._time.run_out(self._stop.stopped_seconds, self._released):
             self._let_go_late(why)
-            return
 
     def let_go(self, why: str = "") -> None:
         """Let the process run on.  Its open files still have the part of the header that is made;
@@ -496,22 +327,6 @@ class SharedStop:
         else:
             self.let_go(self._stop.why_ended)
 
-    # What the log and `gcorefs status` say of the stop.
-
-    def _log_end(self) -> None:
-        for core in self.cores.values():
-            core_report.log_end(core)
-        if late := self._stop.late:
-            logger.info(
-                "process %d: let go, except threads that have not stopped yet: %s",
-                self.process.pid,
-                ", ".join(map(str, late)),
-            )
-
     def policy_text(self, policy: MountPolicy) -> str:
+        """What the log and `gcorefs status` say of a policy."""
         return difference(policy, self._options)
-
-    def report(self) -> dict[str, Any]:
-        """The fields of `gcorefs status` that all cores of the stop have in common."""
-        began = datetime.fromtimestamp(self.began / 1e9, UTC)
-        return {"began": began.isoformat(timespec="seconds")}

@@ -54,7 +54,7 @@ async def stopping(target: Target, *policies: MountPolicy) -> AsyncIterator[Shar
             nursery.start_soon(stop.run)
             yield stop
             stop.let_go()
-            await stop.finished()
+            await stop.ending.finished()
             nursery.cancel_scope.cancel()
     zygote.close()
     assert_free(target.pid)
@@ -129,7 +129,7 @@ async def test_a_core_that_nobody_wants_fails_when_the_process_runs_on(
     monkeypatch.setattr(RemoteStop, "begin", begin_two)
     async with stopping(target, COPY) as stop:
         keeping = await opened(stop.core(COPY, OPENER))
-        await stop.untraced()  # it is copied
+        await stop.ending.untraced()  # it is copied
         (second,) = cores
         assert (second.is_ready, second.is_over, stop.is_over) == (True, True, False)
         assert len(await whole(keeping.core)) == keeping.core.size
@@ -172,7 +172,7 @@ async def test_the_last_core_to_be_closed_lets_the_process_go(spawn: Spawn) -> N
             assert not stop.is_over
             core.leave(handle, 0.0)
         assert stop.is_over
-        await stop.untraced()
+        await stop.ending.untraced()
         assert_free(target.pid)
 
 
@@ -199,7 +199,7 @@ async def test_a_copy_lets_nobody_go_while_another_core_is_made(
             with pytest.raises(ProcessError) as caught:
                 await whole(second)
             assert caught.value.reason is Reason.STUCK
-            await stop.untraced()
+            await stop.ending.untraced()
             assert_free(target.pid)
         else:
             keeping = await opened(second)
@@ -221,7 +221,7 @@ async def test_a_copy_beside_a_core_that_is_read_live_lets_nobody_go(spawn: Spaw
         assert copied.size is not None
         await copied.bytes.read(handles[1], copied.size - 1, 1)  # it waits for the copy
         assert copied.holder.was_filled
-        assert (stop.is_tracing, target.state_letters()) == (True, {"t"})
+        assert (stop.ending.is_tracing, target.state_letters()) == (True, {"t"})
 
 
 async def test_a_core_that_cannot_be_made_does_not_end_the_others(
@@ -284,7 +284,7 @@ async def test_a_process_is_held_until_the_last_core_has_had_its_time(spawn: Spa
         await trio.sleep(1.2)
         assert not stop.is_over
         patient.leave(handles[1], 0.0)
-        await stop.finished()
+        await stop.ending.finished()
         assert stop.why_over == "it was stopped for 1 s"
 
 
@@ -389,7 +389,7 @@ async def test_a_core_that_was_still_to_be_made_is_told_that_the_process_was_let
         second = stop.core(KERNEL, OPENER)
         waiting = second.join(OPENER, nonblocking=False)
         stop.let_go("somebody said so")
-        await stop.finished()
+        await stop.ending.finished()
         with pytest.raises(ProcessError, match="somebody said so") as caught:
             await second.bytes.read(waiting, 0, 1)
         assert caught.value.reason is Reason.LET_GO
@@ -409,5 +409,5 @@ async def test_a_file_closed_before_the_hold_begins_counts_as_opened(
     async with stopping(target, MountPolicy()) as stop:
         (core,) = stop.cores.values()
         handle = core.join(OPENER, nonblocking=False)
-        await stop.finished()
+        await stop.ending.finished()
         assert stop.why_over == ""
