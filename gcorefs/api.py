@@ -190,7 +190,7 @@ class Stop:
         closing = closer.submit(self._stop.close)
         for each in (closer, self._worker):
             each.join(max(0.0, deadline - time.monotonic()))
-        self._stop.end_calls()
+        self._stop.child.end_calls()
         if closing.done():
             closing.result()
 

@@ -32,7 +32,9 @@ from gcorefs.process.walks import walk_beside_smaps
 from gcorefs.sources.bpf_choice import source, uses_bpf
 from gcorefs.sources.forking import Parent
 from gcorefs.sources.judging import Judge
+from gcorefs.sources.onlooker import Onlooker
 from gcorefs.sources.thread_record import ThreadRecord
+from gcorefs.sources.tracer import Tracer
 from gcorefs.steps import Step
 
 
@@ -82,6 +84,28 @@ class Recorded:
             stopped_at=datetime.fromtimestamp(stopped_at, UTC).isoformat(timespec="milliseconds"),
             stop_milliseconds=self.stop_seconds * 1e3,
         )
+
+
+def record(tracer: Tracer | Onlooker, before: Stat, policy: Policy) -> Recorded:
+    """Wait until `tracer`, which has begun, has recorded all threads.  ProcessError.
+
+    `before`: the leader's stat before that.
+    """
+    records = tracer.wait()
+    stopped_at = tracer.progress.stopped_at
+    stop_seconds = time.monotonic() - stopped_at
+    is_each = policy.stop == "each"
+    late = [each for each in records if is_each or each.how is not How.STOPPED]
+    return Recorded(
+        tracer.process,
+        tracer.machine,
+        tracer.xstate,
+        before,
+        records,
+        late,
+        stopped_at,
+        stop_seconds,
+    )
 
 
 @dataclass(frozen=True, slots=True)

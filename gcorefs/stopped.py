@@ -6,68 +6,42 @@ that the command line and every test get the same core without a mount.  All cal
 thread may call `let_go` and `close` at any time.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 
 from gcorefs import tuning
+from gcorefs.assemble import assemble
 from gcorefs.core import Core
-from gcorefs.elfcore.header_store import Shelf
-from gcorefs.elfcore.provenance import How
-from gcorefs.errors import GcorefsError
-from gcorefs.gather import gather
+from gcorefs.forked_child import ForkedChild
 from gcorefs.hold.holder import Holder
 from gcorefs.hold.uncopied import HoldProcess
 from gcorefs.kernel.proc import task_stat
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Lifecycle, Phase
-from gcorefs.plan import plan_core, plan_loads
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.admission import refuse_early
-from gcorefs.process.child_memory import ChildMemory, NotForked
-from gcorefs.process.errors import ProcessError, Reason, named, told
+from gcorefs.process.child_memory import ChildMemory
+from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.mem import MemFile
 from gcorefs.process.memory import Memory
 from gcorefs.process.program import Program, program_of
 from gcorefs.process.progress import Progress
-from gcorefs.process.walks import (
-    PopulatedBefore,
-    walk_before_stop,
-    walk_in_stop,
-)
-from gcorefs.process.worker_threads import Postponed, Worker
+from gcorefs.process.walks import PopulatedBefore, walk_before_stop, walk_in_stop
 from gcorefs.sources.bpf_choice import uses_bpf
-from gcorefs.sources.forking import Child, Parent, fork, reap_child
-from gcorefs.sources.injection import Calls, NotInjected
 from gcorefs.sources.judging import Judge
 from gcorefs.sources.onlooker import Onlooker
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracer import Tracer
-from gcorefs.standstill import Recorded, Standstill, look_at
+from gcorefs.standstill import Standstill, look_at, record
 from gcorefs.steps import Step
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a caller should wait for `close`, which ends when no thread is traced any more."""
-
-_LONGEST_CALLS = 60.0
-"""Seconds.  Each call has a limit of its own (sources/injection.py)."""
-
-_REAP_PATIENCE = 0.5
-"""Seconds that threads have to stop when the process is to reap a child.  No max_stop bounds it."""
-
-_NOT_NOW = (NotForked, GcorefsError, OSError, MemoryError)
-"""Why a stop can fail that may succeed later: no thread, no memory, another tracer."""
-
-_REAP_TIME = 3.0
-_REAP_NAP = 0.05
-"""Seconds in which we try to have a process reap a child, and between the first two tries; they
-double."""
 
 
 class Stop:
@@ -95,6 +69,8 @@ class Stop:
         self._policy = policy
         self._on_end = on_end or _nothing
         self._tracer = self._new_tracer()
+        self.child = ForkedChild(process, policy, self._tracer, _again)
+        """The one that it makes, if one of its cores is to be in it."""
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
         self._counts_no_pages = uses_bpf(policy.bpf)
@@ -103,24 +79,11 @@ class Stop:
         self._paused_seconds = 0.0
         self._holders: list[Holder] = []  # of its cores, and of cores that are still to be made
         self._lock = threading.Lock()
-        self._is_child_unwanted = False
-        self._reaping = threading.Lock()
-        self._calls = Calls()
 
     @property
     def _is_glance(self) -> bool:
         """No thread is stopped."""
         return self._policy.stop == "none"
-
-    @property
-    def _is_read_live(self) -> bool:
-        """Memory is read after the process has been let go."""
-        return self._policy.is_read_live
-
-    @property
-    def _is_small(self) -> bool:
-        """The first core has little memory."""
-        return self._policy.choice.rule.is_small
 
     def _new_tracer(self) -> Tracer | Onlooker:
         policy, judge = self._policy, self._judge
@@ -157,7 +120,7 @@ class Stop:
             self._prepare(holder)
             for call in holder.pauses(process.pid):
                 self._pause(call)
-        if self._counts_no_pages and not self._is_small:
+        if self._counts_no_pages and not self._policy.choice.rule.is_small:
             self._populated = walk_before_stop(process.pid)
         if self._policy.stop in ("each", "none"):  # it runs while its threads are recorded
             self._program = program_of(process.pid)
@@ -165,22 +128,9 @@ class Stop:
             if not self.life.advance(Phase.STOPPING):
                 raise ProcessError(Reason.LET_GO, process.pid)
             self._tracer.start()
-        records = self._tracer.wait()
-        stop_seconds = time.monotonic() - self.progress.stopped_at
-        is_each = self._policy.stop == "each"
-        late = [each for each in records if is_each or each.how is not How.STOPPED]
-        recorded = Recorded(
-            process,
-            self._tracer.machine,
-            self._tracer.xstate,
-            before,
-            records,
-            late,
-            self.progress.stopped_at,
-            stop_seconds,
-        )
+        recorded = record(self._tracer, before, self._policy)
         recorded.refuse_unresponsive(self._policy)
-        if late and self._program is None:
+        if recorded.late and self._program is None:
             self._program = program_of(process.pid)
         # Open the memory before the access check.  If a thread that did not stop calls execve(2)
         # between the two, the file still means the memory of the old program, which is gone.
@@ -240,26 +190,13 @@ class Stop:
         return core
 
     def _core(self, policy: Policy, holder: Holder) -> Core:
-        seen = self._standstill()
+        seen = self.standstill()
         seen.recorded.refuse_unresponsive(policy)
         holder.look(seen.memory)
         # In a small core few pages are asked for, each by its address.
         if self._counts_no_pages and not (self._cores or policy.choice.rule.is_small):
             walk_in_stop(seen.memory.ways.pagemap, seen.tid, self._populated)
-        reach = tuning.now().reach
-        reach(Step.ASSEMBLING, self.process.pid)
-        evidence = gather(seen, policy)
-        reach(Step.ASSEMBLED, self.process.pid)
-        loads = plan_loads(evidence)
-        holder.fit(loads.in_file)
-        # To read the CPU times of a thread takes 8 us, as long as all else that is recorded of it,
-        # and they do not change while the thread stands still.  So they are read later.  But a
-        # thread that did not stop may be gone later.
-        is_later = len(evidence.threads.registers) >= tuning.now().many_threads and not seen.late
-        later = Postponed() if is_later else None
-        shelf = Shelf(later.promise) if later is not None else None
-        plan = plan_core(evidence, loads, policy, holder.facts(), shelf)
-        core = Core(self.process.pid, plan, seen.memory, holder, self.check, _begin(later))
+        core = assemble(seen, policy, holder)
         seen.memory.check_pinned()
         self._check_program()
         with self._lock:
@@ -278,8 +215,12 @@ class Stop:
         if self._program is not None and program_of(self.process.pid) != self._program:
             raise ProcessError(Reason.DIED, self.process.pid)
 
-    def _standstill(self) -> Standstill:
-        """EIO: the process died, or was let go."""
+    def _fork(self) -> ChildMemory:
+        pid = self.child.make(self.standstill()).pid
+        return ChildMemory(MemFile(pid, pid), self.child.end)
+
+    def standstill(self) -> Standstill:
+        """The process, from `take` to `let_go`.  EIO: it died, or was let go."""
         if (seen := self._seen) is None:
             self.check()
             raise ProcessError(Reason.LET_GO, self.process.pid)
@@ -289,7 +230,7 @@ class Stop:
         """EIO if the memory of the process may have changed since the stop, and must not have."""
         if self.life.is_dead:
             raise ProcessError(Reason.DIED, self.process.pid)
-        if self._is_read_live and self.life.phase is Phase.COPIED:
+        if self._policy.is_read_live and self.life.phase is Phase.COPIED:
             return
         if not self.life.stands_still or self.progress.is_over:
             raise ProcessError(Reason.LET_GO, self.process.pid)
@@ -312,7 +253,7 @@ class Stop:
     @property
     def memory(self) -> Memory:
         """The memory of the process, from `take` to `let_go`.  EIO."""
-        return self._standstill().memory
+        return self.standstill().memory
 
     @property
     def late(self) -> Sequence[int]:
@@ -352,87 +293,6 @@ class Stop:
         are_filled = all(each.holder.was_filled for each in self._cores)
         return are_filled and self.life.advance(Phase.COPIED)
 
-    def fork(self) -> Child:
-        """Let the process make a child that has its memory (sources/forking.py).
-
-        The child is there until `end_child`.  NotForked: there is none, and why; ProcessError.
-        """
-        child = self._inject(fork, self._calls)
-        assert child is not None
-        return child
-
-    def _inject(self, work: Callable[[Parent], Child | None], calls: Calls) -> Child | None:
-        tracer, seen = self._tracer, self._standstill()
-        try:
-            if seen.late or not isinstance(tracer, Tracer):
-                raise NotForked("not all of its threads stand still")
-            with calls.one():
-                return tracer.inject(partial(work, seen.parent()))
-        except NotInjected as error:
-            raise NotForked(str(error)) from error
-        except OSError as error:
-            self.check()
-            raise NotForked(named(error)) from error
-
-    def _fork(self) -> ChildMemory:
-        pid = self.fork().pid
-        return ChildMemory(MemFile(pid, pid), self.end_child)
-
-    @property
-    def has_child(self) -> bool:
-        """True from `fork` until nothing is left of the child."""
-        return isinstance(self._tracer, Tracer) and self._tracer.has_child
-
-    def end_calls(self) -> None:
-        """Make no more calls in the process (hold=fork), and wait for the end of those that are
-        under way: our program may end now."""
-        self._calls.end(_LONGEST_CALLS)
-
-    def kill_child(self) -> None:
-        """Kill the child of `fork`, if there is one.  `end_child` comes later."""
-        if isinstance(self._tracer, Tracer):
-            self._tracer.kill_child()
-
-    def end_child(self) -> None:
-        """Kill the child of `fork`, if there is one.  If the process is let go, wait until nothing
-        is left of it; else `close` does that."""
-        if isinstance(self._tracer, Tracer):
-            self._tracer.kill_child()
-            self._is_child_unwanted = True
-            if self._tracer.is_released:
-                self._reap_child(self._tracer)
-
-    def _reap_child(self, tracer: Tracer) -> None:
-        """If the child is one that the process has to reap, stop it once more for that."""
-        with self._reaping:  # another thread that ends the child waits until it is reaped
-            child = tracer.unreaped()
-            if child is None:
-                return
-            deadline = time.monotonic() + _REAP_TIME
-            nap = _REAP_NAP
-            try:
-                while not self._have_reaped(child) and (left := deadline - time.monotonic()) > 0:
-                    time.sleep(min(nap, left))
-                    nap *= 2
-            finally:
-                tracer.forget_child()
-
-    def _have_reaped(self, child: Child) -> bool:
-        """False: try again.  Another one may trace the process now."""
-        patience = min(self._policy.stop_timeout, _REAP_PATIENCE)
-        stop = Stop(self.process, policy=replace(self._policy, hold="stop", stop_timeout=patience))
-        with contextlib.closing(stop):
-            try:
-                stop.take()
-                stop._inject(partial(reap_child, child), self._calls)
-            except ProcessError as error:
-                # If the process is gone, its children are gone with it.  And we may have given up
-                # the right to stop it.
-                return error.reason in (Reason.GONE, Reason.DIED, Reason.DENIED)
-            except _NOT_NOW:
-                return False
-            return True
-
     def run_on(self) -> None:
         """Let every thread run on.  Copied memory stays readable."""
         self.life.advance(Phase.COPIED)
@@ -468,8 +328,7 @@ class Stop:
         for holder in self._holders:
             holder.close()
         self._tracer.join()
-        if self._is_child_unwanted and isinstance(self._tracer, Tracer):
-            self._reap_child(self._tracer)
+        self.child.end_unwanted()
         self.life.advance(Phase.ENDED)
         # Break the reference cycles.
         self.forget()
@@ -480,9 +339,6 @@ def _nothing() -> None:
     pass
 
 
-def _begin(later: Postponed | None) -> "Future[None] | None":
-    """Start a thread that makes the rest of a header."""
-    if later is None:
-        return None
-    with contextlib.closing(Worker("gcorefs-notes")) as worker:
-        return worker.submit(later.do)
+def _again(process: Process, policy: Policy) -> Stop:
+    """Another stop of a process that the opener was allowed to stop."""
+    return Stop(process, policy=policy)

@@ -112,7 +112,7 @@ class _Carried:
         self._close()
         silent = bounded_questions.silent()
         is_busy = not self._worker.has_ended(_NEARLY)
-        self._send(say.Released(self.stop.late, silent, is_busy, self.stop.has_child))
+        self._send(say.Released(self.stop.late, silent, is_busy, self.stop.child.exists))
         try:
             start_thread("gcorefs-idle", self._tell_idle)
         except NoThread:
@@ -129,18 +129,18 @@ class _Carried:
         if message.number != self._number:  # this process is at the next stop already
             return
         if not message.may_reap:
-            self.stop.kill_child()
+            self.stop.child.kill()
             return
         self._may_reap.set()
         try:
-            start_thread("gcorefs-end", self.stop.end_child)
+            start_thread("gcorefs-end", self.stop.child.end)
         except NoThread:
-            self.stop.end_child()
+            self.stop.child.end()
 
     def end(self) -> None:
         """The server is gone, or needs this stop no more."""
         self._close()
-        self.stop.end_child()
+        self.stop.child.end()
         self.stop.wait_late(threading.TIMEOUT_MAX)
 
     def _close(self) -> None:
@@ -185,7 +185,7 @@ class _Carried:
     def _fork(self, number: int) -> None:
         is_own = False
         try:
-            child = self.stop.fork()
+            child = self.stop.child.make(self.stop.standstill())
             is_own = child.is_own
             self._send(say.Forked(number, MemFile(child.pid, child.pid), is_own, ""))
         except (NotForked, ProcessError, OSError, MemoryError) as error:
@@ -226,9 +226,9 @@ class _Carried:
 
     def _tell_idle(self) -> None:
         self.stop.wait_late(threading.TIMEOUT_MAX)
-        if self.stop.has_child:  # it is dead, but the process has not reaped it yet
+        if self.stop.child.exists:  # it is dead, but the process has not reaped it yet
             self._may_reap.wait()
-            self.stop.end_child()
+            self.stop.child.end()
         bounded_questions.wait_for_answers()
         self._worker.join(threading.TIMEOUT_MAX)
         gc.collect()  # automatic collection is off, so that none interrupts a stop

@@ -209,7 +209,7 @@ def test_a_surprise_in_a_stop_is_an_error_of_that_file_alone(
     spawn: Callable[..., Target], surprise: Callable[[str, str, int], Mount]
 ) -> None:
     target, other = spawn("threads", 1), spawn("threads", 1)
-    mount = surprise("gcorefs.stopped", "gather", target.pid)
+    mount = surprise("gcorefs.assemble", "gather", target.pid)
     for text in (f"process {target.pid}: cannot be dumped", "Traceback", "itself failed"):
         mount.expect(text)
     with opened(mount / target.pid) as fd:

@@ -36,6 +36,8 @@ FOLDERS = (
     "gather",
     "hold",
     "core",
+    "assemble",
+    "forked_child",
     "stopped",
     "worker",
     "telemetry",
