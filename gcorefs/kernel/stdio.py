@@ -18,6 +18,11 @@ _fclose = sleeping["fclose"]
 _fclose.argtypes = (ctypes.c_void_p,)
 
 
+_SHORT = 32 << 10
+"""Bytes.  Most files of /proc have fewer, and are read in less time than a buffer for a long one is
+cleared."""
+
+
 class Stream:
     """A file that is read to its end, many bytes with one call.
 
@@ -32,9 +37,18 @@ class Stream:
         if not self._file:
             os.close(fd)
             raise failure()
+        self._is_new = True
 
     def read(self, length: int) -> bytes:
         """`length` bytes, or fewer at the end."""
+        if self._is_new and length > _SHORT:
+            beginning = self._read(_SHORT)
+            is_all = len(beginning) < _SHORT
+            return beginning if is_all else beginning + self._read(length - _SHORT)
+        return self._read(length)
+
+    def _read(self, length: int) -> bytes:
+        self._is_new = False
         buffer = ctypes.create_string_buffer(length)
         count = _fread(buffer, 1, length, self._file)
         if count < length and _ferror(self._file):
