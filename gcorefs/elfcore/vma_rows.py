@@ -6,10 +6,11 @@ kernel has prepared the mapping for pages that the process writes (vma->anon_vma
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 
 from gcorefs.elfcore.backing import USUAL, Kinds, Texts, begun
+from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 from gcorefs.elfcore.vm_bits import VmBits
 from gcorefs.elfcore.vma import Kind, MapsError, Vma, VmFlag
@@ -17,9 +18,9 @@ from gcorefs.elfcore.vma import Kind, MapsError, Vma, VmFlag
 _WORDS = 4  # struct row: start, end, vm_flags, anon_vma
 _NO_ANON_VMA, _OWN_ANON_VMA, _SHARED_ANON_VMA = range(3)
 ROW_SIZE = 8 * _WORDS
-_VSYSCALL = b" [vsyscall]"
-"""The page that every process shows last, and that belongs to none
-(arch/x86/entry/vsyscall/vsyscall_64.c)."""
+_OF_THE_KERNEL = 1 << 63
+"""No mapping of a process begins at this address or behind it.  But maps may end with [vsyscall], a
+page of the kernel (arch/x86/entry/vsyscall/vsyscall_64.c)."""
 _MOST = 0.75
 _LETTERS = ((PF_R, VmFlag.READ), (PF_W, VmFlag.WRITE), (PF_X, VmFlag.EXEC))
 
@@ -62,58 +63,56 @@ def words_of(rows: "array[int]", vmas: Sequence[Vma]) -> list[tuple[int, VmFlag]
 
 
 class Maps:
-    """Reads a text of /proc/PID/maps that comes in pieces, cut at any place."""
+    """Reads a text of /proc/PID/maps that comes in pieces, cut at any place, with the rows of the
+    same mappings."""
 
-    def __init__(self) -> None:
-        self._borders = array("Q")  # start and end of each mapping
-        self._texts: list[bytes] = []  # what stands behind the addresses
+    def __init__(self, bits: VmBits) -> None:
+        self._vmas: list[Vma] = []
+        self._kinds = Kinds(bits.flags)
         self._cut = Texts().cut
         self._rest = b""
 
-    def add(self, piece: bytes) -> None:
-        """MapsError: the kernel does not write such a text."""
+    def add(self, piece: bytes, rows: Column) -> None:
+        """`rows`: those of the lines that end in the piece.  Rows that are too many do not matter.
+
+        OtherMappings; UnknownBits: what a bit of vm_flags means is not known; MapsError: the kernel
+        does not write such a text.  The addresses are checked in that they are those of the rows.
+        """
         *lines, rest = (self._rest + piece).split(b"\n")
         self._rest = begun(rest)
         if not lines:
             return
         parts = [line.partition(b" ") for line in lines]
-        self._borders.extend(_borders([addresses for addresses, _, _ in parts]))
+        borders = _borders([addresses for addresses, _, _ in parts])
         texts = [backing for _, _, backing in parts]
         if max(map(len, texts)) > USUAL:
             texts = [*map(self._cut, texts)]
-        self._texts += texts
-
-    def with_rows(self, rows: "array[int]", bits: VmBits) -> list[Vma]:
-        """Every mapping, in address order, when all pieces are there.  Rows that are too many do
-        not matter.
-
-        OtherMappings; UnknownBits: what a bit of vm_flags means is not known; MapsError.  The
-        addresses are checked in that they are those of the rows.
-        """
-        borders, texts = self._borders, self._texts
-        if self._rest:
-            raise MapsError("half a line in maps")
         gate = []
-        if texts and texts[-1].endswith(_VSYSCALL):
+        if borders[-2] >= _OF_THE_KERNEL:
             gate = [_gate(borders[-2], borders[-1], texts.pop())]
             del borders[-2:]
         starts, ends = borders[::2], borders[1::2]
         rows = rows[: _WORDS * len(starts)]
         if (starts, ends) != (rows[::_WORDS], rows[1::_WORDS]):
             raise OtherMappings("maps and BPF show different mappings")
-        columns = [rows[index::_WORDS].tolist() for index in range(_WORDS)]
-        kinds = map(Kinds(bits.flags).__getitem__, zip(texts, columns[2], strict=True))
-        counts = map(_COUNTS.__getitem__, columns[3])
-        vmas = [
+        kinds = map(self._kinds.__getitem__, zip(texts, rows[2::_WORDS], strict=True))
+        counts = map(_COUNTS.__getitem__, rows[3::_WORDS])
+        self._vmas += [
             Vma(start, end, kind, offset, anonymous, swapped, shared, has_anon_vma)
             for start, end, (kind, offset), (anonymous, swapped, shared, has_anon_vma) in zip(
-                columns[0], columns[1], kinds, counts, strict=True
+                starts, ends, kinds, counts, strict=True
             )
         ]
-        return vmas + gate
+        self._vmas += gate
+
+    def vmas(self) -> list[Vma]:
+        """Every mapping, in address order, when all pieces are there.  MapsError."""
+        if self._rest:
+            raise MapsError("half a line in maps")
+        return self._vmas
 
 
-def _borders(addresses: Sequence[bytes]) -> Iterable[int]:
+def _borders(addresses: Sequence[bytes]) -> Column:
     """The numbers in texts like b"7f5c0-7f5c8".  MapsError."""
     text = b"-".join(addresses)
     count = 2 * len(addresses)

@@ -1,7 +1,8 @@
-"""Work for another thread (Worker), or for a later time (Postponed)."""
+"""Work for another thread (Worker, ahead), or for a later time (Postponed)."""
 
+import contextlib
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -68,6 +69,25 @@ def _fulfil(future: "Future[Any]", call: Callable[[], Any]) -> None:
     except BaseException as error:  # `result` of the future raises it
         future.set_exception(error)
         del future  # the traceback refers to this frame, which would make a cycle
+
+
+def ahead(
+    name: str, read: Callable[[], T], is_last: Callable[[T], bool]
+) -> Generator[T, None, None]:
+    """What `read` gives, call after call, up to the last.  If there is more than one, the next is
+    read in a thread of this name while the caller uses this one.  NoThread."""
+    found = read()
+    if is_last(found):
+        yield found
+        return
+    with contextlib.closing(Worker(name)) as reader:
+        while not is_last(found):
+            coming = reader.submit(read)
+            try:
+                yield found
+            finally:  # a caller that stops early, by whatever error, is about to close what is read
+                found = coming.result()
+        yield found
 
 
 class Postponed:

@@ -6,7 +6,8 @@ maps and smaps (proc_pid_maps(5), proc_pid_smaps(5)) are long if there are many 
 import contextlib
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 from gcorefs.arch.machine import Machine
 from gcorefs.elfcore.provenance import How
@@ -16,7 +17,7 @@ from gcorefs.elfcore.vma import MapsError, Vma
 from gcorefs.kernel.proc import address_space, current_call, procfile
 from gcorefs.kernel.stdio import Stream
 from gcorefs.process.threads import NoThread
-from gcorefs.process.worker_threads import Worker
+from gcorefs.process.worker_threads import ahead
 from gcorefs.sources.thread_record import ThreadRecord
 
 _PIECE = 256 << 10
@@ -84,7 +85,9 @@ class ProcMappings:
         try:
             with (
                 contextlib.closing(_stream(path)) as stream,
-                contextlib.closing(_pieces(stream)) as pieces,
+                contextlib.closing(
+                    ahead("gcorefs-smaps", partial(stream.read, _PIECE), _is_last)
+                ) as pieces,
             ):
                 vmas = parse_pieces(pieces)
         except NoThread:
@@ -96,19 +99,8 @@ class ProcMappings:
         return vmas
 
 
-def _pieces(stream: Stream) -> Generator[bytes, None, None]:
-    """All of the text.  If it is long, the next piece is read while the caller uses this one."""
-    piece = stream.read(_PIECE)
-    if len(piece) < _PIECE:
-        yield piece
-        return
-    with contextlib.closing(Worker("gcorefs-smaps")) as reader:
-        while piece:
-            coming = reader.submit(stream.read, _PIECE)
-            try:
-                yield piece
-            finally:  # a caller that stops early, by whatever error, is about to close it
-                piece = coming.result()
+def _is_last(piece: bytes) -> bool:
+    return len(piece) < _PIECE
 
 
 class ProcRegisters:

@@ -34,12 +34,14 @@ def from_smaps(vmas: list[Vma]) -> list[Vma]:
 
 
 def from_maps(vmas: list[Vma]) -> list[Vma]:
-    reader = Maps()
+    reader = Maps(BITS)
     text = b"".join(entry(vma).partition(b"\n")[0] + b"\n" for vma in vmas)
+    rows = [array("Q", (vma.start, vma.end, 0, 0)) for vma in vmas]
     for at in range(0, len(text), PIECE):
-        reader.add(text[at : at + PIECE])
-    rows = array("Q", [word for vma in vmas for word in (vma.start, vma.end, 0, 0)])
-    return reader.with_rows(rows, BITS)
+        piece = text[at : at + PIECE]
+        ended, rows = rows[: piece.count(b"\n")], rows[piece.count(b"\n") :]
+        reader.add(piece, array("Q", chain.from_iterable(ended)))
+    return reader.vmas()
 
 
 def path(length: int, number: int = 0) -> bytes:
@@ -82,8 +84,8 @@ def test_a_line_may_take_any_number_of_pieces() -> None:
     line, _, keys = whole.partition(b"\n")
     (vma,) = parse_pieces(chain(endless(line), [b"\n" + keys]))
     assert vma.name.startswith(b"/ddd")
-    reader = Maps()
+    reader = Maps(BITS)
     for piece in endless(line):
-        reader.add(piece)
-    reader.add(b"\n")
-    assert reader.with_rows(array("Q", (0x1000, 0x2000, 0, 0)), BITS)[0].name == vma.name
+        reader.add(piece, array("Q"))
+    reader.add(b"\n", array("Q", (0x1000, 0x2000, 0, 0)))
+    assert reader.vmas()[0].name == vma.name

@@ -4,11 +4,13 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 
 import pytest
 
 from gcorefs.process.bounded_questions import ask_each
-from gcorefs.process.worker_threads import Postponed, Worker
+from gcorefs.process.worker_threads import Postponed, Worker, ahead
 from tests import own_tasks
 
 
@@ -121,3 +123,29 @@ def _ask_what_was_postponed(_: Heavy) -> None:
 
 def _ask_patiently(_: Heavy) -> None:
     ask_each([("nobody", lambda _: fail())], lambda _: None)
+
+
+def test_what_is_read_ahead_comes_in_order() -> None:
+    for last in range(3):
+        numbers = partial(next, count())
+        assert [*ahead("reader", numbers, last.__eq__)] == [*range(last + 1)]
+
+
+def test_an_error_of_what_is_read_ahead_comes_when_its_turn_comes() -> None:
+    found = ahead("reader", [1, 0].pop, lambda _: False)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(IndexError):
+        next(found)
+
+
+def test_whoever_stops_early_waits_for_what_is_read_ahead() -> None:
+    read: list[int] = []
+
+    def more() -> int:
+        read.append(len(read))
+        return read[-1]
+
+    found = ahead("reader", more, lambda _: False)
+    next(found)
+    found.close()
+    assert read == [0, 1]

@@ -5,6 +5,7 @@ memory of ours and of the workers that are forked from us, and an error in it ca
 a descriptor of each program, with which bpf(2) makes an iterator for each stop.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -23,7 +24,7 @@ from gcorefs.errors import GcorefsError
 from gcorefs.kernel import libbpf
 from gcorefs.kernel.proc import address_space
 from gcorefs.sources.bpf import subject
-from gcorefs.sources.bpf.mappings import Program, rows
+from gcorefs.sources.bpf.mappings import Program, next_rows, open_rows
 from gcorefs.sources.bpf.registers import RegistersProgram
 from gcorefs.sources.bpf.samples import samples
 from gcorefs.sources.bpf.subject import NO_ITERATORS, saved_format
@@ -144,7 +145,8 @@ def _learned_bits(program: int) -> list[tuple[int, int]]:
     tid = os.getpid()
     with samples():
         text = address_space.read_mm(tid, "smaps")
-        found = rows(program, tid, text.count(_LAST_OF_ENTRY))
+        with contextlib.closing(open_rows(program, tid)) as stream:
+            found = next_rows(stream, text.count(_LAST_OF_ENTRY))
     words, flags = zip(*words_of(found, parse_smaps(text)), strict=True)
     bits = learned(words, flags)
     return [(mask, flags.value) for mask, flags in bits.groups]

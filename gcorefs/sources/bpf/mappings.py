@@ -2,11 +2,11 @@
 page table is walked for that."""
 
 import contextlib
-from array import array
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
+from functools import partial
 
+from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.vm_bits import UnknownBits, VmBits
 from gcorefs.elfcore.vma import MapsError, Vma
 from gcorefs.elfcore.vma_rows import ROW_SIZE, Maps, rows_of
@@ -14,12 +14,15 @@ from gcorefs.kernel import bpf
 from gcorefs.kernel.proc import address_space
 from gcorefs.kernel.stdio import Stream
 from gcorefs.process.threads import NoThread
-from gcorefs.process.worker_threads import Worker
+from gcorefs.process.worker_threads import ahead
 from gcorefs.sources import procfs
 from gcorefs.sources.protocols import MappingSource
 
-_PIECE = 256 << 10
+_PIECE = 512 << 10
 """Bytes of maps that are read at a time.  If there are more, a thread more is worth its while."""
+
+_Piece = tuple[bytes, Column]
+"""A part of maps, and the rows of the lines that end in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +32,19 @@ class Program:
     bits: VmBits
 
 
-def rows(program: int, tid: int, count: int) -> "array[int]":
-    """The first `count` rows about a thread (elfcore/vma_rows.py); fewer if there are no more.
-    EPERM, ENOMEM, EMFILE.
+def open_rows(program: int, tid: int) -> Stream:
+    """For `next_rows` about a thread.  EPERM, ENOMEM, EMFILE."""
+    return Stream(bpf.open_iterator(program, tid))
+
+
+def next_rows(stream: Stream, count: int) -> Column:
+    """The next `count` rows (elfcore/vma_rows.py); fewer if there are no more.  ENOMEM.
 
     Behind the last one, Linux 6.18 gives the last few again and again if there are more than 32 KiB
     of them (kernel/bpf/task_iter.c, task_vma_seq_get_next, BPF_TASK_ITER_TID).  So the end is never
     awaited.
     """
-    with contextlib.closing(Stream(bpf.open_iterator(program, tid))) as stream:
-        return rows_of(stream.read(count * ROW_SIZE))
+    return rows_of(stream.read(count * ROW_SIZE))
 
 
 class BpfMappings:
@@ -62,40 +68,28 @@ class BpfMappings:
             return self._otherwise.mappings()
 
     def _found(self) -> Sequence[Vma]:
-        with contextlib.closing(procfs.open_maps(self._tid)) as stream:
-            first = stream.read(_PIECE)
-            if len(first) == _PIECE:
-                return self._found_in_two_threads(first, stream)
-        if not first:  # it has ended, or is in the middle of an execve(2)
+        maps = Maps(self._program.bits)
+        with (
+            contextlib.closing(procfs.open_maps(self._tid)) as text,
+            contextlib.closing(open_rows(self._program.descriptor, self._tid)) as rows,
+            contextlib.closing(_pieces(text, rows)) as pieces,
+        ):
+            for piece in pieces:
+                maps.add(*piece)
+        if not (vmas := maps.vmas()):  # it has ended, or is in the middle of an execve(2)
             raise address_space.without_text(self._tid, "maps")
-        maps = Maps()
-        maps.add(first)
-        return maps.with_rows(self._rows(first.count(b"\n")), self._program.bits)
+        return vmas
 
-    def _found_in_two_threads(self, first: bytes, stream: Stream) -> Sequence[Vma]:
-        """The same for a long text: the rest of it, and then the rows, come while it is parsed."""
-        maps = Maps()
-        pieces: SimpleQueue[bytes] = SimpleQueue()
-        with contextlib.closing(Worker("gcorefs-maps")) as reader:
-            coming = reader.submit(self._read_on, first, stream, pieces)
-            try:
-                while piece := pieces.get():
-                    maps.add(piece)
-            finally:
-                rows = coming.result()
-        return maps.with_rows(rows, self._program.bits)
 
-    def _read_on(self, piece: bytes, stream: Stream, pieces: "SimpleQueue[bytes]") -> "array[int]":
-        """In another thread: all pieces, and an empty one at the end, and then the rows."""
-        lines = 0
-        try:
-            while piece:
-                pieces.put(piece)
-                lines += piece.count(b"\n")
-                piece = stream.read(_PIECE)
-        finally:
-            pieces.put(b"")
-        return self._rows(lines)
+def _pieces(text: Stream, rows: Stream) -> Generator[_Piece, None, None]:
+    """All of maps.  If it is long, the next piece is read while the caller uses this one."""
+    return ahead("gcorefs-maps", partial(_next_piece, text, rows), _is_last)
 
-    def _rows(self, count: int) -> "array[int]":
-        return rows(self._program.descriptor, self._tid, count)
+
+def _next_piece(text: Stream, rows: Stream) -> _Piece:
+    piece = text.read(_PIECE)
+    return piece, next_rows(rows, piece.count(b"\n"))
+
+
+def _is_last(piece: _Piece) -> bool:
+    return len(piece[0]) < _PIECE
