@@ -55,7 +55,8 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
     pagemap = memory.ways.pagemap
     choice = policy.choice
     choose = partial(choice.share, mask=mask)
-    code = {file_key(vma) for vma in seen.vmas if vma.has_file and vma.flags & PF_X}
+    of_files = [vma for vma in seen.vmas if vma.kind.has_file]
+    code = {file_key(vma) for vma in of_files if vma.flags & PF_X}
     files = MappedFiles(tid)
     lost = LostFiles(files, task_stat.started(seen.process), code)
     threads: Sequence[ThreadOnStack] = ()
@@ -68,11 +69,17 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
     facts = patient, replace(patient, may_wait=False)
     asked = [partial(choose, facts=each) for each in facts]
     silent = partial(_lost, rule=choice.rule, memory=memory)
-    shares = _shares(tid, seen.vmas, asked, silent, choice.is_by_size)
+    shares_of_files = _shares_of_files(tid, of_files, asked, silent)
+    shares = _shares(seen.vmas, shares_of_files, asked[1], choice.is_by_size)
     stacks = Stacks()
     if choice.rule.has_stacks:
         found = Unwinding(
-            seen.machine, seen.pid, threads, unwound.auxv, seen.vmas, _lost_files(seen, facts)
+            seen.machine,
+            seen.pid,
+            threads,
+            unwound.auxv,
+            seen.vmas,
+            _lost_files(tid, of_files, facts),
         )
         limits = Limits(policy.stack_limit << 10, policy.referenced << 10)
         stacks = unwinding_ranges(found, memory, limits)
@@ -85,17 +92,18 @@ def gather_memory(seen: Standstill, policy: Policy, mask: int, unwound: Unwound)
         )
     sizes = [share.size for share in shares]
     holes = find_holes(vmas, sizes, pagemap, memory.ways.shmem)
-    taken = [*zip(vmas, sizes, strict=True)]
-    memory.unreadable_pages.add_ranges(unreadable(files, taken, pagemap))
+    lost_pages = unreadable(files, zip(vmas, sizes, strict=True), pagemap)
+    memory.unreadable_pages.add_ranges(lost_pages)
+    guards = guarded(zip(vmas, sizes, strict=True), pagemap)
     return MemoryEvidence(
         mappings=seen.vmas,
         vmas=vmas,
         shares=shares,
         holes=holes,
-        files=[*_files(seen.vmas, tid)],
+        files=[*_files(of_files, tid)],
         unreadable=memory.unreadable_pages.ranges(),
         unreadable_pages=memory.unreadable_pages.count,
-        guards=sum(end - start for start, end in guarded(taken, pagemap)),
+        guards=sum(end - start for start, end in guards),
         is_for_stacks=choice.rule.has_stacks,
         cut_stacks=stacks.cut,
     )
@@ -116,20 +124,18 @@ def _mappings_of(vmas: Sequence[Vma], addresses: Sequence[int]) -> frozenset[int
     return frozenset(starts[index] for index in found if index >= 0)
 
 
-def _lost_files(seen: Standstill, facts: Sequence[MappingFacts]) -> frozenset[FileKey]:
+def _lost_files(
+    tid: int, of_files: Sequence[Vma], facts: Sequence[MappingFacts]
+) -> frozenset[FileKey]:
     """The mapped programs and libraries that no path leads to any more."""
     patient, hasty = facts
-    code = {
-        file_key(vma): vma
-        for vma in seen.vmas
-        if vma.has_file and vma.flags & PF_X and not vma.kind.is_shared
-    }
+    code = {file_key(vma): vma for vma in of_files if vma.flags & PF_X and not vma.kind.is_shared}
 
     def ask(vma: Vma, may_wait: bool) -> bool:
         return (patient if may_wait else hasty).is_lost(vma)
 
     questions: list[Question[bool]] = [
-        (_source(vma, seen.tid), partial(ask, vma)) for vma in code.values()
+        (_source(vma, tid), partial(ask, vma)) for vma in code.values()
     ]
     answers = ask_each(questions, lambda _: False)
     return frozenset(key for key, is_lost in zip(code, answers, strict=True) if is_lost)
@@ -139,37 +145,47 @@ def _source(vma: Vma, tid: int) -> str:
     return source_of(vma, tid, map_files.shmem_device()) or vma.dev
 
 
-def _shares(
+def _shares_of_files(
     tid: int,
-    vmas: Sequence[Vma],
+    of_files: Sequence[Vma],
     choose: Sequence[Callable[[Vma], Share]],
     lost: Callable[[Vma], Share],
-    is_by_size: bool,
 ) -> list[Share]:
-    """The share of each mapping.  `choose`: one rule that may wait for a file, one that may not.
-    `lost`: the share if the file does not answer.  `is_by_size`: the share of plain memory that was
-    written depends on its size alone."""
+    """The share of each mapping of a file.  Only a question about a file may have to wait, and so
+    needs a thread.  `choose`: one rule that may wait, one that may not.  `lost`: the share if the
+    file does not answer."""
     patient, hasty = choose
 
     def ask(vma: Vma, may_wait: bool) -> Share:
         return patient(vma) if may_wait else hasty(vma)
 
-    # Only a question about a file may have to wait and need a thread of its own.
-    files = [vma for vma in vmas if vma.kind.has_file]
-    answers = iter(
-        ask_each(
-            [(_source(vma, tid), partial(ask, vma)) for vma in files],
-            lambda index: lost(files[index]),
-        )
+    return ask_each(
+        [(_source(vma, tid), partial(ask, vma)) for vma in of_files],
+        lambda index: lost(of_files[index]),
     )
+
+
+def _shares(
+    vmas: Sequence[Vma],
+    of_files: Sequence[Share],
+    choose: Callable[[Vma], Share],
+    is_by_size: bool,
+) -> list[Share]:
+    """The share of each mapping.  `of_files`: of those that have a file.  `choose`: the rule for
+    all others.  `is_by_size`: the share of plain memory that was written depends on its size
+    alone."""
+    answers = iter(of_files)
     written: dict[int, Share] = {}
     shares = []
     for vma in vmas:
-        if is_by_size and vma.kind.is_plain and vma.is_written:
+        kind = vma.kind
+        if kind.has_file:
+            share = next(answers)
+        elif is_by_size and kind.is_plain and vma.is_written:
             size = vma.end - vma.start
-            share = written.get(size) or written.setdefault(size, ask(vma, may_wait=False))
+            share = written.get(size) or written.setdefault(size, choose(vma))
         else:
-            share = next(answers) if vma.kind.has_file else ask(vma, may_wait=False)
+            share = choose(vma)
         shares.append(share)
     return shares
 
@@ -180,15 +196,14 @@ def _lost(vma: Vma, rule: MemoryRule, memory: Memory) -> Share:
     return Share(0, LeftOut.FILTER if rule.is_bounded_by_use else LeftOut.NO_ANSWER)
 
 
-def _files(vmas: Sequence[Vma], tid: int) -> Iterator[tuple[Vma, bytes]]:
+def _files(of_files: Sequence[Vma], tid: int) -> Iterator[tuple[Vma, bytes]]:
     """Each mapping of a file, with its path.  There is no NT_FILE of so many bytes
     (core_file_note_size_limit), so the names do as they are in maps."""
     left = MOST_OF_PATHS
-    for vma in vmas:
-        if vma.kind.has_file:
-            path = _path(vma, tid) if left > 0 else vma.name
-            left -= len(path)
-            yield vma, path
+    for vma in of_files:
+        path = _path(vma, tid) if left > 0 else vma.name
+        left -= len(path)
+        yield vma, path
 
 
 def _path(vma: Vma, tid: int) -> bytes:

@@ -15,7 +15,7 @@ import functools
 import mmap
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.selection import Range, whole_pages
@@ -49,7 +49,7 @@ def guards_of_this_kernel() -> Guards:
 
 
 def guarded(
-    taken: Sequence[tuple[Vma, int]], pagemap: Pagemap, guards: Guards | None = None
+    taken: Iterable[tuple[Vma, int]], pagemap: Pagemap, guards: Guards | None = None
 ) -> list[Range]:
     """The ranges of guard pages of a process, in order and disjoint.
 
@@ -59,11 +59,12 @@ def guarded(
     guards = guards or guards_of_this_kernel()
     if guards is Guards.NONE:
         return []
+    is_anywhere = guards is Guards.ANYWHERE
     possible = [
         (vma.start, vma.start + size)
         for vma, size in taken
+        if vma.kind.has_guards or is_anywhere
         if size and not vma.kind.is_special
-        if guards is Guards.ANYWHERE or vma.kind.has_guards
     ]
     # One scan for adjacent mappings: few of thousands have guards.
     return [

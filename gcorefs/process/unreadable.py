@@ -15,7 +15,7 @@ CAP_CHECKPOINT_RESTORE).  Guards are no loss (guards.py).
 """
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from gcorefs.elfcore.elf import page_up
@@ -29,7 +29,7 @@ from gcorefs.process.pagemap import Pagemap
 
 
 def unreadable(
-    files: MappedFiles, taken: Sequence[tuple[Vma, int]], pagemap: Pagemap
+    files: MappedFiles, taken: Iterable[tuple[Vma, int]], pagemap: Pagemap
 ) -> list[Range]:
     """The unreadable ranges of a process: whole pages, in order and disjoint.
 
@@ -38,7 +38,7 @@ def unreadable(
     wanted = [
         (vma, vma.start + size)
         for vma, size in taken
-        if size and not vma.kind.is_plain and not vma.kind.is_special
+        if not vma.kind.is_plain and size and not vma.kind.is_special
     ]
     secret = map_files.secretmem_device()
     found: list[Range] = []
