@@ -181,7 +181,7 @@ def _shares(
         kind = vma.kind
         if kind.has_file:
             share = next(answers)
-        elif is_by_size and kind.is_plain and vma.is_written:
+        elif is_by_size and kind.is_plain and vma.pages.is_written:
             size = vma.end - vma.start
             share = written.get(size) or written.setdefault(size, choose(vma))
         else:

@@ -183,14 +183,15 @@ def _all_if(wanted: object, vma: Vma) -> Share:
 
 def _is_written(vma: Vma, facts: Facts) -> bool:
     """True if vma->anon_vma is set, as far as we can tell."""
-    if vma.has_anon_vma is not None:
-        return vma.has_anon_vma
-    if vma.anonymous:
+    pages = vma.pages
+    if pages.has_anon_vma is not None:
+        return pages.has_anon_vma
+    if pages.anonymous:
         return True
     if vma.has_file:
-        return bool(vma.swapped) and facts.is_swapped_out(vma)
+        return bool(pages.swapped) and facts.is_swapped_out(vma)
     # mm/madvise.c, madvise_guard_install: anonymous memory gets an anon_vma before the guards.
-    return bool(vma.swapped) or vma.kind.has_guards or _may_be_huge(vma, facts)
+    return bool(pages.swapped) or vma.kind.has_guards or _may_be_huge(vma, facts)
 
 
 def _may_be_huge(vma: Vma, facts: Facts) -> bool:

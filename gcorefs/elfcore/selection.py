@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.filter import LeftOut, Share
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import Pages, Vma
 
 Range = tuple[int, int]
 """The first address, and the first behind it."""
@@ -151,7 +151,5 @@ class _Within:
 def _piece(vma: Vma, start: int, end: int) -> Vma:
     """A part of a mapping.  How many of its pages are populated, is not known."""
     # Not dataclasses.replace, which takes five times as long: there may be thousands.
-    return Vma(
-        start, end, vma.kind, vma.offset + start - vma.start, None, None, vma.shared,
-        vma.has_anon_vma,
-    )  # fmt: skip
+    pages = Pages(None, None, vma.pages.shared, vma.pages.has_anon_vma)
+    return Vma(start, end, vma.kind, vma.offset + start - vma.start, pages)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from gcorefs.elfcore.backing import ADDRESSES, Kinds, Texts, begun
-from gcorefs.elfcore.vma import MapsError, Vma, VmFlag
+from gcorefs.elfcore.vma import MapsError, Pages, Vma, VmFlag
 
 # fs/proc/task_mmu.c, show_smap_vma_flags.
 _LETTERS = {
@@ -69,7 +69,7 @@ def _entry_with(lines: tuple[tuple[bytes, int], ...]) -> re.Pattern[bytes]:
     shared = keys.index(b"Shared_Clean")
     anonymous = keys.index(b"Anonymous", shared)
     swap = keys.index(b"Swap", anonymous)
-    # The pattern does not check the two lines of a pair: _Pairs checks each new text.
+    # The pattern does not check the two lines of a pair: _Known checks each new text.
     for first in (shared, swap):
         parts[first : first + 2] = [b"(" + parts[first], parts[first + 1] + b")"]
     parts[anonymous] = _ANONYMOUS
@@ -105,28 +105,28 @@ def parse_pieces(pieces: Iterable[bytes]) -> list[Vma]:
     return parser.vmas
 
 
-class _Sizes(dict[bytes, int]):
-    """Bytes of a size that smaps gives in kB.  Equal texts share one number."""
+class _Known(dict[tuple[bytes, bytes, bytes], Pages]):
+    """Pages by what smaps says of them: two lines about shared pages, the number of kB that are
+    anonymous, two lines about swapped pages."""
 
-    def __missing__(self, text: bytes) -> int:
-        size = self[text] = int(text) * 1024
-        return size
+    def __missing__(self, texts: tuple[bytes, bytes, bytes]) -> Pages:
+        shared, anonymous, swap = texts
+        clean, dirty = _pair(_SHARED_LINES, shared)
+        swapped, own = _pair(_SWAP_LINES, swap)
+        pages = Pages(int(anonymous) * 1024, swapped, clean + dirty + swapped - own)
+        self[texts] = pages
+        return pages
 
 
-class _Pairs(dict[bytes, tuple[int, int]]):
+def _pair(lines: re.Pattern[bytes], text: bytes) -> tuple[int, int]:
     """The sizes in a text of two lines, in bytes."""
-
-    def __init__(self, lines: bytes) -> None:
-        self._lines = re.compile(lines)
-
-    def __missing__(self, text: bytes) -> tuple[int, int]:
-        if self._lines.fullmatch(text) is None:
-            raise MapsError("unexpected text about the pages of a mapping in smaps")
-        first, second = map(int, _NUMBER.findall(text))
-        pair = self[text] = first * 1024, second * 1024
-        return pair
+    if lines.fullmatch(text) is None:
+        raise MapsError("unexpected text about the pages of a mapping in smaps")
+    first, second = map(int, _NUMBER.findall(text))
+    return first * 1024, second * 1024
 
 
+_SHARED_LINES, _SWAP_LINES = re.compile(_SHARED), re.compile(_SWAP)
 _NUMBER = re.compile(rb"\d+")
 
 
@@ -137,28 +137,22 @@ class _Parser:
         self._entry = _NONE_YET
         self._kinds = Kinds(_flags)
         self._texts = Texts()
-        self._sizes = _Sizes()
-        self._shared = _Pairs(_SHARED)
-        self._swap = _Pairs(_SWAP)
+        self._pages = _Known()
 
     def add(self, text: bytes) -> None:
         """Add the mappings of whole entries."""
-        vmas, kinds, cut = self.vmas, self._kinds, self._texts.cut
-        sizes, shared, swap = self._sizes, self._shared, self._swap
+        vmas, kinds, pages, cut = self.vmas, self._kinds, self._pages, self._texts.cut
         position = 0
         while position < len(text):
             match = self._entry.match(text, position) or self._other_entry(text, position)
             position = match.end()
-            start_, end_, backing, shared_, anonymous, swap_, words = match.groups()
+            start_, end_, backing, shared, anonymous, swap, words = match.groups()
             start, end = int(start_, 16), int(end_, 16)
             if not self._border <= start < end or (start | end) & 0xFFF:
                 raise MapsError(f"mapping {start:#x}-{end:#x} is out of order")
             self._border = end
             kind, offset = kinds[cut(backing), words]
-            clean, dirty = shared[shared_]
-            swapped, own = swap[swap_]
-            also = clean + dirty + swapped - own
-            vmas.append(Vma(start, end, kind, offset, sizes[anonymous], swapped, also))
+            vmas.append(Vma(start, end, kind, offset, pages[shared, anonymous, swap]))
 
     def _other_entry(self, text: bytes, position: int) -> re.Match[bytes]:
         """Match an entry whose lines differ from the last: the first, or a mapping of 100 GB."""

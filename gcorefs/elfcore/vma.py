@@ -129,6 +129,39 @@ _NOT_PLAIN = (
 
 
 @dataclass(slots=True, unsafe_hash=True)
+class Pages:
+    """What is known of the pages of a mapping, in bytes.  Many mappings share one of these.  Treat
+    it as immutable."""
+
+    anonymous: int | None
+    """Anonymous pages: private memory that the process wrote, not pages of the file.
+
+    None here and below: nobody has counted.  smaps counts, and walks all page tables for that.
+    """
+    swapped: int | None
+    shared: int | None = 0
+    """Pages that another process maps too, pages of files included, and roughly the swapped-out
+    bytes that are shared (Swap less SwapPss).  hugetlbfs pages are not counted
+    (fs/proc/task_mmu.c, smaps_account)."""
+    has_anon_vma: bool | None = None
+    """vma->anon_vma is set: for the kernel, the process has written to it.  None: not known."""
+    populated: int = field(init=False)
+    """So much is populated; more may be if nobody has counted."""
+    is_written: bool = field(init=False)
+    """The process has written to it, as far as its source shows.  hugetlbfs pages are counted
+    nowhere."""
+
+    may_be_copied: bool = field(init=False)
+    """Another process may map some of its private pages."""
+
+    def __post_init__(self) -> None:
+        self.populated = (self.anonymous or 0) + (self.swapped or 0)
+        self.is_written = self.has_anon_vma or bool(self.has_anon_vma is None and self.populated)
+        has_private = self.anonymous != 0 or self.swapped != 0
+        self.may_be_copied = self.shared != 0 and has_private
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Vma:
     """One mapping.  Addresses, file offsets and sizes are in bytes.
 
@@ -140,18 +173,7 @@ class Vma:
     kind: Kind
     offset: int
     """The file offset of `start`."""
-    anonymous: int | None
-    """Bytes of anonymous pages: private memory that the process wrote, not pages of the file.
-
-    None here and below: nobody has counted.  smaps counts, and walks all page tables for that.
-    """
-    swapped: int | None
-    shared: int | None = 0
-    """Bytes of pages that another process maps too, pages of files included, and roughly the
-    swapped-out bytes that are shared (Swap less SwapPss).  hugetlbfs pages are not counted
-    (fs/proc/task_mmu.c, smaps_account)."""
-    has_anon_vma: bool | None = None
-    """vma->anon_vma is set: for the kernel, the process has written to it.  None: not known."""
+    pages: Pages
 
     @property
     def size(self) -> int:
@@ -159,11 +181,7 @@ class Vma:
 
     @property
     def is_written(self) -> bool:
-        """The process has written to it, as far as its source shows.  hugetlbfs pages are counted
-        nowhere."""
-        if self.has_anon_vma is not None:
-            return self.has_anon_vma
-        return bool(self.anonymous or self.swapped)
+        return self.pages.is_written
 
     @property
     def flags(self) -> int:

@@ -13,7 +13,7 @@ from gcorefs.elfcore.backing import USUAL, Kinds, Texts, begun
 from gcorefs.elfcore.columns import Column
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 from gcorefs.elfcore.vm_bits import VmBits
-from gcorefs.elfcore.vma import Kind, MapsError, Vma, VmFlag
+from gcorefs.elfcore.vma import Kind, MapsError, Pages, Vma, VmFlag
 
 _WORDS = 4  # struct row: start, end, vm_flags, anon_vma
 _NO_ANON_VMA, _OWN_ANON_VMA, _SHARED_ANON_VMA = range(3)
@@ -24,14 +24,12 @@ page of the kernel (arch/x86/entry/vsyscall/vsyscall_64.c)."""
 _MOST = 0.75
 _LETTERS = ((PF_R, VmFlag.READ), (PF_W, VmFlag.WRITE), (PF_X, VmFlag.EXEC))
 
-# By anon_vma: bytes of anonymous, swapped and shared pages, where that is known without a count,
-# and whether there is an anon_vma.
-_Counts = tuple[int | None, int | None, int | None, bool]
-_COUNTS: dict[int, _Counts] = {
-    _NO_ANON_VMA: (0, 0, 0, False),
-    _OWN_ANON_VMA: (None, None, 0, True),
-    _SHARED_ANON_VMA: (None, None, None, True),
+_PAGES = {
+    _NO_ANON_VMA: Pages(0, 0, 0, has_anon_vma=False),
+    _OWN_ANON_VMA: Pages(None, None, 0, has_anon_vma=True),
+    _SHARED_ANON_VMA: Pages(None, None, None, has_anon_vma=True),
 }
+"""By anon_vma: what is known without a count."""
 
 
 class OtherMappings(MapsError):
@@ -96,12 +94,10 @@ class Maps:
         if (starts, ends) != (rows[::_WORDS], rows[1::_WORDS]):
             raise OtherMappings("maps and BPF show different mappings")
         kinds = map(self._kinds.__getitem__, zip(texts, rows[2::_WORDS], strict=True))
-        counts = map(_COUNTS.__getitem__, rows[3::_WORDS])
+        pages = map(_PAGES.__getitem__, rows[3::_WORDS])
         self._vmas += [
-            Vma(start, end, kind, offset, anonymous, swapped, shared, has_anon_vma)
-            for start, end, (kind, offset), (anonymous, swapped, shared, has_anon_vma) in zip(
-                starts, ends, kinds, counts, strict=True
-            )
+            Vma(start, end, kind, offset, own)
+            for start, end, (kind, offset), own in zip(starts, ends, kinds, pages, strict=True)
         ]
         self._vmas += gate
 
@@ -138,7 +134,7 @@ def _gate(start: int, end: int, text: bytes) -> Vma:
     for bit, flag in _LETTERS:
         found |= flag if kind.flags & bit else VmFlag.NONE
     kind = Kind(kind.flags, kind.dev, kind.inode, kind.name, found)
-    return Vma(start, end, kind, offset, *_COUNTS[_NO_ANON_VMA])
+    return Vma(start, end, kind, offset, _PAGES[_NO_ANON_VMA])
 
 
 def _no_flags(_: int) -> VmFlag:

@@ -42,12 +42,7 @@ class CopyOnWrite:
     """The pages of a process that the kernel would copy for a pin."""
 
     def __init__(self, vmas: Sequence[Vma], pagemap: Pagemap) -> None:
-        found = [
-            vma
-            for vma in vmas
-            if (vma.shared != 0 and (vma.anonymous != 0 or vma.swapped != 0))
-            or vma.kind.hides_sharing
-        ]
+        found = [vma for vma in vmas if vma.pages.may_be_copied or vma.kind.hides_sharing]
         self._mappings = _Borders(found)
         # Of each, whether pagemap does not tell which pages are shared; None: not asked yet.
         self._are_untold = [_is_untold(vma) for vma in found]
@@ -97,7 +92,7 @@ class CopyOnWrite:
 def _is_untold(vma: Vma) -> bool | None:
     if vma.kind.is_mergeable:
         return True
-    return None if vma.swapped is None else vma.swapped > 0
+    return None if vma.pages.swapped is None else vma.pages.swapped > 0
 
 
 class _Borders:

@@ -90,7 +90,7 @@ def _rows(vmas: Sequence[Vma], sizes: Sequence[int], shared: Shmem) -> Iterator[
         if (
             size == vma.end - vma.start
             # Pages that nobody has counted may be populated or not.
-            and size > (vma.anonymous or 0) + (vma.swapped or 0)
+            and size > vma.pages.populated
             and (vma.kind.is_plain or _is_private_anonymous(vma, shared))
         ):
             if between > _NEAR:

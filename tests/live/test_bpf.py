@@ -49,12 +49,12 @@ def assert_as_in_smaps(pid: int) -> list[Vma]:
     assert [(each.start, each.end, each.kind, each.offset) for each in found] == kept
     for one, other in zip(found, expected, strict=True):
         # hugetlbfs pages are not counted, and a page of tmpfs is swapped out without an anon_vma.
-        if other.anonymous:
-            assert one.has_anon_vma, hex(one.start)
-        if not one.has_anon_vma:
-            assert (one.anonymous, one.swapped, one.shared) == (0, 0, 0)
+        if other.pages.anonymous:
+            assert one.pages.has_anon_vma, hex(one.start)
+        if not one.pages.has_anon_vma:
+            assert (one.pages.anonymous, one.pages.swapped, one.pages.shared) == (0, 0, 0)
         else:
-            assert (one.anonymous, one.swapped) == (None, None)
+            assert (one.pages.anonymous, one.pages.swapped) == (None, None)
     return found
 
 
@@ -95,7 +95,9 @@ def test_mappings_are_seen_through_any_living_thread(spawn: Spawn) -> None:
 def shared_of(pid: int, family: Family) -> set[int | None]:
     """What is said of the pages of a family's memory that others map too."""
     return {
-        vma.shared for vma in from_bpf(pid) if vma.start < family.end and family.start < vma.end
+        vma.pages.shared
+        for vma in from_bpf(pid)
+        if vma.start < family.end and family.start < vma.end
     }
 
 
@@ -172,11 +174,11 @@ def test_a_core_differs_only_in_mappings_that_were_written_and_emptied(
     found = pages_of(target.pid, Policy(memory=memory))
     without = pages_of(target.pid, Policy(memory=memory, bpf="off"))
     assert {page: found.get(page) for page in without} == without
-    counts = {vma.start: vma.anonymous for vma in ProcMappings(target.pid).mappings()}
+    counts = {vma.start: vma.pages.anonymous for vma in ProcMappings(target.pid).mappings()}
     emptied = [
         range(vma.start, vma.end)
         for vma in from_bpf(target.pid)
-        if vma.has_anon_vma and not counts[vma.start]
+        if vma.pages.has_anon_vma and not counts[vma.start]
     ]
     assert all(any(page in each for each in emptied) for page in found.keys() - without.keys())
 
@@ -194,7 +196,7 @@ def test_smaps_is_read_where_a_flag_is_not_known(kinds: Callable[[], Target]) ->
     assert [(vma.start, vma.end, vma.kind) for vma in found] == [
         (vma.start, vma.end, vma.kind) for vma in ProcMappings(pid).mappings()
     ]
-    assert any(vma.anonymous for vma in found)
+    assert any(vma.pages.anonymous for vma in found)
     with pytest.raises(AssertionError, match="smaps was read"):
         BpfMappings(pid, poorer, Refused()).mappings()
 
@@ -205,7 +207,7 @@ def test_smaps_is_read_where_no_iterator_can_be_had(spawn: Spawn) -> None:
     with open(os.devnull, "rb") as file:
         no_program = Program(file.fileno(), program().bits)
         found = BpfMappings(pid, no_program, ProcMappings(pid)).mappings()
-        assert any(vma.anonymous for vma in found)
+        assert any(vma.pages.anonymous for vma in found)
 
 
 @pytest.mark.usefixtures("bpf")

@@ -59,7 +59,7 @@ def test_one_does_not_notice(target: Target, mount: Mount, tmp_path: Path) -> No
     program = os.readlink(f"/proc/{target.pid}/exe")
     vmas = parse_smaps(address_space.read_mm(target.pid, "smaps"))
     assert sum(vma.size for vma in vmas) > 10 * TIB
-    populated = sum(vma.anonymous or 0 for vma in vmas)
+    populated = sum(vma.pages.anonymous or 0 for vma in vmas)
     dumped = sum(vma.size for vma in vmas if VmFlag.DONTDUMP not in vma.vm_flags)
     with opened(mount / target.pid):
         subprocess.run(["cp", mount / target.pid, core], check=True, timeout=60)

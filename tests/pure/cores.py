@@ -9,7 +9,7 @@ from gcorefs.elfcore.notes import ProcessIds, ProcessInfo, ProcessNotes, Thread
 from gcorefs.elfcore.provenance import Account, How, Origin, Provenance
 from gcorefs.elfcore.registers import Registers
 from gcorefs.elfcore.segments import Loads, Segment, Segments
-from gcorefs.elfcore.vma import Kind, Vma, VmFlag
+from gcorefs.elfcore.vma import Kind, Pages, Vma, VmFlag
 
 INFO = ProcessInfo(
     pid=7, ids=ProcessIds(1, 2, 3), state="S", nice=0, flags=0, uid=1000, gid=1001,
@@ -18,7 +18,7 @@ INFO = ProcessInfo(
 
 
 def mapped(start: int, end: int, offset: int = 0) -> Vma:
-    return Vma(start, end, Kind(4, "08:01", 1, b"", VmFlag.NONE), offset, 0, 0)
+    return Vma(start, end, Kind(4, "08:01", 1, b"", VmFlag.NONE), offset, Pages(0, 0))
 
 
 def load(mappings: Sequence[Segment]) -> Loads:

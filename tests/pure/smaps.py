@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gcorefs.elfcore.elf import PF_R, PF_W, PF_X
 from gcorefs.elfcore.smaps import vm_flags
-from gcorefs.elfcore.vma import Kind, Vma, VmFlag
+from gcorefs.elfcore.vma import Kind, Pages, Vma, VmFlag
 
 _BEFORE = "Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty"
 _BETWEEN = "AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb"
@@ -61,19 +61,19 @@ def entry(vma: Vma, shape: Shape = Shape()) -> bytes:
     if vma.name:
         # show_map_vma: seq_setwidth(25 + sizeof(void *) * 6 - 1), then seq_pad(' ').
         head = head.ljust(72) + b" " + vma.name
-    assert vma.anonymous is not None
-    assert vma.swapped is not None
-    assert vma.shared is not None
-    shared = vma.shared // 1024
-    swap_shared = min(shared // 2, vma.swapped // 1024)
+    assert vma.pages.anonymous is not None
+    assert vma.pages.swapped is not None
+    assert vma.pages.shared is not None
+    shared = vma.pages.shared // 1024
+    swap_shared = min(shared // 2, vma.pages.swapped // 1024)
     clean = (shared - swap_shared) // 3
     values = {
         "Size": vma.size // 1024,
         "Shared_Clean": clean,
         "Shared_Dirty": shared - swap_shared - clean,
-        "Anonymous": vma.anonymous // 1024,
-        "Swap": vma.swapped // 1024,
-        "SwapPss": vma.swapped // 1024 - swap_shared,
+        "Anonymous": vma.pages.anonymous // 1024,
+        "Swap": vma.pages.swapped // 1024,
+        "SwapPss": vma.pages.swapped // 1024 - swap_shared,
     }
     lines = [head]
     for key in KEYS[shape.keys].split():
@@ -93,7 +93,8 @@ def make_vma(start: int = 0x1000, end: int = 0x3000, **fields: object) -> Vma:
     }  # fmt: skip
     values: dict[str, Any] = {**defaults, **fields}
     kind = Kind(*(values.pop(name) for name in ("flags", "dev", "inode", "name", "vm_flags")))
-    return Vma(start, end, kind, **values)
+    offset = values.pop("offset")
+    return Vma(start, end, kind, offset, Pages(**values))
 
 
 # seq_path leaves any byte of a path but NUL, and writes a newline as \012.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gcorefs.elfcore.filter import LeftOut, Share
 from gcorefs.elfcore.selection import Range, Selection, cut, whole_pages, without
 from gcorefs.elfcore.smaps import vm_flags
-from gcorefs.elfcore.vma import Vma
+from gcorefs.elfcore.vma import Pages, Vma
 from tests.pure.smaps import make_vma
 
 PAGE = 4096
@@ -115,4 +115,4 @@ def test_what_the_kernel_would_leave_out_is_counted() -> None:
     pieces, shares = cut([vma], [Share(0, LeftOut.POLICY)], Selection(parts), lambda _: 3 * PAGE)
     assert [share.beyond for share in shares] == [0, PAGE, 0, 2 * PAGE]
     assert pieces[1] == replace(vma, start=2 * PAGE, end=4 * PAGE, offset=vma.offset + 2 * PAGE,
-                                anonymous=None, swapped=None)  # fmt: skip
+                                pages=Pages(None, None))  # fmt: skip

@@ -178,8 +178,8 @@ def test_our_own_mappings_are_those_of_maps() -> None:
     assert seen == expected
     lines = text.splitlines()
     for key, sizes in {
-        b"Anonymous:": [vma.anonymous for vma in vmas],
-        b"Swap:": [vma.swapped for vma in vmas],
+        b"Anonymous:": [vma.pages.anonymous for vma in vmas],
+        b"Swap:": [vma.pages.swapped for vma in vmas],
         b"Size:": [vma.size for vma in vmas],
     }.items():
         assert sizes == [int(line.split()[1]) * 1024 for line in lines if line.startswith(key)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcorefs.elfcore.vm_bits import UnknownBits, VmBits
-from gcorefs.elfcore.vma import MapsError, Vma, VmFlag
+from gcorefs.elfcore.vma import MapsError, Pages, Vma, VmFlag
 from gcorefs.elfcore.vma_rows import Maps, OtherMappings, rows_of, words_of
 from tests.pure.smaps import entry, make_vma, vma_lists
 
@@ -38,7 +38,7 @@ def merged(text: bytes, found: "array[int]") -> list[Vma]:
 
 def uncounted(vma: Vma) -> Vma:
     """As a mapping without an anon_vma is."""
-    return replace(vma, anonymous=0, swapped=0, shared=0, has_anon_vma=False)
+    return replace(vma, pages=Pages(0, 0, 0, has_anon_vma=False))
 
 
 @given(vma_lists(), st.data())
@@ -63,7 +63,12 @@ def test_an_anon_vma_says_what_may_be_there(
     anon_vma: int, counts: tuple[int | None, int | None, int | None, bool]
 ) -> None:
     (vma,) = merged(maps([make_vma()]), rows([make_vma()], anon_vma))
-    assert (vma.anonymous, vma.swapped, vma.shared, vma.has_anon_vma) == counts
+    assert (
+        vma.pages.anonymous,
+        vma.pages.swapped,
+        vma.pages.shared,
+        vma.pages.has_anon_vma,
+    ) == counts
     assert vma.is_written == bool(anon_vma)
 
 

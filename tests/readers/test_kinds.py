@@ -192,7 +192,7 @@ def test_the_swap_of_a_tmpfs_file_is_not_that_of_its_private_mapping(
     (vma,) = (
         vma for vma in parse_smaps(address_space.read_mm(target.pid, "smaps")) if vma.start == start
     )
-    assert (vma.anonymous, vma.swapped) == (0, 4 * 4096)
+    assert (vma.pages.anonymous, vma.pages.swapped) == (0, 4 * 4096)
     # coredump_filter is 0x33: it takes private memory that was written, but this was not.
     assert not is_in_file(Core(dump(target.pid)), start, end)
 
