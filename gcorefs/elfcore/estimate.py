@@ -50,12 +50,13 @@ _NAMELESS = (b"/memfd:", b"/SYSV", HUGE_PAGES)
 # This mapping is not part of VmSize (arch/x86/entry/vsyscall, gate_vma).
 _OUTSIDE = b"[vsyscall]"
 
-# The end of the line of a private mapping without a file and a name, behind its file offset.
-_PLAIN = b" 00:00 0 \n"
-# Any other line, or the start of a line that ends with _PLAIN.
+# The end of the line of a mapping without a file and a name, and further such lines.
+_PLAIN_ROW = re.compile(
+    rb"( 00:00 0 \n)(?:[0-9a-f]+-[0-9a-f]+ [r-][w-][x-][ps] [0-9a-f]+ 00:00 0 \n)++"
+)
 _LINE = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16})"
-    rb"(?: ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+))?$",
+    rb" ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+)$",
     re.MULTILINE,
 )
 
@@ -179,7 +180,7 @@ class Estimate:
     def of(self, maps: bytes) -> int:
         """The most bytes that the file can have.  MapsError if the kernel did not write `maps`."""
         lines = _lines(maps)
-        has_probes = b"[uprobes]\n" in maps
+        has_probes = any(line.name == b"[uprobes]" for line in lines)
         plain = self._counters.mapped
         row: list[_Line] = []  # what one mmap(2) made
         for line in lines:
@@ -313,9 +314,7 @@ def _lines(maps: bytes) -> list[_Line]:
 
     Most of 70,000 mappings are plain memory, whose sum is known from VmSize.
     """
-    parts = [part for part in maps.split(_PLAIN) if b"\n" in part]
-    # The last line of a part is the start of a plain line.
-    text = b"\n".join(parts)
+    text = _PLAIN_ROW.sub(rb"\1", maps)
     found = [
         _Line(
             int(start, 16),
