@@ -32,6 +32,10 @@ class MappedFiles:
         self.tid = tid
         self._known: dict[FileKey, FileStat | None] = {}
 
+    def __contains__(self, vma: Vma) -> bool:
+        """True if the file of a mapping was asked already."""
+        return file_key(vma) in self._known
+
     def __getitem__(self, vma: Vma) -> FileStat | None:
         """The file of a mapping; None if the kernel does not show it (map_files.mapped_file)."""
         key = file_key(vma)

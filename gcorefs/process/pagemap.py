@@ -103,9 +103,10 @@ class Pagemap:
         more.  Both can run at the same time.
         """
         with contextlib.suppress(NoThread):
-            self._ahead = start_thread("gcorefs-pagemap", self._find_all, known)
+            self._ahead = start_thread("gcorefs-pagemap", self.find_all, known)
 
-    def _find_all(self, known: tuple[Column, Column]) -> None:
+    def find_all(self, known: tuple[Column, Column]) -> None:
+        """Find the runs of all mappings now.  `known`: runs that are populated."""
         starts, ends = array("Q"), array("Q")
         at = 0
         with contextlib.suppress(OSError):  # `runs` meets the error again
@@ -167,8 +168,8 @@ class Pagemap:
         """
         if self._ahead is not None:
             self._ahead.join()
-            if self._all is not None and ranges[-1][1] <= HOST.address_space_end:
-                return self._all
+        if self._all is not None and ranges[-1][1] <= HOST.address_space_end:
+            return self._all
         found = by_all_cores(self.populated_runs, ranges)
         if found is not None:
             return found
@@ -299,6 +300,9 @@ class Unknown(Pagemap):
 
     def __init__(self, why: str) -> None:
         self.why_unknown = why
+
+    def find_all(self, known: tuple[Column, Column]) -> None:
+        pass
 
     def look_ahead(self, known: tuple[Column, Column] = _NO_RUNS) -> None:
         pass

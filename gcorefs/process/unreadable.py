@@ -56,15 +56,18 @@ def unreadable(
 
 def _files(files: MappedFiles, wanted: Sequence[tuple[Vma, int]]) -> Iterator[tuple[Vma, int, int]]:
     """Mappings of regular files, with the wanted end and the size of the file.  Each file is asked
-    once."""
+    once.  If all have answered before, as is usual, no thread is started to ask them."""
     shmem = map_files.shmem_device()
+    sizes: dict[FileKey, int | None] = {}
     questions: dict[FileKey, Question[int | None]] = {}
     for vma, _ in wanted:
-        if vma.has_file:
+        if vma in files:
+            sizes[file_key(vma)] = _size(files, vma, may_wait=True)
+        elif vma.has_file:
             source = source_of(vma, files.tid, shmem) or vma.dev
             questions.setdefault(file_key(vma), (source, partial(_size, files, vma)))
     answers = ask_each(list(questions.values()), lambda _: None)
-    sizes = dict(zip(questions, answers, strict=True))
+    sizes.update(zip(questions, answers, strict=True))
     for vma, end in wanted:
         size = sizes.get(file_key(vma))
         if size is not None:

@@ -20,6 +20,7 @@ from gcorefs.arch import HOST
 from gcorefs.elfcore.columns import Column
 from gcorefs.kernel.proc import address_space
 from gcorefs.process.pagemap import Pagemap, open_pagemap
+from gcorefs.process.runs import size_of
 
 _LONG = 1 << 20
 """Bytes.  To walk a shorter run again takes no longer than one more call."""
@@ -65,7 +66,12 @@ def walk_in_stop(pagemap: Pagemap, tid: int, before: PopulatedBefore | None) -> 
     if tables is None:
         return
     if before is not None and tables.resident >= before.resident * (1 - _GIVEN_BACK):
-        pagemap.look_ahead((before.starts, before.ends))
+        known = before.starts, before.ends
+        rest = tables.resident - size_of(known) // 1024
+        if rest > _MUCH:
+            pagemap.look_ahead(known)
+        else:
+            pagemap.find_all(known)
     elif tables.are_nearly_full or (tables.resident > _MUCH and not tables.are_many):
         pagemap.look_ahead()
     # If they are hardly filled, all cores walk them as soon as the mappings are known.
