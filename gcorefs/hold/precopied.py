@@ -167,7 +167,7 @@ class HoldPrecopy(HoldCopy):
         if store is None or not tracked[0]:  # there is no store, or it is dropped
             self._source = None
             return 0
-        populated = common(memory.ways.pagemap.runs([*zip(*tracked, strict=True)]), tracked)
+        populated = common(memory.ways.pagemap.runs(tracked), tracked)
         missing = without(populated, self._true)
 
         def note(some: Ranges) -> None:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from gcorefs.elfcore.elf import page_up
 from gcorefs.kernel.pagemap_scan import join_runs
-from gcorefs.process.runs import Runs, nothing
+from gcorefs.process.runs import Runs, nothing, size_of
 from gcorefs.process.threads import NoThread, start_thread
 
 Walk = Callable[[int, int], Runs | None]
@@ -26,11 +26,11 @@ _PIECES = 32
 _MOST_THREADS = 4
 
 
-def by_all_cores(walk: Walk, ranges: Sequence[tuple[int, int]]) -> Runs | None:
+def by_all_cores(walk: Walk, ranges: Runs) -> Runs | None:
     """The result of one walk from the first to the last address of some ranges, by several threads
     if they are long.  The ranges are in ascending order; little is mapped between them."""
-    first, last = ranges[0][0], ranges[-1][1]
-    if last - first < _LONG or (size := sum(end - start for start, end in ranges)) < _LONG:
+    first, last = ranges[0][0], ranges[1][-1]
+    if last - first < _LONG or (size := size_of(ranges)) < _LONG:
         return walk(first, last)
     pieces = _Pieces(walk, [*_borders(ranges, page_up(size // _PIECES))])
     helpers = []
@@ -46,14 +46,14 @@ def by_all_cores(walk: Walk, ranges: Sequence[tuple[int, int]]) -> Runs | None:
     return pieces.joined()
 
 
-def _borders(ranges: Sequence[tuple[int, int]], step: int) -> Iterator[int]:
+def _borders(ranges: Runs, step: int) -> Iterator[int]:
     """Addresses that divide the ranges into pieces of `step` bytes, and the first and the last."""
     yield ranges[0][0]
     left = step
-    for start, end in ranges:
+    for start, end in zip(*ranges, strict=True):
         yield from range(start + left, end, step)
         left = (left - (end - start)) % step
-    yield ranges[-1][1]
+    yield ranges[1][-1]
 
 
 class _Pieces:

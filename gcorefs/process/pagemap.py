@@ -16,7 +16,7 @@ import functools
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
@@ -28,6 +28,7 @@ from gcorefs.kernel.proc import address_space, procfile
 from gcorefs.kernel.soft_dirty import MARK
 from gcorefs.process.errors import named
 from gcorefs.process.page_walk import by_all_cores
+from gcorefs.process.runs import Runs
 from gcorefs.process.threads import NoThread, Running, start_thread
 
 _ENTRY_SIZE = 8
@@ -159,22 +160,22 @@ class Pagemap:
         count = -(-(address + length) // PAGE_SIZE) - address // PAGE_SIZE
         return len(flags) == count and min(flags) >= _IS_PRESENT
 
-    def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
+    def runs(self, ranges: Runs) -> Runs:
         """Starts and ends of the runs of populated pages of some ranges, in order.
 
-        The ranges are in ascending order, and their ends are multiples of the page size.  The
+        The ranges are in ascending order, and their borders are multiples of the page size.  The
         result may have runs outside of them.  A page that was only read is the kernel's page of
         zeros; it counts as not populated if the kernel tells.  Empty if the address space is gone.
         """
         if self._ahead is not None:
             self._ahead.join()
-        if self._all is not None and ranges[-1][1] <= HOST.address_space_end:
+        if self._all is not None and ranges[1][-1] <= HOST.address_space_end:
             return self._all
         found = by_all_cores(self.populated_runs, ranges)
         if found is not None:
             return found
         starts, ends = array("Q"), array("Q")
-        for start, end in ranges:
+        for start, end in zip(*ranges, strict=True):
             self._read_runs(start, end, self._not_zeros, (starts, ends))
         return starts, ends
 
@@ -319,9 +320,9 @@ class Unknown(Pagemap):
     def is_present(self, address: int, length: int) -> bool:
         return False
 
-    def runs(self, ranges: Sequence[tuple[int, int]]) -> tuple[Column, Column]:
+    def runs(self, ranges: Runs) -> Runs:
         """All ranges: no hole is known, so everything is read."""
-        return array("Q", [start for start, _ in ranges]), array("Q", [end for _, end in ranges])
+        return ranges
 
     def has_swapped_pages(self, start: int, end: int) -> bool:
         return True

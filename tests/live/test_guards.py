@@ -12,6 +12,7 @@ import pytest
 
 from gcorefs.process.guards import Guards, guarded
 from gcorefs.process.pagemap import Pagemap, is_guard, scans_guards
+from gcorefs.process.runs import runs_of
 from tests.conftest import Target
 from tests.features import needs_guards, needs_guards_in_pagemap_scan
 from tests.live.programs import start_whole, taken
@@ -58,7 +59,7 @@ def test_a_guard_is_a_hole(start: Start) -> None:
     needs_guards_in_pagemap_scan()
     target = start("memory")
     ((first, last),) = expected(target, "memory")
-    runs = Pagemap(target.pid).runs([(first - PAGE, last + PAGE)])
+    runs = Pagemap(target.pid).runs(runs_of([(first - PAGE, last + PAGE)]))
     assert [*zip(*runs, strict=True)] == [(first - PAGE, first), (last, last + PAGE)]
 
 

@@ -1,7 +1,7 @@
 """The page tables of a process, read in two ways, and its holes, found without touching them."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from gcorefs.elfcore.vma import Vma, VmFlag
 from gcorefs.kernel.proc import address_space, leases, task_status, watches
 from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
+from gcorefs.process.runs import Runs, runs_of
 from gcorefs.process.shmem import Shmem
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
@@ -63,7 +64,7 @@ def test_the_runs_are_the_pages_that_were_written(
 ) -> None:
     target = spawn("reserve", *words)
     start = int(target.truth["start"], 16)
-    runs = in_pairs(way(target.pid).runs([(start, start + target.truth["size"])]))
+    runs = in_pairs(way(target.pid).runs(runs_of([(start, start + target.truth["size"])])))
     assert all(first < last for first, last in runs)
     assert all(one[1] < next_[0] for one, next_ in pairwise(runs))
     mapped = range(start, start + target.truth["size"])
@@ -277,7 +278,7 @@ def test_a_page_that_was_only_read_is_not_populated(way: type[Pagemap]) -> None:
     target = Target([sys.executable, "-c", READ_ONLY])
     try:
         start = int(target.truth["start"], 16)
-        runs = way(target.pid).runs([(start, start + (1 << 20))])
+        runs = way(target.pid).runs(runs_of([(start, start + (1 << 20))]))
         assert in_pairs(runs) == [(start + 9 * PAGE, start + 10 * PAGE)]
     finally:
         target.kill()
@@ -448,8 +449,8 @@ class Asked(Pagemap):
         super().__init__(tid)
         self.asked: list[tuple[int, int]] = []
 
-    def runs(self, ranges: Sequence[tuple[int, int]]) -> Holes:
-        self.asked.append((ranges[0][0], ranges[-1][1]))
+    def runs(self, ranges: Runs) -> Runs:
+        self.asked.append((ranges[0][0], ranges[1][-1]))
         return super().runs(ranges)
 
 
@@ -471,10 +472,10 @@ def test_of_a_process_that_is_gone_there_are_no_runs() -> None:
     pagemap, by_entries = Pagemap(target.pid), ByEntries(target.pid)
     start = int(target.truth["start"], 16)
     target.kill()
-    assert in_pairs(by_entries.runs([(start, start + (1 << 20))])) == []
+    assert in_pairs(by_entries.runs(runs_of([(start, start + (1 << 20))]))) == []
     needs_pagemap_scan()
     with pytest.raises(ProcessLookupError):
-        pagemap.runs([(start, start + (1 << 20))])
+        pagemap.runs(runs_of([(start, start + (1 << 20))]))
 
 
 def test_shared_memory_is_found_between_addresses(spawn: Callable[..., Target]) -> None:

@@ -23,6 +23,7 @@ from gcorefs.kernel.proc import (
 )
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.pagemap import Pagemap, Unknown, open_pagemap
+from gcorefs.process.runs import runs_of
 from gcorefs.sources.procfs import ProcMappings
 from tests.conftest import Target
 
@@ -194,7 +195,7 @@ def test_without_a_pagemap_nothing_is_known_of_any_page(spawn: Spawn, empty: str
     assert pagemap.why_unknown == f"/proc/{pid}/pagemap: it is empty"
     assert pagemap.populated(4095, 4098) == bytes(3)
     assert not pagemap.is_present(4096, 4096)
-    assert [list(column) for column in pagemap.runs([(4096, 8192), (16384, 20480)])] == [
+    assert [list(column) for column in pagemap.runs(runs_of([(4096, 8192), (16384, 20480)]))] == [
         [4096, 16384],
         [8192, 20480],
     ]

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.process.page_walk import by_all_cores
-from gcorefs.process.runs import Runs
+from gcorefs.process.runs import Runs, runs_of
 from tests import own_tasks
 
 GIB = 1 << 30
+LONG = runs_of([(0, 64 * GIB)])
 
 # Gap before a range and its length, in gibibytes; gaps and lengths of runs, in pages.
 ranges_in_order = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=6)
@@ -52,7 +53,7 @@ def test_the_pieces_are_the_whole(
         ranges.append(((at + gap) * GIB, (at + gap + length) * GIB))
         at += gap + length
     process = Walked(runs)
-    found = by_all_cores(process.walk, ranges)
+    found = by_all_cores(process.walk, runs_of(ranges))
     walks = sorted(process.walks)
     assert found == process.walk(ranges[0][0], ranges[-1][1])
     # Each address is walked once.
@@ -64,7 +65,7 @@ def test_the_pieces_are_the_whole(
 
 
 def test_a_kernel_that_does_not_tell() -> None:
-    assert by_all_cores(lambda _start, _end: None, [(0, 64 * GIB)]) is None
+    assert by_all_cores(lambda _start, _end: None, LONG) is None
 
 
 def test_the_error_of_a_walk_is_raised_and_no_thread_goes_on() -> None:
@@ -72,7 +73,7 @@ def test_the_error_of_a_walk_is_raised_and_no_thread_goes_on() -> None:
         raise ProcessLookupError
 
     with pytest.raises(ProcessLookupError):
-        by_all_cores(gone, [(0, 64 * GIB)])
+        by_all_cores(gone, LONG)
     assert "gcorefs-pagemap" not in own_tasks.names()
 
 
@@ -85,4 +86,4 @@ def test_what_a_helper_could_not_walk_is_walked_again() -> None:
             raise BlockingIOError
         return process.walk(start, end)
 
-    assert by_all_cores(walk, [(0, 64 * GIB)]) == process.walk(0, 64 * GIB)
+    assert by_all_cores(walk, LONG) == process.walk(0, 64 * GIB)
