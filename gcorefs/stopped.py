@@ -139,7 +139,7 @@ class Stop:
         if task_stat.stat(process.pid).start_time != process.start_time:
             raise ProcessError(Reason.GONE, process.pid)
         if self.opener is not None:
-            access.check(self.opener, process.pid)
+            access.check(self.opener, process.pid, [each.tid for each in recorded.records])
         seen = look_at(recorded, mem, self._policy, self.check, self._fork, self._judge)
         with self._lock:  # else a stop that is closed meanwhile gets memory again
             if not self.life.advance(Phase.HELD):

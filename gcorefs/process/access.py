@@ -6,15 +6,18 @@ looks at ids, capabilities, dumpability, user namespaces and security modules (p
 access mode checking").  So a temporary thread takes on the opener's credentials and opens that
 file.  If the opener has the same credentials as we, as root has, no thread is needed.
 
-The thread is never the tracer's, and its real and saved ids stay ours: an opener that owned the
-thread could signal it.  setfsuid(2) alone is not enough: an effective uid of 0 owns every user
-namespace that root made.
+Credentials belong to threads, and a core has the registers of all of them.  Where threads have
+different ones (setresuid(2) without the C library), the kernel is asked about each.
+
+The thread that asks is never the tracer's, and its real and saved ids stay ours: an opener that
+owned the thread could signal it.  setfsuid(2) alone is not enough: an effective uid of 0 owns every
+user namespace that root made.
 """
 
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -92,11 +95,19 @@ def identify(tid: int, uid: int, gid: int, target: int) -> Opener:
     )
 
 
-def check(opener: Opener, pid: int) -> None:
-    """Return if the opener may have the core of `pid`; else EACCES, ESRCH."""
+def check(opener: Opener, pid: int, tids: Collection[int] | None = None) -> None:
+    """Return if the opener may have the core of `pid`; else EACCES, ESRCH.
+
+    `tids`: the threads in it (default: all).  A thread that is gone denies nothing.
+    """
     tuning.now().reach(Step.CHECK, pid)
     try:
-        under(opener, lambda: _ask(pid))
+        if opener.may_trace_all:  # then no thread differs from another
+            tids = ()
+        elif tids is None:
+            tids = tasks.tids(pid)
+        asked = tids
+        under(opener, lambda: _ask(pid, asked))
     except PermissionError as error:
         raise ProcessError(Reason.DENIED, pid, f"uid {opener.uid}") from error
     except ProcessLookupError as error:
@@ -106,7 +117,7 @@ def check(opener: Opener, pid: int) -> None:
 def check_own(pid: int) -> None:
     """Return if this process may have the core of `pid`; else EACCES, ESRCH."""
     try:
-        _ask(pid)
+        _ask(pid, ())
     except PermissionError as error:
         raise ProcessError(Reason.DENIED, pid) from error
     except ProcessLookupError as error:
@@ -147,15 +158,28 @@ def under(opener: Opener, question: Callable[[], T]) -> T:
     return answers.pop()
 
 
-def _ask(pid: int) -> None:
+def _ask(pid: int, tids: Collection[int]) -> None:
+    """Ask about a live thread and each of `tids`.  ESRCH: none is alive.  EACCES: one is refused."""
+    reach = tuning.now().reach
+    reach(Step.BEFORE_DOOR, pid)
     tasks.ask_live_thread(pid, lambda tid: _open_memory(pid, tid))
+    for tid in tids:
+        if tid == pid:
+            continue
+        try:
+            _open_memory(pid, tid)
+        except ProcessLookupError:
+            continue
+        except PermissionError:
+            # No core has a worker of the kernel, which may have kept the credentials of a root that
+            # has made a ring and become somebody else (io_uring/sqpoll.c, io_sq_offload_create).
+            if not task_stat.stat(pid, tid).is_worker:
+                raise
+    reach(Step.AFTER_DOOR, pid)
 
 
 def _open_memory(pid: int, tid: int) -> None:
-    reach = tuning.now().reach
-    reach(Step.BEFORE_DOOR, pid)
     os.close(procfile.open_file(f"{pid}/task/{tid}/mem"))
-    reach(Step.AFTER_DOOR, pid)
 
 
 def _assume(opener: Opener, ours: int) -> None:

@@ -8,13 +8,13 @@ looked at after the judgement.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from gcorefs.sources.sleeping import Sleeping
 from gcorefs.sources.thread_record import ThreadRecord
 
-Judge = Callable[[], None]
-"""Asks the kernel whether the opener may see the process now.  ProcessError."""
+Judge = Callable[[Collection[int]], None]
+"""Asks the kernel whether the opener may see these threads of the process now.  ProcessError."""
 
 _LOOKS = 5
 _NAP = 1e-3
@@ -28,7 +28,7 @@ def judged_records(threads: Sleeping, tids: Sequence[int], judge: Judge) -> list
         if look:
             time.sleep(_NAP)
         sleepers = threads.sleepers([tid for tid in tids if tid not in found])
-        judge()
+        judge(sleepers)
         marks = threads.marks(sleepers)
         found |= {tid: each.record for tid, each in sleepers.items() if marks.get(tid) == each.mark}
         if len(found) == len(tids):

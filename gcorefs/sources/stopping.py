@@ -144,7 +144,7 @@ class Stopping:
                     self._interrupt([tid])
                     self._wait_for_stops(tid)
                     if judge is not None:
-                        judge()
+                        judge([tid])
                         self._tracees.look_at(tid)  # it is gone if there was an execve before that
                 records |= {each.tid: each for each in self._tracees.records}
                 self._tracees.detach_stopped()
@@ -235,7 +235,7 @@ class Stopping:
             # Whoever calls execve(2) kills those that have stopped, and the program that comes
             # next may be another one that the opener may see.  So the program is judged between
             # the records and a look that finds nobody gone.
-            judge()
+            judge(tracees.known)
             tracees.look_at_running()
             tracees.look_at_stopped()
             if recorded != tracees.counts[0]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gcorefs.kernel.proc import task_stat, tasks
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
@@ -132,3 +133,30 @@ def test_one_that_is_gone_is_not_there_for_us_either() -> None:
     with pytest.raises(ProcessError) as caught:
         access.check(same, 1 << 22)
     assert caught.value.reason is Reason.GONE
+
+
+A_USER = Opener(1, USER, USER, (), 0)
+
+
+def test_the_kernel_judges_each_thread(spawn: Callable[..., Target]) -> None:
+    """The registers of a thread are those of somebody else if its credentials are."""
+    target = spawn("split", USER, "thread")
+    access.check(A_USER, target.pid, [target.pid])
+    for tids in (None, [target.truth["other"]]):
+        with pytest.raises(ProcessError) as caught:
+            access.check(A_USER, target.pid, tids)
+        assert caught.value.reason is Reason.DENIED
+    access.check(replace(A_USER, uid=0, gid=0, capabilities=EVERY), target.pid)
+
+
+def test_a_worker_of_the_kernel_denies_nobody(spawn: Callable[..., Target]) -> None:
+    """It has no registers in a core, and the credentials of whoever made the ring."""
+    target = spawn("split", USER, "poller")
+    (worker,) = set(tasks.tids(target.pid)) - {target.pid}
+    assert task_stat.stat(target.pid, worker).is_worker
+    access.check(A_USER, target.pid)
+
+
+def test_a_thread_that_is_gone_denies_nobody(spawn: Callable[..., Target]) -> None:
+    target = spawn("split", USER, "poller")
+    access.check(A_USER, target.pid, [target.pid, os.getpid()])

@@ -99,6 +99,18 @@ def test_root_without_the_capability_is_refused_by_the_kernel(
     assert REFUSED in result.stderr
 
 
+@pytest.mark.parametrize("policy", ["", "@threads", "@stacks", "@hold=copy", "@gentle", "@glance"])
+def test_a_thread_of_root_in_a_process_of_a_user_keeps_its_registers(
+    everybodys: Mount, spawn: Callable[..., Target], policy: str
+) -> None:
+    target = spawn("split", NOBODY, "thread")
+    file = everybodys.path / policy / str(target.pid)
+    everybodys.expect(f"process {target.pid}: the kernel does not allow the opener to trace it")
+    assert REFUSED in first_bytes(file, *AS_NOBODY).stderr
+    assert is_free(target.pid)
+    assert first_bytes(file).stdout == b"\x7fELF"
+
+
 def test_an_opener_that_joins_a_stop_is_judged_too(
     mount: Mount, sleeper: Callable[..., int]
 ) -> None:
