@@ -209,24 +209,28 @@ def _of_late(seen: Standstill, late: ThreadRecord, unresponsive: Unresponsive) -
 
 # The process.
 
+_PF_FREEZER_SKIP = 0x40000000
+"""Before Linux 6.1 the stop itself sets it (kernel/signal.c, ptrace_stop)."""
+
 
 def _info(seen: Standstill, status: dict[str, bytes], pids: list[int]) -> ProcessInfo:
-    tid, before = seen.tid, seen.before
-    living = task_stat.stat(tid)  # the stat of a dead leader shows no memory
+    tid = seen.tid
+    leader = task_stat.stat(seen.pid)
+    living = leader if tid == seen.pid else task_stat.stat(tid)  # that of the dead has no memory
     length = min(living.argument_end - living.argument_start, _ARGUMENT_BYTES)
     return ProcessInfo(
         pid=pids[-1],
         ids=ProcessIds(
-            ppid=_own_parent(before.ppid, len(pids)),
+            ppid=_own_parent(leader.ppid, len(pids)),
             pgrp=_own_pids(status, "NSpgid")[-1],
             sid=_own_pids(status, "NSsid")[-1],
         ),
-        state=before.state,
-        nice=before.nice,
-        flags=before.flags,
+        state=seen.before.state,
+        nice=leader.nice,
+        flags=leader.flags & ~_PF_FREEZER_SKIP,
         uid=user_namespaces.own_id(tid, "uid", int(status["Uid"].split()[0])),
         gid=user_namespaces.own_id(tid, "gid", int(status["Gid"].split()[0])),
-        comm=before.comm,
+        comm=leader.comm,
         arguments=_arguments(seen.memory, living.argument_start, length) if length > 0 else b"",
     )
 

@@ -115,7 +115,6 @@ class Stop:
     def _take(self, holders: Sequence[Holder]) -> None:
         process = self.process
         before = task_stat.stat(process.pid)
-        self.comm = before.comm
         for holder in holders:
             self._prepare(holder)
             for call in holder.pauses(process.pid):
@@ -136,8 +135,10 @@ class Stop:
         # between the two, the file still means the memory of the old program, which is gone.
         mem = MemFile(process.pid, recorded.tid)
         tuning.now().reach(Step.PINNED, process.pid)
-        if task_stat.stat(process.pid).start_time != process.start_time:
+        now = task_stat.stat(process.pid)
+        if now.start_time != process.start_time:
             raise ProcessError(Reason.GONE, process.pid)
+        self.comm = now.comm
         if self.opener is not None:
             access.check(self.opener, process.pid, [each.tid for each in recorded.records])
         seen = look_at(recorded, mem, self._policy, self.check, self._fork, self._judge)

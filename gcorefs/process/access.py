@@ -159,7 +159,7 @@ def under(opener: Opener, question: Callable[[], T]) -> T:
 
 
 def _ask(pid: int, tids: Collection[int]) -> None:
-    """Ask about a live thread and each of `tids`.  ESRCH: none is alive.  EACCES: one is refused."""
+    """Ask about a live thread, and about each of `tids`.  ESRCH: none is alive.  EACCES."""
     reach = tuning.now().reach
     reach(Step.BEFORE_DOOR, pid)
     tasks.ask_live_thread(pid, lambda tid: _open_memory(pid, tid))

@@ -19,6 +19,7 @@ from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
+from tests.readers.corefile import Core
 from tests.snapshot import Snapshot, find
 
 Tune = Callable[[Tuning], None]
@@ -136,3 +137,21 @@ def test_nor_if_it_goes_back_just_before_the_judgement(
         (record,) = snapshot.records
         assert SECRET not in record.registers.general
         assert SECRET not in snapshot.read(0, snapshot.core.layout.memory_offset)
+
+
+def test_the_name_is_that_of_the_program_in_the_core(
+    target: Target, tune: Tune, tmp_path: Path
+) -> None:
+    """The name, flags and parent are read at the stop, as arguments, registers and memory are."""
+    changing = Changing(target, Step.STARTING)
+    tune(Tuning(reach=changing.reach))
+    snapshot = Snapshot(find(target.pid))
+    try:
+        snapshot.take()
+        core = tmp_path / "core"
+        core.write_bytes(snapshot.core.read(0, snapshot.size))
+        info = Core(core).info
+        assert info["fname"] == b"b".ljust(16, b"\0")
+        assert snapshot.stop.comm == b"b"
+    finally:
+        snapshot.close()
