@@ -4,6 +4,7 @@ import contextlib
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from gcorefs.cli import stopping
 from gcorefs.cli.one_core import lacks
 from gcorefs.cli.output import Output
 from gcorefs.export.sink import Sink
-from gcorefs.kernel.proc import tasks
+from gcorefs.kernel.proc import address_space, procfile, tasks
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
 from gcorefs.process.bounded_questions import ask_each
@@ -53,11 +54,11 @@ class BundleTaker(NamedTuple):
         _allow_many_files()
         with contextlib.ExitStack() as stack:
             files = stack.enter_context(contextlib.closing(MappedFiles(self.file_limit)))
-            known, unknown = _facts(process, files, self.has_environ)
+            told_first = _ask(process.pid, files, self.has_environ)
             stop = api.stop(process, self.policy)
             sink = to()
             stack.callback(sink.abort)
-            work = _Work(stop, files, known, unknown)
+            work = _Work(stop, files, told_first)
             with stopping.late_awaited([stop]):
                 core, missing = work.write(sink, name, when)
                 sink.commit()
@@ -72,24 +73,42 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _facts(
-    process: Process, files: MappedFiles, has_environ: bool
-) -> tuple[dict[str, bytes], dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What /proc has told of a program."""
+
+    known: dict[str, bytes]
+    unknown: dict[str, str]
+    has_environ: bool
+    vector: bytes
+    """Its auxiliary vector: execve(2) makes another one (getauxval(3))."""
+
+    def again(self, pid: int, tid: int) -> "_Told":
+        """The same, now that the process stands still.  If it executes another program since then,
+        all that was told is of the one before."""
+        if address_space.read_mm(tid, "auxv") != self.vector:
+            return _of_program(tid, self.has_environ)
+        return replace(self, known={**self.known, "comm": procfile.read_of(pid, pid, "comm")})
+
+
+def _of_program(tid: int, has_environ: bool) -> _Told:
+    vector = address_space.read_mm(tid, "auxv")
+    return _Told(*facts(tid, has_environ), has_environ, vector)
+
+
+def _ask(pid: int, files: MappedFiles, has_environ: bool) -> _Told:
     """Ask /proc and open the files, before the process stands still."""
-    with told(process.pid, Reason.GONE):
-        tid = tasks.ask_live_thread(process.pid, lambda tid: tid)
+    with told(pid, Reason.GONE):
+        tid = tasks.ask_live_thread(pid, lambda tid: tid)
         files.look(tid)
-        return facts(tid, has_environ)
+        return _of_program(tid, has_environ)
 
 
 class _Work:
-    def __init__(
-        self, stop: Stop, files: MappedFiles, known: dict[str, bytes], unknown: dict[str, str]
-    ) -> None:
+    def __init__(self, stop: Stop, files: MappedFiles, told_first: _Told) -> None:
         self._stop = stop
         self._files = files
-        self._known = known
-        self._unknown = unknown
+        self._told = told_first
 
     def write(self, sink: Sink, name: str, when: float) -> tuple[Core, list[str]]:
         """The core, and what the bundle lacks.  The process runs on when its core is written."""
@@ -102,7 +121,7 @@ class _Work:
                 writer.do(tarball.add, CORE, core.size, core.read)
             at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
             origin = Origin(name, self._stop.pid, at, core.size)
-            collected = Collected(self._files, names, self._known, self._unknown)
+            collected = Collected(self._files, names, self._told.known, self._told.unknown)
             missing = writer.do(write_rest, tarball, origin, collected)
         more = len(missing) - _MOST_LINES
         if more > 0:
@@ -115,6 +134,7 @@ class _Work:
         with told(pid, Reason.GONE):
             tid = tasks.ask_live_thread(pid, lambda tid: tid)
             self._files.look(tid)
+            self._told = self._told.again(pid, tid)
         with contextlib.suppress(OSError):
             (names,) = ask_each([(f"/proc/{pid}/mem", partial(_names, tid))], lambda number: [])
             return names

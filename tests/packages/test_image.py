@@ -123,7 +123,9 @@ if grep -q '^[1-9]' /proc/self/cgroup; then
     done
 fi
 """
-PODMAN = "podman --storage-driver vfs --cgroup-manager cgroupfs"
+# The units of its package may have run it already, with another driver.
+STORE = "--root /srv/podman --runroot /run/podman-test --tmpdir /run/podman-tmp"
+PODMAN = f"podman {STORE} --storage-driver vfs --cgroup-manager cgroupfs"
 # Limits that nobody needs a capability for.
 LIMITS = "--ulimit nofile=4096:4096 --ulimit nproc=4096:4096"
 GROUP = "/gcorefs-podman"

@@ -17,11 +17,22 @@ from typing import Any
 import pytest
 
 from gcorefs.bundle.mapped_files import MappedFiles
-from tests.conftest import GCOREFS, TARGETS, Target, wait_until_asleep
-from tests.mounted.conftest import AS_NOBODY, assert_refused, eventually, gcorefs, is_free, run
+from gcorefs.steps import Step
+from tests.conftest import GCOREFS, TARGETS, Target, text_of, wait_until_asleep
+from tests.mounted.conftest import (
+    AS_NOBODY,
+    Pause,
+    assert_refused,
+    eventually,
+    gcorefs,
+    is_free,
+    reach_of,
+    run,
+)
 from tests.readers import debuggers
 from tests.readers.test_lost_files import build_library
 from tests.readers.test_lost_files import start as start_user
+from tests.tuned import program
 
 Spawn = Callable[..., Target]
 Start = Callable[..., Target]
@@ -267,6 +278,32 @@ def test_a_second_look_finds_what_the_process_has_by_then(
         assert first not in [each.path for each in files.kept]
         assert files.not_taken == []
         process.kill()
+
+
+def test_what_proc_tells_is_of_the_program_in_the_core(
+    build: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pause = Pause(Step.STARTING)
+    patient = program(tmp_path, reach=reach_of([pause], tmp_path))
+    words = text_of(["sh", "-c", 'read line; exec "$0" 1', build("threads")])
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target:
+        assert target.stdin is not None
+        assert target.stdout is not None
+        file = tmp_path / "X.tar.zst"
+        bundler = subprocess.Popen(text_of([patient, "bundle", target.pid, "-o", file]))
+        try:
+            pause.wait()
+            target.stdin.write(b"\n")
+            target.stdin.flush()
+            assert b"pid" in target.stdout.readline()
+        finally:
+            pause.end()
+            assert bundler.wait(60) == 0
+            target.kill()
+    top = unpack(file, tmp_path / "unpacked")
+    assert (top / "proc/cmdline").read_bytes() == os.fsencode(build("threads")) + b"\0001\0"
+    assert (top / "proc/comm").read_bytes() == b"threads\n"
+    assert b"threads" in (top / "proc/maps").read_bytes()
 
 
 MAPPER = """
