@@ -165,6 +165,11 @@ class Stop:
         return self._stop.woken
 
     @property
+    def holds(self) -> bool:
+        """True while threads of the process stand still for this stop."""
+        return self._stop.life.stands_still and not self._policy.is_read_live
+
+    @property
     def stopped_seconds(self) -> float:
         """How long the process stood still, until its release or until now."""
         return self._stop.stopped_seconds
@@ -241,6 +246,7 @@ class Core:
         self._is_spooled = is_spooled
         self._worker = worker
         self._home = home
+        self._given = 0
 
     @property
     def size(self) -> int:
@@ -267,6 +273,11 @@ class Core:
         return self._core.unreadable
 
     @property
+    def given(self) -> int:
+        """Bytes that have been read of it so far, each as often as it was read."""
+        return self._given
+
+    @property
     def not_copied(self) -> str:
         """Why the process is held although the policy wants a copy; empty otherwise."""
         return self._core.not_copied
@@ -278,7 +289,9 @@ class Core:
         if offset < 0 or length < 0:
             raise ValueError(f"{length} bytes at {offset}: no core has a negative offset or length")
         reading = self._worker.submit(self._core.read, offset, length)
-        return _within(tuning.now().read_timeout, reading, self._core.pid)
+        data = _within(tuning.now().read_timeout, reading, self._core.pid)
+        self._given += len(data)
+        return data
 
     def write_to(self, sink: Sink, progress: Progress = lambda done, size: None) -> None:
         """Write the whole core to `sink`, without a commit.  ProcessError: EIO; SinkError.
@@ -296,6 +309,7 @@ class Core:
         reading = self._worker.submit(self._core.read_into, offset, filling)
         while count := _within(tuning.now().read_timeout, reading, self._core.pid):
             offset += count
+            self._given += count
             filling, full = full, filling
             reading = self._worker.submit(self._core.read_into, offset, filling)
             sink.write(full[:count])
@@ -316,6 +330,7 @@ class Core:
                 _within(tuning.now().read_timeout, reading, self._core.pid)
                 sink.write(buffer[:count])
             offset += count
+            self._given += count
             progress(offset, self.size)
 
 

@@ -28,6 +28,9 @@ class Tuning:
     """Seconds that a caller waits for one read.  A page that userfaultfd(2) must supply never comes
     while its handler is stopped."""
 
+    output_timeout: float = 60.0
+    """Seconds for which a command lets a process stand still while its output takes nothing."""
+
     estimate_timeout: float = 2.0
     """Seconds that a look through the mappings may take, for the estimate of a size.  A process
     that changes its mappings makes it wait."""

@@ -26,6 +26,7 @@ from gcorefs.export.sink import STANDARD_OUTPUT, open_sink
 from gcorefs.kernel import soft_dirty
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
+from gcorefs.process import pipe_reader
 from gcorefs.together import stop_together
 
 
@@ -183,6 +184,16 @@ def _prefix(output: str | None) -> str:
 
 def _dump(process: Process, place: _Place, policy: Policy) -> str:
     """Write one core.  The line about it.  ClickException."""
+    if (
+        place.name == "-"
+        and policy.hold == "stop"
+        and not policy.is_read_live
+        and pipe_reader.reads(process.pid, 1)
+    ):
+        raise click.ClickException(
+            f"process {process.pid} reads {STANDARD_OUTPUT} itself, and takes nothing while it "
+            "stands still: --hold copy lets it go before"
+        )
     with stopping.refusals_told(process.pid):
         stop = api.stop(process, place.spooled(policy))
         core = write_core(stop, lambda: place.open(policy), lambda: _shown(process.pid))
@@ -218,7 +229,7 @@ def _dump_together(places: Mapping[Process, _Place], policy: Policy) -> None:
                 cores = together.cores()
                 for stop, core in cores:
                     with _shown(stop.pid) as show:
-                        writer.do(core.write_to, sinks[stop.pid], show)
+                        writer.do_held(stop, core, core.write_to, sinks[stop.pid], show)
             for stop, _ in cores:
                 sinks[stop.pid].commit()
     names = {process.pid: place.name for process, place in places.items()}

@@ -118,7 +118,7 @@ class _Work:
             with self._stop:
                 names = self._look_again()
                 core = self._stop.core()
-                writer.do(tarball.add, CORE, core.size, core.read)
+                writer.do_held(self._stop, core, tarball.add, CORE, core.size, core.read)
             at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
             origin = Origin(name, self._stop.pid, at, core.size)
             collected = Collected(self._files, names, self._told.known, self._told.unknown)

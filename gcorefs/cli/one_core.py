@@ -34,7 +34,7 @@ def write_core(
             # takes long.
             with contextlib.closing(Output()) as writer, shown() as show, stop:
                 core = stop.core()
-                writer.do(core.write_to, sink, show)
+                writer.do_held(stop, core, core.write_to, sink, show)
             sink.commit()
         finally:
             sink.abort()

@@ -70,7 +70,7 @@ class CoreTaker:
                 core = stop.core()
                 if is_over():  # else the pid may be another process's by now
                     raise ProcessError(Reason.GONE, self._process.pid)
-                written = writer.do(self._write, core, name, undone)
+                written = writer.do_held(stop, core, self._write, core, name, undone)
             threads = sum(core.facts["threads"].values())
             if written is None:
                 line = f"{name}: its {core.size} bytes are more than --space allows"

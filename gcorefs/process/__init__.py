@@ -26,6 +26,7 @@ forkable  memory that a child of the process has for itself
 child_memory  the memory in such a child
 flushed_files  open files whose close asks a server
 tracking  memory in which the kernel marks what is written
+pipe_reader  whether the process reads what we write into a pipe
 quiet_open  opens a file of the process so that nobody sees it, or does not open it
 shmem     shared memory without a name, read from its file
 copy_on_write  which pages a pin would copy

@@ -1,5 +1,6 @@
 """`gcorefs dump`: the same core as in the mount, in a file that is complete or does not exist."""
 
+import ast
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from gcorefs.arch.machine import NT_PRSTATUS
 from gcorefs.kernel.proc import procfile, task_stat, task_status, tasks
+from gcorefs.tuning import Tuning
 from tests.conftest import GCOREFS, Mount, Target, of_each_thread, text_of, wait_until_asleep
 from tests.mounted.conftest import (
     PAGE,
@@ -27,6 +29,7 @@ from tests.mounted.conftest import (
     run,
     whole,
 )
+from tests.tuned import program
 
 # struct elf_prstatus (include/linux/elfcore.h): pr_utime to pr_cstime, four struct timeval.
 TIMES = slice(48, 112)
@@ -445,3 +448,47 @@ def test_what_is_no_policy_is_refused(spawn: Callable[..., Target], text: str) -
         assert result.returncode == 2
         assert b"\nError: " in result.stderr
         assert b"Traceback" not in result.stderr
+
+
+ITSELF = """
+import os, subprocess, sys
+result = subprocess.run([*sys.argv[1:], str(os.getpid())], capture_output=True)
+print((result.args, result.returncode, result.stdout[:4], result.stderr))
+"""
+
+
+def dumped_by_itself(*words: str) -> "subprocess.CompletedProcess[bytes]":
+    """What a program reads that dumps itself through a pipe: only the first bytes of the core."""
+    result = run(sys.executable, "-c", ITSELF, GCOREFS, "dump", *words)
+    assert result.returncode == 0, result.stderr
+    return subprocess.CompletedProcess(*ast.literal_eval(result.stdout.decode()))
+
+
+def test_a_program_that_reads_its_own_core_is_not_stopped_for_ever() -> None:
+    assert_refused(dumped_by_itself(), "reads standard output itself", "--hold copy")
+
+
+@pytest.mark.parametrize("words", [["--hold", "copy"], ["--policy", "@stacks"]])
+def test_a_program_reads_its_own_core_if_it_need_not_stand_still(words: list[str]) -> None:
+    result = dumped_by_itself(*words)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("words", [[], ["--compress", "zstd"]])
+def test_a_process_does_not_wait_for_an_output_that_takes_nothing(
+    spawn: Callable[..., Target], tmp_path: Path, words: list[str]
+) -> None:
+    target = spawn("bulk", 4)
+    impatient = program(tmp_path, Tuning(output_timeout=0.2))
+    reading, writing = os.pipe()
+    try:
+        result = run(impatient, "dump", target.pid, "-o", f"/proc/self/fd/{writing}", *words,
+                     pass_fds=[writing])  # fmt: skip
+        assert_refused(
+            result, "the output", f"while process {target.pid} stood still", "--hold copy"
+        )
+        assert is_free(target.pid)
+    finally:
+        os.close(reading)
+        os.close(writing)
