@@ -37,8 +37,10 @@ class Patterns:
         """True if a pattern is for the name of a mapping, as in maps."""
         if self.names is None or not name:
             return False
-        name = name.removesuffix(_DELETED)
-        forms = [name, name.rpartition(b"/")[2]]
+        # The kernel appends it to the name of a file that is gone, but a file may also have it in
+        # its own name.
+        whole = {name, name.removesuffix(_DELETED)}
+        forms = [*whole, *(each.rpartition(b"/")[2] for each in whole)]
         if inside := _BRACKETS.fullmatch(name):
             forms.append(inside[1])
         return any(self.names.fullmatch(form) for form in forms)
@@ -76,15 +78,23 @@ def canonical(text: str) -> str:
 
 def _as_expression(word: str) -> bytes:
     """Each part between two stars matches where it first fits, and there is no other try (?>):
-    a later place only leaves less room for the parts behind it.  With a plain .* between them re
+    a later place only leaves less room for the parts behind it.  With a plain star between them re
     would try all combinations of places, which takes for ever, with the interpreter lock held.
     """
     parts = [b"".join(map(_literal, part)) for part in word.split("*")]
     if len(parts) == 1:
         return parts[0]
     first, *middle, last = parts
-    return b"".join([first, *(b"(?>.*?%b)" % part for part in middle if part), b".*", last])
+    found = [first, *(b"(?>%b*?%b)" % (_ONE, part) for part in middle if part), _ONE, b"*", last]
+    return b"".join(found)
+
+
+# Of UTF-8, or else a byte.  A name is bytes, and there is one way only to take it apart (?>).
+_ONE = (
+    rb"(?>[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"
+    rb"|[\xf0-\xf4][\x80-\xbf]{3}|[\x80-\xff])"
+)
 
 
 def _literal(character: str) -> bytes:
-    return b"." if character == "?" else re.escape(character.encode("utf-8", "surrogateescape"))
+    return _ONE if character == "?" else re.escape(character.encode("utf-8", "surrogateescape"))
