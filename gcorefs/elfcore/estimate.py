@@ -50,9 +50,10 @@ _NAMELESS = (b"/memfd:", b"/SYSV", HUGE_PAGES)
 # This mapping is not part of VmSize (arch/x86/entry/vsyscall, gate_vma).
 _OUTSIDE = b"[vsyscall]"
 
-# The end of the line of a mapping without a file and a name, and further such lines.
+# The end of the line of a mapping without a file and a name, and further such lines.  With a
+# possessive repeat, CPython before 3.11.5 takes a part of the next line too (gh-106052).
 _PLAIN_ROW = re.compile(
-    rb"( 00:00 0 \n)(?:[0-9a-f]+-[0-9a-f]+ [r-][w-][x-][ps] [0-9a-f]+ 00:00 0 \n)++"
+    rb"( 00:00 0 \n)(?:[0-9a-f]+-[0-9a-f]+ [r-][w-][x-][ps] [0-9a-f]+ 00:00 0 \n)+"
 )
 _LINE = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16})"

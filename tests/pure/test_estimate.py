@@ -341,3 +341,22 @@ def test_counters_of_earlier_kernels_are_behind(release: str, pages: int) -> Non
 
 def test_of_many_processors_a_counter_is_behind_by_more() -> None:
     assert counters_are_behind("6.8.0", processors=64, threads=1) == 128 * 64 * PAGE
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 300])
+def test_a_row_of_plain_mappings_is_only_counted(reckon: Reckon, count: int) -> None:
+    row = b"".join(
+        b"%x-%x rw-p 00000000 00:00 0 \n" % (at, at + PAGE)
+        for at in range(0x600000, 0x600000 + 2 * PAGE * count, 2 * PAGE)
+    )
+    others = (
+        b"7f00000000-7f00001000 rw-s 00000000 00:01 9                        /memfd:a (deleted)\n",
+        b"7f00002000-7f00003000 rw-p 00000000 00:00 0                        [anon:mine]\n",
+    )
+    file = File(1, PAGE, PAGE)
+    alone = reckon(PROGRAM + b"".join(others), mapped=GIB, file=file)
+    parts = reckon(row.join((b"", PROGRAM, *others, b"")), mapped=GIB, file=file)
+    assert (parts.whole, parts.sparse, parts.populated, parts.undivided, parts.notes) == (
+        alone.whole, alone.sparse, alone.populated, alone.undivided, alone.notes
+    )  # fmt: skip
+    assert parts.mappings == alone.mappings + 4 * count
