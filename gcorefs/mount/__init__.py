@@ -26,6 +26,8 @@ readahead  reads ahead of a reader that goes forward
 reading  the ways to get bytes: from memory here, by an errand, or by a thread
 crew     the processes that carry out stops, and the conversation with each
 pools    workers, threads for blocking work, and their buffers
+answers  what a worker says, by the request that it is about
+remote_child  the child that a worker has a process make (hold=fork)
 remote_stop  a stop in a worker, as the event loop sees it
 holders  who has a file open, and who has looked it up
 keeper   what a core needs of its stop

@@ -98,8 +98,8 @@ class Ending:
             if not self._stop.is_untraced:
                 await self._close(cores)
         finally:
-            if not self._stop.has_own_child:
-                self._stop.end_child()
+            if not self._stop.child.is_own:
+                self._stop.child.end()
             self._untraced.set()
 
     async def _close(self, cores: Collection[SharedCore]) -> None:
@@ -138,13 +138,13 @@ class Ending:
 
         `others_untraced`: waits for the stops that there are.  Those that come wait for this one.
         """
-        if self._stop.has_own_child:
+        if self._stop.child.is_own:
             self._reaped = trio.Event()
             try:
-                self._stop.kill_child()
+                self._stop.child.kill()
                 await others_untraced()
-                self._stop.end_child()
+                self._stop.child.end()
                 with trio.move_on_after(_REAP_PATIENCE):
-                    await self._stop.child_ended()
+                    await self._stop.child.gone()
             finally:
                 self._reaped.set()

@@ -8,8 +8,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
-from math import inf
 from typing import TypeVar
 
 import trio
@@ -18,10 +16,12 @@ from gcorefs.core import Core
 from gcorefs.hold.holder import Holder
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.lifecycle import Lifecycle, Phase
+from gcorefs.mount.answers import Answers, error_of, new_number
 from gcorefs.mount.crew import Link, NoAnswer
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import MountPolicy
 from gcorefs.mount.pools import Pools
+from gcorefs.mount.remote_child import RemoteChild
 from gcorefs.policy import Policy
 from gcorefs.process.access import Opener
 from gcorefs.process.child_memory import ChildMemory, NotForked
@@ -30,18 +30,9 @@ from gcorefs.process.memory import Memory
 from gcorefs.process.progress import Progress
 from gcorefs.process.unreadable_pages import UnreadablePages
 from gcorefs.worker import messages as say
-from gcorefs.worker.header import SharedHeader
 from gcorefs.worker.page import SharedProgress, new_page
 
 T = TypeVar("T")
-
-_numbers = count(1)
-"""Numbers for requests.  They are never used twice, because the answer to a request may come when
-the worker is at the next stop."""
-
-
-class WorkerFailed(Exception):
-    """gcorefs itself failed in a worker.  The text is the traceback there."""
 
 
 class RemoteStop:
@@ -79,15 +70,10 @@ class RemoteStop:
         self._taken = trio.Event()
         self._untraced = trio.Event()
         self._is_released = False
-        self._has_forked = False
-        self._has_own_child = False
-        self._child_ended = trio.Event()
         self._failure: Exception | None = None
-        self._take_number = next(_numbers)
-        self._answers: dict[int, trio.MemorySendChannel[object]] = {}
-        self._headers: dict[int, SharedHeader] = {}
-        # What a worker says of a header before the task that waits for the header has its turn.
-        self._early: dict[int, list[say.HeaderGrew]] = {}
+        self._take_number = new_number()
+        self._answers = Answers()
+        self.child = RemoteChild(self._take_number, self._answers)
 
     # Requests of the server.
 
@@ -152,8 +138,8 @@ class RemoteStop:
         if link is None or self._is_released:
             self._raise_failure()
             raise self._over()
-        number = next(_numbers)
-        self._answers[number], answers = trio.open_memory_channel[object](inf)
+        number = new_number()
+        answers = self._answers.to(number)
         try:
             is_copy = holder.is_copy
             link.say(say.MakeCore(number, policy.policy, policy.max_stop, is_copy))
@@ -166,12 +152,11 @@ class RemoteStop:
                     case say.Fit():
                         await self._answer_fit(link, holder, answer)
                     case say.Failed():
-                        raise _error(answer)
+                        raise error_of(answer)
                     case say.Made():
                         return await self._core(answer, holder)
         finally:
-            del self._answers[number]
-            self._early.pop(number, None)
+            self._answers.forget(number)
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
                 while True:
                     self.hear(answers.receive_nowait())
@@ -186,41 +171,13 @@ class RemoteStop:
         return ChildMemory(forked.mem, _nothing)
 
     async def _have_forked(self) -> say.Forked:
-        link, number = self._link, next(_numbers)
+        link = self._link
         if link is None or self._is_released:
             raise self._over()
-        self._answers[number], answers = trio.open_memory_channel[object](1)
-        self._has_forked = True
-        link.say(say.Fork(number))
-        try:
-            async for answer in answers:
-                if isinstance(answer, say.Failed):
-                    raise _error(answer)
-                assert isinstance(answer, say.Forked)
-                return answer
-        finally:
-            del self._answers[number]
-        raise self._over()
-
-    @property
-    def has_own_child(self) -> bool:
-        """True until the end of a child that the process has to reap, in a second stop."""
-        return self._has_own_child and not self._child_ended.is_set()
-
-    def kill_child(self) -> None:
-        """Kill the child that keeps the memory.  `end_child` comes later."""
-        if self._has_forked and self._link is not None:
-            self._link.say(say.EndChild(self._take_number, may_reap=False))
-
-    def end_child(self) -> None:
-        """Kill the child that keeps the memory, if there is one, and have the process reap it."""
-        if self._has_forked and self._link is not None:
-            self._has_forked = False
-            self._link.say(say.EndChild(self._take_number, may_reap=True))
-
-    async def child_ended(self) -> None:
-        """Wait until nothing is left of the child, after `end_child`."""
-        await self._child_ended.wait()
+        forked = await self.child.make(link)
+        if forked is None:
+            raise self._over()
+        return forked
 
     async def _answer_fit(self, link: Link, holder: Holder, asked: say.Fit) -> None:
         facts = None
@@ -233,13 +190,9 @@ class RemoteStop:
     async def _core(self, made: say.Made, holder: Holder) -> Core:
         memory = self._memory
         assert memory is not None
-        layout = made.plan.layout
-        header = SharedHeader(made.header, layout.memory_offset, made.ready)
-        self._headers[made.number] = header
-        for grown in self._early.pop(made.number, ()):  # no await since the header is there
-            header.grow(grown.ready, grown.stored)
+        header = self._answers.header(made)
         memory.unreadable_pages.add_ranges(made.unreadable)
-        plan = replace(made.plan, layout=layout.with_header(header))
+        plan = replace(made.plan, layout=made.plan.layout.with_header(header))
         make = partial(Core, self.process.pid, plan, memory, holder, self.check, header.made)
         # A copy must know to which program it belongs.
         with told(self.process.pid, Reason.DIED):
@@ -287,7 +240,7 @@ class RemoteStop:
 
     def forget(self) -> None:
         """Drop the headers, which nobody can read any more."""
-        self._headers.clear()
+        self._answers.drop_headers()
 
     # The state of the stop.
 
@@ -322,32 +275,24 @@ class RemoteStop:
     # Messages of the worker.
 
     def hear(self, message: object) -> None:
-        if isinstance(message, say.Forked) and message.is_own:  # also if nobody waits for it
-            self._has_own_child = True
+        if isinstance(message, say.Forked):
+            self.child.hear(message)
+        if self._answers.hear(message):
+            return
         match message:
             case say.Taken():
                 self._take(message)
-            case say.Fit() | say.Made() | say.Failed() | say.Forked() if (
-                message.number in self._answers
-            ):
-                self._answers[message.number].send_nowait(message)
             case say.Fit() if self._link is not None:  # nobody waits for this core any more
                 self._link.say(say.Held(message.number, None))
-            case say.HeaderGrew() if message.number in self._headers:
-                self._headers[message.number].grow(message.ready, message.stored)
-            case say.HeaderGrew() if message.number in self._answers:
-                self._early.setdefault(message.number, []).append(message)
-            case say.Failed() if message.number in self._headers:
-                self._headers[message.number].fail(_error(message))
             case say.Failed() if message.number == self._take_number:
-                self._fail(_error(message))
+                self._fail(error_of(message))
             case say.Ended():
                 self._end()
             case say.Released():
                 self._be_untraced(message)
             case say.Idle() if message.number == self._take_number and self._link is not None:
                 self.late = ()
-                self._child_ended.set()
+                self.child.hear_end()
                 self._pools.crew.rest(self._link, message.may_go_on)
 
     def _take(self, taken: say.Taken) -> None:
@@ -377,7 +322,7 @@ class RemoteStop:
         self._pools.crew.give_back(self._link, released)
         # Questions for a core stay open: the worker still answers them, and knows best why there is
         # no core.
-        for header in self._headers.values():
+        for header in self._answers.headers:
             header.fail(self._over())
         self._untraced.set()
 
@@ -389,7 +334,7 @@ class RemoteStop:
     def lose(self, cause: OSError | None) -> None:
         """The conversation with the worker has ended, so the kernel lets the process go."""
         pid = self.process.pid
-        self._child_ended.set()
+        self.child.hear_end()
         if self._untraced.is_set():
             self._close_questions()
             return
@@ -410,26 +355,19 @@ class RemoteStop:
         if self._failure is None:
             self._failure = error
         self._close_questions()
-        for header in self._headers.values():
+        for header in self._answers.headers:
             header.fail(error)
         self._untraced.set()
 
     def _close_questions(self) -> None:
         self._taken.set()
-        for answers in self._answers.values():
-            answers.close()
+        self._answers.end()
 
 
 def _nothing() -> None:
-    """`end_child` ends the child, from the event loop."""
+    """`RemoteChild.end` ends the child, from the event loop."""
 
 
 def _fit(holder: Holder, size: int) -> dict[str, str]:
     holder.fit(size)
     return dict(holder.facts())
-
-
-def _error(failed: say.Failed) -> Exception:
-    if failed.traceback:
-        return WorkerFailed(failed.traceback)
-    return ProcessError(failed.reason, failed.pid, failed.detail)
