@@ -15,7 +15,7 @@ from gcorefs.cli.printable import printable
 from gcorefs.cli.sink_steps import with_step
 from gcorefs.elfcore.vma import MapsError
 from gcorefs.export.sink import SinkError
-from gcorefs.kernel.ending_signals import not_ignored
+from gcorefs.kernel.ending_signals import handle
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.errors import ProcessError, named_with_limit
 
@@ -40,8 +40,7 @@ def end_in_good_order() -> None:
             raise KeyboardInterrupt
         sys.exit(128 + number)
 
-    for each in not_ignored():
-        signal.signal(each, end)
+    handle(end)
 
 
 @contextlib.contextmanager

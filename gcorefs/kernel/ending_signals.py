@@ -5,7 +5,7 @@ Python ignores, SIGSTKFLT, which wakes threads of ours (bell.py), and SIGKILL.
 """
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -16,13 +16,19 @@ ENDING = (
 )  # fmt: skip
 
 
-def not_ignored() -> list[int]:
-    """Of these, the signals that this process does not ignore.
+def handle(handler: Callable[[int, FrameType | None], None]) -> list[int]:
+    """Have each of these signals come to `handler`, but for those that this process ignores.
 
     A process inherits what its parent ignores, from nohup(1) or from a shell that starts a job in
-    the background (POSIX, 2.11), and is expected to go on ignoring it.
+    the background (POSIX, 2.11), and is expected to go on ignoring it.  It also inherits what its
+    parent blocks, for example to take signals by sigwait(3).  Nobody means that: nothing but
+    SIGKILL would end us, and a process that we hold would stand still.
     """
-    return [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+    handled = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+    for each in handled:
+        signal.signal(each, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+    return handled
 
 
 def ignore_all() -> None:
@@ -44,12 +50,11 @@ class Remembered:
 def remember() -> Remembered:
     """From now on, remember the signals that would end this process, and ignore the bell until the
     first ring, or RepeatedRing.  Only the main thread may call this."""
-    found = Remembered(not_ignored(), [])
+    come: list[int] = []
 
     def keep(number: int, _: FrameType | None) -> None:
-        found.come.append(number)
+        come.append(number)
 
-    for each in found.numbers:
-        signal.signal(each, keep)
+    handled = handle(keep)
     signal.signal(signal.SIGSTKFLT, signal.SIG_IGN)
-    return found
+    return Remembered(handled, come)

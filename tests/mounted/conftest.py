@@ -144,6 +144,16 @@ def offset_of(header: bytes, address: int) -> int:
     raise LookupError(f"{address:#x} is not in the core")
 
 
+@contextlib.contextmanager
+def blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """A child that is started meanwhile blocks these signals."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def errno_of(call: Callable[[], object]) -> int:
     """The errno with which a call fails; 0 if it succeeds."""
     try:

@@ -21,6 +21,7 @@ from tests.conftest import GCOREFS, Mount, Target, of_each_thread, text_of, wait
 from tests.mounted.conftest import (
     PAGE,
     assert_refused,
+    blocked,
     eventually,
     gcorefs,
     is_free,
@@ -267,6 +268,21 @@ def test_a_signal_that_is_ignored_stays_ignored(
             dumper.send_signal(number)
         assert dumper.stdout.read()
         assert dumper.wait() == 0
+
+
+def test_a_signal_that_the_caller_blocks_ends_it(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """A thread that takes signals by sigwait(3) starts it."""
+    target = spawn("threads", 3)
+    with blocked(signal.SIGTERM), subprocess.Popen(
+        text_of([GCOREFS, "dump", target.pid]), stdout=subprocess.PIPE
+    ) as dumper:  # fmt: skip
+        assert dumper.stdout is not None
+        assert dumper.stdout.read(4) == b"\x7fELF"
+        dumper.send_signal(signal.SIGTERM)
+        assert dumper.wait(60) == 128 + signal.SIGTERM
+    assert is_free(target.pid)
 
 
 def test_killed_it_still_lets_go(halfway: "subprocess.Popen[bytes]", tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.mounted.conftest import (
     CUT_OFF,
     Pause,
     assert_refused,
+    blocked,
     errno_of,
     eventually,
     gcorefs,
@@ -148,6 +149,15 @@ def test_a_signal_that_was_ignored_stays_ignored(unmounted: Mount) -> None:
         said = server.communicate()[1].decode()
     assert server.returncode == 0
     assert said == f"gcorefs: INFO: ends on signal {signal.SIGRTMIN + 1}\n"
+    assert not is_mounted(unmounted)
+
+
+def test_a_signal_that_the_caller_blocks_ends_it(unmounted: Mount) -> None:
+    command = text_of([GCOREFS, "mount", "--foreground", unmounted.path])
+    with blocked(signal.SIGTERM), subprocess.Popen(command, stderr=subprocess.PIPE) as server:
+        said_at_first(server)
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=60)[1] == b"gcorefs: INFO: ends on SIGTERM\n"
     assert not is_mounted(unmounted)
 
 
