@@ -19,6 +19,7 @@ No other part of gcorefs names a register, the number of a system call or the pa
 """
 
 import os
+import sys
 
 from gcorefs.arch import aarch64_host, x86_64
 from gcorefs.arch.aarch64 import AARCH64
@@ -34,12 +35,15 @@ MACHINES = {
 }
 """By the machine name of uname(2), and by whether the process is a 32-bit process."""
 
-_AARCH64_NAMES = ("aarch64", "armv8l")
-"""uname(2) gives the second one under PER_LINUX32 (personality(2)).  For x86-64 it can give other
-names too."""
+_UNDER_LINUX32 = {"i686": "x86_64", "armv8l": "aarch64"}
+"""The names that uname(2) gives under PER_LINUX32 (personality(2); COMPAT_UTS_MACHINE)."""
 
-HOST: Host = aarch64_host.host() if os.uname().machine in _AARCH64_NAMES else x86_64.HOST
-"""The machine on which gcorefs itself runs."""
+_uname = os.uname().machine
+NAME = _UNDER_LINUX32.get(_uname, _uname) if sys.maxsize >> 32 else _uname
+"""The machine on which gcorefs itself runs, as uname(2) names it."""
+
+HOST: Host = aarch64_host.host() if NAME == "aarch64" else x86_64.HOST
+"""What it is for gcorefs itself."""
 
 
 def machine_of(is_32_bit: bool) -> Machine | None:
@@ -47,12 +51,11 @@ def machine_of(is_32_bit: bool) -> Machine | None:
     why."""
     if PAGE_SIZE not in HOST.page_sizes:
         return None
-    return MACHINES.get((os.uname().machine, is_32_bit))
+    return MACHINES.get((NAME, is_32_bit))
 
 
 def why_foreign(is_32_bit: bool) -> str:
     """What it is that no process, or no such process, is handled for."""
-    machine = os.uname().machine
     if PAGE_SIZE not in HOST.page_sizes:
-        return f"{machine}, with pages of {PAGE_SIZE} bytes"
-    return f"{machine}, {32 if is_32_bit else 64} bits"
+        return f"{NAME}, with pages of {PAGE_SIZE} bytes"
+    return f"{NAME}, {32 if is_32_bit else 64} bits"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gcorefs import __version__
+from gcorefs.arch import NAME
 from gcorefs.bundle.mapped_files import Kept, NotTaken
 
 _FORMAT = 1
@@ -56,7 +57,7 @@ def manifest(origin: Origin, files: Sequence[Placed], lacks: Lacks) -> bytes:
         "pid": origin.pid,
         "taken_at": origin.taken_at,
         "host": platform.node(),
-        "machine": platform.machine(),
+        "machine": NAME,
         "kernel": platform.release(),
         "core": {"in_bundle": "core", "size": origin.core_size},
         "program": program,

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gcorefs.arch import machine_of
+from gcorefs.arch import NAME, machine_of
 from gcorefs.checkup.finding import Finding, note, ok
 from gcorefs.hold.precopied import why_not_ahead
 from gcorefs.kernel.proc import procfile
@@ -72,7 +72,7 @@ def ask_host() -> Host:
     features: Mapping[str, bool] = {}
     with contextlib.suppress(OSError):
         features = kernel_features()
-    return Host(name.release, name.machine, features, why_not_ahead(), can_fork, load())
+    return Host(name.release, NAME, features, why_not_ahead(), can_fork, load())
 
 
 def ask_security() -> Security:

@@ -131,7 +131,8 @@ def look_up(path: str, is_followed: bool = True) -> Entry:
     """The directory entry that `path` leads to, through symbolic links if `is_followed`.
 
     The kernel follows a link below /proc that stands for an open file, because its text is not a
-    path.  EACCES: another user's link in a sticky directory; EISDIR: no last part; ELOOP.
+    path.  ENOENT: there is no such directory, or it has been removed; EACCES: another user's link
+    in a sticky directory; EISDIR: no last part; ELOOP.
     """
     return _look_up(path, is_followed, None, _MOST_LINKS)
 
@@ -143,6 +144,9 @@ def _look_up(path: str, is_followed: bool, start: int | None, links: int) -> Ent
     directory = os.open(head or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=start)
     with contextlib.ExitStack() as stack:
         entry = stack.enter_context(Entry(directory, name))
+        if not os.fstat(directory).st_nlink:  # to O_TMPFILE, file systems say different things then
+            why = "the directory has been removed; name another place"
+            raise FileNotFoundError(errno.ENOENT, why)
         if entry.is_link:
             if not is_followed:
                 raise OSError(errno.ELOOP, "it is a symbolic link")

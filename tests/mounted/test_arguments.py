@@ -306,4 +306,4 @@ def test_a_directory_that_has_been_removed_is_no_harm_without_a_name_in_it(
     assert (result.returncode, result.stderr) == (0, b"")
     assert (tmp_path / "file").stat().st_size
     told = without_directory(tmp_path, command, pid, "-o", "x")
-    assert_refused(told, "x: ")
+    assert_refused(told, "x: the directory has been removed")

@@ -508,3 +508,18 @@ def test_a_process_does_not_wait_for_an_output_that_takes_nothing(
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_the_machine_is_what_it_is_whatever_uname_says(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """personality(2), PER_LINUX32: setarch(8) in a build of 32-bit programs."""
+    if run("setarch", "linux32", "true").returncode:
+        pytest.skip("this kernel has no PER_LINUX32")
+    target = spawn("threads", 2)
+    result = run("setarch", "linux32", GCOREFS, "dump", target.pid, "-o", tmp_path / "core")
+    assert (result.returncode, result.stderr) == (0, b"")
+    facts = json.loads(
+        run("setarch", "linux32", GCOREFS, "info", "--json", tmp_path / "core").stdout
+    )
+    assert facts["missing"] == 0
