@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
 from gcorefs.elfcore.elf import PF_R, page_up
-from gcorefs.elfcore.vma import Vma, VmFlag
+from gcorefs.elfcore.vma import Vma
 
 ANON_PRIVATE = 1 << 0
 ANON_SHARED = 1 << 1
@@ -133,7 +133,7 @@ def kept_size(vma: Vma, mask: int, facts: Facts) -> Share:
     behind that page (a long PT_INTERP comes first), the part reaches to their end.
     """
     share = dump_size(vma, mask, facts)
-    if share.left_out is not LeftOut.FILTER or not _is_private_file(vma):
+    if share.left_out is not LeftOut.FILTER or not vma.kind.is_private_file:
         return share
     if mask & ANON_PRIVATE and vma.flags and facts.is_lost(vma):
         return Share(vma.size, None, vma.size - share.size)
@@ -141,18 +141,6 @@ def kept_size(vma: Vma, mask: int, facts: Facts) -> Share:
         size = min(end, vma.size)
         return Share(size, LeftOut.FILTER if size < vma.size else None, size - share.size)
     return share
-
-
-def _is_private_file(vma: Vma) -> bool:
-    """False for memory of a device, whose bytes come from no page of a file, and for a shared
-    mapping that can only be read (VM_MAYSHARE without VM_SHARED)."""
-    return vma.has_file and not vma.vm_flags & _NOT_OF_A_PRIVATE_FILE
-
-
-_NOT_OF_A_PRIVATE_FILE = (
-    VmFlag.SHARED | VmFlag.MAYSHARE | VmFlag.HUGETLB
-    | VmFlag.IO | VmFlag.PFNMAP | VmFlag.MIXEDMAP
-)  # fmt: skip
 
 
 def _without_dax(vma: Vma, mask: int, facts: Facts) -> Share:

@@ -100,8 +100,15 @@ class Kind:
     is_dontdump: bool = field(init=False)
     is_mergeable: bool = field(init=False)
     has_guards: bool = field(init=False)
-    # Every mapping is asked for these flags.  They are attributes because `in` of enum.Flag takes
-    # ten times as long.
+    is_private_file: bool = field(init=False)
+    """Its bytes come from pages of a file, and a write reaches nobody else.  False for memory of a
+    device, and for a shared mapping that can only be read (VM_MAYSHARE without VM_SHARED)."""
+    is_supplied: bool = field(init=False)
+    """A handler of userfaultfd(2) supplies missing pages."""
+    is_watched: bool = field(init=False)
+    """The same, or it hears of writes."""
+    # Every mapping is asked for these flags.  They are attributes because `in` and `&` of enum.Flag
+    # take ten times as long.
     hides_sharing: bool = field(init=False)
     """Its private pages may be shared although smaps counts none as shared: hugetlbfs pages, and
     pages that KSM has merged or is about to merge (madvise(2), MADV_MERGEABLE)."""
@@ -109,23 +116,34 @@ class Kind:
     def __post_init__(self) -> None:
         self.has_file = self.inode != 0 or self.name[:1] == b"/"
         self.is_special = not self.has_file and is_special_name(self.name)
-        self.is_plain = not (self.has_file or self.is_special or self.vm_flags & _NOT_PLAIN)
-        self.is_shared = VmFlag.SHARED in self.vm_flags
-        self.is_hugetlb = VmFlag.HUGETLB in self.vm_flags
-        self.is_io = VmFlag.IO in self.vm_flags
-        self.is_dontdump = VmFlag.DONTDUMP in self.vm_flags
-        self.is_mergeable = VmFlag.MERGEABLE in self.vm_flags
-        self.has_guards = VmFlag.GUARDED in self.vm_flags
-        is_private_hugetlb = self.is_hugetlb and VmFlag.MAYSHARE not in self.vm_flags
+        bits = self.vm_flags.value  # a process may have as many kinds as files
+        self.is_plain = not (self.has_file or self.is_special or bits & _NOT_PLAIN)
+        self.is_private_file = self.has_file and not bits & _NOT_PRIVATE_FILE
+        self.is_supplied = bool(bits & _SUPPLIED)
+        self.is_watched = bool(bits & _WATCHED)
+        self.is_shared = bool(bits & _SHARED)
+        self.is_hugetlb = bool(bits & _HUGETLB)
+        self.is_io = bool(bits & _IO)
+        self.is_dontdump = bool(bits & _DONTDUMP)
+        self.is_mergeable = bool(bits & _MERGEABLE)
+        self.has_guards = bool(bits & _GUARDED)
+        is_private_hugetlb = self.is_hugetlb and not bits & _MAYSHARE
         self.hides_sharing = self.is_mergeable or is_private_hugetlb
 
 
-_NOT_PLAIN = (
+_SHARED, _MAYSHARE, _HUGETLB = (
+    VmFlag.SHARED.value, VmFlag.MAYSHARE.value, VmFlag.HUGETLB.value
+)  # fmt: skip
+_IO, _DONTDUMP, _MERGEABLE, _GUARDED = (
+    VmFlag.IO.value, VmFlag.DONTDUMP.value, VmFlag.MERGEABLE.value, VmFlag.GUARDED.value
+)  # fmt: skip
+_SUPPLIED = (VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR).value
+_WATCHED = _SUPPLIED | VmFlag.UFFD_WP.value
+_NOT_PRIVATE_FILE = (
     VmFlag.SHARED | VmFlag.MAYSHARE | VmFlag.HUGETLB
     | VmFlag.IO | VmFlag.PFNMAP | VmFlag.MIXEDMAP
-    | VmFlag.DONTDUMP | VmFlag.GUARDED
-    | VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR | VmFlag.UFFD_WP
-)  # fmt: skip
+).value  # fmt: skip
+_NOT_PLAIN = _NOT_PRIVATE_FILE | _DONTDUMP | _GUARDED | _WATCHED
 
 
 @dataclass(slots=True, unsafe_hash=True)

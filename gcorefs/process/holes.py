@@ -124,11 +124,12 @@ def _rows(
 
 def _is_private_anonymous(vma: Vma, shared: Shmem) -> bool:
     """True if so.  `vma` is not plain."""
-    if vma.is_special or vma.vm_flags & (VmFlag.MAYSHARE | VmFlag.UFFD_MISSING):
+    kind = vma.kind
+    if kind.is_special or (kind.has_file and not kind.is_hugetlb):
         return False
-    if not vma.has_file:
-        return True
-    return vma.kind.is_hugetlb and (vma.name == HUGE_PAGES or shared.has_no_pages(vma))
+    if kind.vm_flags & (VmFlag.MAYSHARE | VmFlag.UFFD_MISSING):
+        return False
+    return not kind.has_file or kind.name == HUGE_PAGES or shared.has_no_pages(vma)
 
 
 def _between(starts: Column, ends: Column, vma: Vma) -> Holes:

@@ -25,7 +25,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence, Set
 
 from gcorefs.arch.page import PAGE_SIZE
-from gcorefs.elfcore.vma import Vma, VmFlag
+from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel.proc import map_files, mountinfo
 from gcorefs.kernel.proc.procfile import FormatError
 from gcorefs.process.errors import ProcessError, Reason
@@ -163,9 +163,10 @@ _LOCAL = {
 
 def source_of(vma: Vma, tid: int, shmem_device: str) -> str | None:
     """Who must supply pages of this mapping; None if nobody must."""
-    if vma.vm_flags & (VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR):
+    kind = vma.kind
+    if kind.is_supplied:
         return f"userfaultfd of {tid}"
     # Huge pages and memory without a name have no server.
-    if vma.kind.is_hugetlb or not vma.has_file or vma.dev == shmem_device:
+    if kind.is_hugetlb or not kind.has_file or kind.dev == shmem_device:
         return None
-    return vma.dev
+    return kind.dev

@@ -224,10 +224,11 @@ def _can_be_opened(vma: Vma) -> bool:
 
 
 def _has_no_name(vma: Vma, device: str) -> bool:
-    if VmFlag.UFFD_MISSING in vma.vm_flags:
-        return False
-    if vma.kind.is_hugetlb:
+    kind = vma.kind
+    if kind.is_hugetlb:
         # A mapping of a file that is open for reading only has VM_MAYSHARE without VM_SHARED
         # (mm/mmap.c, do_mmap), and the same holes.
-        return VmFlag.MAYSHARE in vma.vm_flags and vma.dev in map_files.huge_devices()
-    return vma.dev == device
+        found = VmFlag.MAYSHARE in kind.vm_flags and kind.dev in map_files.huge_devices()
+    else:
+        found = kind.dev == device
+    return found and VmFlag.UFFD_MISSING not in kind.vm_flags

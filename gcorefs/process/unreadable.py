@@ -20,7 +20,7 @@ from functools import partial
 
 from gcorefs.elfcore.elf import page_up
 from gcorefs.elfcore.selection import Range, whole_pages
-from gcorefs.elfcore.vma import Vma, VmFlag
+from gcorefs.elfcore.vma import Vma
 from gcorefs.kernel.proc import map_files
 from gcorefs.process.bounded_questions import Question, ask_each
 from gcorefs.process.mapped_files import FileKey, MappedFiles, file_key
@@ -45,7 +45,7 @@ def unreadable(
     for vma, end in wanted:
         if vma.dev == secret:
             found.append((vma.start, end))
-        elif vma.vm_flags & (VmFlag.UFFD_MISSING | VmFlag.UFFD_MINOR | VmFlag.UFFD_WP):
+        elif vma.kind.is_watched:
             found += pagemap.poisoned(vma.start, end)
     for vma, end, size in _files(files, wanted):
         first = vma.start + max(0, page_up(size) - vma.offset)
