@@ -9,7 +9,8 @@ sleeping  threads that sleep in a system call, and their registers without wakin
 judging   whose registers they are, of a process that may call execve(2) meanwhile
 asleep    the threads that a gentle stop leaves asleep
 tracees   the threads that are seized, interrupted or recorded
-stopping  seizes and interrupts every thread, and waits for the stops
+seizing   finds the threads of a process, and seizes them
+stopping  interrupts every thread, and waits for the stops, until no new one is found
 injection  system calls that a stopped thread makes for us
 forking   a child of the process, for its memory
 nurse     that child from its birth to its end

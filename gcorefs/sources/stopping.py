@@ -11,27 +11,22 @@ seccomp(2) asks no tracer (kernel/signal.c, get_signal, SA_IMMUTABLE).  So we as
 whether it dumps core after the seize, again between interrupts, and while a thread does not stop.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Collection, Iterable
-from math import inf
 
 from gcorefs import tuning
-from gcorefs.kernel import robust_list, wait4
-from gcorefs.kernel.proc import task_stat, task_status, tasks
-from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.kernel import wait4
+from gcorefs.kernel.proc import task_status
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.late import Starved
 from gcorefs.process.progress import Progress
 from gcorefs.sources.asleep import Asleep, LookAsleep
 from gcorefs.sources.judging import Judge
+from gcorefs.sources.seizing import Seizing
 from gcorefs.sources.thread_record import ThreadRecord, in_reading_order
 from gcorefs.sources.tracees import LONGEST_NAP, SHORTEST_NAP, Tracees
 from gcorefs.steps import Step
-
-SEIZE_PATIENCE = 0.01
-"""Seconds that a seize may sleep before another thread looks for dead tracees."""
 
 _QUESTION = 0.1
 """Seconds after which we ask again, while a thread does not stop, whether the process dumps core
@@ -56,17 +51,13 @@ _MOST_GENERATIONS = 10
 sleep are stopped too: they wake, and start others faster than we look, and what has stopped starts
 none."""
 
-_MOST_REFUSALS = 100
-"""An execve(2) can make the kernel refuse a seize once, and a process may call it again and again.
-One that does nothing else has the next seize refused as well in three of ten cases."""
-
 
 class Stopping:
     """The way of one process to its stop."""
 
     def __init__(
         self,
-        process: Process,
+        seizing: Seizing,
         tracees: Tracees,
         progress: Progress,
         stop_timeout: float,
@@ -75,16 +66,12 @@ class Stopping:
     ) -> None:
         """`is_given_up`: ends the wait for threads that do not stop.  `look_asleep`: threads that
         sleep are left asleep (stop=gentle)."""
-        self._process = process
+        self._seizing = seizing
         self._tracees = tracees
         self._progress = progress
         self._stop_timeout = stop_timeout
         self._is_given_up = is_given_up
-        self._left_out: set[int] = set()  # tids in the task list that are not to be traced
-        self._seizing_since = inf  # when the seize that is under way began
-        self._refusals = 0
-        self._has_reaped = False  # `reap_for_seize` has; we do not know which tracee
-        self._starved = Starved(process.pid)
+        self._starved = Starved(tracees.pid)
         self._asleep = None if look_asleep is None else Asleep(tracees, look_asleep, progress)
         self._patience = min(_STARVED_TIMES * stop_timeout, _STARVED_SECONDS)  # the rest of it
 
@@ -102,9 +89,9 @@ class Stopping:
         try:
             self._stop_all(judge)
         except ProcessLookupError as error:
-            raise ProcessError(Reason.GONE, self._process.pid) from error
+            raise ProcessError(Reason.GONE, self._tracees.pid) from error
         records = self._in_order(self._tracees.records)
-        tuning.now().reach(Step.RECORDED_ALL, self._process.pid)
+        tuning.now().reach(Step.RECORDED_ALL, self._tracees.pid)
         return records
 
     def stop_each(self, judge: Judge | None) -> list[ThreadRecord]:
@@ -116,10 +103,10 @@ class Stopping:
         try:
             records = self._stop_each(judge)
         except ProcessLookupError as error:
-            raise ProcessError(Reason.GONE, self._process.pid) from error
+            raise ProcessError(Reason.GONE, self._tracees.pid) from error
         found = self._in_order(records.values())
         if not found:
-            raise ProcessError(Reason.GONE, self._process.pid)
+            raise ProcessError(Reason.GONE, self._tracees.pid)
         self._progress.released_at = time.monotonic()
         return found
 
@@ -129,17 +116,17 @@ class Stopping:
         late = [
             ThreadRecord(tid, is_starved=tid in self._starved.tids) for tid in self._tracees.running
         ]
-        return in_reading_order([*recorded, *asleep, *late], self._process.pid)
+        return in_reading_order([*recorded, *asleep, *late], self._tracees.pid)
 
     def _stop_each(self, judge: Judge | None) -> dict[int, ThreadRecord]:
         records: dict[int, ThreadRecord] = {}
         deadline = time.monotonic() + _MOST_TIMES * self._stop_timeout
-        while newcomers := [tid for tid in self._newcomers() if tid not in records]:
+        while newcomers := [tid for tid in self._seizing.newcomers() if tid not in records]:
             for tid in newcomers:
                 if time.monotonic() > deadline:
                     return {each: ThreadRecord(each) for each in newcomers} | records
-                self._seize([tid])
-                self._refuse_another()
+                self._seizing.seize([tid])
+                self._seizing.refuse_another()
                 if tid in self._tracees.running:
                     self._interrupt([tid])
                     self._wait_for_stops(tid)
@@ -152,16 +139,16 @@ class Stopping:
         return records
 
     def _stop_all(self, judge: Judge | None) -> None:
-        pid = self._process.pid
-        newcomers = self._newcomers()
+        pid = self._tracees.pid
+        newcomers = self._seizing.newcomers()
         is_first = True  # the tracees of an earlier stop may still run
         births = 0
         while is_first or newcomers or not self._is_settled(judge):
-            newcomers = newcomers or self._newcomers()
+            newcomers = newcomers or self._seizing.newcomers()
             births += bool(newcomers)
-            self._seize(newcomers)
+            self._seizing.seize(newcomers)
             newcomers, is_first = [], False
-            self._refuse_another()
+            self._seizing.refuse_another()
             tuning.now().reach(Step.SEIZED_ALL, pid)
             if self._asleep is not None:
                 if births > _MOST_GENERATIONS:
@@ -182,35 +169,16 @@ class Stopping:
         which takes longer.  Until a thread is seized, the kernel may wake it for a signal to one
         that stands still (Tracees.detach_stopped), and it would see an EINTR."""
         for _ in range(_MOST_BIRTHS):
-            known = len(self._tracees.known) + len(self._left_out)
-            if tasks.thread_count(self._process.pid) <= known:
+            if not self._seizing.any_newborn:
                 return
-            newborn = self._newcomers()
-            self._seize(newborn)
+            newborn = self._seizing.newcomers()
+            self._seizing.seize(newborn)
             running = self._tracees.running
             self._interrupt([tid for tid in newborn if tid in running])
 
-    def count_newborn(self) -> None:
-        """During the hold, count the threads that others have started which were left asleep and
-        have woken.
-
-        They are not stopped: the seize would sleep while one of them calls execve(2), which waits
-        until the tracees are reaped, and during the hold no other thread of ours does that.
-        """
-        with contextlib.suppress(ProcessLookupError):
-            for tid in self._newcomers():
-                self._left_out.add(tid)
-                self._progress.woken += 1
-
-    def _refuse_another(self) -> None:
-        """GONE if the pid changed hands before its threads were seized.  Now no other process can
-        get it."""
-        if task_stat.stat(self._process.pid).start_time != self._process.start_time:
-            raise ProcessError(Reason.GONE, self._process.pid)
-
     def _refuse_given_up(self) -> None:
         if self._is_given_up.is_set():
-            raise ProcessError(Reason.LET_GO, self._process.pid)
+            raise ProcessError(Reason.LET_GO, self._tracees.pid)
 
     def _is_settled(self, judge: Judge | None) -> bool:
         """True if we know every thread of the process and every record still holds.
@@ -219,17 +187,17 @@ class Stopping:
         kernel does not report that, so we always look at the leader.  We do so only after we have
         counted the threads: if the execve comes after the look, there is one thread too many.
         """
-        tracees = self._tracees
+        tracees, seizing = self._tracees, self._seizing
         recorded, _ = tracees.counts
-        are_all = self._are_all()
-        if not are_all and self._newcomers():
+        are_all = seizing.are_all()
+        if not are_all and seizing.newcomers():
             return False
-        if not are_all or self._has_reaped or wait4.has_status():
-            self._has_reaped = False
+        if not are_all or seizing.has_reaped or wait4.has_status():
+            seizing.forget_reaped()
             tracees.look_at_stopped()
-        elif tracees.has_stopped(self._process.pid):
-            tracees.look_at(self._process.pid)
-        if recorded != tracees.counts[0] or not (self._are_all() or not self._newcomers()):
+        elif tracees.has_stopped(tracees.pid):
+            tracees.look_at(tracees.pid)
+        if recorded != tracees.counts[0] or not (seizing.are_all() or not seizing.newcomers()):
             return False
         if judge is not None and (self._asleep is not None or tracees.counts[1]):
             # Whoever calls execve(2) kills those that have stopped, and the program that comes
@@ -244,93 +212,6 @@ class Stopping:
         # every record was true.
         return self._asleep is None or self._asleep.are_unchanged()
 
-    def _are_all(self) -> bool:
-        """True if the process has no thread but those that have stopped or are left asleep.
-
-        A tracee stays in the task list, dead or alive, until we wait for it.  So if the list is not
-        longer than that, it has nobody else.  To read the list itself takes longer.
-        """
-        stopped, running = self._tracees.counts
-        is_alone = not running and not self._left_out
-        recorded = stopped + len(self._tracees.asleep)
-        return is_alone and tasks.thread_count(self._process.pid) == recorded
-
-    def _newcomers(self) -> list[int]:
-        """The threads that are not seized yet."""
-        leader = self._process.pid
-        # A dead leader may live again: execve(2) puts the thread that calls it in its place.
-        if leader in self._left_out and not task_stat.stat(leader, leader).is_dead:
-            self._left_out.discard(leader)
-        known = self._tracees.known | self._left_out
-        return [tid for tid in tasks.tids(leader) if tid not in known]
-
-    # Seizing.
-
-    def _seize(self, tids: list[int]) -> None:
-        any_exiting = False
-        for tid in tids:
-            self._seizing_since = time.monotonic()
-            try:
-                if self._is_worker(tid):
-                    self._left_out.add(tid)
-                    continue
-                self._tracees.seize(tid)
-            except ProcessLookupError:
-                any_exiting = True
-            except PermissionError as error:
-                self._take_refusal(tid, error)
-        self._seizing_since = inf
-        if any_exiting:  # these threads leave the task list in a moment
-            time.sleep(SHORTEST_NAP)
-
-    def _is_worker(self, tid: int) -> bool:
-        """True for a worker of io_uring or vhost, which runs no code of the program.
-
-        ptrace(2) could trace a worker, but a stop makes the request fail in which the worker
-        sleeps.  The robust list tells nearly every other thread from a worker without /proc.
-        """
-        if robust_list.has_robust_list(tid):
-            return False
-        return task_stat.stat(self._process.pid, tid).is_worker
-
-    def _take_refusal(self, tid: int, error: PermissionError) -> None:
-        """Find the reason for an EPERM: raise it if there can be no core for that reason.
-
-        TRACED, DENIED.
-        """
-        pid = self._process.pid
-        try:
-            stat = task_stat.stat(pid, tid)
-            holder = int(task_status.status(pid, tid)["TracerPid"])
-        except ProcessLookupError:
-            return
-        if stat.is_dead:  # the kernel refuses a zombie as if somebody else traced it
-            self._left_out.add(tid)
-        elif holder == threading.get_native_id():  # seized under another tid, before an execve(2)
-            self._tracees.recognize(tid)
-        elif holder:
-            raise ProcessError(
-                Reason.TRACED, pid, f"TracerPid {task_status.tracer(pid, tid)}"
-            ) from error
-        else:
-            # It may be a leader that was dead a moment ago and lives again by now.
-            self._refusals += 1
-            if self._refusals == _MOST_REFUSALS:
-                raise ProcessError(Reason.DENIED, pid) from error
-
-    def reap_for_seize(self) -> None:
-        """Reap dead tracees if the tracer sleeps in PTRACE_SEIZE.  For another thread of ours.
-
-        A thread that calls execve(2) holds cred_guard_mutex, kills the other threads and waits
-        until they are reaped (fs/exec.c, de_thread).  PTRACE_SEIZE waits for that mutex.  If we
-        trace some of the killed threads already, the execve waits for us and we wait for it.  But
-        every thread of the tracer's process may reap, so the thread that waits for the stop does.
-        """
-        if time.monotonic() - self._seizing_since > SEIZE_PATIENCE:
-            for tid in self._tracees.dead():
-                self._has_reaped = True  # first: the tracer may go on as soon as it is reaped
-                self._tracees.reap(tid)
-
     # Interrupting, and waiting for the stops.
 
     def _interrupt(self, tids: Collection[int]) -> None:
@@ -343,8 +224,8 @@ class Stopping:
             self._tracees.interrupt(tid)
 
     def _refuse_while_it_dumps(self) -> None:
-        if task_status.is_dumping_core(self._process.pid):
-            raise ProcessError(Reason.DUMPING, self._process.pid)
+        if task_status.is_dumping_core(self._tracees.pid):
+            raise ProcessError(Reason.DUMPING, self._tracees.pid)
 
     def _wait_for_stops(self, tid: int | None = None) -> None:
         """Wait until every tracee, or this one, has stopped or is gone, or until none does for
@@ -375,19 +256,11 @@ class Stopping:
                     self._tracees.interrupt_again()
                     deadline += self._seconds_starved()
                     next_question = time.monotonic() + _QUESTION
-                self._leave_out_dead_leader()
+                self._seizing.leave_out_dead_leader()
                 # If one thread calls execve(2), it kills the others and waits until they are reaped
                 # (fs/exec.c, de_thread).  They may have stopped already, or be left asleep.
                 self._tracees.look_at_stopped()
                 self._tracees.look_at_asleep()
-
-    def _leave_out_dead_leader(self) -> None:
-        """Do not wait for a leader that has ended since its seize: the kernel reports that only
-        when all other threads are reaped (kernel/exit.c, delay_group_leader)."""
-        leader = self._process.pid
-        if leader in self._tracees.running and task_stat.stat(leader, leader).is_dead:
-            self._tracees.leave_out(leader)
-            self._left_out.add(leader)
 
     def _seconds_starved(self) -> float:
         """Seconds since the last call, if one of those that run got no CPU meanwhile; else 0.0."""

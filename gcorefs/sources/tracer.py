@@ -1,7 +1,7 @@
 """One stop of one process, carried out by an OS thread of its own.
 
 One OS thread makes every ptrace call for a process and every call that waits for a tracee, except
-`Stopping.reap_for_seize`.  For the kernel the tracer is that thread, and when the thread ends, the
+`Seizing.reap_for_seize`.  For the kernel the tracer is that thread, and when the thread ends, the
 kernel detaches all tracees.  So the thread lives until the last tracee is let go.  A thread of a
 pool would not do: the pool decides when such a thread ends.
 
@@ -27,8 +27,9 @@ from gcorefs.sources.holding import await_late, hold, let_go
 from gcorefs.sources.judging import Judge
 from gcorefs.sources.nurse import Nurse
 from gcorefs.sources.ptrace import PtraceRegisters
+from gcorefs.sources.seizing import SEIZE_PATIENCE, Seizing
 from gcorefs.sources.sleeping import Sleeping, sleeping
-from gcorefs.sources.stopping import SEIZE_PATIENCE, Stopping
+from gcorefs.sources.stopping import Stopping
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracees import SHORTEST_NAP, Tracees
 from gcorefs.steps import Step
@@ -70,8 +71,9 @@ class Tracer:
         self._registers = PtraceRegisters(process.pid, policy.xstate)
         self._tracees = Tracees(process.pid, self._registers)
         is_gentle = policy.stop == "gentle"
+        self._seizing = Seizing(process, self._tracees, self.progress)
         self._stopping = Stopping(
-            process,
+            self._seizing,
             self._tracees,
             self.progress,
             policy.stop_timeout,
@@ -121,7 +123,7 @@ class Tracer:
         while not self._ready.wait(SEIZE_PATIENCE):
             if not self._has_begun.is_set():
                 self._ring()
-            self._stopping.reap_for_seize()
+            self._seizing.reap_for_seize()
         if self._failure is not None:
             raise self._failure
         return self.records
@@ -239,7 +241,7 @@ class Tracer:
                     self._die,
                     self._stopping.asleep,
                     self._nurse.tend,
-                    self._stopping.count_newborn,
+                    self._seizing.count_newborn,
                 )
         except (OSError, MemoryError):  # of a thread that stopped late: there is no stop any more
             self._on_end()

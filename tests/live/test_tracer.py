@@ -24,7 +24,7 @@ from gcorefs.kernel import bell, ptrace, wait4
 from gcorefs.kernel.proc import current_call, procfile, task_stat, task_status, tasks
 from gcorefs.policy import Policy
 from gcorefs.process.errors import ProcessError, Reason
-from gcorefs.sources.stopping import SEIZE_PATIENCE, Stopping
+from gcorefs.sources.seizing import SEIZE_PATIENCE, Seizing
 from gcorefs.sources.tracer import Tracer
 from gcorefs.steps import Step
 from gcorefs.tuning import Tuning
@@ -312,9 +312,9 @@ def await_call(tid: int, number: int) -> None:
 def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each seize takes so long that the thread that waits for the stop looks for the dead."""
     looks = []
-    seize, look = ptrace.seize, Stopping.reap_for_seize
+    seize, look = ptrace.seize, Seizing.reap_for_seize
 
-    def look_and_count(self: Stopping) -> None:
+    def look_and_count(self: Seizing) -> None:
         look(self)
         looks.append(time.monotonic())
 
@@ -325,7 +325,7 @@ def slow_seize(monkeypatch: pytest.MonkeyPatch) -> None:
         while not looks or looks[-1] < begin + 3 * SEIZE_PATIENCE:
             time.sleep(0.001)
 
-    monkeypatch.setattr(Stopping, "reap_for_seize", look_and_count)
+    monkeypatch.setattr(Seizing, "reap_for_seize", look_and_count)
     monkeypatch.setattr(ptrace, "seize", seize_slowly)
 
 
