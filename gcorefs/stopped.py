@@ -70,7 +70,7 @@ class Stop:
         self._on_end = on_end or _nothing
         self._tracer = self._new_tracer()
         self.child = ForkedChild(process, policy, self._tracer, _again)
-        """The one that it makes, if one of its cores is to be in it."""
+        """The one that the process makes, if a core is to be in it (hold=fork)."""
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
         self._counts_no_pages = uses_bpf(policy.bpf)

@@ -20,7 +20,7 @@ from gcorefs.process.errors import ProcessError, Reason, told
 
 
 class Making:
-    """For one stop: a core is made after the room for a copy of its memory."""
+    """For one stop.  Room for a copy of the memory comes before each core."""
 
     def __init__(self, stop: RemoteStop, pauses: Pauses, pools: Pools) -> None:
         self._stop = stop

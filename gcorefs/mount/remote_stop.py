@@ -74,6 +74,7 @@ class RemoteStop:
         self._take_number = new_number()
         self._answers = Answers()
         self.child = RemoteChild(self._take_number, self._answers)
+        """The one that the process makes, if a core is to be in it (hold=fork)."""
 
     # Requests of the server.
 

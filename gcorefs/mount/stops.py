@@ -72,6 +72,7 @@ class SharedStop:
         self._time = HoldTime(self.cores.values(), options.open_timeout)
         self._released = trio.Event()
         self.ending = Ending(self._stop, self.began, opener.uid, pools)
+        """What other stops of the process wait for."""
 
     # The state of the stop.
 
