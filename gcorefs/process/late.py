@@ -114,6 +114,8 @@ class Starved:
         self._pid = pid
         self._asked_at = inf
         self._run_times: dict[int, int] = {}
+        self.has_compared = False
+        """The last two calls of `seconds`, far enough apart, were about the same threads."""
 
     def seconds(self, tids: Sequence[int]) -> float:
         """Seconds since the last call, if any of `tids` got no CPU meanwhile; else 0.0."""
@@ -138,4 +140,5 @@ class Starved:
             except OSError:  # gone, or not shown
                 continue
         self.tids = frozenset(starved)
+        self.has_compared = self._run_times.keys() <= before.keys()
         return bool(starved)

@@ -130,6 +130,29 @@ def test_the_core_says_who_got_no_cpu(spawn: Spawn, quota: Quota) -> None:
     assert unseen(target) == NOTHING
 
 
+def test_it_is_looked_at_twice_also_if_the_time_is_over_at_the_first_look(
+    spawn: Spawn, quota: Quota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where we get little CPU ourselves."""
+    target = spawn("eintr", "semop")
+    starve(quota, target)
+    ask = late.Starved.seconds
+    told: list[bool] = []
+
+    def ask_and_note(self: late.Starved, tids: Sequence[int]) -> float:
+        seconds = ask(self, tids)
+        told.append(self.has_compared)
+        return seconds
+
+    monkeypatch.setattr(late.Starved, "seconds", ask_and_note)
+    with held(target.pid, stop_timeout=0.001) as snapshot:
+        assert snapshot.unresponsive_threads > 0
+    assert (told[0], told[-1]) == (False, True)
+    quota.lift()
+    await_free(target.pid)
+    assert unseen(target) == NOTHING
+
+
 def test_time_without_a_cpu_does_not_count(
     spawn: Spawn, quota: Quota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
