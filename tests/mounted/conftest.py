@@ -475,9 +475,20 @@ def held_at(
 
 
 def family(server: int) -> list[int]:
-    """A server, its zygote, and its workers."""
+    """A server, its zygote, and its workers.
+
+    A mount may be ready before the zygote has carried out the stop that warms it up, of a child
+    that ends then.
+    """
     (zygote,) = tasks.children(server)
+    eventually(lambda: all(map(_is_worker, tasks.children(zygote))))
     return [server, zygote, *tasks.children(zygote)]
+
+
+def _is_worker(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return task_stat.stat(pid).comm == b"gcorefs-worker"
+    return False
 
 
 def end(server: int) -> None:
