@@ -26,6 +26,7 @@ PTRACE_SETREGSET = 0x4205
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 PTRACE_PEEKSIGINFO = 0x4209
+PTRACE_PEEKSIGINFO_SHARED = 1
 PTRACE_GETSIGMASK = 0x420A
 PTRACE_SETSIGMASK = 0x420B
 PTRACE_GET_SYSCALL_INFO = 0x420E
@@ -201,6 +202,32 @@ def get_pending(tid: int) -> int:
         found |= 1 << (answers.siginfo.signo - 1)
         which.offset += 1
     return found
+
+
+def get_queued_sender(tid: int, number: int) -> int:
+    """The pid, as the thread sees it, of the process that sent a signal that is queued for this
+    stopped thread or its process.  0: it sees no such process, or no such signal is queued.
+    ESRCH."""
+    answers = _Answers()  # with flags of its own
+    info, which = answers.siginfo, answers.which
+    for which.flags in (0, PTRACE_PEEKSIGINFO_SHARED):
+        which.offset = 0
+        while count := _ptrace_quick(PTRACE_PEEKSIGINFO, tid, answers.to_which, answers.to_siginfo):
+            if count < 0:
+                raise failure()
+            if info.signo == number:
+                return int(info.pid)
+            which.offset += 1
+    return 0
+
+
+def get_sender(tid: int) -> int:
+    """The pid, as above, of the process that sent the signal for which this thread stands in a stop
+    (signal-delivery-stop).  ESRCH."""
+    answers = _answers
+    if _ptrace_quick(PTRACE_GETSIGINFO, tid, None, answers.to_siginfo) < 0:
+        raise failure()
+    return int(answers.siginfo.pid)
 
 
 def get_stop(tid: int) -> int | None:

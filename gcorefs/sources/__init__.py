@@ -8,6 +8,7 @@ call_again  has them made again on a machine where that takes more than a regist
 sleeping  threads that sleep in a system call, and their registers without waking them
 judging   whose registers they are, of a process that may call execve(2) meanwhile
 asleep    the threads that a gentle stop leaves asleep
+first_process  stops that the first process of a pid namespace would not have seen without us
 tracees   the threads that are seized, interrupted or recorded
 seizing   finds the threads of a process, and seizes them
 stopping  interrupts every thread, and waits for the stops, until no new one is found

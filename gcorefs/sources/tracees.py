@@ -16,11 +16,13 @@ import errno
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 from gcorefs import tuning
 from gcorefs.kernel import ptrace, wait4
 from gcorefs.kernel.proc import tasks
 from gcorefs.process.errors import ProcessError
+from gcorefs.sources import first_process
 from gcorefs.sources.ptrace import PtraceRegisters
 from gcorefs.sources.sleeping import Sleeper
 from gcorefs.sources.thread_record import ThreadRecord
@@ -249,7 +251,10 @@ class Tracees:
             self.interrupt(tid)
             with _IF_ALIVE:
                 self._reach(Step.SIGNAL_FIRST, self.pid)
-                ptrace.resume(tid, os.WSTOPSIG(status))
+                number = os.WSTOPSIG(status)
+                if self._is_first_process:
+                    number = first_process.passed_on(tid, number)
+                ptrace.resume(tid, number)
 
     def _record(self, tid: int, stop_signal: int) -> None:
         """Record one tracee in its stop, and repair it.  FOREIGN."""
@@ -311,6 +316,8 @@ class Tracees:
 
     def detach_stopped(self) -> None:
         """Let every tracee go that has stopped."""
+        if self._stopped and self._is_first_process:
+            first_process.discard_stop(self.pid, next(iter(self._stopped)))
         for tid in self._in_order():
             self._reach(_BEFORE_DETACH, self.pid)
             try:
@@ -323,6 +330,10 @@ class Tracees:
                 self._interrupted.add(tid)
             self._reach(_DETACHED_ONE, self.pid)
         self._stopped.clear()
+
+    @cached_property
+    def _is_first_process(self) -> bool:
+        return first_process.is_first(self.pid)
 
     def _in_order(self) -> list[int]:
         """The tracees that have stopped, those first for which the kernel may have a signal.
