@@ -63,6 +63,7 @@ def _run(program: Callable[[], None], status: int) -> None:
     try:
         line = _missing()
         if not line:
+            _lose_no_text()
             return program()
     # There was no memory to tell of it in the program.  The interpreter itself loses some errors,
     # and raises SystemError then.
@@ -73,6 +74,12 @@ def _run(program: Callable[[], None], status: int) -> None:
     except OSError:
         pass
     os._exit(status)  # the end of the interpreter needs memory too
+
+
+def _lose_no_text() -> None:
+    from gcorefs.kernel.patient import replace_text_streams  # noqa: PLC0415
+
+    replace_text_streams()
 
 
 def _missing() -> bytes:

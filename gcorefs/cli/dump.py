@@ -22,7 +22,7 @@ from gcorefs.cli.printable import printable
 from gcorefs.cli.target import Targets, takes_targets, tell
 from gcorefs.cli.terminal import Terminal
 from gcorefs.export.lookup import look_up
-from gcorefs.export.sink import STANDARD_OUTPUT, open_sink
+from gcorefs.export.sink import STANDARD_OUTPUT, SinkError, open_sink
 from gcorefs.kernel import soft_dirty
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import Policy
@@ -206,13 +206,19 @@ def _dump_each(places: Mapping[Process, _Place], policy: Policy) -> bool:
     is_complete = True
     for process, place in places.items():
         try:
-            line = _dump(process, place, policy)
+            _say(_dump(process, place, policy))
         except click.ClickException as error:
             tell([error])
             is_complete = False
-        else:
-            click.echo(printable(line))
     return is_complete
+
+
+def _say(line: str) -> None:
+    """Write a line about a core.  ClickException: it is lost, but not the core."""
+    try:
+        click.echo(printable(line))
+    except OSError as error:
+        raise click.ClickException(str(SinkError(STANDARD_OUTPUT, error))) from error
 
 
 def _dump_together(places: Mapping[Process, _Place], policy: Policy) -> None:

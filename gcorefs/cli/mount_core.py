@@ -26,7 +26,9 @@ def mount_core(file: str, mountpoint: str, foreground: bool) -> None:
     """
     background.open_standard_descriptors()
     mountpoint = absolute(mountpoint)
-    name = os.path.basename(file).removesuffix(".zst") or "core"
+    name = os.path.basename(file).removesuffix(".zst")
+    if name in ("", ".", ".."):
+        name = "core"
 
     def run(on_ready: Callable[[], None]) -> None:
         log.start(log.to_stderr() if foreground else log.to_syslog())

@@ -9,12 +9,12 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 from collections.abc import Iterator
 from typing import Protocol
 
 from gcorefs.errors import GcorefsError
 from gcorefs.export.lookup import Entry, look_up
+from gcorefs.kernel.patient import write_all
 
 STANDARD_OUTPUT = "standard output"
 
@@ -107,7 +107,7 @@ class StreamSink:
 
     def write(self, data: memoryview) -> None:
         with _told_of(self._name):
-            _write(self._fd, data)
+            write_all(self._fd, data)
 
     def commit(self) -> None:
         with _told_of(self._name):
@@ -160,7 +160,7 @@ class FileSink:
 
     def write(self, data: memoryview) -> None:
         with _told_of(self._name):
-            _write(self._fd, data)
+            write_all(self._fd, data)
 
     def copy_from(self, file: int, offset: int, length: int) -> int:
         """Append bytes of an open file without reading them: a file system that can do it shares
@@ -214,16 +214,6 @@ class FileSink:
 
 def _new_name() -> str:
     return f".gcorefs-{os.urandom(8).hex()}"
-
-
-def _write(fd: int, data: memoryview) -> None:
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
-        except BlockingIOError:  # another process that shares the open file set O_NONBLOCK
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            poll.poll()
 
 
 def _flush(fd: int) -> None:

@@ -19,7 +19,8 @@ process_vm  the memory of another process
 pagemap_scan  runs of pages with given properties, from the page tables
 soft_dirty  which pages a process has written
 own_memory  our own memory, beyond what Python's mmap can do
-statx     the attributes of a file that the kernel has cached
+statx     the attributes of a file, with the choice whether a file server is asked
+patient   writes all of something, also with O_NONBLOCK
 stdio     reads a long file of /proc with few calls
 credentials  changes the credentials of one of our threads
 proc      /proc, one module for each topic

@@ -1,4 +1,4 @@
-"""statx(2): the attributes of a file that the kernel has cached, without asking a file server."""
+"""statx(2): the attributes of a file, with the choice whether a file server is asked."""
 
 import ctypes
 import os
@@ -17,6 +17,7 @@ _statx.argtypes = (
 )
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
+_AT_STATX_FORCE_SYNC = 0x2000
 _AT_STATX_DONT_SYNC = 0x4000
 # Type, mode, links, mtime, ctime, inode, size, blocks.
 _STATX_WANTED = 0x1 | 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400
@@ -44,8 +45,16 @@ def cached_stat(path: str | bytes, follow: bool = True) -> FileStat:
 
     `follow`: follow a symbolic link at the end of the path.
     """
+    return _stat(path, _AT_STATX_DONT_SYNC | (0 if follow else _AT_SYMLINK_NOFOLLOW))
+
+
+def asked_stat(path: str | bytes) -> FileStat:
+    """The attributes of which a file server is asked, whatever the kernel has cached."""
+    return _stat(path, _AT_STATX_FORCE_SYNC)
+
+
+def _stat(path: str | bytes, flags: int) -> FileStat:
     buffer = ctypes.create_string_buffer(256)
-    flags = _AT_STATX_DONT_SYNC | (0 if follow else _AT_SYMLINK_NOFOLLOW)
     if _statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_WANTED, buffer):
         raise failure()
     # struct statx (linux/stat.h): stx_attributes at byte 8, stx_nlink at 16, stx_mode at 28,

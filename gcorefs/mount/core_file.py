@@ -37,6 +37,9 @@ _FILE = InodeT(2)
 _MOST_KEPT = 64 << 20
 """Bytes of frames that are kept, beside the last one."""
 
+_OF_A_FRAME = 256
+"""Bytes that it costs to keep a frame, beside its content."""
+
 _FOREVER = 3600.0
 """Seconds for which the kernel may keep what never changes."""
 
@@ -55,6 +58,8 @@ class CoreFile(ReadOnly):
         self._name = name
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._kept_size = 0
+        self._is_ending = False
+        """Reads that are under way fail soon."""
         self._one = trio.CapacityLimiter(1)
         """Bytes of the compressed file may come from a slow disk or network."""
 
@@ -93,13 +98,12 @@ class CoreFile(ReadOnly):
         return pyfuse3.FileInfo(fh=FileHandleT(inode), keep_cache=True)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        parts = []
         try:
-            return b"".join([
-                memoryview(await self._of(frame))[
-                    max(0, off - frame.start) : max(0, off + size - frame.start)
-                ]
-                for frame in self._content.frames(off, size)
-            ])  # fmt: skip
+            for frame in self._content.frames(off, size):
+                content = memoryview(await self._of(frame))
+                parts.append(content[max(0, off - frame.start) : max(0, off + size - frame.start)])
+            return b"".join(parts)
         except SeekableError as error:
             logger.warning("%s", error)
             raise FUSEError(errno.EIO) from None
@@ -114,8 +118,16 @@ class CoreFile(ReadOnly):
     async def release(self, fh: FileHandleT) -> None:
         pass
 
+    def end(self) -> None:
+        """The mount is about to end."""
+        self._is_ending = True
+
     async def _of(self, frame: Frame) -> bytes:
-        """What a frame holds."""
+        """What a frame holds.  SeekableError: or the mount is about to end."""
+        if self._is_ending:
+            # A frame may take long and have one byte, and pyfuse3 ends after the last answer.
+            why = "the mount ends before a read has all of its frames"
+            raise SeekableError(os.fsdecode(self._name), why)
         async with self._one:  # nobody else has it decompressed at the same time
             content = self._kept.get(frame.start)
             if content is None:
@@ -123,10 +135,10 @@ class CoreFile(ReadOnly):
                     self._content.content, frame, limiter=with_room()
                 )
                 self._kept[frame.start] = content
-                self._kept_size += len(content)
-                while self._kept_size > _MOST_KEPT + len(content):
+                self._kept_size += len(content) + _OF_A_FRAME
+                while self._kept_size > _MOST_KEPT + len(content) + _OF_A_FRAME:
                     _, oldest = self._kept.popitem(last=False)
-                    self._kept_size -= len(oldest)
+                    self._kept_size -= len(oldest) + _OF_A_FRAME
             self._kept.move_to_end(frame.start)
         return content
 
@@ -147,7 +159,7 @@ async def serve(
         raise MountError(f"{mountpoint}: cannot be mounted: {error}") from error
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_on_signal, early)
+            nursery.start_soon(_end_on_signal, fs, early)
             nursery.start_soon(_report, fs, on_ready)
             try:
                 await pyfuse3.main()
@@ -158,10 +170,11 @@ async def serve(
         pyfuse3.close(unmount=True)
 
 
-async def _end_on_signal(early: ending_signals.Remembered) -> None:
+async def _end_on_signal(fs: CoreFile, early: ending_signals.Remembered) -> None:
     with trio.open_signal_receiver(*early.numbers) as signals:
         if not early.come:
             await anext(aiter(signals))
+        fs.end()
         pyfuse3.terminate()
 
 

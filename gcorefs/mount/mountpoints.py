@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable
 
 from gcorefs.errors import GcorefsError
+from gcorefs.kernel import statx
 from gcorefs.kernel.proc import tasks
 from gcorefs.kernel.proc.mountinfo import Mount, parse_mounts
 from gcorefs.kernel.proc.procfile import FormatError
@@ -138,7 +139,7 @@ def answers(path: str) -> bool:
     fuse_allow_current_process).
     """
     try:
-        os.stat(path)
+        statx.asked_stat(path)  # the kernel may have what stat(2) gives
     except OSError as error:
         return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
     return True

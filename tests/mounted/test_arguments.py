@@ -1,5 +1,7 @@
 """Whatever the arguments of a command are, the answer is one clear line, never a traceback."""
 
+import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -19,8 +21,8 @@ from gcorefs.kernel.ending_signals import ENDING
 from gcorefs.kernel.proc import procfile
 from gcorefs.mount import server
 from gcorefs.process.errors import ProcessError, Reason
-from tests.conftest import GCOREFS, Mount, Target
-from tests.mounted.conftest import Commands, assert_refused, run
+from tests.conftest import GCOREFS, Mount, Target, text_of
+from tests.mounted.conftest import Commands, assert_refused, eventually, run
 
 # In a separate mount namespace: nobody else must meet these names.
 ANOTHERS_MOUNT = """
@@ -307,3 +309,41 @@ def test_a_directory_that_has_been_removed_is_no_harm_without_a_name_in_it(
     assert (tmp_path / "file").stat().st_size
     told = without_directory(tmp_path, command, pid, "-o", "x")
     assert_refused(told, "x: the directory has been removed")
+
+
+@pytest.mark.parametrize("words", [("info", "--json"), ("check", "--json"), ("ls", "--json")])
+def test_text_is_whole_in_a_pipe_that_does_not_block(
+    spawn: Callable[..., Target], words: tuple[str, ...]
+) -> None:
+    """ssh(1), node and others set O_NONBLOCK for everybody who has the open file."""
+    target = spawn("threads", 3)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, False)
+    os.write(writing, bytes(3900))  # the rest waits for a reader
+    command = text_of([GCOREFS, *words, target.pid])
+    with subprocess.Popen(command, stdout=writing) as program, os.fdopen(reading, "rb") as output:
+        os.close(writing)
+        eventually(lambda: is_waiting(program.pid) or program.poll() is not None)
+        text = output.read().removeprefix(bytes(3900))
+    assert program.returncode == 0
+    json.loads(text)
+
+
+def is_waiting(pid: int) -> bool:
+    """The process sleeps in poll(2)."""
+    return b"poll" in Path(f"/proc/{pid}/wchan").read_bytes()
+
+
+def test_other_cores_are_written_if_a_line_about_one_cannot_be(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    pids = [spawn("threads", 1).pid for _ in range(2)]
+    with open("/dev/full", "wb") as full:
+        command = text_of([GCOREFS, "dump", *pids, "-o", tmp_path / "core"])
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert result.returncode == 1
+    assert {path.name for path in tmp_path.iterdir()} == {f"core.{pid}" for pid in pids}
+    assert result.stderr.count(b"standard output: No space left on device") == 2

@@ -5,18 +5,22 @@ import errno
 import mmap
 import os
 import signal
+import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from gcorefs.export.compressed import FRAME
-from gcorefs.kernel.proc import tasks
+from gcorefs.kernel.proc import task_stat, tasks
 from gcorefs.mount.mountpoints import CORE_FSTYPE, fstype, unmount
 from tests.conftest import GCOREFS, Target, text_of, wait_until_gone
 from tests.mounted.conftest import (
     AS_NOBODY,
+    CUT_OFF,
     NOBODY,
     assert_refused,
     errno_of,
@@ -194,3 +198,59 @@ def test_with_little_memory_it_is_mounted_or_one_line_says_why_not(
         assert (result.returncode, text.count("\n")) == (1, 1), text
         assert text.startswith("Error: "), text
     assert not is_mounted(folder)
+
+
+@pytest.mark.parametrize("name", ["..zst", "...zst", ".zst"])
+def test_a_name_that_leads_elsewhere_is_not_used(
+    core: tuple[Path, bytes, Target], folder: Path, name: str
+) -> None:
+    file, content, _ = core
+    file.rename(file.with_name(name))
+    assert gcorefs("mount-core", file.with_name(name), folder).returncode == 0
+    assert os.listdir(folder) == ["core"]
+    assert (folder / "core").stat().st_size == len(content)
+    assert gcorefs("umount", folder).returncode == 0
+
+
+def test_a_dead_mount_is_taken_away_although_a_file_is_open(
+    core: tuple[Path, bytes, Target], folder: Path
+) -> None:
+    file, _, _ = core
+    assert gcorefs("mount-core", file, folder).returncode == 0
+    (server,) = servers(folder)
+    fd = os.open(folder / "core.1", os.O_RDONLY)
+    try:
+        assert os.read(fd, 4) == b"\x7fELF"
+        os.listdir(folder)  # the kernel has all attributes now
+        os.kill(server, signal.SIGKILL)
+        wait_until_gone(server)
+        result = gcorefs("umount", folder)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert not is_mounted(folder)
+    finally:
+        assert errno_of(lambda: os.close(fd)) in CUT_OFF
+
+
+def test_a_read_that_takes_long_does_not_keep_it(folder: Path, tmp_path: Path) -> None:
+    """Each of many frames of one byte has to be decompressed for one read."""
+    file = tmp_path / "core.1.zst"
+    file.write_bytes(of_single_bytes(200_000))
+    assert gcorefs("mount-core", file, folder).returncode == 0
+    (server,) = servers(folder)
+    fd = os.open(folder / "core.1", os.O_RDONLY)
+    reader = threading.Thread(target=errno_of, args=[lambda: os.read(fd, 100_000)])
+    reader.start()
+    eventually(lambda: task_stat.stat(server).state == "R")
+    os.kill(server, signal.SIGTERM)
+    wait_until_gone(server)
+    reader.join()
+    assert errno_of(lambda: os.close(fd)) in CUT_OFF
+    assert not is_mounted(folder)
+
+
+def of_single_bytes(count: int) -> bytes:
+    """A seekable file with so many frames of one byte, which share their text."""
+    frame = zstandard.ZstdCompressor().compress(b"x")
+    entry = struct.pack("<II", len(frame), 1)
+    table = entry * count + struct.pack("<IBI", count, 0, 0x8F92EAB1)
+    return frame * count + struct.pack("<II", 0x184D2A5E, len(table)) + table

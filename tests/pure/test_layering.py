@@ -58,6 +58,7 @@ FOLDERLESS = {
         f"{PACKAGE}.cli",
         f"{PACKAGE}.cli.gcore",
         f"{PACKAGE}.cli.mount_gcorefs",
+        f"{PACKAGE}.kernel.patient",
     },
 }
 
