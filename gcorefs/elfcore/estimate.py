@@ -217,7 +217,7 @@ class Estimate:
     def _add_included(self, lines: Sequence[_Line]) -> None:
         include, mapped = self._surroundings.include, self._counters.mapped
         included = sum(end - start for start, end in include.ranges)
-        if include.names is not None:
+        if include.expression:
             included += sum(line.end - line.start for line in lines if line.name)
         self._whole += min(included, mapped)
 

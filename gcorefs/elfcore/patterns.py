@@ -29,24 +29,36 @@ class PatternError(GcorefsError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    names: re.Pattern[bytes] | None
-    """Matches each name; None if there are no names."""
+    expression: bytes
+    """Matches each name, as a regular expression; empty if there are no names."""
     ranges: Sequence[Range]
+
+    @property
+    def names(self) -> re.Pattern[bytes] | None:
+        """The same, compiled.  That takes milliseconds if it is long, and the event loop, which
+        reads the names of policies, never needs it."""
+        return _compiled(self.expression) if self.expression else None
 
     def match(self, name: bytes) -> bool:
         """True if a pattern is for the name of a mapping, as in maps."""
-        if self.names is None or not name:
+        if not self.expression or not name:
             return False
+        names = _compiled(self.expression)
         # The kernel appends it to the name of a file that is gone, but a file may also have it in
         # its own name.
         whole = {name, name.removesuffix(_DELETED)}
         forms = [*whole, *(each.rpartition(b"/")[2] for each in whole)]
         if inside := _BRACKETS.fullmatch(name):
             forms.append(inside[1])
-        return any(self.names.fullmatch(form) for form in forms)
+        return any(names.fullmatch(form) for form in forms)
 
 
-NONE = Patterns(None, ())
+@lru_cache(100)
+def _compiled(expression: bytes) -> re.Pattern[bytes]:
+    return re.compile(expression, re.DOTALL)
+
+
+NONE = Patterns(b"", ())
 
 
 @lru_cache(100)
@@ -66,8 +78,7 @@ def patterns(text: str) -> Patterns:
             raise PatternError(WORDS)
         else:
             names.append(_as_expression(word))
-    expression = re.compile(b"|".join(names), re.DOTALL) if names else None
-    return Patterns(expression, tuple(ranges))
+    return Patterns(b"|".join(names), tuple(ranges))
 
 
 def canonical(text: str) -> str:

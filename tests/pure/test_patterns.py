@@ -1,6 +1,7 @@
 """include= and exclude=: names and ranges of addresses."""
 
 import fnmatch
+import re
 
 import pytest
 from hypothesis import given
@@ -81,6 +82,17 @@ def test_stars_and_question_marks_are_those_of_the_shell(pattern: str, name: str
     found = patterns(pattern).names
     assert found is not None
     assert bool(found.fullmatch(name.encode())) == fnmatch.fnmatchcase(name, pattern)
+
+
+def test_the_event_loop_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user may look up policies that nobody has named before, as often as they like."""
+
+    def fail(*_: object) -> re.Pattern[bytes]:
+        raise AssertionError
+
+    monkeypatch.setattr(re, "compile", fail)
+    assert canonical("?" * 199 + "e") == "?" * 199 + "e"
+    assert Policy(include="?" * 199 + "i").choice is not None
 
 
 @pytest.mark.parametrize("unit", ["*a", "*?", "*a?", "*aa*"])
