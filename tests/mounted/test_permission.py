@@ -14,6 +14,7 @@ import pytest
 
 from gcorefs.kernel.proc import task_stat, task_status, tasks
 from gcorefs.steps import Step
+from tests import features
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
     AS_NOBODY,
@@ -172,6 +173,7 @@ def test_an_opener_outside_of_our_pid_namespace_is_not_known(unmounted: Mount) -
 
 def test_a_landlock_domain_is_not_seen(mount: Mount, spawn: Callable[..., Target]) -> None:
     """The manual says so.  Nothing in /proc distinguishes such a process from another."""
+    features.needs_call("landlock_create_ruleset")
     target, opener = spawn("threads", 1), spawn("identity", "landlock")
     answer = opener.ask(f"try {target.pid} {mount / target.pid}")
     assert answer == {"kernel": errno.EACCES, "ours": 0}
