@@ -46,8 +46,8 @@ class Output:
         while not concurrent.futures.wait([writing], timeout).done:
             if core.given == before and stop.holds:
                 why = (
-                    f"it took nothing for {timeout:.0f} s while process {stop.pid} stood still, "
-                    "which runs again now; with --hold copy the process does not wait for it"
+                    f"it took no further piece for {timeout:.0f} s while process {stop.pid} stood "
+                    "still, which runs again now; with --hold copy the process does not wait for it"
                 )
                 raise SinkError("the output", OSError(errno.ETIMEDOUT, why))
             before = core.given
