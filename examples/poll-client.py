@@ -20,11 +20,27 @@ def wait_until_ready(fd: int, seconds: float) -> bool:
     return bool(poller.poll(seconds * 1000))
 
 
-def copy(source: int, destination: int) -> None:
+def copy(source: int, destination: int, name: str) -> None:
+    """`name`: of the destination, for its errors."""
     while piece := os.read(source, CHUNK):
         view = memoryview(piece)
         while view:
-            view = view[os.write(destination, view) :]
+            try:
+                view = view[os.write(destination, view) :]
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, name) from error
+
+
+def copy_to_file(source: int, name: str) -> None:
+    """The file is new, because a core holds all secrets of its process, and it is whole or gone."""
+    destination = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        copy(source, destination, name)
+    except BaseException:
+        os.unlink(name)
+        raise
+    finally:
+        os.close(destination)
 
 
 def main() -> str | None:
@@ -46,15 +62,9 @@ def main() -> str | None:
         if not wait_until_ready(core, arguments.timeout):
             return f"{path}: not ready after {arguments.timeout:g} s"
         if arguments.output is None:
-            copy(core, sys.stdout.fileno())
-            return None
-        # A core holds all the secrets of its process.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        destination = os.open(arguments.output, flags, 0o600)
-        try:
-            copy(core, destination)
-        finally:
-            os.close(destination)
+            copy(core, sys.stdout.fileno(), "standard output")
+        else:
+            copy_to_file(core, arguments.output)
     except OSError as error:
         return f"{error.filename or path}: {error.strerror}"
     finally:

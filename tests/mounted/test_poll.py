@@ -239,3 +239,18 @@ def test_the_example_says_what_is_wrong(
     result = client(mount, 4194305)
     assert result.returncode == 1
     assert result.stderr == b"%s: No such file or directory\n" % bytes(mount / 4194305)
+
+
+def test_the_example_leaves_no_part_of_a_core(
+    mount: Mount, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    target = spawn("bulk", 4)
+    copy = tmp_path / "core"
+    words = [sys.executable, CLIENT, "--mount", mount.path, target.pid, "-o", copy]
+    result = run("prlimit", "--fsize=1000000", *words)
+    assert (result.returncode, result.stderr.decode()) == (1, f"{copy}: File too large\n")
+    assert os.listdir(tmp_path) == []
+    copy.write_text("old")
+    result = client(mount, target.pid, "-o", copy)
+    assert (result.returncode, result.stderr.decode()) == (1, f"{copy}: File exists\n")
+    assert copy.read_text() == "old"
