@@ -196,28 +196,32 @@ class _ReleaseFile(OpenFile):
     async def write(self, data: bytes) -> int:
         """All of `data` or an error: EINVAL no pid; ESRCH not held; EPERM another user's.
 
-        Of a process that /proc does not show them nobody hears whether it is held.
+        Of a process that /proc does not show them nobody hears whether it is held, nor sees it from
+        how long this takes: /proc is asked about every pid but that of a core of their own.
         """
         pid = names.pid_written(data)
         if not pid:
             raise RequestError(RequestReason.NO_PID, self._pid, f"uid {self._uid}")
-        found = [core for core in self._held.cores() if core.process.pid == pid]
-        held = [core for core in found if not core.is_over]
-        if not held:
+        may_know = is_everybodys(self._uid) or any(
+            core.holders.include(self._uid) for core in self._of(pid)
+        )
+        may_know = may_know or await self._shows(pid)
+        held = self._of(pid)
+        if not (held and may_know):
             raise RequestError(RequestReason.NOT_HELD, pid)
         if not is_everybodys(self._uid) and any(
             core.holders.of(None) != core.holders.of(self._uid) for core in held
         ):
-            if not any(core.holders.include(self._uid) for core in held) and not await self._shows(
-                pid
-            ):
-                raise RequestError(RequestReason.NOT_HELD, pid)
             raise RequestError(RequestReason.NOT_YOURS, pid, f"uid {self._uid}")
         why = f"process {self._pid} (uid {self._uid}) released it"
         for core in held:
             core.keeper.let_go(why)
         logger.info("process %d: let go, %s", pid, why)
         return len(data)
+
+    def _of(self, pid: int) -> list[SharedCore]:
+        """The cores of a process that are held."""
+        return [core for core in self._held.cores() if core.process.pid == pid and not core.is_over]
 
     def release(self) -> None:
         self._kept.give_back()
