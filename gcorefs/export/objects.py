@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import queue
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from typing import Any
@@ -35,6 +36,10 @@ _MOST_AT_ONCE = 4
 _PIECE = 1 << 20
 _MOST_PIECES = 8
 """Pieces that wait for the upload.  Then the writer waits."""
+
+_SETTLING = 1.0
+"""Seconds in which parts that are on their way can arrive before the store is told to take all
+back.  It would keep a part that it stores after that (S3, AbortMultipartUpload)."""
 
 _ABORT_TIMEOUT = 30.0
 """Seconds in which the store takes back what it has."""
@@ -101,6 +106,7 @@ class ObjectSink:
     def _come(self) -> Iterator[bytes]:
         while (piece := self._pieces.get()) is not None:
             if isinstance(piece, _Aborted):
+                time.sleep(_SETTLING)
                 raise piece
             yield piece
 
