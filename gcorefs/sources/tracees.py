@@ -316,7 +316,7 @@ class Tracees:
 
     def detach_stopped(self) -> None:
         """Let every tracee go that has stopped."""
-        if self._stopped and self._is_first_process:
+        if self._stopped and self._is_first_process and not self._is_stopped_by_others:
             first_process.discard_stop(self.pid, next(iter(self._stopped)))
         for tid in self._in_order():
             self._reach(_BEFORE_DETACH, self.pid)
@@ -330,6 +330,11 @@ class Tracees:
                 self._interrupted.add(tid)
             self._reach(_DETACHED_ONE, self.pid)
         self._stopped.clear()
+
+    @property
+    def _is_stopped_by_others(self) -> bool:
+        """Job control has stopped the process, and it stays so when it is let go."""
+        return any(record.signal for record in self._stopped.values())
 
     @cached_property
     def _is_first_process(self) -> bool:

@@ -72,3 +72,13 @@ def test_one_from_outside_stops_it_as_ever(first: int) -> None:
     eventually(lambda: task_stat.stat(first).state == "T")
     os.kill(first, signal.SIGCONT)
     eventually(lambda: task_stat.stat(first).state == "S")
+
+
+def test_one_that_was_stopped_before_stays_so(first: int) -> None:
+    os.kill(first, signal.SIGSTOP)
+    eventually(lambda: task_stat.stat(first).state == "T")
+    with held(first):
+        stop_from_inside(first)
+    eventually(lambda: task_stat.stat(first).state == "T")
+    os.kill(first, signal.SIGCONT)
+    eventually(lambda: task_stat.stat(first).state == "S")
