@@ -3,6 +3,7 @@
 `make test-packages` runs these tests on a fresh Debian, with the packages that were built in one.
 """
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -20,12 +21,24 @@ def make(*words: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def _make_once() -> None:
+    """Make the packages, once for all workers of a run."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", "")
+    made = TREE / "build" / "made-for-run"
+    made.parent.mkdir(exist_ok=True)
+    with (TREE / "build" / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (run and made.exists() and made.read_text() == run):
+            make("deb", "rpm")
+            made.write_text(run)
+
+
 @pytest.fixture(scope="session")
 def packages() -> dict[str, Path]:
     """The package of each kind."""
     given = os.environ.get("GCOREFS_PACKAGES")
     if not given:
-        make("deb", "rpm")
+        _make_once()
     folder = Path(given).resolve() if given else TREE / "build" / "package"
     found = {kind: [*folder.glob(f"gcorefs*.{kind}")] for kind in ("deb", "rpm")}
     return {kind: path for kind, (path,) in found.items()}
