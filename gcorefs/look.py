@@ -23,7 +23,7 @@ from gcorefs.kernel.proc.procfile import is_kernels_own
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.policy import DEFAULT, Policy
 from gcorefs.process.errors import told
-from gcorefs.sources.procfs import maps
+from gcorefs.sources.procfs import pieces_of_maps
 
 logger = logging.getLogger("gcorefs")
 
@@ -165,8 +165,8 @@ def estimate(found: Look, policy: Policy) -> int:
         estimate_ = Estimate(
             rule.mask(found.mask), found.counters, surroundings, _files_of(found.tid)
         )
-        with maps(found.tid) as text:
-            return estimate_.of(text)
+        with pieces_of_maps(found.tid) as pieces:
+            return estimate_.of(pieces)
     except (OSError, MapsError) as error:  # it exits, or /proc does not show its mappings
         logger.debug("process %d: its size is a rough guess: %s", found.process.pid, error)
         return rough_estimate(found, choice)

@@ -14,6 +14,7 @@ memory_kinds  kinds of mappings, by which memory= takes them
 patterns  include= and exclude=: names and ranges of addresses
 memory_choice  all options that choose memory, together
 memory_rules  memory=: how much of a mapping the core has
+few_lines  the lines of maps that an estimate needs
 estimate  the largest size that a core can have, without page tables
 provenance  the note about how the core was made
 header_store  bytes in pieces, those of many threads compressed

@@ -14,13 +14,13 @@ reads no further.  The estimate does not see the following, which can make a cor
 MADV_DONTDUMP is not visible either; it makes a core smaller.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from gcorefs.arch.page import HUGE_PAGE_SIZE, PAGE_SIZE
+from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.elfcore import filter as rules
 from gcorefs.elfcore.elf import ELF64, page_up
+from gcorefs.elfcore.few_lines import FewLines, Line
 from gcorefs.elfcore.loads import BSS_UNDIVIDED, most_bytes
 from gcorefs.elfcore.patterns import NONE, Patterns
 from gcorefs.elfcore.selection import (
@@ -30,7 +30,7 @@ from gcorefs.elfcore.selection import (
     MOST_OF_LOST_CODE,
     MOST_REFERENCED,
 )
-from gcorefs.elfcore.vma import HUGE_PAGES, MapsError, is_special_name
+from gcorefs.elfcore.vma import HUGE_PAGES, is_special_name
 
 # Bytes of the notes: once for a process, with room for the facts in our own note; and for each
 # thread, each mapping with a file, and each mapping with a name but no file.  Extended registers
@@ -49,17 +49,6 @@ _CODE_WITHOUT_A_FILE = (_DELETED, b"xp 00000000 00:00 0 \n")
 _NAMELESS = (b"/memfd:", b"/SYSV", HUGE_PAGES)
 # This mapping is not part of VmSize (arch/x86/entry/vsyscall, gate_vma).
 _OUTSIDE = b"[vsyscall]"
-
-# The end of the line of a mapping without a file and a name, and further such lines.  With a
-# possessive repeat, CPython before 3.11.5 takes a part of the next line too (gh-106052).
-_PLAIN_ROW = re.compile(
-    rb"( 00:00 0 \n)(?:[0-9a-f]+-[0-9a-f]+ [r-][w-][x-][ps] [0-9a-f]+ 00:00 0 \n)+"
-)
-_LINE = re.compile(
-    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16})"
-    rb" ([0-9a-f]+:[0-9a-f]+) (\d{1,20}) *+([^\n]*+)$",
-    re.MULTILINE,
-)
 
 
 class Counters(NamedTuple):
@@ -112,46 +101,6 @@ class MappedFile(Protocol):
         """Bytes that the file occupies, in memory or swapped out."""
 
 
-class _Line(NamedTuple):
-    """One mapping.  There may be thousands, so most properties are computed on demand."""
-
-    start: int
-    end: int
-    perms: bytes
-    offset: int
-    name: bytes
-    file: tuple[bytes, bytes] | None
-    """Device and inode number; None if the mapping has no file."""
-
-    @property
-    def is_shared(self) -> bool:
-        return self.perms[3:] == b"s"
-
-    @property
-    def may_be_huge(self) -> bool:
-        """The mapping can be of hugetlbfs, whose device has major number 0."""
-        alignment = HUGE_PAGE_SIZE - 1
-        is_aligned = not (self.start | self.end | self.offset) & alignment
-        return is_aligned and self.file is not None and self.file[0].startswith(b"00:")
-
-    def goes_on(self, before: "_Line") -> bool:
-        """True if one mmap(2) probably made both, and an mprotect(2) of a part split them: for
-        example .data and the part that the dynamic linker protects.
-
-        Two adjacent mappings with the same permissions never were one mapping: the kernel would
-        have merged them (mm/vma.c, can_vma_merge_after).
-        """
-        return (
-            self.start == before.end
-            and self.file is not None
-            and self.file == before.file
-            and self.offset == before.offset + before.end - before.start
-            and self.is_shared == before.is_shared
-            and self.perms != before.perms
-            and b"x" not in self.perms + before.perms
-        )
-
-
 class Estimate:
     """The size of the core of a process whose coredump_filter is `mask`."""
 
@@ -178,12 +127,19 @@ class Estimate:
         self._notes += threads * (_NOTES_OF_A_THREAD + surroundings.registers)
         self._notes += min(threads, _THREADS_WITH_PORTS) * _PORTS
 
-    def of(self, maps: bytes) -> int:
-        """The most bytes that the file can have.  MapsError if the kernel did not write `maps`."""
-        lines = _lines(maps)
+    def of(self, maps: Iterable[bytes]) -> int:
+        """The most bytes that the file can have.
+
+        `maps`: the text in pieces.  MapsError: the kernel did not write it.
+        """
+        of_a_stack = self._surroundings.of_a_stack
+        found = FewLines(_CODE_WITHOUT_A_FILE if of_a_stack else ())
+        for piece in maps:
+            found.add(piece)
+        lines = found.lines()
         has_probes = any(line.name == b"[uprobes]" for line in lines)
         plain = self._counters.mapped
-        row: list[_Line] = []  # what one mmap(2) made
+        row: list[Line] = []  # what one mmap(2) made
         for line in lines:
             if row and not line.goes_on(row[-1]):
                 self._add_row(row, has_probes)
@@ -202,10 +158,10 @@ class Estimate:
         if self._mask & rules.HUGETLB_PRIVATE:
             self._add_private(self._huge, min(self._huge, self._counters.huge))
         self._add_included(lines)
-        if of_a_stack := self._surroundings.of_a_stack:
-            self._add_stacks(of_a_stack, maps)
+        if of_a_stack:
+            self._add_stacks(of_a_stack, has_such_code=found.has_sought)
         memory = most_bytes(
-            self._populated, self._sparse, self._whole, maps.count(b"\n"), self._undivided
+            self._populated, self._sparse, self._whole, found.count, self._undivided
         )
         return memory + page_up(ELF64.ehdr_size + 2 * ELF64.shdr_size + self._notes)
 
@@ -214,25 +170,25 @@ class Estimate:
         self._sparse += size
         self._populated += populated if self._surroundings.tells_pages else size
 
-    def _add_included(self, lines: Sequence[_Line]) -> None:
+    def _add_included(self, lines: Sequence[Line]) -> None:
         include, mapped = self._surroundings.include, self._counters.mapped
         included = sum(end - start for start, end in include.ranges)
         if include.expression:
             included += sum(line.end - line.start for line in lines if line.name)
         self._whole += min(included, mapped)
 
-    def _add_stacks(self, size: int, maps: bytes) -> None:
+    def _add_stacks(self, size: int, has_such_code: bool) -> None:
         threads, mapped = self._counters.threads, self._counters.mapped
         stacks = min(threads * size, mapped)
         self._add_private(stacks, min(stacks, self._counters.anonymous))
         rest = MOST_OF_LINKER + MOST_OF_DATA + threads * MOST_OF_A_THREAD
-        if any(line in maps for line in _CODE_WITHOUT_A_FILE):
+        if has_such_code:
             rest += MOST_OF_LOST_CODE
         if self._surroundings.has_referenced:
             rest += MOST_REFERENCED
         self._whole += min(rest, mapped)
 
-    def _add_named(self, line: _Line) -> None:
+    def _add_named(self, line: Line) -> None:
         """Add a mapping that has a name but no file."""
         if is_special_name(line.name):
             self._whole += line.end - line.start
@@ -240,7 +196,7 @@ class Estimate:
             self._add_private(line.end - line.start)
         self._notes += len(line.name) + _NOTE_OF_A_NAME
 
-    def _add_row(self, row: list[_Line], has_probes: bool) -> None:
+    def _add_row(self, row: list[Line], has_probes: bool) -> None:
         is_written = any(b"w" in line.perms for line in row)
         for line in row:
             self._notes += len(line.name) + _NOTE_OF_A_FILE
@@ -255,7 +211,7 @@ class Estimate:
             elif self._mask & rules.ELF_HEADERS and not line.offset:
                 self._whole += PAGE_SIZE
 
-    def _may_be_whole(self, line: _Line, is_written: bool) -> bool:
+    def _may_be_whole(self, line: Line, is_written: bool) -> bool:
         """The core may have all of this private mapping of a file (filter.py, dump_size)."""
         return bool(
             self._mask & (rules.MAPPED_PRIVATE | rules.DAX_PRIVATE)
@@ -263,12 +219,12 @@ class Estimate:
             or (self._mask & rules.HUGETLB_PRIVATE and line.may_be_huge)
         )
 
-    def _may_be_kept(self, line: _Line) -> bool:
+    def _may_be_kept(self, line: Line) -> bool:
         """The core may have it although the kernel leaves it out (filter.py, kept_size)."""
         is_kept = self._surroundings.keeps_lost_files and line.perms[:3] != b"---"
         return is_kept and may_be_lost(line.name)
 
-    def _add_shared(self, line: _Line) -> None:
+    def _add_shared(self, line: Line) -> None:
         size = line.end - line.start
         is_shmem = line.file is not None and line.file[0] == self._surroundings.shmem_device
         if line.may_be_huge and not is_shmem:
@@ -308,25 +264,3 @@ def may_be_lost(name: bytes) -> bool:
     With memory=filter and a mask, the core has all of a private mapping of that file.
     """
     return name.endswith(_DELETED)
-
-
-def _lines(maps: bytes) -> list[_Line]:
-    """All mappings with a file or a name, and the plain mappings that follow one of them.
-
-    Most of 70,000 mappings are plain memory, whose sum is known from VmSize.
-    """
-    text = _PLAIN_ROW.sub(rb"\1", maps)
-    found = [
-        _Line(
-            int(start, 16),
-            int(end, 16),
-            perms,
-            int(offset, 16),
-            name,
-            (dev, inode) if inode.strip(b"0") or name[:1] == b"/" else None,
-        )
-        for start, end, perms, offset, dev, inode, name in _LINE.findall(text)
-    ]
-    if len(found) != sum(1 for line in text.split(b"\n") if line):
-        raise MapsError("unexpected text in maps")
-    return found

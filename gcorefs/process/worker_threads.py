@@ -2,10 +2,11 @@
 
 import contextlib
 import queue
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from gcorefs.process.threads import Running, start_thread
 
@@ -74,20 +75,65 @@ def _fulfil(future: "Future[Any]", call: Callable[[], Any]) -> None:
 def ahead(
     name: str, read: Callable[[], T], is_last: Callable[[T], bool]
 ) -> Generator[T, None, None]:
-    """What `read` gives, call after call, up to the last.  If there is more than one, the next is
-    read in a thread of this name while the caller uses this one.  NoThread."""
+    """What `read` gives, call after call, up to the last.  If there is more than one, the next ones
+    are read in a thread of this name while the caller uses this one.  NoThread.
+
+    A caller that stops early, by whatever error, is about to close what is read.  So the end of the
+    generator waits until nothing reads any more.
+    """
     found = read()
     if is_last(found):
         yield found
         return
-    with contextlib.closing(Worker(name)) as reader:
+    with contextlib.closing(_Ahead(name, read, is_last)) as pieces:
         while not is_last(found):
-            coming = reader.submit(read)
-            try:
-                yield found
-            finally:  # a caller that stops early, by whatever error, is about to close what is read
-                found = coming.result()
+            yield found
+            found = pieces.next()
         yield found
+
+
+class _Ahead(Generic[T]):
+    """Pieces that a thread reads before somebody asks for them, but only a few.
+
+    It goes on by itself.  If it waited to be asked for each piece, it would then wait for the
+    interpreter lock too, until the caller has used the piece before: nothing would be read
+    meanwhile.
+    """
+
+    def __init__(self, name: str, read: Callable[[], T], is_last: Callable[[T], bool]) -> None:
+        self._read = read
+        self._is_last = is_last
+        self._found: queue.SimpleQueue[Future[T] | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore()
+        self._is_wanted = True
+        start_thread(name, self._run)
+
+    def _run(self) -> None:
+        try:
+            while self._is_wanted:
+                piece: Future[T] = Future()
+                _fulfil(piece, self._read)
+                self._found.put(piece)
+                if piece.exception() is not None or self._is_last(piece.result()):
+                    return
+                del piece  # whoever uses it may be the last to do so
+                self._room.acquire()
+        finally:
+            self._found.put(None)
+
+    def next(self) -> T:
+        """Block until the next piece is there.  The errors of `read`."""
+        piece = self._found.get()
+        assert piece is not None, "nothing is behind the last piece"
+        self._room.release()
+        return piece.result()
+
+    def close(self) -> None:
+        """Block until the thread reads no more."""
+        self._is_wanted = False
+        self._room.release()
+        while self._found.get() is not None:
+            pass
 
 
 class Postponed:

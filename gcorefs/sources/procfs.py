@@ -6,8 +6,9 @@ maps and smaps (proc_pid_maps(5), proc_pid_smaps(5)) are long if there are many 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
+from itertools import chain
 
 from gcorefs.arch.machine import Machine
 from gcorefs.elfcore.provenance import How
@@ -21,13 +22,11 @@ from gcorefs.process.worker_threads import ahead
 from gcorefs.sources.thread_record import ThreadRecord
 
 _PIECE = 256 << 10
-
-_SHORT = 1 << 20
-"""Bytes of maps, of some 10,000 mappings."""
+"""Bytes.  maps has as many for 5,000 mappings."""
 _LONGEST = 64 << 20
 _LONG_AT_ONCE = threading.BoundedSemaphore(4)
-"""Places for longer texts: any user may have a process with so many mappings, or with names so long
-(no directory is too deep for maps), and ask for all of them at one time."""
+"""Places for texts of more than a piece: any user may have a process with so many mappings, or with
+names so long (no directory is too deep for maps), and ask for all of them at one time."""
 _PATIENCE = 2.0
 """Seconds to wait for a place."""
 
@@ -36,29 +35,54 @@ _PATIENCE = 2.0
 def maps(tid: int) -> Iterator[bytes]:
     """The mappings, without a look at any page table (proc(5)), to be used in the block.
 
+    The errors of `pieces_of_maps`.
+    """
+    with pieces_of_maps(tid) as pieces:
+        text = b"".join(pieces)
+        yield text
+
+
+@contextlib.contextmanager
+def pieces_of_maps(tid: int) -> Iterator[Iterator[bytes]]:
+    """The same text in pieces, to be used in the block.  The next piece is read in a thread while
+    the caller uses this one.
+
     ESRCH, EACCES.  MapsError: the text is longer than any that we take into memory, or there are
-    too many long ones at one time.
+    too many long ones at one time.  NoThread.
     """
     path = f"{tid}/maps"
     with contextlib.ExitStack() as stack:
         try:
             stream = stack.enter_context(contextlib.closing(open_maps(tid)))
-            pieces = [stream.read(_SHORT)]
-            if len(pieces[0]) == _SHORT:
-                if not _LONG_AT_ONCE.acquire(timeout=_PATIENCE):
-                    raise MapsError("too many long maps at one time")
-                stack.callback(_LONG_AT_ONCE.release)
-            while len(pieces[-1]) in (_PIECE, _SHORT):
-                if len(pieces) * _PIECE > _LONGEST:
-                    raise MapsError(f"maps has more than {_LONGEST >> 20} MiB")
-                pieces.append(stream.read(_PIECE))
+            first = stream.read(_PIECE)
         except OSError as error:
             raise procfile.explained(error, path) from error
-        if not pieces[0]:
+        if not first:
             raise address_space.without_text(tid, "maps")
-        text = b"".join(pieces)
-        pieces.clear()
-        yield text
+        pieces: Iterator[bytes] = iter((first,))
+        if not _is_last(first):
+            if not _LONG_AT_ONCE.acquire(timeout=_PATIENCE):
+                raise MapsError("too many long maps at one time")
+            stack.callback(_LONG_AT_ONCE.release)
+            behind = stack.enter_context(contextlib.closing(_behind_the_first(stream, path)))
+            pieces = chain(pieces, behind)
+        yield pieces
+
+
+def _behind_the_first(stream: Stream, path: str) -> Generator[bytes, None, None]:
+    length = _PIECE
+    read = partial(stream.read, _PIECE)
+    try:
+        with contextlib.closing(ahead("gcorefs-maps", read, _is_last)) as pieces:
+            for piece in pieces:
+                length += len(piece)
+                if length > _LONGEST:
+                    raise MapsError(f"maps has more than {_LONGEST >> 20} MiB")
+                yield piece
+    except NoThread:
+        raise
+    except OSError as error:
+        raise procfile.explained(error, path) from error
 
 
 def open_maps(tid: int) -> Stream:

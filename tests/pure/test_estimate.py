@@ -73,7 +73,7 @@ class Reckon:
         surroundings: Surroundings = SURROUNDINGS,
     ) -> Parts:
         counters = Counters(1, mapped, anonymous, huge)
-        most = Estimate(mask, counters, surroundings, lambda *_: file).of(maps)
+        most = Estimate(mask, counters, surroundings, lambda *_: file).of([maps])
         return Parts(self._sums, most)
 
 
@@ -288,7 +288,7 @@ def test_no_more_is_included_than_there_is(reckon: Reckon) -> None:
 def test_threads_and_names_have_their_notes(reckon: Reckon) -> None:
     one = reckon(PROGRAM)
     counters = Counters(100, 0, 0, 0)
-    most = Estimate(rules.DEFAULT, counters, SURROUNDINGS, lambda *_: None).of(PROGRAM)
+    most = Estimate(rules.DEFAULT, counters, SURROUNDINGS, lambda *_: None).of([PROGRAM])
     assert most - one.most >= 99 * REGISTERS
     longer = reckon(PROGRAM.replace(b"/bin/program", b"/" + b"n" * 4000))
     assert longer.notes - one.notes >= 5 * (4001 - len("/bin/program")) - PAGE
@@ -360,3 +360,30 @@ def test_a_row_of_plain_mappings_is_only_counted(reckon: Reckon, count: int) -> 
         alone.whole, alone.sparse, alone.populated, alone.undivided, alone.notes
     )  # fmt: skip
     assert parts.mappings == alone.mappings + 4 * count
+
+
+def test_the_text_may_be_cut_anywhere() -> None:
+    plain = b"".join(
+        b"%x-%x rwxp 00000000 00:00 0 \n" % (at, at + 1) for at in range(600000, 600009)
+    )
+    maps = PROGRAM + plain + PROGRAM.replace(b"4", b"7").replace(b"5", b"8") + plain
+    counters = Counters(1, ALL_OF_IT, 1 << 16, 0)
+
+    def of(surroundings: Surroundings, pieces: list[bytes]) -> int:
+        return Estimate(rules.DEFAULT, counters, surroundings, lambda *_: None).of(pieces)
+
+    for surroundings in SURROUNDINGS, SURROUNDINGS._replace(of_a_stack=1 << 20):
+        whole = of(surroundings, [maps])
+        for at in range(len(maps)):
+            assert of(surroundings, [maps[:at], maps[at:]]) == whole
+        for length in (1, 7, 100):
+            cut = [maps[at : at + length] for at in range(0, len(maps), length)]
+            assert of(surroundings, cut) == whole
+
+
+@pytest.mark.parametrize("rest", [b"7000-", b"7000-8000 rw-p 0000", b"nonsense\n", b"nonsense"])
+def test_a_text_that_the_kernel_does_not_write_is_refused(rest: bytes) -> None:
+    counters = Counters(1, ALL_OF_IT, 0, 0)
+    for pieces in [PROGRAM + rest], [PROGRAM, rest], [PROGRAM, rest[:2], rest[2:]]:
+        with pytest.raises(MapsError):
+            Estimate(rules.DEFAULT, counters, SURROUNDINGS, lambda *_: None).of(pieces)

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 
@@ -139,13 +140,40 @@ def test_an_error_of_what_is_read_ahead_comes_when_its_turn_comes() -> None:
 
 
 def test_whoever_stops_early_waits_for_what_is_read_ahead() -> None:
-    read: list[int] = []
+    done: list[int | str] = []
+    has_begun, may_go_on = threading.Event(), threading.Event()
 
     def more() -> int:
-        read.append(len(read))
-        return read[-1]
+        if done:
+            has_begun.set()
+            may_go_on.wait()
+        done.append(len(done))
+        return 0
 
     found = ahead("reader", more, lambda _: False)
     next(found)
+    has_begun.wait()
+    with ThreadPoolExecutor() as pool:
+        closed = pool.submit(found.close)
+        may_go_on.set()
+        closed.result()
+    done.append("closed")
+    assert done.index("closed") == len(done) - 1
+    assert done[:2] == [0, 1]
+
+
+def test_only_a_few_are_read_ahead() -> None:
+    read: list[int] = []
+    a_few = threading.Event()
+
+    def more() -> int:
+        read.append(len(read))
+        if len(read) == 3:
+            a_few.set()
+        return read[-1]
+
+    found = ahead("reader", more, lambda _: False)
+    assert next(found) == 0
+    a_few.wait()
     found.close()
-    assert read == [0, 1]
+    assert read == [0, 1, 2]
