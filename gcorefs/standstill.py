@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from gcorefs import __version__, tuning
 from gcorefs.arch.machine import Machine
@@ -24,11 +25,11 @@ from gcorefs.process.forkable import Forkable, forkable
 from gcorefs.process.mem import MemFile
 from gcorefs.process.memory import Memory, Ways
 from gcorefs.process.page_providers import PageProviders
-from gcorefs.process.pagemap import open_pagemap
+from gcorefs.process.pagemap import Pagemap
 from gcorefs.process.shmem import Shmem
 from gcorefs.process.tracking import Tracking, track
 from gcorefs.process.unreadable_pages import UnreadablePages
-from gcorefs.process.walks import walk_beside_smaps
+from gcorefs.process.walks import PopulatedBefore, walk_beside_mappings, walk_beside_smaps
 from gcorefs.sources.bpf_choice import source, uses_bpf
 from gcorefs.sources.forking import Parent
 from gcorefs.sources.judging import Judge
@@ -158,9 +159,18 @@ class Standstill:
         return Parent(self.pid, self.machine, tids, vdso)
 
 
+class Opened(NamedTuple):
+    """What is open of the memory of a process that stands still."""
+
+    mem: MemFile
+    pagemap: Pagemap
+    populated: PopulatedBefore | None
+    """What was populated before the stop, if anybody has looked."""
+
+
 def look_at(
     recorded: Recorded,
-    mem: MemFile,
+    opened: Opened,
     policy: Policy,
     check: Callable[[], None],
     fork: Callable[[], ChildMemory],
@@ -170,10 +180,16 @@ def look_at(
 
     `check` and `fork` are those of Memory.  OSError, ProcessError.
     """
+    mem, pagemap, populated = opened
     tid = mem.tid
-    pagemap = open_pagemap(tid)
     is_small = policy.choice.rule.is_small
-    if not (is_small or uses_bpf(policy.bpf)):
+    if is_small or recorded.late:
+        # In a small core few pages are asked for, each by its address.  And while a thread runs,
+        # it may map something that a walk of before would not have.
+        pass
+    elif uses_bpf(policy.bpf):
+        walk_beside_mappings(pagemap, tid, populated)
+    else:
         walk_beside_smaps(pagemap, tid)
     vmas = source(tid, policy.bpf).mappings()
     tuning.now().reach(Step.SMAPS, mem.pid)

@@ -29,15 +29,16 @@ from gcorefs.process.child_memory import ChildMemory
 from gcorefs.process.errors import ProcessError, Reason, told
 from gcorefs.process.mem import MemFile
 from gcorefs.process.memory import Memory
+from gcorefs.process.pagemap import open_pagemap
 from gcorefs.process.program import Program, program_of
 from gcorefs.process.progress import Progress
-from gcorefs.process.walks import PopulatedBefore, walk_before_stop, walk_in_stop
+from gcorefs.process.walks import PopulatedBefore, walk_before_stop
 from gcorefs.sources.bpf_choice import uses_bpf
 from gcorefs.sources.judging import Judge
 from gcorefs.sources.onlooker import Onlooker
 from gcorefs.sources.thread_record import ThreadRecord
 from gcorefs.sources.tracer import Tracer
-from gcorefs.standstill import Standstill, look_at, record
+from gcorefs.standstill import Opened, Standstill, look_at, record
 from gcorefs.steps import Step
 
 CLOSE_TIMEOUT = 5.0
@@ -73,7 +74,6 @@ class Stop:
         """The one that the process makes, if a core is to be in it (hold=fork)."""
         self._seen: Standstill | None = None
         self._cores: list[Core] = []
-        self._counts_no_pages = uses_bpf(policy.bpf)
         self._populated: PopulatedBefore | None = None
         self._program: Program | None = None  # if a thread may still call execve(2)
         self._paused_seconds = 0.0
@@ -119,7 +119,7 @@ class Stop:
             self._prepare(holder)
             for call in holder.pauses(process.pid):
                 self._pause(call)
-        if self._counts_no_pages and not self._policy.choice.rule.is_small:
+        if uses_bpf(self._policy.bpf) and not self._policy.choice.rule.is_small:
             self._populated = walk_before_stop(process.pid)
         if self._policy.stop in ("each", "none"):  # it runs while its threads are recorded
             self._program = program_of(process.pid)
@@ -141,7 +141,8 @@ class Stop:
         self.comm = now.comm
         if self.opener is not None:
             access.check(self.opener, process.pid, [each.tid for each in recorded.records])
-        seen = look_at(recorded, mem, self._policy, self.check, self._fork, self._judge)
+        opened = Opened(mem, open_pagemap(recorded.tid), self._populated)
+        seen = look_at(recorded, opened, self._policy, self.check, self._fork, self._judge)
         with self._lock:  # else a stop that is closed meanwhile gets memory again
             if not self.life.advance(Phase.HELD):
                 self.check()
@@ -194,9 +195,6 @@ class Stop:
         seen = self.standstill()
         seen.recorded.refuse_unresponsive(policy)
         holder.look(seen.memory)
-        # In a small core few pages are asked for, each by its address.
-        if self._counts_no_pages and not (self._cores or policy.choice.rule.is_small):
-            walk_in_stop(seen.memory.ways.pagemap, seen.tid, self._populated)
         core = assemble(seen, policy, holder)
         seen.memory.check_pinned()
         self._check_program()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gcorefs.process.holes import Holes, find_holes
 from gcorefs.process.pagemap import Pagemap, Unknown
 from gcorefs.process.runs import Runs, runs_of
 from gcorefs.process.shmem import Shmem
+from gcorefs.process.walks import walk_before_stop, walk_beside_mappings
 from gcorefs.tuning import Tuning
 from tests.conftest import Target
 from tests.features import needs_pagemap_scan
@@ -348,6 +350,30 @@ def test_page_tables_that_are_many_and_nearly_full(
     tune(Tuning(many_tables=100))
     assert has_few_runs(full)
     assert not has_few_runs(half)
+
+
+@pytest.mark.parametrize("many", [100, 1 << 20])
+@pytest.mark.parametrize("words", [("bulk", 100), ("mappings", 20000), ("reserve", 100, 2000)])
+def test_a_walk_beside_the_mappings_finds_what_a_later_one_does(
+    spawn: Callable[..., Target],
+    tune: Callable[[Tuning], None],
+    words: tuple[object, ...],
+    many: int,
+) -> None:
+    tune(Tuning(many_tables=many))
+    pid = spawn(*words).pid
+    tables = address_space.page_tables(pid)
+    assert tables is not None
+    assert tables.is_mostly_private
+    assert not replace(tables, resident=tables.resident * 2).is_mostly_private
+    before = walk_before_stop(pid)
+    own = [vma for vma in mappings(pid) if vma.kind.is_plain]
+    sizes = [vma.size for vma in own]
+    shmem = Shmem(pid, own)
+    for known in (None, before):
+        walked = Pagemap(pid)
+        walk_beside_mappings(walked, pid, known)
+        assert find_holes(own, sizes, walked, shmem) == find_holes(own, sizes, Pagemap(pid), shmem)
 
 
 PRIVATE_MEMFD = """

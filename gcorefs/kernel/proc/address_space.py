@@ -78,6 +78,8 @@ class PageTables:
     """KiB.  Each table is one page, and has an entry for each page below it."""
     resident: int
     """KiB of memory that the process has in them."""
+    anonymous: int
+    """KiB of it that are private."""
 
     @property
     def are_many(self) -> bool:
@@ -87,8 +89,17 @@ class PageTables:
     def have_few_runs(self) -> bool:
         """True if they are many, and nearly empty or nearly full: a walk of them is long and finds
         few runs of pages."""
-        is_hardly_filled = self.are_many and self.resident < self.size * _HARDLY_FILLED
-        return is_hardly_filled or self.are_nearly_full
+        return self.are_hardly_filled or self.are_nearly_full
+
+    @property
+    def are_hardly_filled(self) -> bool:
+        """True if they are many, and nearly empty."""
+        return self.are_many and self.resident < self.size * _HARDLY_FILLED
+
+    @property
+    def is_mostly_private(self) -> bool:
+        """True of the memory that they lead to."""
+        return 2 * self.anonymous > self.resident
 
     @property
     def are_nearly_full(self) -> bool:
@@ -102,7 +113,7 @@ def page_tables(tid: int) -> PageTables | None:
     found = task_status.status(tid)
     if "VmPTE" not in found:
         return None
-    return PageTables(*(int(found[key].split()[0]) for key in ("VmPTE", "VmRSS")))
+    return PageTables(*(int(found[key].split()[0]) for key in ("VmPTE", "VmRSS", "RssAnon")))
 
 
 _ENTRIES = PAGE_SIZE // 8
