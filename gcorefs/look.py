@@ -34,6 +34,9 @@ stat(2) asks twice: for the name and for the attributes."""
 _MOST_FILES = 256
 """Files behind shared mappings that one estimate asks for.  Of further files it takes the name."""
 
+_WHOLE_FILES = rules.MAPPED_PRIVATE | rules.DAX_PRIVATE
+_SHARED = rules.ANON_SHARED | rules.MAPPED_SHARED | rules.DAX_SHARED | rules.HUGETLB_SHARED
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -49,6 +52,9 @@ class Look:
     counters: Counters
     resident: int
     """Bytes, including pages of files."""
+    shareable: int
+    """Bytes of mappings that may be shared, and that others may have filled: all but private
+    writable ones and stacks."""
     at: float
     """The time of the look, in seconds (time.monotonic)."""
     estimate: int = 0
@@ -59,7 +65,8 @@ class Look:
 
     def name_only(self) -> "Look":
         """The same for a caller to whom /proc shows only pid and owner."""
-        return replace(self, counters=Counters(0, 0, 0, 0), resident=0, is_name_only=True)
+        nothing = Counters(0, 0, 0, 0)
+        return replace(self, counters=nothing, resident=0, shareable=0, is_name_only=True)
 
     def has_estimate_for(self, later: "Look") -> bool:
         """True if the estimate is good for a later look at the process as well."""
@@ -101,6 +108,7 @@ def _look(pid: int) -> Look:
         mask=_mask(tid),
         counters=_counters(status),
         resident=_bytes(status, "VmRSS"),
+        shareable=max(0, _bytes(status, "VmSize") - _bytes(status, "VmData", "VmStk")),
         at=time.monotonic(),
     )
 
@@ -182,14 +190,17 @@ def _is_told(path: str) -> bool:
 
 def rough_estimate(found: Look, choice: MemoryChoice = DEFAULT.choice) -> int:
     """The same from the counters alone, if the mappings are not shown or take too long."""
-    if not found.counters.mapped:
+    counters = found.counters
+    if not counters.mapped:
         return 0
-    notes = found.counters.threads * 2 * HOST.register_bytes()
-    if choice.is_bounded_by_use:
-        populated = found.resident + found.counters.anonymous
+    mask = choice.rule.mask(found.mask)
+    if not choice.is_bounded_by_use or mask & _WHOLE_FILES:
+        populated = counters.mapped
     else:
-        populated = found.counters.mapped
-    return most_bytes(populated, found.counters.mapped) + notes
+        populated = found.resident + counters.anonymous + counters.huge
+        if mask & _SHARED or choice.rule.keeps_lost_files:
+            populated += found.shareable
+    return most_bytes(populated, counters.mapped) + counters.threads * 2 * HOST.register_bytes()
 
 
 def _files_of(tid: int) -> Callable[[int, int], MappedFile | None]:

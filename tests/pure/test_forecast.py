@@ -14,7 +14,7 @@ from gcorefs.policy import Policy
 GIB = 1 << 30
 SEEN = Look(
     process=Process(1, 0), uid=0, gid=0, tid=1, mask=0x33, counters=Counters(1, GIB, GIB, 0),
-    resident=GIB, at=0.0,
+    resident=GIB, shareable=0, at=0.0,
 )  # fmt: skip
 
 

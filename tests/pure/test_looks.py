@@ -38,7 +38,8 @@ class Caller:
 
 def process(pid: int, owner: int) -> Look:
     counters = Counters(threads=1, mapped=1 << 20, anonymous=1 << 16, huge=0)
-    return Look(Process(pid, 1), owner, owner, pid, 0x33, counters, resident=1 << 16, at=0.0)
+    here = 1 << 16
+    return Look(Process(pid, 1), owner, owner, pid, 0x33, counters, here, shareable=0, at=0.0)
 
 
 class Asked:

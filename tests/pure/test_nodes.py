@@ -44,7 +44,7 @@ class SeesAll:
     async def look(self, pid: int, ctx: RequestContext, number: int = 0) -> Look | None:
         if pid not in PIDS:
             return None
-        return Look(Process(pid, 100), 1, 2, pid, 0, Counters(1, 0, 0, 0), 0, 0.0)
+        return Look(Process(pid, 100), 1, 2, pid, 0, Counters(1, 0, 0, 0), 0, 0, 0.0)
 
     async def is_shown(self, core: object, ctx: RequestContext, number: int = 0) -> bool:
         return True
