@@ -11,13 +11,12 @@ from gcorefs.checkup.machine import Machine
 from gcorefs.checkup.privileges import tracing
 from gcorefs.errors import Why
 from gcorefs.forecast import forecast, stop_seconds
-from gcorefs.kernel.proc import task_stat, task_status, tasks
+from gcorefs.kernel.proc import task_stat, task_status
 from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.look import estimate, look
 from gcorefs.policy import Policy
 from gcorefs.process.cgroups import is_frozen
 from gcorefs.process.errors import ProcessError, Reason, told
-from gcorefs.process.mark import is_marked
 
 POLICIES = ("hold=stop", "hold=copy", "hold=precopy", "hold=fork", "@stacks")
 _SHORT = 0.1
@@ -99,8 +98,6 @@ _STEPS: Mapping[Why, str] = {
 }
 """Of these the finding says itself what the step of the reason would have looked up."""
 
-_RELEASE = "gcorefs status shows who reads it, gcorefs release lets it go; a mount shares the stop"
-
 
 def costs(seen: Iterable[Cost], machine: Machine) -> list[Cost]:
     """The same, as they will be on this machine.  The first is that of hold=stop."""
@@ -180,19 +177,11 @@ def _ended(pid: int) -> Diagnosis:
 
 
 def _refusal(error: ProcessError, machine: Machine) -> Finding:
-    if error.reason is Reason.TRACED:
-        tracer = int(error.detail.removeprefix("TracerPid "))
-        return refused(error, _name(tracer), _RELEASE if _is_gcorefs(tracer) else "")
+    if error.reason in (Reason.TRACED, Reason.HELD):
+        return refused(error, _name(int(error.detail.removeprefix("TracerPid "))))
     if error.reason in (Reason.DENIED, Reason.NOT_SHOWN):
         return refused(error, why_denied(_rights(error.pid), machine.caller))
     return refused(error)
-
-
-def _is_gcorefs(pid: int) -> bool:
-    try:
-        return tasks.ask_live_thread(pid, is_marked)
-    except OSError:
-        return False
 
 
 def _name(pid: int) -> str:

@@ -171,7 +171,7 @@ class Held:
                 await stop.ending.untraced()
             if stop.ending.is_tracing:
                 why = f"it is held with stop={stop.whom}" if stop.takes_cores else _BEING_LET_GO
-                raise ProcessError(Reason.TRACED, process.pid, why)
+                raise ProcessError(Reason.HELD, process.pid, why)
         if inode.is_retired:
             raise FUSEError(errno.ESTALE)  # the kernel looks the name up again
         if inode.core is not None and inode.core.is_over:

@@ -13,7 +13,7 @@ from gcorefs.kernel.proc.task_stat import Process
 from gcorefs.process import access
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason, named, told
-from gcorefs.process.mark import is_marked
+from gcorefs.process.mark import is_gcorefs, is_marked
 
 
 def find(pid: int) -> Process:
@@ -37,9 +37,10 @@ def refuse_early(
     """Raise if it is known before the stop that there can be no core.
 
     EDEADLK: gcorefs itself, the opener's own process, another gcorefs; ESRCH: gone; EBUSY: another
-    tracer has it, or it writes its core; EACCES: the kernel says no to `opener` (None: the opener
-    is this process, and the kernel judges it at the seize).  `tracers`: processes that trace for
-    us.  `is_stopped`: False if no thread will be stopped; then nothing is EBUSY.
+    tracer has it, or gcorefs itself, or it writes its core; EACCES: the kernel says no to `opener`
+    (None: the opener is this process, and the kernel judges it at the seize).  `tracers`:
+    processes that trace for us.  `is_stopped`: False if no thread will be stopped; then nothing is
+    EBUSY.
     """
     pid = process.pid
     if pid == os.getpid():
@@ -64,4 +65,10 @@ def refuse_early(
         raise ProcessError(Reason.FOREIGN, pid, why_foreign(is_32_bit))
     # Our own stop is one that the opener is about to join.
     if is_stopped and holder and holder != os.getpid() and holder not in tracers:
-        raise ProcessError(Reason.TRACED, pid, f"TracerPid {holder}")
+        raise held_by(holder, pid)
+
+
+def held_by(tracer: int, pid: int) -> ProcessError:
+    """EBUSY: process `tracer` traces process `pid`."""
+    reason = Reason.HELD if is_gcorefs(tracer) else Reason.TRACED
+    return ProcessError(reason, pid, f"TracerPid {tracer}")

@@ -50,6 +50,11 @@ class Reason(Why):
         "another tracer holds it: detach that debugger first",
         "gcorefs check PID says who; --policy @glance needs no stop",
     )
+    HELD = (
+        errno.EBUSY,
+        "gcorefs holds it already",
+        "gcorefs status shows who reads it, gcorefs release lets it go; a mount shares the stop",
+    )
     DUMPING = (
         errno.EBUSY,
         "it is writing its core, which a stop would cut short",

@@ -17,7 +17,7 @@ import os
 from gcorefs.arch import HOST
 from gcorefs.arch.page import PAGE_SIZE
 from gcorefs.kernel import own_memory
-from gcorefs.kernel.proc import map_files
+from gcorefs.kernel.proc import map_files, tasks
 from gcorefs.kernel.proc.procfile import explained
 
 _START = 0x67636F720000 % HOST.address_space_end
@@ -53,3 +53,11 @@ def is_marked(tid: int) -> bool:
             return False
         raise reason from error
     return True
+
+
+def is_gcorefs(pid: int) -> bool:
+    """The same of a process.  False also if it has ended."""
+    try:
+        return tasks.ask_live_thread(pid, is_marked)
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ from math import inf
 from gcorefs.kernel import robust_list
 from gcorefs.kernel.proc import task_stat, task_status, tasks
 from gcorefs.kernel.proc.task_stat import Process
+from gcorefs.process.admission import held_by
 from gcorefs.process.errors import ProcessError, Reason
 from gcorefs.process.progress import Progress
 from gcorefs.sources.tracees import SHORTEST_NAP, Tracees
@@ -89,7 +90,7 @@ class Seizing:
     # Seizing.
 
     def seize(self, tids: list[int]) -> None:
-        """Seize these threads, or leave them out.  ProcessError TRACED, DENIED."""
+        """Seize these threads, or leave them out.  ProcessError TRACED, HELD, DENIED."""
         any_exiting = False
         for tid in tids:
             self._seizing_since = time.monotonic()
@@ -119,7 +120,7 @@ class Seizing:
     def _take_refusal(self, tid: int, error: PermissionError) -> None:
         """Find the reason for an EPERM: raise it if there can be no core for that reason.
 
-        TRACED, DENIED.
+        TRACED, HELD, DENIED.
         """
         pid = self._process.pid
         try:
@@ -132,9 +133,7 @@ class Seizing:
         elif holder == threading.get_native_id():  # seized under another tid, before an execve(2)
             self._tracees.recognize(tid)
         elif holder:
-            raise ProcessError(
-                Reason.TRACED, pid, f"TracerPid {task_status.tracer(pid, tid)}"
-            ) from error
+            raise held_by(task_status.tracer(pid, tid), pid) from error
         else:
             # It may be a leader that was dead a moment ago and lives again by now.
             self._refusals += 1

@@ -84,7 +84,7 @@ class Stopping:
         """Stop every thread.  The records of all threads, in reading order.
 
         `judge` is asked where a thread may still call execve(2).  ProcessError: its, and GONE,
-        TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
+        TRACED, HELD, DUMPING, DENIED, FOREIGN, LET_GO.
         """
         try:
             self._stop_all(judge)

@@ -118,7 +118,7 @@ class Tracer:
     def wait(self) -> list[ThreadRecord]:
         """Block until every thread is recorded.
 
-        ProcessError: GONE, TRACED, DUMPING, DENIED, FOREIGN, LET_GO.
+        ProcessError: GONE, TRACED, HELD, DUMPING, DENIED, FOREIGN, LET_GO.
         """
         while not self._ready.wait(SEIZE_PATIENCE):
             if not self._has_begun.is_set():

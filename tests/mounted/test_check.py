@@ -166,11 +166,12 @@ def test_a_process_that_gcorefs_holds(spawn: Spawn, mount: Mount) -> None:
         os.read(core, 1)
         tracer = task_status.tracer(target.pid, target.pid)
         found = lines(gcorefs("check", target.pid), status=1)
-    assert line(found, "problem", "core") == (
-        f"another tracer holds it: detach that debugger first (TracerPid {tracer}): "
-        f"{task_stat.stat(tracer).comm.decode()}; gcorefs status shows who reads it, gcorefs "
-        "release lets it go; a mount shares the stop"
-    )
+        dump = gcorefs("dump", target.pid, "-o", "-")
+    held = f"gcorefs holds it already (TracerPid {tracer})"
+    step = "gcorefs status shows who reads it, gcorefs release lets it go; a mount shares the stop"
+    name = task_stat.stat(tracer).comm.decode()
+    assert line(found, "problem", "core") == f"{held}: {name}; {step}"
+    assert_refused(dump, f"process {target.pid}: {held}; {step}")
 
 
 def test_a_control_group_with_a_limit() -> None:
