@@ -68,7 +68,8 @@ def _not_full(row: Sequence[int], mapped: Runs, populated: Runs) -> Iterator[int
         indexes, own = row[some], (mapped[0][some], mapped[1][some])
         runs = common(runs_of([(own[0][0], own[1][-1])]), populated)
         are_alone = indexes[-1] - indexes[0] == len(indexes) - 1
-        if are_alone and size_of(runs) == size_of(own):
+        # More runs than mappings: one of them has a hole.
+        if are_alone and len(runs[0]) <= len(indexes) and size_of(runs) == size_of(own):
             continue
         pairs = zip(*runs, strict=True)
         start = end = 0
