@@ -143,6 +143,11 @@ class Policy:
         return self.hold == "none" or (self.hold == "stop" and self.stop in ("each", "none"))
 
     @property
+    def is_held_open(self) -> bool:
+        """The process stands still as long as its core is open."""
+        return self.hold == "stop" and not self.is_read_live
+
+    @property
     def leaves_asleep(self) -> bool:
         """Registers of threads that sleep are read without a stop."""
         return self.stop in ("gentle", "none")

@@ -40,6 +40,7 @@ pauses   short stops before that, for a copy of memory that runs ahead
 making   makes the cores of a stop, each in its time
 ending   the end of a stop: until no thread is traced and its child is reaped
 stops    one stop of one process, and its cores; lets forgotten processes go
+rings    processes that read each other's cores
 held     every stop of the mount: who begins it, who joins it, when it is forgotten
 entries  what stat shows
 nodes    what a directory or file of the mount is

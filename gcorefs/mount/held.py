@@ -18,6 +18,7 @@ from gcorefs.mount.limits import Limits
 from gcorefs.mount.log import logger
 from gcorefs.mount.options import MountPolicy, Options
 from gcorefs.mount.pools import Pools
+from gcorefs.mount.rings import closes_ring
 from gcorefs.mount.stops import SharedStop
 from gcorefs.process.access import Opener
 from gcorefs.process.errors import ProcessError, Reason
@@ -139,6 +140,8 @@ class Held:
                 core.keeper.let_go()
             return None
         # No await from here to the join: a stop that is alive now is still alive at the join.
+        if inode.policy.is_held_open and self._closes_ring(opener, process):
+            raise ProcessError(Reason.RING, process.pid)
         if self._is_closing:
             raise FUSEError(errno.ENODEV)
         if inode.core is not core and inode.core is not None:
@@ -153,6 +156,14 @@ class Held:
         elif core.is_ready and not was_ready:
             return None  # judged while threads could still run; the stop does not judge again
         return None if core.is_over else (core, opener)
+
+    def _closes_ring(self, opener: Opener, process: Process) -> bool:
+        held = [
+            (core.process.pid, [each.pid for each in core.holders.of(None)])
+            for core, (_, inode) in self._cores.items()
+            if inode.policy.is_held_open and not core.is_over
+        ]
+        return closes_ring(opener.pid, process.pid, held)
 
     async def _part_with_copies(self, process: Process, opener: Opener) -> None:
         """If `opener` may not see a copy, only those who have the copy open keep its inode."""

@@ -30,6 +30,11 @@ class Reason(Why):
         "the opener is a thread of this process: stopped, it could not read",
         "let a child of it ask",
     )
+    RING = (
+        errno.EDEADLK,
+        "it reads the core of its opener: each would wait for the other",
+        "read one core after the other, or with hold=copy",
+    )
     KERNEL_THREAD = (
         errno.EINVAL,
         "a kernel thread has no memory of its own",

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gcorefs.steps import Step
 from tests.conftest import GCOREFS, Mount, Target, text_of
 from tests.mounted.conftest import (
+    Pause,
     assert_refused,
     end,
     errno_of,
@@ -103,3 +105,35 @@ def test_a_dump_that_holds_a_process_is_not_stopped(
         assert reader.read()[:4] == b"\x7fELF"
         assert dump.wait(timeout=20) == 0
     eventually(lambda: is_free(target.pid))
+
+
+def test_a_process_that_is_read_does_not_get_the_core_of_its_reader(
+    paused: Callable[..., Mount], spawn: Callable[..., Target]
+) -> None:
+    """Each would stand still until the other closes its file."""
+    identified = Pause(Step.IDENTIFIED)
+    mount = paused(identified)
+    one, other = spawn("identity"), spawn("identity")
+    mount.expect(f"process {one.pid}: it reads the core of its opener: each would wait")
+    other.tell(f"open {mount / one.pid}")
+    identified.wait()
+    assert one.ask(f"open {mount / other.pid}")["ours"] == 0
+    identified.end()
+    assert one.ask("read")["ours"] == 0
+    assert is_held(other.pid)
+    assert one.ask("close")["ours"] == 0
+    assert other.line()["ours"] == errno.EDEADLK
+    # When nobody waits for it, it may.
+    assert other.ask(f"open {mount / one.pid}")["ours"] == 0
+    assert other.ask("read")["ours"] == 0
+    assert other.ask("close")["ours"] == 0
+
+
+def test_a_copy_makes_no_ring(mount: Mount, spawn: Callable[..., Target]) -> None:
+    one, other = spawn("identity"), spawn("identity")
+    assert one.ask(f"open {mount.path / '@hold=copy' / str(other.pid)}")["ours"] == 0
+    assert one.ask("read")["ours"] == 0
+    assert other.ask(f"open {mount / one.pid}")["ours"] == 0
+    assert other.ask("read")["ours"] == 0
+    assert other.ask("close")["ours"] == 0
+    assert one.ask("close")["ours"] == 0
