@@ -74,7 +74,8 @@ class _Apt:
             f"Dir::State::Lists={lists}",
         )
         self._options = [word for setting in settings for word in ("-o", setting)]
-        newest = max((path.stat().st_mtime for path in lists.glob("*Packages*")), default=0)
+        own = lists.glob(f"*binary-{machine.debian}_Packages*")
+        newest = max((path.stat().st_mtime for path in own), default=0)
         if newest < time.time() - _A_DAY:
             self._run("apt-get", "-qq", "update")
 
