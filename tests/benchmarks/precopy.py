@@ -16,6 +16,8 @@ from tests.conftest import Mount, Target
 PRECOPY, COPY, STACKS, GCORE = "cp, hold=precopy", "cp, hold=copy", "cp of @stacks", "gcore"
 FORK = "cp, hold=fork"
 DIRECTORIES = {PRECOPY: "@hold=precopy", FORK: "@hold=fork", COPY: "@hold=copy", STACKS: "@stacks"}
+# If a copy has no room, the process stays held as long as its file is open, and nobody closes it.
+ROOM = f"copy_limit={1 << 20}"
 PAGES_OF_A_MIB = 256
 RATES = (0, 50, 500, -1)
 """MiB of pages that are written in a second; -1: all pages, as fast as it can."""
@@ -83,7 +85,7 @@ def _by_rate(bench: Bench, topic: Topic, one: str, size: int) -> None:
 def take(bench: Bench, way: str, target: Target) -> tuple[float, float | None, int]:
     """The longest stop that the process saw, and the sum of all that gcorefs tells of, in ms; how
     many pages it wrote meanwhile."""
-    mount, core = bench.mount(), bench.shm / "core"
+    mount, core = bench.mount(ROOM), bench.shm / "core"
     target.ask("gap")
     told = None
     if way == GCORE:
