@@ -180,18 +180,15 @@ def look_at(
 
     `check` and `fork` are those of Memory.  OSError, ProcessError.
     """
-    mem, pagemap, populated = opened
+    mem, pagemap, _ = opened
     tid = mem.tid
     is_small = policy.choice.rule.is_small
-    if is_small or recorded.late:
-        # In a small core few pages are asked for, each by its address.  And while a thread runs,
-        # it may map something that a walk of before would not have.
-        pass
-    elif uses_bpf(policy.bpf):
-        walk_beside_mappings(pagemap, tid, populated)
-    else:
-        walk_beside_smaps(pagemap, tid)
+    walk = partial(_walk, opened, policy)
+    if not recorded.late:
+        walk()
     vmas = source(tid, policy.bpf).mappings()
+    if recorded.late:  # such a thread may have mapped something that an earlier walk would not have
+        walk()
     tuning.now().reach(Step.SMAPS, mem.pid)
     others = [vma for vma in vmas if not vma.kind.is_plain]
     ways = Ways(
@@ -206,6 +203,17 @@ def look_at(
     lost = UnreadablePages([range(vma.start, vma.end) for vma in others if vma.is_special])
     memory = Memory(mem, ways, lost, check, fork)
     return Standstill(recorded, tid, recorded.origin(), memory, vmas, check, judge)
+
+
+def _walk(opened: Opened, policy: Policy) -> None:
+    """Begin to find out which pages are populated."""
+    mem, pagemap, populated = opened
+    if policy.choice.rule.is_small:
+        return  # few pages are asked for, each by its address
+    if uses_bpf(policy.bpf):
+        walk_beside_mappings(pagemap, mem.tid, populated)
+    else:
+        walk_beside_smaps(pagemap, mem.tid)
 
 
 def _takes_shared_files(tid: int, choice: MemoryChoice) -> bool:
