@@ -159,11 +159,16 @@ class Held:
 
     def _closes_ring(self, opener: Opener, process: Process) -> bool:
         held = [
-            (core.process.pid, [each.pid for each in core.holders.of(None)])
+            core
             for core, (_, inode) in self._cores.items()
             if inode.policy.is_held_open and not core.is_over
         ]
-        return closes_ring(opener.pid, process.pid, held)
+        if all(core.process.pid != opener.pid for core in held):  # as nearly always
+            return False
+        readers = [
+            (core.process.pid, [each.pid for each in core.holders.of(None)]) for core in held
+        ]
+        return closes_ring(opener.pid, process.pid, readers)
 
     async def _part_with_copies(self, process: Process, opener: Opener) -> None:
         """If `opener` may not see a copy, only those who have the copy open keep its inode."""
