@@ -1,6 +1,8 @@
 """One run of a guest."""
 
 import contextlib
+import fcntl
+import itertools
 import os
 import shlex
 import subprocess
@@ -50,22 +52,26 @@ class Guest:
 
     def run(self, command: Sequence[str], cwd: Path) -> int:
         """Returns the status of the command in the guest.  124: it took too long (timeout(1))."""
-        status = self._out / "status"
-        self._out.mkdir(parents=True, exist_ok=True)
+        with _own_folder(self._out) as out:
+            return self._run(command, cwd, out)
+
+    def _run(self, command: Sequence[str], cwd: Path, out: Path) -> int:
+        """`out`: all that the guest gives to the host and gets from it."""
+        status = out / "status"
         status.unlink(missing_ok=True)
-        (self._out / "guest").write_bytes(_GUEST.read_bytes())
-        (self._out / "command").write_text(f"cd {shlex.quote(str(cwd))} && {shlex.join(command)}\n")
-        (self._out / "settings").write_text(
+        (out / "guest").write_bytes(_GUEST.read_bytes())
+        (out / "command").write_text(f"cd {shlex.quote(str(cwd))} && {shlex.join(command)}\n")
+        (out / "settings").write_text(
             f"VM_CGROUPS={self._settings.cgroups}\n"
             f"VM_LIMIT={self._settings.limit}\n"
             f"VM_TREE={shlex.quote(str(cwd))}\n"
         )
-        with _scratch_disk(self._out) as disk:
+        with _scratch_disk(out) as disk:
             process = self._start(
                 "-m", str(self._settings.memory), "-smp", str(self._settings.cpus),
                 *_share("root", self._root, ",readonly=on"),
                 *_share("modules", self._kernel.modules, ",readonly=on"),
-                *_share("out", self._out),
+                *_share("out", out),
                 "-drive", f"file={disk},format=raw,if=none,id=disk,cache=unsafe,discard=unmap",
                 "-device", "virtio-blk-pci,drive=disk",
                 accelerator=self._accelerator(), append=self._settings.append,
@@ -130,6 +136,22 @@ def _share(tag: str, path: Path, more: str = "") -> tuple[str, ...]:
     in it stay different."""
     options = f"local,id={tag},path={path},security_model=none,multidevs=remap{more}"
     return "-fsdev", options, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"
+
+
+@contextlib.contextmanager
+def _own_folder(path: Path) -> Iterator[Path]:
+    """The folder, or one beside it while another guest uses it."""
+    with contextlib.ExitStack() as stack:
+        for number in itertools.count(1):
+            folder = path if number == 1 else path.with_name(f"{path.name}.{number}")
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / "lock").open("wb"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield folder
+            return
 
 
 @contextlib.contextmanager
