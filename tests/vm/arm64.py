@@ -110,7 +110,8 @@ def _requirements() -> list[str]:
 
 def _run(*words: object, env: dict[str, str] | None = None) -> None:
     command = [str(word) for word in words]
-    subprocess.run(command, check=True, env={**os.environ, **(env or {})})
+    # The root has no folder for temporary files but /tmp.
+    subprocess.run(command, check=True, env={**os.environ, "TMPDIR": "/tmp", **(env or {})})
 
 
 MACHINE = Machine(
