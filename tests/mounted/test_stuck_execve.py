@@ -125,7 +125,7 @@ def test_a_tracer_that_waits_for_an_execve_is_the_only_one(
     eventually(lambda: task_stat.stat(target.pid).state == "D")
     with opened(mount / target.pid):
         eventually(lambda: "ptrace_attach" in waits_of(mount.server))
-    mount.expect(f"process {target.pid}: {Reason.TRACED.text}")
+    mount.expect(f"process {target.pid}: {Reason.HELD.text}")
     assert errno_of(partial(os.open, mount / target.pid, os.O_RDONLY)) == errno.EBUSY
     workers = [pid for pid in tasks.children(zygote(mount)) if is_tracing(pid)]
     assert len(workers) == 1
